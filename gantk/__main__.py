@@ -1,0 +1,5 @@
+"""`python -m gantk` is `gantk`."""
+
+from gantk.cli import main
+
+main()

@@ -1,0 +1,184 @@
+"""What the command line does, as functions of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError
+from gantk.evaluate import Scorer, compare_folders, speed_of, summary_lines
+from gantk.inference import Translator, translate_path
+from gantk.plugins import load as load_plugins
+from gantk.recipe import load_recipe, resolved
+from gantk.report import write_report
+from gantk.report.animation import write_animation
+from gantk.run import RunFolder, environment
+from gantk.runtime import describe, start
+from gantk.training import Parts, Training, assemble, inference_weights, restore
+
+Say = Callable[[str], None]
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    data: str | Path | None = None,
+    set: Iterable[str] = (),
+    profile: str | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    allow_leakage: bool = False,
+    say: Say = print,
+) -> RunFolder:
+    """Train, evaluate and report one recipe.
+
+    Args:
+        recipe: a path, the name of a bundled or a plugin's recipe, or its tables.
+        data: a file or folder; the data source that fits it replaces the recipe's.
+        set: `key=value` settings with dotted keys and TOML values, over the recipe and its profile.
+        profile: the `[profile.NAME]` table to apply.
+        out: the run folder; None: runs/NAME-TIME.
+        device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
+        precision, seed: shorthands for train.precision and train.seed.
+        allow_leakage: train although the same patient or image stands on both sides of the split; recorded in the run.
+        say: where lines of text go.
+
+    Returns the run folder. Raises UserError before anything is written where the input is wrong.
+    """
+    shorthands = [f'train.precision="{precision}"'] if precision else []
+    shorthands += [f"train.seed={seed}"] if seed is not None else []
+    loaded = load_recipe(recipe).override([*set, *shorthands], profile)
+    if data is not None:
+        loaded.tables.setdefault("data", {})["source"] = source_for(Path(data))
+        loaded.overridden["data.source"] = f"--data {data}"
+    model = loaded.check()
+    runtime = start(device, model.train.precision, model.train.channels_last)
+    say = say if runtime.main else _mute
+    say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
+    parts = assemble(model, runtime)
+    leaks = parts.data.leaks()
+    if leaks and not allow_leakage:
+        raise leaks
+    for line in parts.data.description():
+        say(line)
+    folder = RunFolder.create(out, loaded.name) if runtime.main else RunFolder(Path(out or "."))
+    if runtime.main:
+        tables = resolved(model)
+        folder.write_recipe(tables)
+        folder.write_json("environment.json", environment() | describe(runtime))
+        folder.write_json("split.json", parts.data.split_json() | {"leakage_allowed": str(leaks) if leaks else None})
+    say(_machine_line(parts))
+    say(f"run      {folder.path}")
+    return _train(parts, folder, say)
+
+
+def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
+    """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    folder = RunFolder.open(run)
+    model = folder.recipe().check()
+    checkpoint = folder.latest()
+    runtime = start(device, model.train.precision, model.train.channels_last)
+    say = say if runtime.main else _mute
+    parts = assemble(model, runtime)
+    restore(parts, checkpoint)
+    seconds = folder.rewind_log(parts.engine.step) if runtime.main else 0.0
+    say(_machine_line(parts))
+    say(f"resume   {folder.path} after step {parts.engine.step} of {parts.engine.plan.steps}")
+    return _train(parts, folder, say, seconds)
+
+
+def evaluate(
+    run: str | Path, *, metrics: Iterable[str] | None = None, device: str | None = None, say: Say = print
+) -> dict[str, Any]:
+    """Score a run's newest checkpoint on its test split, baselines beside it; what metrics.json holds."""
+    folder = RunFolder.open(run)
+    recipe = folder.recipe()
+    if metrics:
+        recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
+    model = recipe.check()
+    runtime = start(device, model.train.precision, model.train.channels_last)
+    parts = assemble(model, runtime)
+    restore(parts, folder.latest())
+    return _evaluate(parts, folder, say)
+
+
+def compare(
+    predicted: str | Path, truth: str | Path, *, metrics: Iterable[str] = ("psnr", "ssim", "mae"), say: Say = print
+) -> dict[str, Any]:
+    """Score a folder (or file) of images against another, matched by file name; no model is needed."""
+    result = compare_folders(Path(predicted), Path(truth), list(metrics))
+    for line in summary_lines(result):
+        say(line)
+    return result
+
+
+def load(run: str | Path, *, device: str | None = None) -> Translator:
+    """A trained model for inference: `load(run).translate(pixels, to="T2")`."""
+    return Translator.load(Path(run), device)
+
+
+def translate(
+    run: str | Path,
+    input: str | Path,
+    output: str | Path,
+    *,
+    to: str | None = None,
+    device: str | None = None,
+    say: Say = print,
+) -> list[Path]:
+    """Translate a picture, a volume, or a folder of them, and write each like its input; the paths written."""
+    return translate_path(load(run, device=device), Path(input), Path(output), to, say)
+
+
+def source_for(path: Path) -> dict[str, Any]:
+    """The recipe's table for the data source that fits a path; UserError where it is missing or none fits."""
+    if not path.exists():
+        raise UserError(f"there is no file or folder '{path}'", where="--data", remedy="check the path")
+    for entry in load_plugins().registry.of_kind("source"):
+        accepts = getattr(entry.load(), "accepts", None)
+        options = accepts(path) if accepts else None
+        if options is not None:
+            return {"name": entry.name} | options
+    from gantk.data.sources import nothing_fits
+
+    raise nothing_fits(path)
+
+
+def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:
+    training = Training(parts, folder, seconds)
+    training.fit()
+    if parts.runtime.main:
+        _evaluate(parts, folder, say)
+        write_animation(folder.path)
+        say(f"report   {write_report(folder.path)}")
+    parts.runtime.wait()
+    return folder
+
+
+def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
+    scorer = Scorer(parts.model, parts.data, parts.method, parts.runtime)
+    with inference_weights(parts.method, parts.engine):
+        result = scorer.test()
+    result |= {"speed": speed_of(folder.read_log()), "domains": list(parts.model.data.domains)}
+    folder.write_json("metrics.json", result)
+    for line in summary_lines(result):
+        say(line)
+    return result
+
+
+def _machine_line(parts: Parts) -> str:
+    runtime, engine = parts.runtime, parts.engine
+    weights = sum(parameter.numel() for parameter in parts.method.parameters())
+    machine = describe(runtime)
+    ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
+    return (
+        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.plan.steps} steps, "
+        f"{machine['device']} {runtime.precision}, {machine['threads']} threads{ranks}"
+    )
+
+
+def _mute(line: str) -> None:
+    """Ranks other than the first do not print."""

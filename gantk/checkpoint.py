@@ -1,0 +1,132 @@
+"""Checkpoints: a folder that is there whole or not at all. Weights are safetensors; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gantk.errors import UserError
+
+FORMAT = 1
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it to the disk, and rename it: it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int) -> Path:
+    """Write `folder/step-N`, then drop all but the newest `keep`.
+
+    `weights` goes to weights.safetensors, `state` (tensors, numbers, texts, lists and dicts) to state.pt, `meta` to meta.json.
+    """
+    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, temporary / "weights.safetensors")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_file(temporary / "state.pt", buffer.getvalue())
+    write_file(temporary / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
+    for path in (temporary / "weights.safetensors", temporary):
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(temporary, final)
+    _sync(folder)
+    for old in steps_saved(folder)[:-keep]:
+        shutil.rmtree(folder / f"step-{old:06d}")
+    return final
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """The steps of all whole checkpoints of a run, ascending."""
+    found = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*") if (path / "meta.json").is_file())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def latest(folder: Path) -> Path:
+    """The newest whole checkpoint; UserError where there is none."""
+    steps = steps_saved(folder)
+    if not steps:
+        remedy = "start again with `gantk run`; the first checkpoint is written after train.save_every steps or at Ctrl-C"
+        raise UserError("the run has no checkpoint", where=str(folder), remedy=remedy)
+    return folder / f"step-{steps[-1]:06d}"
+
+
+def load_meta(checkpoint: Path) -> dict[str, Any]:
+    """meta.json of a checkpoint."""
+    try:
+        meta = json.loads((checkpoint / "meta.json").read_text("utf-8"))
+        newest = meta["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(checkpoint / "meta.json", error) from None
+    if newest > FORMAT:
+        what = f"this checkpoint has format {newest}, and this gantk reads up to {FORMAT}"
+        raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
+    return meta
+
+
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Tensors by name; UserError where the file is damaged or something else dressed up as one."""
+    path = checkpoint / "weights.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """Optimizers and the rest, by torch's restricted reader: a pickle that would run code is refused."""
+    path = checkpoint / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from None
+
+
+def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Load weights by name; UserError that names the first difference where they belong to another network."""
+    expected = module.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = [n for n in sorted(expected.keys() & weights.keys()) if expected[n].shape != weights[n].shape]
+    if missing or unknown or shapes:
+        if shapes and not missing and not unknown:
+            name = shapes[0]
+            detail = f"'{name}' is {list(weights[name].shape)} there and {list(expected[name].shape)} here"
+        else:
+            detail = f"'{(missing or unknown)[0]}' is {'missing there' if missing else 'unknown here'}"
+        what = f"the checkpoint belongs to another method or network: {detail} ({len(missing + unknown + shapes)} differences)"
+        raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
+    module.load_state_dict(weights)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    detail = "it is missing" if isinstance(error, FileNotFoundError) else str(error).strip().split("\n")[0][:160]
+    remedy = "use an earlier checkpoint of the run, or copy it again from where it was made; pickled files are never loaded"
+    return UserError(f"'{path.name}' is not a readable gantk checkpoint: {detail}", where=str(path), remedy=remedy)
+
+
+def _sync(path: Path) -> None:
+    """fsync of a file or a folder (a rename is on the disk only once its folder is)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

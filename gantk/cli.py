@@ -1,0 +1,304 @@
+"""The command line: a thin skin on gantk.api. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gantk.errors import GantkError
+from gantk.plugins import load
+
+EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
+
+
+class Commands(click.Group):
+    """The group of commands: plugins add theirs, and gantk's own errors end without a traceback."""
+
+    def main(self, *args, **kwargs):
+        try:
+            return super().main(*args, **kwargs)
+        except GantkError as error:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/]  {escape(str(error))}")
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:  # `gantk list | head`
+            sys.stderr.close()
+            sys.exit(0)
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except click.Abort:
+            sys.exit(130)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        from gantk.errors import did_you_mean
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            error.message = " ".join(filter(None, [error.message, did_you_mean(args[0], self.list_commands(ctx))]))
+            raise
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="gantk", message="%(package)s %(version)s")
+def cli() -> None:
+    """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
+
+
+_device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--data", metavar="PATH", help="Train on this folder or file instead; the source that fits it is chosen.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200.")
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@click.option("--out", metavar="DIR", help="The run folder. Default: runs/NAME-TIME.")
+@_device
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks.")
+@click.option("--seed", type=int, metavar="N", help="Weights, order and augmentation; the split has its own seed.")
+@click.option("--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run.")
+def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage) -> None:
+    """Train RECIPE, score it on held-out images, write a report.
+
+    RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
+    """
+    from gantk import api
+
+    api.run(
+        recipe,
+        data=data,
+        set=settings,
+        profile=profile,
+        out=out,
+        device=device,
+        precision=precision,
+        seed=seed,
+        allow_leakage=allow_leakage,
+        say=_say,
+    )
+
+
+@cli.command()
+@click.argument("run")
+@_device
+def resume(run, device) -> None:
+    """Go on with RUN exactly where it stopped."""
+    from gantk import api
+
+    api.resume(run, device=device, say=_say)
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("input")
+@click.argument("output")
+@click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
+@_device
+def translate(run, input, output, to, device) -> None:
+    """Translate INPUT with the model of RUN and write OUTPUT.
+
+    INPUT is a picture (PNG, JPEG, TIFF), a NIfTI volume, or a folder of them. OUTPUT has INPUT's size, grid and
+    orientation, and the target domain's intensities.
+    """
+    from gantk import api
+
+    api.translate(run, input, output, to=to, device=device, say=_say)
+
+
+@cli.command("eval")
+@click.argument("run", required=False)
+@click.option("--pred", metavar="DIR", help="Score these images ...")
+@click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
+@click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON too.")
+@_device
+def evaluate(run, pred, truth, metrics, json_file, device) -> None:
+    """Score RUN on its test split, or a folder of predictions against the truth."""
+    import json
+
+    from gantk import api
+    from gantk.checkpoint import write_file
+
+    if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
+        raise click.UsageError("give a RUN, or both --pred and --truth")
+    names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
+    if run:
+        result = api.evaluate(run, metrics=names, device=device, say=_say)
+    else:
+        result = api.compare(pred, truth, **({"metrics": names} if names else {}), say=_say)
+    if json_file:
+        write_file(Path(json_file), (json.dumps(result, indent=1) + "\n").encode())
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+def list_(kind) -> None:
+    """Everything that a recipe can name, or one KIND of it."""
+    from gantk.registry import KINDS
+
+    registry = load().registry
+    kinds = [_kind(kind)] if kind else KINDS
+    table = Table(box=None, pad_edge=False)
+    for header in ("kind", "name", "from"):
+        table.add_column(header)
+    for each in kinds:
+        for entry in registry.of_kind(each):
+            table.add_row(each, entry.name, entry.owner)
+    _console().print(table)
+    _problems()
+
+
+@cli.command()
+@click.argument("kind")
+@click.argument("name")
+def show(kind, name) -> None:
+    """What the part NAME of KIND is, and its options with their defaults."""
+    import inspect
+
+    from gantk.spec import options_help
+
+    entry = load().registry.get(_kind(kind), name)
+    target = entry.load()
+    console = _console()
+    console.print(f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}\n")
+    console.print(escape(inspect.getdoc(target) or "no description") + "\n")
+    table = Table(box=None, pad_edge=False)
+    for header in ("option", "type", "default", ""):
+        table.add_column(header, overflow="fold")
+    for row in options_help(target):
+        table.add_row(*map(escape, row))
+    console.print(table if table.row_count else "It takes no options.")
+
+
+@cli.command()
+def plugins() -> None:
+    """The plugins found, and why any of them did not load."""
+    table = Table(box=None, pad_edge=False)
+    for header in ("plugin", "distribution", "version", "state"):
+        table.add_column(header, overflow="fold")
+    for plugin in load().plugins:
+        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
+        table.add_row(plugin.name, plugin.distribution, plugin.version, state)
+    _console().print(table)
+    for (kind, name), owners in load().registry.contested.items():
+        _console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def recipes(ctx) -> None:
+    """The recipes that `gantk run` knows by name."""
+    if ctx.invoked_subcommand:
+        return
+    import tomllib
+
+    from gantk.recipe import all_recipes
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("recipe", "summary", "from"):
+        table.add_column(header, overflow="fold")
+    for name, (path, owner) in sorted(all_recipes().items()):
+        try:
+            summary = tomllib.loads(path.read_text("utf-8")).get("summary", "")
+        except (OSError, ValueError) as error:
+            summary = f"not readable: {error}"
+        table.add_row(name, escape(str(summary)), owner)
+    _console().print(table)
+
+
+@recipes.command("copy")
+@click.argument("name")
+@click.argument("target", required=False)
+def copy_recipe(name, target) -> None:
+    """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
+    from gantk.checkpoint import write_file
+    from gantk.errors import UserError
+    from gantk.recipe import find_recipe
+
+    path, _ = find_recipe(name)
+    target = Path(target or path.name)
+    if target.is_dir():
+        target = target / path.name
+    if target.exists():
+        raise UserError(f"'{target}' exists already", remedy="name another target")
+    if not target.parent.is_dir():
+        raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
+    write_file(target, path.read_bytes())
+    _say(f"copied   {target}")
+
+
+@cli.group()
+def new() -> None:
+    """Start something of your own."""
+
+
+@new.command("plugin")
+@click.argument("name")
+@click.option("--folder", default=".", metavar="DIR", help="Where to put it. Default: here.")
+def new_plugin(name, folder) -> None:
+    """Write a small package NAME with a method, a recipe and a contract test, all green as written."""
+    from gantk import scaffold
+
+    path = scaffold.new_plugin(name, Path(folder))
+    _say(f"written  {path}")
+    _say(f"next     pip install -e {path} && pytest {path}")
+
+
+@cli.command()
+def doctor() -> None:
+    """The machine, the versions and the plugins, and what is amiss."""
+    from gantk.doctor import findings
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    amiss = 0
+    for name, value, problem in findings():
+        amiss += bool(problem)
+        table.add_row(name, escape(value), f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]")
+    _console().print(table)
+    sys.exit(1 if amiss else 0)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe gets whole lines
+        console = Console(highlight=False, width=200)
+    return console
+
+
+def _say(line: str) -> None:
+    label, _, rest = line.partition("  ")
+    styled = f"[dim]{escape(label)}[/]  {escape(rest)}" if rest and label.isalpha() else line if "[/" in line else escape(line)
+    Console(highlight=False, soft_wrap=True).print(styled)
+
+
+def _kind(kind: str) -> str:
+    """`generators` means `generator`; an unknown kind is an error of the registry's."""
+    from gantk.registry import KINDS
+
+    single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
+    load().registry.of_kind(single)
+    return single
+
+
+def _problems() -> None:
+    for name, problem in load().registry.broken.items():
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
+
+
+def main() -> None:
+    """The `gantk` command: ours, and whatever the plugins attach."""
+    load().hook.gantk_commands(cli=cli)
+    cli.main(prog_name="gantk")
+
+
+if __name__ == "__main__":
+    main()

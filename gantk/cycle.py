@@ -1,0 +1,123 @@
+"""Two-way translation without pairs: what CycleGAN and DualGAN share. Each of the two is a plugin that sets its own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gantk.losses.reconstruction import Cycle, Identity
+from gantk.losses.structure import structure_and_flatness
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.pool import ImagePool
+from gantk.spec import Part
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
+
+    cycle_a: float  # L1 of a -> b -> a
+    cycle_b: float  # L1 of b -> a -> b
+    identity: float = 0.0  # L1 of an image of the target domain to itself
+    structure: float = 0.0  # 1 - squared local correlation of input and output
+    flatness: float = 0.0  # local deviation of the output where the input is flat
+    adversarial: float = 1.0
+    augments: Sequence = field(default=())  # differentiable changes of what the discriminators see
+
+
+class CycleMethod(Method):
+    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, held together by cycle consistency (Zhu et al. 2017, eq. 3).
+
+    Args:
+        generator, discriminator, adversarial: parts to build the networks and the adversarial loss from.
+        terms: the loss weights.
+        pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
+        critic: discriminator steps per generator step.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Part,
+        discriminator: Part,
+        adversarial: Part,
+        terms: Terms,
+        pool: int,
+        critic: int = 1,
+    ):
+        super().__init__(geometry)
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
+        self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
+        self.adversarial, self.terms, self.critic = adversarial(), terms, critic
+        self.cycle, self.identity = Cycle(), Identity()
+        self.augments = [augment(dims) for augment in terms.augments]
+        self.pool_a = ImagePool(pool, a, geometry.size)
+        self.pool_b = ImagePool(pool, b, geometry.size)
+
+    def phases(self) -> list[Phase]:
+        """Generators, then discriminators on the fakes that the first phase left."""
+        return [
+            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, every=self.critic, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial, cycle, identity, structure and flatness losses, each by name and direction."""
+        real_a, real_b = batch["a"], batch["b"]
+        terms = self.terms
+        same = [real_b] if terms.identity else []
+        fake_b, *identity_b = self.together(self.g_ab, real_a, *same)
+        same = [real_a] if terms.identity else []
+        fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, fake_b, *same)
+        cycled_b = self.g_ab(fake_a)
+        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        losses = {
+            "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a),
+            "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b),
+        }
+        if terms.adversarial:
+            losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(self._judge(self.d_a, fake_a))
+            losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(self._judge(self.d_b, fake_b))
+        if terms.identity:
+            losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a)
+            losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b)
+        if terms.structure or terms.flatness:
+            losses |= self._structure(real_a, fake_b, "b") | self._structure(real_b, fake_a, "a")
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake for both domains; fakes come through the image pool."""
+        if "fake_a" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake_b"], batch["fake_a"] = self.g_ab(batch["a"]), self.g_ba(batch["b"])
+        losses = {}
+        for name, network, pool in (("a", self.d_a, self.pool_a), ("b", self.d_b, self.pool_b)):
+            real, fake = batch[name], pool(batch[f"fake_{name}"])
+            logits = self.together(network, self._augment(real), self._augment(fake))
+            losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
+            penalty = self.adversarial.penalty(network, real, fake)
+            if penalty is not None:
+                losses[f"penalty_{name}"] = penalty
+        return losses
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of `a` as `b`, or of `b` as `a`."""
+        return self.g_ab(image) if to == "b" else self.g_ba(image)
+
+    def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
+        structure, flatness = structure_and_flatness(output, source)
+        losses = {"structure": self.terms.structure * structure, "flatness": self.terms.flatness * flatness}
+        return {f"{kind}_{name}": loss for kind, loss in losses.items() if getattr(self.terms, kind)}
+
+    def _judge(self, network: nn.Module, image: Tensor) -> Tensor:
+        return network(self._augment(image))
+
+    def _augment(self, image: Tensor) -> Tensor:
+        for augment in self.augments:
+            image = augment(image)
+        return image

@@ -1,0 +1,110 @@
+"""NIfTI through nibabel: read upright, written back on the grid that it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+from gantk.data.image import Image
+from gantk.errors import UserError
+
+UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none: left, posterior, superior
+
+
+def read(path: Path) -> Image:
+    """A NIfTI image as float32 (1, H, W) or (1, D, H, W), scaled by its header; axes of one voxel are dropped."""
+    try:
+        nifti = nib.load(path)
+        stored = nifti.get_data_dtype()
+        plain = np.issubdtype(stored, np.integer) or np.issubdtype(stored, np.floating)
+        data = nifti.get_fdata(dtype=np.float32, caching="unchanged") if plain else None
+    except Exception as error:  # cut short, not gzip, not NIfTI: nibabel and zlib each have their own errors
+        remedy = "copy it again, or leave it out"
+        raise UserError(f"'{path}' cannot be read as NIfTI: {error}", remedy=remedy) from error
+    if data is None:
+        raise UserError(f"'{path}' holds values of type {stored}", allowed="integers and floats, one value a voxel")
+    data = data.reshape(data.shape[:3] + tuple(n for n in data.shape[3:] if n > 1))
+    if data.ndim > 3:
+        raise UserError(
+            f"'{path}' holds {data.shape[3]} volumes (shape {tuple(data.shape)})",
+            allowed="one 2-D or 3-D image",
+            remedy="choose a volume and save it as a file of its own",
+        )
+    data = data.reshape(data.shape + (1,) * (3 - data.ndim))
+    affine = nifti.affine
+    if np.linalg.matrix_rank(affine[:3, :3]) < 3 or np.isnan(io_orientation(affine)).any():
+        raise UserError(f"'{path}' has an affine that maps no volume", remedy="repair its sform or qform")
+    upright = apply_orientation(data, _turn(affine, data.shape)).transpose(2, 1, 0)
+    spatial = tuple(n for n in upright.shape if n > 1)
+    if len(spatial) < 2:
+        raise UserError(f"'{path}' is a line of voxels (shape {tuple(data.shape)})", allowed="2-D and 3-D images")
+    pixels = np.ascontiguousarray(upright.reshape(1, *spatial), dtype=np.float32)
+    return Image(pixels=pixels, affine=affine, path=path, dtype=stored, header=nifti.header.copy())
+
+
+def write(path: Path, image: Image) -> None:
+    """Write on the grid that the image came from: same affine, codes and zooms; float32, or the source's integers."""
+    if image.pixels.shape[0] != 1:
+        raise UserError(
+            f"an image of {image.pixels.shape[0]} channels does not fit into NIfTI",
+            allowed="one channel",
+            remedy="write it as PNG",
+        )
+    affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    shape = _file_shape(image, header)
+    turn = _turn(affine, shape)
+    # Sizes of the upright array, from which the file's own order is turned back.
+    sizes = [0, 0, 0]
+    for axis, (target, _) in enumerate(turn.astype(int)):
+        sizes[target] = shape[axis]
+    upright = image.pixels.reshape(sizes[::-1]).transpose(2, 1, 0)
+    back = ornt_transform(_upright_codes(affine, shape), io_orientation(affine))
+    data = np.ascontiguousarray(apply_orientation(upright, back))
+    if header is not None:
+        data = data.reshape(header.get_data_shape())
+    data = _stored(data, image.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    nifti = kind(data, affine, None if header is None else header.copy(), dtype=data.dtype)
+    nifti.header.set_slope_inter(1, 0)
+    nifti.header["cal_min"] = nifti.header["cal_max"] = 0  # the window of other intensities
+    nib.save(nifti, path)
+
+
+def _upright_codes(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Left, posterior, superior; where the picture is no axial slice, its rows run from superior down instead."""
+    codes = axcodes2ornt(("L", "P", "S"))
+    axes = io_orientation(affine)[:, 0]
+    flat = [axes[axis] for axis in range(3) if shape[axis] == 1]
+    return axcodes2ornt(("L", "P", "I")) if flat and 2 not in flat else codes
+
+
+def _turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return ornt_transform(io_orientation(affine), _upright_codes(affine, shape))
+
+
+def _file_shape(image: Image, header: nib.Nifti1Header | None) -> tuple[int, ...]:
+    """The three sides in the file's order: the header's own, or those of the pixels as they stand."""
+    spatial = image.pixels.shape[1:]
+    if header is None:
+        return (*spatial[::-1], 1) if len(spatial) == 2 else spatial[::-1]
+    shape = tuple(header.get_data_shape())[:3]
+    shape = shape + (1,) * (3 - len(shape))
+    if sorted(n for n in shape if n > 1) != sorted(spatial):
+        raise UserError(
+            f"pixels of {tuple(spatial)} do not fit the grid {shape} of '{image.path}'",
+            remedy="bring them back to the input's size first",
+        )
+    return shape
+
+
+def _stored(data: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """The source's integers where they hold the values exactly, else float32."""
+    if dtype is not None and np.issubdtype(dtype, np.integer) and np.array_equal(np.rint(data), data):
+        limits = np.iinfo(dtype)
+        if data.min() >= limits.min and data.max() <= limits.max:
+            return data.astype(dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype)
+    return data.astype(np.float32)

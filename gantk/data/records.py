@@ -1,0 +1,32 @@
+"""A record: one image that a source can read, with what is known about where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image that is read when it is needed.
+
+    `read` returns float32 (C, *spatial) in the native intensities and at the native size.
+    """
+
+    domain: str  # "a", "b", or "image" where the source has one domain
+    subject: str  # patient; "" where unknown
+    key: str  # unique within its domain: a relative path, or "subject-003/slice-042"
+    read: Callable[[], np.ndarray]
+    pair: str | None = None  # records of a and b with the same pair are registered with each other
+    position: float | None = None  # order inside a stack of slices
+    path: Path | None = None  # file behind it; None where it is computed
+    split: str | None = None  # "train", "validation" or "test" where the folders themselves say so
+    mask: Callable[[], np.ndarray] | None = None  # float32 (1, *spatial) of 0 and 1: lesions, where known
+
+
+def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
+    """`("a", "b")` for two domains, `("image",)` for one."""
+    return ("image",) if len(domains) == 1 else ("a", "b")

@@ -1,0 +1,59 @@
+"""`gantk doctor`: the machine, the versions, the plugins, and a word on what is amiss."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from gantk.plugins import load
+
+NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "nilearn", "safetensors", "pytorch-fid", "lpips")
+EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "app": "gradio"}
+
+
+def findings() -> Iterator[tuple[str, str, str | None]]:
+    """(what, how it stands, what is wrong or None), line by line."""
+    from gantk.run import version_of_gantk
+
+    yield "gantk", version_of_gantk(), None
+    yield "python", f"{platform.python_version()} on {platform.platform()}", None
+    for name in NEEDED:
+        found = _version(name)
+        yield name, found or "-", None if found else f"not installed: pip install {name}"
+    yield from _torch()
+    missing = [extra for extra, package in EXTRAS.items() if _version(package) is None]
+    yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    yield "disk", f"{free:.1f} GiB free here", "less than 2 GiB: checkpoints may not fit" if free < 2 else None
+    for plugin in load().plugins:
+        yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
+
+
+def _torch() -> Iterator[tuple[str, str, str | None]]:
+    try:
+        import torch
+
+        from gantk.runtime import describe, start
+
+        machine = describe(start())
+    except Exception as error:  # a broken torch must be reported, whatever it raises
+        yield "device", "-", f"torch does not start: {error}"
+        return
+    yield "device", f"{machine['device']} ({machine['cpu']}, {machine['threads']} threads), {machine['precision']}", None
+    if torch.version.cuda and not torch.cuda.is_available():
+        yield "cuda", f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used", None
+    try:
+        import torchvision  # noqa: F401  (timm, lpips and pytorch-fid stand on it)
+    except Exception as error:
+        remedy = "install the torchvision that belongs to this torch"
+        yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): {remedy}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""An exponential moving average of the generators' weights: what inference uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et al. 2018, section 3).
+
+    Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever.
+    Buffers of the averaged modules (batch-norm statistics) are copied, not averaged.
+    """
+
+    def __init__(self, method: nn.Module, modules: Iterable[nn.Module], decay: float):
+        self.decay, self.updates = decay, 0
+        chosen = {id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]}
+        parameters = {name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen}
+        buffers = {name: tensor for name, tensor in method.named_buffers() if id(tensor) in chosen}
+        self._live = parameters | buffers
+        self._averaged = list(parameters)
+        self._copied = list(buffers)
+        self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the live weights: two multi-tensor calls, whatever the number of tensors."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self._averaged:
+            average, live = self._of(self.average, self._averaged), self._of(self._live, self._averaged)
+            torch._foreach_lerp_(average, live, 1.0 - decay)
+        if self._copied:
+            torch._foreach_copy_(self._of(self.average, self._copied), self._of(self._live, self._copied))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The method with its averaged weights inside the `with`, with its live ones after it."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by the method's own names."""
+        return dict(self.average)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor], updates: int) -> None:
+        """Take over averages saved by `state_dict`."""
+        self.updates = updates
+        for name, tensor in self.average.items():
+            tensor.copy_(state[name])
+
+    def _swap(self) -> None:
+        for name, live in self._live.items():
+            live.data, self.average[name].data = self.average[name].data, live.data
+
+    @staticmethod
+    def _of(tensors: dict[str, Tensor], names: list[str]) -> list[Tensor]:
+        return [tensors[name].detach() for name in names]

@@ -1,0 +1,193 @@
+"""The training loop: phases in turn, every step alike, whatever the method. It reads top to bottom and knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gantk.ema import EMA
+from gantk.errors import GantkError, UserError
+from gantk.method import Batch, Method, Phase, Stage, frozen_except
+from gantk.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the engine needs of a recipe's [train] table."""
+
+    steps: int
+    optimizer: Callable  # parameters -> Optimizer
+    optimizers: dict[str, Callable]  # per phase, where it differs
+    schedule: Callable[[float], float]
+    microbatch: int | None
+    ema: float
+    seed: int
+
+
+class Engine:
+    """Trains one method. `step` is the number of finished steps; all else that a resume needs is in `state_dict`."""
+
+    def __init__(self, method: Method, plan: Plan, runtime: Runtime):
+        self.method, self.plan, self.runtime = method, plan, runtime
+        self.schedule = plan.schedule
+        self.step = 0
+        self.phases = method.phases()
+        self.parameters = {phase.name: _parameters(phase) for phase in self.phases}
+        self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
+        self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
+        averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
+        self.ema = EMA(method, averaged, plan.ema) if plan.ema and averaged else None
+        self._totals: list[Tensor] = []  # sums of losses since they were last looked at
+
+    def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+        """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
+        for stage, last in self._stages():
+            begun = False
+            while self.step < last:
+                self.runtime.seed(self.plan.seed, self.step)
+                batch = batch_at(self.step, stage)
+                if not begun:
+                    self.method.begin(stage, batch)
+                    begun = True
+                losses = self.train_step(batch)
+                self.step += 1
+                yield stage, batch, losses
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step: every phase's losses, gradients, reduction over ranks, update; then the moving average."""
+        progress = self.step / max(1, self.plan.steps)
+        self.method.train()
+        self.method.progress.fill_(progress)
+        losses: dict[str, Tensor] = {}
+        for phase in self.phases:
+            if self.step % phase.every == 0:
+                optimizer = self.optimizers[phase.name]
+                _set_lr(optimizer, self.base_lrs[phase.name], self.schedule(progress))
+                frozen_except(self.method, phase.updates)
+                with _memory_advice(self.runtime):
+                    optimizer.step(lambda phase=phase: self._closure(phase, batch, losses))
+        if self.ema is not None:
+            self.ema.update()
+        return losses
+
+    def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
+        """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
+        for parameter in self.parameters[phase.name]:
+            parameter.grad = None
+        parts = _split(batch, self.plan.microbatch)
+        total = torch.zeros((), device=self.runtime.device)
+        sums: dict[str, Tensor] = {}
+        for part, weight in parts:
+            with torch.enable_grad(), self.runtime.autocast():
+                named = phase.loss(part)
+                part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
+            part_total.backward()
+            total += part_total.detach()
+            for name, loss in named.items():
+                sums[name] = sums.get(name, 0.0) + loss.detach().float() * weight
+        losses.update({f"{phase.name}/{name}": loss for name, loss in sums.items()})
+        _join(batch, parts)
+        self.runtime.reduce(self.parameters[phase.name])
+        self._totals.append(total)
+        return total
+
+    def check_finite(self, losses: dict[str, Tensor], saved: str) -> None:
+        """Stop where a loss since the last look was not finite. Called at log points: one synchronisation for many steps."""
+        totals, self._totals = self._totals, []
+        if not totals:
+            return
+        good = torch.isfinite(torch.stack(totals))
+        if bool(good.all()):
+            return
+        first = int((~good).nonzero()[0])
+        steps_back = (len(totals) - first - 1) // len(self.phases)
+        bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss).all())] or list(losses)
+        raise GantkError(
+            f"the loss {', '.join(bad)} is not finite since step {self.step - steps_back}. {saved} "
+            "Lower train.optimizer.lr, set train.precision = \"fp32\", or take a milder adversarial loss (ls)."
+        )
+
+    def state_dict(self) -> dict:
+        """All that a resume needs beside the method's weights: tensors, numbers, lists and dicts."""
+        return {
+            "step": self.step,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "ema_updates": self.ema.updates if self.ema else 0,
+        }
+
+    def load_state_dict(self, state: dict, average: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` gave; `average` are the moving average's tensors by name."""
+        self.step = state["step"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.ema:
+            self.ema.load_state_dict(average, state["ema_updates"])
+
+    def _stages(self) -> Iterator[tuple[Stage, int]]:
+        """(stage, the step at which it ends), laid end to end; stages that are behind us are left out."""
+        last = 0
+        for stage in self.method.stages(self.plan.steps):
+            last += stage.steps
+            if last > self.step:
+                yield stage, last
+
+    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        make = self.plan.optimizers.get(phase.name) or phase.optimizer or self.plan.optimizer
+        return make(self.parameters[phase.name])
+
+
+def check_plan(method: Method, plan: Plan) -> None:
+    """UserError where the plan names a phase that the method does not have."""
+    known = [phase.name for phase in method.phases()]
+    for name in plan.optimizers:
+        if name not in known:
+            raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
+
+
+def _parameters(phase: Phase) -> list[torch.nn.Parameter]:
+    return list(dict.fromkeys(p for module in phase.updates for p in module.parameters()))
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:
+    for group, lr in zip(optimizer.param_groups, base, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * factor)
+        else:
+            group["lr"] = lr * factor
+
+
+def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
+    """Microbatches with the weight of each in the whole; the batch itself where there is one only."""
+    count = len(next(iter(batch.values())))
+    if size is None or size >= count:
+        return [(batch, 1.0)]
+    pieces = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
+    sizes = [len(piece) for piece in next(iter(pieces.values()))]
+    return [(Batch({k: v[i] for k, v in pieces.items()}), n / count) for i, n in enumerate(sizes)]
+
+
+def _join(batch: Batch, parts: list[tuple[Batch, float]]) -> None:
+    """Bring back what the microbatches left behind for a later phase."""
+    if parts[0][0] is not batch:
+        for name in parts[0][0].keys() - batch.keys():
+            batch[name] = torch.cat([part[name] for part, _ in parts])
+
+
+@contextmanager
+def _memory_advice(runtime: Runtime):
+    """Out of memory, in words that help."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            first = text.strip().split("\n")[0]
+            raise GantkError(
+                f"out of memory on {runtime.device}: {first} "
+                "Lower train.batch, set train.microbatch = 1, lower data.size, or set train.precision = \"bf16\"."
+            ) from error
+        raise

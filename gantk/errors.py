@@ -1,0 +1,58 @@
+"""The two families of failure: the user's mistakes (exit code 2, no traceback) and everything else (exit code 1)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GantkError(Exception):
+    """Something failed that the user can read about; the command line prints it without a traceback and exits with 1."""
+
+    exit_code = 1
+
+
+class UserError(GantkError):
+    """The input was wrong: one message that says what, what is allowed, what to do and where; exit code 2."""
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        allowed: str | Iterable[str] | None = None,
+        remedy: str | None = None,
+    ):
+        self.what, self.where, self.remedy = what, where, remedy
+        self.allowed = allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed)
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, self.remedy]
+        text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
+        return f"{text}  ({self.where})" if self.where else text
+
+    def at(self, where: str) -> UserError:
+        """The same error, with its place: kept where it already had one."""
+        self.where = f"{where}: {self.where}" if self.where else where
+        return self
+
+
+class Interrupted(GantkError):
+    """The user stopped the run; everything was saved first."""
+
+    exit_code = 130
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The spelling in `names` closest to `name`, or None where nothing is close."""
+    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """`Did you mean 'x'?`, or None where nothing is close."""
+    close = nearest(name, names)
+    return f"Did you mean '{close}'?" if close else None

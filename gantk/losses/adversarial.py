@@ -1,0 +1,135 @@
+"""The game between generator and discriminator: what each minimises, given the discriminator's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.errors import UserError
+
+
+class Adversarial:
+    """One game: `generator(fake)` and `discriminator(real, fake)` turn logits of any shape into a scalar.
+
+    Logits are raw (no sigmoid); everything is computed in float32. The two shapes need not agree.
+    """
+
+    def generator(self, fake: Tensor) -> Tensor:
+        """What the generator minimises; `fake` are logits of its images, attached to it."""
+        raise NotImplementedError
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """What the discriminator minimises; `fake` are logits of detached images."""
+        raise NotImplementedError
+
+    def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
+        """A further term for the discriminator that needs the images themselves; None where the game has none."""
+        return None
+
+
+class BCE(Adversarial):
+    """The first GAN's game in its non-saturating form: binary cross-entropy (Goodfellow et al., 2014, section 3).
+
+    The discriminator minimises the mean of its real and its fake half, as Pix2Pix does.
+    """
+
+    def __init__(
+        self,
+        *,
+        smooth: float = 0.0,  # real images are labelled 1 - smooth for the discriminator (Salimans et al., 2016, 3.4)
+    ):
+        self.target = real_label(smooth)
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return F.softplus(-fake.float()).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        real, fake = real.float(), fake.float()
+        labels = torch.full_like(real, self.target)
+        return (F.binary_cross_entropy_with_logits(real, labels) + F.softplus(fake).mean()) / 2
+
+
+class LS(Adversarial):
+    """Least squares to 1 for real and 0 for fake (Mao et al., 2017, equation 9): steady gradients far from the border.
+
+    The discriminator minimises the mean of its two halves, the generator the plain square, as CycleGAN does.
+    """
+
+    def __init__(
+        self,
+        *,
+        smooth: float = 0.0,  # real images are labelled 1 - smooth for the discriminator
+    ):
+        self.target = real_label(smooth)
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return (fake.float() - 1).square().mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return ((real.float() - self.target).square().mean() + fake.float().square().mean()) / 2
+
+
+class Hinge(Adversarial):
+    """Pushes real logits above 1 and fake ones below -1, no further (Lim & Ye, 2017, equation 2)."""
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake.float().mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+
+
+class WGANGP(Adversarial):
+    """The Wasserstein game with a gradient penalty (Gulrajani et al., 2017, equation 3).
+
+    The penalty asks for gradients of length 1 on lines between real and fake images; a map of logits counts with its
+    mean. It speaks of one image at a time, so a discriminator with batch norm is an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        penalty: float = 10.0,  # weight of the gradient penalty; 0 leaves it out
+    ):
+        self.weight = penalty
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake.float().mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return fake.float().mean() - real.float().mean()
+
+    def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
+        if not self.weight:
+            return None
+        if not getattr(discriminator, "batch_independent", True):
+            raise UserError(
+                "wgan_gp penalises the gradient of each image by itself, and batch norm mixes images",
+                where="method.discriminator.norm",
+                allowed="instance, group, none",
+                remedy='Set the discriminator\'s norm = "instance"',
+            )
+        return self.weight * gradient_penalty(discriminator, real, fake)
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
+    """Mean of (|gradient| - 1)^2 at one random point between each real image and its fake, in float32."""
+    real, fake = real.detach().float(), fake.detach().float()
+    with torch.autocast(real.device.type, enabled=False):
+        share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+        between = torch.lerp(fake, real, share).requires_grad_()
+        values = discriminator(between).float().flatten(1).mean(1)
+        (gradient,) = torch.autograd.grad(values.sum(), between, create_graph=True)
+        # A gradient of zero has no direction: the epsilon keeps the square root's own gradient finite there.
+        length = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+        return (length - 1).square().mean()
+
+
+def real_label(smooth: float) -> float:
+    """The label of a real image, 1 - smooth."""
+    if not 0 <= smooth < 0.5:
+        raise UserError(f"smooth = {smooth} would confuse real with fake", where="smooth", allowed="0 up to 0.5")
+    return 1.0 - smooth

@@ -1,0 +1,124 @@
+"""What a model must beat to be worth anything: answers that need no training, or only two histograms.
+
+Each takes images (N, C, *size) and gives images, so that every metric scores a baseline as it scores a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+
+QUANTILES = 4096  # of a domain's pooled intensities
+BINS = 256  # of the intensity map
+PIXELS = 2**16  # of each training image that the intensity map looks at
+
+
+def identity(source: Tensor, channels: int | None = None) -> Tensor:
+    """The source itself, as if nothing had to be done; its channel mean, repeated, where counts differ."""
+    if channels in (None, source.shape[1]):
+        return source
+    return source.mean(1, keepdim=True).expand(-1, channels, *source.shape[2:])
+
+
+class HistogramMatching:
+    """Each image gets the intensity distribution of the target domain's training images; needs no pairs.
+
+    Pixels keep their order by brightness: the one at quantile q becomes the target domain's pooled quantile q. Pixels
+    of one value, such as air, share the middle of their ranks, so that they stay one value.
+    """
+
+    def __init__(self, target: Iterable[Tensor | np.ndarray]):
+        """`target`: the target domain's training images, (C, *size) each."""
+        # Evenly spaced order statistics stand for an image, whatever its size: each image counts alike.
+        pools = [spaced_order(flat(image)) for image in target]
+        if not pools:
+            raise UserError("histogram matching needs training images of the target domain")
+        self.levels = np.linspace(0, 1, QUANTILES)
+        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)  # (QUANTILES, C)
+
+    def __call__(self, source: Tensor) -> Tensor:
+        channels = self.quantiles.shape[1]
+        images = identity(source, channels).detach().float().cpu().numpy()
+        matched = np.empty_like(images)
+        for n, image in enumerate(images):
+            for c, values in enumerate(image):
+                _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+                middle = (np.cumsum(counts) - counts / 2) / values.size
+                levels = np.interp(middle, self.levels, self.quantiles[:, c])
+                matched[n, c] = levels[inverse].reshape(values.shape)
+        return torch.from_numpy(matched).to(source.device)
+
+
+class IntensityMap:
+    """The best a look-up table can do: the mean target intensity of every source intensity, fitted on training pairs.
+
+    256 bins of the (channel mean) source intensity, linear between their mean intensities, constant beyond the ends;
+    no order is imposed, so that an inverted contrast is within reach. A model that does not beat this has learned
+    brightness and nothing of the anatomy.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Tensor | np.ndarray, Tensor | np.ndarray]]):
+        """`pairs`: registered (source, target) training images, (C, *size) each; 65536 random pixels of larger ones."""
+        images = [some_pixels(flat(source).mean(0), flat(target)) for source, target in pairs]
+        if not images:
+            raise UserError("an intensity map needs registered training pairs")
+        self.low = min(source.min() for source, _ in images)
+        high = max(source.max() for source, _ in images)
+        self.step = max((high - self.low) / BINS, np.finfo(np.float32).tiny)
+        counts, places = np.zeros(BINS), np.zeros(BINS)
+        sums = np.zeros((len(images[0][1]), BINS))
+        for source, target in images:
+            bins = np.clip(((source - self.low) / self.step).astype(int), 0, BINS - 1)
+            counts += np.bincount(bins, minlength=BINS)
+            places += np.bincount(bins, source, BINS)
+            for channel, values in enumerate(target):
+                sums[channel] += np.bincount(bins, values, BINS)
+        seen = counts > 0
+        self.places, self.means = places[seen] / counts[seen], sums[:, seen] / counts[seen]
+
+    def __call__(self, source: Tensor) -> Tensor:
+        values = source.detach().float().cpu().numpy().mean(1)
+        mapped = np.stack([np.interp(values, self.places, means) for means in self.means], 1)
+        return torch.from_numpy(mapped.astype(np.float32)).to(source.device)
+
+
+def linearly_corrected(output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """a * output + b with the a and b, per image and channel, that bring it closest to the truth in mean square.
+
+    It looks at the truth, so its score is not a result: the gap to the uncorrected score says how much of the error is
+    mere brightness and contrast (`a` may be negative). A constant output becomes the truth's mean.
+    """
+    axes = tuple(range(2, output.ndim))
+    x, y = output.detach().double(), truth.detach().double()
+    weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).double()
+    total = weight.sum(axes, keepdim=True).clamp_min(1)
+    mean_x, mean_y = ((weight * v).sum(axes, keepdim=True) / total for v in (x, y))
+    spread = (weight * (x - mean_x).square()).sum(axes, keepdim=True)
+    joint = (weight * (x - mean_x) * (y - mean_y)).sum(axes, keepdim=True)
+    slope = torch.where(spread > 1e-12 * total, joint / spread.clamp_min(1e-30), 0.0)
+    return (mean_y + slope * (x - mean_x)).float()
+
+
+def flat(image: Tensor | np.ndarray) -> np.ndarray:
+    """(C, *size) as a float64 array (C, positions)."""
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    return array.reshape(len(array), -1).astype(np.float64)
+
+
+def spaced_order(values: np.ndarray) -> np.ndarray:
+    """QUANTILES evenly spaced order statistics of each row."""
+    ordered = np.sort(values, axis=1)
+    return ordered[:, np.linspace(0, ordered.shape[1] - 1, QUANTILES).round().astype(int)]
+
+
+def some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same seeded choice of PIXELS positions of both, so that a data set of volumes fits into memory."""
+    if source.size <= PIXELS:
+        return source, target
+    chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)
+    return source[chosen], target[:, chosen]

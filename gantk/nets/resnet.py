@@ -1,0 +1,89 @@
+"""The ResNet generator: shrink a little, refine with residual blocks, enlarge again."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gantk.nets.blocks import (
+    NormKind,
+    OutputKind,
+    Padding,
+    UpKind,
+    batch_independent,
+    channels_last,
+    conv,
+    init_weights,
+    output_activation,
+    require_size,
+    upsample,
+)
+from gantk.nets.blocks import norm as make_norm
+
+
+class ResNet(nn.Module):
+    """ResNet generator of CycleGAN (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2).
+
+    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7 convolution, `downs`
+    3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3 convolutions, `downs` doublings, a 7x7
+    convolution. CycleGAN has 6 blocks at 128 px and 9 at 256 px, and doubles with a
+    transposed 3x3; up="transpose" is a 4x4, which covers every pixel alike often.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dims: int,
+        *,
+        width: int = 64,  # filters at full resolution
+        blocks: int = 9,  # residual blocks at the lowest resolution
+        downs: int = 2,  # halvings of the size; sides must be multiples of 2**downs
+        norm: NormKind = "instance",  # "batch" mixes the images of a batch
+        affine: bool = False,  # learned scale and offset in instance norm
+        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
+        padding: Padding = "reflect",  # zeros leave a frame in the output
+        dropout: float = 0.0,  # inside the residual blocks
+        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+    ):
+        super().__init__()
+        self.downs = downs
+        bias = norm == "none"  # an offset just ahead of a norm is subtracted again
+        filters = [width * 2**level for level in range(downs + 1)]
+
+        def normed(channels: int) -> list[nn.Module]:
+            return [make_norm(norm, channels, dims, affine=affine), nn.ReLU(inplace=True)]
+
+        def block() -> nn.Module:
+            c = filters[-1]
+            first, second = (conv(dims, c, c, 3, mode=padding, bias=bias) for _ in range(2))
+            drop = [nn.Dropout(dropout)] if dropout else []
+            return Residual(first, *normed(c), *drop, second, make_norm(norm, c, dims, affine=affine))
+
+        layers = [conv(dims, in_channels, width, 7, mode=padding, bias=bias), *normed(width)]
+        for inputs, outputs in zip(filters[:-1], filters[1:], strict=True):
+            layers += [conv(dims, inputs, outputs, 3, stride=2, bias=bias), *normed(outputs)]
+        layers += [block() for _ in range(blocks)]
+        for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
+            layers += [upsample(up, dims, inputs, outputs, bias=bias), *normed(outputs)]
+        layers += [conv(dims, width, out_channels, 7, mode=padding), output_activation(activation_out)]
+        self.layers = nn.Sequential(*layers)
+        init_weights(self)
+
+    @property
+    def batch_independent(self) -> bool:
+        return batch_independent(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError unless every side halves `downs` times without a rest and leaves two pixels or more."""
+        multiple = 2**self.downs
+        require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(channels_last(x))
+
+
+class Residual(nn.Sequential):
+    """Layers whose result is added to their input, with no activation behind the sum (Gross & Wilber, 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)

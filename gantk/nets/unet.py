@@ -1,0 +1,147 @@
+"""The U-Net generator: an encoder, a mirrored decoder, and skip connections that carry detail across."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.blocks import (
+    NormKind,
+    OutputKind,
+    UpKind,
+    batch_independent,
+    channels_last,
+    conv,
+    init_weights,
+    norm,
+    output_activation,
+    require_size,
+    upsample,
+)
+
+
+class UNet(nn.Module):
+    """U-Net generator with 4x4 convolutions of stride 2 (Ronneberger et al., 2015; Isola et al., 2017, section 6.1.1).
+
+    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
+    stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up to
+    width x max_multiplier. The first convolution and the innermost one are not normalised, since the innermost map may
+    be a single pixel, and neither is the output.
+
+    Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5; 15 layers from 128
+    filters at 128 px is width=128, depth=7, stem=1; seven convolutions down and six up from 64 px to a single pixel is
+    depth=6, stem=1.
+
+    `stem` and `head` work at full resolution, where a convolution is dear: at width 32 and depth 5 a training step of
+    stem=1, head=1 costs about twice that of neither.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dims: int,
+        *,
+        width: int = 64,  # filters of the first level
+        depth: int = 5,  # halvings of the size; sides must be multiples of 2**depth
+        max_multiplier: int = 8,  # filters never exceed width x this
+        norm: NormKind = "instance",  # "batch" mixes the images of a batch
+        affine: bool = False,  # learned scale and offset in instance norm
+        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
+        dropout: float = 0.0,  # in the first three decoder steps, as pix2pix has it
+        stem: int = 0,  # 3x3 convolutions at full resolution ahead of the first halving
+        head: int = 0,  # 3x3 convolutions at full resolution behind the last doubling; with a stem, they see its skip
+        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+    ):
+        super().__init__()
+        for name, value, least in (("width", width, 1), ("depth", depth, 1), ("stem", stem, 0), ("head", head, 0)):
+            if value < least:
+                raise UserError(f"{name} = {value} is too small for a U-Net", where=name, allowed=f"{least} or more")
+        self.depth, self.layers = depth, stem + 2 * depth + head
+        filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
+        layer = Layers(dims, norm, affine)
+
+        self.stem = layer.stem(in_channels, width, stem)
+        inputs = [width if stem else in_channels, *filters]
+        normed = [level not in (0, depth - 1) for level in range(depth)]
+        self.encoder = nn.ModuleList(layer.down(inputs[i], filters[i], normed[i]) for i in range(depth))
+
+        self.decoder = nn.ModuleList()
+        for step, level in enumerate(reversed(range(depth))):
+            wide = filters[level] * (1 if step == 0 else 2)
+            if level or head:
+                drop = dropout if step < 3 else 0.0
+                self.decoder.append(layer.up(up, wide, filters[level - 1] if level else width, drop))
+            else:
+                self.decoder.append(upsample(up, dims, wide, out_channels))
+        self.head = layer.head(width * (2 if stem else 1), width, out_channels, head)
+        self.activation_out = output_activation(activation_out)
+        init_weights(self)
+
+    @property
+    def batch_independent(self) -> bool:
+        return batch_independent(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError unless every side halves `depth` times without a rest."""
+        multiple = 2**self.depth
+        require_size(size, multiple, multiple, f"a U-Net of depth {self.depth}", "lower the generator's depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(channels_last(x))
+        skips = [x]
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        x = F.relu(skips.pop())
+        for step in self.decoder[:-1]:
+            x = join(step(x), skips.pop())
+        x = self.decoder[-1](x)
+        if len(self.head):
+            x = self.head(join(x, skips.pop()) if len(self.stem) else F.relu_(x))
+        return self.activation_out(x)
+
+
+def join(x: Tensor, skip: Tensor) -> Tensor:
+    """ReLU of both, side by side. The gradients of a ReLU behind the join would be views with gaps, slow to go on with."""
+    return torch.cat([F.relu_(x), F.relu(skip)], 1)
+
+
+class Layers:
+    """Builds the U-Net's parts; each ends in its norm, so that skips carry what pix2pix's carry."""
+
+    def __init__(self, dims: int, kind: NormKind, affine: bool):
+        self.dims, self.kind, self.affine = dims, kind, affine
+
+    def norm(self, channels: int) -> nn.Module:
+        return norm(self.kind, channels, self.dims, affine=self.affine)
+
+    @property
+    def bias(self) -> bool:  # an offset just ahead of a norm is subtracted again
+        return self.kind == "none"
+
+    def down(self, inputs: int, outputs: int, normed: bool) -> nn.Module:
+        layers = [conv(self.dims, inputs, outputs, 4, stride=2, padding=1, bias=self.bias or not normed)]
+        if normed:
+            layers.append(self.norm(outputs))
+        return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
+
+    def up(self, kind: UpKind, inputs: int, outputs: int, dropout: float) -> nn.Module:
+        layers = [upsample(kind, self.dims, inputs, outputs, bias=self.bias), self.norm(outputs)]
+        return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+    def stem(self, inputs: int, width: int, count: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for i in range(count):
+            layers.append(conv(self.dims, width if i else inputs, width, 3, bias=self.bias or i == 0))
+            layers += ([self.norm(width)] if i else []) + [nn.LeakyReLU(0.2, inplace=True)]
+        return nn.Sequential(*layers)
+
+    def head(self, inputs: int, width: int, outputs: int, count: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(count - 1):
+            layers += [conv(self.dims, inputs, width, 3, bias=self.bias), self.norm(width), nn.ReLU(inplace=True)]
+            inputs = width
+        return nn.Sequential(*layers, *([conv(self.dims, inputs, outputs, 3)] if count else []))

@@ -1,0 +1,83 @@
+"""Update rules and learning-rate schedules. Torch does the work; this is where a recipe's words meet it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+
+def adam(params: Iterable, *, lr: float = 2e-4, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 0.0):
+    """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
+    return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def adamw(params: Iterable, *, lr: float = 2e-4, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 0.01):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
+    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def rmsprop(params: Iterable, *, lr: float = 5e-5, decay: float = 0.9):
+    """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
+    return torch.optim.RMSprop(params, lr=lr, alpha=decay)
+
+
+def sgd(params: Iterable, *, lr: float = 0.01, momentum: float = 0.0):
+    """Stochastic gradient descent, with momentum as an option."""
+    return torch.optim.SGD(params, lr=lr, momentum=momentum)
+
+
+def lbfgs(params: Iterable, *, lr: float = 1.0, history: int = 10, iterations: int = 1):
+    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
+    return torch.optim.LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+
+
+class Constant:
+    """The same learning rate throughout."""
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
+
+
+class Linear:
+    """Constant, then linearly to zero: the schedule of CycleGAN (Zhu et al. 2017)."""
+
+    def __init__(
+        self,
+        *,
+        start: float = 0.5,  # the part of the training after which the decay begins, 0..1
+        end: float = 0.0,  # the factor at the end
+    ):
+        self.start, self.end = start, end
+
+    def __call__(self, progress: float) -> float:
+        done = max(0.0, progress - self.start) / max(1e-9, 1.0 - self.start)
+        return 1.0 + (self.end - 1.0) * min(1.0, done)
+
+
+class Cosine:
+    """Half a cosine from 1 to `end`."""
+
+    def __init__(self, *, end: float = 0.0):
+        self.end = end
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0
+
+
+class Warmup:
+    """A linear rise from zero, then half a cosine to `end`."""
+
+    def __init__(
+        self,
+        *,
+        rise: float = 0.05,  # the part of the training that the rise takes, 0..1
+        end: float = 0.0,  # the factor at the end
+    ):
+        self.rise, self.cosine = rise, Cosine(end=end)
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.rise:
+            return progress / self.rise
+        return self.cosine((progress - self.rise) / max(1e-9, 1.0 - self.rise))

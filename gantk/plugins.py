@@ -1,0 +1,90 @@
+"""Finding and loading plugins: every installed distribution's `gantk` entry points, ours included, one by one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import re
+from dataclasses import dataclass
+
+import pluggy
+
+from gantk import builtins, hookspecs
+from gantk.registry import Add, Registry
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: its name, the distribution it came in, and why it did not load (None where it did)."""
+
+    name: str
+    distribution: str
+    version: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one process works with: the registry, the hooks, and the plugins as found."""
+
+    registry: Registry
+    hook: pluggy.HookRelay
+    plugins: tuple[Plugin, ...]
+
+
+@functools.cache
+def load() -> Loaded:
+    """Load every plugin once per process; a broken one is recorded and its siblings load."""
+    manager = pluggy.PluginManager("gantk")
+    manager.add_hookspecs(hookspecs)
+    registry = Registry()
+    _register(manager, registry, builtins, "gantk", "gantk")
+    plugins, seen = [], {}
+    for point, distribution in sorted(_entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)):
+        label = point.name
+        if label in seen:  # pluggy would skip the second one in silence
+            label = f"{point.name}@{distribution.name}"
+            problem = f"the plugin name '{point.name}' is taken by the distribution '{seen[point.name]}'"
+        else:
+            seen[label] = distribution.name
+            problem = _load_one(manager, registry, point, distribution.name)
+        if problem:
+            registry.broken[label] = problem
+        plugins.append(Plugin(point.name, distribution.name, distribution.version, problem))
+    return Loaded(registry, manager.hook, tuple(plugins))
+
+
+def registry() -> Registry:
+    """The registry of this process, filled."""
+    return load().registry
+
+
+def _entry_points():
+    """(entry point, distribution) once each: a distribution may be on the path twice, as in an editable install."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        for point in distribution.entry_points:
+            if point.group == "gantk":
+                name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+                found.setdefault((name, point.name), (point, distribution))
+    return found.values()
+
+
+def _load_one(manager, registry, point, owner) -> str | None:
+    """Import and register one plugin; the reason it failed, or None."""
+    try:
+        _register(manager, registry, point.load(), point.name, owner)
+    except Exception as error:  # whatever a third party's import raises must not stop the others
+        if manager.has_plugin(point.name):
+            manager.unregister(name=point.name)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _register(manager, registry, plugin, name, owner) -> None:
+    """Register one plugin and call its `gantk_register` alone, so that its entries know their owner."""
+    manager.register(plugin, name=name)
+    others = [other for other in manager.get_plugins() if other is not plugin]
+    add = Add(owner)
+    manager.subset_hook_caller("gantk_register", remove_plugins=others)(add=add)
+    add.commit(registry)

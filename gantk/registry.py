@@ -1,0 +1,125 @@
+"""Names to things: every part of gantk, ours or a third party's, is an entry here, and knows who registered it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gantk.errors import UserError, did_you_mean
+
+KINDS = {
+    "method": "a trainable model with its losses",
+    "generator": "a network from images to images",
+    "discriminator": "a network from images to logits",
+    "loss": "adversarial, reconstruction, structure and style losses",
+    "source": "where images come from",
+    "intensity": "native intensities to network values and back",
+    "augment": "a random change of images, on the device",
+    "metric": "a score of an output against the truth",
+    "optimizer": "an update rule",
+    "schedule": "the learning rate over the training",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: its kind, its target (a callable, or "package.module:attribute") and who offered it."""
+
+    kind: str
+    name: str
+    target: Callable[..., Any] | str
+    owner: str  # the distribution that offered it
+
+    def load(self) -> Callable[..., Any]:
+        """The callable itself, imported now if it was a string; UserError naming the owner where that fails."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            loaded = importlib.import_module(module)
+            for part in attribute.split("."):
+                loaded = getattr(loaded, part)
+            return loaded
+        except Exception as error:
+            raise UserError(
+                f"the {self.kind} '{self.name}' could not be loaded from '{self.target}': {type(error).__name__}: {error}",
+                where=f"offered by {self.owner}",
+                remedy="repair or uninstall that package; `gantk plugins` lists who offers what",
+            ) from error
+
+    def summary(self) -> str:
+        """The first line of the target's docstring."""
+        return (inspect.getdoc(self.load()) or "").strip().split("\n")[0]
+
+
+@dataclass
+class Registry:
+    """All entries, by kind and name."""
+
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
+    recipe_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
+    broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
+
+    def add(self, entry: Entry) -> None:
+        """Keep an entry; a name offered twice belongs to nobody until one of the two packages gives it up."""
+        key = (entry.kind, entry.name)
+        if key in self.contested:
+            self.contested[key].append(entry.owner)
+        elif key in self.entries:
+            self.contested[key] = [self.entries.pop(key).owner, entry.owner]
+        else:
+            self.entries[key] = entry
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, sorted."""
+        return sorted(name for k, name in self.entries if k == kind)
+
+    def of_kind(self, kind: str) -> list[Entry]:
+        """All entries of a kind, by name."""
+        if kind not in KINDS:
+            raise UserError(f"there is no kind '{kind}'", allowed=list(KINDS), remedy=did_you_mean(kind, KINDS))
+        return [self.entries[kind, name] for name in self.names(kind)]
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that name; UserError with the nearest spelling, the collision or the broken plugin behind it."""
+        if (kind, name) in self.entries:
+            return self.entries[kind, name]
+        if (kind, name) in self.contested:
+            owners = " and ".join(f"'{owner}'" for owner in self.contested[kind, name])
+            raise UserError(
+                f"the {kind} '{name}' is offered by {owners}",
+                remedy="uninstall one of them, or ask its authors to choose another name",
+            )
+        names = self.names(kind) if kind in KINDS else [entry.name for entry in self.of_kind(kind)]
+        close = did_you_mean(name, names)
+        notes = "; ".join(f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items())
+        remedy = " ".join(filter(None, [close, f"Note that {notes}" if notes else None]))
+        raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
+
+
+class Add:
+    """What a plugin's `gantk_register(add)` is given: one function per kind, and `recipes`."""
+
+    def __init__(self, owner: str):
+        self._owner = owner
+        self._entries: list[Entry] = []
+        self._packages: list[tuple[str, str]] = []
+
+    def __getattr__(self, kind: str) -> Callable[[str, Callable | str], None]:
+        if kind not in KINDS:
+            raise AttributeError(f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}")
+        return lambda name, target: self._entries.append(Entry(kind, name, target, self._owner))
+
+    def recipes(self, package: str) -> None:
+        """Offer the TOML files of a package as recipes."""
+        self._packages.append((package, self._owner))
+
+    def commit(self, registry: Registry) -> None:
+        """Enter all that was offered: called once the plugin has loaded without an error."""
+        for entry in self._entries:
+            registry.add(entry)
+        registry.recipe_packages.extend(self._packages)

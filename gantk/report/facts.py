@@ -1,0 +1,152 @@
+"""The words around the pictures: what ran, for how long, on what, with which split, and how to go on from it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gantk.report.figures import number
+from gantk.report.folder import RunRecord
+
+SPLITS = ("train", "validation", "test")
+
+
+def title(run: RunRecord) -> str:
+    """`T1 ↔ T2`, `T1 → T2` where one direction is trained, `T1 from noise` where none is."""
+    if run.samples and all(direction.source is None for direction in run.samples.directions):
+        return " and ".join(direction.target for direction in run.samples.directions) + " from noise"
+    scored = run.metrics.get("metrics") or {}
+    keys = {direction.key for direction in run.samples.directions} if run.samples else set(scored)
+    if len(keys) == 1:
+        return run.label(keys.pop())
+    return " ↔ ".join(run.domains) if run.domains else run.path.name
+
+
+def method_name(run: RunRecord) -> str:
+    method = run.recipe.get("method")
+    return str(method.get("name", "")) if isinstance(method, dict) else ""
+
+
+def total_steps(run: RunRecord) -> int | None:
+    """The steps that the recipe asks for; None where it counts in epochs."""
+    train = run.recipe.get("train")
+    steps = train.get("steps") if isinstance(train, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
+def facts(run: RunRecord) -> list[tuple[str, str]]:
+    """The strip under the title: (name, value), absent things left out."""
+    speed, env, total = run.metrics.get("speed") or {}, run.environment, total_steps(run)
+    reached = speed.get("steps") or run.log.last_step
+    rates = sorted(value for value in run.log.images_per_s.values() if value == value)
+    rate = speed.get("images_per_s") or (rates[len(rates) // 2] if rates else None)
+    seconds = speed.get("seconds") or run.log.seconds
+    shortfall = f" of {total:,}" if total and reached and reached < total else ""
+    facts = [
+        ("Method", method_name(run)),
+        ("Steps", f"{reached:,}{shortfall}" if reached else ""),
+        ("Training time", duration(seconds) if seconds else ""),
+        ("Speed", f"{number(rate, 3)} images/s" if rate else ""),
+        ("Device", str(env.get("device") or "")),
+        ("Precision", str(env.get("precision") or "")),
+        ("Started", str(env.get("started") or "")[:16].replace("T", " ")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def missing(run: RunRecord) -> list[str]:
+    """What the page cannot show, and why."""
+    notes, total, reached = list(run.problems), total_steps(run), run.log.last_step
+    if not run.metrics.get("metrics"):
+        if reached is None:
+            why = "training has not reached its first log point"
+        elif total and reached < total:
+            why = f"the run stopped at step {reached:,} of {total:,}"
+        else:
+            why = "metrics.json is absent, so the evaluation did not finish or was not asked for"
+        notes.append(f"No metrics: {why}.")
+    if run.samples is None:
+        notes.append("No sample pictures: samples/index.json lists none, or their files are gone.")
+    if not run.log.losses:
+        notes.append("No loss curves: log.jsonl holds no losses.")
+    if not run.log.validation:
+        notes.append("No validation curve: nothing was measured on held-out images during training.")
+    if not run.recipe_text:
+        notes.append("No recipe: recipe.toml is absent.")
+    return notes
+
+
+def alarms(run: RunRecord) -> list[dict[str, Any]]:
+    """One entry an alarm's name, with all of its steps and the latest message."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for entry in run.log.alarms:
+        alarm = grouped.setdefault(str(entry["alarm"]), {"name": str(entry["alarm"]), "steps": []})
+        alarm["steps"].append(int(entry["step"]))
+        alarm["message"] = str(entry.get("message") or "")
+    return list(grouped.values())
+
+
+def environment(run: RunRecord) -> dict[str, list[tuple[str, str]]]:
+    """Heading -> (name, value): the plain entries under "", each nested table under its name."""
+    tables: dict[str, list[tuple[str, str]]] = {"": []}
+    for name, value in run.environment.items():
+        if isinstance(value, dict):
+            tables[name] = [(str(key), "absent" if entry is None else str(entry)) for key, entry in value.items()]
+        elif value is not None and value != "":
+            tables[""].append((name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return tables if run.environment else {}
+
+
+def split_summary(split: dict[str, Any]) -> dict[str, Any]:
+    """Images and subjects a split and domain, and the settings beside them."""
+    found = next((v for v in (split, *split.values()) if isinstance(v, dict) and any(s in v for s in SPLITS)), {})
+    rows = []
+    for name in (name for name in SPLITS if name in found):
+        entries = found[name]
+        if isinstance(entries, dict):
+            entries = [
+                {"domain": domain, **(entry if isinstance(entry, dict) else {"key": entry})}
+                for domain, listed in entries.items()
+                for entry in (listed if isinstance(listed, list) else [])
+            ]
+        records = [entry if isinstance(entry, dict) else {"key": entry} for entry in entries]
+        domains = sorted({str(record.get("domain", "")) for record in records})
+        rows.append(
+            {
+                "name": name,
+                "images": {d: sum(str(r.get("domain", "")) == d for r in records) for d in domains},
+                "subjects": len({r["subject"] for r in records if r.get("subject")}),
+            }
+        )
+    settings = [(key, str(value)) for key, value in split.items() if isinstance(value, str | int | float)]
+    return {"rows": rows, "settings": settings, "domains": sorted({d for row in rows for d in row["images"]})}
+
+
+def commands(run: RunRecord) -> list[tuple[str, str]]:
+    """(what it does, command line), with this run's own folder and domains."""
+    path = run.path
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    folder = shlex.quote(str(path))
+    directions = run.samples.directions if run.samples else ()
+    targets = dict.fromkeys(d.target for d in directions if d.source) or ({} if directions else run.domains[::-1])
+    finished = bool(run.metrics.get("metrics"))
+    lines = [] if finished else [("Go on training where it stopped", f"gantk resume {folder}")]
+    lines += [(f"Make {t} images", f"gantk translate {folder} INPUT OUTPUT --to {shlex.quote(t)}") for t in targets]
+    if any(d.source is None for d in directions):
+        lines.append(("Draw new images", f"gantk sample {folder} -n 64 --out IMAGES"))
+    else:
+        lines.append(("Measure again", f"gantk eval {folder}"))
+    if finished:
+        lines.append(("Go on from the last checkpoint (a finished run is measured and reported again)", f"gantk resume {folder}"))
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter: `52 s`, `4 min 12 s`, `3 h 05 min`, `2 d 04 h`."""
+    whole = round(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below:02d} {small}"
+    return f"{whole} s"

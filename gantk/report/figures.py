@@ -1,0 +1,172 @@
+"""Curves as inline SVG paths, axes and ticks: what the page draws without a plotting library."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gantk.report.folder import Points
+
+SIDE = 1000  # the viewBox of every curve; the page stretches it, so text and dots are HTML placed by percentage
+MOST_POINTS = 500  # a curve with more is averaged in bins, which the page says
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten where `log`."""
+
+    log: bool
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def place(self, value: float) -> float | None:
+        """The height of a value, 0 at the top and 1 at the bottom; None where the axis cannot show it."""
+        if not math.isfinite(value) or (self.log and value <= 0):
+            return None
+        return (self.high - (math.log10(value) if self.log else value)) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: per axis an SVG path of the values and, where there are many, one of their moving average."""
+
+    name: str
+    values: tuple[float | None, ...]
+    paths: dict[str, str]
+    trends: dict[str, str]
+
+    @property
+    def latest(self) -> str:
+        known = [value for value in self.values if value is not None]
+        return number(known[-1]) if known else "–"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over training steps, with a linear axis and, where all that is drawn is positive, a logarithmic one."""
+
+    title: str
+    steps: tuple[int, ...]
+    curves: tuple[Curve, ...]
+    axes: dict[str, Axis]
+    shown: str  # the axis the page opens with
+    x_ticks: tuple[tuple[float, str], ...]
+    bin: int  # log entries averaged into one point
+
+    def x_percent(self, step: float) -> float:
+        first, last = self.steps[0], self.steps[-1]
+        return 100 * (step - first) / max(last - first, 1)
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What the page's script needs to read values off the curves."""
+        return {
+            "steps": self.steps,
+            "names": [curve.name for curve in self.curves],
+            "values": [curve.values for curve in self.curves],
+            "axes": {name: [axis.low, axis.high, axis.log] for name, axis in self.axes.items()},
+            "shown": self.shown,
+        }
+
+
+def chart(title: str, series: dict[str, Points], *, from_zero: bool = False, allow_log: bool = False) -> Chart | None:
+    """Draws named series over steps; None where there is not one finite value."""
+    series = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
+    if not series:
+        return None
+    steps, table, width = _binned(series)
+    finite = table[np.isfinite(table)]
+    axes = {"linear": _linear_axis(finite.min(), finite.max(), from_zero)}
+    shown = "linear"
+    if allow_log and finite.min() > 0:
+        axes["log"] = _log_axis(finite.min(), finite.max())
+        shown = "log" if finite.max() > 30 * np.median(finite) else "linear"
+    span = max(int(steps[-1]) - int(steps[0]), 1)
+    fractions = (steps - steps[0]) / span
+    curves = tuple(
+        Curve(
+            name=name,
+            values=tuple(float(f"{value:.5g}") if math.isfinite(value) else None for value in row),
+            paths={key: _path(fractions, row, axis) for key, axis in axes.items()},
+            trends={key: _path(fractions, _trend(row), axis) for key, axis in axes.items()} if len(row) >= 60 else {},
+        )
+        for name, row in zip(series, table, strict=True)
+    )
+    first, last = int(steps[0]), int(steps[-1])
+    x_ticks = tuple((100 * (tick - first) / span, f"{tick:,.0f}") for tick in nice_ticks(first, last, 5))
+    return Chart(title, tuple(int(s) for s in steps), curves, axes, shown, x_ticks, width)
+
+
+def nice_ticks(low: float, high: float, about: int) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], around `about` of them."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / about
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A value for reading: four significant digits, infinity as ∞, nothing as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Steps (S,), values (series, S) with NaN where absent, and how many log entries a point stands for."""
+    steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
+    table = np.array([[points.get(int(step), math.nan) for step in steps] for points in series.values()])
+    width = math.ceil(len(steps) / MOST_POINTS)
+    if width == 1:
+        return steps, table, 1
+    edges = np.arange(0, len(steps), width)
+    known = np.isfinite(table)
+    count = np.add.reduceat(known, edges, axis=1)
+    total = np.add.reduceat(np.where(known, table, 0.0), edges, axis=1)
+    means = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
+    return np.maximum.reduceat(steps, edges), means, width
+
+
+def _trend(row: np.ndarray) -> np.ndarray:
+    """Centred moving average over a thirtieth of the curve."""
+    window = np.ones(2 * (len(row) // 60) + 1)
+    known = np.isfinite(row)
+    weight = np.convolve(known.astype(float), window, mode="same")
+    total = np.convolve(np.where(known, row, 0.0), window, mode="same")
+    return np.divide(total, weight, out=np.full(row.shape, math.nan), where=known & (weight > 0))
+
+
+def _path(fractions: np.ndarray, row: np.ndarray, axis: Axis) -> str:
+    places = [
+        f"{SIDE * x:.1f} {SIDE * y:.1f}"
+        for x, y in ((x, axis.place(float(value))) for x, value in zip(fractions, row, strict=True))
+        if y is not None
+    ]
+    return "M" + "L".join(places) if places else ""
+
+
+def _linear_axis(low: float, high: float, from_zero: bool) -> Axis:
+    if from_zero and low >= 0:
+        low = 0.0
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    high, low = high + margin, low if low == 0 and from_zero else low - margin
+    ticks = tuple((100 * (high - tick) / (high - low), number(tick)) for tick in nice_ticks(low, high, 5))
+    return Axis(False, float(low), float(high), ticks)
+
+
+def _log_axis(low: float, high: float) -> Axis:
+    bottom, top = math.log10(low), math.log10(high)
+    margin = 0.06 * (top - bottom) or 0.1
+    bottom, top = bottom - margin, top + margin
+    multiples = (1,) if top - bottom > 2.5 else (1, 2, 5)
+    values = [m * 10.0**p for p in range(math.floor(bottom), math.ceil(top) + 1) for m in multiples]
+    inside = [value for value in values if bottom <= math.log10(value) <= top]
+    ticks = tuple((100 * (top - math.log10(value)) / (top - bottom), number(value)) for value in inside)
+    return Axis(True, bottom, top, ticks)

@@ -1,0 +1,200 @@
+"""The run folder as the report reads it: whatever is missing or half written is named, never fatal."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError
+
+Points = dict[int, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
+
+
+@dataclass
+class Log:
+    """`log.jsonl` by what it says: losses[group][name], validation[metric][direction], alarms, speed, stages."""
+
+    losses: dict[str, dict[str, Points]] = field(default_factory=dict)
+    validation: dict[str, dict[str, Points]] = field(default_factory=dict)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    images_per_s: Points = field(default_factory=dict)
+    stages: list[tuple[int, str]] = field(default_factory=list)  # first logged step of each stage
+    seconds: float | None = None
+    last_step: int | None = None
+
+    def add(self, entry: dict[str, Any]) -> None:
+        step = int(entry["step"])
+        self.last_step = max(step, self.last_step or 0)
+        for full_name, value in _mapping(entry.get("losses")).items():
+            group, _, name = full_name.rpartition("/")
+            self.losses.setdefault(group or "losses", {}).setdefault(name, {})[step] = _number(value)
+        for direction, scores in _mapping(entry.get("validation")).items():
+            for metric, value in _mapping(scores).items():
+                self.validation.setdefault(metric, {}).setdefault(direction, {})[step] = _number(value)
+        if "alarm" in entry:
+            self.alarms.append(entry)
+        if entry.get("images_per_s") is not None:
+            self.images_per_s[step] = _number(entry["images_per_s"])
+        if entry.get("seconds") is not None:
+            self.seconds = _number(entry["seconds"])
+        stage = entry.get("stage")
+        if stage is not None and stage not in [name for _, name in self.stages]:
+            self.stages.append((step, str(stage)))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of `samples/index.json`; `source` is None where images come from noise."""
+
+    key: str
+    source: str | None
+    target: str
+    count: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.source} → {self.target}" if self.source else f"{self.target} from noise"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The pictures of `samples/`: which directions and steps exist, and where each file lies."""
+
+    folder: Path
+    directions: tuple[Direction, ...]
+    steps: tuple[int, ...]
+    has_truth: bool
+
+    def input(self, direction: Direction, i: int) -> Path:
+        return self.folder / "input" / f"{direction.key}-{i}.png"
+
+    def truth(self, direction: Direction, i: int) -> Path:
+        return self.folder / "truth" / f"{direction.key}-{i}.png"
+
+    def output(self, direction: Direction, i: int, step: int) -> Path:
+        return self.folder / f"step-{step:06d}" / f"{direction.key}-{i}.png"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that the report knows of a run; an empty field is an absent file, `problems` names the unreadable ones."""
+
+    path: Path
+    recipe_text: str
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    split: dict[str, Any]
+    metrics: dict[str, Any]
+    log: Log
+    samples: Samples | None
+    problems: tuple[str, ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
+        named = _mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains") or ()
+        return tuple(str(name) for name in named) if isinstance(named, list | tuple) else ()
+
+    def label(self, direction: str) -> str:
+        """A direction in words: `a_to_b` is `T1 → T2`."""
+        for known in self.samples.directions if self.samples else ():
+            if known.key == direction:
+                return known.label
+        names = dict(zip("ab", self.domains, strict=False))
+        source, _, target = direction.partition("_to_")
+        if target:
+            return f"{names.get(source, source)} → {names.get(target, target)}"
+        return direction
+
+
+def read_run(path: Path) -> RunRecord:
+    """Reads a run folder; raises UserError where `path` is not one."""
+    path = Path(path)
+    if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
+        raise UserError(
+            f"'{path}' is not a run folder: it holds neither recipe.toml nor log.jsonl",
+            where="report",
+            remedy="Give the folder that `gantk run` printed, such as runs/NAME-TIME",
+        )
+    problems: list[str] = []
+
+    def load(name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+        file = path / name
+        if not file.is_file():
+            return {}
+        try:
+            return dict(parse(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, OSError) as error:
+            problems.append(f"{name} could not be read: {error}")
+            return {}
+
+    recipe_text = _text(path / "recipe.toml")
+    return RunRecord(
+        path=path,
+        recipe_text=recipe_text,
+        recipe=load("recipe.toml", tomllib.loads),
+        environment=load("environment.json", json.loads),
+        split=load("split.json", json.loads),
+        metrics=load("metrics.json", json.loads),
+        log=_read_log(path / "log.jsonl"),
+        samples=_samples(path / "samples", load("samples/index.json", json.loads), problems),
+        problems=tuple(problems),
+    )
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Writes under a temporary name, flushes to the disk and renames: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _read_log(path: Path) -> Log:
+    log = Log()
+    for line in _text(path).splitlines():
+        try:
+            log.add(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # a killed run leaves its last line half written
+    return log
+
+
+def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
+    if not index:
+        return None
+    try:
+        directions = tuple(
+            Direction(key, entry.get("from"), str(entry.get("to") or key), int(entry["count"]))
+            for key, entry in index["directions"].items()
+        )
+        steps = tuple(sorted({int(step) for step in index["steps"]}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problems.append(f"samples/index.json could not be understood: {error!r}")
+        return None
+    samples = Samples(folder, directions, steps, bool(index.get("has_truth")))
+    on_disk = tuple(s for s in steps if any(samples.output(d, 0, s).is_file() for d in directions))
+    return Samples(folder, directions, on_disk, samples.has_truth) if on_disk else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,202 @@
+"""The signature is the schema: what a recipe may say to a part is read off the part's keyword-only parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import json
+import tokenize
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticCustomError, core_schema
+
+from gantk.errors import UserError, did_you_mean
+from gantk.plugins import registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered target with its options bound: call it with the positional arguments of its kind."""
+
+    kind: str
+    name: str
+    target: Callable[..., Any]
+    options: dict[str, Any]
+
+    def __call__(self, *context: Any) -> Any:
+        return self.target(*context, **self.options)
+
+    def table(self) -> dict[str, Any]:
+        """The recipe's table for this part, every default filled in."""
+        return {"name": self.name} | {key: _plain(value) for key, value in self.options.items() if value is not None}
+
+
+class Kind:
+    """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] = "unet"`.
+
+    `having` names attributes that the target must have, for kinds whose members play different roles.
+    """
+
+    def __init__(self, kind: str, having: tuple[str, ...] = ()):
+        self.kind, self.having = kind, having
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._bind)
+
+    def _bind(self, value: Any) -> Part:
+        try:
+            part = value if isinstance(value, Part) else bind(self.kind, value)
+            if not all(hasattr(part.target, name) for name in self.having):
+                raise Problem((), self._refusal(part.name))
+            return part
+        except Problem as problem:  # pydantic then knows which parameter it was
+            raise PydanticCustomError("gantk", "part", {"problem": problem}) from problem
+
+    def _refusal(self, name: str) -> UserError:
+        fit = [e.name for e in registry().of_kind(self.kind) if all(hasattr(e.load(), a) for a in self.having)]
+        return UserError(f"the {self.kind} '{name}' cannot be used here", allowed=fit)
+
+
+Generator = Annotated[Part, Kind("generator")]
+Discriminator = Annotated[Part, Kind("discriminator")]
+Loss = Annotated[Part, Kind("loss")]
+AdversarialLoss = Annotated[Part, Kind("loss", having=("generator", "discriminator"))]
+Augment = Annotated[Part, Kind("augment")]
+Source = Annotated[Part, Kind("source")]
+Intensity = Annotated[Part, Kind("intensity")]
+MetricPart = Annotated[Part, Kind("metric")]
+OptimizerPart = Annotated[Part, Kind("optimizer")]
+SchedulePart = Annotated[Part, Kind("schedule")]
+MethodPart = Annotated[Part, Kind("method")]
+
+
+class Problem(Exception):
+    """A UserError with the path of keys that leads to it inside a recipe."""
+
+    def __init__(self, path: tuple, error: UserError):
+        super().__init__(str(error))
+        self.path, self.error = path, error
+
+
+class Table(BaseModel):
+    """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand for a decimal)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, arbitrary_types_allowed=True)
+
+
+def bind(kind: str, value: Any) -> Part:
+    """The part that a recipe's value names: a bare name, or a table with `name` and options. Raises Problem."""
+    options = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        what = f"a {kind} is a name or a table with a name, not {json.dumps(value, default=str)}"
+        raise Problem((), UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'))
+    try:
+        target = registry().get(kind, name).load()
+    except UserError as error:
+        raise Problem((), error) from error
+    model = options_model(target)
+    checked = check(model, options, f"'{name}'")
+    return Part(kind, name, target, {key: getattr(checked, key) for key in model.model_fields})
+
+
+@functools.cache
+def options_model(target: Callable[..., Any]) -> type[BaseModel]:
+    """The keyword-only parameters of a callable as a pydantic model."""
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    fields = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return create_model(getattr(target, "__name__", "options"), __base__=Table, **fields)
+
+
+def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
+    """`values` as that model; Problem with the first mistake, in the words of a recipe. `owner` is who has the options."""
+    try:
+        # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise _problem(model, error.errors()[0], owner) from None
+    except TypeError as error:
+        raise Problem((), UserError(f"{owner} has a value that no recipe can hold: {error}")) from None
+
+
+def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Problem:
+    """pydantic's report in our words."""
+    path = tuple(error["loc"])
+    if error["type"] == "gantk":
+        inner = error["ctx"]["problem"]
+        return Problem(path + inner.path, inner.error)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        what = f"{owner} has no option '{path[-1]}'" if len(path) == 1 else f"there is no key '{path[-1]}' here"
+        options = "Options: " + ", ".join(known) if known else "It takes no options"
+        return Problem(path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options]))))
+    given = json.dumps(error["input"], default=str)
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return Problem(path, UserError(f"{message}, not {given}" if "missing" not in error["type"] else message))
+
+
+def _fields_at(model: Any, path: tuple) -> list[str]:
+    """The field names of the model nested at `path`."""
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        model = field.annotation if field is not None else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def _plain(value: Any) -> Any:
+    """A bound value as TOML can hold it."""
+    if isinstance(value, Part):
+        return value.table()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
+    """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
+    comments = _comments(target)
+    rows = []
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            kind = parameter.annotation
+            kind = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+            default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default, default=str)
+            rows.append((name, kind, default, comments.get(name, "")))
+    return rows
+
+
+def _comments(target: Callable[..., Any]) -> dict[str, str]:
+    """The trailing comment of each parameter's line in the signature."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return {}
+    comments, name = {}, None
+    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
+        if token.type == tokenize.NAME and token.line.strip().startswith(token.string):
+            name = token.string
+        elif token.type == tokenize.COMMENT and name:
+            comments.setdefault(name, token.string.lstrip("# "))
+        elif token.type == tokenize.NEWLINE:  # the end of the signature
+            break
+    return comments
+
+
+def bind_or_raise(kind: str, value: Any) -> Part:
+    """`bind` for use outside a recipe: a UserError that names the option itself."""
+    try:
+        return bind(kind, value)
+    except Problem as problem:
+        dotted = ".".join(map(str, problem.path))
+        raise (problem.error.at(f"{kind}: {dotted}") if dotted else problem.error) from None

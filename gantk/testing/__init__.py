@@ -1,0 +1,19 @@
+"""Contracts for parts of gantk, ours and yours: name a registered part in a subclass and pytest checks its promises.
+
+    from gantk.testing import MethodContract
+
+    class TestMyGAN(MethodContract):
+        method = "mygan"
+
+Needs pytest. Everything runs on the CPU with small networks and small random images, in seconds.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("gantk.testing.methods", "gantk.testing.networks", "gantk.testing.losses")
+
+from gantk.testing.losses import LossContract  # noqa: E402  (pytest must know of the modules before they are imported)
+from gantk.testing.methods import MethodContract  # noqa: E402
+from gantk.testing.networks import DiscriminatorContract, GeneratorContract  # noqa: E402
+
+__all__ = ["DiscriminatorContract", "GeneratorContract", "LossContract", "MethodContract"]

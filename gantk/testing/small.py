@@ -1,0 +1,44 @@
+"""Small networks and small images: what lets a contract run in seconds, whatever a method's defaults are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantk.plugins import registry
+from gantk.spec import Kind, Part, bind_or_raise, options_model
+
+# What is passed to a part of that name where it is a default; every other part keeps its own defaults.
+SMALL = {
+    "unet": {"width": 4, "depth": 2},
+    "resnet": {"width": 4, "blocks": 1},
+    "patchgan": {"width": 4, "layers": 3},
+    "dcgan": {"width": 4, "depth": 2},
+}
+POOL = 3  # an option called `pool` gets this capacity: small enough to overflow within four steps
+
+
+def small_part(kind: str, name: str, options: dict[str, Any]) -> Part:
+    """The registered part with `options`; networks among its defaults are made small."""
+    shrunk = {}
+    for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
+        network = any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL
+        if network:
+            shrunk[key] = {"name": field.default} | SMALL[field.default]
+        elif key == "pool" and isinstance(field.default, int):
+            shrunk[key] = POOL
+    return bind_or_raise(kind, {"name": name} | shrunk | options)
+
+
+def small_size(dims: int) -> tuple[int, ...]:
+    """An image that takes milliseconds: 32 x 32, or 16 x 16 x 16."""
+    return (32, 32) if dims == 2 else (16, 16, 16)
+
+
+def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> Tensor:
+    """(count, channels, *size), uniform in [-1, 1], the same for the same seed; torch's own generator is left alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, *size, generator=generator) * 2 - 1

@@ -1,0 +1,264 @@
+"""One training from recipe to report: what happens around the engine's steps, and in what order."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk import checkpoint
+from gantk.data.batches import Batches, augmented
+from gantk.data.prepared import Data
+from gantk.engine import Engine, Plan, check_plan
+from gantk.errors import Interrupted, UserError
+from gantk.evaluate import Scorer, alarms
+from gantk.live import LiveView
+from gantk.method import Batch, Geometry, Method, Stage, check_networks
+from gantk.plugins import load
+from gantk.recipe import Model
+from gantk.run import RunFolder
+from gantk.runtime import Runtime
+
+
+@dataclass
+class Parts:
+    """What a recipe turns into before the first step: nothing has been written yet."""
+
+    model: Model
+    runtime: Runtime
+    data: Data
+    method: Method
+    batches: Batches
+    engine: Engine
+
+
+def build_method(model: Model, channels: dict[str, int], runtime: Runtime) -> Method:
+    """The recipe's method on the device, its weights drawn from train.seed; UserError where the size does not fit."""
+    torch.manual_seed(model.train.seed)
+    method = model.method(Geometry(model.data.dims, model.data.size, channels))
+    check_networks(method)
+    method.batched = model.train.batched
+    return runtime.place(method, model.data.dims)
+
+
+def assemble(model: Model, runtime: Runtime) -> Parts:
+    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
+    data = Data.load(model.data, model.method.target)
+    method = build_method(model, data.channels, runtime)
+    train = model.train
+    sets = data.training_sets()
+    batches = Batches(sets, train.batch, train.seed, data.paired, runtime.rank, runtime.world)
+    steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
+    plan = Plan(steps, train.optimizer, train.optimizers, train.schedule(), train.microbatch, train.ema, train.seed)
+    check_plan(method, plan)
+    runtime.broadcast(method)
+    return Parts(model, runtime, data, method, batches, Engine(method, plan, runtime))
+
+
+class Training:
+    """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
+
+    def __init__(self, parts: Parts, run: RunFolder, seconds: float = 0.0):
+        self.parts, self.run = parts, run
+        self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
+        self.augments = [augment(parts.model.data.dims) for augment in parts.model.data.augment]
+        self.scorer = Scorer(parts.model, parts.data, parts.method, parts.runtime)
+        self.held = self.scorer.held_out_samples()
+        self.seconds = seconds  # of training, earlier sittings included; validation and saving apart
+        self._mark = (time.perf_counter(), self.engine.step)
+
+    def fit(self) -> None:
+        """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
+        last = self.engine.plan.steps
+        with _stop_on_ctrl_c() as stopped, self._view(last) as view:
+            if self.engine.step == 0:
+                self._samples(view)
+            self._restart_clock()
+            for stage, batch, losses in self.engine.fit(self._batch_at):
+                step = self.engine.step
+                ending = step == last
+                if step % self.table.log_every == 0 or ending:
+                    self._log(view, stage, batch, losses)
+                if step % self.table.sample_every == 0 or ending:
+                    self._samples(view)
+                if step % self.table.save_every == 0 or ending or stopped:
+                    self._save(losses)
+                if stopped:
+                    self.runtime.wait()
+                    raise Interrupted(f"stopped after step {step} of {last}; everything is saved. Go on with: "
+                                      f"gantk resume {self.run.path}")  # fmt: skip
+
+    def _view(self, steps: int):
+        return LiveView(steps) if self.runtime.main else _Silent()
+
+    def _batch_at(self, step: int, stage: Stage) -> Batch:
+        batch = self.parts.batches.at(step)
+        dims = self.parts.model.data.dims
+        batch = Batch({name: self.runtime.place(image, dims) for name, image in batch.items()})
+        if tuple(stage.size) != tuple(self.parts.model.data.size):
+            batch = Batch({k: torch.nn.functional.interpolate(v, stage.size, mode="area") for k, v in batch.items()})
+        return augmented(batch, self.augments, self.parts.data.paired)
+
+    def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
+        self.engine.check_finite(losses, self._last_saved())
+        self.runtime.synchronize()
+        started, first = self._mark
+        elapsed, steps = time.perf_counter() - started, self.engine.step - first
+        self.seconds += elapsed
+        self._restart_clock()
+        if not self.runtime.main:
+            return
+        speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
+        line = {
+            "step": self.engine.step,
+            "epoch": self.engine.step // self.parts.batches.steps_per_epoch,
+            "stage": stage.name,
+            "seconds": round(self.seconds, 3),
+            "images_per_s": round(speed, 2),
+            "lr": next(iter(self.engine.optimizers.values())).param_groups[0]["lr"],
+            "losses": {name: round(float(loss), 6) for name, loss in losses.items()},
+        }
+        line["lr"] = float(line["lr"])
+        self.run.log(line)
+        view.update(line["step"], images_per_s=speed, losses=line["losses"], lr=line["lr"])
+        load().hook.gantk_step(run=self.run.path, stage=stage.name, step=line["step"], logs=line, batch=batch)
+        self._restart_clock()
+
+    def _samples(self, view: LiveView) -> None:
+        """Pictures of held-out images, and their scores where the truth is known."""
+        if self.runtime.main:
+            step = self.engine.step
+            with self._inference():
+                outputs = self.scorer.outputs(self.held)
+                scores = self.scorer.validate()
+            self._write_samples(step, outputs)
+            if scores:
+                self.run.log({"step": step, "validation": scores})
+                view.update(step, validation=scores)
+            for name, message in alarms(outputs, self.held) if step else []:
+                self.run.log({"step": step, "alarm": name, "message": message})
+                view.update(step, message=f"alarm: {message}")
+        self._restart_clock()
+
+    def _inference(self):
+        """The moving average's weights, in evaluation mode, and the random state put back afterwards."""
+        return inference_weights(self.parts.method, self.engine)
+
+    def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
+        low, high = self.parts.data.range
+        index_path = self.run.path / "samples" / "index.json"
+        index = self.held.index(self.parts.data) | {"steps": sorted({*self._sampled(), step})}
+        for direction, images in outputs.items():
+            for k, image in enumerate(images.float().cpu().numpy()):
+                self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
+            if step == 0 or not (self.run.path / "samples" / "input" / f"{direction}-0.png").exists():
+                for group, known in (("input", self.held.inputs), ("truth", self.held.truths)):
+                    for k, image in enumerate(known.get(direction, [])):
+                        self.run.write_picture(group, f"{direction}-{k}", np.asarray(image), low, high)
+        index_path.parent.mkdir(parents=True, exist_ok=True)
+        self.run.write_json("samples/index.json", index)
+
+    def _sampled(self) -> list[int]:
+        folders = (self.run.path / "samples").glob("step-*")
+        return [step for folder in folders if (step := int(folder.name[5:])) <= self.engine.step]
+
+    def _save(self, losses: dict[str, Tensor]) -> None:
+        self.engine.check_finite(losses, self._last_saved())
+        if self.runtime.main:
+            save_checkpoint(self.run, self.parts)
+        self.runtime.wait()
+        self._restart_clock()
+
+    def _last_saved(self) -> str:
+        steps = checkpoint.steps_saved(self.run.checkpoints)
+        return f"The last good checkpoint is step {steps[-1]}." if steps else "No checkpoint had been saved yet."
+
+    def _restart_clock(self) -> None:
+        self._mark = (time.perf_counter(), self.engine.step)
+
+
+def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
+    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method."""
+    engine = parts.engine
+    weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
+    if engine.ema:
+        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
+    meta = {
+        "method": parts.model.method.name,
+        "steps": engine.plan.steps,
+        "domains": list(parts.model.data.domains),
+        "channels": parts.data.channels,
+        "intensity": parts.data.intensity_state(),
+    }
+    return checkpoint.save(run.checkpoints, engine.step, weights, engine.state_dict(), meta, parts.model.train.keep)
+
+
+def restore(parts: Parts, folder: Path) -> None:
+    """Put a checkpoint's weights and engine state back, to the bit."""
+    meta, weights = checkpoint.load_meta(folder), checkpoint.load_weights(folder)
+    if meta.get("method") != parts.model.method.name:
+        what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{parts.model.method.name}'"
+        raise UserError(what, where=str(folder), remedy="use the recipe.toml of the run that wrote it")
+    live, average = split_weights(weights)
+    checkpoint.load_into(parts.method, live, str(folder))
+    parts.engine.load_state_dict(checkpoint.load_state(folder), average)
+    parts.data.restore_intensity(meta["intensity"])
+
+
+def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(live weights, averaged weights) of a checkpoint, by the method's own names."""
+    live = {name[6:]: tensor for name, tensor in weights.items() if name.startswith("model.")}
+    return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
+
+
+@contextmanager
+def inference_weights(method: Method, engine: Engine):
+    """Averaged weights, evaluation mode, no gradients; the random state is as before afterwards."""
+    state = torch.get_rng_state()
+    average = engine.ema.applied() if engine.ema else _Silent()
+    with torch.no_grad(), average:
+        method.eval()
+        yield
+    method.train()
+    torch.set_rng_state(state)
+
+
+@contextmanager
+def _stop_on_ctrl_c():
+    """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns it decides
+        before = {}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Silent:
+    """Stands in for the live view on ranks that do not print."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        return None
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to show."""

@@ -1,0 +1,33 @@
+"""CycleGAN: unpaired image-to-image translation using cycle-consistent adversarial networks (Zhu et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+from gantk.cycle import CycleMethod, Terms
+from gantk.method import Geometry
+from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
+
+
+class CycleGAN(CycleMethod):
+    """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu et al. 2017).
+
+    The paper's weights are cycle 10 and identity 5 (half the cycle weight); structure and flatness are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "resnet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "ls",
+        cycle: float = 10.0,  # weight of the L1 cycle loss, both ways
+        identity: float = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
+        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
+    ):
+        terms = Terms(cycle, cycle, identity, structure, flatness, augments=augment)
+        super().__init__(
+            geometry, generator=generator, discriminator=discriminator, adversarial=adversarial, terms=terms, pool=pool
+        )

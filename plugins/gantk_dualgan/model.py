@@ -1,0 +1,41 @@
+"""DualGAN: unsupervised dual learning for image-to-image translation (Yi et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+from gantk.cycle import CycleMethod, Terms
+from gantk.method import Geometry
+from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
+
+
+class DualGAN(CycleMethod):
+    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways, no identity (Yi et al. 2017).
+
+    The paper trains a Wasserstein critic and U-Nets with dropout, its only noise; the least-squares loss is what the
+    T1/T2 systems use. Structure and flatness are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "unet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "ls",
+        cycle: float = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
+        cycle_b: float | None = None,  # weight of b -> a -> b (lambda_V); None: the same
+        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
+        critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
+    ):
+        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, 0.0, structure, flatness, augments=augment)
+        super().__init__(
+            geometry,
+            generator=generator,
+            discriminator=discriminator,
+            adversarial=adversarial,
+            terms=terms,
+            pool=pool,
+            critic=critic,
+        )
