@@ -34,7 +34,7 @@ def write_file(path: Path, data: bytes) -> None:
 def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int) -> Path:
     """Write `folder/step-N`, then drop all but the newest `keep`.
 
-    `weights` goes to weights.safetensors, `state` (tensors, numbers, texts, lists and dicts) to state.pt, `meta` to meta.json.
+    `weights` goes to weights.safetensors, `state` (tensors, numbers, lists, dicts) to state.pt, `meta` to meta.json.
     """
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -65,7 +65,9 @@ def latest(folder: Path) -> Path:
     """The newest whole checkpoint; UserError where there is none."""
     steps = steps_saved(folder)
     if not steps:
-        remedy = "start again with `gantk run`; the first checkpoint is written after train.save_every steps or at Ctrl-C"
+        remedy = (
+            "start again with `gantk run`; the first checkpoint is written after train.save_every steps or at Ctrl-C"
+        )
         raise UserError("the run has no checkpoint", where=str(folder), remedy=remedy)
     return folder / f"step-{steps[-1]:06d}"
 
@@ -112,14 +114,17 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
             detail = f"'{name}' is {list(weights[name].shape)} there and {list(expected[name].shape)} here"
         else:
             detail = f"'{(missing or unknown)[0]}' is {'missing there' if missing else 'unknown here'}"
-        what = f"the checkpoint belongs to another method or network: {detail} ({len(missing + unknown + shapes)} differences)"
+        count = len(missing + unknown + shapes)
+        what = f"the checkpoint belongs to another method or network: {detail} ({count} differences)"
         raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
     module.load_state_dict(weights)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     detail = "it is missing" if isinstance(error, FileNotFoundError) else str(error).strip().split("\n")[0][:160]
-    remedy = "use an earlier checkpoint of the run, or copy it again from where it was made; pickled files are never loaded"
+    remedy = (
+        "use an earlier checkpoint of the run, or copy it again from where it was made; pickled files are never loaded"
+    )
     return UserError(f"'{path.name}' is not a readable gantk checkpoint: {detail}", where=str(path), remedy=remedy)
 
 

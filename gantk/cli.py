@@ -47,7 +47,9 @@ class Commands(click.Group):
             raise
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="gantk", message="%(package)s %(version)s")
 def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
@@ -276,7 +278,13 @@ def _console() -> Console:
 
 def _say(line: str) -> None:
     label, _, rest = line.partition("  ")
-    styled = f"[dim]{escape(label)}[/]  {escape(rest)}" if rest and label.isalpha() else line if "[/" in line else escape(line)
+    styled = (
+        f"[dim]{escape(label)}[/]  {escape(rest)}"
+        if rest and label.isalpha()
+        else line
+        if "[/" in line
+        else escape(line)
+    )
     Console(highlight=False, soft_wrap=True).print(styled)
 
 
@@ -291,7 +299,9 @@ def _kind(kind: str) -> str:
 
 def _problems() -> None:
     for name, problem in load().registry.broken.items():
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[yellow]plugin {name} did not load: {escape(problem)}[/]"
+        )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Two-way translation without pairs: what CycleGAN and DualGAN share. Each of the two is a plugin that sets its own terms."""
+"""Two-way translation without pairs: what CycleGAN and DualGAN share. Each is a plugin with terms of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Terms:
 
 
 class CycleMethod(Method):
-    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, held together by cycle consistency (Zhu et al. 2017, eq. 3).
+    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, tied by cycle consistency (Zhu et al. 2017, eq. 3).
 
     Args:
         generator, discriminator, adversarial: parts to build the networks and the adversarial loss from.

@@ -42,7 +42,11 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     except Exception as error:  # a broken torch must be reported, whatever it raises
         yield "device", "-", f"torch does not start: {error}"
         return
-    yield "device", f"{machine['device']} ({machine['cpu']}, {machine['threads']} threads), {machine['precision']}", None
+    yield (
+        "device",
+        f"{machine['device']} ({machine['cpu']}, {machine['threads']} threads), {machine['precision']}",
+        None,
+    )
     if torch.version.cuda and not torch.cuda.is_available():
         yield "cuda", f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used", None
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et al. 2018, section 3).
+    """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et al. 2018).
 
     Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever.
     Buffers of the averaged modules (batch-norm statistics) are copied, not averaged.

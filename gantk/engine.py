@@ -1,4 +1,4 @@
-"""The training loop: phases in turn, every step alike, whatever the method. It reads top to bottom and knows no model."""
+"""The training loop: phases in turn, every step alike, whatever the method. It knows no model by name."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Engine:
         return total
 
     def check_finite(self, losses: dict[str, Tensor], saved: str) -> None:
-        """Stop where a loss since the last look was not finite. Called at log points: one synchronisation for many steps."""
+        """Stop where a loss since the last look was not finite: one synchronisation for many steps."""
         totals, self._totals = self._totals, []
         if not totals:
             return
@@ -108,7 +108,7 @@ class Engine:
         bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss).all())] or list(losses)
         raise GantkError(
             f"the loss {', '.join(bad)} is not finite since step {self.step - steps_back}. {saved} "
-            "Lower train.optimizer.lr, set train.precision = \"fp32\", or take a milder adversarial loss (ls)."
+            'Lower train.optimizer.lr, set train.precision = "fp32", or take a milder adversarial loss (ls).'
         )
 
     def state_dict(self) -> dict:
@@ -188,6 +188,6 @@ def _memory_advice(runtime: Runtime):
             first = text.strip().split("\n")[0]
             raise GantkError(
                 f"out of memory on {runtime.device}: {first} "
-                "Lower train.batch, set train.microbatch = 1, lower data.size, or set train.precision = \"bf16\"."
+                'Lower train.batch, set train.microbatch = 1, lower data.size, or set train.precision = "bf16".'
             ) from error
         raise

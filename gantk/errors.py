@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class GantkError(Exception):
-    """Something failed that the user can read about; the command line prints it without a traceback and exits with 1."""
+    """A failure that is told in words: the command line prints it without a traceback and exits with 1."""
 
     exit_code = 1
 

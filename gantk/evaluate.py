@@ -42,7 +42,8 @@ class Held:
         """What samples/index.json says of them."""
         names = dict(zip(data.letters, data.table.domains, strict=False))
         directions = {
-            key: {"from": names[key[0]], "to": names[key[-1]], "count": len(images)} for key, images in self.inputs.items()
+            key: {"from": names[key[0]], "to": names[key[-1]], "count": len(images)}
+            for key, images in self.inputs.items()
         }
         if self.noise:
             directions["image"] = {"from": None, "to": names.get("image", data.table.domains[0]), "count": self.noise}
@@ -215,20 +216,27 @@ def speed_of(log: list[dict[str, Any]]) -> dict[str, float | int]:
 
 
 def compare_folders(predicted: Path, truth: Path, metrics: list[str]) -> dict[str, Any]:
-    """Scores of files against files of the same name; the data range is the truth's file type's, or its set's for floats."""
+    """Scores of files against files of the same name; the data range is the file type's, or the set's for floats."""
     pairs = _matched(predicted, truth)
     images = [(read(p), read(t)) for p, t in pairs]
     for (p, _), (one, other) in zip(pairs, images, strict=True):
         if one.pixels.shape != other.pixels.shape:
             shapes = f"{list(one.pixels.shape)} and {list(other.pixels.shape)}"
-            raise UserError(f"'{p.name}' has another size than its truth: {shapes}", remedy="bring both to one grid first")
+            raise UserError(
+                f"'{p.name}' has another size than its truth: {shapes}", remedy="bring both to one grid first"
+            )
     data_range = _range_of([other for _, other in images])
     result: dict[str, Any] = {"metrics": {"pred_to_truth": {}}, "baselines": {}, "verdict": {}}
     for name in metrics:
         part: Part = bind_or_raise("metric", name)
         scorers = {dims: part(data_range, dims) for dims in {other.dims for _, other in images}}
-        values = [float(scorers[t.dims](torch.from_numpy(p.pixels)[None], torch.from_numpy(t.pixels)[None])) for p, t in images]
-        result["metrics"]["pred_to_truth"][name] = report(next(iter(scorers.values())), np.array(values), [""] * len(values))
+        values = [
+            float(scorers[t.dims](torch.from_numpy(p.pixels)[None], torch.from_numpy(t.pixels)[None]))
+            for p, t in images
+        ]
+        result["metrics"]["pred_to_truth"][name] = report(
+            next(iter(scorers.values())), np.array(values), [""] * len(values)
+        )
     return result
 
 
@@ -239,7 +247,9 @@ def _matched(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
     sides = [{stem_of(path): path for path in list_images(folder, recursive=True)} for folder in (predicted, truth)]
     for folder, side in zip((predicted, truth), sides, strict=True):
         if not side:
-            raise UserError(f"no images in the folder '{folder}'", remedy="name folders that hold PNG, TIFF or NIfTI files")
+            raise UserError(
+                f"no images in the folder '{folder}'", remedy="name folders that hold PNG, TIFF or NIfTI files"
+            )
     lonely = [sorted(sides[i].keys() - sides[1 - i].keys()) for i in (0, 1)]
     if any(lonely):
         lists = [f"only in {f}: {', '.join(x[:5])}" for f, x in zip((predicted, truth), lonely, strict=True) if x]

@@ -20,8 +20,8 @@ def gantk_register(add: Add) -> None:
     """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
-    `optimizer`, `schedule`, `intensity`), each taking a name and a callable or a `"package.module:attribute"` string that is
-    imported at first use, and `add.recipes("my_package.recipes")` for a package that holds TOML recipes.
+    `optimizer`, `schedule`, `intensity`), each taking a name and a callable or a `"package.module:attribute"` string
+    that is imported at first use, and `add.recipes("my_package.recipes")` for a package that holds TOML recipes.
     """
 
 
@@ -34,6 +34,7 @@ def gantk_commands(cli: click.Group) -> None:
 def gantk_step(run, stage, step, logs, batch) -> None:
     """Watch a training: called at every log point, on the first rank.
 
-    `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished steps, `logs` the line
-    written to log.jsonl (a dict), `batch` the training batch (dict of tensors, detached fakes included). Only to be read.
+    `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished steps, `logs` the
+    line written to log.jsonl (a dict), `batch` the training batch (a dict of tensors, detached fakes included). All of
+    it only to be read.
     """

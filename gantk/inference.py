@@ -1,4 +1,4 @@
-"""A trained model at work on files: what was read is cut into what the networks see, translated, and put back on its grid."""
+"""A trained model at work on files: what was read is brought to what the networks see, translated, and put back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Translator:
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
-        """From a run folder (its newest checkpoint) or from one checkpoint of it; averaged weights where there are any."""
+        """From a run folder (its newest checkpoint) or one checkpoint of it; averaged weights where there are any."""
         path = Path(path)
         inside = (path / "meta.json").is_file()
         folder = RunFolder.open(path.parent.parent if inside else path)
@@ -76,7 +76,7 @@ class Translator:
         return self._translate(pixels, letter, source)
 
     def image(self, image: Image, to: str | None = None) -> Image:
-        """One file's image, on the same grid. A volume goes through 2-D networks slice by slice, axial, batch by batch."""
+        """One file's image, on the same grid. A volume goes through 2-D networks by axial slices, in batches."""
         letter = self.domain(to)
         dims = self.model.data.dims
         if dims > image.dims:
@@ -125,7 +125,7 @@ class Translator:
         """The mapping for a file: the one fitted in training where the file's values are on that scale, else its own.
 
         MR has no units: another scanner's T1 may run to 4,000 where the training set's ran to 255. Where the file's
-        99.5th percentile is less than half or more than twice what the training set's was, the mapping is fitted to the file.
+        99.5th percentile is below half or above twice the training set's, the mapping is fitted to the file.
         """
         fitted = self.intensity[letter]
         expected = np.asarray(fitted.inverse(np.asarray([fitted.range[1]], dtype=np.float32)))[0]
@@ -137,7 +137,9 @@ class Translator:
         return own
 
 
-def translate_path(model: Translator, source: Path, target: Path, to: str | None, say: Callable[[str], None]) -> list[Path]:
+def translate_path(
+    model: Translator, source: Path, target: Path, to: str | None, say: Callable[[str], None]
+) -> list[Path]:
     """A file to a file, or a folder to a folder; one broken file of a folder does not stop the others."""
     model.domain(to)
     if source.is_dir():

@@ -1,4 +1,4 @@
-"""What a trainable model is to the engine: phases of named losses, stages of image size, and a way to use the result."""
+"""What a trainable model is to the engine: phases of named losses, stages of image size, and a way to use it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Method(nn.Module):
 
 
 def check_networks(method: Method) -> None:
-    """Ask every network that knows which sizes it can take whether it takes the recipe's; UserError before any training."""
+    """Ask every network that knows which sizes it can take about the recipe's; UserError before any training."""
     for name, network in method.named_children():
         if hasattr(network, "check_size"):
             try:

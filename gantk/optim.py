@@ -8,27 +8,55 @@ from collections.abc import Iterable
 import torch
 
 
-def adam(params: Iterable, *, lr: float = 2e-4, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 0.0):
+def adam(
+    params: Iterable,
+    *,
+    lr: float = 2e-4,  # learning rate at full schedule
+    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: float = 0.0,  # L2 penalty, added to the gradient
+):
     """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
     return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
-def adamw(params: Iterable, *, lr: float = 2e-4, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 0.01):
+def adamw(
+    params: Iterable,
+    *,
+    lr: float = 2e-4,  # learning rate at full schedule
+    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
+):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
     return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
-def rmsprop(params: Iterable, *, lr: float = 5e-5, decay: float = 0.9):
+def rmsprop(
+    params: Iterable,
+    *,
+    lr: float = 5e-5,  # learning rate at full schedule
+    decay: float = 0.9,  # of the mean of squared gradients
+):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
     return torch.optim.RMSprop(params, lr=lr, alpha=decay)
 
 
-def sgd(params: Iterable, *, lr: float = 0.01, momentum: float = 0.0):
+def sgd(
+    params: Iterable,
+    *,
+    lr: float = 0.01,  # learning rate at full schedule
+    momentum: float = 0.0,  # share of the last update that is taken again
+):
     """Stochastic gradient descent, with momentum as an option."""
     return torch.optim.SGD(params, lr=lr, momentum=momentum)
 
 
-def lbfgs(params: Iterable, *, lr: float = 1.0, history: int = 10, iterations: int = 1):
+def lbfgs(
+    params: Iterable,
+    *,
+    lr: float = 1.0,  # length of a step
+    history: int = 10,  # updates that the curvature is estimated from
+    iterations: int = 1,  # inner iterations per training step
+):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
     return torch.optim.LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
@@ -59,7 +87,11 @@ class Linear:
 class Cosine:
     """Half a cosine from 1 to `end`."""
 
-    def __init__(self, *, end: float = 0.0):
+    def __init__(
+        self,
+        *,
+        end: float = 0.0,  # the factor at the end
+    ):
         self.end = end
 
     def __call__(self, progress: float) -> float:

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file says what to train, on what, how, and how it is judged. Everything is checked before it is used."""
+"""Recipes: one TOML file says what to train, on what, how, and how it is judged. All is checked before use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMAT = 1  # raised when an older gantk could no longer read what this one writ
 
 
 class SplitTable(Table):
-    """How subjects are shared out; `auto` is by patient where enough are known, else in blocks of neighbouring slices."""
+    """How subjects are shared out; `auto`: by patient where enough are known, else in blocks of neighbouring slices."""
 
     test: float = Field(0.2, ge=0, lt=1)  # part of the subjects (or slices) that training never sees
     validation: float = Field(0.1, ge=0, lt=1)  # part that is scored while training
@@ -74,7 +74,9 @@ class TrainTable(Table):
     batch: int = Field(1, ge=1)  # images of each domain per step and rank
     microbatch: int | None = Field(None, ge=1)  # images per forward; None: the batch. Smaller saves memory, costs time
     optimizer: OptimizerPart = "adam"
-    optimizers: dict[str, OptimizerPart] = {}  # per phase, where it differs: { discriminators = { name = "adam", lr = 1e-4 } }
+    optimizers: dict[
+        str, OptimizerPart
+    ] = {}  # per phase, where it differs: { discriminators = { name = "adam", lr = 1e-4 } }
     schedule: SchedulePart = "linear"
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
     channels_last: bool = True  # memory format of images and weights; faster on CPUs and tensor cores
@@ -139,7 +141,7 @@ class Recipe:
         return Recipe(tables, self.name, self.origin, self.text, overridden)
 
     def check(self) -> Model:
-        """Every key, name and type checked and every part bound; UserError with the key, the line and the nearest name."""
+        """Every key, name and type checked, every part bound; UserError with the key, the line and the nearest name."""
         tables = {key: value for key, value in self.tables.items() if key != "profile"}
         newest = tables.get("format", FORMAT)
         if isinstance(newest, int) and newest > FORMAT:
@@ -152,7 +154,9 @@ class Recipe:
         if (model.train.steps is None) == (model.train.epochs is None):
             given = "neither" if model.train.steps is None else "both"
             what = f"train.steps and train.epochs: {given} given"
-            raise UserError(what, where=self._place(("train",)), remedy="give one of the two, for example train.steps = 2400")
+            raise UserError(
+                what, where=self._place(("train",)), remedy="give one of the two, for example train.steps = 2400"
+            )
         return model
 
     def _error(self, problem: Problem) -> UserError:
@@ -175,7 +179,7 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
-    """A recipe from a path, a bundled or a plugin's recipe name, or tables; UserError where there is none or it is not TOML."""
+    """A recipe from a path, the name of a bundled or a plugin's one, or tables; UserError where it is no TOML."""
     if isinstance(source, Mapping):
         return Recipe(dict(source))
     path, origin = find_recipe(str(source))
@@ -183,9 +187,13 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text)
     except UnicodeDecodeError:
-        raise UserError(f"'{origin}' is not a text file", remedy="a recipe is a TOML file; see `gantk recipes`") from None
+        raise UserError(
+            f"'{origin}' is not a text file", remedy="a recipe is a TOML file; see `gantk recipes`"
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"'{origin}' is not valid TOML: {error}", remedy="compare it with a recipe of `gantk recipes`") from None
+        raise UserError(
+            f"'{origin}' is not valid TOML: {error}", remedy="compare it with a recipe of `gantk recipes`"
+        ) from None
     return Recipe(tables, path.stem, origin, text)
 
 
@@ -195,7 +203,9 @@ def find_recipe(name: str) -> tuple[Path, str]:
     if typed.is_file():
         return typed, name
     if typed.is_dir():
-        raise UserError(f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder")
+        raise UserError(
+            f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
+        )
     known = all_recipes()
     stem = re.sub(r"\.toml$", "", re.sub(r"^(\./)?recipes/", "", name))
     if stem in known:
@@ -256,7 +266,9 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"[\w./\\ ~:@#+\-]+", value):
             return key, value  # a bare word or path: the quotes are the shell's
-        raise UserError(f"'{value}' is not a TOML value", where=f"--set {setting}", remedy="quote it for the shell") from None
+        raise UserError(
+            f"'{value}' is not a TOML value", where=f"--set {setting}", remedy="quote it for the shell"
+        ) from None
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> None:

@@ -45,7 +45,7 @@ class Entry:
             return loaded
         except Exception as error:
             raise UserError(
-                f"the {self.kind} '{self.name}' could not be loaded from '{self.target}': {type(error).__name__}: {error}",
+                f"the {self.kind} '{self.name}' does not load from '{self.target}': {type(error).__name__}: {error}",
                 where=f"offered by {self.owner}",
                 remedy="repair or uninstall that package; `gantk plugins` lists who offers what",
             ) from error

@@ -25,7 +25,7 @@ PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/NAME-TIME`: recipe.toml, environment.json, split.json, log.jsonl, checkpoints/, samples/, metrics.json, report.html."""
+    """`runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report."""
 
     path: Path
 
@@ -41,7 +41,9 @@ class RunFolder:
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"'{path}' cannot be made: {error.strerror}", where="--out", remedy="choose another") from None
+            raise UserError(
+                f"'{path}' cannot be made: {error.strerror}", where="--out", remedy="choose another"
+            ) from None
         return cls(path)
 
     @classmethod
@@ -52,7 +54,9 @@ class RunFolder:
             what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
             raise UserError(what, remedy="name the folder that `gantk run` printed, such as runs/dualgan_t1t2-...")
         if not (path / "recipe.toml").is_file():
-            raise UserError(f"'{path}' is not a run folder: it has no recipe.toml", remedy="name a folder made by `gantk run`")
+            raise UserError(
+                f"'{path}' is not a run folder: it has no recipe.toml", remedy="name a folder made by `gantk run`"
+            )
         return cls(path)
 
     @property

@@ -107,11 +107,15 @@ def _device(name: str | None, local: int) -> torch.device:
     except RuntimeError:
         raise UserError(f"'{name}' is not a device", where="--device", allowed="auto, cpu, cuda, cuda:0, mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available", where="--device", remedy="leave --device out, or use --device cpu")
+        raise UserError(
+            "no CUDA device is available", where="--device", remedy="leave --device out, or use --device cpu"
+        )
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("no MPS device is available", where="--device", remedy="leave --device out, or use --device cpu")
+        raise UserError(
+            "no MPS device is available", where="--device", remedy="leave --device out, or use --device cpu"
+        )
     return device
 
 

@@ -85,7 +85,9 @@ class Problem(Exception):
 class Table(BaseModel):
     """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand for a decimal)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 def bind(kind: str, value: Any) -> Part:
@@ -117,7 +119,7 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
-    """`values` as that model; Problem with the first mistake, in the words of a recipe. `owner` is who has the options."""
+    """`values` as that model; Problem with the first mistake, in a recipe's words. `owner` is who has the options."""
     try:
         # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
         return model.model_validate_json(json.dumps(values))
@@ -137,7 +139,9 @@ def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Pr
         known = _fields_at(model, path[:-1])
         what = f"{owner} has no option '{path[-1]}'" if len(path) == 1 else f"there is no key '{path[-1]}' here"
         options = "Options: " + ", ".join(known) if known else "It takes no options"
-        return Problem(path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options]))))
+        return Problem(
+            path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options])))
+        )
     given = json.dumps(error["input"], default=str)
     message = error["msg"][0].lower() + error["msg"][1:]
     return Problem(path, UserError(f"{message}, not {given}" if "missing" not in error["type"] else message))

@@ -1,4 +1,4 @@
-"""From records to batches: which image comes at which step is a function of the step alone, so a resume needs no memory."""
+"""From records to batches: which image comes when is a function of the step alone, so a resume needs no memory."""
 
 from __future__ import annotations
 

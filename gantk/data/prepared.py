@@ -56,9 +56,13 @@ class Data:
         used = [record for record in training if record.domain in method.reads]
         intensity, channels = {}, {}
         for letter in letters:
-            shown = _thinned([r for r in used if r.domain == letter] or [r for r in training if r.domain == letter], FITTED)
+            shown = _thinned(
+                [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter], FITTED
+            )
             if not shown:
-                raise UserError(f"no training images of the domain '{table.domains[letters.index(letter)]}'", where="data.split")
+                raise UserError(
+                    f"no training images of the domain '{table.domains[letters.index(letter)]}'", where="data.split"
+                )
             images = [record.read() for record in shown]
             channels[letter] = _channels(images, shown)
             intensity[letter] = table.intensity()
@@ -77,7 +81,9 @@ class Data:
         share = table.memory / len(self.letters)
         names = [letter for letter in self.letters if any(r.domain == letter for r in self.training)]
         return {
-            name: ImageSet([r for r in self.training if r.domain == name], self.intensity[name], table.size, table.fit, share)
+            name: ImageSet(
+                [r for r in self.training if r.domain == name], self.intensity[name], table.size, table.fit, share
+            )
             for name in names
         }
 
@@ -146,8 +152,12 @@ def _pairs_only(records: list[Record]) -> list[Record]:
             known.setdefault(record.pair, set()).add(record.domain)
     complete = {pair for pair, domains in known.items() if domains == {"a", "b"}}
     if not complete:
-        remedy = "give a CSV of pairs (data.source.pairs), side-by-side pictures, or use an unpaired method such as dualgan"
-        raise UserError("this method learns from registered pairs, and the source knows none", where="data.source", remedy=remedy)
+        remedy = (
+            "give a CSV of pairs (data.source.pairs), side-by-side pictures, or use an unpaired method such as dualgan"
+        )
+        raise UserError(
+            "this method learns from registered pairs, and the source knows none", where="data.source", remedy=remedy
+        )
     return sorted((r for r in records if r.pair in complete), key=lambda record: (record.domain, record.pair))
 
 

@@ -39,7 +39,7 @@ class Panel:
 
 
 def write_animation(run: Path) -> Path | None:
-    """Writes samples/training.gif, rows of input | output | truth with the step above; None where no step was sampled."""
+    """Writes samples/training.gif, rows of input | output | truth with the step above; None where nothing was sampled."""
     samples = read_run(Path(run)).samples
     if samples is None:
         return None
@@ -55,7 +55,10 @@ def _film(samples: Samples, rows: int, most_frames: int) -> bytes:
     panels = _panels(samples, rows, side)
     steps = evenly(samples.steps, most_frames)
     frames = [_frame(samples, panels, step, side) for step in steps]
-    palette = frames[-1].quantize(256, method=Image.Quantize.MEDIANCUT)  # one palette, so that nothing flickers
+    both_ends = Image.new("RGB", (frames[0].width, 2 * frames[0].height))
+    both_ends.paste(frames[0], (0, 0))
+    both_ends.paste(frames[-1], (0, frames[0].height))
+    palette = both_ends.quantize(256, method=Image.Quantize.MEDIANCUT)  # one for all, so that nothing flickers
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]

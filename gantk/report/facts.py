@@ -137,9 +137,9 @@ def commands(run: RunRecord) -> list[tuple[str, str]]:
     if any(d.source is None for d in directions):
         lines.append(("Draw new images", f"gantk sample {folder} -n 64 --out IMAGES"))
     else:
-        lines.append(("Measure again", f"gantk eval {folder}"))
+        lines.append(("Measure again, numbers only", f"gantk eval {folder}"))
     if finished:
-        lines.append(("Go on from the last checkpoint (a finished run is measured and reported again)", f"gantk resume {folder}"))
+        lines.append(("Measure and report again, from the last checkpoint", f"gantk resume {folder}"))
     return lines
 
 

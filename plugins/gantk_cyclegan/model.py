@@ -10,7 +10,7 @@ from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
 class CycleGAN(CycleMethod):
     """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu et al. 2017).
 
-    The paper's weights are cycle 10 and identity 5 (half the cycle weight); structure and flatness are additions, 0 = the paper.
+    The paper's weights are cycle 10 and identity 5, half of it; structure and flatness are additions, 0 = the paper.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
 
 
 class DualGAN(CycleMethod):
-    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways, no identity (Yi et al. 2017).
+    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways (Yi et al. 2017).
 
     The paper trains a Wasserstein critic and U-Nets with dropout, its only noise; the least-squares loss is what the
     T1/T2 systems use. Structure and flatness are additions, 0 = the paper.

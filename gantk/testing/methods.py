@@ -1,0 +1,198 @@
+"""What every method promises: phases that keep to their modules, exact resumes, and images of the right kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from gantk import checkpoint
+from gantk.engine import Engine, Plan
+from gantk.method import Batch, Geometry, Method, Stage, check_networks
+from gantk.nets.blocks import batch_independent
+from gantk.optim import Constant, adam, sgd
+from gantk.runtime import Runtime
+from gantk.spec import bind_or_raise
+from gantk.testing.small import random_images, small_part, small_size
+
+OTHER = {"a": "b", "b": "a"}
+BATCH = 2
+
+
+class MethodContract:
+    """Promises of a method. A subclass names it: `method = "mygan"`; everything else has a default.
+
+    Networks of gantk's own among the method's defaults are made small; `options` adds to or overrules that.
+    """
+
+    method: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}  # keys of the recipe's [method] table
+    dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions it works in
+    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
+    channels: ClassVar[int] = 1  # of every domain
+    range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
+    microbatches: ClassVar[bool] = True  # False where losses speak of the batch as a whole, or draw random numbers
+
+    @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
+    def _dims(self, request: pytest.FixtureRequest) -> int:
+        if request.param not in self.dims:
+            pytest.skip(f"works in {self.dims} dimensions")
+        return request.param
+
+    def build(self, dims: int, seed: int = 0, **options: Any) -> Method:
+        """The method with weights drawn from `seed`."""
+        torch.manual_seed(seed)
+        part = small_part("method", self.method, self.options | options)
+        return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels)))
+
+    def size(self, dims: int) -> tuple[int, ...]:
+        return self.sizes.get(dims, small_size(dims))
+
+    def engine(self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, optimizer=adam) -> Engine:
+        """An engine for four steps with a moving average."""
+        runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
+        runtime.place(method, method.geometry.dims)
+        return Engine(method, Plan(4, optimizer, {}, Constant(), microbatch, ema=0.9, seed=0), runtime)
+
+    def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None) -> Batch:
+        """The images of one step, the same for the same step."""
+        size = size or method.geometry.size
+        images = (random_images(BATCH, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
+        return Batch(zip(method.reads, images, strict=True))
+
+    def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
+        """Run the engine's steps up to `until`; the last step's losses."""
+        losses: dict[str, Tensor] = {}
+
+        def batch_at(step: int, stage: Stage) -> Batch:
+            return self.batch_at(engine.method, step, stage.size)
+
+        for _, _, losses in engine.fit(batch_at):
+            if engine.step == until:
+                break
+        return losses
+
+    def test_builds_from_its_defaults(self, d):
+        part = bind_or_raise("method", self.method)
+        with torch.device("meta"):  # no memory, no time: the defaults may be large
+            method = part(Geometry(d, (64,) * d, dict.fromkeys(part.target.reads, self.channels)))
+        check_networks(method)
+        assert method.phases(), "a method needs at least one phase"
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_losses_are_finite_numbers_with_names(self, d, precision):
+        losses = self.train(self.engine(self.build(d), precision=precision), until=2)
+        assert losses
+        for name, loss in losses.items():
+            assert loss.shape == (), f"'{name}' is not one number"
+            assert torch.isfinite(loss), f"'{name}' is {float(loss)}"
+
+    def test_each_phase_moves_its_own_modules_only(self, d):
+        method = self.build(d)
+        engine, batch = self.engine(method), self.batch_at(method, 0, method.stages(4)[0].size)
+        method.begin(method.stages(4)[0], batch)
+        for phase in method.phases():
+            before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
+            engine.phases = [phase]
+            engine.train_step(batch)
+            own = {id(p) for module in phase.updates for p in module.parameters()}
+            moved = {n for n, p in method.named_parameters() if not torch.equal(p, before[n])}
+            strangers = sorted(name for name, p in method.named_parameters() if name in moved and id(p) not in own)
+            assert not strangers, f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
+            assert moved, f"the phase '{phase.name}' moved nothing"
+
+    def test_resume_is_exact(self, d, tmp_path):
+        whole = self.engine(self.build(d))
+        self.train(whole, until=4)
+        half = self.engine(self.build(d))
+        self.train(half, until=2)
+        path = _save(half, tmp_path)
+        resumed = self.engine(self.build(d, seed=1))  # other weights, so that all must come from the checkpoint
+        torch.rand(7)  # and another state of the random numbers
+        _load(resumed, path)
+        self.train(resumed, until=4)
+        _assert_equal(resumed.method.state_dict(), whole.method.state_dict())
+        if whole.ema is not None:
+            _assert_equal(resumed.ema.state_dict(), whole.ema.state_dict())
+
+    def test_weights_survive_a_checkpoint(self, d, tmp_path):
+        engine = self.engine(self.build(d))
+        self.train(engine, until=1)
+        other = self.engine(self.build(d, seed=1))
+        _load(other, _save(engine, tmp_path))
+        for found, expected in zip(self._products(other.method), self._products(engine.method), strict=True):
+            assert torch.equal(found, expected)
+
+    def test_images_have_the_right_shape_and_range(self, d):
+        method = self.build(d)
+        for images in self._products(method):
+            assert images.shape == (BATCH, self.channels, *self.size(d))
+            assert torch.isfinite(images).all()
+            if self.range is not None:
+                low, high = self.range
+                assert images.min() >= low - 1e-6
+                assert images.max() <= high + 1e-6
+
+    def test_images_of_a_batch_do_not_influence_each_other_in_inference(self, d):
+        method = self.build(d).eval()
+        images = random_images(3, self.channels, self.size(d))
+        with torch.no_grad():
+            for to in method.directions():
+                singles = torch.cat([method.translate(image, to) for image in images.split(1)])
+                torch.testing.assert_close(method.translate(images, to), singles, rtol=1e-3, atol=1e-4)
+
+    def test_a_seed_gives_the_same_samples_again(self, d):
+        method = self.build(d).eval()
+        if type(method).sample is Method.sample:
+            pytest.skip("does not sample from noise")
+        with torch.no_grad():
+            first, again, other = (method.sample(2, seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_microbatches_give_the_same_step(self, d):
+        pool = {"pool": 0} if hasattr(self.build(d), "pool_a") else {}  # what a pool gives back depends on the order
+        if not self.microbatches or not batch_independent(self.build(d)):
+            pytest.skip("mixes the images of a batch")
+        whole, parts = self.build(d, **pool), self.build(d, **pool)
+        self.train(self.engine(whole, optimizer=sgd), until=1)
+        self.train(self.engine(parts, optimizer=sgd, microbatch=1), until=1)
+        for name, tensor in parts.state_dict().items():
+            torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+    def _products(self, method: Method) -> list[Tensor]:
+        """What the method makes: every direction's translation, or samples."""
+        method.eval()
+        with torch.no_grad():
+            done = [
+                method.translate(random_images(BATCH, self.channels, method.geometry.size), to) for to in method.directions()
+            ]
+            if type(method).sample is not Method.sample:
+                done.append(method.sample(BATCH, seed=0))
+        return done
+
+
+def _save(engine: Engine, folder: Path) -> Path:
+    weights = {f"model.{name}": tensor for name, tensor in engine.method.state_dict().items()}
+    if engine.ema is not None:
+        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
+    return checkpoint.save(folder, engine.step, weights, engine.state_dict(), {}, keep=1)
+
+
+def _load(engine: Engine, path: Path) -> None:
+    weights = checkpoint.load_weights(path)
+    live, average = (
+        {name.removeprefix(part): tensor for name, tensor in weights.items() if name.startswith(part)}
+        for part in ("model.", "ema.")
+    )
+    checkpoint.load_into(engine.method, live, str(path))
+    engine.load_state_dict(checkpoint.load_state(path), average)
+
+
+def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+    assert not different, f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them"
