@@ -30,7 +30,8 @@ class UserError(GantkError):
         super().__init__(what)
 
     def __str__(self) -> str:
-        sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, self.remedy]
+        remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
+        sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
         return f"{text}  ({self.where})" if self.where else text
 

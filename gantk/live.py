@@ -22,7 +22,7 @@ LOWER_IS_BETTER = ("mae", "nrmse", "lpips", "fid", "kid")  # a fall of these is 
 
 
 class LiveView:
-    """Shows how a training goes; a context manager that leaves the terminal as it was, Ctrl-C included. For rank 0 only.
+    """Shows how a training goes, on rank 0; a context manager that leaves the terminal as it was, Ctrl-C included.
 
     `total_steps` is the length of the whole training, `losses_hint` names losses whose rows are there from the start,
     `console` is where to write (None: stdout), `clock` a source of seconds. Away from a terminal, and where NO_COLOR,
@@ -44,13 +44,9 @@ class LiveView:
             or bool(os.environ.get("NO_COLOR") or os.environ.get("CI"))
         )
         self._started = clock()
-        self._pace: deque[tuple[float, int]] = deque(
-            maxlen=30
-        )  # recent (time, step): the time left follows the present speed
+        self._pace: deque[tuple[float, int]] = deque(maxlen=30)  # recent (time, step): the present speed
         self._losses: dict[str, deque[float]] = {name: deque(maxlen=SPARK_WIDTH) for name in losses_hint or ()}
-        self._scores: dict[
-            tuple[str, str], tuple[float, float | None]
-        ] = {}  # (direction, metric) -> latest, one before
+        self._scores: dict[tuple[str, str], tuple[float, float | None]] = {}  # (direction, metric): now, before
         self._images_per_s: float | None = None
         self._lr: float | None = None
         self._lock = threading.RLock()  # the display is drawn by a thread of its own
@@ -59,7 +55,7 @@ class LiveView:
     def __enter__(self) -> LiveView:
         self._started = self.clock()
         if not self.plain:
-            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4)
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2)
             self._live.start()
         return self
 
@@ -80,7 +76,7 @@ class LiveView:
         lr: float | None = None,
         message: str | None = None,
     ) -> None:
-        """What is known after `step`: losses as "group/name", validation as direction -> metric -> value, a line to keep."""
+        """What is known after `step`: losses by "group/name", scores by direction and metric, a message that stays."""
         with self._lock:
             self.step = step
             if not self._pace or self._pace[-1][1] != step:

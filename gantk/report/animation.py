@@ -39,7 +39,7 @@ class Panel:
 
 
 def write_animation(run: Path) -> Path | None:
-    """Writes samples/training.gif, rows of input | output | truth with the step above; None where nothing was sampled."""
+    """Writes samples/training.gif, rows of input | output | truth, the step above; None where nothing was sampled."""
     samples = read_run(Path(run)).samples
     if samples is None:
         return None

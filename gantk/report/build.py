@@ -15,7 +15,7 @@ from gantk.report.facts import alarms, commands, environment, facts, method_name
 from gantk.report.figures import Chart, chart, number
 from gantk.report.folder import RunRecord, read_run, write_whole
 from gantk.report.pictures import ERROR_CEILING, Block, error_scale, sample_blocks
-from gantk.report.scores import cards, headline, metric_name, verdicts
+from gantk.report.scores import SURE, cards, headline, metric_name, verdicts
 
 HERE = Path(__file__).parent
 TOML_TOKEN = re.compile(
@@ -46,7 +46,7 @@ def page(run: RunRecord) -> str:
 
 def _story(run: RunRecord) -> dict[str, Any]:
     found = verdicts(run)
-    sentence, good = headline(found)
+    sentence, tone = headline(found)
     steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
     return {
@@ -56,7 +56,8 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "method": method_name(run),
         "facts": facts(run),
         "headline": sentence,
-        "good": good,
+        "tone": tone,
+        "sure": round(100 * SURE),
         "verdicts": found,
         "notes": missing(run),
         "cards": cards(run),
@@ -70,7 +71,7 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "alarms": alarms(run),
         "recipe": toml_markup(run.recipe_text),
         "environment": environment(run),
-        "split": split_summary(run.split),
+        "split": split_summary(run),
         "commands": commands(run),
         "data": _script_data(run, steps, blocks, curves),
     }
@@ -129,5 +130,3 @@ def _score_line(run: RunRecord, direction: str, step: int) -> str:
         if step in by_direction.get(direction, {})
     ]
     return f"validation at this step: {', '.join(found)}" if found else ""
-
-

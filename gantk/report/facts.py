@@ -9,7 +9,7 @@ from typing import Any
 from gantk.report.figures import number
 from gantk.report.folder import RunRecord
 
-SPLITS = ("train", "validation", "test")
+SETS = ("train", "validation", "test")
 
 
 def title(run: RunRecord) -> str:
@@ -63,6 +63,8 @@ def missing(run: RunRecord) -> list[str]:
             why = "training has not reached its first log point"
         elif total and reached < total:
             why = f"the run stopped at step {reached:,} of {total:,}"
+        elif run.metrics:
+            why = "no held-out pairs are known, so there was no truth to score against"
         else:
             why = "metrics.json is absent, so the evaluation did not finish or was not asked for"
         notes.append(f"No metrics: {why}.")
@@ -98,29 +100,26 @@ def environment(run: RunRecord) -> dict[str, list[tuple[str, str]]]:
     return tables if run.environment else {}
 
 
-def split_summary(split: dict[str, Any]) -> dict[str, Any]:
-    """Images and subjects a split and domain, and the settings beside them."""
-    found = next((v for v in (split, *split.values()) if isinstance(v, dict) and any(s in v for s in SPLITS)), {})
+def split_summary(run: RunRecord) -> dict[str, Any]:
+    """Images and subjects of every set and domain, how they were parted, and a leak that was let pass."""
+    found = run.split.get("splits") or run.split
+    letters = dict(zip("ab", run.domains, strict=False))
     rows = []
-    for name in (name for name in SPLITS if name in found):
-        entries = found[name]
-        if isinstance(entries, dict):
-            entries = [
-                {"domain": domain, **(entry if isinstance(entry, dict) else {"key": entry})}
-                for domain, listed in entries.items()
-                for entry in (listed if isinstance(listed, list) else [])
-            ]
-        records = [entry if isinstance(entry, dict) else {"key": entry} for entry in entries]
-        domains = sorted({str(record.get("domain", "")) for record in records})
-        rows.append(
-            {
-                "name": name,
-                "images": {d: sum(str(r.get("domain", "")) == d for r in records) for d in domains},
-                "subjects": len({r["subject"] for r in records if r.get("subject")}),
-            }
-        )
-    settings = [(key, str(value)) for key, value in split.items() if isinstance(value, str | int | float)]
-    return {"rows": rows, "settings": settings, "domains": sorted({d for row in rows for d in row["images"]})}
+    for name in SETS:
+        records = [record for record in found.get(name) or () if isinstance(record, dict)]
+        images: dict[str, int] = {}
+        for record in records:
+            domain = str(record.get("domain", ""))
+            images[letters.get(domain, domain)] = images.get(letters.get(domain, domain), 0) + 1
+        subjects = {record["subject"] for record in records if record.get("subject")}
+        rows.append({"name": name, "images": images, "subjects": len(subjects)})
+    domains = sorted({domain for row in rows for domain in row["images"]})
+    return {
+        "rows": rows if domains else [],
+        "domains": domains,
+        "how": str(run.split.get("how") or ""),
+        "leak": str(run.split.get("leakage_allowed") or ""),
+    }
 
 
 def commands(run: RunRecord) -> list[tuple[str, str]]:
@@ -131,7 +130,7 @@ def commands(run: RunRecord) -> list[tuple[str, str]]:
     folder = shlex.quote(str(path))
     directions = run.samples.directions if run.samples else ()
     targets = dict.fromkeys(d.target for d in directions if d.source) or ({} if directions else run.domains[::-1])
-    finished = bool(run.metrics.get("metrics"))
+    finished = bool(run.metrics)
     lines = [] if finished else [("Go on training where it stopped", f"gantk resume {folder}")]
     lines += [(f"Make {t} images", f"gantk translate {folder} INPUT OUTPUT --to {shlex.quote(t)}") for t in targets]
     if any(d.source is None for d in directions):

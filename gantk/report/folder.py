@@ -58,7 +58,7 @@ class Direction:
 
     @property
     def label(self) -> str:
-        return f"{self.source} → {self.target}" if self.source else f"{self.target} from noise"
+        return arrow(self.source, self.target) if self.source else f"{self.target} from noise"
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,13 @@ class RunRecord:
         names = dict(zip("ab", self.domains, strict=False))
         source, _, target = direction.partition("_to_")
         if target:
-            return f"{names.get(source, source)} → {names.get(target, target)}"
+            return arrow(names.get(source, source), names.get(target, target))
         return direction
+
+
+def arrow(source: str, target: str) -> str:
+    """`T1 → T2`, never broken over two lines."""
+    return f"{source}\u00a0→\u00a0{target}"
 
 
 def read_run(path: Path) -> RunRecord:

@@ -13,6 +13,7 @@ METRIC_NAMES = {name: name.upper() for name in ("psnr", "ssim", "mae", "nrmse", 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "precision": True, "recall": True} | dict.fromkeys(
     ("mae", "nrmse", "lpips", "fid", "kid"), False
 )
+SURE = 0.95  # of the bootstrap's draws must favour the model before the page says that it beats a baseline
 BASELINE_NAMES = {
     "identity": "identity",
     "histogram": "histogram matching",
@@ -29,7 +30,6 @@ class Row:
     value: str
     interval: str
     corrected: str
-    n: str
     dot: float | None
     left: float | None
     width: float | None
@@ -53,22 +53,22 @@ class Card:
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric's comparison: `better` is None where metrics.json does not say."""
+    """One metric against its best baseline: `tone` is good, near (ahead, within chance), bad or "" (not judged)."""
 
     metric: str
     score: str
     interval: str
-    better: bool | None
+    tone: str
     against: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be said of one direction."""
+    """What is to be said of one direction; its tone is that of its worst finding."""
 
     direction: str
     sentence: str
-    good: bool | None
+    tone: str
     findings: tuple[Finding, ...]
 
 
@@ -99,45 +99,60 @@ def verdicts(run: RunRecord) -> list[Verdict]:
         findings = tuple(
             _finding(run, direction, metric, score, judged.get(metric) or {}) for metric, score in by_metric.items()
         )
-        sentence, good = _sentence(findings)
-        found.append(Verdict(run.label(direction), sentence, good, findings))
+        tones = [finding.tone for finding in findings]
+        tone = next((tone for tone in ("bad", "near", "good") if tone in tones), "")
+        found.append(Verdict(run.label(direction), _sentence(findings), tone, findings))
     return found
 
 
-def headline(found: list[Verdict]) -> tuple[str, bool | None]:
-    """The verdict of the whole run in one sentence, and whether it is good news (None: neither)."""
-    judged = [verdict for verdict in found if verdict.good is not None]
-    if not found:
-        return "", None
-    if not judged:
-        return "Nothing to compare with: no trivial baseline was measured.", None
-    failing = [verdict.direction for verdict in judged if not verdict.good]
-    if not failing:
-        everywhere = "in both directions" if len(judged) == 2 else f"for {_listed([v.direction for v in judged])}"
-        return f"The model beats the best trivial baseline {everywhere}.", True
-    return f"The model does not beat the best trivial baseline on every metric: see {_listed(failing)}.", False
+def headline(found: list[Verdict]) -> tuple[str, str]:
+    """The verdict of the whole run in one sentence, and its tone."""
+    tones = {finding.tone for verdict in found for finding in verdict.findings} - {""}
+    if "bad" in tones:
+        where = f" on {_where(found, 'bad', 'or')}" if len(tones) > 1 else ""
+        return f"The model does not beat the best trivial baseline{where}.", "bad"
+    if tones == {"near"}:
+        return "The model is ahead of the best trivial baseline, but within chance.", "near"
+    if "near" in tones:
+        return f"The model beats the best trivial baseline, within chance on {_where(found, 'near', 'and')}.", "near"
+    if tones:
+        judged = [verdict.direction for verdict in found if verdict.tone]
+        where = "in both directions" if len(judged) == 2 else f"for {_listed(judged)}"
+        return f"The model beats the best trivial baseline {where}.", "good"
+    return ("Nothing to compare with: no trivial baseline was measured." if found else ""), ""
 
 
-def _sentence(findings: tuple[Finding, ...]) -> tuple[str, bool | None]:
-    wins = [f.metric for f in findings if f.better is True]
-    losses = [f.metric for f in findings if f.better is False]
-    if not wins and not losses:
-        return "Measured; no trivial baseline to compare with.", None
-    if not losses:
-        return f"Beats the best trivial baseline on {_listed(wins)}.", True
-    if not wins:
-        return f"Does not beat the best trivial baseline on {_listed(losses, 'or')}.", False
-    return f"Does not beat the best trivial baseline on {_listed(losses, 'or')}; beats it on {_listed(wins)}.", False
+def _where(found: list[Verdict], tone: str, conjunction: str) -> str:
+    """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
+    metrics = {v.direction: [f.metric for f in v.findings if f.tone == tone] for v in found}
+    return "; ".join(f"{_listed(names, conjunction)} for {direction}" for direction, names in metrics.items() if names)
 
 
-def _finding(run: RunRecord, direction: str, metric: str, score: Any, judged: dict[str, Any]) -> Finding:
-    best = judged.get("best_baseline")
-    rival = ((run.metrics.get("baselines") or {}).get(best) or {}).get(direction, {}).get(metric) if best else None
+def _sentence(findings: tuple[Finding, ...]) -> str:
+    wins, near, losses = ([f.metric for f in findings if f.tone == tone] for tone in ("good", "near", "bad"))
+    parts = []
+    if losses:
+        parts.append(f"Does not beat the best trivial baseline on {_listed(losses, 'or')}")
+    if wins:
+        parts.append(f"{'beats it' if parts else 'Beats the best trivial baseline'} on {_listed(wins)}")
+    if near:
+        ahead = "ahead of it" if parts else "Ahead of the best trivial baseline"
+        parts.append(f"{ahead} on {_listed(near)}, but within chance")
+    return f"{'; '.join(parts)}." if parts else "Measured; no trivial baseline to compare with."
+
+
+def _finding(run: RunRecord, direction: str, metric: str, score: dict[str, Any], judged: dict[str, Any]) -> Finding:
+    best, better, chance = judged.get("best_baseline"), judged.get("better"), judged.get("probability", 1.0)
+    sure = chance is not None and chance >= SURE
+    tone = "" if better is None else "bad" if not better else "good" if sure else "near"
+    rival = ((run.metrics.get("baselines") or {}).get(best) or {}).get(direction, {}).get(metric)
     decimals = _decimals(score)
-    against = f"{_with_unit(rival, decimals)}, {baseline_name(best)}" if rival else baseline_name(best) if best else ""
-    return Finding(
-        metric_name(metric), _with_unit(score, decimals), _interval(score, decimals), judged.get("better"), against
-    )
+    words = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
+    value = f"{_with_unit(rival, decimals)}, " if rival else ""
+    against = f"{words} {value}{baseline_name(best)}" if best else ""
+    if tone == "near":
+        against += f" (in {chance:.0%} of the draws)" if chance is not None else " (one patient says little)"
+    return Finding(metric_name(metric), _with_unit(score, decimals), _interval(score, decimals), tone, against)
 
 
 def _card(run: RunRecord, direction: str, metric: str, score: dict[str, Any]) -> Card:
@@ -148,13 +163,13 @@ def _card(run: RunRecord, direction: str, metric: str, score: dict[str, Any]) ->
             entries[baseline_name(name)] = rival
     ends = [end for entry in entries.values() for end in _ends(entry) if end is not None and math.isfinite(end)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    higher = HIGHER_IS_BETTER.get(metric.partition("_")[0])
+    higher = score.get("higher_is_better", HIGHER_IS_BETTER.get(metric.partition("_")[0]))
     return Card(
         metric=metric_name(metric),
         unit=str(score.get("unit") or ""),
         sense="" if higher is None else "higher is better" if higher else "lower is better",
         definition=str(score.get("definition") or ""),
-        n=str(score.get("n") if score.get("n") is not None else ""),
+        n=_count(score),
         rows=tuple(_row(name, entry, low, high, _decimals(score)) for name, entry in entries.items()),
     )
 
@@ -173,11 +188,16 @@ def _row(name: str, entry: dict[str, Any], low: float, high: float, decimals: in
         value=_digits(entry.get("value"), decimals),
         interval=_interval(entry, decimals),
         corrected=_digits(corrected, decimals) if corrected is not None else "",
-        n=str(entry.get("n", "")),
         dot=dot,
         left=left,
         width=max(right - left, 0) if left is not None and right is not None else None,
     )
+
+
+def _count(entry: dict[str, Any]) -> str:
+    """How many stand behind a score: patients, and their images where that is another number."""
+    n, images = entry.get("n"), entry.get("images")
+    return "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
 
 
 def _ends(entry: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
@@ -197,6 +217,8 @@ def _with_unit(entry: dict[str, Any], decimals: int) -> str:
 def _decimals(entry: dict[str, Any]) -> int:
     """Decibels to a hundredth, scores near one to three places: set by the model's value, so that a card lines up."""
     size = abs(entry.get("value") or 0.0)
+    if entry.get("unit") == "dB":
+        return 2
     return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4
 
 

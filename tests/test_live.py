@@ -1,0 +1,148 @@
+"""The live view: plain lines where there is no terminal, a display where there is, and a terminal left as it was."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gantk.live import LiveView, clock_time, sparkline, trend_arrow
+
+LOSSES = {"generators/adversarial_b": 0.9123, "generators/cycle": 1.2, "discriminators/d_a": 0.2}
+SCORES = {"a_to_b": {"psnr": 20.1, "ssim": 0.713}, "b_to_a": {"psnr": 19.0, "ssim": 0.7}}
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch):
+    for name in ("NO_COLOR", "CI", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def pipe() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+def terminal(width: int = 120) -> Console:
+    return Console(file=io.StringIO(), width=width, height=40, force_terminal=True, color_system=None)
+
+
+def shown(view: LiveView) -> str:
+    """What the display would draw now."""
+    page = Console(file=io.StringIO(), width=view.console.width, color_system=None)
+    page.print(view._render())
+    return page.file.getvalue()
+
+
+def test_plain_lines_are_golden():
+    clock, console = Clock(), pipe()
+    with LiveView(2400, console=console, clock=clock) as view:
+        view.print("recipe   dualgan")
+        view.update(0, validation={"a_to_b": {"psnr": 18.5}})
+        clock.now += 60
+        view.update(200, images_per_s=31.24, lr=2e-4, losses=LOSSES)
+        view.update(200, validation=SCORES)
+        view.update(200, message="alarm: a_to_b: the output is the input, nearly unchanged")
+        clock.now += 60
+        view.update(400, images_per_s=30.0, losses=LOSSES, validation=SCORES)
+        clock.now += 600
+        view.update(2400, images_per_s=30.0, losses=LOSSES)
+    assert console.file.getvalue().splitlines() == [
+        "recipe   dualgan",
+        "step 0/2400  0%  psnr a_to_b 18.5",
+        "step 200/2400  8%  31.2 images/s  left 11:00  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2",
+        "step 200/2400  8%  left 11:00  psnr a_to_b 20.1 b_to_a 19  ssim a_to_b 0.713 b_to_a 0.7",
+        "alarm: a_to_b: the output is the input, nearly unchanged",
+        "step 400/2400  16%  30.0 images/s  left 10:00  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2"
+        "  psnr a_to_b 20.1 b_to_a 19  ssim a_to_b 0.713 b_to_a 0.7",
+        "step 2400/2400  100%  30.0 images/s  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2",
+    ]
+
+
+@pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("CI", "true"), ("TERM", "dumb")])
+def test_a_terminal_that_wants_plain_lines_gets_them(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    console = terminal()
+    with LiveView(10, console=console) as view:
+        view.update(1, losses=LOSSES)
+    text = console.file.getvalue()
+    assert text.startswith("step 1/10  10%")
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_the_time_left_of_a_resumed_run_counts_only_its_own_steps():
+    clock, console = Clock(), pipe()
+    with LiveView(2000, console=console, clock=clock) as view:
+        view.update(1000, losses={"g/x": 1.0})
+        clock.now += 50
+        view.update(1100, losses={"g/x": 1.0})
+    first, second = console.file.getvalue().splitlines()
+    assert "left" not in first and "left 7:30" in second
+
+
+def test_the_display_shows_progress_losses_and_scores_with_their_change():
+    clock = Clock()
+    view = LiveView(2400, console=terminal(), clock=clock)
+    view.update(0, validation={"a_to_b": {"psnr": 18.5, "mae": 0.2}})
+    clock.now += 60
+    view.update(600, images_per_s=31.2, lr=2e-4, losses=LOSSES)
+    view.update(600, losses={"generators/cycle": 0.6}, validation={"a_to_b": {"psnr": 20.0, "mae": 0.1}})
+    text = shown(view)
+    assert "25%" in text and "600/2400" in text and "left 3:00" in text and "31.2 images/s" in text
+    assert "generators" in text and "discriminators" in text
+    assert "↘ █▁" in text and "0.6" in text
+    assert "psnr 20" in text and "+1.5" in text and "mae 0.1" in text and "-0.1" in text
+
+
+def test_hinted_losses_have_their_rows_from_the_start():
+    assert "cycle" in shown(LiveView(10, losses_hint=["generators/cycle"], console=terminal()))
+
+
+@pytest.mark.parametrize("width", [40, 70, 200])
+def test_no_line_of_the_display_is_wider_than_the_terminal(width):
+    view = LiveView(2400, console=terminal(width))
+    view.update(10, images_per_s=31.2, lr=2e-4, losses=LOSSES, validation=SCORES)
+    assert max(map(len, shown(view).splitlines())) <= width
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_cursor_comes_back_however_the_view_ends(error):
+    console = terminal()
+    with pytest.raises(error), LiveView(10, console=console) as view:
+        view.update(1, losses=LOSSES)
+        raise error
+    text = console.file.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_lines_printed_during_the_display_stay_and_are_not_markup():
+    console = terminal()
+    with LiveView(10, console=console) as view:
+        view.print("[bold]data[/bold] /x/[a]")
+        view.update(1, message="alarm: [red]")
+    assert "[bold]data[/bold] /x/[a]" in console.file.getvalue() and "alarm: [red]" in console.file.getvalue()
+
+
+def test_small_drawings():
+    assert sparkline([0, 1, float("nan"), 7]) == "▁▂ █" and sparkline([float("nan")]) == ""
+    assert [trend_arrow(values) for values in ([1], [1, 2], [2, 1], [1, 1.001])] == [" ", "↗", "↘", "→"]
+    assert [clock_time(s) for s in (9.9, 72, 3725)] == ["0:09", "1:12", "1:02:05"]
+
+
+def test_the_view_imports_no_torch():
+    check = "import sys, gantk.live; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parent.parent).returncode == 0
