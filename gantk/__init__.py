@@ -15,9 +15,8 @@ _PUBLIC = {
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
     "gantk.cycle": ["CycleMethod", "Terms"],
     "gantk.pool": ["ImagePool"],
-    "gantk.plugins": ["registry"],
     "gantk.recipe": ["Recipe", "load_recipe"],
-    "gantk.run": ["RunFolder"],
+    "gantk.runfolder": ["RunFolder"],
     "gantk.data.records": ["Record"],
     "gantk.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
 }
@@ -29,7 +28,7 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "__version__":
-        from gantk.run import version_of_gantk
+        from gantk.runfolder import version_of_gantk
 
         return version_of_gantk()
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")

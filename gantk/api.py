@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
-from gantk.evaluate import Scorer, compare_folders, speed_of, summary_lines
+from gantk.data.sources import source_for
+from gantk.evaluation import Scorer, compare_folders, speed_of, summary_lines
 from gantk.inference import Translator, translate_path
-from gantk.plugins import load as load_plugins
 from gantk.recipe import load_recipe, resolved
 from gantk.report import write_report
 from gantk.report.animation import write_animation
-from gantk.run import RunFolder, environment
+from gantk.runfolder import RunFolder, environment
 from gantk.runtime import describe, start
 from gantk.training import Parts, Training, assemble, inference_weights, restore
 
@@ -52,8 +51,14 @@ def run(
     shorthands += [f"train.seed={seed}"] if seed is not None else []
     loaded = load_recipe(recipe).override([*set, *shorthands], profile)
     if data is not None:
-        loaded.tables.setdefault("data", {})["source"] = source_for(Path(data))
-        loaded.overridden["data.source"] = f"--data {data}"
+        table = loaded.tables.setdefault("data", {})
+        if isinstance(table, dict):  # anything else is the check's to refuse
+            domains = table.get("domains")
+            source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2)
+            if "path" in source:  # the run's recipe is read again from wherever the user then is
+                source["path"] = str(Path(source["path"]).absolute())
+            table["source"] = source
+            loaded.overridden["data.source"] = f"--data {data}"
     model = loaded.check()
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
@@ -131,20 +136,6 @@ def translate(
 ) -> list[Path]:
     """Translate a picture, a volume, or a folder of them, and write each like its input; the paths written."""
     return translate_path(load(run, device=device), Path(input), Path(output), to, say)
-
-
-def source_for(path: Path) -> dict[str, Any]:
-    """The recipe's table for the data source that fits a path; UserError where it is missing or none fits."""
-    if not path.exists():
-        raise UserError(f"there is no file or folder '{path}'", where="--data", remedy="check the path")
-    for entry in load_plugins().registry.of_kind("source"):
-        accepts = getattr(entry.load(), "accepts", None)
-        options = accepts(path) if accepts else None
-        if options is not None:
-            return {"name": entry.name} | options
-    from gantk.data.sources import nothing_fits
-
-    raise nothing_fits(path)
 
 
 def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -37,7 +36,8 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
     `weights` goes to weights.safetensors, `state` (tensors, numbers, lists, dicts) to state.pt, `meta` to meta.json.
     """
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
+        shutil.rmtree(stale)
     temporary.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(tensors, temporary / "weights.safetensors")
@@ -47,12 +47,20 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
     write_file(temporary / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
     for path in (temporary / "weights.safetensors", temporary):
         _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists():
+        _drop(final)
     os.rename(temporary, final)
     _sync(folder)
     for old in steps_saved(folder)[:-keep]:
-        shutil.rmtree(folder / f"step-{old:06d}")
+        _drop(folder / f"step-{old:06d}")
     return final
+
+
+def _drop(checkpoint: Path) -> None:
+    """Remove a checkpoint: first its name, so that a half removed one is never taken for a whole one."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}-dropped.tmp")
+    os.rename(checkpoint, hidden)
+    shutil.rmtree(hidden)
 
 
 def steps_saved(folder: Path) -> list[int]:
@@ -76,7 +84,7 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     """meta.json of a checkpoint."""
     try:
         meta = json.loads((checkpoint / "meta.json").read_text("utf-8"))
-        newest = meta["format"]
+        newest = int(meta["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(checkpoint / "meta.json", error) from None
     if newest > FORMAT:
@@ -99,7 +107,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "state.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
         raise _unreadable(path, error) from None
 
 

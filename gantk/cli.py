@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantk.errors import GantkError
-from gantk.plugins import load
+from gantk.plugins import attach_commands, load
 
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
@@ -34,7 +34,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
@@ -306,7 +306,7 @@ def _problems() -> None:
 
 def main() -> None:
     """The `gantk` command: ours, and whatever the plugins attach."""
-    load().hook.gantk_commands(cli=cli)
+    attach_commands(cli)
     cli.main(prog_name="gantk")
 
 

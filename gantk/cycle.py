@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gantk.losses.reconstruction import Cycle, Identity
 from gantk.losses.structure import structure_and_flatness
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.pool import ImagePool
 from gantk.spec import Part
 
@@ -36,6 +36,8 @@ class CycleMethod(Method):
         terms: the loss weights.
         pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
         critic: discriminator steps per generator step.
+        coarse: share of the steps that come first, at half the size. Which tissue becomes how bright is settled there,
+            where one patch of the discriminator sees the whole head, at a quarter of the cost.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class CycleMethod(Method):
         terms: Terms,
         pool: int,
         critic: int = 1,
+        coarse: float = 0.0,
     ):
         super().__init__(geometry)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
-        self.adversarial, self.terms, self.critic = adversarial(), terms, critic
+        self.adversarial, self.terms, self.critic, self.coarse = adversarial(), terms, critic, coarse
         self.cycle, self.identity = Cycle(), Identity()
         self.augments = [augment(dims) for augment in terms.augments]
         self.pool_a = ImagePool(pool, a, geometry.size)
@@ -65,6 +68,18 @@ class CycleMethod(Method):
             Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, every=self.critic, ema=True),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
+        first = round(self.coarse * steps)
+        half = tuple(side // 2 for side in self.geometry.size)
+        whole = Stage("main", steps - first, self.geometry.size)
+        return [Stage("coarse", first, half), whole] if first else [whole]
+
+    def begin(self, stage: Stage, batch: Batch) -> None:
+        """Fakes of another size leave the pools."""
+        self.pool_a.expect(stage.size)
+        self.pool_b.expect(stage.size)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial, cycle, identity, structure and flatness losses, each by name and direction."""

@@ -41,7 +41,7 @@ class Engine:
         self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema = EMA(method, averaged, plan.ema) if plan.ema and averaged else None
-        self._totals: list[Tensor] = []  # sums of losses since they were last looked at
+        self._seen: list[tuple[int, dict[str, Tensor]]] = []  # (step, losses) since they were last looked at
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
@@ -72,6 +72,7 @@ class Engine:
                     optimizer.step(lambda phase=phase: self._closure(phase, batch, losses))
         if self.ema is not None:
             self.ema.update()
+        self._seen.append((self.step + 1, losses))
         return losses
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
@@ -88,27 +89,27 @@ class Engine:
             part_total.backward()
             total += part_total.detach()
             for name, loss in named.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach().float() * weight
-        losses.update({f"{phase.name}/{name}": loss for name, loss in sums.items()})
+                key = f"{phase.name}/{name}"
+                sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
+        losses.update(sums)
         _join(batch, parts)
         self.runtime.reduce(self.parameters[phase.name])
-        self._totals.append(total)
         return total
 
-    def check_finite(self, losses: dict[str, Tensor], saved: str) -> None:
-        """Stop where a loss since the last look was not finite: one synchronisation for many steps."""
-        totals, self._totals = self._totals, []
-        if not totals:
+    def check_finite(self, saved: str) -> None:
+        """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
+        seen, self._seen = [(step, losses) for step, losses in self._seen if losses], []
+        if not seen:
             return
-        good = torch.isfinite(torch.stack(totals))
-        if bool(good.all()):
+        totals = torch.stack([torch.stack(list(losses.values())).sum() for _, losses in seen])
+        if bool(torch.isfinite(totals).all()):
             return
-        first = int((~good).nonzero()[0])
-        steps_back = (len(totals) - first - 1) // len(self.phases)
-        bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss).all())] or list(losses)
+        step, losses = seen[int((~torch.isfinite(totals)).nonzero()[0])]
+        bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss))] or list(losses)
+        bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
         raise GantkError(
-            f"the loss {', '.join(bad)} is not finite since step {self.step - steps_back}. {saved} "
-            'Lower train.optimizer.lr, set train.precision = "fp32", or take a milder adversarial loss (ls).'
+            f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
+            "Lower train.optimizer.lr, set train.precision = \"fp32\", or take a milder adversarial loss (ls)."
         )
 
     def state_dict(self) -> dict:
@@ -171,10 +172,12 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
 
 
 def _join(batch: Batch, parts: list[tuple[Batch, float]]) -> None:
-    """Bring back what the microbatches left behind for a later phase."""
-    if parts[0][0] is not batch:
-        for name in parts[0][0].keys() - batch.keys():
-            batch[name] = torch.cat([part[name] for part, _ in parts])
+    """Bring back what the microbatches left behind, or put anew, for a later phase."""
+    first = parts[0][0]
+    if first is not batch:
+        for name, tensor in first.items():
+            if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
+                batch[name] = torch.cat([part[name] for part, _ in parts])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from gantk.data.prepared import intensity_from
 from gantk.errors import GantkError, UserError
 from gantk.method import Method
 from gantk.recipe import Model
-from gantk.run import RunFolder
+from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime, start
 from gantk.training import build_method, split_weights
 
@@ -58,9 +58,10 @@ class Translator:
         if name is None:
             return directions[0] if directions else self.method.translate(torch.empty(0), "b")  # which raises
         names = dict(zip("ab", self.model.data.domains, strict=False))
-        for letter in directions:
-            if name.lower() in (letter, names.get(letter, "").lower()):
-                return letter
+        human = {names[letter].lower(): letter for letter in directions}
+        chosen = human.get(name.lower(), name.lower())  # a name wins over a letter: the first domain may be called B
+        if chosen in directions:
+            return chosen
         allowed = [names[letter] for letter in directions]
         raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
 

@@ -6,14 +6,18 @@ import functools
 import importlib.metadata
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from gantk import builtins, hookspecs
 from gantk.registry import Add, Registry
 
+if TYPE_CHECKING:
+    import click
 
-@dataclass(frozen=True)
+
+@dataclass
 class Plugin:
     """One entry point: its name, the distribution it came in, and why it did not load (None where it did)."""
 
@@ -54,6 +58,26 @@ def load() -> Loaded:
     return Loaded(registry, manager.hook, tuple(plugins))
 
 
+def attach_commands(cli: click.Group) -> None:
+    """Let every plugin attach its commands; one that fails, or takes a command's name, is recorded and left out."""
+    loaded = load()
+    for implementation in loaded.hook.gantk_commands.get_hookimpls():
+        before = dict(cli.commands)
+        try:
+            implementation.function(*[cli for _ in implementation.argnames])
+            taken = [name for name, command in before.items() if cli.commands.get(name) is not command]
+            problem = f"the command '{taken[0]}' exists already" if taken else None
+        except (Exception, SystemExit) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            cli.commands.clear()
+            cli.commands.update(before)
+            loaded.registry.broken[implementation.plugin_name] = problem
+            for plugin in loaded.plugins:
+                if plugin.name == implementation.plugin_name and plugin.problem is None:
+                    plugin.problem = problem
+
+
 def registry() -> Registry:
     """The registry of this process, filled."""
     return load().registry
@@ -74,7 +98,7 @@ def _load_one(manager, registry, point, owner) -> str | None:
     """Import and register one plugin; the reason it failed, or None."""
     try:
         _register(manager, registry, point.load(), point.name, owner)
-    except Exception as error:  # whatever a third party's import raises must not stop the others
+    except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
         if manager.has_plugin(point.name):
             manager.unregister(name=point.name)
         return f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ import copy
 import importlib.resources
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,13 @@ class DataTable(Table):
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
     memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are decoded again when needed
     split: SplitTable = SplitTable()
+
+    @field_validator("domains")
+    @classmethod
+    def _one_or_two_names(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        if not 1 <= len(set(domains)) == len(domains) <= 2 or not all(domains):
+            raise ValueError("one name or two different ones are needed")
+        return domains
 
     @field_validator("size")
     @classmethod
@@ -110,10 +117,11 @@ class Model(Table):
     summary: str = ""
     paper: dict[str, Any] = {}  # where the settings come from, and the figures published with them
     method: MethodPart
-    data: DataTable = DataTable()
-    train: TrainTable = TrainTable()
-    evaluate: EvaluateTable = EvaluateTable()
-    translate: TranslateTable = TranslateTable()
+    # made when a recipe is checked, not when this module is imported: defaults are parts, and parts import torch
+    data: DataTable = Field(default_factory=DataTable)
+    train: TrainTable = Field(default_factory=TrainTable)
+    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
+    translate: TranslateTable = Field(default_factory=TranslateTable)
 
 
 @dataclass
@@ -131,13 +139,18 @@ class Recipe:
         tables, overridden = copy.deepcopy(self.tables), dict(self.overridden)
         profiles = tables.pop("profile", {})
         if profile is not None:
-            if profile not in profiles:
-                raise UserError(f"there is no profile '{profile}'", where=self.origin, allowed=list(profiles) or "none")
-            _merge(tables, profiles[profile])
+            tables_of = profiles if isinstance(profiles, dict) else {}
+            known = [name for name, over in tables_of.items() if isinstance(over, dict)]
+            if profile not in known:
+                remedy, what = did_you_mean(profile, known), f"there is no profile '{profile}'"
+                raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
+            over = tables_of[profile]
+            _merge(tables, over)
+            for path in _leaves(over):
+                overridden[".".join(path)] = f"{self.origin}:{find_line(self.text, ('profile', profile, *path))}"
         for setting in settings:
             key, value = _parse_setting(setting)
-            _put(tables, key, value, setting)
-            overridden[key] = f"--set {setting}"
+            overridden[_put(tables, key, value, setting)] = f"--set {setting}"
         return Recipe(tables, self.name, self.origin, self.text, overridden)
 
     def check(self) -> Model:
@@ -184,8 +197,10 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         return Recipe(dict(source))
     path, origin = find_recipe(str(source))
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Windows editors write a byte-order mark
         tables = tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
     except UnicodeDecodeError:
         raise UserError(
             f"'{origin}' is not a text file", remedy="a recipe is a TOML file; see `gantk recipes`"
@@ -219,8 +234,12 @@ def all_recipes() -> dict[str, tuple[Path, str]]:
     """name -> (file, distribution) of every bundled and plugin recipe; the bundled ones win."""
     found: dict[str, tuple[Path, str]] = {}
     for package, owner in reversed(registry().recipe_packages):
-        folder = Path(str(importlib.resources.files(package)))
-        found |= {path.stem: (path, owner) for path in sorted(folder.glob("*.toml"))}
+        try:
+            files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
+        except Exception as error:  # importing a third party's package may raise anything
+            registry().broken[f"{package} of {owner}"] = f"its recipes cannot be read: {type(error).__name__}: {error}"
+            continue
+        found |= {path.stem: (path, owner) for path in sorted(files) if path.suffix == ".toml"}
     inside = Path(__file__).parent / "recipes"  # the wheel keeps them inside the package, a checkout beside it
     bundled = inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
     return found | {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
@@ -271,9 +290,13 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
         ) from None
 
 
-def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> None:
+def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
+    """Set a dotted key; returns the key of the first table that had to be made for it, or the key itself."""
     *parents, last = key.split(".")
-    for parent in parents:
+    made = None
+    for depth, parent in enumerate(parents, 1):
+        if parent not in tables:
+            made = made or ".".join(parents[:depth])
         inner = tables.get(parent, {})
         if isinstance(inner, str) and parent not in ("summary",):
             inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
@@ -282,6 +305,16 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> None:
         tables[parent] = inner
         tables = inner
     tables[last] = value
+    return made or key
+
+
+def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every value that is not a table."""
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)
 
 
 def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:

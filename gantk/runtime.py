@@ -62,13 +62,22 @@ class Runtime:
         dist.all_reduce(flat)
         flat /= self.world
         for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-            parameter.grad = part.view(parameter.shape).clone(memory_format=torch.preserve_format)
+            # in the parameter's own memory layout: fused optimizers walk both in storage order
+            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
 
     def broadcast(self, method: nn.Module) -> None:
         """Give every rank the first rank's weights."""
         if self.world > 1:
             for tensor in method.state_dict().values():
                 dist.broadcast(tensor, 0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(flags)
+        return bool(flags)
 
     def wait(self) -> None:
         """Wait for all ranks."""

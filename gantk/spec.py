@@ -124,7 +124,9 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise _problem(model, error.errors()[0], owner) from None
+        # a misspelt key may also leave the right one missing: the spelling is the mistake
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise _problem(model, first, owner) from None
     except TypeError as error:
         raise Problem((), UserError(f"{owner} has a value that no recipe can hold: {error}")) from None
 
@@ -142,9 +144,23 @@ def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Pr
         return Problem(
             path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options])))
         )
-    given = json.dumps(error["input"], default=str)
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(path, UserError(f"{message}, not {given}" if "missing" not in error["type"] else message))
+    if error["type"] == "missing":
+        return Problem(path, _required(model.model_fields.get(path[-1]), str(path[-1])))
+    return Problem(path, UserError(f"{_in_words(error['msg'])}, not {json.dumps(error['input'], default=str)}"))
+
+
+def _required(field: Any, name: str) -> UserError:
+    kind = next((mark.kind for mark in getattr(field, "metadata", ()) if isinstance(mark, Kind)), None)
+    if kind is None:
+        return UserError(f"'{name}' is required")
+    remedy = f'write {name} = {{ name = "..." }}'
+    return UserError(f"a {kind} is required", allowed=registry().names(kind), remedy=remedy)
+
+
+def _in_words(message: str) -> str:
+    """pydantic speaks JSON, a recipe is TOML."""
+    message = message.removeprefix("Value error, ").replace("an object", "a table").replace("a valid array", "a list")
+    return message[0].lower() + message[1:]
 
 
 def _fields_at(model: Any, path: tuple) -> list[str]:

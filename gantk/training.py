@@ -18,12 +18,12 @@ from gantk.data.batches import Batches, augmented
 from gantk.data.prepared import Data
 from gantk.engine import Engine, Plan, check_plan
 from gantk.errors import Interrupted, UserError
-from gantk.evaluate import Scorer, alarms
+from gantk.evaluation import Scorer, alarms
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.plugins import load
 from gantk.recipe import Model
-from gantk.run import RunFolder
+from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime
 
 
@@ -88,12 +88,19 @@ class Training:
                     self._log(view, stage, batch, losses)
                 if step % self.table.sample_every == 0 or ending:
                     self._samples(view)
-                if step % self.table.save_every == 0 or ending or stopped:
-                    self._save(losses)
-                if stopped:
+                stopping = self._stopping(stopped, step)
+                if step % self.table.save_every == 0 or ending or stopping:
+                    self._save()
+                if stopping:
                     self.runtime.wait()
                     raise Interrupted(f"stopped after step {step} of {last}; everything is saved. Go on with: "
                                       f"gantk resume {self.run.path}")  # fmt: skip
+
+    def _stopping(self, stopped: list[int], step: int) -> bool:
+        """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
+        if self.runtime.world == 1:
+            return bool(stopped)
+        return step % self.table.log_every == 0 and self.runtime.any(bool(stopped))
 
     def _view(self, steps: int):
         return LiveView(steps) if self.runtime.main else _Silent()
@@ -107,7 +114,7 @@ class Training:
         return augmented(batch, self.augments, self.parts.data.paired)
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
-        self.engine.check_finite(losses, self._last_saved())
+        self.engine.check_finite(self._last_saved())
         self.runtime.synchronize()
         started, first = self._mark
         elapsed, steps = time.perf_counter() - started, self.engine.step - first
@@ -169,8 +176,8 @@ class Training:
         folders = (self.run.path / "samples").glob("step-*")
         return [step for folder in folders if (step := int(folder.name[5:])) <= self.engine.step]
 
-    def _save(self, losses: dict[str, Tensor]) -> None:
-        self.engine.check_finite(losses, self._last_saved())
+    def _save(self) -> None:
+        self.engine.check_finite(self._last_saved())
         if self.runtime.main:
             save_checkpoint(self.run, self.parts)
         self.runtime.wait()

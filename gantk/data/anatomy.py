@@ -37,18 +37,14 @@ def template() -> tuple[torch.Tensor, np.ndarray]:
 @lru_cache(maxsize=2)
 def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
     """The tissue shares as voxels of `voxel` mm (z, y, x) see them: averaged over the voxel, not sampled at a point."""
-    maps = template()[0][:, None]  # (3, 1, z, y, x): each tissue on its own
-    for axis, width in enumerate(voxel):
-        if width <= 1:
-            continue
-        sigma = width / 2.355  # a point spread as wide as the voxel at half its height
-        reach = int(np.ceil(2.5 * sigma))
-        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = len(kernel)
-        padding = [reach if i == axis else 0 for i in range(3)]
-        maps = F.conv3d(maps, (kernel / kernel.sum()).view(shape), padding=padding)
-    return maps[:, 0]
+    maps = template()[0]
+    for axis, width in enumerate(voxel, start=1):
+        if width > 1:
+            place = torch.arange(maps.shape[axis], dtype=torch.float32)
+            sigma = width / 2.355  # a point spread as wide as the voxel at half its height
+            spread = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
+            maps = torch.tensordot(maps, spread, dims=([axis], [0])).movedim(-1, axis)
+    return maps.contiguous()
 
 
 class Waves:

@@ -26,6 +26,7 @@ FORMATS = {
     ".nii.gz": "gantk.data.nifti",
 }
 SUFFIXES = tuple(FORMATS)
+VOLUMES = (".nii", ".nii.gz")  # those that may hold three axes
 READABLE = "PNG, JPEG, TIFF, BMP, NIfTI (.nii, .nii.gz)"
 
 

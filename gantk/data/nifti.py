@@ -16,33 +16,59 @@ UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has no
 
 def read(path: Path) -> Image:
     """A NIfTI image as float32 (1, H, W) or (1, D, H, W), scaled by its header; axes of one voxel are dropped."""
+    nifti, shape = _load(path)
+    try:
+        data = nifti.get_fdata(dtype=np.float32, caching="unchanged")
+    except Exception as error:  # cut short, not gzip: nibabel and zlib each have their own errors
+        raise _unreadable(path, error) from error
+    upright = apply_orientation(data.reshape(shape), _turn(nifti.affine, shape)).transpose(2, 1, 0)
+    spatial = tuple(n for n in upright.shape if n > 1)
+    pixels = np.ascontiguousarray(upright.reshape(1, *spatial), dtype=np.float32)
+    return Image(
+        pixels=pixels, affine=nifti.affine, path=path, dtype=nifti.get_data_dtype(), header=nifti.header.copy()
+    )
+
+
+def upright_shape(path: Path) -> tuple[int, ...]:
+    """(H, W) or (D, H, W) that `read` will give, from the header alone."""
+    nifti, shape = _load(path)
+    turn = _turn(nifti.affine, shape)[:, 0].astype(int)
+    sizes = {target: shape[axis] for axis, target in enumerate(turn)}
+    return tuple(sizes[axis] for axis in (2, 1, 0) if sizes[axis] > 1)
+
+
+def grid(path: Path) -> tuple:
+    """What two files on one grid share: shape and affine (to 0.01 mm), hashable."""
+    nifti, shape = _load(path)
+    return shape, tuple(np.round(nifti.affine, 2).ravel() + 0.0)
+
+
+def _load(path: Path) -> tuple[nib.Nifti1Image, tuple[int, int, int]]:
+    """The file's header, checked, and its three sides in the file's order."""
     try:
         nifti = nib.load(path)
-        stored = nifti.get_data_dtype()
-        plain = np.issubdtype(stored, np.integer) or np.issubdtype(stored, np.floating)
-        data = nifti.get_fdata(dtype=np.float32, caching="unchanged") if plain else None
-    except Exception as error:  # cut short, not gzip, not NIfTI: nibabel and zlib each have their own errors
-        remedy = "copy it again, or leave it out"
-        raise UserError(f"'{path}' cannot be read as NIfTI: {error}", remedy=remedy) from error
-    if data is None:
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    stored = nifti.get_data_dtype()
+    if not (np.issubdtype(stored, np.integer) or np.issubdtype(stored, np.floating)):
         raise UserError(f"'{path}' holds values of type {stored}", allowed="integers and floats, one value a voxel")
-    data = data.reshape(data.shape[:3] + tuple(n for n in data.shape[3:] if n > 1))
-    if data.ndim > 3:
+    shape = nifti.shape[:3] + tuple(n for n in nifti.shape[3:] if n > 1)
+    if len(shape) > 3:
         raise UserError(
-            f"'{path}' holds {data.shape[3]} volumes (shape {tuple(data.shape)})",
+            f"'{path}' holds {shape[3]} volumes (shape {tuple(nifti.shape)})",
             allowed="one 2-D or 3-D image",
             remedy="choose a volume and save it as a file of its own",
         )
-    data = data.reshape(data.shape + (1,) * (3 - data.ndim))
-    affine = nifti.affine
-    if np.linalg.matrix_rank(affine[:3, :3]) < 3 or np.isnan(io_orientation(affine)).any():
+    shape = shape + (1,) * (3 - len(shape))
+    if sum(n > 1 for n in shape) < 2:
+        raise UserError(f"'{path}' is a line of voxels (shape {tuple(nifti.shape)})", allowed="2-D and 3-D images")
+    if np.linalg.matrix_rank(nifti.affine[:3, :3]) < 3 or np.isnan(io_orientation(nifti.affine)).any():
         raise UserError(f"'{path}' has an affine that maps no volume", remedy="repair its sform or qform")
-    upright = apply_orientation(data, _turn(affine, data.shape)).transpose(2, 1, 0)
-    spatial = tuple(n for n in upright.shape if n > 1)
-    if len(spatial) < 2:
-        raise UserError(f"'{path}' is a line of voxels (shape {tuple(data.shape)})", allowed="2-D and 3-D images")
-    pixels = np.ascontiguousarray(upright.reshape(1, *spatial), dtype=np.float32)
-    return Image(pixels=pixels, affine=affine, path=path, dtype=stored, header=nifti.header.copy())
+    return nifti, shape
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"'{path}' cannot be read as NIfTI: {error}", remedy="copy it again, or leave it out")
 
 
 def write(path: Path, image: Image) -> None:

@@ -11,7 +11,7 @@ import PIL.ImageOps
 from gantk.data.image import Image
 from gantk.errors import UserError
 
-KINDS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")  # by content; a JPEG named .png is read as the JPEG it is
+KINDS = ("PNG", "JPEG", "TIFF", "BMP")  # by content; a JPEG named .png is read as the JPEG it is
 TO_GRAY = {"1": "L", "LA": "L", "La": "L"}
 TO_COLOUR = dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 WIDEST_EXACT = "TIFF (.tif, gray) or NIfTI (.nii.gz) hold any value"

@@ -140,7 +140,7 @@ def _by_image(records: Sequence[Record], shares: dict[str, float], seed: int) ->
 
 
 def _share_out_kinds(kinds: list[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
-    """Each unit's set, shared out kind by kind; a kind of too few units is trained on where another kind is held out."""
+    """Each unit's set, shared out kind by kind; too small a kind is trained on where another is held out."""
     least = 1 + sum(share > 0 for share in shares.values())
     enough = [len(units) >= least for units in kinds]
     place: dict[Any, str] = {}

@@ -121,7 +121,7 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
     with torch.autocast(real.device.type, enabled=False):
         share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
         between = torch.lerp(fake, real, share).requires_grad_()
-        values = discriminator(between).float().flatten(1).mean(1)
+        values = discriminator(between).float().reshape(len(between), -1).mean(1)
         (gradient,) = torch.autograd.grad(values.sum(), between, create_graph=True)
         # A gradient of zero has no direction: the epsilon keeps the square root's own gradient finite there.
         length = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()

@@ -77,15 +77,14 @@ def structure_and_flatness(
     Images are (N, C, *size), 2-D or 3-D; where the channel counts differ, channel means are compared. Computed in
     float32 under any autocast; the source gets no gradient.
     """
-    with torch.autocast(output.device.type, enabled=False):
-        moments = local_statistics(output, source, window)
-        structured = moments.source_variance / (moments.source_variance + (threshold * data_range) ** 2)
-        product = moments.source_variance * moments.output_variance
-        correlation = moments.covariance.square() / (product + (floor * data_range) ** 4)
-        # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
-        smallest = 0.0005 * data_range
-        deviation = (moments.output_variance + smallest**2).sqrt() - smallest
-        return weighted_mean(1 - correlation, structured), weighted_mean(deviation, 1 - structured)
+    moments = local_statistics(output, source, window)
+    structured = moments.source_variance / (moments.source_variance + (threshold * data_range) ** 2)
+    product = moments.source_variance * moments.output_variance
+    correlation = moments.covariance.square() / (product + (floor * data_range) ** 4)
+    # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
+    smallest = 0.0005 * data_range
+    deviation = (moments.output_variance + smallest**2).sqrt() - smallest
+    return weighted_mean(1 - correlation, structured), weighted_mean(deviation, 1 - structured)
 
 
 def local_statistics(output: Tensor, source: Tensor, window: int) -> LocalStatistics:

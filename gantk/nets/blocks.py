@@ -17,7 +17,31 @@ UpKind = Literal["resize", "linear", "transpose"]
 OutputKind = Literal["tanh", "sigmoid", "none"]
 Padding = Literal["zeros", "reflect", "replicate"]
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class FitsOrFloat32:
+    """A convolution that computes in float32 on a CPU under autocast where its kernel is larger than the map.
+
+    oneDNN's bfloat16 kernels write and read outside their memory there: gradients of nan now and then, or a crash (seen
+    with torch 2.11 and 2.13, most of all in 3-D). Maps that small cost next to nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        fits = all(side >= kernel for side, kernel in zip(x.shape[2:], self.kernel_size, strict=True))
+        if fits or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class Conv2d(FitsOrFloat32, nn.Conv2d):
+    """torch's, safe on small maps."""
+
+
+class Conv3d(FitsOrFloat32, nn.Conv3d):
+    """torch's, safe on small maps."""
+
+
+CONV = {2: Conv2d, 3: Conv3d}
 CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -49,8 +73,13 @@ class InstanceNorm(nn.Module):
     def __init__(self, channels: int, *, affine: bool = False, eps: float = 1e-5):
         super().__init__()
         self.channels, self.eps = channels, eps
-        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.affine = affine
+        # Without a float32 scale, torch keeps the statistics of bfloat16 input in bfloat16: so there is always one.
+        for name, values in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
+            if affine:
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                self.register_buffer(name, values, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
@@ -61,7 +90,7 @@ class InstanceNorm(nn.Module):
         return y.contiguous(memory_format=memory_format(x))
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, affine={self.weight is not None}"
+        return f"{self.channels}, affine={self.affine}"
 
 
 def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> nn.Module:
@@ -135,8 +164,9 @@ def output_activation(kind: OutputKind) -> nn.Module:
 
 def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
     """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016, section 3)."""
+    weighted = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
     for layer in module.modules():
-        if isinstance(layer, (*CONV.values(), *CONV_TRANSPOSE.values(), nn.Linear)):
+        if isinstance(layer, weighted):
             weight = getattr(getattr(layer, "parametrizations", None), "weight", None)
             nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, gain)
             if layer.bias is not None:

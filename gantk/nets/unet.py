@@ -105,7 +105,7 @@ class UNet(nn.Module):
 
 
 def join(x: Tensor, skip: Tensor) -> Tensor:
-    """ReLU of both, side by side. The gradients of a ReLU behind the join would be views with gaps, slow to go on with."""
+    """ReLU of both, side by side; one ReLU behind the join would leave gradients with gaps, slow to go on with."""
     return torch.cat([F.relu_(x), F.relu(skip)], 1)
 
 

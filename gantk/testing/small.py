@@ -18,18 +18,18 @@ SMALL = {
     "patchgan": {"width": 4, "layers": 3},
     "dcgan": {"width": 4, "depth": 2},
 }
-POOL = 3  # an option called `pool` gets this capacity: small enough to overflow within four steps
+POOL = 3  # capacity that an option called `pool` gets: small enough to overflow within four steps
 
 
-def small_part(kind: str, name: str, options: dict[str, Any]) -> Part:
-    """The registered part with `options`; networks among its defaults are made small."""
+def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) -> Part:
+    """The registered part with `options`; networks and the image pool among its defaults are made small."""
     shrunk = {}
     for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
         network = any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL
         if network:
             shrunk[key] = {"name": field.default} | SMALL[field.default]
         elif key == "pool" and isinstance(field.default, int):
-            shrunk[key] = POOL
+            shrunk[key] = pool
     return bind_or_raise(kind, {"name": name} | shrunk | options)
 
 

@@ -25,9 +25,16 @@ class CycleGAN(CycleMethod):
         structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
         flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
+        coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
     ):
         terms = Terms(cycle, cycle, identity, structure, flatness, augments=augment)
         super().__init__(
-            geometry, generator=generator, discriminator=discriminator, adversarial=adversarial, terms=terms, pool=pool
+            geometry,
+            generator=generator,
+            discriminator=discriminator,
+            adversarial=adversarial,
+            terms=terms,
+            pool=pool,
+            coarse=coarse,
         )

@@ -27,6 +27,7 @@ class DualGAN(CycleMethod):
         flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
         critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
+        coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
     ):
         terms = Terms(cycle, cycle if cycle_b is None else cycle_b, 0.0, structure, flatness, augments=augment)
@@ -38,4 +39,5 @@ class DualGAN(CycleMethod):
             terms=terms,
             pool=pool,
             critic=critic,
+            coarse=coarse,
         )

@@ -1,0 +1,60 @@
+# Two commands: `make run` trains and opens the way to a report, `make test` checks that everything works.
+# Needs Python 3.11 or newer, make and git; everything else goes into .venv, in the versions of constraints.txt.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Tried in this order; `make run PYTHON=/path/to/python` names one.
+PYTHON ?= python3.12 python3.11 python3
+RECIPE ?= recipes/dualgan_t1t2.toml
+ARGS   ?=
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint clean
+
+help:  ## show this list
+	@echo "make COMMAND, one of:"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@echo "Another recipe or options: make run RECIPE=cyclegan_t1t2 ARGS='--data FOLDER --seed 1'"
+
+run: $(VENV)/ready  ## install into .venv, train the DualGAN recipe and write its report
+	@$(BIN)/gantk run $(RECIPE) $(ARGS)
+
+test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests
+	@$(BIN)/ruff check
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/ready-dev  ## run the tests that build, install or train for longer
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/ready-dev  ## check the style only
+	@$(BIN)/ruff check
+
+clean:  ## remove .venv and everything that was built; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
+
+# Each stamp says that an installation was finished; it is renewed when what is to be installed changes.
+$(VENV)/ready: $(VENV)/made pyproject.toml constraints.txt
+	@echo "Installing gantk into $(VENV) (once; PyTorch is large, so this can take some minutes)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# The first Python that is new enough and can make an environment with pip in it.
+$(VENV)/made:
+	@for python in $(PYTHON); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+		rm -rf $(VENV); \
+		"$$python" -m venv $(VENV) >/dev/null 2>&1 && $(BIN)/python -m pip --version >/dev/null 2>&1 || continue; \
+		touch $@; exit 0; \
+	done; \
+	rm -rf $(VENV); \
+	echo "No usable Python among: $(PYTHON)" >&2; \
+	echo "gantk needs Python 3.11 or newer with its venv module (on Debian and Ubuntu: apt install python3-venv)." >&2; \
+	echo "Name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; \
+	exit 1

@@ -1,0 +1,91 @@
+"""Which image of one domain shows the same place as which of the other: from a CSV, or from equal names."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gantk.data.io import VOLUMES, suffix_of
+from gantk.data.layout import Found
+from gantk.errors import UserError
+
+NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must have for equal names to mean pairs
+
+
+def pairs_of(root: Path, found: Sequence[Found], table: str) -> dict[Path, str]:
+    """The pair of each image that has one. `table` is a CSV, "" for one found in `root` or equal names, or "none"."""
+    if table == "none":
+        return {}
+    if table:
+        path = Path(table) if Path(table).is_absolute() or not (root / table).is_file() else root / table
+        if not path.is_file():
+            raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
+        pairs = from_csv(path, root, found)
+        if pairs is None:
+            raise UserError(
+                f"'{path}' has no two columns with paths of the images of both domains",
+                where="data.source.pairs",
+                allowed=f"paths relative to '{root}', one column for each domain, under a header",
+            )
+        return pairs
+    for path in sorted(root.glob("*.csv")):
+        pairs = from_csv(path, root, found)
+        if pairs is not None:
+            return pairs
+    return from_names(found)
+
+
+def from_csv(path: Path, root: Path, found: Sequence[Found]) -> dict[Path, str] | None:
+    """Pairs of the rows of a CSV, None where no two columns hold paths of images of a and b."""
+    letters = {image.path.resolve(): (image.letter, image.path) for image in found}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{path}' cannot be read as a CSV: {error}", where="data.source.pairs") from error
+
+    def image(value: str | None) -> tuple[str, Path] | None:
+        return letters.get((root / value.strip()).resolve()) if value and value.strip() else None
+
+    columns = {}
+    for column in rows[0] if rows else ():
+        first = image(rows[0][column]) if column else None
+        if first:
+            columns.setdefault(first[0], column)
+    if columns.keys() != {"a", "b"}:
+        return None
+    pairs: dict[Path, str] = {}
+    for line, row in enumerate(rows, start=2):
+        ends = {letter: image(row[column]) for letter, column in columns.items()}
+        for letter, end in ends.items():
+            if end is None or end[0] != letter or end[1] in pairs:
+                what = (
+                    "is in two pairs" if end and end[1] in pairs else f"is no image in the column '{columns[letter]}'"
+                )
+                value = row[columns[letter]]
+                raise UserError(f"'{value}' {what}", where=f"{path}, line {line}", remedy="correct that row")
+        pairs |= dict.fromkeys((ends["a"][1], ends["b"][1]), row[columns["a"]].strip())
+    return pairs
+
+
+def from_names(found: Sequence[Found]) -> dict[Path, str]:
+    """Images named alike in both domains, if nearly all of the smaller domain are: a few may be chance."""
+    from gantk.data.nifti import grid
+
+    names = {letter: Counter((image.split, image.name) for image in found if image.letter == letter) for letter in "ab"}
+    shared = {name for name in names["a"] if names["a"][name] == 1 and names["b"].get(name) == 1}
+    grids: dict[tuple, set] = {name: set() for name in shared}
+    for image in found:
+        if (image.split, image.name) in shared and suffix_of(image.path) in VOLUMES:
+            grids[image.split, image.name].add(grid(image.path))
+    shared = {name for name in shared if len(grids[name]) < 2}  # scans on different grids are not registered
+    smaller = min(len(names["a"]), len(names["b"]))
+    if not smaller or len(shared) < NAMED_ALIKE * smaller:
+        return {}
+    return {
+        image.path: "/".join(filter(None, (image.split, image.name)))
+        for image in found
+        if (image.split, image.name) in shared
+    }

@@ -1,0 +1,182 @@
+"""What the tests share: small data, tiny recipes, the command line in this process and in another, plugins on the spot."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported, here and in every child process
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = {
+    "format": 1,
+    "summary": "Seconds on one core.",
+    "method": {
+        "name": "dualgan",
+        "generator": {"name": "unet", "width": 4, "depth": 3},
+        "discriminator": {"name": "patchgan", "width": 4, "receptive_field": 16},
+        "cycle": 5.0,
+        "structure": 2.0,
+        "flatness": 4.0,
+        "pool": 4,
+    },
+    "data": {
+        "source": {"name": "phantom", "subjects": 6, "slices": 2},
+        "domains": ["T1", "T2"],
+        "size": [32, 32],
+        "split": {"test": 0.2, "validation": 0.2},
+    },
+    "train": {
+        "steps": 4,
+        "batch": 2,
+        "precision": "fp32",
+        "ema": 0.9,
+        "log_every": 1,
+        "sample_every": 4,
+        "save_every": 2,
+    },
+    "evaluate": {"metrics": ["psnr", "mae"], "samples": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images that some tests look at; they are skipped where it is absent."""
+    folder = Path(os.environ.get("GANTK_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at '{folder}': set GANTK_TEST_DATA to the folder that holds them")
+    return folder
+
+
+@pytest.fixture
+def tiny_recipe() -> dict:
+    """The tables of a recipe that trains in about a second: phantom at 32 px, 6 subjects, networks of width 4."""
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture
+def tiny_file(tmp_path, tiny_recipe) -> Path:
+    """The tiny recipe as a file."""
+    import tomli_w
+
+    path = tmp_path / "tiny.toml"
+    path.write_text(tomli_w.dumps(tiny_recipe), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The finished run of the tiny recipe, shared by all tests: only to be read. `copied_run` is one to change."""
+    import gantk
+
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    gantk.run(copy.deepcopy(TINY), out=folder, device="cpu", say=lambda line: None)
+    return folder
+
+
+@pytest.fixture
+def copied_run(tiny_run, tmp_path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def pictures():
+    """`pictures(folder, count)` draws PNG pictures of seeded blobs, no two alike."""
+    import numpy as np
+    from PIL import Image
+
+    def draw(folder: Path, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        paths = []
+        for number in range(count):
+            rng = np.random.default_rng([seed, number])
+            image = np.zeros(size)
+            for y, x, width, height in rng.uniform((4, 4, 2, 60), (28, 28, 6, 200), (5, 4)):
+                image += height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
+            paths.append(folder / f"slice-{number:02d}.png")
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
+        return paths
+
+    return draw
+
+
+@dataclass
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def gantk(monkeypatch):
+    """The command line in this process: `gantk("run", recipe)`; anything but gantk's own endings is raised."""
+    from click.testing import CliRunner
+
+    from gantk.cli import cli
+
+    def call(*args: object) -> Outcome:
+        result = CliRunner().invoke(cli, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture
+def gantk_process():
+    """The command line as a process of its own: `gantk_process("run", recipe, cwd=folder)`."""
+
+    def call(*args: object, cwd: Path, **environment: str) -> Outcome:
+        command = [sys.executable, "-m", "gantk", *map(str, args)]
+        done = subprocess.run(
+            command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def add_plugin(tmp_path, monkeypatch):
+    """Put a distribution with one entry point on the path: `add_plugin("my-package", "my_plugin", source)`.
+
+    What is installed is looked at anew afterwards, and again when the test is over.
+    """
+    import importlib
+
+    from gantk import plugins
+
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    modules = []
+
+    def add(distribution: str, module: str, source: str, *, point: str | None = None, version: str = "1.0") -> Path:
+        (folder / f"{module}.py").write_text(source, "utf-8")
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", "utf-8")
+        (info / "entry_points.txt").write_text(f"[gantk]\n{point or module} = {module}\n", "utf-8")
+        modules.append(module)
+        importlib.invalidate_caches()
+        plugins.load.cache_clear()
+        return folder
+
+    yield add
+    for module in modules:
+        sys.modules.pop(module, None)
+    plugins.load.cache_clear()

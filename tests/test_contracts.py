@@ -1,0 +1,51 @@
+"""A registered thing is a tested thing: the contracts of gantk.testing, over everything that the registry holds."""
+
+from __future__ import annotations
+
+from gantk.plugins import registry
+from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
+from gantk.testing.small import random_images, small_size
+
+# What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
+METHODS: dict[str, list[dict]] = {
+    "cyclegan": [{}, {"identity": 0.0, "structure": 2.0, "flatness": 4.0, "augment": ["translate"]}],
+    "dualgan": [{}, {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"}],
+}
+GENERATORS: dict[str, list[dict | None]] = {
+    "unet": [None, {"width": 4, "depth": 2, "stem": 1, "head": 1, "norm": "batch", "up": "transpose"}],
+    "resnet": [None, {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5}],
+}
+DISCRIMINATORS: dict[str, list[dict | None]] = {
+    "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
+}
+
+
+def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
+    """One subclass of the contract for each registered name and each set of options."""
+    found = []
+    for name in registry().names(kind):
+        for number, options in enumerate(variants.get(name, [base.options])):
+            body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
+            found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
+    return found
+
+
+class Feature(LossContract):
+    """Losses of feature maps rather than images take one map a layer."""
+
+    def inputs(self, dims):
+        size = small_size(dims)
+        maps = [[random_images(2, 3, size, seed=s + k) for k in range(2)] for s in (1, 3)]
+        return maps[0], maps[1]
+
+
+LOSSES: dict[str, type] = {"gram": Feature}
+
+for contract in [
+    *contracts("method", MethodContract, METHODS),
+    *contracts("generator", GeneratorContract, GENERATORS),
+    *contracts("discriminator", DiscriminatorContract, DISCRIMINATORS),
+]:
+    globals()[contract.__name__] = contract
+for name in registry().names("loss"):
+    globals()[f"Test_loss_{name}"] = type(f"Test_loss_{name}", (LOSSES.get(name, LossContract),), {"loss": name})

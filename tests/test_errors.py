@@ -1,0 +1,550 @@
+"""Bad input: one message that says what, where, what is allowed and what to do; kept word for word in golden/.
+
+`GANTK_WRITE_GOLDEN=1 pytest tests/test_errors.py` writes the texts anew; read the difference before you keep it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from gantk.errors import GantkError, Interrupted, UserError, did_you_mean, nearest
+
+GOLDEN = Path(__file__).parent / "golden"
+WRITE = os.environ.get("GANTK_WRITE_GOLDEN") == "1"
+
+
+class Place:
+    """An empty folder to make a mistake in."""
+
+    def __init__(self, folder: Path, recipe: dict, run: Path, pictures: Callable, add_plugin: Callable):
+        self.folder, self.recipe, self.finished = folder, recipe, run
+        self.pictures, self.add_plugin = pictures, add_plugin
+
+    def write(self, recipe: dict | None = None, name: str = "tiny.toml") -> str:
+        (self.folder / name).write_text(tomli_w.dumps(recipe or self.recipe), "utf-8")
+        return name
+
+    def train(self, *options: str) -> list[str]:
+        return ["run", self.write(), "--out", "new", "--device", "cpu", *options]
+
+    def two_folders(self, a: int = 8, b: int = 8) -> Path:
+        self.pictures(self.folder / "data" / "trainA", a, seed=1)
+        self.pictures(self.folder / "data" / "trainB", b, seed=2)
+        return self.folder / "data"
+
+    def run(self) -> Path:
+        return Path(shutil.copytree(self.finished, self.folder / "run"))
+
+
+@pytest.fixture
+def place(tmp_path, tiny_recipe, tiny_run, pictures, add_plugin, monkeypatch) -> Place:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Place(folder, tiny_recipe, tiny_run, pictures, add_plugin)
+
+
+CASES: dict[str, Callable[[Place], list[str]]] = {}
+
+
+def case(mistake: Callable[[Place], list[str]]) -> Callable:
+    CASES[mistake.__name__] = mistake
+    return mistake
+
+
+# ---- names and types --------------------------------------------------------------------------------
+
+
+@case
+def misspelt_key(place):
+    place.recipe["train"]["bacth"] = 2
+    return place.train()
+
+
+@case
+def misspelt_table(place):
+    place.recipe["metod"] = place.recipe.pop("method")
+    return place.train()
+
+
+@case
+def misspelt_option(place):
+    place.recipe["method"]["generator"]["wdth"] = 64
+    return place.train()
+
+
+@case
+def misspelt_key_on_the_command_line(place):
+    return place.train("--set", "train.stepz=3")
+
+
+@case
+def misspelt_name(place):
+    place.recipe["method"]["generator"]["name"] = "unett"
+    return place.train()
+
+
+@case
+def misspelt_method(place):
+    place.recipe["method"]["name"] = "dualgun"
+    return place.train()
+
+
+@case
+def misspelt_recipe(place):
+    return ["run", "recipes/dualgan_t1t3.toml"]
+
+
+@case
+def misspelt_profile(place):
+    place.recipe["profile"] = {"small": {"train": {"steps": 1}}}
+    return place.train("--profile", "smal")
+
+
+@case
+def misspelt_kind(place):
+    return ["list", "genrators"]
+
+
+@case
+def misspelt_part(place):
+    return ["show", "generator", "unett"]
+
+
+@case
+def misspelt_metric(place):
+    shutil.copytree(place.two_folders() / "trainA", "truth")
+    return ["eval", "--pred", "data/trainA", "--truth", "truth", "--metrics", "psnr,sim"]
+
+
+@case
+def wrong_type(place):
+    place.recipe["train"]["steps"] = "many"
+    return place.train()
+
+
+@case
+def wrong_type_of_an_option(place):
+    place.recipe["method"]["generator"]["width"] = 4.5
+    return place.train()
+
+
+@case
+def value_out_of_range(place):
+    place.recipe["data"]["split"]["test"] = 1.5
+    return place.train()
+
+
+@case
+def not_a_number(place):
+    place.recipe["method"]["cycle"] = float("nan")
+    return place.train()
+
+
+@case
+def not_toml(place):
+    (place.folder / "bad.toml").write_text("[train\nsteps = 3\n")
+    return ["run", "bad.toml"]
+
+
+@case
+def neither_steps_nor_epochs(place):
+    del place.recipe["train"]["steps"]
+    return place.train()
+
+
+@case
+def no_key_value(place):
+    return place.train("--set", "train.steps")
+
+
+@case
+def phase_that_is_not_there(place):
+    place.recipe["train"]["optimizers"] = {"generator": {"name": "adam", "lr": 1e-4}}
+    return place.train()
+
+
+@case
+def unknown_device(place):
+    return ["run", place.write(), "--out", "new", "--device", "gpu0"]
+
+
+@case
+def unknown_contrast(place):
+    place.recipe["data"]["domains"] = ["T1", "T3"]
+    return place.train()
+
+
+@case
+def recipe_of_a_newer_format(place):
+    place.recipe["format"] = 99
+    return place.train()
+
+
+@case
+def size_that_a_unet_cannot_take(place):
+    place.recipe["data"]["size"] = [36, 36]
+    return place.train()
+
+
+@case
+def size_that_leaves_no_patch(place):
+    place.recipe["method"]["discriminator"]["receptive_field"] = 142
+    return place.train()
+
+
+# ---- folders and images -----------------------------------------------------------------------------
+
+
+@case
+def missing_folder(place):
+    return place.train("--data", "nowhere")
+
+
+@case
+def missing_folder_in_the_recipe(place):
+    place.recipe["data"]["source"] = {"name": "folders", "path": "nowhere"}
+    return place.train()
+
+
+@case
+def empty_folder(place):
+    (place.folder / "data").mkdir()
+    return place.train("--data", "data")
+
+
+@case
+def folder_of_other_files(place):
+    (place.folder / "data").mkdir()
+    (place.folder / "data" / "notes.txt").write_text("no image")
+    return place.train("--data", "data")
+
+
+@case
+def one_folder_only(place):
+    place.pictures(place.folder / "data", 8)
+    return place.train("--data", "data")
+
+
+@case
+def one_image_folders(place):
+    place.two_folders(1, 1)
+    return place.train("--data", "data")
+
+
+@case
+def one_image_in_one_folder(place):
+    place.two_folders(8, 1)
+    return place.train("--data", "data")
+
+
+@case
+def unreadable_image(place):
+    (place.two_folders() / "trainA" / "slice-03.png").write_text("this is no picture")
+    return place.train("--data", "data")
+
+
+@case
+def truncated_image(place):
+    path = place.two_folders() / "trainB" / "slice-05.png"
+    path.write_bytes(path.read_bytes()[:90])
+    return place.train("--data", "data")
+
+
+@case
+def zero_byte_image(place):
+    (place.two_folders() / "trainA" / "slice-00.png").write_bytes(b"")
+    return place.train("--data", "data")
+
+
+@case
+def constant_images(place):
+    from PIL import Image
+
+    for path in (place.two_folders() / "trainA").iterdir():
+        Image.new("L", (32, 32), 7).save(path)
+    return place.train("--data", "data")
+
+
+@case
+def the_same_image_in_training_and_test(place):
+    data = place.two_folders()
+    for path in sorted((data / "trainA").iterdir())[1:]:
+        shutil.copy(data / "trainA" / "slice-00.png", path)
+    return place.train("--data", "data")
+
+
+# ---- runs and checkpoints ---------------------------------------------------------------------------
+
+
+@case
+def missing_run(place):
+    return ["resume", "nowhere"]
+
+
+@case
+def folder_that_is_no_run(place):
+    (place.folder / "empty").mkdir()
+    return ["resume", "empty"]
+
+
+@case
+def run_without_checkpoints(place):
+    shutil.rmtree(place.run() / "checkpoints")
+    return ["resume", "run"]
+
+
+@case
+def folder_that_holds_a_run_already(place):
+    place.run()
+    return ["run", place.write(), "--out", "run", "--device", "cpu"]
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*"))
+
+
+@case
+def checkpoint_of_another_method(place):
+    run = place.run()
+    place.recipe["method"]["name"] = "cyclegan"
+    (run / "recipe.toml").write_text(tomli_w.dumps(place.recipe))
+    return ["resume", "run"]
+
+
+@case
+def checkpoint_of_another_method_to_translate(place):
+    checkpoint_of_another_method(place)
+    place.pictures(place.folder / "in", 1)
+    return ["translate", "run", "in/slice-00.png", "out.png"]
+
+
+@case
+def checkpoint_of_another_network(place):
+    run = place.run()
+    place.recipe["method"]["generator"]["width"] = 6
+    (run / "recipe.toml").write_text(tomli_w.dumps(place.recipe))
+    return ["resume", "run"]
+
+
+@case
+def checkpoint_of_a_newer_format(place):
+    path = newest(place.run()) / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    return ["resume", "run"]
+
+
+class Payload:
+    """A pickle that leaves a folder behind when it is loaded."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("it-ran",))
+
+
+@case
+def pickle_dressed_as_weights(place):
+    (newest(place.run()) / "weights.safetensors").write_bytes(pickle.dumps(Payload(), 2))
+    place.pictures(place.folder / "in", 1)
+    return ["translate", "run", "in/slice-00.png", "out.png"]
+
+
+@case
+def pickle_dressed_as_state(place):
+    (newest(place.run()) / "state.pt").write_bytes(pickle.dumps(Payload(), 2))
+    return ["resume", "run"]
+
+
+@case
+def truncated_weights(place):
+    path = newest(place.run()) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    return ["eval", "run"]
+
+
+# ---- translating and scoring ------------------------------------------------------------------------
+
+
+@case
+def missing_input(place):
+    place.run()
+    return ["translate", "run", "nowhere.png", "out.png"]
+
+
+@case
+def input_that_is_no_image(place):
+    place.run()
+    (place.folder / "notes.txt").write_text("no image")
+    return ["translate", "run", "notes.txt", "out.png"]
+
+
+@case
+def input_that_is_empty(place):
+    place.run()
+    (place.folder / "in.png").write_bytes(b"")
+    return ["translate", "run", "in.png", "out.png"]
+
+
+@case
+def output_of_another_kind(place):
+    place.run()
+    place.pictures(place.folder / "in", 1)
+    return ["translate", "run", "in/slice-00.png", "out.nii.gz"]
+
+
+@case
+def output_on_top_of_the_input(place):
+    place.run()
+    place.pictures(place.folder / "in", 1)
+    return ["translate", "run", "in", "in"]
+
+
+@case
+def domain_that_the_run_cannot_make(place):
+    place.run()
+    place.pictures(place.folder / "in", 1)
+    return ["translate", "run", "in", "out", "--to", "FLAIR"]
+
+
+@case
+def predictions_without_their_truth(place):
+    place.pictures(place.folder / "pred", 3)
+    place.pictures(place.folder / "truth", 2)
+    return ["eval", "--pred", "pred", "--truth", "truth"]
+
+
+@case
+def json_into_a_folder_that_is_not_there(place):
+    shutil.copytree(place.two_folders() / "trainA", "truth")
+    return ["eval", "--pred", "data/trainA", "--truth", "truth", "--json", "nowhere/scores.json"]
+
+
+@case
+def recipe_copied_over_another(place):
+    (place.folder / "dualgan_t1t2.toml").touch()
+    return ["recipes", "copy", "dualgan_t1t2"]
+
+
+# ---- plugins ----------------------------------------------------------------------------------------
+
+
+@case
+def plugin_that_fails_to_import(place):
+    place.add_plugin("broken-package", "gantk_broken", "raise RuntimeError('its library is missing')\n")
+    place.recipe["method"]["generator"] = {"name": "brokennet"}
+    return place.train()
+
+
+TAKES = """
+from gantk import hookimpl
+
+@hookimpl
+def gantk_register(add):
+    add.generator("unet", "gantk_greedy_net:Net")
+"""
+
+
+@case
+def plugin_that_takes_a_name(place):
+    place.add_plugin("greedy-package", "gantk_greedy", TAKES)
+    return place.train()
+
+
+@case
+def plugin_whose_part_does_not_import(place):
+    place.add_plugin("late-package", "gantk_late", TAKES.replace('"unet"', '"latenet"'))
+    place.recipe["method"]["generator"] = {"name": "latenet"}
+    return place.train()
+
+
+# ---- all of them ------------------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def folders(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()}
+
+
+def normalised(text: str, here: Path) -> str:
+    """The message without what differs from machine to machine."""
+    text = text.replace(str(here.resolve()), "HERE").replace(str(here), "HERE")
+    return re.sub(r"0x[0-9a-f]+", "0x", text).strip() + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_message_and_nothing_is_written(name, place, gantk):
+    args = CASES[name](place)
+    before, folders_before = tree(place.folder), folders(place.folder)
+    outcome = gantk(*args)
+    text = normalised(outcome.err, place.folder)
+    golden = GOLDEN / f"{name}.txt"
+    if WRITE:
+        golden.write_text(text, "utf-8")
+    assert text == golden.read_text("utf-8")
+    assert outcome.code == 2
+    assert text.startswith("error  ") and text.count("\n") == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    assert tree(place.folder) == before and folders(place.folder) == folders_before
+
+
+def test_no_golden_text_is_left_of_a_case_that_is_gone():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+def test_every_golden_text_says_what_to_do():
+    """What is allowed, what to do, or both: an error that only complains does not help."""
+    for path in sorted(GOLDEN.glob("*.txt")):
+        text = path.read_text("utf-8")
+        assert re.search(r"Allowed: |Options: |Did you mean|\. [`A-Z][^.]+\.  ?\(|\. [`A-Z][^.]{10,}", text), path.stem
+
+
+def test_the_payload_of_the_pickles_would_have_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Payload(), 2))
+    assert (tmp_path / "it-ran").is_dir()
+
+
+# ---- the error itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({}, "it broke."),
+        ({"where": "here"}, "it broke.  (here)"),
+        ({"allowed": ["a", "b"]}, "it broke. Allowed: a, b."),
+        ({"allowed": "this", "remedy": "do that", "where": "x:3"}, "it broke. Allowed: this. Do that.  (x:3)"),
+        ({"remedy": "Did you mean 'x'?"}, "it broke. Did you mean 'x'?"),
+        ({"remedy": "`gantk list` shows more."}, "it broke. `gantk list` shows more."),
+    ],
+)
+def test_an_error_reads_as_sentences(parts, text):
+    assert str(UserError("it broke", **parts)) == text
+
+
+def test_places_nest_from_the_outside():
+    assert str(UserError("it broke", where="width").at("r.toml:3")) == "it broke.  (r.toml:3: width)"
+
+
+def test_exit_codes_are_the_contract():
+    assert (GantkError.exit_code, UserError.exit_code, Interrupted.exit_code) == (1, 2, 130)
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("unett", "unet"), ("UNET", "unet"), ("patch_gan", "patchgan"), ("zebra", None), ("", None)]
+)
+def test_the_nearest_spelling_is_found_and_nothing_far_away(name, close):
+    names = ["unet", "resnet", "patchgan"]
+    assert nearest(name, names) == close
+    assert did_you_mean(name, names) == (f"Did you mean '{close}'?" if close else None)

@@ -1,0 +1,317 @@
+"""The losses keep their promises: right values, right signs, finite gradients, the same under any autocast."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gantk.errors import UserError
+from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
+from gantk.losses.gram import GramStyle, gram
+from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity
+from gantk.losses.structure import Flatness, Structure, box_mean, local_statistics, structure_and_flatness
+from gantk.nets.dcgan import DCGANDiscriminator
+from gantk.nets.patchgan import PatchGAN
+
+GAMES = [BCE, LS, Hinge, WGANGP]
+SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
+
+
+def noise(shape, seed: int = 0) -> torch.Tensor:
+    """Independent values in [-1, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+# ---- adversarial
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_discriminator_is_rewarded_for_being_right(game):
+    right, wrong = torch.full((4, 1, 3, 3), 1.5), torch.full((4, 1, 3, 3), -1.5)
+    assert game().discriminator(right, wrong) < game().discriminator(wrong, right)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_generator_is_rewarded_for_fooling(game):
+    logits = torch.full((4, 1), -0.5, requires_grad=True)
+    game().generator(logits).backward()
+    assert (logits.grad < 0).all()  # a higher logit lowers the loss
+
+
+def test_values_are_those_of_the_papers():
+    real, fake = torch.tensor([[2.0], [0.0]]), torch.tensor([[-1.0], [1.0]])
+    sigmoid = torch.sigmoid
+    bce = -(sigmoid(real).log().mean() + (1 - sigmoid(fake)).log().mean()) / 2
+    assert torch.allclose(BCE().discriminator(real, fake), bce)
+    assert torch.allclose(BCE().generator(fake), -sigmoid(fake).log().mean())
+    assert LS().discriminator(real, fake).item() == pytest.approx(((1 + 1) / 2 + (1 + 1) / 2) / 2)
+    assert LS().generator(fake).item() == pytest.approx((4 + 0) / 2)
+    assert Hinge().discriminator(real, fake).item() == pytest.approx((0 + 1) / 2 + (0 + 2) / 2)
+    assert WGANGP().discriminator(real, fake + 3).item() == pytest.approx(3 - 1)
+    assert Hinge().generator(fake + 3).item() == WGANGP().generator(fake + 3).item() == pytest.approx(-3)
+
+
+def test_smoothing_moves_the_label_of_real_images_only():
+    real, fake = torch.full((2, 1), 0.9), torch.zeros(2, 1)
+    assert LS(smooth=0.1).discriminator(real, fake).item() == pytest.approx(0, abs=1e-12)
+    target = math.log(0.9 / 0.1)
+    logits = torch.full((2, 1), target, requires_grad=True)
+    BCE(smooth=0.1).discriminator(logits, fake).backward()
+    assert logits.grad.abs().max() < 1e-7
+    assert torch.equal(LS(smooth=0.1).generator(real), LS().generator(real))
+    with pytest.raises(UserError, match="smooth"):
+        BCE(smooth=0.7)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_games_are_computed_in_float32_and_stay_finite_for_large_logits(game):
+    for value in (-300.0, 300.0):
+        logits = torch.full((2, 1, 2, 2), value, dtype=torch.bfloat16, requires_grad=True)
+        loss = game().discriminator(logits, logits) + game().generator(logits)
+        loss.backward()
+        assert loss.dtype == torch.float32 and loss.isfinite() and logits.grad.isfinite().all()
+
+
+def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_two():
+    real, fake = noise((3, 1, 4, 4)), noise((3, 1, 4, 4), 1)
+    direction = noise((1, 4, 4), 2)
+    direction /= direction.norm()
+    for slope, expected in ((1.0, 0.0), (2.0, 1.0), (0.0, 1.0), (-1.0, 0.0)):
+        penalty = gradient_penalty(lambda x, s=slope: s * (x * direction).sum((1, 2, 3)), real, fake)
+        assert penalty.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["instance", "group", "none"])
+def test_the_gradient_penalty_reaches_the_weights_under_autocast(dims, kind):
+    network = PatchGAN(1, dims, width=4, layers=3, norm=kind)
+    real, fake = noise((2, 1, *[12] * dims)), noise((2, 1, *[12] * dims), 1)
+    torch.manual_seed(0)
+    plain = WGANGP(penalty=3.0).penalty(network, real, fake)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = WGANGP(penalty=3.0).penalty(network, real, fake)
+    assert plain.dtype == cast.dtype == torch.float32 and torch.allclose(plain, cast, rtol=1e-6)
+    plain.backward()
+    gradient = network.layers[0].weight.grad
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_the_gradient_penalty_of_instance_norm_matches_finite_differences():
+    network = PatchGAN(1, 2, width=2, layers=3).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, 0, 0.3, generator=torch.Generator().manual_seed(1))
+    x = noise((2, 1, 80, 80)).double()  # wide enough for instance norm's image-by-image path
+    x = x.requires_grad_()
+    weight = network.layers[2].weight
+
+    def penalty() -> torch.Tensor:
+        (slope,) = torch.autograd.grad(network(x).mean(), x, create_graph=True)
+        return slope.square().sum()
+
+    (gradient,) = torch.autograd.grad(penalty(), weight)
+    step = 1e-6 * noise(weight.shape, 3).double()
+    with torch.no_grad():
+        weight += step
+    above = penalty().item()
+    with torch.no_grad():
+        weight -= 2 * step
+    assert (above - penalty().item()) / 2 == pytest.approx((gradient * step).sum().item(), rel=1e-4)
+
+
+def test_only_wgan_gp_has_a_penalty_and_it_refuses_batch_norm():
+    network, x = DCGANDiscriminator(1, 2, width=2, depth=2), noise((2, 1, 16, 16))
+    assert all(game().penalty(network, x, x) is None for game in (BCE, LS, Hinge))
+    assert WGANGP(penalty=0.0).penalty(network, x, x) is None
+    with pytest.raises(UserError, match="instance"):
+        WGANGP().penalty(network, x, x)
+
+
+# ---- reconstruction
+
+
+def test_reconstruction_values():
+    x, y = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.5, -1.0]]]])
+    assert L1()(x, y).item() == Cycle()(x, y).item() == Identity()(x, y).item() == pytest.approx(1.25)
+    assert L2()(x, y).item() == Cycle(norm="l2")(x, y).item() == pytest.approx((0.25 + 4) / 2)
+    assert Charbonnier(epsilon=1e-6)(x, y).item() == pytest.approx(1.25, abs=1e-5)
+    assert Charbonnier()(x, x).item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", [L1(), L2(), Charbonnier(), Cycle(norm="l2"), Identity()])
+def test_reconstruction_refuses_to_broadcast_and_is_float32(loss):
+    with pytest.raises(UserError, match="1, 3"):
+        loss(torch.zeros(2, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+    x = torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+    value = loss(x, torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16))
+    value.backward()
+    assert value.dtype == torch.float32 and value == 0 and x.grad.isfinite().all()
+
+
+# ---- structure and flatness
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.4, 0.3), (-1.0, 0.0), (-0.5, -0.4), (3.0, 5.0)])
+def test_structure_is_blind_to_contrast(dims, a, b):
+    source = noise(SHAPES[dims])
+    assert Structure()(a * source + b, source).item() < 0.01
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_structure_is_near_one_for_an_unrelated_output(dims):
+    shape = (2, 1, 64, 64) if dims == 2 else (2, 1, 20, 20, 20)
+    unrelated = Structure()(noise(shape, 1), noise(shape, 2)).item()
+    assert unrelated == pytest.approx(1 - 1 / (5**dims - 1), abs=0.01)  # the expected squared correlation of n values
+
+
+def test_structure_is_strict_about_edges():
+    source = -torch.ones(1, 1, 32, 32)
+    source[..., 16:] = 0.5
+    moved, blurred = source.roll(2, -1), F.avg_pool2d(F.pad(source, (4, 4, 0, 0), "replicate"), (1, 9), 1)
+    scores = [Structure()(output, source).item() for output in (source, blurred, moved, torch.zeros_like(source))]
+    assert scores == sorted(scores) and scores[0] < 0.01 and scores[2] > 0.3 and scores[3] == pytest.approx(1)
+
+
+def test_structure_counts_only_where_the_source_varies():
+    source = torch.zeros(1, 1, 32, 32)
+    source[..., :16, :] = noise((1, 1, 16, 32))
+    output = source.clone()
+    output[..., 22:, :] = noise((1, 1, 10, 32), 1)  # invented texture, all where the source is flat
+    assert Structure()(output, source).item() < 0.01
+    assert Flatness()(output, source).item() > 0.1 > Flatness()(source, source).item()
+
+
+def test_flatness_is_the_standard_deviation_where_the_source_is_flat():
+    output = noise((2, 1, 20, 20))
+    windows = output.unfold(2, 5, 1).unfold(3, 5, 1).flatten(4)
+    expected = windows.std(-1, correction=0).mean().item()
+    assert Flatness()(output, torch.full_like(output, -1.0)).item() == pytest.approx(expected, abs=0.002)
+    assert Flatness()(torch.full_like(output, 0.7), torch.full_like(output, -1.0)).item() < 0.001
+    assert Flatness()(output, noise((2, 1, 20, 20), 1)).item() < 2  # no flat window: whatever remains is small
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_moments_are_those_of_every_window(dims):
+    shape = (2, 2, *[7] * dims)
+    output, source = noise(shape), noise(shape, 1)
+    moments = local_statistics(output, source, 3)
+
+    def windows(x: torch.Tensor) -> torch.Tensor:
+        for axis in range(2, 2 + dims):
+            x = x.unfold(axis, 3, 1)
+        return x.flatten(2 + dims)
+
+    o, s = windows(output), windows(source)
+    joint = ((o - o.mean(-1, keepdim=True)) * (s - s.mean(-1, keepdim=True))).mean(-1)
+    assert torch.allclose(moments.output_variance, o.var(-1, correction=0), atol=1e-6)
+    assert torch.allclose(moments.source_variance, s.var(-1, correction=0), atol=1e-6)
+    assert torch.allclose(moments.covariance, joint, atol=1e-6)
+
+
+def test_the_box_filters_gradients_are_exact():
+    x = noise((2, 1, 1, 6, 5)).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: box_mean(v, 3), x)
+    assert torch.autograd.gradgradcheck(lambda v: box_mean(v, 3).square(), x)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("flat_source", [False, True])
+def test_gradients_are_finite_for_constant_images(dims, flat_source):
+    source = torch.full(SHAPES[dims], -1.0) if flat_source else noise(SHAPES[dims])
+    for value in (-1.0, 0.0, 0.3):
+        output = torch.full(SHAPES[dims], value, requires_grad=True)
+        structure, flatness = structure_and_flatness(output, source)
+        (structure + flatness).backward()
+        assert structure.isfinite() and flatness.isfinite() and output.grad.isfinite().all()
+
+
+def test_descending_structure_restores_edges():
+    source = noise((1, 1, 12, 12))
+    output = (0.3 * noise((1, 1, 12, 12), 1)).requires_grad_()
+    optimizer = torch.optim.Adam([output], lr=0.05)
+    before = Structure()(output, source).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = Structure()(output, source)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * before
+
+
+def test_structure_is_the_same_under_autocast():
+    output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
+    plain = structure_and_flatness(output, source)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = structure_and_flatness(output, source)
+    assert all(torch.equal(p, c) and c.dtype == torch.float32 for p, c in zip(plain, cast, strict=True))
+    assert structure_and_flatness(output.bfloat16(), source.bfloat16())[0].dtype == torch.float32
+
+
+def test_structure_and_flatness_together_equal_each_alone():
+    output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
+    options = {"window": 3, "threshold": 0.05, "floor": 0.01, "data_range": 1.0}
+    both = structure_and_flatness(output, source, **options)
+    assert both == (Structure(**options)(output, source), Flatness(**options)(output, source))
+    assert both[0] != Structure()(output, source)
+
+
+def test_data_range_scales_structure_and_flatness():
+    output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
+    small = structure_and_flatness(output, source, data_range=2.0)
+    large = structure_and_flatness(100 * output, 100 * source, data_range=200.0)
+    assert large[0].item() == pytest.approx(small[0].item(), abs=1e-4)
+    assert large[1].item() == pytest.approx(100 * small[1].item(), rel=1e-3)
+
+
+def test_differing_channels_are_compared_by_their_mean():
+    source = noise((2, 3, 16, 16))
+    assert Structure()(-0.5 * source.mean(1, keepdim=True), source).item() < 0.01
+    assert Structure()(source, source).item() < 0.01
+
+
+def test_structure_names_what_does_not_fit():
+    with pytest.raises(UserError, match="window"):
+        Structure(window=1)
+    with pytest.raises(UserError, match="window of 5"):
+        Structure()(torch.zeros(1, 1, 4, 9), torch.zeros(1, 1, 4, 9))
+    with pytest.raises(UserError, match="own source"):
+        Structure()(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
+    with pytest.raises(UserError, match="floor"):
+        Flatness(floor=0.0)
+
+
+# ---- style
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gram_is_the_mean_product_of_channels(dims):
+    features = noise((2, 3, *[4] * dims))
+    for i in range(3):
+        for j in range(3):
+            expected = (features[:, i] * features[:, j]).flatten(1).mean(1)
+            assert torch.allclose(gram(features)[:, i, j], expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gram(features), gram(features.clone())) and gram(features).dtype == torch.float32
+
+
+def test_style_is_blind_to_place_and_sees_texture():
+    features = noise((1, 4, 8, 8))
+    shuffled = features.flatten(2)[..., torch.randperm(64)].reshape(1, 4, 8, 8)
+    style = GramStyle()
+    assert style([shuffled], [features]).item() < 1e-10
+    assert style([features], [features.roll(1, 2) * torch.tensor([1.0, -1, 1, -1])[:, None, None]]).item() > 1e-3
+    assert style([features], [gram(features)]).item() == 0
+    assert style([features], [torch.cat([features, features], 2)]).item() < 1e-10  # whatever the size
+
+
+def test_style_weighs_layers():
+    a, b = [noise((1, 2, 4, 4), i) for i in (0, 1)], [noise((1, 2, 4, 4), i) for i in (2, 3)]
+    layers = [GramStyle()([x], [y]).item() for x, y in zip(a, b, strict=True)]
+    assert GramStyle()(a, b).item() == pytest.approx(sum(layers) / 2)
+    assert GramStyle(weights=(1.0, 3.0))(a, b).item() == pytest.approx(layers[0] + 3 * layers[1])
+    with pytest.raises(UserError, match="weights"):
+        GramStyle(weights=(1.0,))(a, b)

@@ -1,0 +1,119 @@
+"""The image pool (Shrivastava et al. 2017): what it gives, what it keeps, and that it resumes exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gantk.pool import ImagePool
+
+
+def numbered(first: int, count: int) -> torch.Tensor:
+    """Images (count, 1, 2, 2), each filled with its own number."""
+    return torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+
+
+def ids(images: torch.Tensor) -> list[int]:
+    assert torch.equal(images, images[:, :, :1, :1].expand_as(images))  # no image is mixed from two
+    return images[:, 0, 0, 0].int().tolist()
+
+
+batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
+def test_no_image_is_lost_doubled_or_invented(capacity, sizes, seed):
+    torch.manual_seed(seed)
+    pool = ImagePool(capacity, 1, (2, 2))
+    shown, returned = 0, []
+    for size in sizes:
+        batch = numbered(shown, size)
+        out = pool(batch)
+        assert out.shape == batch.shape and torch.equal(batch, numbered(shown, size))
+        shown += size
+        returned += ids(out)
+        stored = ids(pool.images[: int(pool.count)])
+        assert len(set(stored)) == len(stored) == min(capacity, shown)
+        assert max(returned) < shown
+        # an image is either on its way out, or kept for later, or (while the pool fills) both
+        assert set(returned) | set(stored) == set(range(shown))
+
+
+@settings(max_examples=30, deadline=None)
+@given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
+def test_until_it_is_full_every_image_is_given_back(capacity, sizes, seed):
+    torch.manual_seed(seed)
+    pool, shown = ImagePool(capacity, 1, (2, 2)), 0
+    for size in sizes:
+        out = ids(pool(numbered(shown, size)))
+        room = max(0, capacity - shown)
+        assert out[:room] == list(range(shown, shown + min(size, room)))
+        shown += size
+
+
+@settings(max_examples=30, deadline=None)
+@given(capacity=st.integers(1, 5), sizes=batches, more=batches, seed=st.integers(0, 999))
+def test_a_restored_pool_goes_on_with_the_same_images(capacity, sizes, more, seed):
+    pool, other = ImagePool(capacity, 1, (2, 2)), ImagePool(capacity, 1, (2, 2))
+    torch.manual_seed(seed)
+    for number, size in enumerate(sizes):
+        pool(numbered(10 * number, size))
+    other.load_state_dict({name: tensor.clone() for name, tensor in pool.state_dict().items()})
+    results = []
+    for each in (pool, other):
+        torch.manual_seed(seed + 1)
+        results.append([each(numbered(1000 + 10 * number, size)) for number, size in enumerate(more)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert torch.equal(pool.images, other.images) and pool.count == other.count
+
+
+@settings(max_examples=30, deadline=None)
+@given(capacity=st.integers(0, 5), sizes=batches, seed=st.integers(0, 999))
+def test_a_batch_is_the_same_as_its_images_one_by_one(capacity, sizes, seed):
+    whole, single = ImagePool(capacity, 1, (2, 2)), ImagePool(capacity, 1, (2, 2))
+    shown = 0
+    for size in sizes:
+        batch = numbered(shown, size)
+        torch.manual_seed(seed + shown)
+        out = whole(batch)
+        torch.manual_seed(seed + shown)
+        assert torch.equal(out, torch.cat([single(image[None]) for image in batch]))
+        shown += size
+
+
+def test_without_capacity_it_is_not_there():
+    pool = ImagePool(0, 1, (2, 2))
+    images = numbered(0, 3)
+    assert pool(images) is images
+
+
+def test_half_of_the_images_are_exchanged_once_it_is_full():
+    torch.manual_seed(0)
+    pool = ImagePool(50, 1, (2, 2))
+    pool(numbered(0, 50))
+    given = ids(pool(numbered(50, 1000)))
+    same = sum(image == 50 + place for place, image in enumerate(given))
+    assert 440 < same < 560  # 500 +- 4 standard deviations
+    assert len(set(given)) == len(given)
+
+
+def test_what_it_gives_carries_no_gradient_and_is_its_own_memory():
+    pool = ImagePool(2, 1, (2, 2))
+    images = numbered(0, 2).requires_grad_()
+    out = pool(images)
+    assert not out.requires_grad
+    out.fill_(9)
+    assert ids(pool.images) == [0, 1] and ids(images.detach()) == [0, 1]
+
+
+@pytest.mark.parametrize("size", [(4, 3), (4, 3, 2)])
+def test_it_holds_pictures_and_volumes_of_other_precisions(size):
+    pool = ImagePool(1, 2, size)
+    pool(torch.ones(1, 2, *size, dtype=torch.bfloat16))
+    torch.manual_seed(1)
+    given = [pool(torch.zeros(1, 2, *size, dtype=torch.bfloat16)) for _ in range(8)]
+    assert all(each.dtype == torch.bfloat16 and each.shape == (1, 2, *size) for each in given)
+    assert any(bool(each.all()) for each in given)  # the stored ones came out at some point

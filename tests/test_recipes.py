@@ -1,0 +1,155 @@
+"""The bundled recipes are what they say: they bind in every profile, published systems have their published shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gantk.method import Geometry, Method, check_networks
+from gantk.recipe import Model, Recipe, load_recipe, resolved
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PUBLISHED = ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15", "cyclegan_t1t2_64", "cyclegan_t1t2_256"]
+
+
+def variants() -> list:
+    """Every recipe as it is and in each of its profiles."""
+    found = []
+    for path in RECIPES:
+        for profile in (None, *load_recipe(path).tables.get("profile", {})):
+            found.append(pytest.param(path, profile, id=f"{path.stem}-{profile}" if profile else path.stem))
+    return found
+
+
+def model_of(name: str, profile: str | None = None) -> Model:
+    return load_recipe(ROOT / "recipes" / f"{name}.toml").override([], profile).check()
+
+
+def build(model: Model, device: str = "meta") -> Method:
+    """The recipe's method for gray images; on the meta device, which knows shapes and holds no numbers."""
+    letters = ("a", "b")[: len(model.data.domains)]
+    with torch.device(device):
+        return model.method(Geometry(model.data.dims, model.data.size, dict.fromkeys(letters, 1)))
+
+
+def layers(network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if isinstance(layer, CONVOLUTIONS)]
+
+
+def shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The size of every convolution's output for an image of `size`, in the order in which they run."""
+    found: list[tuple[int, ...]] = []
+    for layer in layers(network):
+        layer.register_forward_hook(lambda module, inputs, output: found.append(tuple(output.shape[2:])))
+    network(torch.empty(1, 1, *size, device="meta"))
+    return found
+
+
+def test_there_are_recipes():
+    assert {"dualgan_t1t2", "cyclegan_t1t2", *PUBLISHED} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize(("path", "profile"), variants())
+def test_every_recipe_builds_networks_for_its_size(path, profile):
+    model = load_recipe(path).override([], profile).check()
+    method = build(model)
+    check_networks(method)
+    image = torch.empty(1, 1, *model.data.size, device="meta")
+    for to in method.directions():
+        assert method.translate(image, to).shape == image.shape
+
+
+@pytest.mark.parametrize(("path", "profile"), variants())
+def test_every_recipe_is_the_same_once_its_defaults_are_written_out(path, profile):
+    tables = resolved(load_recipe(path).override([], profile).check())
+    assert resolved(Recipe(tables).check()) == tables
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_says_what_it_is_and_needs_no_download(path):
+    model = load_recipe(path).check()
+    assert model.summary.count(".") and len(model.summary) <= 120
+    assert model.data.source.name == "phantom"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_systems_carry_their_source_and_train_as_published(name):
+    model = model_of(name)
+    assert model.paper["published"]["a_to_b"] == {"psnr": 8.09, "ssim": 0.0}
+    assert model.paper["published"]["b_to_a"] == {"psnr": 10.91, "ssim": 0.18}
+    adam = model.train.optimizer
+    assert (adam.name, adam.options["lr"], tuple(adam.options["betas"])) == ("adam", 2e-4, (0.5, 0.999))
+    assert model.train.ema == 0
+    options = model.method.options
+    assert (options["structure"], options["flatness"], options["augment"]) == (0, 0, [])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_systems_keep_their_kind_in_the_cpu_profile(name):
+    full, small = model_of(name), model_of(name, "cpu")
+    assert small.train.epochs < full.train.epochs
+    weights = [sum(p.numel() for p in build(model).parameters()) for model in (full, small)]
+    assert weights[1] < weights[0] / 10
+    for part in ("adversarial", "cycle"):
+        assert small.method.table()[part] == full.method.table()[part]
+
+
+@pytest.mark.parametrize("profile", [None, "cpu"])
+@pytest.mark.parametrize("name", ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15"])
+def test_unet15_has_15_layers_and_a_patchgan_of_5(name, profile):
+    model = model_of(name, profile)
+    method = build(model)
+    assert len(layers(method.g_ab)) == 15
+    assert len(layers(method.d_b)) == 5
+    assert model.train.batch == 1
+
+
+def test_unet15_filters_double_from_128():
+    method = build(model_of("cyclegan_t1t2_unet15"))
+    assert [layer.out_channels for layer in layers(method.g_ab.encoder)][:4] == [128, 256, 512, 1024]
+
+
+def test_unet15_weights_are_drawn_from_n_0_002():
+    torch.manual_seed(0)
+    method = build(model_of("dualgan_t1t2_unet15", "cpu"), "cpu")
+    for layer in layers(method.g_ab) + layers(method.d_b):
+        weight = layer.weight.detach()
+        if weight.numel() > 10_000:
+            assert float(weight.std()) == pytest.approx(0.02, rel=0.05)
+            assert abs(float(weight.mean())) < 1e-3
+
+
+def test_unet15_losses_are_the_published_ones():
+    cycle, dual = model_of("cyclegan_t1t2_unet15").method, model_of("dualgan_t1t2_unet15").method
+    assert (cycle.name, cycle.options["adversarial"].name) == ("cyclegan", "bce")
+    assert cycle.options["cycle"] > 0 and cycle.options["identity"] > 0
+    assert (dual.name, dual.options["adversarial"].name) == ("dualgan", "ls")
+    assert dual.options["cycle"] > 0
+
+
+def test_system_64_goes_down_to_one_pixel_in_7_and_up_in_6():
+    model = model_of("cyclegan_t1t2_64")
+    sides = [shape[0] for shape in shapes(build(model).g_ab, model.data.size)]
+    assert sides == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64]
+    assert len(layers(build(model).d_a)) == 5
+
+
+def test_system_64_works_on_images_in_0_1():
+    model = model_of("cyclegan_t1t2_64")
+    assert tuple(model.data.intensity.options["range"]) == (0.0, 1.0)
+    image = torch.rand(1, 1, 64, 64)
+    output = build(model_of("cyclegan_t1t2_64", "cpu"), "cpu").translate(image, "b").detach()
+    assert output.min() >= 0 and output.max() <= 1
+    assert (model.train.batch, model.train.epochs) == (8, 250)
+
+
+def test_system_256_has_its_size_norm_and_augmentation():
+    model = model_of("cyclegan_t1t2_256")
+    assert model.data.size == (256, 256)
+    assert model.method.options["generator"].options["norm"] == "instance"
+    assert {part.name for part in model.data.augment} == {"rotate", "hflip", "brightness"}

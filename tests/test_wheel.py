@@ -1,0 +1,118 @@
+"""What is published works: a wheel holds all of gantk and nothing else, and runs from any folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IGNORED = shutil.ignore_patterns(".git", ".venv", "runs", "dist", "__pycache__", ".*_cache", ".hypothesis")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of this checkout, with files in it that must not be shipped."""
+    pytest.importorskip("hatchling", reason="needs hatchling: pip install gantk[dev]")
+    copy = tmp_path_factory.mktemp("wheel") / "gantk"
+    shutil.copytree(ROOT, copy, ignore=IGNORED)
+    (copy / "gantk" / "__pycache__").mkdir()
+    (copy / "gantk" / "__pycache__" / "left.pyc").touch()
+    (copy / "plugins" / "gantk_cyclegan" / "left.pyc").touch()
+    results = copy / "benchmarks" / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "left.json").touch()
+    (copy / "benchmarks" / "left.py").touch()
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout) -> Path:
+    return build(checkout, "wheel")
+
+
+def build(checkout: Path, target: str) -> Path:
+    """The wheel or sdist of a checkout."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", "dist"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = (checkout / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return built
+
+
+def shipped(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
+    """The files below a folder of this checkout that have one of the suffixes, relative to it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)) for path in files if path.suffix in suffixes}
+
+
+def test_a_wheel_holds_the_core_the_plugins_and_the_recipes(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    core = shipped(ROOT / "gantk", (".py", ".j2", ".css", ".js", ".in"))
+    assert {f"gantk/{name}" for name in core} <= names
+    assert {"gantk/report/page.html.j2", "gantk/templates/plugin/pyproject.toml.in"} <= names
+    assert shipped(ROOT / "plugins", (".py",)) <= names
+    assert {f"gantk/recipes/{name}" for name in shipped(ROOT / "recipes", (".toml",))} <= names
+
+
+def test_a_wheel_holds_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
+    assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", "gantk-0.1.0.dist-info", *plugins}
+    assert not [name for name in names if "left." in name or "cache" in name]
+
+
+def test_a_wheel_names_its_licence_and_its_entry_points(wheel):
+    archive = zipfile.ZipFile(wheel)
+    points = archive.read("gantk-0.1.0.dist-info/entry_points.txt").decode()
+    for line in ("gantk = gantk.cli:main", "cyclegan = gantk_cyclegan", "dualgan = gantk_dualgan"):
+        assert line in points.splitlines()
+    assert "License-Expression: Apache-2.0" in archive.read("gantk-0.1.0.dist-info/METADATA").decode()
+    assert b"Apache License" in archive.read("gantk-0.1.0.dist-info/licenses/LICENSE")
+
+
+@pytest.mark.slow
+def test_a_wheel_made_from_the_source_archive_is_the_same(checkout, wheel, tmp_path):
+    with tarfile.open(build(checkout, "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    again = build(unpacked, "wheel")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    (packages,) = (environment / "lib").glob("python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(packages)]
+    subprocess.run([*pip, str(wheel)], check=True)
+    # The libraries of this environment, behind the wheel and without this checkout's own .pth files.
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()) + "\n", "utf-8")
+
+    def gantk(*arguments: str) -> str:
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(python), "-m", "gantk", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    look = [str(python), "-c", "import gantk; print(gantk.__file__)"]
+    where = subprocess.run(look, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert where.startswith(str(packages))
+    assert "cyclegan" in gantk("list", "method")
+    assert "dualgan_t1t2" in gantk("recipes")
+    assert "width" in gantk("show", "generator", "unet")
+    tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
+    settings = [word for setting in tiny for word in ("--set", setting)]
+    out = gantk("run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
+    assert "bundled with gantk" in out.splitlines()[0]
+    assert (tmp_path / "run" / "report.html").is_file()
