@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -129,7 +130,12 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    detail = "it is missing" if isinstance(error, FileNotFoundError) else str(error).strip().split("\n")[0][:160]
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless
+        detail = "it is damaged, or a pickle that may run code"
+    elif isinstance(error, FileNotFoundError):
+        detail = "it is missing"
+    else:
+        detail = str(error).strip().split("\n")[0][:160] or type(error).__name__
     remedy = (
         "use an earlier checkpoint of the run, or copy it again from where it was made; pickled files are never loaded"
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk.errors import GantkError
+from gantk.errors import GantkError, UserError
 from gantk.plugins import attach_commands, load
 
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -132,6 +132,8 @@ def evaluate(run, pred, truth, metrics, json_file, device) -> None:
 
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
+    if json_file and not Path(json_file).absolute().parent.is_dir():
+        raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
         result = api.evaluate(run, metrics=names, device=device, say=_say)
@@ -223,7 +225,6 @@ def recipes(ctx) -> None:
 def copy_recipe(name, target) -> None:
     """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
     from gantk.checkpoint import write_file
-    from gantk.errors import UserError
     from gantk.recipe import find_recipe
 
     path, _ = find_recipe(name)

@@ -24,7 +24,9 @@ class Terms:
     identity: float = 0.0  # L1 of an image of the target domain to itself
     structure: float = 0.0  # 1 - squared local correlation of input and output
     flatness: float = 0.0  # local deviation of the output where the input is flat
+    texture: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
     adversarial: float = 1.0
+    defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
     augments: Sequence = field(default=())  # differentiable changes of what the discriminators see
 
 
@@ -88,8 +90,8 @@ class CycleMethod(Method):
         same = [real_b] if terms.identity else []
         fake_b, *identity_b = self.together(self.g_ab, real_a, *same)
         same = [real_a] if terms.identity else []
-        fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, fake_b, *same)
-        cycled_b = self.g_ab(fake_a)
+        fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, self._defended(fake_b), *same)
+        cycled_b = self.g_ab(self._defended(fake_a))
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
         losses = {
             "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a),
@@ -125,9 +127,13 @@ class CycleMethod(Method):
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
     def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
-        structure, flatness = structure_and_flatness(output, source)
+        structure, flatness = structure_and_flatness(output, source, threshold=self.terms.texture)
         losses = {"structure": self.terms.structure * structure, "flatness": self.terms.flatness * flatness}
         return {f"{kind}_{name}": loss for kind, loss in losses.items() if getattr(self.terms, kind)}
+
+    def _defended(self, fake: Tensor) -> Tensor:
+        """A fake with noise: what the generator hides in it for the way back drowns (Bashkirova et al. 2019, 4.2)."""
+        return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
 
     def _judge(self, network: nn.Module, image: Tensor) -> Tensor:
         return network(self._augment(image))

@@ -20,7 +20,8 @@ class EMA:
         self.decay, self.updates = decay, 0
         chosen = {id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]}
         parameters = {name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen}
-        buffers = {name: tensor for name, tensor in method.named_buffers() if id(tensor) in chosen}
+        kept = method.state_dict().keys()  # what is not part of a checkpoint is not part of the average
+        buffers = {name: tensor for name, tensor in method.named_buffers() if id(tensor) in chosen and name in kept}
         self._live = parameters | buffers
         self._averaged = list(parameters)
         self._copied = list(buffers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gantk.ema import EMA
 from gantk.errors import GantkError, UserError
-from gantk.method import Batch, Method, Phase, Stage, frozen_except
+from gantk.method import Batch, Method, Phase, Stage, check_networks, frozen_except
 from gantk.runtime import Runtime
 
 
@@ -142,11 +142,13 @@ class Engine:
 
 
 def check_plan(method: Method, plan: Plan) -> None:
-    """UserError where the plan names a phase that the method does not have."""
+    """UserError where the plan names a phase that the method does not have, or a stage's size does not fit."""
     known = [phase.name for phase in method.phases()]
     for name in plan.optimizers:
         if name not in known:
             raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
+    for stage in method.stages(plan.steps):
+        check_networks(method, stage.size)
 
 
 def _parameters(phase: Phase) -> list[torch.nn.Parameter]:

@@ -64,8 +64,8 @@ class Scorer:
 
     def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
-        low, high = data.range
-        self.metrics = {part.name: part(high - low, model.data.dims) for part in model.evaluate.metrics}
+        self.low, high = data.range
+        self.metrics = {part.name: part(high - self.low, model.data.dims) for part in model.evaluate.metrics}
         self.batch = model.translate.batch
 
     def held_out_samples(self) -> Held:
@@ -141,7 +141,8 @@ class Scorer:
         raw: dict[str, list] = {}
         corrected: dict[str, list] = {}
         for part, real in zip(output.split(self.batch), truth.split(self.batch), strict=True):
-            part, real = part.to(self.runtime.device), real.to(self.runtime.device)
+            # Metrics count from black: SSIM's luminance term means nothing where intensities change sign.
+            part, real = part.to(self.runtime.device) - self.low, real.to(self.runtime.device) - self.low
             fitted = None if names else linearly_corrected(part, real)
             for name, metric in self.metrics.items():
                 if not names or name in names:
@@ -253,7 +254,8 @@ def _matched(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
     lonely = [sorted(sides[i].keys() - sides[1 - i].keys()) for i in (0, 1)]
     if any(lonely):
         lists = [f"only in {f}: {', '.join(x[:5])}" for f, x in zip((predicted, truth), lonely, strict=True) if x]
-        raise UserError("the two folders do not hold the same names; " + "; ".join(lists), where="--pred, --truth")
+        what = f"the two folders do not hold the same names; {'; '.join(lists)}"
+        raise UserError(what, where="--pred, --truth", remedy="name each image like its truth")
     return [(path, sides[1][stem]) for stem, path in sides[0].items()]
 
 

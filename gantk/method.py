@@ -105,14 +105,17 @@ class Method(nn.Module):
         return UserError(f"the method '{type(self).__name__}' cannot {verb}", remedy=f"use a run of {instead}")
 
 
-def check_networks(method: Method) -> None:
-    """Ask every network that knows which sizes it can take about the recipe's; UserError before any training."""
+def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
+    """Ask every network that can say so whether it takes `size` (None: the recipe's); UserError before any training."""
+    where = "data.size" if size in (None, method.geometry.size) else "a stage's size"
+    size = size or method.geometry.size
     for name, network in method.named_children():
         if hasattr(network, "check_size"):
             try:
-                network.check_size(method.geometry.size)
+                network.check_size(size)
             except UserError as error:
-                raise error.at(f"data.size = {list(method.geometry.size)}, for {name}") from None
+                error.where = f"{where} = {list(size)}, for {name}"
+                raise
 
 
 def frozen_except(method: Method, modules: tuple[nn.Module, ...]) -> None:

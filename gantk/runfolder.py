@@ -52,7 +52,7 @@ class RunFolder:
         path = Path(path)
         if path.is_file() or not path.exists():
             what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
-            raise UserError(what, remedy="name the folder that `gantk run` printed, such as runs/dualgan_t1t2-...")
+            raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
         if not (path / "recipe.toml").is_file():
             raise UserError(
                 f"'{path}' is not a run folder: it has no recipe.toml", remedy="name a folder made by `gantk run`"

@@ -59,6 +59,12 @@ def test_only_the_chosen_modules_are_averaged_under_the_methods_names():
         assert all(torch.equal(live[name], tensor) for name, tensor in method["d"].state_dict().items())
 
 
+def test_what_is_no_part_of_a_checkpoint_is_no_part_of_the_average():
+    net = network()
+    net.register_buffer("scratch", torch.zeros(3), persistent=False)
+    assert set(EMA(net, [net], 0.9).average) == set(net.state_dict())
+
+
 def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
     net = network()
     ema = EMA(net, [net], 0.9)

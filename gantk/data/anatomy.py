@@ -99,8 +99,21 @@ class Subject:
             hurt = torch.maximum(hurt, torch.sigmoid(6 * (1 - distance)))
         hurt = hurt * (shares[1] + shares[2])
         shares = shares * (1 - hurt)
-        gain = torch.exp(self.bias * self.coil(points)[..., 0])
+        gain = torch.exp(self.bias * self._unevenness(points))
         return torch.cat([shares, hurt[None], gain[None]])
+
+    def _unevenness(self, points: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the gain, mean 0 and deviation 1 over the head: scanners calibrate its level away."""
+        head = self.coil(_head_points())[..., 0]
+        return (self.coil(points)[..., 0] - head.mean()) / head.std().clamp_min(1e-3)
+
+
+@lru_cache(maxsize=1)
+def _head_points() -> torch.Tensor:
+    """(n, 3) points in mm, evenly spread over a ball about as large as a brain."""
+    line = torch.linspace(-70, 70, 8)
+    cube = torch.cartesian_prod(line, line, line)
+    return cube[cube.norm(dim=1) <= 75] + torch.tensor(CENTRE, dtype=torch.float32)
 
 
 def _rotation(turns: np.ndarray) -> np.ndarray:

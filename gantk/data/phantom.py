@@ -74,7 +74,7 @@ class Phantom:
         noise: float = 0.03,  # standard deviation of the noise in both channels, as a share of white matter's T1 signal
         jitter: float = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share, below 1
         deform: float = 2.0,  # mm, root mean square of the smooth deformation along each axis
-        bias: float = 0.1,  # root mean square of the logarithm of the coil's uneven gain; 0 = even
+        bias: float = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
         lesions: int = 0,  # lesions in each head, radius 4 to 12 mm; records then carry their mask
         seed: int = 0,  # another seed, other heads
     ):

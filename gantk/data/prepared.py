@@ -37,7 +37,11 @@ class Data:
         if set(method.reads) - set(letters):
             what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
             raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
-        records = table.source(table.domains, table.dims, table.size).records()
+        try:
+            records = table.source(table.domains, table.dims, table.size).records()
+        except UserError as error:
+            error.where = error.where or "data.source"
+            raise
         split = table.split
         splits, how = split_records(
             records,

@@ -199,6 +199,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
 
+def in_layout_of(network: nn.Module, x: Tensor) -> Tensor:
+    """`x` in channels-last where the network's kernels are, so that one `.to(memory_format=...)` decides for all."""
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    kernels = (p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1)
+    kernel = next(kernels, None)
+    return channels_last(x) if kernel is not None and kernel.is_contiguous(memory_format=last) else x
+
+
 def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, remedy: str) -> None:
     """Raises a UserError with the nearest sizes that work unless every side is a multiple and large enough."""
     if all(side % multiple == 0 and side >= smallest for side in size):

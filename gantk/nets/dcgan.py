@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from gantk.nets.blocks import (
     NormKind,
     batch_independent,
-    channels_last,
     conv,
+    in_layout_of,
     init_weights,
     require_size,
 )
@@ -63,7 +63,7 @@ class DCGANDiscriminator(nn.Module):
         require_size(size, 1, FINAL * 2**self.depth, who, "lower the discriminator's depth")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(channels_last(x))
+        x = self.layers(in_layout_of(self, x))
         if any(side != FINAL for side in x.shape[2:]):
             x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, FINAL)
         return self.verdict(x).flatten(1)

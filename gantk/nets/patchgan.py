@@ -11,8 +11,8 @@ from gantk.errors import UserError
 from gantk.nets.blocks import (
     NormKind,
     batch_independent,
-    channels_last,
     conv,
+    in_layout_of,
     init_weights,
     require_size,
 )
@@ -75,7 +75,7 @@ class PatchGAN(nn.Module):
         require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(with_coordinates(x) if self.coordinates else channels_last(x))
+        return self.layers(in_layout_of(self, with_coordinates(x) if self.coordinates else x))
 
 
 def smallest_side(layers: int) -> int:
@@ -101,4 +101,4 @@ def with_coordinates(x: Tensor) -> Tensor:
     n, _, *size = x.shape
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
     grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)
-    return channels_last(torch.cat([x, grid], 1))
+    return torch.cat([x, grid], 1)

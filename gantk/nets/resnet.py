@@ -10,8 +10,8 @@ from gantk.nets.blocks import (
     Padding,
     UpKind,
     batch_independent,
-    channels_last,
     conv,
+    in_layout_of,
     init_weights,
     output_activation,
     require_size,
@@ -79,7 +79,7 @@ class ResNet(nn.Module):
         require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(channels_last(x))
+        return self.layers(in_layout_of(self, x))
 
 
 class Residual(nn.Sequential):

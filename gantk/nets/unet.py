@@ -12,8 +12,8 @@ from gantk.nets.blocks import (
     OutputKind,
     UpKind,
     batch_independent,
-    channels_last,
     conv,
+    in_layout_of,
     init_weights,
     norm,
     output_activation,
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         require_size(size, multiple, multiple, f"a U-Net of depth {self.depth}", "lower the generator's depth")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(channels_last(x))
+        x = self.stem(in_layout_of(self, x))
         skips = [x]
         for level in self.encoder:
             x = level(x)

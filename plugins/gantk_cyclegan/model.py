@@ -25,10 +25,12 @@ class CycleGAN(CycleMethod):
         structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
         flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
+        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
         coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
     ):
-        terms = Terms(cycle, cycle, identity, structure, flatness, augments=augment)
+        terms = Terms(cycle, cycle, identity, structure, flatness, texture=texture, defense=defense, augments=augment)
         super().__init__(
             geometry,
             generator=generator,

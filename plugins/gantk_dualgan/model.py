@@ -27,10 +27,21 @@ class DualGAN(CycleMethod):
         flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
         critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
+        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
         coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
     ):
-        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, 0.0, structure, flatness, augments=augment)
+        terms = Terms(
+            cycle,
+            cycle if cycle_b is None else cycle_b,
+            0.0,
+            structure,
+            flatness,
+            texture=texture,
+            defense=defense,
+            augments=augment,
+        )
         super().__init__(
             geometry,
             generator=generator,

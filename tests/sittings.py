@@ -1,0 +1,148 @@
+"""Trainings that are killed: run as a program, so that processes can be forked, stopped and lost.
+
+`python sittings.py RECIPE FOLDER PLAN` trains RECIPE in one piece in FOLDER/whole, then once more for each row of PLAN (JSON:
+name -> list of kills) in FOLDER/NAME: one sitting for each kill, each ended by SIGKILL, and a last one that reaches the end.
+Prints a JSON object: name -> how the sittings ended.
+
+A kill is {"step": n, "point": p}: this process kills itself at the p-th point of step n (the start of a step, after the first
+phase's losses, after its update); {"save": s, "call": c}: at the c-th call to the disk inside the s-th save of the sitting; or
+{"log": n}: the parent kills it as soon as log.jsonl has n lines more, wherever it then is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import gantk.api as gantk
+from gantk import checkpoint
+from gantk.engine import Engine
+from gantk.evaluation import Scorer
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_point(step: int, point: int) -> None:
+    """Kill this process at the `point`-th thing that happens in the step that follows `step` finished ones."""
+    happened = [0]
+
+    def tapped(original: Callable) -> Callable:
+        def call(engine, *args):
+            result = original(engine, *args)
+            if engine.step == step:
+                happened[0] += 1
+                if happened[0] == point:
+                    kill()
+            return result
+
+        return call
+
+    Engine._closure = tapped(Engine._closure)
+    train_step = Engine.train_step
+
+    def first(engine, batch):
+        if engine.step == step and point == 0:
+            kill()
+        return train_step(engine, batch)
+
+    Engine.train_step = first
+
+
+def in_save(save: int, call: int) -> None:
+    """Kill this process at the `call`-th call to the disk of the `save`-th save, in the middle of what it writes."""
+    count = {"save": 0, "call": 0}
+    original = checkpoint.save
+
+    def counted(*args):
+        count["save"] += 1
+        count["call"] = 0
+        return original(*args)
+
+    checkpoint.save = counted
+
+    def tapped(module, name: str) -> None:
+        function = getattr(module, name)
+
+        def half(*args, **kwargs):
+            count["call"] += 1
+            if count["save"] == save and count["call"] == call:
+                if name == "save_file":  # half of the weights are on the disk
+                    function(*args, **kwargs)
+                    os.truncate(args[1], os.path.getsize(args[1]) // 2)
+                kill()
+            return function(*args, **kwargs)
+
+        setattr(module, name, half)
+
+    for module, name in ((checkpoint, "save_file"), (checkpoint, "write_file"), (os, "rename"), (os, "fsync")):
+        tapped(module, name)
+
+
+def sit(folder: Path, recipe: str, prepare: Callable[[], None]) -> int:
+    """A process of its own that trains from where the folder stands; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        prepare()
+        quiet = {"device": "cpu", "say": lambda line: None}
+        if (folder / "recipe.toml").exists() and checkpoint.steps_saved(folder / "checkpoints"):
+            gantk.resume(folder, **quiet)
+        else:
+            (folder / "recipe.toml").unlink(missing_ok=True)  # it was killed before its first checkpoint
+            (folder / "log.jsonl").unlink(missing_ok=True)
+            gantk.run(recipe, out=folder, **quiet)
+        os._exit(0)
+    except BaseException as error:
+        print(f"{folder.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_when_logged(child: int, path: Path, lines: int) -> int:
+    """SIGKILL the child once its log has grown to that many lines; how it ended."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        if lines_of(path) >= lines:
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
+        time.sleep(0.001)  # a poll, bounded by the child's own end
+
+
+def sitting(folder: Path, recipe: str, planned: dict) -> str:
+    log = folder / "log.jsonl"
+    if "log" in planned:
+        child = sit(folder, recipe, lambda: None)
+        status = kill_when_logged(child, log, planned["log"])
+    else:
+        how = (lambda: at_point(**planned)) if "step" in planned else (lambda: in_save(**planned)) if planned else lambda: None
+        status = os.waitpid(sit(folder, recipe, how), 0)[1]
+    return "killed" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+
+
+def main(recipe: str, folder: Path, plan: dict[str, list[dict]]) -> None:
+    torch.set_num_threads(1)  # no thread may be lost in a fork, and the sums are added in one order
+    Scorer.test = lambda scorer: {"metrics": {}, "baselines": {}, "verdict": {}}  # only the training matters here
+    gantk.write_report = gantk.write_animation = lambda path: path
+    ended = {"whole": [sitting(folder / "whole", recipe, {})]}
+    for name, kills in plan.items():
+        ended[name] = [sitting(folder / name, recipe, kill) for kill in [*kills, {}]]
+    print(json.dumps(ended))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
