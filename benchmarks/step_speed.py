@@ -1,4 +1,4 @@
-"""How much the engine's fast path is worth: the same recipe's training step, fast and plain, in one process, taking turns.
+"""How much the fast path is worth: the same recipe's training step, fast and plain, in one process, taking turns.
 
 Fast is what a recipe gets by default: bf16 where the device is good at it, one pass where a network has several inputs,
 channels-last memory. Plain is train.precision = "fp32", train.batched = false, train.channels_last = false.

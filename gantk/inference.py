@@ -146,7 +146,7 @@ def translate_path(
     if source.is_dir():
         return _translate_folder(model, source, target, to, say)
     if not source.exists():
-        raise UserError(f"there is no file or folder '{source}'", where="INPUT")
+        raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the spelling of the path")
     if not is_image(source):
         raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=READABLE)
     if target.is_dir() or not target.suffix:

@@ -107,14 +107,16 @@ class Method(nn.Module):
 
 def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
     """Ask every network that can say so whether it takes `size` (None: the recipe's); UserError before any training."""
-    where = "data.size" if size in (None, method.geometry.size) else "a stage's size"
+    whole = size in (None, method.geometry.size)
     size = size or method.geometry.size
     for name, network in method.named_children():
         if hasattr(network, "check_size"):
             try:
                 network.check_size(size)
             except UserError as error:
-                error.where = f"{where} = {list(size)}, for {name}"
+                error.where = f"{'data.size' if whole else 'size of a stage'} = {list(size)}, for {name}"
+                if not whole:
+                    error.remedy = "choose data.size so that every stage fits, or train without that stage"
                 raise
 
 

@@ -89,26 +89,28 @@ def copied_run(tiny_run, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
-@pytest.fixture
-def pictures():
-    """`pictures(folder, count)` draws PNG pictures of seeded blobs, no two alike."""
+def draw_pictures(folder: Path, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> list[Path]:
+    """PNG pictures of seeded blobs in `folder`, no two alike; their paths."""
     import numpy as np
     from PIL import Image
 
-    def draw(folder: Path, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> list[Path]:
-        folder.mkdir(parents=True, exist_ok=True)
-        rows, columns = np.mgrid[: size[0], : size[1]]
-        paths = []
-        for number in range(count):
-            rng = np.random.default_rng([seed, number])
-            image = np.zeros(size)
-            for y, x, width, height in rng.uniform((4, 4, 2, 60), (28, 28, 6, 200), (5, 4)):
-                image += height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
-            paths.append(folder / f"slice-{number:02d}.png")
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
-        return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        image = np.zeros(size)
+        for y, x, width, height in rng.uniform((4, 4, 2, 60), (28, 28, 6, 200), (5, 4)):
+            image += height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
+        paths.append(folder / f"slice-{number:02d}.png")
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
+    return paths
 
-    return draw
+
+@pytest.fixture
+def pictures():
+    """`pictures(folder, count)` draws PNG pictures of seeded blobs, no two alike."""
+    return draw_pictures
 
 
 @dataclass

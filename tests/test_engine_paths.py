@@ -1,0 +1,138 @@
+"""The fast paths compute what the plain ones do: joined passes, channels-last memory, bf16, one image at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gantk.engine import Engine, Plan
+from gantk.method import Batch, Geometry, Method
+from gantk.optim import Constant
+from gantk.runtime import Runtime
+from gantk.spec import bind
+
+OPTIONS = {
+    "dualgan": {"structure": 2.0, "flatness": 4.0},
+    "cyclegan": {"identity": 5.0, "pool": 2},
+}
+
+
+def build(name: str, dims: int, norm: str = "instance") -> Method:
+    torch.manual_seed(0)
+    generator = {"name": "unet", "width": 4, "depth": 2, "norm": norm}
+    discriminator = {"name": "patchgan", "width": 4, "receptive_field": 16, "norm": norm}
+    options = {"name": name, "generator": generator, "discriminator": discriminator} | OPTIONS[name]
+    return bind("method", options)(Geometry(dims, (16,) * dims, {"a": 1, "b": 1}))
+
+
+def images(step: int, dims: int, count: int) -> Batch:
+    """Blobs with structure, so that every loss has something to say."""
+    generator = torch.Generator().manual_seed(step)
+    noise = torch.rand(2 * count, 1, *(5,) * dims, generator=generator) * 2 - 1
+    smooth = F.interpolate(noise, (16,) * dims, mode="bilinear" if dims == 2 else "trilinear")
+    return Batch(a=smooth[:count].contiguous(), b=smooth[count:].contiguous())
+
+
+def gentle(parameters):
+    return torch.optim.SGD(parameters, lr=0.002)
+
+
+def train(method: Method, *, precision="fp32", channels_last=True, batched=True, count=2, steps=3, optimizer=gentle):
+    """(losses of the last step, weights) of a short training."""
+    dims = method.geometry.dims
+    runtime = Runtime(torch.device("cpu"), precision, channels_last)
+    method = runtime.place(method, dims)
+    method.batched = batched
+    engine = Engine(method, Plan(steps, optimizer, {}, Constant(), None, 0.0, 0), runtime)
+
+    def batch_at(step, stage):
+        return Batch({name: runtime.place(image, dims) for name, image in images(step, dims, count).items()})
+
+    losses = [losses for _, _, losses in engine.fit(batch_at)][-1]
+    return losses, dict(method.named_parameters())
+
+
+def assert_close(one, other, rtol: float, atol: float) -> None:
+    for each, same in zip(one, other, strict=True):
+        assert each.keys() == same.keys()
+        for name, tensor in each.items():
+            torch.testing.assert_close(
+                tensor.detach(), same[name].detach(), rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("norm", ["instance", "group"])
+def test_joined_passes_equal_single_ones(name, dims, norm):
+    joined, single = (train(build(name, dims, norm), batched=batched) for batched in (True, False))
+    assert_close(joined, single, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_are_joined_where_the_norm_allows_it():
+    for norm, most in (("instance", 4), ("batch", 2)):
+        method, counts = build("cyclegan", 2, norm), []
+        method.g_ab.register_forward_pre_hook(lambda module, args, counts=counts: counts.append(len(args[0])))
+        train(method, steps=1)
+        assert max(counts) == most
+
+
+def test_joining_keeps_order_and_shapes():
+    method = build("cyclegan", 2)
+    one, two = torch.rand(2, 1, 16, 16), torch.rand(3, 1, 16, 16)
+    outputs = method.together(method.g_ab, one, two)
+    assert [len(output) for output in outputs] == [2, 3]
+    torch.testing.assert_close(outputs[1], method.g_ab(two), rtol=1e-4, atol=1e-6)
+    small = torch.rand(2, 1, 8, 8)  # of another size: they cannot share a pass
+    assert [output.shape[-1] for output in method.together(method.g_ab, one, small)] == [16, 8]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_channels_last_and_contiguous_memory_agree(name, dims):
+    last, contiguous = (train(build(name, dims), channels_last=choice) for choice in (True, False))
+    assert_close(last, contiguous, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_fused_optimizers_move_channels_last_weights_as_plain_ones_do(dims, optimizer):
+    """A fused update walks weights and gradients in storage order; the wrong order goes unnoticed without this."""
+    plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    options = {"lr": 2e-4, "betas": (0.5, 0.999), "weight_decay": 0.0}
+    fused = train(build("dualgan", dims), optimizer=bind("optimizer", {"name": optimizer, "weight_decay": 0.0}))
+    single = train(build("dualgan", dims), optimizer=lambda p: plain(p, foreach=False, fused=False, **options))
+    assert_close(fused, single, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_bf16_stays_close_to_fp32(name, dims):
+    (low, low_weights), (full, full_weights) = (train(build(name, dims), precision=p) for p in ("bf16", "fp32"))
+    before = dict(build(name, dims).named_parameters())
+    for loss, value in full.items():
+        assert low[loss].dtype == torch.float32
+        assert float(low[loss]) == pytest.approx(float(value), rel=0.05, abs=0.02), loss
+    moved = [torch.cat([(w[n] - before[n]).flatten() for n in before]) for w in (low_weights, full_weights)]
+    assert F.cosine_similarity(*moved, dim=0) > 0.98  # the weights went the same way
+    assert all(weight.dtype == torch.float32 for weight in low_weights.values())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("norm", ["instance", "group", "none"])
+def test_gradients_of_one_image_are_those_it_has_inside_a_batch(dims, norm):
+    """Batch 1 is this field's custom; kernels that are wrong for it alone have shipped."""
+    network = bind("generator", {"name": "unet", "width": 4, "depth": 3, "norm": norm})(1, 1, dims)
+    batch = images(0, dims, 2)["a"]
+    target = images(1, dims, 2)["a"]
+
+    def gradients(parts: list[torch.Tensor], goals: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        network.zero_grad()
+        for part, goal in zip(parts, goals, strict=True):
+            (network(part) - goal).square().sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+    together = gradients([batch], [target])
+    apart = gradients(list(batch.split(1)), list(target.split(1)))
+    assert_close([together], [apart], rtol=1e-3, atol=1e-4 * max(float(g.abs().max()) for g in together.values()))
