@@ -43,7 +43,9 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            error.message = " ".join(filter(None, [error.message, did_you_mean(args[0], self.list_commands(ctx))]))
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            if hint and "Did you mean" not in error.message:  # newer versions of click say so themselves
+                error.message += f" {hint}"
             raise
 
 
@@ -124,7 +126,7 @@ def translate(run, input, output, to, device) -> None:
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON too.")
 @_device
 def evaluate(run, pred, truth, metrics, json_file, device) -> None:
-    """Score RUN on its test split, or a folder of predictions against the truth."""
+    """Score RUN on its test split, or files against the truth."""
     import json
 
     from gantk import api
@@ -165,7 +167,7 @@ def list_(kind) -> None:
 @click.argument("kind")
 @click.argument("name")
 def show(kind, name) -> None:
-    """What the part NAME of KIND is, and its options with their defaults."""
+    """What the part NAME of KIND is, with its options."""
     import inspect
 
     from gantk.spec import options_help
@@ -278,15 +280,10 @@ def _console() -> Console:
 
 
 def _say(line: str) -> None:
+    """A line of the API's: its first word is a label, red where it is a warning."""
     label, _, rest = line.partition("  ")
-    styled = (
-        f"[dim]{escape(label)}[/]  {escape(rest)}"
-        if rest and label.isalpha()
-        else line
-        if "[/" in line
-        else escape(line)
-    )
-    Console(highlight=False, soft_wrap=True).print(styled)
+    style = "bold red" if label == "warning" else "dim"
+    Console(highlight=False, soft_wrap=True).print(f"[{style}]{escape(label)}[/]  {escape(rest)}")
 
 
 def _kind(kind: str) -> str:

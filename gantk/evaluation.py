@@ -283,7 +283,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             yield f"score    {title:<10} {name:<14} {cells}"
         for metric, verdict in result["verdict"].get(key, {}).items():
             if not verdict["better"]:
-                yield f"[bold red]warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}[/]"
+                yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
 
 
 def _cell(score: dict[str, Any]) -> str:

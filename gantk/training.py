@@ -72,7 +72,7 @@ class Training:
         self.scorer = Scorer(parts.model, parts.data, parts.method, parts.runtime)
         self.held = self.scorer.held_out_samples()
         self.seconds = seconds  # of training, earlier sittings included; validation and saving apart
-        self._mark = (time.perf_counter(), self.engine.step)
+        self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
@@ -80,17 +80,20 @@ class Training:
         with _stop_on_ctrl_c() as stopped, self._view(last) as view:
             if self.engine.step == 0:
                 self._samples(view)
-            self._restart_clock()
+            self._mark = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._batch_at):
                 step = self.engine.step
-                ending = step == last
-                if step % self.table.log_every == 0 or ending:
-                    self._log(view, stage, batch, losses)
-                if step % self.table.sample_every == 0 or ending:
-                    self._samples(view)
-                stopping = self._stopping(stopped, step)
-                if step % self.table.save_every == 0 or ending or stopping:
-                    self._save()
+                ending, stopping = step == last, self._stopping(stopped, step)
+                due = [step % every == 0 or ending for every in (self.table.log_every, self.table.sample_every)]
+                saving = step % self.table.save_every == 0 or ending or stopping
+                if any(due) or saving:
+                    with self._clock_stopped():
+                        if due[0]:
+                            self._log(view, stage, batch, losses)
+                        if due[1]:
+                            self._samples(view)
+                        if saving:
+                            self._save()
                 if stopping:
                     self.runtime.wait()
                     raise Interrupted(f"stopped after step {step} of {last}; everything is saved. Go on with: "
@@ -115,11 +118,9 @@ class Training:
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self.engine.check_finite(self._last_saved())
-        self.runtime.synchronize()
-        started, first = self._mark
-        elapsed, steps = time.perf_counter() - started, self.engine.step - first
+        elapsed, steps = self._interval, self.engine.step - self._logged
+        self._interval, self._logged = 0.0, self.engine.step
         self.seconds += elapsed
-        self._restart_clock()
         if not self.runtime.main:
             return
         speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
@@ -129,20 +130,18 @@ class Training:
             "stage": stage.name,
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
-            "lr": next(iter(self.engine.optimizers.values())).param_groups[0]["lr"],
+            "lr": float(next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]),
             "losses": {name: round(float(loss), 6) for name, loss in losses.items()},
         }
-        line["lr"] = float(line["lr"])
         self.run.log(line)
         view.update(line["step"], images_per_s=speed, losses=line["losses"], lr=line["lr"])
         load().hook.gantk_step(run=self.run.path, stage=stage.name, step=line["step"], logs=line, batch=batch)
-        self._restart_clock()
 
     def _samples(self, view: LiveView) -> None:
         """Pictures of held-out images, and their scores where the truth is known."""
         if self.runtime.main:
             step = self.engine.step
-            with self._inference():
+            with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.held)
                 scores = self.scorer.validate()
             self._write_samples(step, outputs)
@@ -152,11 +151,6 @@ class Training:
             for name, message in alarms(outputs, self.held) if step else []:
                 self.run.log({"step": step, "alarm": name, "message": message})
                 view.update(step, message=f"alarm: {message}")
-        self._restart_clock()
-
-    def _inference(self):
-        """The moving average's weights, in evaluation mode, and the random state put back afterwards."""
-        return inference_weights(self.parts.method, self.engine)
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
@@ -181,14 +175,18 @@ class Training:
         if self.runtime.main:
             save_checkpoint(self.run, self.parts)
         self.runtime.wait()
-        self._restart_clock()
 
     def _last_saved(self) -> str:
         steps = checkpoint.steps_saved(self.run.checkpoints)
         return f"The last good checkpoint is step {steps[-1]}." if steps else "No checkpoint had been saved yet."
 
-    def _restart_clock(self) -> None:
-        self._mark = (time.perf_counter(), self.engine.step)
+    @contextmanager
+    def _clock_stopped(self):
+        """The clock runs while steps are taken, not while pictures are drawn, scores computed or files written."""
+        self.runtime.synchronize()
+        self._interval += time.perf_counter() - self._mark
+        yield
+        self._mark = time.perf_counter()
 
 
 def save_checkpoint(run: RunFolder, parts: Parts) -> Path:

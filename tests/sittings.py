@@ -129,7 +129,13 @@ def sitting(folder: Path, recipe: str, planned: dict) -> str:
         child = sit(folder, recipe, lambda: None)
         status = kill_when_logged(child, log, planned["log"])
     else:
-        how = (lambda: at_point(**planned)) if "step" in planned else (lambda: in_save(**planned)) if planned else lambda: None
+        how = (
+            (lambda: at_point(**planned))
+            if "step" in planned
+            else (lambda: in_save(**planned))
+            if planned
+            else lambda: None
+        )
         status = os.waitpid(sit(folder, recipe, how), 0)[1]
     return "killed" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
 

@@ -58,7 +58,11 @@ def assert_close(one, other, rtol: float, atol: float) -> None:
         assert each.keys() == same.keys()
         for name, tensor in each.items():
             torch.testing.assert_close(
-                tensor.detach(), same[name].detach(), rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+                tensor.detach(),
+                same[name].detach(),
+                rtol=rtol,
+                atol=atol,
+                msg=lambda text, name=name: f"{name}: {text}",
             )
 
 

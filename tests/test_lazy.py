@@ -46,5 +46,7 @@ def test_looking_around_imports_nothing_heavy(args, shown, tmp_path):
 
 def test_importing_gantk_imports_next_to_nothing(tmp_path):
     look = f"import gantk, sys; print([n for n in (*{HEAVY!r}, 'pydantic', 'rich', 'click') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "[]"

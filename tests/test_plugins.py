@@ -42,7 +42,9 @@ def test_an_installed_plugin_is_found_and_owns_what_it_offers(add_plugin):
     entry = registry().get("generator", "mynet")
     assert entry.owner == "My_Package" and callable(entry.load())
     assert state("my_plugin") is None
-    model = load_recipe({"method": {"name": "dualgan", "generator": {"name": "mynet", "width": 3}}, "train": {"steps": 1}})
+    model = load_recipe(
+        {"method": {"name": "dualgan", "generator": {"name": "mynet", "width": 3}}, "train": {"steps": 1}}
+    )
     assert model.check().method.options["generator"].options == {"width": 3}
 
 
@@ -160,7 +162,9 @@ def test_every_hook_is_documented_and_tested():
 def test_hook_register_takes_every_kind_and_recipes(add_plugin):
     assert all(f"`{kind}`" in hookspecs.gantk_register.__doc__ for kind in KINDS if kind != "method")
     lines = [f"    add.{kind}('mine', 'package.module:thing')" for kind in KINDS]
-    add_plugin("my-package", "my_plugin", "\n".join(["import gantk", "@gantk.hookimpl", "def gantk_register(add):", *lines]))
+    add_plugin(
+        "my-package", "my_plugin", "\n".join(["import gantk", "@gantk.hookimpl", "def gantk_register(add):", *lines])
+    )
     assert all(registry().get(kind, "mine").owner == "my-package" for kind in KINDS)
 
 

@@ -44,7 +44,18 @@ def start(recipe: dict, folder: Path, *options: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gantk", "run", str(path), "--out", str(folder / "ranks"), "--device", "cpu", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "gantk",
+        "run",
+        str(path),
+        "--out",
+        str(folder / "ranks"),
+        "--device",
+        "cpu",
+        *options,
+    ]
     launch = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
@@ -77,7 +88,9 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(recipe, tmp_path):
     one, ranks = (checkpoint.load_weights(tmp_path / name / "checkpoints" / "step-000004") for name in ("one", "ranks"))
     assert one.keys() == ranks.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(ranks[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ranks[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     logs = [RunFolder(tmp_path / name).read_log() for name in ("one", "ranks")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
 

@@ -38,7 +38,15 @@ def recipe(tmp_path_factory) -> Path:
             "augment": ["hflip", "brightness"],
             "split": {"test": 0.0, "validation": 0.0},
         },
-        "train": {"steps": STEPS, "batch": 2, "precision": "fp32", "ema": 0.9, "seed": 3, "log_every": 1, "sample_every": 5}
+        "train": {
+            "steps": STEPS,
+            "batch": 2,
+            "precision": "fp32",
+            "ema": 0.9,
+            "seed": 3,
+            "log_every": 1,
+            "sample_every": 5,
+        }
         | {"save_every": SAVE_EVERY, "keep": 2, "schedule": "cosine"},
     }
     generator = tables["method"]["generator"] | {"dropout": 0.3}
@@ -68,13 +76,20 @@ def same(one, other) -> bool:
 
 def logged(folder: Path) -> list[dict]:
     """The log without what a clock says."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in RunFolder(folder).read_log()]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in RunFolder(folder).read_log()
+    ]
 
 
 def assert_as_if_never_killed(folder: Path, whole: Path) -> None:
     ends = [each / "checkpoints" / f"step-{STEPS:06d}" for each in (folder, whole)]
     names = checkpoint.load_weights(ends[1]).keys()
-    assert {"ema.g_ab.encoder.0.0.weight", "model.pool_a.images", "model.pool_b.count", "model.d_a.layers.0.weight"} <= names
+    assert {
+        "ema.g_ab.encoder.0.0.weight",
+        "model.pool_a.images",
+        "model.pool_b.count",
+        "model.d_a.layers.0.weight",
+    } <= names
     assert (ends[0] / "weights.safetensors").read_bytes() == (ends[1] / "weights.safetensors").read_bytes()
     assert same(*map(checkpoint.load_state, ends))
     assert logged(folder) == logged(whole)
@@ -89,7 +104,9 @@ def assert_as_if_never_killed(folder: Path, whole: Path) -> None:
 def test_a_killed_run_resumes_to_the_bit(recipe, tmp_path):
     chance = random.Random(7)
     plan = {
-        "at-random-steps": [{"step": chance.randrange(SAVE_EVERY, STEPS), "point": chance.randrange(4)} for _ in range(2)],
+        "at-random-steps": [
+            {"step": chance.randrange(SAVE_EVERY, STEPS), "point": chance.randrange(4)} for _ in range(2)
+        ],
         "from-outside": [{"log": chance.randrange(4, 9)}, {"log": chance.randrange(12, 17)}],
         "inside-saves": [{"save": 2, "call": 1}, {"save": 1, "call": chance.randrange(2, CALLS)}],
         "before-the-first-save": [{"step": 1, "point": 1}],
@@ -143,7 +160,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(recipe, tmp_path, number, 
     run = tmp_path / "run"
     command = [sys.executable, "-m", "gantk", "run", str(recipe), "--out", str(run), "--device", "cpu"]
     command += ["--set", "train.steps=1000000", "--set", "train.save_every=1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         wait_for_log(run / "log.jsonl", process, 5)
         process.send_signal(number)

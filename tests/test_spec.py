@@ -54,7 +54,16 @@ def test_a_bare_name_means_the_defaults_of_the_signature():
 
 
 def test_options_of_every_type_arrive_as_the_types_of_the_signature(sampler):
-    options = {"count": 3, "rate": 2, "name_of": "y", "flag": True, "mode": "q", "pair": [1, 2.5], "sides": [4], "limit": 1}
+    options = {
+        "count": 3,
+        "rate": 2,
+        "name_of": "y",
+        "flag": True,
+        "mode": "q",
+        "pair": [1, 2.5],
+        "sides": [4],
+        "limit": 1,
+    }
     bound = bind("augment", {"name": "sampler", **options}).options
     assert isinstance(bound["rate"], float) and bound["rate"] == 2.0  # a whole number may stand for a decimal
     assert bound["pair"] == (1.0, 2.5) and isinstance(bound["pair"], tuple)
