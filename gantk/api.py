@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gantk.comparison import compare_folders
 from gantk.data.sources import source_for
-from gantk.evaluation import Scorer, compare_folders, speed_of, summary_lines
+from gantk.evaluation import Scorer, speed_of, summary_lines
 from gantk.inference import Translator, translate_path
 from gantk.recipe import load_recipe, resolved
 from gantk.report import write_report

@@ -18,9 +18,9 @@ from gantk.data.io import READABLE, is_image, list_images, read, suffix_of, writ
 from gantk.data.prepared import intensity_from
 from gantk.errors import GantkError, UserError
 from gantk.method import Method
-from gantk.recipe import Model
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime, start
+from gantk.tables import Model
 from gantk.training import build_method, split_weights
 
 
@@ -146,7 +146,7 @@ def translate_path(
     if source.is_dir():
         return _translate_folder(model, source, target, to, say)
     if not source.exists():
-        raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the spelling of the path")
+        raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
     if not is_image(source):
         raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=READABLE)
     if target.is_dir() or not target.suffix:

@@ -9,119 +9,12 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, ValidationInfo, field_validator
+from typing import Any
 
 from gantk.errors import UserError, did_you_mean
 from gantk.plugins import registry
-from gantk.spec import (
-    Augment,
-    Intensity,
-    MethodPart,
-    MetricPart,
-    OptimizerPart,
-    Problem,
-    SchedulePart,
-    Source,
-    Table,
-    _plain,
-    check,
-)
-
-FORMAT = 1  # raised when an older gantk could no longer read what this one writes
-
-
-class SplitTable(Table):
-    """How subjects are shared out; `auto`: by patient where enough are known, else in blocks of neighbouring slices."""
-
-    test: float = Field(0.2, ge=0, lt=1)  # part of the subjects (or slices) that training never sees
-    validation: float = Field(0.1, ge=0, lt=1)  # part that is scored while training
-    by: Literal["auto", "patient", "block", "image"] = "auto"
-    blocks: int = Field(2, ge=1)  # by block: how many runs of neighbouring slices are held out per set
-    gap: int = Field(2, ge=0)  # by block: slices dropped from training on each side of a held-out run
-    seed: int = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
-
-
-class DataTable(Table):
-    """Where images come from and what the networks see of them."""
-
-    source: Source = "phantom"
-    domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`
-    dims: Literal[2, 3] = 2
-    size: tuple[int, ...] = (96, 96)  # what the networks see, in pixels or voxels
-    fit: Literal["pad", "stretch"] = "pad"  # how a native image is brought to `size`
-    intensity: Intensity = "percentile"
-    augment: list[Augment] = []  # applied to every training image, on the device
-    unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
-    memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are decoded again when needed
-    split: SplitTable = SplitTable()
-
-    @field_validator("domains")
-    @classmethod
-    def _one_or_two_names(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        if not 1 <= len(set(domains)) == len(domains) <= 2 or not all(domains):
-            raise ValueError("one name or two different ones are needed")
-        return domains
-
-    @field_validator("size")
-    @classmethod
-    def _one_side_per_dim(cls, size: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        dims = info.data.get("dims", 2)
-        if len(size) != dims or min(size) < 1:
-            raise ValueError(f"{dims} positive sides are needed, because data.dims is {dims}")
-        return size
-
-
-class TrainTable(Table):
-    """How long, how fast, how exact."""
-
-    steps: int | None = Field(None, ge=0)  # give steps or epochs
-    epochs: float | None = Field(None, gt=0)  # an epoch shows the larger domain once
-    batch: int = Field(1, ge=1)  # images of each domain per step and rank
-    microbatch: int | None = Field(None, ge=1)  # images per forward; None: the batch. Smaller saves memory, costs time
-    optimizer: OptimizerPart = "adam"
-    optimizers: dict[
-        str, OptimizerPart
-    ] = {}  # per phase, where it differs: { discriminators = { name = "adam", lr = 1e-4 } }
-    schedule: SchedulePart = "linear"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
-    channels_last: bool = True  # memory format of images and weights; faster on CPUs and tensor cores
-    batched: bool = True  # one pass where one network has several inputs and its norm allows it
-    ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
-    seed: int = 0
-    log_every: int = Field(20, ge=1)
-    sample_every: int = Field(200, ge=1)  # sample pictures and validation scores
-    save_every: int = Field(400, ge=1)
-    keep: int = Field(3, ge=1)  # how many checkpoints stay
-
-
-class EvaluateTable(Table):
-    """How the result is scored, on the test split."""
-
-    metrics: list[MetricPart] = ["psnr", "ssim", "mae"]
-    samples: int = Field(4, ge=1)  # how many held-out images are drawn while training
-
-
-class TranslateTable(Table):
-    """How whole files go through the networks."""
-
-    batch: int = Field(16, ge=1)  # slices per pass
-    overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where an image is larger than a window
-
-
-class Model(Table):
-    """A whole recipe, checked; parts are bound, defaults filled in."""
-
-    format: int = FORMAT
-    summary: str = ""
-    paper: dict[str, Any] = {}  # where the settings come from, and the figures published with them
-    method: MethodPart
-    # made when a recipe is checked, not when this module is imported: defaults are parts, and parts import torch
-    data: DataTable = Field(default_factory=DataTable)
-    train: TrainTable = Field(default_factory=TrainTable)
-    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
-    translate: TranslateTable = Field(default_factory=TranslateTable)
+from gantk.spec import Problem, Table, check, plain
+from gantk.tables import FORMAT, Model
 
 
 @dataclass
@@ -256,7 +149,7 @@ def _tables(value: Any) -> Any:
         return {key: inner for key, inner in pairs if inner is not None}
     if isinstance(value, dict):
         return {key: _tables(inner) for key, inner in value.items()}
-    return _plain(value)
+    return plain(value)
 
 
 def find_line(text: str, path: tuple) -> int | None:

@@ -32,7 +32,7 @@ class Part:
 
     def table(self) -> dict[str, Any]:
         """The recipe's table for this part, every default filled in."""
-        return {"name": self.name} | {key: _plain(value) for key, value in self.options.items() if value is not None}
+        return {"name": self.name} | {key: plain(value) for key, value in self.options.items() if value is not None}
 
 
 class Kind:
@@ -171,14 +171,14 @@ def _fields_at(model: Any, path: tuple) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A bound value as TOML can hold it."""
     if isinstance(value, Part):
         return value.table()
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
+        return {key: plain(item) for key, item in value.items() if item is not None}
     return value
 
 

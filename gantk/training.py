@@ -22,9 +22,9 @@ from gantk.evaluation import Scorer, alarms
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.plugins import load
-from gantk.recipe import Model
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime
+from gantk.tables import Model
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the tests share: small data, tiny recipes and runs, the command line in here and as a process, instant plugins."""
+"""What the tests share: small data, tiny recipes and runs, the command line here and as a process, instant plugins."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Trainings that are killed: run as a program, so that processes can be forked, stopped and lost.
 
-`python sittings.py RECIPE FOLDER PLAN` trains RECIPE in one piece in FOLDER/whole, then once more for each row of PLAN (JSON:
-name -> list of kills) in FOLDER/NAME: one sitting for each kill, each ended by SIGKILL, and a last one that reaches the end.
-Prints a JSON object: name -> how the sittings ended.
+`python sittings.py RECIPE FOLDER PLAN` trains RECIPE in one piece in FOLDER/whole, then once more for each row of PLAN
+(JSON: name -> list of kills) in FOLDER/NAME: one sitting for each kill, each ended by SIGKILL, and a last one that
+reaches the end. Prints a JSON object: name -> how the sittings ended.
 
-A kill is {"step": n, "point": p}: this process kills itself at the p-th point of step n (the start of a step, after the first
-phase's losses, after its update); {"save": s, "call": c}: at the c-th call to the disk inside the s-th save of the sitting; or
-{"log": n}: the parent kills it as soon as log.jsonl has n lines more, wherever it then is.
+A kill is one of
+{"step": n, "point": p}  in the step after n finished ones: at its start (0), or once p phases have their gradients
+{"save": s, "call": c}   at the c-th call to the disk inside the s-th save of the sitting
+{"log": n}               by the parent, as soon as log.jsonl has n lines, wherever the training then is
 """
 
 from __future__ import annotations

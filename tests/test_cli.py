@@ -27,7 +27,7 @@ def commands(group: click.Group, words: tuple[str, ...] = ()):
             yield from commands(command, (*words, name))
 
 
-# ---- the contract -----------------------------------------------------------------------------------
+# ---- the contract --------------------------------------------------------------------------------
 
 
 def test_the_commands_of_the_contract_are_there():
@@ -65,7 +65,7 @@ def test_the_version_is_the_distributions(gantk):
     assert gantk("--version").out.strip() == f"gantk {version('gantk')}"
 
 
-# ---- exit codes -------------------------------------------------------------------------------------
+# ---- exit codes ----------------------------------------------------------------------------------
 
 
 def test_a_misspelt_command_names_the_nearest_and_exits_2(gantk):
@@ -112,7 +112,7 @@ def test_main_attaches_what_plugins_bring(add_plugin, monkeypatch, capsys):
     assert ended.value.code == 0 and "measured" in capsys.readouterr().out
 
 
-# ---- run, resume, eval ------------------------------------------------------------------------------
+# ---- run, resume, eval ---------------------------------------------------------------------------
 
 
 def test_run_from_recipe_to_report(gantk_process, tiny_file, tmp_path):
@@ -185,7 +185,7 @@ def test_eval_wants_a_run_or_two_folders(gantk, options):
     assert outcome.code == 2 and "give a RUN, or both --pred and --truth" in outcome.err
 
 
-# ---- translate --------------------------------------------------------------------------------------
+# ---- translate -----------------------------------------------------------------------------------
 
 
 def test_translate_a_picture_and_a_folder(gantk, tiny_run, pictures, tmp_path):
@@ -208,7 +208,7 @@ def test_one_broken_file_of_a_folder_does_not_stop_the_others(gantk, tiny_run, p
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["slice-00.png", "slice-02.png"]
 
 
-# ---- looking around ---------------------------------------------------------------------------------
+# ---- looking around ------------------------------------------------------------------------------
 
 
 def test_list_names_everything_and_who_offers_it(gantk):

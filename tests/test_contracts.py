@@ -9,7 +9,11 @@ from gantk.testing.small import random_images, small_size
 # What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
 METHODS: dict[str, list[dict]] = {
     "cyclegan": [{}, {"identity": 0.0, "structure": 2.0, "flatness": 4.0, "augment": ["translate"]}],
-    "dualgan": [{}, {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"}],
+    "dualgan": [
+        {},
+        {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
+        {"coarse": 0.5, "defense": 0.05},  # the resume of the contract then falls between two stages
+    ],
 }
 GENERATORS: dict[str, list[dict | None]] = {
     "unet": [None, {"width": 4, "depth": 2, "stem": 1, "head": 1, "norm": "batch", "up": "transpose"}],

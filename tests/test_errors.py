@@ -61,7 +61,7 @@ def case(mistake: Callable[[Place], list[str]]) -> Callable:
     return mistake
 
 
-# ---- names and types --------------------------------------------------------------------------------
+# ---- names and types -----------------------------------------------------------------------------
 
 
 @case
@@ -209,7 +209,7 @@ def size_that_leaves_no_patch(place):
     return place.train()
 
 
-# ---- folders and images -----------------------------------------------------------------------------
+# ---- folders and images --------------------------------------------------------------------------
 
 
 @case
@@ -290,7 +290,7 @@ def the_same_image_in_training_and_test(place):
     return place.train("--data", "data")
 
 
-# ---- runs and checkpoints ---------------------------------------------------------------------------
+# ---- runs and checkpoints ------------------------------------------------------------------------
 
 
 @case
@@ -377,7 +377,7 @@ def truncated_weights(place):
     return ["eval", "run"]
 
 
-# ---- translating and scoring ------------------------------------------------------------------------
+# ---- translating and scoring ---------------------------------------------------------------------
 
 
 @case
@@ -440,7 +440,7 @@ def recipe_copied_over_another(place):
     return ["recipes", "copy", "dualgan_t1t2"]
 
 
-# ---- plugins ----------------------------------------------------------------------------------------
+# ---- plugins -------------------------------------------------------------------------------------
 
 
 @case
@@ -472,7 +472,7 @@ def plugin_whose_part_does_not_import(place):
     return place.train()
 
 
-# ---- all of them ------------------------------------------------------------------------------------
+# ---- all of them ---------------------------------------------------------------------------------
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -521,7 +521,7 @@ def test_the_payload_of_the_pickles_would_have_run(tmp_path, monkeypatch):
     assert (tmp_path / "it-ran").is_dir()
 
 
-# ---- the error itself -------------------------------------------------------------------------------
+# ---- the error itself ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

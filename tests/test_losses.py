@@ -88,13 +88,15 @@ def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_tw
 @pytest.mark.parametrize("kind", ["instance", "group", "none"])
 def test_the_gradient_penalty_reaches_the_weights_under_autocast(dims, kind):
     network = PatchGAN(1, dims, width=4, layers=3, norm=kind)
+    network.layers[-1].register_forward_hook(lambda _m, _i, y: seen.append(y.dtype))
+    seen: list[torch.dtype] = []
     real, fake = noise((2, 1, *[12] * dims)), noise((2, 1, *[12] * dims), 1)
     torch.manual_seed(0)
     plain = WGANGP(penalty=3.0).penalty(network, real, fake)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
         cast = WGANGP(penalty=3.0).penalty(network, real, fake)
-    assert plain.dtype == cast.dtype == torch.float32 and torch.allclose(plain, cast, rtol=1e-6)
+    assert seen == [torch.float32] * 2 and torch.allclose(plain, cast, rtol=1e-6)
     plain.backward()
     gradient = network.layers[0].weight.grad
     assert gradient.isfinite().all() and gradient.abs().max() > 0

@@ -29,7 +29,7 @@ def state(plugin: str) -> str | None:
     return next(found.problem for found in load().plugins if found.name == plugin)
 
 
-# ---- what is found ----------------------------------------------------------------------------------------------------
+# ---- what is found -------------------------------------------------------------------------------
 
 
 def test_the_bundled_methods_come_through_entry_points():
@@ -63,7 +63,7 @@ def test_a_string_is_imported_at_first_use_and_its_failure_names_the_owner():
         entry.load()
 
 
-# ---- collisions -------------------------------------------------------------------------------------------------------
+# ---- collisions ----------------------------------------------------------------------------------
 
 
 def test_two_offers_of_one_name_are_an_error_that_names_both(add_plugin):
@@ -106,7 +106,7 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
     assert registry().names("generator").count("net_two") == 0
 
 
-# ---- broken plugins ---------------------------------------------------------------------------------------------------
+# ---- broken plugins ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_name_that_is_missing_quotes_the_plugins_that_did_not_load(add_plugin)
         registry().get("generator", "lost")
 
 
-# ---- the hooks --------------------------------------------------------------------------------------------------------
+# ---- the hooks -----------------------------------------------------------------------------------
 
 
 def hooks() -> dict:
@@ -169,7 +169,8 @@ def test_hook_register_takes_every_kind_and_recipes(add_plugin):
 
 
 def test_hook_register_offers_recipes_of_a_package_with_and_without_init(add_plugin):
-    source = "import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.recipes('my_recipes')\n    add.recipes('bare')\n"
+    source = "import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n"
+    source += "    add.recipes('my_recipes')\n    add.recipes('bare')\n"
     folder = add_plugin("my-package", "my_plugin", source)
     for package, name in (("my_recipes", "one"), ("bare", "two")):
         (folder / package).mkdir()
@@ -257,7 +258,7 @@ def test_hook_step_sees_every_log_point(add_plugin, tiny_recipe, tmp_path):
     assert shapes == dict.fromkeys(("a", "b", "fake_a", "fake_b"), (2, 1, 32, 32))
 
 
-# ---- registries -------------------------------------------------------------------------------------------------------
+# ---- registries ----------------------------------------------------------------------------------
 
 
 def test_an_unknown_kind_is_refused_with_those_that_exist():

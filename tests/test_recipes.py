@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gantk.method import Geometry, Method, check_networks
-from gantk.recipe import Model, Recipe, load_recipe, resolved
+from gantk.recipe import Recipe, load_recipe, resolved
+from gantk.tables import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -146,7 +146,7 @@ class Affine(Augment):
 
 
 class Rotate(Affine):
-    """A small turn."""
+    """A random turn about the centre, by up to `degrees`."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Rotate(Affine):
 
 
 class Translate(Affine):
-    """A small shift."""
+    """A random shift along each axis, by up to `shift` of its side."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class Crop(Augment):
 
 
 class Brightness(Augment):
-    """Add a number."""
+    """Brighter or darker: the same random number added to every value of an image."""
 
     def __init__(
         self,

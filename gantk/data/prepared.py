@@ -12,7 +12,7 @@ from gantk.data.split import check_leakage, split_json, split_records, unpair
 from gantk.errors import UserError
 
 if TYPE_CHECKING:
-    from gantk.recipe import DataTable
+    from gantk.tables import DataTable
 
 FITTED = 256  # training images that an intensity mapping looks at
 
