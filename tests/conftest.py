@@ -145,7 +145,7 @@ def gantk_process():
     def call(*args: object, cwd: Path, **environment: str) -> Outcome:
         command = [sys.executable, "-m", "gantk", *map(str, args)]
         done = subprocess.run(
-            command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=900, check=False
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -71,7 +71,7 @@ def start(recipe: dict, folder: Path, *options: str) -> list[subprocess.Popen]:
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     try:
-        ends = [process.communicate(timeout=300) for process in processes]
+        ends = [process.communicate(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()

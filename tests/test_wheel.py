@@ -111,7 +111,7 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     assert "cyclegan" in gantk("list", "method")
     assert "dualgan_t1t2" in gantk("recipes")
     assert "width" in gantk("show", "generator", "unet")
-    tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
+    tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[64, 64]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     out = gantk("run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
     assert "bundled with gantk" in out.splitlines()[0]

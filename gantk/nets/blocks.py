@@ -83,7 +83,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        if x.device.type == "cpu" and not traced and prod(x.shape[1:]) >= 2**14:
+        last = memory_format(x) != torch.contiguous_format
+        if last and x.device.type == "cpu" and not traced and prod(x.shape[1:]) >= 2**14:
             images = [F.batch_norm(i, None, None, self.weight, self.bias, True, 0.0, self.eps) for i in x.split(1)]
             return torch.cat(images) if len(images) > 1 else images[0]
         y = F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)

@@ -15,6 +15,7 @@ from gantk.nets.blocks import (
     conv,
     in_layout_of,
     init_weights,
+    memory_format,
     norm,
     output_activation,
     require_size,
@@ -35,7 +36,7 @@ class UNet(nn.Module):
     depth=6, stem=1.
 
     `stem` and `head` work at full resolution, where a convolution is dear: at width 32 and depth 5 a training step of
-    stem=1, head=1 costs about twice that of neither.
+    stem=1, head=1 costs about one and a half times that of neither.
     """
 
     def __init__(
@@ -97,16 +98,38 @@ class UNet(nn.Module):
             skips.append(x)
         x = F.relu(skips.pop())
         for step in self.decoder[:-1]:
-            x = join(step(x), skips.pop())
+            x = Join.apply(step(x), skips.pop())
         x = self.decoder[-1](x)
         if len(self.head):
-            x = self.head(join(x, skips.pop()) if len(self.stem) else F.relu_(x))
+            x = self.head(Join.apply(x, skips.pop()) if len(self.stem) else F.relu_(x))
         return self.activation_out(x)
 
 
-def join(x: Tensor, skip: Tensor) -> Tensor:
-    """ReLU of both, side by side; one ReLU behind the join would leave gradients with gaps, slow to go on with."""
-    return torch.cat([F.relu_(x), F.relu(skip)], 1)
+class Join(torch.autograd.Function):
+    """ReLU of two maps, side by side: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size).
+
+    Concatenation hands back slices of one gradient, and going on with slices is slow: up to six times in bfloat16 on a
+    CPU. Here the ReLU's gradient is taken on the whole, and each part is copied once.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, skip: Tensor) -> Tensor:
+        out = torch.cat([x, skip], 1).relu_()
+        ctx.save_for_backward(out)
+        ctx.channels = x.shape[1]
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (out,) = ctx.saved_tensors
+        gradient = relu_gradient(gradient, out)
+        form = memory_format(out)
+        first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
+        return first.contiguous(memory_format=form), second.contiguous(memory_format=form)
+
+
+def relu_gradient(gradient: Tensor, out: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(gradient.contiguous(memory_format=memory_format(out)), out, 0)
 
 
 class Layers:
