@@ -28,7 +28,7 @@ PLAIN = ("method.structure=0.0", "method.flatness=0.0", "method.defense=0.0", "m
 
 
 class PairedCeiling(gantk.Method):
-    """Pix2Pix (Isola et al. 2017) both ways at once: conditional PatchGANs + L1 on true pairs; a ceiling for unpaired."""
+    """Pix2Pix (Isola et al. 2017) both ways at once, on true pairs: a ceiling for unpaired methods."""
 
     paired = True
 

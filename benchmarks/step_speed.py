@@ -84,7 +84,7 @@ def main() -> None:
         ratios = np.array(path.samples) / fast
         low, middle, high = np.percentile(ratios, [2.5, 50, 97.5])
         record["ratio_to_fast"][name] = {"median": middle, "from": low, "to": high}
-        print(f"{name:<24} {np.median(path.samples):.4f} s/step   {middle:.2f}x the fast path's [{low:.2f}, {high:.2f}]")
+        print(f"{name:<24} {np.median(path.samples):.4f} s/step   {middle:.2f}x fast [{low:.2f}, {high:.2f}]")
     if options.json:
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gantk.ema import EMA
 from gantk.errors import GantkError, UserError
-from gantk.method import Batch, Method, Phase, Stage, check_networks, frozen_except
+from gantk.method import Batch, Method, Phase, Stage, check_networks
 from gantk.runtime import Runtime
 
 
@@ -67,13 +67,19 @@ class Engine:
             if self.step % phase.every == 0:
                 optimizer = self.optimizers[phase.name]
                 _set_lr(optimizer, self.base_lrs[phase.name], self.schedule(progress))
-                frozen_except(self.method, phase.updates)
+                self._freeze_all_but(phase)
                 with _memory_advice(self.runtime):
                     optimizer.step(lambda phase=phase: self._closure(phase, batch, losses))
         if self.ema is not None:
             self.ema.update()
         self._seen.append((self.step + 1, losses))
         return losses
+
+    def _freeze_all_but(self, phase: Phase) -> None:
+        """Gradients for what the phase updates only: the rest costs no backward pass."""
+        self.method.requires_grad_(False)
+        for parameter in self.parameters[phase.name]:
+            parameter.requires_grad_(True)
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
@@ -152,7 +158,8 @@ def check_plan(method: Method, plan: Plan) -> None:
 
 
 def _parameters(phase: Phase) -> list[torch.nn.Parameter]:
-    return list(dict.fromkeys(p for module in phase.updates for p in module.parameters()))
+    """What a phase updates; parameters that a method froze itself, as of a pretrained encoder, stay frozen."""
+    return list(dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad))
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:

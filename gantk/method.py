@@ -118,10 +118,3 @@ def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
                 if not whole:
                     error.remedy = "choose data.size so that every stage fits, or train without that stage"
                 raise
-
-
-def frozen_except(method: Method, modules: tuple[nn.Module, ...]) -> None:
-    """Let gradients reach these modules only: what a phase does not update costs no backward pass."""
-    method.requires_grad_(False)
-    for module in modules:
-        module.requires_grad_(True)

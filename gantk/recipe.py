@@ -38,11 +38,14 @@ class Recipe:
                 remedy, what = did_you_mean(profile, known), f"there is no profile '{profile}'"
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
             over = tables_of[profile]
+            _drop_other_length(tables, over.get("train", {}))
             _merge(tables, over)
             for path in _leaves(over):
                 overridden[".".join(path)] = f"{self.origin}:{find_line(self.text, ('profile', profile, *path))}"
         for setting in settings:
             key, value = _parse_setting(setting)
+            if key in ("train.steps", "train.epochs"):
+                _drop_other_length(tables, {key[6:]: value})
             overridden[_put(tables, key, value, setting)] = f"--set {setting}"
         return Recipe(tables, self.name, self.origin, self.text, overridden)
 
@@ -110,15 +113,15 @@ def find_recipe(name: str) -> tuple[Path, str]:
     typed = Path(name)
     if typed.is_file():
         return typed, name
-    if typed.is_dir():
-        raise UserError(
-            f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
-        )
     known = all_recipes()
     stem = re.sub(r"\.toml$", "", re.sub(r"^(\./)?recipes/", "", name))
     if stem in known:
         path, owner = known[stem]
         return path, f"{stem}.toml (bundled with {owner})"
+    if typed.is_dir():
+        raise UserError(
+            f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
+        )
     remedy = did_you_mean(Path(stem).name, known) or "see `gantk recipes`"
     raise UserError(f"there is no recipe '{name}'", allowed=f"a path, or {', '.join(sorted(known))}", remedy=remedy)
 
@@ -166,6 +169,13 @@ def find_line(text: str, path: tuple) -> int | None:
         if here and keys[: len(here)] == here and len(here) > best_depth:
             best, best_depth = number, len(here)
     return best
+
+
+def _drop_other_length(tables: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in given and other not in given and isinstance(tables.get("train"), dict):
+            tables["train"].pop(other, None)
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:

@@ -64,7 +64,7 @@ def _write(target: Path, words: dict[str, str]) -> None:
         templates = Path(str(importlib.resources.files("gantk"))) / "templates" / "plugin"
         for template in sorted(templates.rglob("*.in")):
             parts = template.relative_to(templates).with_suffix("").parts
-            path = temporary.joinpath(*(Template(part).substitute(words) for part in parts))
+            path = temporary.joinpath(*(part.replace("MODULE", words["module"]) for part in parts))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
         os.rename(temporary, target)

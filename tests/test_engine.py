@@ -79,23 +79,19 @@ def train(engine: Engine, batch_at=ones) -> list[dict]:
 
 
 def test_a_phase_moves_its_own_modules_only():
-    method = Toy()
-    engine = Engine(method, plan(), CPU)
-    weights = {name: [] for name in ("player", "critic")}
-    for phase in method.phases():
-        original = phase.loss
+    method, trainable = Toy(), []
+    play, judge = method.play, method.judge
 
-        def watched(batch, phase=phase, original=original):
-            others = [m for m in (method.player, method.critic) if m not in phase.updates]
-            assert all(p.requires_grad for m in phase.updates for p in m.parameters())
-            assert not any(p.requires_grad for m in others for p in m.parameters())
-            before = {m: m.weight.detach().clone() for m in others}
-            losses = original(batch)
-            weights[phase.updates[0] is method.player and "player" or "critic"].append(before)
-            return losses
+    def watched(name, loss):
+        def call(batch):
+            trainable.append((name, method.player.weight.requires_grad, method.critic.weight.requires_grad))
+            return loss(batch)
 
-        object.__setattr__(next(p for p in engine.phases if p.name == phase.name), "loss", watched)
-    engine.train_step(ones())
+        return call
+
+    method.play, method.judge = watched("play", play), watched("judge", judge)
+    Engine(method, plan(), CPU).train_step(ones())
+    assert trainable == [("play", True, False), ("judge", False, True)]
     # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the update
     assert method.player.weight.item() == pytest.approx(0.5 + 0.1)
     assert method.critic.weight.item() == pytest.approx(2.0 - 0.1 * 0.5)
@@ -184,12 +180,14 @@ def images(step: int = 0, stage: Stage | None = None, count: int = 6) -> Batch:
     return Batch({name: torch.rand(count, 1, 16, 16, generator=generator) * 2 - 1 for name in "ab"})
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("microbatch", [1, 2, 4])  # of 6: the last one may be smaller
-def test_microbatches_equal_the_whole_batch(microbatch):
-    outcomes = []
+def test_microbatches_equal_the_whole_batch(microbatch, channels_last):
+    runtime, outcomes = Runtime(torch.device("cpu"), "fp32", channels_last), []
     for size in (None, microbatch):
-        method = cycle_method(pool=99)  # never full: which random numbers an image meets depends on the split
-        losses = train(Engine(method, plan(3, microbatch=size, optimizer=gentle), CPU), images)[-1]
+        # a pool that is never full: which random numbers an image meets depends on the split
+        method = runtime.place(cycle_method(pool=99), 2)
+        losses = train(Engine(method, plan(3, microbatch=size, optimizer=gentle), runtime), images)[-1]
         outcomes.append((dict(method.named_parameters()), losses, method.pool_a.images))
     for name, parameter in outcomes[0][0].items():
         torch.testing.assert_close(parameter, outcomes[1][0][name], rtol=1e-4, atol=1e-6)

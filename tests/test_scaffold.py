@@ -22,7 +22,7 @@ def test_the_package_works_as_written(tmp_path):
     assert tests.returncode == 0, tests.stdout
     assert " passed" in tests.stdout
 
-    run = ["-m", "gantk", "run", "mygan", "--out", "run", "--device", "cpu", "--precision", "fp32"]
+    run = ["-m", "gantk", "run", "mygan_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32"]
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     trained = python(*run, *settings, cwd=tmp_path, path=tmp_path / "installed")

@@ -8,12 +8,14 @@ import site
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+INFO = f"gantk-{tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']['version']}.dist-info"
 IGNORED = shutil.ignore_patterns(".git", ".venv", "runs", "dist", "__pycache__", ".*_cache", ".hypothesis")
 
 
@@ -65,17 +67,17 @@ def test_a_wheel_holds_the_core_the_plugins_and_the_recipes(wheel):
 def test_a_wheel_holds_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
-    assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", "gantk-0.1.0.dist-info", *plugins}
+    assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
     assert not [name for name in names if "left." in name or "cache" in name]
 
 
 def test_a_wheel_names_its_licence_and_its_entry_points(wheel):
     archive = zipfile.ZipFile(wheel)
-    points = archive.read("gantk-0.1.0.dist-info/entry_points.txt").decode()
+    points = archive.read(f"{INFO}/entry_points.txt").decode()
     for line in ("gantk = gantk.cli:main", "cyclegan = gantk_cyclegan", "dualgan = gantk_dualgan"):
         assert line in points.splitlines()
-    assert "License-Expression: Apache-2.0" in archive.read("gantk-0.1.0.dist-info/METADATA").decode()
-    assert b"Apache License" in archive.read("gantk-0.1.0.dist-info/licenses/LICENSE")
+    assert "License-Expression: Apache-2.0" in archive.read(f"{INFO}/METADATA").decode()
+    assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
 
 
 @pytest.mark.slow
