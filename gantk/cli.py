@@ -23,7 +23,8 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except GantkError as error:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/]  {escape(str(error))}")
+            label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"{label}  {escape(str(error))}")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
