@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, Interrupted, UserError
 from gantk.plugins import attach_commands, load
 
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"

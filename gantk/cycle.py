@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from gantk.errors import UserError
 from gantk.losses.reconstruction import Cycle, Identity
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Batch, Geometry, Method, Phase, Stage
@@ -55,7 +56,15 @@ class CycleMethod(Method):
         coarse: float = 0.0,
     ):
         super().__init__(geometry)
+        for name, value, least in (("pool", pool, 0), ("critic", critic, 1)):
+            if value < least:
+                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
+        if not 0 <= coarse <= 1:
+            raise UserError(f"coarse = {coarse} is no share of the steps", where="method.coarse", allowed="0 to 1")
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        if terms.identity and a != b:
+            what = f"an identity loss needs as many channels in as out, and the domains have {a} and {b}"
+            raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
         self.adversarial, self.terms, self.critic, self.coarse = adversarial(), terms, critic, coarse

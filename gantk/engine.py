@@ -70,6 +70,7 @@ class Engine:
                 self._freeze_all_but(phase)
                 with _memory_advice(self.runtime):
                     optimizer.step(lambda phase=phase: self._closure(phase, batch, losses))
+        self._unfreeze()
         if self.ema is not None:
             self.ema.update()
         self._seen.append((self.step + 1, losses))
@@ -80,6 +81,12 @@ class Engine:
         self.method.requires_grad_(False)
         for parameter in self.parameters[phase.name]:
             parameter.requires_grad_(True)
+
+    def _unfreeze(self) -> None:
+        """As it was before the step: what stays frozen is what the method froze."""
+        for parameters in self.parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
@@ -144,7 +151,12 @@ class Engine:
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         make = self.plan.optimizers.get(phase.name) or phase.optimizer or self.plan.optimizer
-        return make(self.parameters[phase.name])
+        try:
+            return make(self.parameters[phase.name])
+        except ValueError as error:  # torch checks its own ranges
+            what = f"the optimizer of the {phase.name} does not take its options: {error}"
+            remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
+            raise UserError(what, where="train.optimizer", remedy=remedy) from None
 
 
 def check_plan(method: Method, plan: Plan) -> None:

@@ -58,7 +58,15 @@ def lbfgs(
     iterations: int = 1,  # inner iterations per training step
 ):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
-    return torch.optim.LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+    return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+
+
+class AnyLayoutLBFGS(torch.optim.LBFGS):
+    """L-BFGS for weights in any memory layout: torch's own cannot flatten gradients that are channels-last."""
+
+    def _gather_flat_grad(self) -> torch.Tensor:
+        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 class Constant:

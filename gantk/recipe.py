@@ -173,8 +173,10 @@ def find_line(text: str, path: tuple) -> int | None:
 
 def _drop_other_length(tables: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
+    if not isinstance(given, Mapping) or not isinstance(tables.get("train"), dict):
+        return  # no table: the check's to refuse
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        if key in given and other not in given and isinstance(tables.get("train"), dict):
+        if key in given and other not in given:
             tables["train"].pop(other, None)
 
 

@@ -9,7 +9,8 @@ import json
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
@@ -109,13 +110,17 @@ def bind(kind: str, value: Any) -> Part:
 @functools.cache
 def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     """The keyword-only parameters of a callable as a pydantic model."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    hints = _hints(target)
     fields = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     return create_model(getattr(target, "__name__", "options"), __base__=Table, **fields)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
@@ -184,15 +189,30 @@ def plain(value: Any) -> Any:
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
-    comments = _comments(target)
+    comments, hints = _comments(target), _hints(target)
     rows = []
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            kind = parameter.annotation
-            kind = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
             default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default, default=str)
-            rows.append((name, kind, default, comments.get(name, "")))
+            rows.append((name, _type_in_words(hints.get(name, Any)), default, comments.get(name, "")))
     return rows
+
+
+def _type_in_words(hint: Any) -> str:
+    """What may be written: choices by their values, parts by their kind."""
+    kinds = [mark.kind for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Kind)]
+    if kinds:
+        return kinds[0]
+    inner, origin = get_args(hint), get_origin(hint)
+    if origin is Literal:
+        return " | ".join(map(json.dumps, inner))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_in_words, inner))
+    if origin is list:
+        return f"list of {_type_in_words(inner[0])}"
+    if hint is type(None):
+        return "none"
+    return str(hint) if inner else getattr(hint, "__name__", str(hint))
 
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:

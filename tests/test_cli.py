@@ -239,10 +239,17 @@ def test_show_explains_every_part(gantk, kind, name):
     assert "option" in outcome.out or "It takes no options." in outcome.out
 
 
-def test_show_tells_options_with_defaults_and_effects(gantk):
-    out = gantk("show", "generator", "unet").out
-    line = next(line for line in out.splitlines() if line.startswith("depth"))
-    assert "int" in line and "5" in line and "halvings" in line
+def test_show_tells_options_with_choices_defaults_and_effects(gantk):
+    def options(kind: str, name: str) -> dict[str, str]:
+        table = gantk("show", kind, name).out.split("\noption ")[-1]
+        return {line.split()[0]: line for line in table.splitlines()[1:]}
+
+    rows = options("generator", "unet")
+    assert rows["depth"].split()[1:3] == ["int", "5"] and "halvings" in rows["depth"]
+    assert '"instance" | "batch"' in rows["norm"] and "NormKind" not in rows["norm"]
+    rows = options("method", "dualgan")
+    assert rows["generator"].split()[1] == "generator" and "list of augment" in rows["augment"]
+    assert "float | none" in rows["cycle_b"]
 
 
 def test_plugins_shows_each_with_its_state(gantk, add_plugin):

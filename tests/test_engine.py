@@ -140,6 +140,28 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
         assert rates == {"play": expected, "judge": 0.1}
 
 
+def test_what_a_method_froze_itself_stays_frozen():
+    class Pretrained(Toy):
+        def __init__(self):
+            super().__init__()
+            self.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
+
+    method = Pretrained()
+    train(Engine(method, plan(3), CPU))
+    assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
+    assert method.player.fixed.item() == 1.0 and method.player.weight.item() != 0.5
+
+
+def test_a_trained_method_can_be_trained_again():
+    """One training leaves no parameter frozen for the next one."""
+    method = Toy()
+    train(Engine(method, plan(2), CPU))
+    assert all(parameter.requires_grad for parameter in method.parameters())
+    between = method.player.weight.item()
+    train(Engine(method, plan(2), CPU))
+    assert method.player.weight.item() != between
+
+
 def test_optimizers_for_a_phase_that_is_not_there_are_refused():
     with pytest.raises(UserError, match=r"no phase 'plya'.*play, judge.*train\.optimizers"):
         check_plan(Toy(), plan(optimizers={"plya": sgd}))
@@ -394,3 +416,12 @@ def test_the_engine_knows_no_model(name):
         code = re.sub(r'"an image-to-image method[^"]*"', "", code)
     found = {word for word in words_of_the_models() if re.search(rf"(?<![A-Za-z]){re.escape(word)}", code)}
     assert not found
+
+
+def test_an_identity_loss_between_different_channels_is_refused():
+    from gantk import Geometry, UserError
+    from gantk.spec import bind_or_raise
+
+    part = bind_or_raise("method", {"name": "cyclegan", "identity": 5.0})
+    with pytest.raises(UserError, match="as many channels in as out"):
+        part(Geometry(2, (64, 64), {"a": 1, "b": 3}))

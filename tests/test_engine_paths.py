@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from gantk.engine import Engine, Plan
 from gantk.method import Batch, Geometry, Method
 from gantk.optim import Constant
+from gantk.plugins import registry
 from gantk.runtime import Runtime
 from gantk.spec import bind
 
@@ -108,6 +109,17 @@ def test_fused_optimizers_move_channels_last_weights_as_plain_ones_do(dims, opti
     fused = train(build("dualgan", dims), optimizer=bind("optimizer", {"name": optimizer, "weight_decay": 0.0}))
     single = train(build("dualgan", dims), optimizer=lambda p: plain(p, foreach=False, fused=False, **options))
     assert_close(fused, single, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", registry().names("optimizer"))
+def test_every_optimizer_moves_channels_last_weights_as_contiguous_ones(name):
+    weights = [
+        train(build("dualgan", 2), channels_last=choice, optimizer=bind("optimizer", name), steps=2)[1]
+        for choice in (True, False)
+    ]
+    before = dict(build("dualgan", 2).named_parameters())
+    assert all(not torch.equal(before[n], w) for n, w in weights[0].items() if n.endswith("0.0.weight"))
+    assert_close(weights[:1], weights[1:], rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

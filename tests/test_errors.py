@@ -174,6 +174,24 @@ def phase_that_is_not_there(place):
 
 
 @case
+def learning_rate_below_zero(place):
+    place.recipe["train"]["optimizer"] = {"name": "adam", "lr": -1e-4}
+    return place.train()
+
+
+@case
+def pool_below_zero(place):
+    place.recipe["method"]["pool"] = -1
+    return place.train()
+
+
+@case
+def share_of_a_stage_beyond_all(place):
+    place.recipe["method"]["coarse"] = 1.5
+    return place.train()
+
+
+@case
 def unknown_device(place):
     return ["run", place.write(), "--out", "new", "--device", "gpu0"]
 

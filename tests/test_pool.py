@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gantk.method import Batch, Geometry
 from gantk.pool import ImagePool
+from gantk.spec import bind
 
 
 def numbered(first: int, count: int) -> torch.Tensor:
@@ -82,6 +84,30 @@ def test_a_batch_is_the_same_as_its_images_one_by_one(capacity, sizes, seed):
         torch.manual_seed(seed + shown)
         assert torch.equal(out, torch.cat([single(image[None]) for image in batch]))
         shown += size
+
+
+def test_discriminators_are_shown_what_the_pool_gives_and_generators_are_not():
+    """The pool is between the two phases: real images never pass it, nor do the fakes that teach the generators."""
+    part = {"width": 4, "depth": 2, "name": "unet"}
+    options = {
+        "name": "dualgan",
+        "generator": part,
+        "discriminator": {"name": "patchgan", "receptive_field": 16},
+        "pool": 2,
+    }
+    method = bind("method", options)(Geometry(2, (16, 16), {"a": 1, "b": 1}))
+    mark = 0.125
+    method.pool_b.forward = lambda images: torch.full_like(images, mark)
+    shown = []
+    method.d_b.register_forward_pre_hook(lambda module, args: shown.extend(args[0].detach()))
+    batch = Batch(a=torch.rand(2, 1, 16, 16), b=torch.rand(2, 1, 16, 16))
+    generators, discriminators = method.phases()
+    generators.loss(batch)
+    assert not any(bool((image == mark).all()) for image in shown)
+    shown.clear()
+    discriminators.loss(batch)
+    assert sum(bool((image == mark).all()) for image in shown) == 2
+    assert sum(torch.equal(image, real) for image in shown for real in batch["b"]) == 2
 
 
 def test_without_capacity_it_is_not_there():

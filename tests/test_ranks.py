@@ -24,10 +24,13 @@ WORLD = 2
 
 @pytest.fixture
 def recipe(tmp_path, pictures, tiny_recipe) -> dict:
-    """A recipe without random numbers inside a step: each rank draws its own."""
+    """Losses that are means over the images, and no random numbers inside a step: each rank draws its own.
+
+    (Structure and flatness are means over all windows of a batch, weighted by what the batch shows.)
+    """
     pictures(tmp_path / "data" / "trainA", 12, seed=1)
     pictures(tmp_path / "data" / "trainB", 12, seed=2)
-    tiny_recipe["method"] |= {"pool": 0}
+    tiny_recipe["method"] |= {"pool": 0, "structure": 0.0, "flatness": 0.0}
     tiny_recipe["data"] |= {
         "source": {"name": "folders", "path": str(tmp_path / "data")},
         "domains": ["A", "B"],

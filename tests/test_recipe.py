@@ -199,6 +199,26 @@ def test_epochs_alone_will_do():
     assert load_recipe({"method": "dualgan", "train": {"epochs": 0.5}}).check().train.epochs == 0.5
 
 
+@pytest.mark.parametrize(
+    ("settings", "profile", "length"),
+    [
+        (["train.epochs=2"], None, (None, 2.0)),
+        (["train.epochs=2", "train.steps=7"], None, (7, None)),
+        ([], "long", (None, 9.0)),
+        (["train.steps=7"], "long", (7, None)),
+    ],
+)
+def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
+    recipe.tables["profile"]["long"] = {"train": {"epochs": 9.0}}
+    train = recipe.override(settings, profile).check().train
+    assert (train.steps, train.epochs) == length
+
+
+def test_a_profile_whose_table_is_none_is_refused(recipe):
+    recipe.tables["profile"]["odd"] = {"train": 3}
+    assert "train: input should be a table, not 3" in mistake(recipe.override([], "odd"))
+
+
 @pytest.mark.parametrize("domains", [[], ["a", "b", "c"], ["T1", "T1"], ["", "T2"]])
 def test_domains_are_one_name_or_two_different_ones(domains):
     recipe = {"method": "dualgan", "train": {"steps": 1}, "data": {"domains": domains}}

@@ -106,7 +106,7 @@ def test_a_killed_run_resumes_to_the_bit(recipe, tmp_path):
         "at-random-steps": [
             {"step": chance.randrange(SAVE_EVERY, STEPS), "point": chance.randrange(4)} for _ in range(2)
         ],
-        "from-outside": [{"log": chance.randrange(4, 9)}, {"log": chance.randrange(12, 17)}],
+        "from-outside": [{"log": chance.randrange(4, 8)}, {"log": chance.randrange(8, 12)}],
         "inside-saves": [{"save": 2, "call": 1}, {"save": 1, "call": chance.randrange(2, CALLS)}],
         "before-the-first-save": [{"step": 1, "point": 1}],
     }
@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_bit(recipe, tmp_path):
 def test_a_run_killed_at_every_step_and_at_every_point_of_a_save_resumes_to_the_bit(recipe, tmp_path):
     plan = {f"step-{step}-{point}": [{"step": step, "point": point}] for step in range(STEPS) for point in range(3)}
     plan |= {f"save-{save}-{call}": [{"save": save, "call": call}] for save in (1, 2, 4) for call in range(1, CALLS)}
-    plan |= {f"log-{lines}": [{"log": lines}, {"log": lines + 5}] for lines in range(1, 12)}
+    plan |= {f"log-{lines}": [{"log": lines}, {"log": lines + 4}] for lines in range(1, 8)}
     ended = sittings(recipe, tmp_path, plan)
     for name, kills in plan.items():
         assert ended[name] == ["killed"] * len(kills) + ["exit 0"], name

@@ -84,7 +84,7 @@ def test_options_of_every_type_arrive_as_the_types_of_the_signature(sampler):
         ("flag", "yes", "boolean"),
         ("mode", "r", "'p' or 'q'"),
         ("name_of", 5, "string"),
-        ("sides", 4, "array"),
+        ("sides", 4, "list"),
     ],
 )
 def test_a_value_of_another_type_is_refused_and_quoted(sampler, key, value, words):
