@@ -13,10 +13,10 @@ A kill is one of
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,57 +88,36 @@ def in_save(save: int, call: int) -> None:
         tapped(module, name)
 
 
-def sit(folder: Path, recipe: str, prepare: Callable[[], None]) -> int:
-    """A process of its own that trains from where the folder stands; its number."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        prepare()
-        quiet = {"device": "cpu", "say": lambda line: None}
-        if (folder / "recipe.toml").exists() and checkpoint.steps_saved(folder / "checkpoints"):
-            gantk.resume(folder, **quiet)
-        else:
-            (folder / "recipe.toml").unlink(missing_ok=True)  # it was killed before its first checkpoint
-            (folder / "log.jsonl").unlink(missing_ok=True)
-            gantk.run(recipe, out=folder, **quiet)
-        os._exit(0)
-    except BaseException as error:
-        print(f"{folder.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+def train(folder: Path, recipe: str, planned: dict) -> None:
+    """Train from where the folder stands to the end, or to the kill that is planned."""
+    if "step" in planned:
+        at_point(**planned)
+    elif "save" in planned:
+        in_save(**planned)
+    quiet = {"device": "cpu", "say": lambda line: None}
+    if (folder / "recipe.toml").exists() and checkpoint.steps_saved(folder / "checkpoints"):
+        gantk.resume(folder, **quiet)
+    else:  # it was killed before its first checkpoint
+        (folder / "recipe.toml").unlink(missing_ok=True)
+        (folder / "log.jsonl").unlink(missing_ok=True)
+        gantk.run(recipe, out=folder, **quiet)
 
 
 def lines_of(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_when_logged(child: int, path: Path, lines: int) -> int:
-    """SIGKILL the child once its log has grown to that many lines; how it ended."""
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
-        if lines_of(path) >= lines:
-            os.kill(child, signal.SIGKILL)
-            return os.waitpid(child, 0)[1]
-        time.sleep(0.001)  # a poll, bounded by the child's own end
-
-
 def sitting(folder: Path, recipe: str, planned: dict) -> str:
-    log = folder / "log.jsonl"
-    if "log" in planned:
-        child = sit(folder, recipe, lambda: None)
-        status = kill_when_logged(child, log, planned["log"])
-    else:
-        how = (
-            (lambda: at_point(**planned))
-            if "step" in planned
-            else (lambda: in_save(**planned))
-            if planned
-            else lambda: None
-        )
-        status = os.waitpid(sit(folder, recipe, how), 0)[1]
-    return "killed" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+    """A process of its own that trains; how it ended."""
+    child = multiprocessing.get_context("fork").Process(target=train, args=(folder, recipe, planned))
+    child.start()
+    while "log" in planned and child.exitcode is None:
+        if lines_of(folder / "log.jsonl") >= planned["log"]:
+            child.kill()
+            break
+        child.join(timeout=0.001)
+    child.join()
+    return "killed" if child.exitcode == -signal.SIGKILL else f"exit {child.exitcode}"
 
 
 def main(recipe: str, folder: Path, plan: dict[str, list[dict]]) -> None:
