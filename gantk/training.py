@@ -80,6 +80,8 @@ class Training:
         with _stop_on_ctrl_c() as stopped, self._view(last) as view:
             if self.engine.step == 0:
                 self._samples(view)
+            if last == 0:  # untrained weights are a result too: a run to compare with
+                self._save()
             self._mark = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._batch_at):
                 step = self.engine.step
@@ -215,6 +217,8 @@ def restore(parts: Parts, folder: Path) -> None:
     checkpoint.load_into(parts.method, live, str(folder))
     parts.engine.load_state_dict(checkpoint.load_state(folder), average)
     parts.data.restore_intensity(meta["intensity"])
+    for name, images in parts.batches.sets.items():
+        images.intensity = parts.data.intensity[name]
 
 
 def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -175,3 +175,25 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(recipe, tmp_path, number, 
     assert f"gantk resume {run}" in err and f"stopped after step {steps[0]} of 1000000" in err
     assert "Traceback" not in out + err
     assert checkpoint.load_state(checkpoint.latest(run / "checkpoints"))["step"] == steps[0]
+
+
+def test_a_run_of_no_steps_leaves_a_checkpoint(tiny_recipe, tmp_path):
+    import gantk
+
+    tiny_recipe["train"]["steps"] = 0
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert (run.path / "checkpoints" / "step-000000" / "weights.safetensors").is_file()
+
+
+def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
+    from gantk.runtime import start
+    from gantk.training import assemble, restore
+
+    model = RunFolder.open(copied_run).recipe().check()
+    checkpointed = copied_run / "checkpoints" / "step-000004"
+    meta = json.loads((checkpointed / "meta.json").read_text())
+    meta["intensity"]["a"]["fitted"] = [1.0, 2.0]  # as if the training images had changed since
+    (checkpointed / "meta.json").write_text(json.dumps(meta))
+    parts = assemble(model, start("cpu", "fp32"))
+    restore(parts, checkpointed)
+    assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
