@@ -17,18 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.files import write_file
 
 FORMAT = 1
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it to the disk, and rename it: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int) -> Path:
@@ -91,6 +82,15 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     if newest > FORMAT:
         what = f"this checkpoint has format {newest}, and this gantk reads up to {FORMAT}"
         raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
+    return meta
+
+
+def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
+    """meta.json of a checkpoint that a recipe's method wrote; UserError where another one did."""
+    meta = load_meta(checkpoint)
+    if meta.get("method") != method:
+        what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{method}'"
+        raise UserError(what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it")
     return meta
 
 

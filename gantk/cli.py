@@ -131,7 +131,7 @@ def evaluate(run, pred, truth, metrics, json_file, device) -> None:
     import json
 
     from gantk import api
-    from gantk.checkpoint import write_file
+    from gantk.files import write_file
 
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
@@ -227,7 +227,7 @@ def recipes(ctx) -> None:
 @click.argument("target", required=False)
 def copy_recipe(name, target) -> None:
     """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
-    from gantk.checkpoint import write_file
+    from gantk.files import write_file
     from gantk.recipe import find_recipe
 
     path, _ = find_recipe(name)

@@ -41,10 +41,7 @@ class Translator:
         folder = RunFolder.open(path.parent.parent if inside else path)
         saved = path if inside else folder.latest()
         model = folder.recipe().check()
-        meta, weights = checkpoint.load_meta(saved), checkpoint.load_weights(saved)
-        if meta.get("method") != model.method.name:
-            what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{model.method.name}'"
-            raise UserError(what, where=str(saved), remedy="use the recipe.toml of the run that wrote it")
+        meta, weights = checkpoint.load_meta_of(model.method.name, saved), checkpoint.load_weights(saved)
         runtime = start(device, model.train.precision, model.train.channels_last)
         method = build_method(model, meta["channels"], runtime)
         live, average = split_weights(weights)

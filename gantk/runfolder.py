@@ -16,8 +16,8 @@ import tomli_w
 from PIL import Image as Picture
 
 from gantk import checkpoint
-from gantk.checkpoint import write_file
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.recipe import Recipe
 
 PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", "safetensors", "pydantic", "pluggy")

@@ -17,7 +17,7 @@ from gantk import checkpoint
 from gantk.data.batches import Batches, augmented
 from gantk.data.prepared import Data
 from gantk.engine import Engine, Plan, check_plan
-from gantk.errors import Interrupted, UserError
+from gantk.errors import Interrupted
 from gantk.evaluation import Scorer, alarms
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
@@ -209,10 +209,7 @@ def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
 
 def restore(parts: Parts, folder: Path) -> None:
     """Put a checkpoint's weights and engine state back, to the bit."""
-    meta, weights = checkpoint.load_meta(folder), checkpoint.load_weights(folder)
-    if meta.get("method") != parts.model.method.name:
-        what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{parts.model.method.name}'"
-        raise UserError(what, where=str(folder), remedy="use the recipe.toml of the run that wrote it")
+    meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
     live, average = split_weights(weights)
     checkpoint.load_into(parts.method, live, str(folder))
     parts.engine.load_state_dict(checkpoint.load_state(folder), average)

@@ -338,7 +338,7 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
     def full(fd):
         raise OSError("no space left")
 
-    monkeypatch.setattr("gantk.report.folder.os.fsync", full)
+    monkeypatch.setattr("gantk.files.os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         write_report(run)
     assert (run / "report.html").read_bytes() == before

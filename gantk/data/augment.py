@@ -46,6 +46,7 @@ class HFlip(Augment):
     """Mirror left and right."""
 
     geometric = True
+    axis: ClassVar[int] = -1
 
     def __init__(
         self,
@@ -57,25 +58,13 @@ class HFlip(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         """Mirror all."""
-        return image.flip(-1)
+        return image.flip(self.axis)
 
 
-class VFlip(Augment):
+class VFlip(HFlip):
     """Mirror top and bottom (anterior and posterior of an axial slice)."""
 
-    geometric = True
-
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-    ):
-        super().__init__(dims, p)
-
-    def apply(self, image: Tensor) -> Tensor:
-        """Mirror all."""
-        return image.flip(-2)
+    axis = -2
 
 
 class Rot90(Augment):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gantk.report.folder import Direction, Samples, read_run, write_whole
+from gantk.files import write_file
+from gantk.report.folder import Direction, Samples, read_run
 from gantk.report.pictures import evenly
 
 TILE = 192  # pixels: smaller pictures are enlarged by whole factors to at least this, larger ones reduced to it
@@ -47,7 +48,7 @@ def write_animation(run: Path) -> Path | None:
         content = _film(samples, rows, frames)
         if len(content) <= MOST_BYTES:
             break
-    return write_whole(samples.folder / "training.gif", content)
+    return write_file(samples.folder / "training.gif", content)
 
 
 def _film(samples: Samples, rows: int, most_frames: int) -> bytes:

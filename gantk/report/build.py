@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gantk.files import write_file
 from gantk.report.facts import alarms, commands, environment, facts, method_name, missing, split_summary, title
 from gantk.report.figures import Chart, chart, number
-from gantk.report.folder import RunRecord, read_run, write_whole
+from gantk.report.folder import RunRecord, read_run
 from gantk.report.pictures import ERROR_CEILING, Block, error_scale, sample_blocks
 from gantk.report.scores import SURE, cards, headline, metric_name, verdicts
 
@@ -31,7 +32,7 @@ TOML_TOKEN = re.compile(
 def write_report(run: Path) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run."""
     folder = read_run(Path(run))
-    return write_whole(folder.path / "report.html", page(folder).encode("utf-8"))
+    return write_file(folder.path / "report.html", page(folder).encode("utf-8"))
 
 
 def page(run: RunRecord) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -150,20 +149,6 @@ def read_run(path: Path) -> RunRecord:
         samples=_samples(path / "samples", load("samples/index.json", json.loads), problems),
         problems=tuple(problems),
     )
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes under a temporary name, flushes to the disk and renames: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _read_log(path: Path) -> Log:
