@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from gantk.comparison import compare_folders
+from gantk.data.io import read
 from gantk.data.sources import source_for
-from gantk.evaluation import Scorer, speed_of, summary_lines
-from gantk.inference import Translator, translate_path
-from gantk.recipe import load_recipe, resolved
+from gantk.errors import UserError
+from gantk.evaluation import speed_of, summary_lines
+from gantk.inference import Look, Translator
+from gantk.recipe import Recipe, load_recipe, resolved
 from gantk.report import write_report
 from gantk.report.animation import write_animation
 from gantk.runfolder import RunFolder, environment
 from gantk.runtime import describe, start
+from gantk.sampling import sample_to
 from gantk.training import Parts, Training, assemble, inference_weights, restore
+from gantk.translation import translate_path
 
 Say = Callable[[str], None]
 
@@ -50,17 +54,10 @@ def run(
     """
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
-    loaded = load_recipe(recipe).override([*set, *shorthands], profile)
+    loaded = load_recipe(recipe).override([], profile)
     if data is not None:
-        table = loaded.tables.setdefault("data", {})
-        if isinstance(table, dict):  # anything else is the check's to refuse
-            domains = table.get("domains")
-            source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2)
-            if "path" in source:  # the run's recipe is read again from wherever the user then is
-                source["path"] = str(Path(source["path"]).absolute())
-            table["source"] = source
-            loaded.overridden["data.source"] = f"--data {data}"
-    model = loaded.check()
+        _take_source(loaded, data)
+    model = loaded.override([*set, *shorthands]).check()
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
@@ -132,11 +129,66 @@ def translate(
     output: str | Path,
     *,
     to: str | None = None,
+    variants: int | None = None,
+    seed: int = 0,
+    style: str | Path | None = None,
     device: str | None = None,
     say: Say = print,
 ) -> list[Path]:
-    """Translate a picture, a volume, or a folder of them, and write each like its input; the paths written."""
-    return translate_path(load(run, device=device), Path(input), Path(output), to, say)
+    """Translate a picture, a volume, or a folder of them, and write each like its input; the paths written.
+
+    Args:
+        run: a run folder, or one checkpoint of it.
+        input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
+        output: a file or a folder.
+        to: the domain to make, by its name; None: the recipe's second.
+        variants: of a multimodal method: so many different translations of each, numbered, from styles drawn by `seed`.
+        style: of a multimodal method: an image of the target domain whose style the translation takes.
+    """
+    if variants is not None and style is not None:
+        raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
+    if variants is not None and variants < 1:
+        raise UserError(f"{variants} is no number of translations", where="--variants", allowed="1 or more")
+    look = Look(variants, seed, None if style is None else read(style))
+    return translate_path(load(run, device=device), Path(input), Path(output), to, look, say)
+
+
+def sample(
+    run: str | Path,
+    *,
+    n: int = 64,
+    out: str | Path,
+    seed: int = 0,
+    label: str | None = None,
+    post: bool = True,
+    device: str | None = None,
+    say: Say = print,
+) -> list[Path]:
+    """Write `n` images from noise to the folder `out`, the same for the same seed; the paths written.
+
+    Args:
+        run: a run folder of a noise-to-image method, or one checkpoint of it.
+        label: the class to make, for methods trained on classes; None: the classes in turn.
+        post: whether the recipe's post-steps follow.
+    """
+    written = sample_to(load(run, device=device), n, Path(out), seed, label, post)
+    say(f"written  {len(written)} images to {out}")
+    return written
+
+
+def _take_source(recipe: Recipe, data: str | Path) -> None:
+    """Point a recipe at `--data`; where its own source is of the kind that fits, its other options stay."""
+    table = recipe.tables.setdefault("data", {})
+    if not isinstance(table, dict):
+        return  # the check's to refuse
+    domains = table.get("domains")
+    source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2)
+    if "path" in source:  # the run's recipe is read again from wherever the user then is
+        source["path"] = str(Path(source["path"]).absolute())
+    own = table.get("source")
+    kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
+    table["source"] = kept | source
+    recipe.overridden["data.source"] = f"--data {data}"
 
 
 def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:
@@ -151,9 +203,8 @@ def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> R
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
-    scorer = Scorer(parts.model, parts.data, parts.method, parts.runtime)
     with inference_weights(parts.method, parts.engine):
-        result = scorer.test()
+        result = parts.scorer.test()
     result |= {"speed": speed_of(folder.read_log()), "domains": list(parts.model.data.domains)}
     folder.write_json("metrics.json", result)
     for line in summary_lines(result):

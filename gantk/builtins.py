@@ -5,7 +5,11 @@ from __future__ import annotations
 from gantk.hookspecs import hookimpl
 
 PARTS = {
-    "generator": {"unet": "gantk.nets.unet:UNet", "resnet": "gantk.nets.resnet:ResNet"},
+    "generator": {
+        "unet": "gantk.nets.unet:UNet",
+        "resnet": "gantk.nets.resnet:ResNet",
+        "attention_unet": "gantk.nets.attention_unet:AttentionUNet",
+    },
     "discriminator": {"patchgan": "gantk.nets.patchgan:PatchGAN", "dcgan": "gantk.nets.dcgan:DCGANDiscriminator"},
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
@@ -23,7 +27,8 @@ PARTS = {
         "phantom": "gantk.data.phantom:Phantom",
         "folders": "gantk.data.sources:Folders",
         "aligned": "gantk.data.sources:Aligned",
-        "images": "gantk.data.sources:Images",
+        "images": "gantk.data.images:Images",
+        "contrasts": "gantk.data.contrasts:Contrasts",
     },
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",
@@ -50,6 +55,11 @@ PARTS = {
         "ssim": "gantk.metrics.pairs:SSIM",
         "mae": "gantk.metrics.pairs:MAE",
         "nrmse": "gantk.metrics.pairs:NRMSE",
+        "kid": "gantk.metrics.sets:Kid",
+        "fid": "gantk.metrics.sets:Fid",
+        "diversity": "gantk.metrics.sets:Diversity",
+        "classification": "gantk.metrics.task:Classification",
+        "two_sample": "gantk.metrics.task:TwoSample",
     },
     "optimizer": {
         "adam": "gantk.optim:adam",

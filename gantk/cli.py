@@ -107,16 +107,35 @@ def resume(run, device) -> None:
 @click.argument("input")
 @click.argument("output")
 @click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
+@click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")
+@click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
+@click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
 @_device
-def translate(run, input, output, to, device) -> None:
+def translate(run, input, output, to, variants, seed, style, device) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.
 
-    INPUT is a picture (PNG, JPEG, TIFF), a NIfTI volume, or a folder of them. OUTPUT has INPUT's size, grid and
-    orientation, and the target domain's intensities.
+    INPUT is a picture (PNG, JPEG, TIFF), a NIfTI volume, or a folder of them; for a run on several contrasts it is a
+    patient's folder with one file for each, or a folder of such folders. OUTPUT has INPUT's size, grid and orientation,
+    and the target domain's intensities.
     """
     from gantk import api
 
-    api.translate(run, input, output, to=to, device=device, say=_say)
+    api.translate(run, input, output, to=to, variants=variants, seed=seed, style=style, device=device, say=_say)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("-n", "count", type=int, default=64, metavar="N", help="How many images. Default: 64.")
+@click.option("--out", required=True, metavar="DIR", help="The folder for them.")
+@click.option("--seed", type=int, default=0, metavar="N", help="Another seed, other images. Default: 0.")
+@click.option("--label", metavar="CLASS", help="The class to make, for methods trained on classes. Default: in turn.")
+@click.option("--no-post", is_flag=True, help="Leave the recipe's [[post]] steps out.")
+@_device
+def sample(run, count, out, seed, label, no_post, device) -> None:
+    """Make images from noise with the model of RUN, in the training images' intensities."""
+    from gantk import api
+
+    api.sample(run, n=count, out=out, seed=seed, label=label, post=not no_post, device=device, say=_say)
 
 
 @cli.command("eval")

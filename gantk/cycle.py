@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.losses.reconstruction import Cycle, Identity
+from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.pool import ImagePool
@@ -28,7 +29,9 @@ class Terms:
     texture: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
     adversarial: float = 1.0
     defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
-    augments: Sequence = field(default=())  # differentiable changes of what the discriminators see
+    lesion: float = 1.0  # how often a pixel inside a lesion counts in cycle and identity losses
+    augments: Sequence[Part] = field(default=())  # differentiable changes of what the discriminators see
+    adapt: float = 0.0  # see gantk.adaptive; 0 = every image takes them
 
 
 class CycleMethod(Method):
@@ -59,8 +62,10 @@ class CycleMethod(Method):
         for name, value, least in (("pool", pool, 0), ("critic", critic, 1)):
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
-        if not 0 <= coarse <= 1:
-            raise UserError(f"coarse = {coarse} is no share of the steps", where="method.coarse", allowed="0 to 1")
+        check_coarse(coarse)
+        if terms.lesion < 0:
+            raise UserError(f"lesion = {terms.lesion:g} is no weight", where="method.lesion", allowed="0 or more")
+        self.weighs_lesions = terms.lesion != 1
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if terms.identity and a != b:
             what = f"an identity loss needs as many channels in as out, and the domains have {a} and {b}"
@@ -69,7 +74,9 @@ class CycleMethod(Method):
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
         self.adversarial, self.terms, self.critic, self.coarse = adversarial(), terms, critic, coarse
         self.cycle, self.identity = Cycle(), Identity()
-        self.augments = [augment(dims) for augment in terms.augments]
+        self.augment_a, self.augment_b = (
+            DiscriminatorAugment(terms.augments, dims, terms.adapt, self.adversarial) for _ in range(2)
+        )
         self.pool_a = ImagePool(pool, a, geometry.size)
         self.pool_b = ImagePool(pool, b, geometry.size)
 
@@ -82,10 +89,7 @@ class CycleMethod(Method):
 
     def stages(self, steps: int) -> list[Stage]:
         """One stage at the recipe's size, after one at half of it where `coarse` says so."""
-        first = round(self.coarse * steps)
-        half = tuple(side // 2 for side in self.geometry.size)
-        whole = Stage("main", steps - first, self.geometry.size)
-        return [Stage("coarse", first, half), whole] if first else [whole]
+        return coarse_stages(self.geometry.size, steps, self.coarse)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Fakes of another size leave the pools."""
@@ -102,16 +106,18 @@ class CycleMethod(Method):
         fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, self._defended(fake_b), *same)
         cycled_b = self.g_ab(self._defended(fake_a))
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        weight_a, weight_b = (lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b"))
         losses = {
-            "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a),
-            "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b),
+            "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a, weight_a),
+            "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b, weight_b),
         }
         if terms.adversarial:
-            losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(self._judge(self.d_a, fake_a))
-            losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(self._judge(self.d_b, fake_b))
+            judged_a, judged_b = self.d_a(self.augment_a(fake_a)), self.d_b(self.augment_b(fake_b))
+            losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(judged_a)
+            losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
         if terms.identity:
-            losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a)
-            losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b)
+            losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
+            losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
         if terms.structure or terms.flatness:
             losses |= self._structure(real_a, fake_b, "b") | self._structure(real_b, fake_a, "a")
         return losses
@@ -122,9 +128,11 @@ class CycleMethod(Method):
             with torch.no_grad():
                 batch["fake_b"], batch["fake_a"] = self.g_ab(batch["a"]), self.g_ba(batch["b"])
         losses = {}
-        for name, network, pool in (("a", self.d_a, self.pool_a), ("b", self.d_b, self.pool_b)):
+        judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
+        for name, network, pool, augment in judges:
             real, fake = batch[name], pool(batch[f"fake_{name}"])
-            logits = self.together(network, self._augment(real), self._augment(fake))
+            logits = self.together(network, augment(real), augment(fake))
+            augment.observe(logits[0])
             losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
             penalty = self.adversarial.penalty(network, real, fake)
             if penalty is not None:
@@ -144,10 +152,16 @@ class CycleMethod(Method):
         """A fake with noise: what the generator hides in it for the way back drowns (Bashkirova et al. 2019, 4.2)."""
         return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
 
-    def _judge(self, network: nn.Module, image: Tensor) -> Tensor:
-        return network(self._augment(image))
 
-    def _augment(self, image: Tensor) -> Tensor:
-        for augment in self.augments:
-            image = augment(image)
-        return image
+def coarse_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
+    """`steps` steps at `size`; where `share` is above 0, that share of them comes first, at half the size."""
+    first = round(share * steps)
+    half = tuple(side // 2 for side in size)
+    whole = Stage("main", steps - first, size)
+    return [Stage("coarse", first, half), whole] if first else [whole]
+
+
+def check_coarse(share: float) -> None:
+    """Raises a UserError unless it is a share of the steps."""
+    if not 0 <= share <= 1:
+        raise UserError(f"coarse = {share} is no share of the steps", where="method.coarse", allowed="0 to 1")

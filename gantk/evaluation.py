@@ -2,243 +2,267 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gantk.data.batches import prepare
+from gantk.data.masks import fitted
 from gantk.data.prepared import Data
 from gantk.data.records import Record
+from gantk.held import Held, alarms, difference
 from gantk.method import Method
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity, linearly_corrected
-from gantk.metrics.bootstrap import estimate, probability_better
+from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
+from gantk.metrics.bootstrap import estimate
+from gantk.metrics.choice import chosen_metrics
+from gantk.metrics.reals import RealImages, spread
+from gantk.metrics.scoring import PairScorer, Truth, report, set_rows, set_verdict
+from gantk.metrics.sets import ImageGroup, Kid, chosen, halves
+from gantk.post import Posts, spread_examples
 from gantk.runtime import Runtime
+from gantk.summary import speed_of, summary_lines
 from gantk.tables import Model
+from gantk.windows import by_windows
+
+__all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
 
 VALIDATION = 16  # pairs that are scored while training
+SAMPLED = 64  # images from noise that are scored while training
 BASELINE_IMAGES = 64  # training images that histogram matching pools
+SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
+SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
 OTHER = {"a": "b", "b": "a"}
 VALIDATED = ("psnr", "ssim")  # what is scored while training
 
 
-@dataclass
-class Held:
-    """Held-out images that are drawn again and again while training: (k, C, *size) by direction, such as "a_to_b"."""
-
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    truths: dict[str, Tensor] = field(default_factory=dict)
-    noise: int = 0  # how many images to sample, for methods that start from noise
-
-    def index(self, data: Data) -> dict[str, Any]:
-        """What samples/index.json says of them."""
-        names = dict(zip(data.letters, data.table.domains, strict=False))
-        directions = {
-            key: {"from": names[key[0]], "to": names[key[-1]], "count": len(images)}
-            for key, images in self.inputs.items()
-        }
-        if self.noise:
-            directions["image"] = {"from": None, "to": names.get("image", data.table.domains[0]), "count": self.noise}
-        return {"directions": directions, "has_truth": bool(self.truths)}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One candidate's values: metric -> one number per image, raw and after the best linear correction."""
-
-    raw: dict[str, np.ndarray]
-    corrected: dict[str, np.ndarray]
-    patients: list[str]
-
-
 class Scorer:
-    """Scores a method on a recipe's held-out images, in network intensities."""
+    """Scores a method on a recipe's held-out images, in network intensities.
+
+    UserError, before anything is trained, where a metric cannot judge this method or these data.
+    """
 
     def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
-        self.low, high = data.range
-        self.metrics = {part.name: part(high - self.low, model.data.dims) for part in model.evaluate.metrics}
-        self.batch = model.translate.batch
+        low, high = data.range
+        self.low, self.span, self.batch = low, high - low, model.translate.batch
+        self.reals = RealImages(data, self._shown, runtime.device)
+        self.pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
+        self.pairs = PairScorer(self.pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device)
+        self.posts = Posts(model, (low, high))
 
     def held_out_samples(self) -> Held:
         """The images to draw while training: validation pairs, else test pairs, else held-out or training images."""
         count, directions = self.model.evaluate.samples, self.method.directions()
-        if not directions:
-            return Held(noise=count)
         held = Held()
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in directions:
             key = f"{OTHER[to]}_to_{to}"
-            chosen = [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
-            chosen = _spread(chosen, count)
-            held.inputs[key] = torch.stack([self._load(record) for record in chosen])
+            sources = [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
+            held.seen[key] = torch.stack([self._load(record) for record in spread(sources, count)])
+            held.inputs[key] = self.data.centre(held.seen[key])
+            held.differences[key] = difference(held.inputs[key])
             if pairs:
-                held.truths[key] = torch.stack([self._load(pair[to]) for pair in _spread(pairs, count)])
+                held.truths[key] = torch.stack([self._shown(pair[to]) for pair in spread(pairs, count)])
+                held.differences[key] = difference(held.truths[key])
+        if self.method.samples and not directions:
+            held.noise = count
+            real = spread(self._records("train", self.letter), 4 * SAMPLE_PASS)
+            held.differences["image"] = difference(torch.stack([self._shown(record) for record in real]))
         return held
 
     def outputs(self, held: Held) -> dict[str, Tensor]:
-        """What the method makes of them now."""
+        """What the method makes of them now, before any post-step."""
         if held.noise:
-            return {"image": self.method.sample(held.noise, seed=0)}
-        return {key: self._translate(images, key[-1]) for key, images in held.inputs.items()}
+            return {"image": self.data.centre(self.method.sample(held.noise, seed=0).float().cpu())}
+        return {key: self.data.centre(self._translate(images, key[-1])) for key, images in held.seen.items()}
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """PSNR and SSIM by direction on validation pairs; empty where no truth is known."""
-        found = {}
-        for to, (sources, truths, patients) in self._validation.items():
-            scores = self._scores(self._translate(sources, to), truths, patients, VALIDATED)
-            means = {name: estimate(values, patients, draws=1).value for name, values in scores.raw.items()}
+        """While training, by direction: PSNR and SSIM on validation pairs; for images from noise KID, cheaply."""
+        found: dict[str, dict[str, float]] = {}
+        for to, (sources, truth) in self._validation.items():
+            made = self.data.centre(self._translate(sources, to))
+            scores = self.pairs(made, truth, VALIDATED).raw if set(VALIDATED) & self.pairs.whole.keys() else {}
+            means = {name: estimate(values, truth.patients, draws=1).value for name, values in scores.items()}
             found[f"{OTHER[to]}_to_{to}"] = {name: round(v, 4) for name, v in means.items() if v is not None}
+        if self.method.samples and not self.method.directions() and self.set_metrics:
+            kid, (train, real) = Kid(self.span, self.model.data.dims), self.reals.for_curves(self.letter)
+            score = kid(train, real, self._sampled(min(SAMPLED, self.model.evaluate.images))[0])
+            found["image"] = {kid.name: round(score.value, 4)}
         return {key: scores for key, scores in found.items() if scores}
 
     def test(self) -> dict[str, Any]:
-        """All metrics and baselines on the test pairs, as metrics.json holds them."""
+        """All metrics and baselines on the test split, as metrics.json holds them."""
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
-        pairs = self.data.pairs("test")
-        for to in self.method.directions() if pairs else []:
-            key = f"{OTHER[to]}_to_{to}"
-            sources, truths, patients = self._tensors(pairs, to)
-            model = self._scores(self._translate(sources, to), truths, patients)
-            result["metrics"][key] = self._report(model)
-            rivals = {}
-            for name, baseline in self._baselines(to):
-                rivals[name] = self._scores(baseline(sources), truths, patients)
-                result["baselines"].setdefault(name, {})[key] = self._report(rivals[name])
-            result["verdict"][key] = self._verdict(model, rivals)
+        for to in self.method.directions():
+            self._test_translations(result, to)
+        if self.method.samples and self.set_metrics:
+            self._test_samples(result)
         return result
 
-    @cached_property
-    def _validation(self) -> dict[str, tuple[Tensor, Tensor, list[str]]]:
-        pairs = _spread(self.data.pairs("validation"), VALIDATION)
-        return {to: self._tensors(pairs, to) for to in self.method.directions()} if pairs else {}
+    @property
+    def letter(self) -> str:
+        """The domain that images from noise are of."""
+        return self.method.reads[0]
 
-    def _tensors(self, pairs: list[dict[str, Record]], to: str) -> tuple[Tensor, Tensor, list[str]]:
-        sources = torch.stack([self._load(pair[OTHER[to]]) for pair in pairs])
-        return sources, torch.stack([self._load(pair[to]) for pair in pairs]), [pair[to].subject for pair in pairs]
+    # ---- translations
+
+    def _test_translations(self, result: dict[str, Any], to: str) -> None:
+        key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
+        sources = [pair[OTHER[to]] for pair in pairs] or (self._records("test", OTHER[to]) if self.set_metrics else [])
+        if not sources:
+            return
+        inputs = torch.stack([self._load(record) for record in sources])
+        output = self._translate(inputs, to)
+        made = {key: self.data.centre(output)}
+        if self.posts:
+            made[f"{key}_post"] = self.data.centre(self._finished(output, to))
+        shown = self.data.centre(inputs)
+        rivals = {name: baseline(shown) for name, baseline in self._baselines(to)}
+        rows = {direction: {} for direction in made}
+        for name in rivals:
+            result["baselines"].setdefault(name, {})[key] = {}
+        verdicts: dict[str, dict] = {direction: {} for direction in made}
+        if pairs and self.pair_metrics:
+            truth = self._truth(pairs, to)
+            beside = {name: self.pairs(images, truth) for name, images in rivals.items()}
+            for name, scores in beside.items():
+                result["baselines"][name][key] |= self.pairs.rows(scores)
+            for direction, images in made.items():
+                scores = self.pairs(images, truth)
+                rows[direction] |= self.pairs.rows(scores)
+                verdicts[direction] |= self.pairs.verdict(scores, beside)
+        if self.set_metrics:
+            patients, labels = [record.subject for record in sources], self.reals.labels_of(sources)
+            groups = {name: self.reals.group(images, patients, labels) for name, images in (made | rivals).items()}
+            found = self._set_scores(groups, to, key, result)
+            for direction in made:
+                rows[direction] |= found[direction]
+                verdicts[direction] |= set_verdict(found[direction], {name: found[name] for name in rivals})
+        result["metrics"] |= rows
+        result["verdict"] |= verdicts
+
+    def _baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """The rivals that need no network; the intensity map is fitted where training pairs are known."""
+        pool = [self._shown(r) for r in spread(self._records("train", to), BASELINE_IMAGES)]
+        yield "identity", lambda sources: identity(sources, len(pool[0]))
+        yield "histogram", HistogramMatching(pool)
+        pairs = spread(self.data.pairs("train"), BASELINE_IMAGES)
+        if pairs:
+            yield "intensity_map", IntensityMap((self._shown(p[OTHER[to]]), self._shown(p[to])) for p in pairs)
+
+    def _translate(self, images: Tensor, to: str) -> Tensor:
+        def forward(part: Tensor) -> Tensor:
+            with self.runtime.autocast():
+                return self.method.translate(self.runtime.place(part, self.model.data.dims), to).float().cpu()
+
+        with torch.no_grad():
+            return by_windows(images, self.method.geometry.size, self.model.translate.overlap, forward, self.batch)
+
+    # ---- images from noise
+
+    def _test_samples(self, result: dict[str, Any]) -> None:
+        fake, finished = self._sampled(self.model.evaluate.images, posts=True)
+        groups = {"image": fake} | ({"image_post": finished} if finished else {})
+        groups["noise"] = self.reals.group(self.reals.noise(self.letter, len(fake)), [""] * len(fake), fake.labels)
+        result["baselines"].setdefault("noise", {})["image"] = {}
+        found = self._set_scores(groups, self.letter, "image", result)
+        for direction in groups.keys() - {"noise"}:
+            result["metrics"][direction] = found[direction]
+            result["verdict"][direction] = set_verdict(found[direction], {"noise": found["noise"]})
+
+    def _sampled(self, count: int, posts: bool = False) -> tuple[ImageGroup, ImageGroup | None]:
+        """Images from noise, the same whatever the batch; with `posts` also what the post-steps make of them."""
+        classes, raw = self.method.geometry.classes, []
+        labels = torch.arange(count) % len(classes) if classes else None
+        for number, first in enumerate(range(0, count, SAMPLE_PASS)):
+            these = None if labels is None else labels[first : first + SAMPLE_PASS].to(self.runtime.device)
+            with torch.no_grad(), self.runtime.autocast():
+                images = self.method.sample(min(SAMPLE_PASS, count - first), SAMPLE_SEED + number, these)
+            raw.append(images.float().cpu())
+        labels = self.reals.only_label(self.letter, count) if labels is None else labels
+        group = lambda images: self.reals.group(self.data.centre(images), [""] * count, labels)  # noqa: E731
+        finished = group(self._finished(torch.cat(raw), self.letter)) if posts and self.posts else None
+        return group(torch.cat(raw)), finished
+
+    # ---- both
+
+    def _set_scores(
+        self, groups: dict[str, ImageGroup], letter: str, key: str, result: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """name -> metric -> row. Rivals, and what a perfect generator would get, go into the result's baselines."""
+        size = tuple(next(iter(groups.values())).images.shape[2:])
+        found: dict[str, dict[str, Any]] = {name: {} for name in groups}
+        for metric in self.set_metrics:
+            train, test, note = self.reals.sets(letter, size, getattr(metric, "needs_classes", False))
+            beside = getattr(metric, "baselines", True)
+            for name, fake in groups.items():
+                if name.startswith(key) or beside:
+                    found[name] |= set_rows(metric, train, test, fake, note)
+            if beside and train is not test:  # real images of other patients, as if they had been made
+                fake = halves(train)[1]
+                fake = chosen(fake, torch.arange(len(fake)) < len(groups[key]))
+                rows = result["baselines"].setdefault("real_split", {}).setdefault(key, {})
+                rows |= set_rows(metric, train, test, fake, f"{note}/training-images-as-if-made")
+        for name, rows in found.items():
+            if name in result["baselines"]:
+                result["baselines"][name][key] |= rows
+        return found
+
+    def _finished(self, images: Tensor, letter: str) -> Tensor:
+        """What the recipe's post-steps make of outputs."""
+        records = self._records("train", letter)
+        examples = spread_examples(_Lazily(records, self._load))
+        on_device = lambda n: examples(n).to(self.runtime.device)  # noqa: E731
+        parts = [self.posts(part.to(self.runtime.device), on_device).cpu() for part in images.split(self.batch)]
+        return torch.cat(parts)
+
+    @cached_property
+    def _validation(self) -> dict[str, tuple[Tensor, Truth]]:
+        pairs = spread(self.data.pairs("validation"), VALIDATION)
+        if not pairs:
+            return {}
+        inputs = lambda to: torch.stack([self._load(pair[OTHER[to]]) for pair in pairs])  # noqa: E731
+        return {to: (inputs(to), self._truth(pairs, to)) for to in self.method.directions()}
+
+    def _truth(self, pairs: list[dict[str, Record]], to: str) -> Truth:
+        """Images of domain `to` with their lesions, where any of them shows one."""
+        images = torch.stack([self._shown(pair[to]) for pair in pairs])
+        masks = [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
+        stacked = torch.stack(masks) if any(mask.any() for mask in masks) else None
+        return Truth(images, [pair[to].subject for pair in pairs], stacked)
+
+    def _mask(self, record: Record) -> Tensor:
+        """(1, *size), 1 where the larger part of a pixel is lesion."""
+        table = self.data.table
+        if record.mask is None:
+            return torch.zeros(1, *table.size)
+        native = record.mask()
+        return (torch.from_numpy(fitted(native, native.shape[1:], table.size, table.fit, record.key)) > 0.5).float()
 
     def _load(self, record: Record) -> Tensor:
+        """As the networks see it."""
         table = self.data.table
         return prepare(record.read(), self.data.intensity[record.domain], table.size, table.fit)
 
-    def _translate(self, images: Tensor, to: str) -> Tensor:
-        parts = []
-        with torch.no_grad():
-            for part in images.split(self.batch):
-                with self.runtime.autocast():
-                    done = self.method.translate(self.runtime.place(part, self.model.data.dims), to)
-                parts.append(done.float().cpu())
-        return torch.cat(parts)
+    def _shown(self, record: Record) -> Tensor:
+        """As it is shown and scored: without neighbouring slices."""
+        return self.data.centre(self._load(record)[None])[0]
 
-    def _scores(self, output: Tensor, truth: Tensor, patients: list[str], names: tuple[str, ...] = ()) -> Scores:
-        raw: dict[str, list] = {}
-        corrected: dict[str, list] = {}
-        for part, real in zip(output.split(self.batch), truth.split(self.batch), strict=True):
-            # Metrics count from black: SSIM's luminance term means nothing where intensities change sign.
-            part, real = part.to(self.runtime.device) - self.low, real.to(self.runtime.device) - self.low
-            fitted = None if names else linearly_corrected(part, real)
-            for name, metric in self.metrics.items():
-                if not names or name in names:
-                    raw.setdefault(name, []).append(metric(part, real).cpu())
-                    if fitted is not None:
-                        corrected.setdefault(name, []).append(metric(fitted, real).cpu())
-        join = lambda values: {name: torch.cat(v).double().numpy() for name, v in values.items()}  # noqa: E731
-        return Scores(join(raw), join(corrected), patients)
-
-    def _report(self, scores: Scores) -> dict[str, Any]:
-        return {name: report(self.metrics[name], values, scores.patients, scores.corrected.get(name))
-                for name, values in scores.raw.items()}  # fmt: skip
-
-    def _baselines(self, to: str) -> Iterator[tuple[str, Any]]:
-        """The rivals that need no network; the intensity map is fitted where training pairs are known."""
-        channels = self.data.channels[to]
-        yield "identity", lambda sources: identity(sources, channels)
-        pool = _spread([r for r in self.data.splits["train"] if r.domain == to], BASELINE_IMAGES)
-        yield "histogram", HistogramMatching(self._load(record) for record in pool)
-        pairs = _spread(self.data.pairs("train"), BASELINE_IMAGES)
-        if pairs:
-            yield "intensity_map", IntensityMap((self._load(p[OTHER[to]]), self._load(p[to])) for p in pairs)
-
-    def _verdict(self, model: Scores, rivals: dict[str, Scores]) -> dict[str, Any]:
-        """Per metric: the best baseline, whether the model's mean beats it, and how probable that is."""
-        verdict = {}
-        for name, values in model.raw.items():
-            higher = self.metrics[name].higher_is_better
-            means = {rival: estimate(s.raw[name], s.patients, draws=1).value for rival, s in rivals.items()}
-            best = (max if higher else min)(means, key=means.get)
-            mean = estimate(values, model.patients, draws=1).value
-            p = probability_better(values, rivals[best].raw[name], model.patients, higher_is_better=higher)
-            better = mean > means[best] if higher else mean < means[best]
-            verdict[name] = {"better": bool(better), "best_baseline": best, "probability": p}
-        return verdict
+    def _records(self, split: str, letter: str) -> list[Record]:
+        return [record for record in self.data.splits[split] if record.domain == letter]
 
 
-def report(metric: Any, values: np.ndarray, patients: list[str], corrected: np.ndarray | None = None) -> dict[str, Any]:
-    """One number with all that belongs to it: interval, n, unit, definition, linearly corrected score."""
-    found = estimate(values, patients)
-    return {
-        "value": found.value,
-        "ci95": list(found.ci95) if found.ci95 else None,
-        "n": found.n,
-        "images": len(values),
-        "unit": metric.unit,
-        "definition": metric.definition,
-        "higher_is_better": metric.higher_is_better,
-        "corrected": estimate(corrected, patients, draws=1).value if corrected is not None else None,
-    }
+class _Lazily:
+    """Prepared images of records, read when they are asked for."""
 
+    def __init__(self, records: list[Record], load: Callable[[Record], Tensor]):
+        self.records, self.load = records, load
 
-def alarms(outputs: dict[str, Tensor], held: Held) -> Iterator[tuple[str, str]]:
-    """What should worry a user while training: a generator that changes nothing, or answers everything alike."""
-    for key, images in outputs.items():
-        images = images.float().cpu()
-        inputs = held.inputs.get(key)
-        spread = float((images - images.mean(0)).abs().mean())
-        if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
-            yield "no-change", f"{key}: the output is the input, nearly unchanged"
-        if len(images) > 1 and spread < 0.002:
-            yield "collapse", f"{key}: the outputs are all alike"
+    def __len__(self) -> int:
+        return len(self.records)
 
-
-def speed_of(log: list[dict[str, Any]]) -> dict[str, float | int]:
-    """Images per second (median over log points), seconds of training, and steps, of log.jsonl."""
-    lines = [line for line in log if "images_per_s" in line]
-    if not lines:
-        return {}
-    speed = float(np.median([line["images_per_s"] for line in lines]))
-    return {"images_per_s": round(speed, 2), "seconds": lines[-1]["seconds"], "steps": lines[-1]["step"]}
-
-
-def summary_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The result in lines for a terminal: model, baselines, verdict."""
-    if not result["metrics"]:
-        yield "score    no held-out pairs are known, so nothing was scored against a truth"
-    domains = result.get("domains", [])
-    for key, metrics in result["metrics"].items():
-        title = f"{domains[0]} -> {domains[1]}" if key == "a_to_b" and len(domains) > 1 else key
-        title = f"{domains[1]} -> {domains[0]}" if key == "b_to_a" and len(domains) > 1 else title
-        rows = {"model": metrics} | {name: rows[key] for name, rows in result["baselines"].items() if key in rows}
-        for name, row in rows.items():
-            cells = "   ".join(f"{metric} {_cell(score)}" for metric, score in row.items())
-            yield f"score    {title:<10} {name:<14} {cells}"
-        for metric, verdict in result["verdict"].get(key, {}).items():
-            if not verdict["better"]:
-                yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
-
-
-def _cell(score: dict[str, Any]) -> str:
-    if score["value"] is None:
-        return "-"
-    digits = 2 if score["unit"] == "dB" else 3
-    interval = f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]" if score["ci95"] else ""
-    return f"{score['value']:.{digits}f}{' ' + score['unit'] if score['unit'] else ''}{interval} (n={score['n']})"
-
-
-def _spread(items: list, count: int) -> list:
-    """At most `count` items, evenly spread over the list."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    def __getitem__(self, index: int) -> Tensor:
+        return self.load(self.records[index])

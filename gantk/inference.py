@@ -1,9 +1,10 @@
-"""A trained model at work on files: what was read is brought to what the networks see, translated, and put back."""
+"""A trained model at work: native images are brought to what the networks see, changed or made, and put back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,27 @@ from torch import Tensor
 
 from gantk import checkpoint
 from gantk.data.batches import prepare
+from gantk.data.channels import PerChannel
 from gantk.data.fit import Fit
 from gantk.data.image import Image
-from gantk.data.io import READABLE, is_image, list_images, read, suffix_of, write
-from gantk.data.prepared import intensity_from
-from gantk.errors import GantkError, UserError
+from gantk.data.prepared import Data, intensity_from
+from gantk.errors import UserError
 from gantk.method import Method
+from gantk.post import Posts, spread_examples
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime, start
 from gantk.tables import Model
 from gantk.training import build_method, split_weights
+from gantk.windows import by_windows
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which of a multimodal method's translations is wanted; by default the method's own, deterministic one."""
+
+    variants: int | None = None  # so many different ones, from styles drawn at random ...
+    seed: int = 0  # ... with this seed
+    example: Image | None = None  # or the one in the style of this image of the target domain
 
 
 @dataclass
@@ -43,11 +55,13 @@ class Translator:
         model = folder.recipe().check()
         meta, weights = checkpoint.load_meta_of(model.method.name, saved), checkpoint.load_weights(saved)
         runtime = start(device, model.train.precision, model.train.channels_last)
-        method = build_method(model, meta["channels"], runtime)
+        intensity = intensity_from(model.data, meta["intensity"])
+        span = tuple(map(float, next(iter(intensity.values())).range))
+        method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), span, runtime)
         live, average = split_weights(weights)
         checkpoint.load_into(method, live | average, str(saved))
         method.eval().requires_grad_(False)
-        return cls(model, method, intensity_from(model.data, meta["intensity"]), runtime)
+        return cls(model, method, intensity, runtime)
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
@@ -62,128 +76,166 @@ class Translator:
         allowed = [names[letter] for letter in directions]
         raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
 
-    def translate(self, pixels: np.ndarray, to: str | None = None) -> np.ndarray:
+    def contrasts(self, letter: str) -> list[str]:
+        """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
+        return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
+
+    def translate(self, pixels: np.ndarray, to: str | None = None, look: Look = Look()) -> np.ndarray:  # noqa: B008
         """Native images in, native images out.
 
         `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
-        have; the result has the same sizes, in the target domain's intensities. An image without any content (one
-        value throughout) becomes the target's background.
+        have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
+        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. An image without any
+        content (one value throughout) becomes the target's background. With variants the result has an axis more,
+        ahead of all others.
         """
         letter = self.domain(to)
         source = self.intensity["a" if letter == "b" else "b"]
-        return self._translate(pixels, letter, source)
+        done = self._translate(pixels, letter, source, look)
+        return done[0] if look.variants is None else np.stack(done)
 
-    def image(self, image: Image, to: str | None = None) -> Image:
-        """One file's image, on the same grid. A volume goes through 2-D networks by axial slices, in batches."""
+    def images(self, image: Image, to: str | None = None, look: Look = Look()) -> list[Image]:  # noqa: B008
+        """One file's image, on its grid, once for each variant. Volumes go through 2-D networks by axial slices."""
         letter = self.domain(to)
         dims = self.model.data.dims
         if dims > image.dims:
             raise UserError(f"'{image.path}' is a picture, and this run translates volumes", where="INPUT")
-        self._check_channels(image, "a" if letter == "b" else "b")
-        source = self._source_intensity(image, "a" if letter == "b" else "b")
+        other = "a" if letter == "b" else "b"
+        self._check_channels(image, other, "INPUT")
+        if look.example is not None:
+            self._check_channels(look.example, letter, "--style")
+        source = self._own_scale(image.pixels, other)
         by_slice = dims < image.dims
         stack = np.moveaxis(image.pixels, 1, 0) if by_slice else image.pixels[None]
-        done = self._translate(stack, letter, source)
-        return replace(image, pixels=np.moveaxis(done, 0, 1) if by_slice else done[0])
+        done = self._translate(stack, letter, source, look)
+        return [replace(image, pixels=np.moveaxis(each, 0, 1) if by_slice else each[0]) for each in done]
 
-    def _translate(self, pixels: np.ndarray, letter: str, source) -> np.ndarray:
-        data = self.model.data
-        fit = Fit(pixels.shape[2:], data.size, data.fit)
-        target = self.intensity[letter]
-        size = self.model.translate.batch
-        parts = []
-        for first in range(0, len(pixels), size):
-            natives = pixels[first : first + size]
-            batch = torch.stack([prepare(native, source, data.size, data.fit) for native in natives])
-            outputs = self._forward(batch, letter)
-            for native, output in zip(natives, outputs, strict=True):
-                empty = float(native.min()) == float(native.max())
-                output = np.full_like(output, self.low) if empty else output
-                parts.append(fit.inverse(np.asarray(target.inverse(output), dtype=np.float32)))
-        return np.stack(parts)
+    def image(self, image: Image, to: str | None = None) -> Image:
+        """One file's image translated, on the same grid."""
+        return self.images(image, to)[0]
+
+    def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
+        """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
+        classes = self.method.geometry.classes
+        if label is not None and label not in classes:
+            what = f"this run knows no class '{label}'"
+            raise UserError(what, where="--label", allowed=classes or "none: it was trained without labels")
+        labels = None if label is None else torch.full((n,), classes.index(label), device=self.runtime.device)
+        with torch.no_grad(), self.runtime.autocast():
+            images = self.method.sample(n, seed, labels).float()
+        images = self.posts(images, self._examples("image")) if post and self.posts else images
+        return np.asarray(self.intensity["image"].inverse(self._centre(images).cpu().numpy()), dtype=np.float32)
+
+    @cached_property
+    def posts(self) -> Posts:
+        """What the recipe does to every finished image."""
+        return Posts(self.model, self.method.geometry.range)
 
     @property
     def low(self) -> float:
         """The network intensity of background."""
-        return float(next(iter(self.intensity.values())).range[0])
+        return self.method.geometry.range[0]
+
+    def _translate(self, pixels: np.ndarray, letter: str, source, look: Look) -> list[np.ndarray]:
+        data, count = self.model.data, look.variants or 1
+        fit = Fit(pixels.shape[2:], data.size, data.fit)
+        target = self.intensity[letter]
+        network = self._network(letter, look)
+        done: list[list[np.ndarray]] = [[] for _ in range(count)]
+        size = self.model.translate.batch
+        for first in range(0, len(pixels), size):
+            natives = [self._stack(pixels, i) for i in range(first, min(first + size, len(pixels)))]
+            batch = torch.stack([prepare(native, source, data.size, data.fit) for native in natives])
+            outputs = self._forward(batch, network)  # (N, variants x C, *size)
+            for k, images in enumerate(outputs.chunk(count, dim=1)):
+                if self.posts:
+                    images = self.posts(images, self._examples(letter))
+                for native, output in zip(natives, self._centre(images).cpu().numpy(), strict=True):
+                    empty = not np.nanmax(native) > np.nanmin(native)
+                    output = np.full_like(output, self.low) if empty else output
+                    done[k].append(fit.inverse(np.asarray(target.inverse(output), dtype=np.float32)))
+        return [np.stack(images) for images in done]
+
+    def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
+        """What (N, C, *size) goes through, with variants side by side as channels."""
+        method = self.method
+        if look.variants is not None:
+            return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
+        if look.example is None:
+            return lambda x: method.translate(x, letter)
+        data, pixels = self.model.data, look.example.pixels
+        if pixels.ndim - 1 > data.dims:
+            pixels = pixels[:, pixels.shape[1] // 2]  # the style of a volume is its middle slice's
+        stack = self._stack(pixels[None], 0)
+        example = prepare(stack, self._own_scale(look.example.pixels, letter), data.size, data.fit)[None]
+        example = self.runtime.place(example, data.dims)
+        return lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
 
     @torch.no_grad()
-    def _forward(self, batch: Tensor, letter: str) -> np.ndarray:
-        batch = self.runtime.place(batch, self.model.data.dims)
+    def _forward(self, batch: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        batch, window = self.runtime.place(batch, self.model.data.dims), self.method.geometry.size
         with self.runtime.autocast():
-            return self.method.translate(batch, letter).float().cpu().numpy()
+            return by_windows(batch, window, self.model.translate.overlap, network, self.model.translate.batch)
 
-    def _check_channels(self, image: Image, letter: str) -> None:
-        expected = self.method.geometry.channels[letter]
+    def _stack(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """The image at `index` with its neighbours as channels, the outermost ones repeated."""
+        reach = self.model.data.neighbours
+        if not reach:
+            return pixels[index]
+        places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(pixels) - 1)
+        return np.concatenate([pixels[place] for place in places])
+
+    def _centre(self, images: Tensor) -> Tensor:
+        """The channels of the slice in the middle, where neighbours come along."""
+        slices = 2 * self.model.data.neighbours + 1
+        return images.chunk(slices, dim=1)[slices // 2]
+
+    def _examples(self, letter: str) -> Callable[[int], Tensor]:
+        """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""
+
+        def examples(n: int) -> Tensor:
+            if letter not in self._training:
+                data = Data.load(self.model.data, type(self.method))
+                data.intensity.update(self.intensity)
+                self._training.update(data.training_sets())
+            return spread_examples(self._training[letter])(n).to(self.runtime.device)
+
+        return examples
+
+    @cached_property
+    def _training(self) -> dict[str, object]:
+        return {}
+
+    def _check_channels(self, image: Image, letter: str, where: str) -> None:
+        expected = self.method.geometry.channels[letter] // (2 * self.model.data.neighbours + 1)
         if image.channels != expected:
             what = f"'{image.path}' has {image.channels} channels, and this run was trained on {expected}"
-            raise UserError(what, where="INPUT", remedy="convert it, or train on images like it")
+            remedy = "convert it, or train on images like it"
+            if expected == len(self.contrasts(letter)) > 1:
+                remedy = f"name a folder that holds one file for each of {', '.join(self.contrasts(letter))}"
+            raise UserError(what, where=where, remedy=remedy)
 
-    def _source_intensity(self, image: Image, letter: str):
+    def _own_scale(self, pixels: np.ndarray, letter: str):
         """The mapping for a file: the one fitted in training where the file's values are on that scale, else its own.
 
         MR has no units: another scanner's T1 may run to 4,000 where the training set's ran to 255. Where the file's
-        99.5th percentile is below half or above twice the training set's, the mapping is fitted to the file.
+        99.5th percentile, of any channel, is below half or above twice the training set's, the mapping is fitted to
+        the file.
         """
         fitted = self.intensity[letter]
-        expected = np.asarray(fitted.inverse(np.asarray([fitted.range[1]], dtype=np.float32)))[0]
-        top = float(np.percentile(image.pixels, 99.5))
-        if expected > 0 and 0.5 <= top / expected <= 2.0:
+        expected = np.asarray(fitted.inverse(flat(len(pixels), self.model.data.dims, fitted.range[1]))).flatten()
+        known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
+        top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
+        ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
+        if np.all((ratio >= 0.5) & (ratio <= 2.0)):
             return fitted
-        own = self.model.data.intensity()
-        own.fit([image.pixels])
+        own = intensity_from(self.model.data, {letter: fitted.state()})[letter]
+        for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
+            if not np.isnan(part).any():
+                line.fit([part])
         return own
 
 
-def translate_path(
-    model: Translator, source: Path, target: Path, to: str | None, say: Callable[[str], None]
-) -> list[Path]:
-    """A file to a file, or a folder to a folder; one broken file of a folder does not stop the others."""
-    model.domain(to)
-    if source.is_dir():
-        return _translate_folder(model, source, target, to, say)
-    if not source.exists():
-        raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
-    if not is_image(source):
-        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=READABLE)
-    if target.is_dir() or not target.suffix:
-        target = target / source.name
-    if target.exists() and target.samefile(source):
-        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
-    if not is_image(target):
-        raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=suffix_of(source))
-    if _is_nifti(source) != _is_nifti(target):
-        raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=suffix_of(source))
-    result = model.image(read(source), to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write(target, result)
-    say(f"written  {target}")
-    return [target]
-
-
-def _translate_folder(model, source: Path, target: Path, to: str | None, say: Callable[[str], None]) -> list[Path]:
-    files = list_images(source, recursive=True)
-    if not files:
-        raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=READABLE)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
-    if target.resolve() == source.resolve():
-        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
-    written, broken = [], []
-    for file in files:
-        out = target / file.relative_to(source)
-        try:
-            result = model.image(read(file), to)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write(out, result)
-            written.append(out)
-        except UserError as error:
-            broken.append(f"{file}: {error}")
-    say(f"written  {len(written)} files to {target}")
-    if broken:
-        raise GantkError(f"{len(broken)} of {len(files)} files could not be translated:\n  " + "\n  ".join(broken))
-    return written
-
-
-def _is_nifti(path: Path) -> bool:
-    return suffix_of(path) in (".nii", ".nii.gz")
+def flat(channels: int, dims: int, value: float) -> np.ndarray:
+    """The smallest image of one value throughout, (channels, 1, ...): what a mapping makes of it tells its ends."""
+    return np.full((channels, *[1] * dims), value, dtype=np.float32)

@@ -13,7 +13,11 @@ from gantk.errors import UserError
 
 
 class Batch(dict[str, Tensor]):
-    """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may leave detached fakes."""
+    """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may leave detached fakes.
+
+    Where the recipe asks for them: `label`, (N,) int64, an index into `Geometry.classes`; and `mask_a`, `mask_b` or
+    `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion.
+    """
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Geometry:
     dims: int  # 2 or 3
     size: tuple[int, ...]  # of the images the networks see
     channels: dict[str, int]  # per domain: {"a": 1, "b": 1} or {"image": 1}
+    classes: tuple[str, ...] = ()  # names of the labels that a batch carries; () where the recipe asks for none
+    range: tuple[float, float] = (-1.0, 1.0)  # network intensities of black and white
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Method(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
     paired: ClassVar[bool] = False  # whether a[i] and b[i] must show the same anatomy
+    conditional: bool = False  # whether samples are of a class that can be asked for
+    weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -86,9 +94,25 @@ class Method(nn.Module):
         """Images (N, C, *size) of the other domain as domain `to` ("a" or "b"), in network intensities."""
         raise self._unable("translate", "an image-to-image method, such as cyclegan or dualgan")
 
-    def sample(self, n: int, seed: int) -> Tensor:
-        """`n` images from noise, (n, C, *size), the same for the same seed."""
-        raise self._unable("sample", "a noise-to-image method")
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` different translations of each image, (n, N, C, *size), the same for the same seed."""
+        raise self._unable("give several translations of one image", "a multimodal method, such as munit")
+
+    def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
+        """Images as domain `to`, each in the style of its example (N, C, *size) of that domain."""
+        raise self._unable("take its style from an example", "a multimodal method, such as munit")
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images from noise, (n, C, *size), the same for the same seed.
+
+        `labels`, (n,) int64, are for methods that were trained on labels; None: the classes in turn.
+        """
+        raise self._unable("sample", "a noise-to-image method, such as dcgan")
+
+    @property
+    def samples(self) -> bool:
+        """Whether the method makes images from noise."""
+        return type(self).sample is not Method.sample
 
     def directions(self) -> list[str]:
         """The domains `translate` can produce."""

@@ -122,8 +122,8 @@ def find_recipe(name: str) -> tuple[Path, str]:
         raise UserError(
             f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
         )
-    remedy = did_you_mean(Path(stem).name, known) or "see `gantk recipes`"
-    raise UserError(f"there is no recipe '{name}'", allowed=f"a path, or {', '.join(sorted(known))}", remedy=remedy)
+    remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
+    raise UserError(f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy)
 
 
 def all_recipes() -> dict[str, tuple[Path, str]]:

@@ -18,7 +18,8 @@ KINDS = {
     "source": "where images come from",
     "intensity": "native intensities to network values and back",
     "augment": "a random change of images, on the device",
-    "metric": "a score of an output against the truth",
+    "metric": "a score of an output against the truth, or of a set of images against real ones",
+    "post": "a change of finished images, after the networks",
     "optimizer": "an update rule",
     "schedule": "the learning rate over the training",
 }

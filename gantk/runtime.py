@@ -57,7 +57,11 @@ class Runtime:
         """
         if self.world == 1:
             return
-        gradients = [p.grad if p.grad is not None else p.new_zeros(p.shape) for p in parameters]
+        # What took no part in the step took none on any rank; with a gradient of 0 its optimizer would count a step.
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.world

@@ -71,6 +71,7 @@ Source = Annotated[Part, Kind("source")]
 Intensity = Annotated[Part, Kind("intensity")]
 MetricPart = Annotated[Part, Kind("metric")]
 OptimizerPart = Annotated[Part, Kind("optimizer")]
+PostPart = Annotated[Part, Kind("post")]
 SchedulePart = Annotated[Part, Kind("schedule")]
 MethodPart = Annotated[Part, Kind("method")]
 

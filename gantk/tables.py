@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gantk.spec import Augment, Intensity, MethodPart, MetricPart, OptimizerPart, SchedulePart, Source, Table
+from gantk.spec import Augment, Intensity, MethodPart, MetricPart, OptimizerPart, PostPart, SchedulePart, Source, Table
 
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 
@@ -26,10 +26,15 @@ class DataTable(Table):
     """Where images come from and what the networks see of them."""
 
     source: Source = "phantom"
-    domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`
+    domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     dims: Literal[2, 3] = 2
     size: tuple[int, ...] = (96, 96)  # what the networks see, in pixels or voxels
     fit: Literal["pad", "stretch"] = "pad"  # how a native image is brought to `size`
+    patch: tuple[int, ...] | None = None  # random part of an image that a training step sees; None: the whole
+    neighbours: int = Field(0, ge=0)  # slices on each side that come along as channels (2.5-D); 2-D only
+    labels: bool = False  # hand each image's class to the method
+    mask: bool = False  # hand lesion masks to the method
+    missing: Literal["refuse", "mask"] = "refuse"  # a contrast that a patient lacks; mask: train to do without
     intensity: Intensity = "percentile"
     augment: list[Augment] = []  # applied to every training image, on the device
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
@@ -50,6 +55,22 @@ class DataTable(Table):
         if len(size) != dims or min(size) < 1:
             raise ValueError(f"{dims} positive sides are needed, because data.dims is {dims}")
         return size
+
+    @field_validator("patch")
+    @classmethod
+    def _patch_within_size(cls, patch: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        size = info.data.get("size", ())
+        fits = patch is None or (len(patch) == len(size) and all(0 < p <= s for p, s in zip(patch, size, strict=True)))
+        if not fits:
+            raise ValueError(f"it should have {len(size)} sides, none larger than those of data.size, {list(size)}")
+        return patch
+
+    @field_validator("neighbours")
+    @classmethod
+    def _neighbours_of_slices(cls, neighbours: int, info: ValidationInfo) -> int:
+        if neighbours and info.data.get("dims") == 3:
+            raise ValueError("it should be 0, because data.dims is 3 and volumes have no neighbouring slices")
+        return neighbours
 
 
 class TrainTable(Table):
@@ -78,8 +99,9 @@ class TrainTable(Table):
 class EvaluateTable(Table):
     """How the result is scored, on the test split."""
 
-    metrics: list[MetricPart] = ["psnr", "ssim", "mae"]
+    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; for images from noise kid of random features
     samples: int = Field(4, ge=1)  # how many held-out images are drawn while training
+    images: int = Field(256, ge=2)  # how many images are made from noise to be scored
 
 
 class TranslateTable(Table):
@@ -101,3 +123,4 @@ class Model(Table):
     train: TrainTable = Field(default_factory=TrainTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     translate: TranslateTable = Field(default_factory=TranslateTable)
+    post: list[PostPart] = []  # [[post]]: what happens to every image that the networks made, in this order

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from gantk import checkpoint
-from gantk.data.batches import Batches, augmented
+from gantk.data.batches import Batches, augmented, hide_contrasts
 from gantk.data.prepared import Data
 from gantk.engine import Engine, Plan, check_plan
-from gantk.errors import Interrupted
+from gantk.errors import Interrupted, UserError
 from gantk.evaluation import Scorer, alarms
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
@@ -37,12 +37,16 @@ class Parts:
     method: Method
     batches: Batches
     engine: Engine
+    scorer: Scorer
 
 
-def build_method(model: Model, channels: dict[str, int], runtime: Runtime) -> Method:
+def build_method(
+    model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
+) -> Method:
     """The recipe's method on the device, its weights drawn from train.seed; UserError where the size does not fit."""
     torch.manual_seed(model.train.seed)
-    method = model.method(Geometry(model.data.dims, model.data.size, channels))
+    size = model.data.patch or model.data.size
+    method = model.method(Geometry(model.data.dims, size, channels, classes, range))
     check_networks(method)
     method.batched = model.train.batched
     return runtime.place(method, model.data.dims)
@@ -51,15 +55,19 @@ def build_method(model: Model, channels: dict[str, int], runtime: Runtime) -> Me
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
     data = Data.load(model.data, model.method.target)
-    method = build_method(model, data.channels, runtime)
+    method = build_method(model, data.channels, data.classes, data.range, runtime)
     train = model.train
     sets = data.training_sets()
     batches = Batches(sets, train.batch, train.seed, data.paired, runtime.rank, runtime.world)
     steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
     plan = Plan(steps, train.optimizer, train.optimizers, train.schedule(), train.microbatch, train.ema, train.seed)
     check_plan(method, plan)
+    if method.weighs_lesions and not model.data.mask:
+        what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
+        raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
+    scorer = Scorer(model, data, method, runtime)
     runtime.broadcast(method)
-    return Parts(model, runtime, data, method, batches, Engine(method, plan, runtime))
+    return Parts(model, runtime, data, method, batches, Engine(method, plan, runtime), scorer)
 
 
 class Training:
@@ -69,7 +77,7 @@ class Training:
         self.parts, self.run = parts, run
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         self.augments = [augment(parts.model.data.dims) for augment in parts.model.data.augment]
-        self.scorer = Scorer(parts.model, parts.data, parts.method, parts.runtime)
+        self.scorer = parts.scorer
         self.held = self.scorer.held_out_samples()
         self.seconds = seconds  # of training, earlier sittings included; validation and saving apart
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
@@ -114,9 +122,8 @@ class Training:
         batch = self.parts.batches.at(step)
         dims = self.parts.model.data.dims
         batch = Batch({name: self.runtime.place(image, dims) for name, image in batch.items()})
-        if tuple(stage.size) != tuple(self.parts.model.data.size):
-            batch = Batch({k: torch.nn.functional.interpolate(v, stage.size, mode="area") for k, v in batch.items()})
-        return augmented(batch, self.augments, self.parts.data.paired)
+        batch = augmented(resized(batch, stage.size), self.augments, self.parts.data.paired)
+        return hide_contrasts(batch, self.parts.data) if self.parts.model.data.missing == "mask" else batch
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self.engine.check_finite(self._last_saved())
@@ -191,6 +198,18 @@ class Training:
         self._mark = time.perf_counter()
 
 
+def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
+    """Images and masks of a batch at a stage's size, averaged where they shrink; labels as they are."""
+    return Batch(
+        {
+            name: tensor
+            if tensor.ndim < 3 or tuple(tensor.shape[2:]) == tuple(size)
+            else torch.nn.functional.interpolate(tensor, size, mode="area")
+            for name, tensor in batch.items()
+        }
+    )
+
+
 def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
     """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method."""
     engine = parts.engine
@@ -202,6 +221,7 @@ def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
         "steps": engine.plan.steps,
         "domains": list(parts.model.data.domains),
         "channels": parts.data.channels,
+        "classes": list(parts.data.classes),
         "intensity": parts.data.intensity_state(),
     }
     return checkpoint.save(run.checkpoints, engine.step, weights, engine.state_dict(), meta, parts.model.train.keep)

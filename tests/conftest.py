@@ -130,6 +130,9 @@ def gantk(monkeypatch):
     from click.testing import CliRunner
 
     from gantk.cli import cli
+    from gantk.plugins import attach_commands
+
+    attach_commands(cli)
 
     def call(*args: object) -> Outcome:
         result = CliRunner().invoke(cli, [str(arg) for arg in args])

@@ -6,20 +6,68 @@ from gantk.plugins import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
 from gantk.testing.small import random_images, small_size
 
+JUDGE = {"name": "munit", "width": 4, "layers": 2}
+MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
+
 # What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
 METHODS: dict[str, list[dict]] = {
-    "cyclegan": [{}, {"identity": 0.0, "structure": 2.0, "flatness": 4.0, "augment": ["translate"]}],
+    "cyclegan": [
+        {},
+        {"identity": 0.0, "structure": 2.0, "flatness": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2}},
+        {"augment": ["translate"], "adapt": 0.6},
+    ],
+    "cut": [
+        {"patches": 16, "width": 8},
+        {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "structure": 2.0, "flatness": 4.0, "coarse": 0.5,
+         "generator": {"name": "unet", "width": 4, "depth": 2}, "augment": ["translate"], "adapt": 0.6},
+    ],  # fmt: skip
     "dualgan": [
         {},
         {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
         {"coarse": 0.5, "defense": 0.05},  # the resume of the contract then falls between two stages
     ],
+    "pix2pix": [
+        {},
+        {"generator": {"name": "attention_unet", "width": 4, "depth": 2}, "both": True, "augment": ["translate"],
+         "adapt": 0.6},
+        {"adversarial": "wgan_gp", "l1": 0.0},
+    ],  # fmt: skip
+    "regression": [{}, {"both": True}],
+    "style": [
+        {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"],
+         "translate_steps": 3},
+        {"weights": "random", "content_layers": ["conv1_2"], "style_layers": ["conv1_1"], "translate_steps": 3,
+         "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
+    ],  # fmt: skip
+    "munit": [
+        MUNIT,
+        MUNIT | {"downs": 1, "scales": 2, "cycle": 10.0, "structure": 2.0, "flatness": 4.0, "coarse": 0.5,
+                 "augment": ["translate"], "adapt": 0.6},
+    ],  # fmt: skip
+    "progan": [
+        {"width": 8, "latent": 8},
+        {"width": 8, "latent": 8, "fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
+    ],
 }
+NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
-    "unet": [None, {"width": 4, "depth": 2, "stem": 1, "head": 1, "norm": "batch", "up": "transpose"}],
-    "resnet": [None, {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5}],
+    "unet": [
+        None,
+        {"width": 4, "depth": 2, "stem": 1, "head": 1, "norm": "batch", "up": "transpose"},
+        {"width": 4, "depth": 2, "attention": [1, 2]},
+    ],
+    "resnet": [
+        None,
+        {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5},
+        {"width": 4, "blocks": 2, "attention": [2], "bias": True},
+    ],
+    "attention_unet": [
+        None,
+        {"width": 4, "depth": 2, "attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5},
+    ],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
+    "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
     "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
 }
 
@@ -30,6 +78,7 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
     for name in registry().names(kind):
         for number, options in enumerate(variants.get(name, [base.options])):
             body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
+            body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
     return found
 

@@ -308,6 +308,136 @@ def the_same_image_in_training_and_test(place):
     return place.train("--data", "data")
 
 
+
+# ---- data that do not suit the method ------------------------------------------------------------
+
+PIX2PIX = {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth": 2}, "discriminator": "patchgan"}
+DCGAN = {"name": "dcgan", "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
+
+
+def on(place, method: dict, *options: str, **data) -> list[str]:
+    """The tiny recipe with another method and other keys of [data]."""
+    place.recipe["method"] = method
+    place.recipe["data"] |= data
+    place.recipe["evaluate"].pop("metrics")
+    return place.train(*options)
+
+
+@case
+def unpaired_data_for_a_paired_method(place):
+    place.two_folders()
+    for number, path in enumerate(sorted(Path("data/trainB").iterdir())):
+        path.rename(path.with_name(f"other-{number}.png"))
+    return on(place, PIX2PIX, "--data", "data")
+
+
+@case
+def a_partner_missing_for_a_paired_method(place):
+    place.two_folders()
+    Path("data/trainB/slice-03.png").unlink()
+    return on(place, PIX2PIX, "--data", "data")
+
+
+@case
+def channels_that_disagree(place):
+    place.two_folders()
+    from PIL import Image
+
+    with Image.open("data/trainA/slice-05.png") as picture:
+        picture.convert("RGB").save("data/trainA/slice-05.png")
+    return place.train("--data", "data")
+
+
+@case
+def size_that_progan_cannot_grow_to(place):
+    return on(place, {"name": "progan", "width": 8, "latent": 8}, domains=["T1"], size=[48, 48])
+
+
+@case
+def size_that_dcgan_cannot_make(place):
+    return on(place, DCGAN, domains=["T1"], size=[50, 50])
+
+
+@case
+def labels_for_a_conditional_method_not_asked_for(place):
+    return on(place, DCGAN | {"conditional": True}, domains=["T1"])
+
+
+@case
+def a_label_missing(place):
+    place.pictures(place.folder / "data" / "tumour", 8, seed=1)
+    place.pictures(place.folder / "data" / "healthy", 8, seed=2)
+    place.pictures(place.folder / "data", 2, seed=3)
+    return on(place, DCGAN, "--data", "data", domains=["MR"], labels=True)
+
+
+@case
+def masks_that_are_not_there(place):
+    return on(place, PIX2PIX, mask=True)
+
+
+@case
+def lesion_weight_without_masks(place):
+    return on(place, PIX2PIX | {"lesion": 4.0})
+
+
+@case
+def a_mask_on_another_grid(place):
+    import nibabel as nib
+    import numpy as np
+
+    for patient in ("p01", "p02", "p03", "p04", "p05", "p06"):
+        folder = place.folder / "data" / patient
+        folder.mkdir(parents=True)
+        for name in ("T1", "T2", "lesion"):
+            side = 20 if name == "lesion" and patient == "p02" else 24
+            values = np.random.default_rng(side).uniform(0, 100, (side, 24, 4)).astype(np.float32)
+            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{patient}_{name}.nii.gz")
+    return on(place, PIX2PIX, "--data", "data", "--set", "data.source.mask=lesion", mask=True)
+
+
+@case
+def a_patch_larger_than_the_image(place):
+    return place.train("--set", "data.patch=[64, 64]")
+
+
+@case
+def neighbours_of_volumes(place):
+    return place.train("--set", "data.dims=3", "--set", "data.size=[16, 16, 16]", "--set", "data.neighbours=1")
+
+
+@case
+def pair_metrics_for_images_from_noise(place):
+    return on(place, DCGAN, "--set", 'evaluate.metrics=["psnr"]', domains=["T1"])
+
+
+@case
+def style_weights_that_are_not_there(place):
+    os.environ.pop("GANTK_WEIGHTS", None)
+    return on(place, {"name": "style"})
+
+
+@case
+def style_image_of_another_mode(place):
+    from PIL import Image
+
+    place.two_folders()
+    with Image.open("data/trainB/slice-00.png") as picture:
+        picture.convert("RGB").save("style.png")
+    return ["stylize", "data/trainA/slice-00.png", "style.png", "out.png", "--weights", "random"]
+
+
+@case
+def style_image_that_is_not_there(place):
+    place.two_folders()
+    return ["stylize", "data/trainA/slice-00.png", "style.png", "out.png", "--weights", "random"]
+
+
+@case
+def samples_of_a_translator(place):
+    return ["sample", str(place.run()), "-n", "2", "--out", "new", "--device", "cpu"]
+
+
 # ---- runs and checkpoints ------------------------------------------------------------------------
 
 
@@ -529,7 +659,7 @@ def test_no_golden_text_is_left_of_a_case_that_is_gone():
 
 def test_every_golden_text_says_what_is_allowed_or_what_to_do():
     """An error that only complains does not help."""
-    helps = re.compile(r"Allowed: |Options: |Did you mean|should be|\. [`A-Z][^.]{9,}")
+    helps = re.compile(r"Allowed: |Options: |Did you mean|should (be|have)|\. [`A-Z][^.]{7,}")
     assert [path.stem for path in sorted(GOLDEN.glob("*.txt")) if not helps.search(path.read_text("utf-8"))] == []
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gantk.errors import UserError
+from gantk.nets.attention_unet import AttentionUNet
 from gantk.nets.blocks import InstanceNorm, ResizeConv, channels_last, conv, init_weights, norm, upsample
 from gantk.nets.dcgan import DCGANDiscriminator
 from gantk.nets.patchgan import RECEPTIVE_FIELDS, PatchGAN, with_coordinates
@@ -20,6 +21,9 @@ GENERATORS = {
     "unet with stem and head": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, stem=2, head=2, **o),
     "unet with head": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, head=1, **o),
     "resnet": lambda dims, **o: ResNet(1, 2, dims, width=4, blocks=1, **o),
+    "attention unet": lambda dims, **o: AttentionUNet(1, 2, dims, width=4, depth=2, **o),
+    "unet with self-attention": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, attention=(1, 2), **o),
+    "resnet with self-attention": lambda dims, **o: ResNet(1, 2, dims, width=4, blocks=1, attention=(2,), **o),
 }
 DISCRIMINATORS = {
     "patchgan": lambda dims, **o: PatchGAN(1, dims, width=4, receptive_field=34, **o),
@@ -119,10 +123,11 @@ def test_patchgan_receptive_field_in_3d_and_by_layers():
         (UNet(1, 1, 2, width=2, depth=4), (90, 96), "[80, 96] or [96, 96]"),
         (UNet(1, 1, 3, width=2, depth=3), (8, 4, 8), "[8, 8, 8]"),
         (ResNet(1, 1, 2, width=2, blocks=1), (30, 32), "[28, 32] or [32, 32]"),
+        (AttentionUNet(1, 1, 2, width=2, depth=2), (30, 32), "[28, 32] or [32, 32]"),
         (PatchGAN(1, 2, width=2), (20, 64), "[24, 64]"),
         (DCGANDiscriminator(1, 2, width=2), (32, 32), "[64, 64]"),
     ],
-    ids=["unet", "unet-3d", "resnet", "patchgan", "dcgan"],
+    ids=["unet", "unet-3d", "resnet", "attention-unet", "patchgan", "dcgan"],
 )
 def test_a_size_that_does_not_fit_is_answered_with_the_nearest_that_do(network, size, allowed):
     with pytest.raises(UserError) as error:
@@ -138,11 +143,16 @@ def test_a_size_that_does_not_fit_is_answered_with_the_nearest_that_do(network, 
         (UNet(1, 1, 3, width=2, depth=2), (4, 4, 8)),
         (ResNet(1, 1, 2, width=2, blocks=1), (8, 12)),
         (ResNet(1, 1, 3, width=2, blocks=1, downs=1), (4, 6, 4)),
+        (AttentionUNet(1, 1, 2, width=2), (32, 48)),
+        (AttentionUNet(1, 1, 3, width=2, depth=2), (8, 12, 8)),
         (PatchGAN(1, 2, width=2), (24, 25)),
         (PatchGAN(1, 3, width=2, layers=3), (6, 7, 9)),
         (DCGANDiscriminator(1, 2, width=2), (64, 71)),
     ],
-    ids=["unet", "unet-3d", "resnet", "resnet-3d", "patchgan", "patchgan-3d", "dcgan"],
+    ids=[
+        *("unet", "unet-3d", "resnet", "resnet-3d", "attention-unet", "attention-unet-3d"),
+        *("patchgan", "patchgan-3d", "dcgan"),
+    ],
 )
 def test_the_smallest_size_that_is_allowed_works(network, size):
     network.check_size(size)

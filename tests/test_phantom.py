@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gantk.data.phantom import CONTRASTS, RELAXATION, Phantom, contrast_of, signal
+from gantk.data.imaging import CONTRASTS, RELAXATION, contrast_of, signal
+from gantk.data.phantom import SHOWN, Phantom
 from gantk.errors import UserError
 
 
@@ -112,14 +113,24 @@ def test_every_place_has_every_domain_and_its_pair():
 
 def test_an_unknown_contrast_lists_the_known_ones():
     with pytest.raises(UserError) as error:
-        phantom(domains=("T1", "CT"))
-    assert "'CT'" in str(error.value) and all(contrast in str(error.value) for contrast in CONTRASTS)
-    assert contrast_of("flair") == "FLAIR" and contrast_of("t1w") == "T1"
+        phantom(domains=("T1", "PET"))
+    assert "'PET'" in str(error.value) and all(contrast in str(error.value) for contrast in CONTRASTS)
+    assert contrast_of("flair") == "FLAIR" and contrast_of("t1w") == "T1" and contrast_of("MR") == "T1"
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"subjects": 0}, {"slices": 0}, {"noise": -1.0}, {"jitter": 1.0}, {"size": (4, 4)}, {"size": (32, 32, 32)}],
+    [
+        {"subjects": 0},
+        {"slices": 0},
+        {"noise": -1.0},
+        {"jitter": 1.0},
+        {"size": (4, 4)},
+        {"size": (32, 32, 32)},
+        {"healthy": 1.5},
+        {"radius": (12.0, 4.0)},
+        {"only": "tumour"},
+    ],
 )
 def test_impossible_options_are_the_users_mistake(wrong):
     with pytest.raises(UserError):
@@ -134,3 +145,112 @@ def test_global_random_numbers_are_left_alone():
     torch.manual_seed(0)
     phantom(subjects=1, slices=1, lesions=1).records()[0].read()
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_figures_of_earlier_versions_still_hold():
+    """Means of images as they were before contrasts, labels and skulls came: published scores rest on them."""
+    records = {(r.domain, r.key): r for r in phantom(lesions=2, size=(64, 64)).records()}
+    image = records["a", "subject-001/slice-001"].read()
+    assert image.mean() == pytest.approx(131.76401, rel=1e-5)
+    assert records["b", "subject-002/slice-002"].read().std() == pytest.approx(124.16615, rel=1e-5)
+    assert records["a", "subject-001/slice-001"].mask().sum() == 13
+
+
+def test_several_contrasts_of_a_domain_are_channels():
+    source = phantom(domains=("T1+PD+FLAIR", "T2"))
+    assert source.channels() == {"a": 3, "b": 1}
+    images = by_key(source)
+    several = images["a", "subject-001/slice-001"]
+    assert several.shape == (3, 48, 48)
+    for channel, contrast in zip(several, ("T1", "PD", "FLAIR"), strict=True):
+        alone = by_key(phantom(domains=(contrast,)))["image", "subject-001/slice-001"]
+        assert np.array_equal(channel, alone[0]), "a contrast is the same alone and beside others"
+
+
+def test_ct_is_in_hounsfield_units_and_signed():
+    images = by_key(phantom(domains=("CT", "MR"), size=(96, 96), slices=1))
+    ct, mr = images["a", "subject-000/slice-000"][0], images["b", "subject-000/slice-000"][0]
+    air = ct[:8]
+    assert air.mean() == pytest.approx(-1000, abs=1) and 3 < air.std() < 6 and air.min() < -1005
+    inside = np.zeros_like(mr, dtype=bool)
+    inside[40:56, 30:66] = True
+    brain = ct[inside & (mr > 200)]
+    assert 20 < brain.mean() < 45
+    plain = by_key(phantom(domains=("CT",), size=(96, 96), slices=1, bias=0.0))["image", "subject-000/slice-000"][0]
+    assert np.array_equal(plain, ct), "no coil, no bias field"
+
+
+def test_mr_is_t1():
+    mr, t1 = (by_key(phantom(domains=(name,), slices=1)) for name in ("MR", "T1"))
+    assert all(np.array_equal(image, t1[key]) for key, image in mr.items())
+
+
+def test_contrast_agent_brightens_lesions_only():
+    options = dict(lesions=4, noise=0.0, size=(96, 96), subjects=1)
+    records = phantom(domains=("T1", "T1CE"), **options).records()
+    mask = np.stack([record.mask() for record in records[::2]]) > 0
+    plain, enhanced = (np.stack([record.read() for record in records[k::2]]) for k in (0, 1))
+    assert mask.any() and enhanced[mask].mean() > 1.3 * plain[mask].mean()
+    assert np.median(np.abs(enhanced - plain)[~mask]) < 1e-3
+
+
+def test_a_skull_is_bright_in_ct_dark_in_mr_and_outside_the_brain():
+    options = dict(size=(128, 128), slices=1, subjects=2, noise=0.0, bias=0.0)
+    with_skull = by_key(phantom(domains=("CT", "T1"), skull=True, **options))
+    bare = by_key(phantom(domains=("CT", "T1"), **options))
+    for key in ("subject-000/slice-000", "subject-001/slice-000"):
+        ct, t1 = with_skull["a", key][0], with_skull["b", key][0]
+        bone, brain = ct > 700, bare["b", key][0] > 150
+        assert 400 < bone.sum() < 3000 and not (bone & brain).any()
+        assert t1[bone].mean() < 100, "bone gives no signal"
+        assert np.allclose(t1[brain], bare["b", key][0][brain], atol=60), "the brain is as it was"
+        middle = ct[64]
+        first, last = np.nonzero(middle > 700)[0][[0, -1]]
+        scalp = t1[64, : first - 1].max(), t1[64, last + 2 :].max()
+        assert min(scalp) > 200, "fat outside the bone is bright in T1"
+        assert middle[0] < -950 and middle[-1] < -950, "air around the head"
+
+
+def test_a_label_says_whether_the_slice_shows_a_lesion():
+    records = phantom(domains=("FLAIR",), lesions=2, subjects=6, slices=5, size=(64, 64)).records()
+    shown = ["tumour" if record.mask().sum() >= SHOWN else "healthy" for record in records]
+    assert [record.label for record in records] == shown
+    assert set(shown) == {"tumour", "healthy"}
+
+
+def test_labels_image_no_head():
+    source = phantom(domains=("FLAIR",), lesions=2, subjects=4)
+    source.records()
+    assert not source._tissue, "labels come from the lesions, heads are imaged when they are read"
+
+
+def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
+    labels = {n: {r.subject: r.label for r in volume_records(n)} for n in (10, 40)}
+    assert all(labels[40][subject] == label for subject, label in labels[10].items())
+    assert sum(label == "healthy" for label in labels[40].values()) == pytest.approx(16, abs=1)
+
+
+def volume_records(subjects):
+    return phantom(("T1",), 3, (16, 16, 16), subjects=subjects, lesions=1, healthy=0.4).records()
+
+
+def test_only_one_class_is_kept_where_asked():
+    options = dict(domains=("T1",), lesions=1, subjects=8, slices=4)
+    every = phantom(**options).records()
+    for wanted in ("tumour", "healthy"):
+        kept = phantom(only=wanted, **options).records()
+        assert [r.key for r in kept] == [r.key for r in every if r.label == wanted] and kept
+    with pytest.raises(UserError, match="healthy"):
+        phantom(only="tumour", healthy=1.0, **options).records()
+
+
+def test_without_lesions_there_is_no_label():
+    assert all(record.label is None for record in phantom().records())
+
+
+def test_lesions_are_as_large_as_asked():
+    def most(radius):
+        records = phantom(("T1",), 3, (64, 64, 64), subjects=4, lesions=1, radius=radius).records()
+        return np.mean([record.mask().sum() for record in records])
+
+    assert most((10.0, 20.0)) > 2.5 * most((4.0, 12.0))

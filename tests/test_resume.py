@@ -15,8 +15,10 @@ import tomli_w
 import torch
 
 from gantk import checkpoint
+from gantk.recipe import load_recipe
 from gantk.runfolder import RunFolder
 
+RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
 STEPS, SAVE_EVERY = 14, 3
 CALLS = 9  # calls to the disk inside one save
 
@@ -125,6 +127,25 @@ def test_a_run_killed_at_every_step_and_at_every_point_of_a_save_resumes_to_the_
     for name, kills in plan.items():
         assert ended[name] == ["killed"] * len(kills) + ["exit 0"], name
         assert_as_if_never_killed(tmp_path / name, tmp_path / "whole")
+
+
+SHORT = ["train.steps=4", "train.batch=2", "train.save_every=2", "train.sample_every=4", "train.log_every=1"]
+SHORT += ["data.source.subjects=6", "evaluate.samples=1", "evaluate.images=8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_resumes_to_the_bit_after_a_kill(path, tmp_path):
+    loaded = load_recipe(path)
+    slices = ["data.source.slices=2"] if loaded.tables["data"].get("dims", 2) == 2 else []
+    profile = "cpu" if "cpu" in loaded.tables.get("profile", {}) else None
+    short = tmp_path / "short.toml"
+    short.write_text(tomli_w.dumps(loaded.override([*SHORT, *slices], profile).tables))
+    assert sittings(short, tmp_path, {"killed": [{"step": 3, "point": 1}]})["killed"] == ["killed", "exit 0"]
+    ends = [tmp_path / name / "checkpoints" / "step-000004" for name in ("killed", "whole")]
+    assert (ends[0] / "weights.safetensors").read_bytes() == (ends[1] / "weights.safetensors").read_bytes()
+    assert same(*map(checkpoint.load_state, ends))
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 
 def test_a_finished_run_resumed_stays_as_it_is(copied_run, gantk):

@@ -7,10 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from gantk.data.images import Images
 from gantk.data.layout import likeness, split_of
 from gantk.data.pairing import NAMED_ALIKE
 from gantk.data.records import Record
-from gantk.data.sources import Aligned, Folders, Images, channels, nothing_fits, source_for
+from gantk.data.sources import Aligned, Folders, channels, nothing_fits, source_for
 from gantk.data.split import split_records
 from gantk.errors import UserError
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gantk.data.leakage import check_leakage
 from gantk.data.phantom import Phantom
 from gantk.data.records import Record
-from gantk.data.split import SETS, check_leakage, split_json, split_records, unpair
+from gantk.data.split import SETS, split_json, split_records, unpair
 from gantk.errors import UserError
 
 

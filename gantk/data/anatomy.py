@@ -1,4 +1,4 @@
-"""Seeded heads: the tissue maps of the ICBM152 template, bent, and with lesions where asked."""
+"""Seeded heads: the tissue maps of the ICBM152 template, bent, with lesions and a skull where asked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch.nn.functional as F
 CENTRE = (0.0, -18.0, 8.0)  # mm in MNI space (x right, y anterior, z superior), the middle of the brain
 CEREBRUM = (-20.0, 50.0)  # mm, MNI z between which slices and lesions lie
 TISSUES = ("csf", "gray", "white", "lesion")
+SHELLS = ("bone", "scalp")  # around the brain, from the inside out
+MARGIN = 40  # mm around the brain within which its distance is known
+GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly, in no period that a split could follow
 
 
 @lru_cache(maxsize=1)
@@ -67,10 +70,14 @@ class Waves:
 class Subject:
     """One seeded head: where the template's tissue lies in it, how its tissue relaxes, how evenly its coil receives.
 
-    `relaxation` (2, tissues) are the factors on T1 and T2. The same seed and number are the same head.
+    `relaxation` (2, tissues) are the factors on T1 and T2. The same seed and number are the same head, with lesions or
+    a skull or without.
     """
 
-    def __init__(self, seed: int, number: int, *, jitter: float, deform: float, bias: float, lesions: int):
+    def __init__(
+        self, seed: int, number: int, *, jitter: float, deform: float, bias: float, lesions: int,
+        radius: tuple[float, float] = (4.0, 12.0), healthy: float = 0.0, skull: bool = False,
+    ):  # fmt: skip
         rng = np.random.default_rng([seed, number])
         turns = np.deg2rad(rng.normal(0, 4, 3).clip(-8, 8))
         scales = rng.normal(1, 0.04, 3).clip(0.92, 1.08)
@@ -81,31 +88,119 @@ class Subject:
         self.coil, self.bias = Waves(rng, 1, 6, (250.0, 600.0)), bias
         # Of T1 and T2 of each tissue; bounded, so that gray matter never gets as bright as white.
         self.relaxation = rng.uniform(1 - jitter, 1 + jitter, (2, len(TISSUES)))
-        self.lesions = [_lesion(rng) for _ in range(lesions)]
+        spared = ((number + 1) * GOLDEN + seed * GOLDEN**2) % 1 < healthy
+        self.lesions = [] if spared else [_lesion(rng, radius) for _ in range(lesions)]
+        self.skull = Skull(np.random.default_rng([seed, number, 1, 1])) if skull else None
+        if self.skull is not None:
+            self.relaxation = np.concatenate([self.relaxation, self.skull.relaxation(jitter)], axis=1)
 
-    def tissue(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
-        """Shares of CSF, gray, white, lesion and then the coil's gain at (D, H, W, 3) points in mm: (5, D, H, W)."""
+    def place(self, points: torch.Tensor) -> torch.Tensor:
+        """Where in the template the points (..., 3) of this head lie, in mm."""
         centre = torch.tensor(CENTRE)
         inside = (points - centre) @ self.affine.T + centre + self.shift
-        inside = inside + self.deform * self.warp(points)
-        maps = template_at(voxel)
-        origin = torch.tensor(template()[1], dtype=torch.float32)
-        last = torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
-        grid = 2 * (inside - origin) / last - 1
-        shares = F.grid_sample(maps[None], grid[None], align_corners=True)[0]
+        return inside + self.deform * self.warp(points)
+
+    def tissue(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
+        """Shares of the tissues and then the coil's gain at (D, H, W, 3) points in mm: (tissues + 1, D, H, W).
+
+        Tissues are CSF, gray, white, lesion, and with a skull bone and scalp.
+        """
+        inside = self.place(points)
+        shares = _shares(inside, voxel)
+        hurt = self._hurt(inside, shares)
+        shares = torch.cat([shares * (1 - hurt), hurt[None]])
+        if self.skull is not None:
+            shares = self.skull.around(shares, inside, voxel)
+        gain = torch.exp(self.bias * self._unevenness(points))
+        return torch.cat([shares, gain[None]])
+
+    def hurt(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
+        """The lesions' share of the tissue at (n, 3) points in mm: (n,)."""
+        inside = self.place(points)[:, None, None]
+        return self._hurt(inside, _shares(inside, voxel))[:, 0, 0]
+
+    def lesion_boxes(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Corners, (3,) and (3,) in mm of this head, of boxes that hold its lesions."""
+        back, centre, boxes = torch.linalg.inv(self.affine).T, torch.tensor(CENTRE), []
+        for place, axes in self.lesions:
+            points = place.clone()
+            for _ in range(6):  # the deformation is small and smooth, so this settles within a fraction of a mm
+                points = (place - centre - self.shift - self.deform * self.warp(points)) @ back + centre
+            reach = 1.4 / axes.norm(dim=0).min() + 2 + self.deform  # the longest radius, stretched by affine and waves
+            boxes.append((points - reach, points + reach))
+        return boxes
+
+    def _hurt(self, inside: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """Lesions replace gray and white matter, from 1 inside to 0 outside within a fifth of their radius."""
         hurt = torch.zeros(shares.shape[1:])
         for place, axes in self.lesions:
             distance = ((inside - place) @ axes).norm(dim=-1)  # 1 on the lesion's surface
             hurt = torch.maximum(hurt, torch.sigmoid(6 * (1 - distance)))
-        hurt = hurt * (shares[1] + shares[2])
-        shares = shares * (1 - hurt)
-        gain = torch.exp(self.bias * self._unevenness(points))
-        return torch.cat([shares, hurt[None], gain[None]])
+        return hurt * (shares[1] + shares[2])
 
     def _unevenness(self, points: torch.Tensor) -> torch.Tensor:
         """The logarithm of the gain, mean 0 and deviation 1 over the head: scanners calibrate its level away."""
         head = self.coil(_head_points())[..., 0]
         return (self.coil(points)[..., 0] - head.mean()) / head.std().clamp_min(1e-3)
+
+
+class Skull:
+    """Bone and scalp around a brain: shells of smoothly uneven thickness, by their distance from the brain.
+
+    Between brain and bone lies CSF. It is a closed shell: there are no face, no neck and no base of the skull.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        self.mean = rng.uniform((1.5, 4.0, 3.5), (3.5, 6.0, 6.0))  # mm of gap, bone and scalp
+        self.uneven = Waves(rng, 3, 12, (60.0, 150.0))
+        self._rng = rng
+
+    def relaxation(self, jitter: float) -> np.ndarray:
+        """(2, shells) factors on T1 and T2; to be asked once."""
+        return self._rng.uniform(1 - jitter, 1 + jitter, (2, len(SHELLS)))
+
+    def around(self, shares: torch.Tensor, inside: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
+        """Shares (tissues, D, H, W) with the gap added to CSF, and bone and scalp at the end."""
+        maps, origin = brain_distance()
+        distance = _sample(maps, inside, origin, spacing=2.0, beyond="border")[0]
+        thickness = torch.tensor(self.mean, dtype=torch.float32) * (1 + 0.2 * self.uneven(inside)).clamp(0.5, 1.6)
+        edges = thickness.cumsum(dim=-1).movedim(-1, 0)  # inner table, outer table, skin
+        within = torch.sigmoid(4 * (edges - distance) / max(1.5, *voxel[1:]))  # an edge is as soft as a pixel is wide
+        left = (1 - shares.sum(dim=0)).clamp_min(0)  # what the brain does not fill
+        gap, bone, scalp = left * torch.diff(within, dim=0, prepend=torch.zeros_like(within[:1]))
+        return torch.cat([shares[:1] + gap, shares[1:], bone[None], scalp[None]])
+
+
+def _shares(inside: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
+    """Shares of CSF, gray and white matter at (D, H, W, 3) points of the template: (3, D, H, W)."""
+    return _sample(template_at(voxel), inside, template()[1])
+
+
+def _sample(
+    maps: torch.Tensor, inside: torch.Tensor, origin: np.ndarray, spacing: float = 1.0, beyond: str = "zeros"
+) -> torch.Tensor:
+    """Maps (C, z, y, x) whose first voxel lies at `origin`, read between voxels at (D, H, W, 3) points in mm."""
+    origin = torch.tensor(origin, dtype=torch.float32)
+    last = torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
+    grid = 2 * (inside - origin) / (last * spacing) - 1
+    return F.grid_sample(maps[None], grid[None], align_corners=True, padding_mode=beyond)[0]
+
+
+@lru_cache(maxsize=1)
+def brain_distance() -> tuple[torch.Tensor, np.ndarray]:
+    """How far every place is from the brain, in mm, 0 inside, and the MNI mm of the first voxel.
+
+    (1, z, y, x) at 2 mm, up to `MARGIN` mm around the template. The sulci and the gap under the temporal lobes are
+    closed first: the skull does not follow them.
+    """
+    from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+
+    brain = np.pad(template()[0].sum(dim=0).numpy() > 0.5, MARGIN)[::2, ::2, ::2]
+    parts = label(brain)[0]
+    brain = parts == np.bincount(parts[brain]).argmax()  # stray voxels of the mask would grow heads of their own
+    closed = distance_transform_edt(distance_transform_edt(~brain) < 15) > 14.5
+    distance = gaussian_filter(2 * distance_transform_edt(~closed).astype(np.float32), 1)
+    return torch.from_numpy(distance)[None], template()[1] - MARGIN
 
 
 @lru_cache(maxsize=1)
@@ -141,9 +236,9 @@ def _deep_white() -> np.ndarray:
     return np.argwhere(deep)[:, ::-1] + origin
 
 
-def _lesion(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Its centre in mm, and the axes that turn mm into radii: an ellipsoid of 4 to 12 mm."""
+def _lesion(rng: np.random.Generator, radius: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Its centre in mm, and the axes that turn mm into radii: an ellipsoid whose radii lie within `radius` mm."""
     places = _deep_white()
     place = places[rng.integers(len(places))]
-    axes = _rotation(rng.uniform(0, np.pi, 3)) @ np.diag(1 / rng.uniform(4, 12, 3))
+    axes = _rotation(rng.uniform(0, np.pi, 3)) @ np.diag(1 / rng.uniform(*radius, 3))
     return torch.tensor(place, dtype=torch.float32), torch.tensor(axes, dtype=torch.float32)

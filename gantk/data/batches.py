@@ -9,17 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.data.channels import PerChannel, absent_channels, backgrounds
 from gantk.data.fit import Fit
+from gantk.data.masks import fitted
 from gantk.data.records import Record
 from gantk.method import Batch
+
+WINDOWS = 0x70617463  # the stream of random numbers that places windows, apart from those that shuffle
 
 
 class ImageSet:
     """The images of one domain as the networks see them: (C, *size) in network intensities."""
 
-    def __init__(self, records: Sequence[Record], intensity, size: tuple[int, ...], fit: str, memory: float = 8.0):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        intensity,
+        size: tuple[int, ...],
+        fit: str,
+        memory: float = 8.0,
+        *,
+        patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
+        masks: bool = False,  # batches carry lesion masks
+        classes: Sequence[str] = (),  # batches carry labels, as indices into these
+    ):
         self.records, self.intensity, self.size, self.fit = list(records), intensity, tuple(size), fit
-        self._kept: dict[int, Tensor] = {}
+        self.patch, self.masks, self.classes = patch and tuple(patch), masks, tuple(classes)
+        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._room = int(memory * 2**30)  # bytes left for decoded images
 
     def __len__(self) -> int:
@@ -27,30 +43,54 @@ class ImageSet:
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, decoded at most once where memory allows."""
-        if index in self._kept:
-            return self._kept[index]
-        image = prepare(self.records[index].read(), self.intensity, self.size, self.fit)
-        if image.nbytes <= self._room:
-            self._room -= image.nbytes
-            self._kept[index] = image
-        return image
+        return self._decoded(index)[0]
+
+    def mask(self, index: int) -> Tensor:
+        """The image's lesion mask, (1, *size) from 0 to 1; all 0 where it has none."""
+        mask = self._decoded(index)[1]
+        return torch.zeros(1, *self.size) if mask is None else mask
 
     def gather(self, indices: Sequence[int]) -> Tensor:
         """A batch (N, C, *size)."""
         return torch.stack([self[index] for index in indices])
 
+    def _decoded(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if index in self._kept:
+            return self._kept[index]
+        record = self.records[index]
+        pixels = record.read()
+        image, mask = prepare(pixels, self.intensity, self.size, self.fit), None
+        if self.masks and record.mask is not None:
+            mask = torch.from_numpy(fitted(record.mask(), pixels.shape[1:], self.size, self.fit, record.key))
+        nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
+        if nbytes <= self._room:
+            self._room -= nbytes
+            self._kept[index] = image, mask
+        return image, mask
+
 
 def prepare(pixels: np.ndarray, intensity, size: tuple[int, ...], fit: str) -> Tensor:
-    """Native pixels (C, *spatial) as a network sees them: brought to `size`, then to network intensities."""
-    fitted = Fit(pixels.shape[1:], size, fit).forward(pixels)
-    return torch.from_numpy(np.ascontiguousarray(intensity.forward(fitted), dtype=np.float32))
+    """Native pixels (C, *spatial) as a network sees them: brought to `size`, then to network intensities.
+
+    Of several contrasts, one that is NaN (a patient lacks it) becomes black.
+    """
+    mapped = Fit(pixels.shape[1:], size, fit)
+    if not isinstance(intensity, PerChannel):
+        done = intensity.forward(mapped.forward(pixels))
+    else:
+        absent = absent_channels(pixels)
+        pixels = np.where(absent.reshape(-1, *[1] * (pixels.ndim - 1)), np.float32(0), pixels)
+        done = intensity.forward(mapped.forward(pixels, fill=backgrounds(pixels)))
+        done[absent] = intensity.range[0]
+    return torch.from_numpy(np.ascontiguousarray(done, dtype=np.float32))
 
 
 class Batches:
     """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i] with b[i].
 
-    The order is a function of (seed, epoch): no state to save. `rank` of `world` processes each take their share of
-    the global batch, so that N ranks of batch B see what one process of batch N * B would.
+    The order is a function of (seed, epoch), the place of a random window one of (seed, place in the order): no state
+    to save. `rank` of `world` processes each take their share of the global batch, so that N ranks of batch B see what
+    one process of batch N * B would.
     """
 
     def __init__(self, sets: dict[str, ImageSet], batch: int, seed: int, paired: bool, rank: int = 0, world: int = 1):
@@ -74,32 +114,75 @@ class Batches:
 
     def _gather(self, step: int) -> Batch:
         first = (step * self.world + self.rank) * self.batch
-        return Batch({name: self.sets[name].gather(self._indices(name, first)) for name in self.sets})
+        batch = Batch()
+        for name, images in self.sets.items():
+            indices = self._indices(name, first)
+            windows = [self._window(name, place) for place in range(first, first + self.batch)]
+            batch[name] = torch.stack([images[i][window] for i, window in zip(indices, windows, strict=True)])
+            if images.masks:
+                masks = [images.mask(i)[window] for i, window in zip(indices, windows, strict=True)]
+                batch[f"mask_{name}"] = torch.stack(masks)
+            if images.classes and "label" not in batch:
+                labels = [images.classes.index(images.records[i].label) for i in indices]
+                batch["label"] = torch.tensor(labels, dtype=torch.int64)
+        return batch
+
+    def _window(self, name: str, place: int) -> tuple:
+        """Which part of the image at this place of the order is shown: the same part of registered images."""
+        images = self.sets[name]
+        if images.patch is None or images.patch == images.size:
+            return (...,)
+        rng = np.random.default_rng([self.seed, WINDOWS, self._stream(name), place])
+        starts = [int(rng.integers(side - shown + 1)) for side, shown in zip(images.size, images.patch, strict=True)]
+        return (slice(None), *(slice(at, at + shown) for at, shown in zip(starts, images.patch, strict=True)))
 
     def _indices(self, name: str, first: int) -> list[int]:
         count = len(self.sets[name])
         places = range(first, first + self.batch)
         return [self._order(name, place // count)[place % count] for place in places]
 
+    def _stream(self, name: str) -> int:
+        return 0 if self.paired else sorted(self.sets).index(name)
+
     def _order(self, name: str, epoch: int) -> list[int]:
-        stream = 0 if self.paired else sorted(self.sets).index(name)
         key = (name, epoch)
         if key not in self._orders:
             for old in [k for k in self._orders if k[0] == name and k[1] < epoch - 1]:
                 del self._orders[old]
-            rng = np.random.default_rng([self.seed, stream, epoch])
+            rng = np.random.default_rng([self.seed, self._stream(name), epoch])
             self._orders[key] = rng.permutation(len(self.sets[name])).tolist()
         return self._orders[key]
 
 
 def augmented(batch: Batch, augments: Sequence, paired: bool) -> Batch:
-    """The batch after random changes, drawn from torch's global generator; pairs move together, brightness apart."""
+    """The batch after random changes, drawn from torch's global generator: what moves pixels moves an image with its
+    mask, and pairs together; what changes brightness changes images alone. Labels stay."""
+    images = [name for name in batch if batch[name].ndim > 1 and not name.startswith("mask_")]
+    masked = {name: [n for n in (name, f"mask_{name}") if n in batch] for name in images}
     for augment in augments:
-        if paired and augment.geometric:
-            names = list(batch)
-            together = augment(torch.cat([batch[name] for name in names], dim=1))
-            parts = together.split([batch[name].shape[1] for name in names], dim=1)
-            batch = Batch(zip(names, parts, strict=True))
-        else:
-            batch = Batch({name: augment(image) for name, image in batch.items()})
+        groups = list(masked.values()) if augment.geometric else [[name] for name in images]
+        for names in [sum(groups, [])] if paired and augment.geometric else groups:
+            parts = [batch[name] for name in names]
+            together = augment(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+            batch = Batch(batch | dict(zip(names, together.split([p.shape[1] for p in parts], dim=1), strict=True)))
     return batch
+
+
+def hide_contrasts(batch: Batch, data) -> Batch:
+    """The batch with some contrasts of every second image turned black, so that a network learns to do without them.
+
+    Of a domain with several contrasts each image loses, with probability 1/2, a random subset that is neither empty
+    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is touched. `data` is
+    the run's `Data`. Random numbers come from torch's global generator.
+    """
+    hidden = Batch(batch)
+    for name, contrasts in data.contrasts.items():
+        count = len(contrasts)
+        if count < 2 or name not in batch or (data.paired and name != "a"):
+            continue
+        image = batch[name]
+        chosen = torch.randint(1, 2**count - 1, (len(image), 1))
+        drawn = (torch.rand(len(image), 1) < 0.5) & (chosen >> torch.arange(count) & 1).bool()
+        lost = drawn.repeat(1, image.shape[1] // count).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
+        hidden[name] = torch.where(lost.to(image.device), torch.full_like(image[:, :1], data.range[0]), image)
+    return hidden

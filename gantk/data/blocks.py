@@ -16,10 +16,10 @@ def hold_out_blocks(
 ) -> tuple[dict[str, list[Record]], str]:
     """Sets by blocks, and how that went in words.
 
-    Every stack (one patient, or all images where patients are unknown) gives `blocks` runs to each held-out set,
-    spread over its length, or fewer where these would be shorter than 3 slices or leave no room. `gap` neighbours on
-    each side are left out of every set. Where pairs are known, the blocks of domain a decide: their partners in b are
-    held out with them, and neighbours of these in b's own order are left out too.
+    Every stack (one patient, or all images of a class where patients are unknown) gives `blocks` runs to each held-out
+    set, spread over its length, or fewer where these would be shorter than 3 slices or leave no room. `gap` neighbours
+    on each side are left out of every set. Where pairs are known, the blocks of domain a decide: their partners in b
+    are held out with them, and neighbours of these in b's own order are left out too.
     """
     place: dict[int, str] = {}  # id(record) -> set, or "gap"
     for _, stack in sorted(_stacks(records).items()):
@@ -102,10 +102,10 @@ def _with_gaps(names: list[str], gap: int) -> list[str]:
     return ["gap" if name == "train" and i in near else name for i, name in enumerate(names)]
 
 
-def _stacks(records: Sequence[Record]) -> dict[str, list[Record]]:
-    stacks: dict[str, list[Record]] = defaultdict(list)
+def _stacks(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        stacks[record.subject].append(record)
+        stacks[record.subject, "" if record.subject else record.label or ""].append(record)
     return stacks
 
 

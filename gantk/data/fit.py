@@ -25,8 +25,11 @@ class Fit:
         starts = [(to - side) // 2 for to, side in zip(self.size, self.content, strict=True)]
         self.window = tuple(slice(start, start + side) for start, side in zip(starts, self.content, strict=True))
 
-    def forward(self, image: np.ndarray, fill: float | None = None) -> np.ndarray:
-        """(C, *native) -> (C, *size); the padding takes `fill`, by default the image's own minimum (air)."""
+    def forward(self, image: np.ndarray, fill: float | np.ndarray | None = None) -> np.ndarray:
+        """(C, *native) -> (C, *size); the padding takes `fill`, by default the image's own minimum (air).
+
+        A `fill` for each channel is (C, 1, ...).
+        """
         self._expect(image, self.native)
         fitted = resize(image, self.content)
         if self.content == self.size:

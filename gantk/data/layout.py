@@ -53,7 +53,7 @@ def likeness(name: str, domain: str) -> int:
     """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
     rest = SPLIT_WORD.sub("", name)
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = [word.lower() for word in _words(rest)]
+    words = [word.lower() for word in words_of(rest)]
     if "".join(words) == wanted:
         return 3
     if wanted in words:
@@ -63,18 +63,18 @@ def likeness(name: str, domain: str) -> int:
     return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
 
 
-def _words(name: str) -> list[str]:
-    """`brainT1_slice` -> brain, T1, slice."""
+def words_of(name: str) -> list[str]:
+    """The words of a name: `brainT1_slice` -> brain, T1, slice."""
     return [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name) if word]
 
 
-def discover(root: Path, domains: tuple[str, str]) -> list[Found]:
-    """The images below `root` that belong to one of two domains, in natural order.
+def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Found]:
+    """The images below `root` (of `images`, where these are given) that belong to one of two domains, in natural order.
 
     Decided by the first that finds both: the domains' names in folder names, `A` and `B` at their ends, the domains'
     names in file names, two folders in alphabetical order. UserError with the folders found where none does.
     """
-    images = list_images(root, recursive=True)
+    images = list_images(root, recursive=True) if images is None else images
     folders = sorted(
         {image.parent.relative_to(root).parts for image in images}, key=lambda parts: natural("/".join(parts))
     )
@@ -141,7 +141,7 @@ def _by_score(folders: Sequence[tuple[str, ...]], score: Callable[[str], list[in
 
 def _ending(part: str) -> str:
     """The last word of a name without its split word, in lower case: `trainA` and `set_A` end with a."""
-    words = _words(SPLIT_WORD.sub("", part))
+    words = words_of(SPLIT_WORD.sub("", part))
     return words[-1].lower() if words else ""
 
 
@@ -193,8 +193,14 @@ def _named(entries: Sequence[tuple[Path, tuple[str, ...], Meaning]], domains: tu
 
 
 def _plain_stem(path: Path, domain: str) -> str:
+    return bare_stem(stem_of(path), (domain,))
+
+
+def bare_stem(stem: str, domains: Sequence[str]) -> str:
     """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
-    words = [_without(word, domain) for word in re.split(r"([_\-. ]+)", stem_of(path))]
+    words = re.split(r"([_\-. ]+)", stem)
+    for domain in domains:
+        words = [_without(word, domain) for word in words]
     return re.sub(r"([_\-. ])[_\-. ]+", r"\1", "".join(words)).strip("_-. ")
 
 

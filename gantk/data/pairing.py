@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gantk.data.io import VOLUMES, suffix_of
 from gantk.data.layout import Found
+from gantk.data.records import Record
 from gantk.errors import UserError
 
 NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must have for equal names to mean pairs
@@ -71,7 +72,10 @@ def from_csv(path: Path, root: Path, found: Sequence[Found]) -> dict[Path, str] 
 
 
 def from_names(found: Sequence[Found]) -> dict[Path, str]:
-    """Images named alike in both domains, if nearly all of the smaller domain are: a few may be chance."""
+    """Images named alike in both domains, if nearly all of the smaller domain are: a few may be chance.
+
+    An image whose name the other domain lacks is then a pair without its partner, for paired methods to complain of.
+    """
     from gantk.data.nifti import grid
 
     names = {letter: Counter((image.split, image.name) for image in found if image.letter == letter) for letter in "ab"}
@@ -86,6 +90,42 @@ def from_names(found: Sequence[Found]) -> dict[Path, str]:
         return {}
     return {
         image.path: "/".join(filter(None, (image.split, image.name)))
-        for image in found
         if (image.split, image.name) in shared
+        else "/".join(("alone", image.letter, image.split or "", image.name))
+        for image in found
     }
+
+
+def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+    """The registered pairs of which both images are there, {"a": record, "b": record}, in order."""
+    by_pair: dict[str, dict[str, Record]] = {}
+    for record in records:
+        if record.pair is not None:
+            by_pair.setdefault(record.pair, {})[record.domain] = record
+    return {name: pair for name, pair in by_pair.items() if pair.keys() == {"a", "b"}}
+
+
+def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
+    """UserError where a paired method would find no pairs, or pairs without one of their images.
+
+    Images that nobody called a pair, such as those that a CSV of pairs does not list, are no mistake.
+    """
+    complete = complete_pairs(records)
+    remedy = "use an unpaired method such as dualgan"
+    if not complete:
+        counts = [sum(record.domain == letter for record in records) for letter in "ab"]
+        raise UserError(
+            f"this method learns from registered pairs, and the source knows none among {counts[0]} images of "
+            f"{domains[0]} and {counts[1]} of {domains[1]}: the first without a partner is '{records[0].key}'",
+            where="data.source",
+            remedy=f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {remedy}",
+        )
+    broken = [record for record in records if record.pair is not None and record.pair not in complete]
+    if broken:
+        other = domains[1 if broken[0].domain == "a" else 0]
+        raise UserError(
+            f"this method learns from registered pairs, and {len(broken)} of {len(records)} images have no partner: "
+            f"the first is '{broken[0].key}', which {other} lacks",
+            where="data.source",
+            remedy=f"remove them, list the pairs in a CSV (data.source.pairs), or {remedy}",
+        )

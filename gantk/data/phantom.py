@@ -1,66 +1,33 @@
-"""Brain MR from nothing: seeded heads, imaged by the spin-echo equation; the data that needs no download."""
+"""Brain MR and CT from nothing: seeded heads, imaged by the spin-echo equation; the data that needs no download."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from gantk.data.anatomy import CENTRE, CEREBRUM, TISSUES, Subject
+from gantk.data.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
+from gantk.data.imaging import CONTRASTS, attenuation, contrasts_of, magnitude
 from gantk.data.records import Record, domain_letters
 from gantk.errors import UserError
 
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
-UNITS = 1000.0  # intensity of a tissue with proton density 1 and no relaxation
-
-# At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
-RELAXATION = {
-    "csf": (4000.0, 2000.0, 1.00),
-    "gray": (1000.0, 100.0, 0.86),
-    "white": (650.0, 80.0, 0.77),
-    "lesion": (1300.0, 160.0, 0.90),
-}
-# TR, TE and inversion time in ms. FLAIR's inversion time is where CSF crosses zero: T1 ln(2 / (1 + exp(-TR / T1))).
-CONTRASTS = {
-    "T1": (500.0, 15.0, None),
-    "T2": (4000.0, 100.0, None),
-    "PD": (4000.0, 15.0, None),
-    "FLAIR": (9000.0, 100.0, 2371.0),
-}
-
-
-def signal(contrast: str, t1: np.ndarray | float, t2: np.ndarray | float, density: np.ndarray | float) -> np.ndarray:
-    """What the scanner sees of a tissue: PD (1 - exp(-TR/T1)) exp(-TE/T2), or its inversion-recovery form for FLAIR.
-
-    Times in ms; the result is relative to a proton density of 1.
-    """
-    tr, te, ti = CONTRASTS[contrast]
-    recovered = 1 - np.exp(-tr / t1) if ti is None else np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
-    return density * recovered * np.exp(-te / t2)
-
-
-def contrast_of(name: str) -> str:
-    """The contrast that a domain's human name means: `"t1"`, `"T1w"` and `"T1"` are all T1."""
-    contrast = name.strip().upper().removesuffix("W")
-    if contrast not in CONTRASTS:
-        raise UserError(
-            f"the phantom has no contrast '{name}'",
-            where="data.domains",
-            allowed=CONTRASTS,
-            remedy="name the domains after contrasts, or point data.source at images",
-        )
-    return contrast
+SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
 
 
 class Phantom:
-    """Registered brain MR of seeded subjects, computed when it is read: no download, ground truth for every pair.
+    """Registered brain images of seeded subjects, computed when read: no download, ground truth for every pair.
 
-    2-D records are axial slices (1, H, W), anterior up, the patient's right on the left; 3-D records are volumes
-    (1, D, H, W), D from inferior to superior. Intensities are positive, 1000 x signal; air is noise alone.
-    Subject k of a seed is the same whatever the number of subjects. An unknown contrast is a `UserError`.
+    Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1; "T1+FLAIR" is two
+    contrasts, one channel each. 2-D records are axial slices (C, H, W), anterior up, the patient's right on the left;
+    3-D records are volumes (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise
+    alone; CT is in Hounsfield units, air -1000. Subject k of a seed is the same whatever the number of subjects.
+    With lesions, records carry their mask and a label: a slice that shows a lesion is a "tumour", as is a volume of a
+    subject that has any; all else is "healthy". An unknown contrast is a `UserError`.
     """
 
     def __init__(
@@ -75,7 +42,11 @@ class Phantom:
         jitter: float = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share, below 1
         deform: float = 2.0,  # mm, root mean square of the smooth deformation along each axis
         bias: float = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
-        lesions: int = 0,  # lesions in each head, radius 4 to 12 mm; records then carry their mask
+        lesions: int = 0,  # lesions in each head; records then carry their mask and a label, tumour or healthy
+        radius: tuple[float, float] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
+        healthy: float = 0.0,  # share of the subjects that have no lesions
+        only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
+        skull: bool = False,  # bone and scalp around the brain; False: brain alone
         seed: int = 0,  # another seed, other heads
     ):
         if dims not in (2, 3) or len(size) != dims or min(size) < 8:
@@ -89,12 +60,23 @@ class Phantom:
                                    ("lesions", lesions, 0), ("seed", seed, 0)):  # fmt: skip
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where="data.source", allowed=f"{least} or more")
-        if jitter >= 1:
-            raise UserError(f"jitter = {jitter} is too large", where="data.source", allowed="below 1")
+        for name, value, fine, allowed in (
+            ("jitter", jitter, jitter < 1, "below 1"),
+            ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
+            ("radius", list(radius), 0 < radius[0] <= radius[1], "[smallest, largest], above 0"),
+        ):
+            if not fine:
+                raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)
+        if only != "all" and not lesions:
+            what = f'only = "{only}" asks for a class, and without lesions there are none'
+            raise UserError(what, where="data.source", remedy="set lesions = 1 or more")
         self.domains, self.dims, self.size = tuple(domains), dims, tuple(size)
-        self.contrasts = tuple(contrast_of(name) for name in domains)
-        self.subjects, self.noise, self.seed, self.lesions = subjects, noise, seed, lesions
-        self.shape = dict(jitter=jitter, deform=deform, bias=bias, lesions=lesions)
+        self.contrasts = tuple(contrasts_of(name) for name in domains)
+        self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
+        self.tissues = TISSUES + SHELLS if skull else TISSUES
+        self.shape = dict(
+            jitter=jitter, deform=deform, bias=bias, lesions=lesions, radius=tuple(radius), healthy=healthy, skull=skull
+        )
         sides = tuple(FIELD_OF_VIEW / side for side in size)
         self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
         half = FIELD_OF_VIEW / 2
@@ -111,31 +93,57 @@ class Phantom:
         return None
 
     def channels(self) -> dict[str, int]:
-        """One gray channel in each domain."""
-        return dict.fromkeys(domain_letters(self.domains), 1)
+        """One channel for each contrast of a domain."""
+        counts = [len(contrasts) for contrasts in self.contrasts]
+        return dict(zip(domain_letters(self.domains), counts, strict=True))
 
     def records(self) -> list[Record]:
         """Every domain of every subject, and in 2-D of every slice; domains of one place share their pair."""
-        return [record for number in range(self.subjects) for record in self._records_of(number)]
+        found = [record for number in range(self.subjects) for record in self._records_of(number)]
+        if not found:
+            what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
+            raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
+        return found
 
     def _records_of(self, number: int) -> list[Record]:
         subject, found = f"subject-{number:03d}", []
+        labels = self._labels(number)
         for level in range(len(self.levels)) if self.dims == 2 else (None,):
+            label = labels[level or 0]
+            if self.only not in ("all", label):
+                continue
             key = subject if level is None else f"{subject}/slice-{level:03d}"
             mask: Callable | None = partial(self._mask, number, level) if self.lesions else None
-            for letter, contrast in zip(domain_letters(self.domains), self.contrasts, strict=True):
+            for letter, contrasts in zip(domain_letters(self.domains), self.contrasts, strict=True):
                 found.append(
                     Record(
                         domain=letter,
                         subject=subject,
                         key=key,
-                        read=partial(self._read, number, level, contrast),
+                        read=partial(self._read, number, level, contrasts),
                         pair=key,
                         position=None if level is None else float(self.levels[level]),
                         mask=mask,
+                        label=label,
                     )
                 )
         return found
+
+    def _labels(self, number: int) -> list[str | None]:
+        """The class of each slice, or of the one volume; only voxels around the lesions are computed for it."""
+        if not self.lesions:
+            return [None] * len(self.levels)
+        subject = self._subject(number)
+        if self.dims == 3:
+            return ["tumour" if subject.lesions else "healthy"]
+        points = self._points()
+        near = torch.zeros(points.shape[:-1], dtype=torch.bool)
+        for low, high in subject.lesion_boxes():
+            near |= ((points >= low) & (points <= high)).all(dim=-1)
+        shown = torch.zeros(near.shape, dtype=torch.bool)
+        if near.any():
+            shown[near] = subject.hurt(points[near], self.voxel) > 0.5
+        return ["tumour" if count >= SHOWN else "healthy" for count in shown.sum(dim=(1, 2)).tolist()]
 
     def _points(self) -> torch.Tensor:
         """MNI mm of every voxel, (D, H, W, 3) as x, y, z; rows run from anterior, columns from the patient's right."""
@@ -162,20 +170,20 @@ class Phantom:
             self._tissue[number] = tissue
         return tissue
 
-    def _read(self, number: int, level: int | None, contrast: str) -> np.ndarray:
+    def _read(self, number: int, level: int | None, contrasts: tuple[str, ...]) -> np.ndarray:
         tissue = self._tissue_of(number)
         tissue = (tissue if level is None else tissue[:, level]).numpy()
-        shares, gain = tissue[:-1], tissue[-1]
-        t1, t2, density = np.array([RELAXATION[tissue] for tissue in TISSUES]).T
-        factors = self._subject(number).relaxation
-        strengths = signal(contrast, t1 * factors[0], t2 * factors[1], density).astype(np.float32)
-        clean = np.tensordot(strengths, shares, axes=1) * gain
-        # Noise belongs to one acquisition: its own for each contrast and slice; the magnitude makes it Rician.
-        place = [self.seed, number, 1 + list(CONTRASTS).index(contrast), 0 if level is None else 1 + level]
-        rng = np.random.default_rng(place)
-        deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
-        real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
-        return (UNITS * np.hypot(clean + real, imaginary))[None].astype(np.float32)
+        shares, gain, factors = tissue[:-1], tissue[-1], self._subject(number).relaxation
+        channels = []
+        for contrast in contrasts:
+            # Noise belongs to one acquisition: its own for each contrast and slice.
+            place = [self.seed, number, 1 + CONTRASTS.index(contrast), 0 if level is None else 1 + level]
+            rng = np.random.default_rng(place)
+            if contrast == "CT":
+                channels.append(attenuation(self.tissues, shares, self.noise, rng))
+            else:
+                channels.append(magnitude(contrast, self.tissues, shares, gain, factors, self.noise, rng))
+        return np.stack(channels).astype(np.float32)
 
     def _mask(self, number: int, level: int | None) -> np.ndarray:
         hurt = self._tissue_of(number)[3]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from gantk.data.layout import Found
 from gantk.data.records import Record
 from gantk.errors import UserError
 
+Channels = Literal[1, 3] | None  # what `channels` of a source may ask for
 SMALLEST = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
@@ -23,8 +26,8 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 class Reader:
     """Reads images of `dims` axes and checks each against the first of its domain."""
 
-    def __init__(self, dims: int, channels: int | None = None):
-        self.dims, self.channels = dims, channels
+    def __init__(self, dims: int, channels: int | None = None, keep: int = 4):
+        self.dims, self.channels, self.keep = dims, channels, keep
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self._volumes: OrderedDict[Path, Image] = OrderedDict()  # the last ones, since planes are read one by one
 
@@ -47,6 +50,10 @@ class Reader:
             )
         return pixels
 
+    def mask(self, path: Path, plane: int | None = None) -> np.ndarray:
+        """float32 (1, *spatial) of a mask's file: 1 where it is above 0, whatever its labels."""
+        return (self.read("mask", path, plane) > 0).astype(np.float32)
+
     def _as_asked(self, pixels: np.ndarray) -> np.ndarray:
         if self.channels == 3 and len(pixels) == 1:
             return np.repeat(pixels, 3, axis=0)
@@ -60,7 +67,7 @@ class Reader:
         if image is None:
             image = io.read(path)
             self._volumes[path] = image
-            while len(self._volumes) > 4:
+            while len(self._volumes) > self.keep:
                 self._volumes.popitem(last=False)
         return image
 
@@ -86,18 +93,22 @@ def records_of(
     reader: Reader,
     planes: tuple[float, float],
     expected: dict[str, str],
+    labels: Mapping[Path, str] = MappingProxyType({}),
+    masks: Mapping[Path, Path] = MappingProxyType({}),
 ) -> list[Record]:
     """Records in natural order; `position` counts within the stack of one domain, patient and split.
 
     `expected` names the domains; one of no image, or of one, from which nothing can be held out, is a UserError.
+    `labels` and `masks` tell an image's class and the file of its mask, where these are known.
     """
+    mask_reader = Reader(reader.dims, channels=1)
     stacks: dict[tuple, int] = defaultdict(int)
     # A folder is a patient where folders are numbered: `patient07`, `BRATS_HG0006`; `tumour` and `healthy` are kinds.
     numbered = sum(any(map(str.isdigit, "".join(image.place))) for image in found) * 2 > len(found)
     records = []
     for image in found:
         shown = image.path.relative_to(root) if image.path.is_relative_to(root) else image.path
-        subject = _patient_of(shown.as_posix(), patient) if patient else "/".join(image.place) if numbered else ""
+        subject = patient_of(shown.as_posix(), patient) if patient else "/".join(image.place) if numbered else ""
         volume = io.suffix_of(image.path) in io.VOLUMES
         subject = subject or (image.name if volume else "")  # a volume is a scan of somebody
         for plane in planes_of(image.path, planes) if volume and reader.dims == 2 else (None,):
@@ -113,28 +124,33 @@ def records_of(
                     position=float(plane) if plane is not None else None if volume else float(stacks[stack]),
                     path=image.path,
                     split=image.split,
+                    mask=partial(mask_reader.mask, masks[image.path], plane) if image.path in masks else None,
+                    label=labels.get(image.path),
                 )
             )
             stacks[stack] += 1
     for letter in sorted({record.domain for record in records} | set(expected)):
-        _expect_several([record for record in records if record.domain == letter], expected.get(letter, ""), root)
+        expect_several([record for record in records if record.domain == letter], expected.get(letter, ""), root)
     return records
 
 
-def _expect_several(records: Sequence[Record], domain: str, root: Path) -> None:
+def expect_several(records: Sequence[Record], domain: str, root: Path) -> None:
+    """UserError where a domain has no image, or one, from which nothing can be held out."""
     if len(records) < 2:
         of = f" of {domain}" if domain else ""
         what = f"only one image{of} in '{root}': '{records[0].key}'" if records else f"no images{of} in '{root}'"
         raise UserError(what, where="data.source.path", allowed=io.READABLE, remedy="two or more are needed")
 
 
-def _patient_of(path: str, pattern: re.Pattern) -> str:
-    match = pattern.search(path)
+def patient_of(path: str, pattern: re.Pattern) -> str:
+    """The patient that a pattern finds in a relative path, or in the file's name without suffix; else a UserError."""
+    match = pattern.search(path) or pattern.search(io.stem_of(path))
     if not match:
         raise UserError(
             f"the pattern '{pattern.pattern}' finds no patient in '{path}'",
             where="data.source.patient",
-            remedy="correct the regular expression; it is searched in the path relative to the folder",
+            remedy="correct the regular expression; it is searched in the path relative to the folder, "
+            "then in the file's name without its suffix",
         )
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
@@ -154,3 +170,14 @@ def patient_pattern(pattern: str) -> re.Pattern | None:
             allowed="one group, or one that is named: (?P<patient>...)",
         )
     return compiled
+
+
+def needed_path(path: str, name: str) -> Path:
+    """A source's `path`, which it cannot do without."""
+    if not path:
+        raise UserError(
+            f"'{name}' does not know where its images are",
+            where="data.source.path",
+            remedy=f'for example source = {{ name = "{name}", path = "data" }}, or --data PATH',
+        )
+    return Path(path)

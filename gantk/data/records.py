@@ -25,8 +25,21 @@ class Record:
     path: Path | None = None  # file behind it; None where it is computed
     split: str | None = None  # "train", "validation" or "test" where the folders themselves say so
     mask: Callable[[], np.ndarray] | None = None  # float32 (1, *spatial) of 0 and 1: lesions, where known
+    label: str | None = None  # class, such as "tumour"; None where unknown
+    missing: tuple[str, ...] = ()  # contrasts of the domain that this patient lacks; their channels are NaN
+    others: tuple[Path, ...] = ()  # further files behind it: one for each contrast beyond the first
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that `read` reads; none where the image is computed."""
+        return (self.path, *self.others) if self.path is not None else ()
 
 
 def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
     """`("a", "b")` for two domains, `("image",)` for one."""
     return ("image",) if len(domains) == 1 else ("a", "b")
+
+
+def contrast_names(domain: str) -> tuple[str, ...]:
+    """The contrasts of a domain's human name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
+    return tuple(name.strip() for name in domain.split("+") if name.strip()) or (domain,)

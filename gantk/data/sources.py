@@ -1,4 +1,4 @@
-"""Data sources over files: folders of two domains, side-by-side pictures, folders of one domain."""
+"""Data sources over files of two domains: folders, and pictures that show both side by side."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import numpy as np
 
 from gantk.data import io
 from gantk.data.layout import Found, below, discover
+from gantk.data.masks import is_mask, masks_of, set_masks_apart
 from gantk.data.pairing import pairs_of
-from gantk.data.reading import Reader, patient_pattern, records_of
+from gantk.data.reading import Channels, Reader, needed_path, patient_pattern, records_of
 from gantk.data.records import Record
 from gantk.errors import UserError
-
-Channels = Literal[1, 3] | None
 
 
 class Folders:
@@ -38,7 +37,8 @@ class Folders:
         a: str = "",  # folder or glob of the first domain, within `path` if that is given; "" = found by names
         b: str = "",  # the same for the second domain
         pairs: str = "",  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
-        patient: str = "",  # regex whose group is the patient, searched in the relative path; "" = sub-folder, if any
+        patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+        mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
         planes: tuple[float, float] = (0.25, 0.75),  # which axial planes of a volume 2-D networks see, as shares
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
     ):
@@ -56,7 +56,7 @@ class Folders:
                 remedy='for example source = { name = "folders", path = "data" }, or --data PATH',
             )
         self.domains, self.patient, self.planes, self.pairs = domains, patient_pattern(patient), planes, pairs
-        self.root, self.a, self.b = Path(path), a, b
+        self.root, self.a, self.b, self.mask = Path(path), a, b, mask
         self.reader = Reader(dims, channels)
 
     @classmethod
@@ -74,19 +74,34 @@ class Folders:
 
     def records(self) -> list[Record]:
         """One record for every picture or plane; UserError for folders that are missing, empty or hold one image."""
-        found = self._found()
+        found, listed = self._found()
+        _, masks = set_masks_apart(listed, self.root, self.mask)
         pairs = pairs_of(self.root, found, self.pairs)
         expected = dict(zip("ab", self.domains, strict=True))
-        return records_of(found, self.root, pairs, self.patient, self.reader, self.planes, expected)
+        return records_of(
+            found,
+            self.root,
+            pairs,
+            self.patient,
+            self.reader,
+            self.planes,
+            expected,
+            masks=masks_of(found, masks, self.root, self.mask, self.domains),
+        )
 
-    def _found(self) -> list[Found]:
+    def _found(self) -> tuple[list[Found], list[Path]]:
+        """The images of both domains, and all files among which their masks may be."""
         if not self.a:
-            return discover(self.root, self.domains)
-        found = []
+            listed = io.list_images(self.root, recursive=True)
+            return discover(self.root, self.domains, set_masks_apart(listed, self.root, self.mask)[0]), listed
+        found: list[Found] = []
+        listed = io.list_images(self.root, recursive=True) if self.root.parts else []
         for letter, where, domain in zip("ab", (self.a, self.b), self.domains, strict=True):
             folder, images = _listed(self.root, where, f"data.source.{letter}")
+            listed += [] if self.root.parts else io.list_images(folder, recursive=True)
+            images = [image for image in images if not is_mask(image, self.root, self.mask)]
             found += below(folder, images, letter, domain)
-        return _splits_together(found)
+        return _splits_together(found), sorted(set(listed))
 
 
 class Aligned:
@@ -100,13 +115,13 @@ class Aligned:
         *,
         path: str = "",  # folder of such pictures, or of train/ and test/ folders with them
         order: Literal["AB", "BA"] = "AB",  # which domain is on the left: the first (AB) or the second (BA)
-        patient: str = "",  # regex whose group is the patient, searched in the relative path; "" = sub-folder, if any
+        patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
     ):
         if len(domains) != 2 or dims != 2:
             what = f"'aligned' holds 2-D pictures of two domains, not dims = {dims} and {len(domains)} domains"
             raise UserError(what, where="data.source")
-        self.root, self.order, self.patient = _needed(path, "aligned"), order, patient_pattern(patient)
+        self.root, self.order, self.patient = needed_path(path, "aligned"), order, patient_pattern(patient)
         self.reader = Reader(dims, channels)
 
     @classmethod
@@ -145,40 +160,6 @@ class Aligned:
         return np.ascontiguousarray(pixels[..., : width // 2] if side == 0 else pixels[..., width // 2 :])
 
 
-class Images:
-    """Images of one domain in a folder and its sub-folders, for methods that make images from noise."""
-
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        size: tuple[int, ...],
-        *,
-        path: str = "",  # folder below which the images lie
-        patient: str = "",  # regex whose group is the patient, searched in the relative path; "" = sub-folder, if any
-        planes: tuple[float, float] = (0.25, 0.75),  # which axial planes of a volume 2-D networks see, as shares
-        channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
-    ):
-        if len(domains) != 1:
-            what = f"'images' holds one domain, and data.domains names {len(domains)}"
-            raise UserError(what, where="data.source", remedy="for two domains use 'folders' or 'aligned'")
-        self.root, self.patient, self.planes = _needed(path, "images"), patient_pattern(patient), planes
-        self.reader = Reader(dims, channels)
-
-    @classmethod
-    def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where any image lies below `path`."""
-        try:
-            return {"path": str(path)} if io.list_images(path, recursive=True) else None
-        except UserError:
-            return None
-
-    def records(self) -> list[Record]:
-        """One record for every picture or plane."""
-        found = below(self.root, io.list_images(self.root, recursive=True), "image")
-        return records_of(found, self.root, {}, self.patient, self.reader, self.planes, {"image": ""})
-
-
 def channels(records: Sequence[Record]) -> dict[str, int]:
     """Channels of each domain, by its first record."""
     first = {record.domain: record for record in reversed(records)}
@@ -192,7 +173,7 @@ def source_for(path: Path, domains: int = 2) -> dict:
     """
     from gantk.plugins import registry
 
-    general = ("folders", "images") if domains == 2 else ("images", "folders", "aligned")
+    general = ("folders", "images") if domains == 2 else ("images", "contrasts", "folders", "aligned")
     rank = {name: place for place, name in enumerate(general, start=1)}
     entries = sorted(registry().of_kind("source"), key=lambda entry: (rank.get(entry.name, 0), entry.name))
     for entry in entries:
@@ -217,16 +198,6 @@ def nothing_fits(path: Path) -> str:
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
     held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
     return f"'{path}' holds no images that can be read ({io.READABLE}); it holds {held}"
-
-
-def _needed(path: str, name: str) -> Path:
-    if not path:
-        raise UserError(
-            f"'{name}' does not know where its images are",
-            where="data.source.path",
-            remedy=f'for example source = {{ name = "{name}", path = "data" }}, or --data PATH',
-        )
-    return Path(path)
 
 
 def _listed(root: Path, where: str, option: str) -> tuple[Path, list[Path]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from gantk.data.blocks import hold_out_blocks
+from gantk.data.duplicates import copies, without_copies
 from gantk.data.records import Record
 from gantk.errors import UserError
 
@@ -59,6 +60,8 @@ def split_records(
         sets, description = _by_patient(records, shares, seed)
     elif by == "block":
         sets, description = hold_out_blocks(records, shares, gap, blocks, seed)
+        sets, left_out = without_copies(sets)
+        description += f"; of these, {left_out} copies of held-out images left out" if left_out else ""
     else:
         sets, description = _by_image(records, shares, seed)
     _expect_all_domains(records, sets, shares)
@@ -114,10 +117,10 @@ def _resolve(records: Sequence[Record], by: By) -> str:
 
 
 def _by_patient(records: Sequence[Record], shares: dict[str, float], seed: int) -> tuple[dict, str]:
-    seen: dict[str, set[str]] = defaultdict(set)
+    seen: dict[str, set] = defaultdict(set)
     for record in records:
-        seen[record.subject].add(record.domain)
-    # Patients with one domain only are shared out apart, so that each set gets some of each kind.
+        seen[record.subject].add((record.domain, record.label or ""))
+    # Patients with one domain or one class only are shared out apart, so that each set gets some of each kind.
     kinds: dict[frozenset, list[str]] = defaultdict(list)
     for patient in sorted(seen):
         kinds[frozenset(seen[patient])].append(patient)
@@ -131,11 +134,15 @@ def _by_image(records: Sequence[Record], shares: dict[str, float], seed: int) ->
     def unit(record: Record) -> tuple[str, str]:
         return ("pair", record.pair) if record.pair is not None else (record.domain, record.key)
 
-    kinds: dict[str, list] = defaultdict(list)
+    # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
+    first = copies(records, unit) if any(shares.values()) else {}
+    units = {unit(record): record for record in reversed(records)}
+    kinds: dict[tuple[str, str], list] = defaultdict(list)
     for name in dict.fromkeys(map(unit, records)):
-        kinds[name[0]].append(name)
+        if first.get(name, name) == name:
+            kinds[name[0], units[name].label or ""].append(name)
     place = _share_out_kinds([kinds[kind] for kind in sorted(kinds)], shares, seed, "images")
-    sets = {name: [record for record in records if place[unit(record)] == name] for name in SETS}
+    sets = {name: [r for r in records if place[first.get(unit(r), unit(r))] == name] for name in SETS}
     return sets, f"by image: {_counts(sets)}"
 
 
@@ -194,57 +201,23 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
 
 
-def check_leakage(splits: Mapping[str, Sequence[Record]]) -> None:
-    """UserError that lists who or what is on two sides of a split: the same patient, or the very same pixels.
-
-    Blocks of a few patients are held out of every patient on purpose, so there only pixels count; images without
-    contrast (air) never do.
-    """
-    patients = {name: [(r.subject, r.subject) for r in splits[name] if r.subject] for name in SETS}
-    few = len({subject for entries in patients.values() for subject, _ in entries}) < PATIENTS
-    found = [] if few and getattr(splits, "by", None) == "block" else _shared(patients, "patient")
-    hashes = {name: [(digest, r.key) for r in splits[name] if (digest := _pixels_hash(r))] for name in SETS}
-    found += _shared(hashes, "image")
-    if found:
-        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-        raise UserError(
-            "training and held-out images are not apart: " + "; ".join(found[:10]) + more,
-            where="data.split",
-            remedy="remove the copies, split by patient, or overrule with --allow-leakage, which the run records",
-        )
-
-
-def _shared(sets: Mapping[str, Iterable[tuple[str, str]]], word: str) -> list[str]:
-    """Lines about identities that more than one set holds; each entry is (identity, how to call it)."""
-    where: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, entries in sets.items():
-        for identity, label in entries:
-            where[identity].setdefault(name, label)
-    lines = []
-    for places in where.values():
-        if len(places) > 1:
-            labels = " = ".join(f"'{label}'" for label in dict.fromkeys(places.values()))
-            lines.append(f"{word} {labels} in {' and '.join(places)}")
-    return lines
-
-
-def _pixels_hash(record: Record) -> str | None:
-    pixels = record.read()
-    if pixels.min() == pixels.max():
-        return None
-    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
 def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file."""
+    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file.
+
+    Class, missing contrasts and further files (`others`) are there where a record has them.
+    """
     digests: dict[Path, str] = {}
-    for record in (record for name in SETS for record in splits[name]):
-        if record.path is not None and record.path not in digests:
-            digests[record.path] = hashlib.sha256(record.path.read_bytes()).hexdigest()
+    for path in (path for name in SETS for record in splits[name] for path in record.files):
+        if path not in digests:
+            digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def entry(record: Record) -> dict[str, Any]:
         path = {"path": str(record.path), "sha256": digests[record.path]} if record.path else {"path": None}
-        return {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair} | path
+        known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair} | path
+        known |= {"label": record.label} if record.label is not None else {}
+        known |= {"missing": list(record.missing)} if record.missing else {}
+        others = [{"path": str(other), "sha256": digests[other]} for other in record.others]
+        return known | ({"others": others} if others else {})
 
     return {"by": getattr(splits, "by", None)} | {name: [entry(record) for record in splits[name]] for name in SETS}
 

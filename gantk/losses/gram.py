@@ -35,12 +35,16 @@ class GramStyle:
         self.weights = weights
 
     def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        return self.each(output, target).mean()
+
+    def each(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """The loss of each image of a batch, (N,); the target may be one for all, (1, ...)."""
         weights = self.weights or (1 / len(output),) * len(output)
         if not len(output) == len(target) == len(weights):
             counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
             raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
-        total = output[0].new_zeros((), dtype=torch.float32)
+        total = output[0].new_zeros(len(output[0]), dtype=torch.float32)
         for features, wanted, weight in zip(output, target, weights, strict=True):
             wanted = wanted if wanted.ndim == 3 else gram(wanted)
-            total = total + weight * (gram(features) - wanted).square().mean()
+            total = total + weight * (gram(features) - wanted).square().mean((1, 2))
         return total

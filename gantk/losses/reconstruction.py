@@ -1,4 +1,7 @@
-"""Losses that compare two images pixel by pixel: in a pair, after a cycle, or where nothing should change."""
+"""Losses that compare two images pixel by pixel: in a pair, after a cycle, or where nothing should change.
+
+Each takes a `weight`, (N, 1, *size) and not negative, for pixels that count more than others: see `weighted`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from gantk.errors import UserError
 class L1:
     """Mean absolute difference, in intensity units; keeps edges where the mean square blurs (Isola et al., 2017)."""
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        return difference(output, target).abs().mean()
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return weighted(difference(output, target).abs(), weight)
 
 
 class L2:
     """Mean square difference, in squared intensity units."""
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        return difference(output, target).square().mean()
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return weighted(difference(output, target).square(), weight)
 
 
 class Charbonnier:
@@ -35,8 +38,8 @@ class Charbonnier:
             raise UserError(f"epsilon = {epsilon} must be positive", where="epsilon")
         self.epsilon = epsilon
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        return ((difference(output, target).square() + self.epsilon**2).sqrt() - self.epsilon).mean()
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return weighted((difference(output, target).square() + self.epsilon**2).sqrt() - self.epsilon, weight)
 
 
 class Norm:
@@ -51,8 +54,8 @@ class Norm:
             raise UserError(f"there is no norm '{norm}'", where="norm", allowed="l1, l2")
         self.compare = L1() if norm == "l1" else L2()
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.compare(output, target)
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self.compare(output, target, weight)
 
 
 class Cycle(Norm):
@@ -69,3 +72,32 @@ def difference(output: Tensor, target: Tensor) -> Tensor:
         shapes = f"{tuple(output.shape)} with {tuple(target.shape)}"
         raise UserError(f"a pixel-by-pixel loss cannot compare {shapes}", allowed="two images of one shape")
     return output.float() - target.float()
+
+
+def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of (N, C, *size) values, each pixel as often as its weight (N, 1, *size) says; None: all alike.
+
+    Weights are divided by their image's own mean: every image counts as much as any other, whatever it is weighed by,
+    so that a batch gives the mean of what its images give. A weight that is 0 everywhere is a loss of 0.
+    """
+    if weight is None:
+        return values.mean()
+    if weight.shape != (len(values), 1, *values.shape[2:]):
+        shapes = f"{tuple(weight.shape)} cannot weigh images of {tuple(values.shape)}"
+        raise UserError(f"a map of {shapes}", allowed="one channel, on the images' own grid")
+    weight = weight.float()
+    mean = weight.mean(tuple(range(1, weight.ndim)), keepdim=True)
+    return (values * weight / mean.clamp_min(1e-6)).mean()
+
+
+def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
+    """The weights 1 + (lesion - 1) x mask of a lesion mask (N, 1, *size) from 0 to 1; None where lesion is 1.
+
+    UserError where lesions are to be weighed and the batch has no mask.
+    """
+    if lesion == 1:
+        return None
+    if mask is None:
+        what = f"lesion = {lesion:g} weighs the pixels of lesions, and the batch has no mask of them"
+        raise UserError(what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0")
+    return 1 + (lesion - 1) * mask.float()

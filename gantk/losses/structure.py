@@ -75,7 +75,8 @@ def structure_and_flatness(
     """Both losses of an output and its source from one pass over the windows; options as `Structure` has them.
 
     Images are (N, C, *size), 2-D or 3-D; where the channel counts differ, channel means are compared. Computed in
-    float32 under any autocast; the source gets no gradient.
+    float32 under any autocast; the source gets no gradient. Every image counts alike: a batch gives the mean of what
+    its images give.
     """
     moments = local_statistics(output, source, window)
     structured = moments.source_variance / (moments.source_variance + (threshold * data_range) ** 2)
@@ -135,8 +136,12 @@ def sliding_mean(x: Tensor, window: int, dims: int) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Sum of weight x value over the sum of weights; 0 where no window has weight."""
-    return (weight * values).sum() / weight.sum().clamp_min(1e-6)
+    """Sum of weight x value over the sum of weights, image by image, then their mean; 0 where no window has weight.
+
+    Not over the batch as a whole: microbatches and ranks would then weigh their images otherwise than one batch does.
+    """
+    axes = tuple(range(1, values.ndim))
+    return ((weight * values).sum(axes) / weight.sum(axes).clamp_min(1e-6)).mean()
 
 
 def check_images(output: Tensor, source: Tensor, window: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from gantk.errors import UserError
 
 DRAWS = 2000
+GROUPS = 20  # parts that a set of images is left out in, one at a time
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,63 @@ def drawn_means(means: np.ndarray, seed: int, draws: int) -> np.ndarray:
     """The mean of each of `draws` samples, with replacement and of the same size."""
     picks = np.random.default_rng(seed).integers(0, len(means), (draws, len(means)))
     return means[picks].mean(axis=1)
+
+
+def left_out_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float], real: Sequence[str], fake: Sequence[str]
+) -> tuple[float, float] | None:
+    """95 % interval of a number that belongs to two sets of images: by leaving out one group of patients at a time.
+
+    `statistic` gives the number for the images that are kept, (indices of real, indices of fake); `real` and `fake` are
+    their patients, at most 20 groups each. Drawing with replacement would put copies into a set, which such numbers
+    take for likeness; leaving out does not. The two sets are independent, so their variances add (the two-sample
+    jackknife, Arvesen 1969); the width is Student's for the smaller number of groups. None where a set is one
+    patient's, or would be left with a single image.
+    """
+    from scipy.special import stdtrit
+
+    sides = [_groups(real), _groups(fake)]
+    whole = [np.arange(len(groups)) for groups in sides]
+    counts = [len(set(groups.tolist())) for groups in sides]
+    if min(counts) < 2:
+        return None
+    variance = 0.0
+    for side, count in enumerate(counts):
+        kept = [[np.flatnonzero(sides[s] != g) if s == side else whole[s] for s in (0, 1)] for g in range(count)]
+        if min(len(indices[side]) for indices in kept) < 2:
+            return None
+        values = np.array([statistic(*indices) for indices in kept])
+        variance += (count - 1) / count * float(np.square(values - values.mean()).sum())
+    value, reach = statistic(*whole), float(stdtrit(min(counts) - 1, 0.975)) * variance**0.5
+    return value - reach, value + reach
+
+
+def drawn_interval(
+    statistic: Callable[[np.ndarray], float], patients: Sequence[str], *, seed: int = 0, draws: int = 1000
+) -> tuple[float, float] | None:
+    """95 % percentile interval of `statistic(indices of images)` from drawing patients with replacement.
+
+    For numbers that are no mean of images, such as an area under a curve; draws in which it is nan are left out. None
+    for fewer than two patients.
+    """
+    names = [patient or f"image {index}" for index, patient in enumerate(patients)]
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        members.setdefault(name, []).append(index)
+    each = [np.array(indices) for indices in members.values()]
+    if len(each) < 2:
+        return None
+    picks = np.random.default_rng(seed).integers(0, len(each), (draws, len(each)))
+    values = [statistic(np.concatenate([each[i] for i in row])) for row in picks]
+    values = [value for value in values if not np.isnan(value)]
+    if not values:
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _groups(patients: Sequence[str]) -> np.ndarray:
+    """The group, 0 to GROUPS - 1, of each image: images of a patient share it, an unknown patient has one image."""
+    names = [patient or f"image {index}" for index, patient in enumerate(patients)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] % GROUPS for name in names])

@@ -12,6 +12,7 @@ from torch import Tensor
 from gantk.errors import UserError
 
 CEILING = 100.0  # dB
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, from fine to coarse (Wang et al., 2003)
 
 
 class PairMetric:
@@ -100,6 +101,15 @@ class SSIM(PairMetric):
         return f"{super()._method()}/gaussian-11-1.5"
 
     def _score(self, output: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
+        luminance, structure = self.terms(output, truth)
+        similarity = luminance[0] * structure[0] / (luminance[1] * structure[1])
+        if mask is not None:
+            for axis in range(-self.dims, 0):
+                mask = mask.narrow(axis, self.radius, mask.shape[axis] - 2 * self.radius)
+        return region_mean(similarity, mask)
+
+    def terms(self, output: Tensor, truth: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The two factors of every window, each as (numerator, denominator): luminance; contrast and structure."""
         if min(output.shape[2:]) <= 2 * self.radius:
             size = " x ".join(map(str, output.shape[2:]))
             raise UserError(f"ssim cannot judge images of {size}", where="data.size", allowed="11 or more a side")
@@ -108,11 +118,7 @@ class SSIM(PairMetric):
         c1, c2 = (0.01 * self.data_range) ** 2, (0.03 * self.data_range) ** 2
         means, products = mean_o.square() + mean_t.square(), mean_o * mean_t
         variances = mean_oo + mean_tt - means
-        similarity = (2 * products + c1) * (2 * (mean_ot - products) + c2) / ((means + c1) * (variances + c2))
-        if mask is not None:
-            for axis in range(-self.dims, 0):
-                mask = mask.narrow(axis, self.radius, mask.shape[axis] - 2 * self.radius)
-        return region_mean(similarity, mask)
+        return (2 * products + c1, means + c1), (2 * (mean_ot - products) + c2, variances + c2)
 
     def _window_mean(self, x: Tensor) -> Tensor:
         """Gaussian-weighted mean of every window inside the image, one axis after another."""
@@ -126,6 +132,32 @@ class SSIM(PairMetric):
                 total.add_(x.narrow(axis, shift, count), alpha=weight)
             x = total
         return x
+
+
+class MSSSIM(SSIM):
+    """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to five scales.
+
+    Each scale halves the one before; those at which an image has fewer than 11 pixels a side are left out, and the
+    weights of the others scaled to sum to 1. A negative mean counts as 0.
+    """
+
+    name = "ms_ssim"
+
+    def _score(self, output: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            raise UserError("ms_ssim cannot be limited to a mask: its coarse windows are larger than a lesion")
+        halves = [min(output.shape[2:]) // 2**scale for scale in range(len(SCALES))]
+        count = max(1, sum(side > 2 * self.radius for side in halves))
+        shrink = torch.nn.functional.avg_pool2d if self.dims == 2 else torch.nn.functional.avg_pool3d
+        score = torch.ones(len(output), device=output.device)
+        for scale, weight in enumerate(SCALES[:count]):
+            luminance, structure = self.terms(output, truth)
+            found = structure[0] / structure[1]
+            if scale == count - 1:
+                found = found * luminance[0] / luminance[1]
+            score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(SCALES[:count]))
+            output, truth = shrink(output, 2), shrink(truth, 2)
+        return score
 
 
 def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:

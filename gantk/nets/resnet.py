@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gantk.nets.attention import SelfAttention, check_levels
 from gantk.nets.blocks import (
     NormKind,
     OutputKind,
@@ -25,8 +26,8 @@ class ResNet(nn.Module):
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7 convolution, `downs`
     3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3 convolutions, `downs` doublings, a 7x7
-    convolution. CycleGAN has 6 blocks at 128 px and 9 at 256 px, and doubles with a
-    transposed 3x3; up="transpose" is a 4x4, which covers every pixel alike often.
+    convolution. CycleGAN has 6 blocks at 128 px and 9 at 256 px, and doubles with a transposed 3x3, as many weights as
+    up="resize" has; up="transpose" is a 4x4, which covers every pixel alike often.
     """
 
     def __init__(
@@ -43,11 +44,14 @@ class ResNet(nn.Module):
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         padding: Padding = "reflect",  # zeros leave a frame in the output
         dropout: float = 0.0,  # inside the residual blocks
+        attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
+        bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
+        check_levels(attention, 0, downs)
         self.downs = downs
-        bias = norm == "none"  # an offset just ahead of a norm is subtracted again
+        bias = norm == "none" if bias is None else bias  # an offset just ahead of a norm is subtracted again
         filters = [width * 2**level for level in range(downs + 1)]
 
         def normed(channels: int) -> list[nn.Module]:
@@ -59,10 +63,18 @@ class ResNet(nn.Module):
             drop = [nn.Dropout(dropout)] if dropout else []
             return Residual(first, *normed(c), *drop, second, make_norm(norm, c, dims, affine=affine))
 
-        layers = [conv(dims, in_channels, width, 7, mode=padding, bias=bias), *normed(width)]
-        for inputs, outputs in zip(filters[:-1], filters[1:], strict=True):
-            layers += [conv(dims, inputs, outputs, 3, stride=2, bias=bias), *normed(outputs)]
+        layers: list[nn.Module] = []
+        ends = []  # of what makes each of the encoder's maps
+        for level, outputs in enumerate(filters):
+            if level == 0:
+                layers += [conv(dims, in_channels, width, 7, mode=padding, bias=bias), *normed(width)]
+            else:
+                layers += [conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), *normed(outputs)]
+            layers += [SelfAttention(dims, outputs)] if level in attention else []
+            ends.append(len(layers))
+        ends += [len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks]
         layers += [block() for _ in range(blocks)]
+        self.ends = tuple(ends)
         for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
             layers += [upsample(up, dims, inputs, outputs, bias=bias), *normed(outputs)]
         layers += [conv(dims, width, out_channels, 7, mode=padding), output_activation(activation_out)]
@@ -77,6 +89,15 @@ class ResNet(nn.Module):
         """Raises a UserError unless every side halves `downs` times without a rest and leaves two pixels or more."""
         multiple = 2**self.downs
         require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The encoder's maps, shallow to deep: one at each size, behind the first and behind the middle block."""
+        maps, start, x = [], 0, in_layout_of(self, x)
+        for end in self.ends:
+            x = self.layers[start:end](x)
+            maps.append(x)
+            start = end
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(in_layout_of(self, x))

@@ -101,6 +101,9 @@ class RunRecord:
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
+        plain = direction.removesuffix("_post")
+        if plain != direction:
+            return f"{self.label(plain)}, after the post-steps"
         for known in self.samples.directions if self.samples else ():
             if known.key == direction:
                 return known.label

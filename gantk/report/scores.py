@@ -18,6 +18,8 @@ BASELINE_NAMES = {
     "identity": "identity",
     "histogram": "histogram matching",
     "intensity_map": "intensity-only map",
+    "real_split": "real images",
+    "noise": "pixel noise",
 }
 
 

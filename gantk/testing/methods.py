@@ -34,6 +34,7 @@ class MethodContract:
     channels: ClassVar[int] = 1  # of every domain
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     microbatches: ClassVar[bool] = True  # False where a loss speaks of the batch as a whole
+    exports: ClassVar[bool] = True  # False where translating is more than running networks: an optimisation
 
     @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
     def _dims(self, request: pytest.FixtureRequest) -> int:
@@ -56,10 +57,12 @@ class MethodContract:
         runtime.place(method, method.geometry.dims)
         return Engine(method, Plan(4, rule, {}, Constant(), microbatch, ema=0.9, seed=0), runtime)
 
-    def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None) -> Batch:
-        """The images of one step, the same for the same step."""
+    def batch_at(
+        self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH
+    ) -> Batch:
+        """The `count` images of one step, the same for the same step."""
         size = size or method.geometry.size
-        images = (random_images(BATCH, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
+        images = (random_images(count, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
         return Batch(zip(method.reads, images, strict=True))
 
     def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
@@ -87,6 +90,23 @@ class MethodContract:
         for name, loss in losses.items():
             assert loss.shape == (), f"'{name}' is not one number"
             assert torch.isfinite(loss), f"'{name}' is {float(loss)}"
+
+    @pytest.mark.parametrize("count", [1, 4])
+    def test_batches_of_one_and_of_four_are_sane(self, d, count):
+        method = self.build(d)
+        engine = self.engine(method)
+        for _, _, losses in engine.fit(lambda step, stage: self.batch_at(method, step, stage.size, count)):
+            assert all(torch.isfinite(loss) for loss in losses.values()), f"at step {engine.step}: {losses}"
+        for images in self._products(method):
+            assert torch.isfinite(images).all()
+
+    def test_translation_can_be_exported(self, d):
+        method = self.build(d).eval().requires_grad_(False)
+        image = random_images(BATCH, self.channels, self.size(d))
+        for to in method.directions() if self.exports else []:
+            program = torch.export.export(_Translation(method, to), (image,))
+            with torch.no_grad():
+                torch.testing.assert_close(program.module()(image), method.translate(image, to), rtol=1e-3, atol=1e-4)
 
     def test_each_phase_moves_its_own_modules_only(self, d):
         method = self.build(d)
@@ -174,6 +194,17 @@ class MethodContract:
             translated = [method.translate(images, to) for to in method.directions()]
             sampled = [] if type(method).sample is Method.sample else [method.sample(BATCH, seed=0)]
         return translated + sampled
+
+
+class _Translation(torch.nn.Module):
+    """One direction of a method as a network, which is what an exporter takes."""
+
+    def __init__(self, method: Method, to: str):
+        super().__init__()
+        self.method, self.to_domain = method, to
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.method.translate(image, self.to_domain)
 
 
 def _save(engine: Engine, folder: Path) -> Path:

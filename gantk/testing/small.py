@@ -15,6 +15,7 @@ from gantk.spec import Kind, Part, bind_or_raise, options_model
 SMALL = {
     "unet": {"width": 4, "depth": 2},
     "resnet": {"width": 4, "blocks": 1},
+    "attention_unet": {"width": 4, "depth": 2},
     "patchgan": {"width": 4, "layers": 3},
     "dcgan": {"width": 4, "depth": 2},
 }

@@ -29,8 +29,21 @@ class CycleGAN(CycleMethod):
         defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
         coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
+        adapt: float = 0.0,  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+        lesion: float = 1.0,  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
     ):
-        terms = Terms(cycle, cycle, identity, structure, flatness, texture=texture, defense=defense, augments=augment)
+        terms = Terms(
+            cycle,
+            cycle,
+            identity,
+            structure,
+            flatness,
+            texture=texture,
+            defense=defense,
+            lesion=lesion,
+            augments=augment,
+            adapt=adapt,
+        )
         super().__init__(
             geometry,
             generator=generator,

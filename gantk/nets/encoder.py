@@ -1,0 +1,110 @@
+"""A network that already sees: the feature maps of VGG19, which perceptual and style losses compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError, did_you_mean
+from gantk.weights import timm_model
+
+NAME = "vgg19.tv_in1k"
+BLOCKS = (2, 2, 4, 4, 4)  # convolutions between two poolings (Simonyan and Zisserman 2015, table 1, column E)
+LAYERS = tuple(f"conv{block}_{number}" for block, count in enumerate(BLOCKS, 1) for number in range(1, count + 1))
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by colour, in [0, 1]
+
+
+class VGG19(nn.Module):
+    """Feature maps of VGG19 at named layers, "conv1_1" to "conv5_4", each after its ReLU; frozen.
+
+    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and gives one map a layer, in the order asked for:
+    (N, channels, *size / 2^(block - 1)). Gray goes to all three colours. A volume (N, C, D, H, W) is seen slice by
+    slice, and its maps keep D. Only as many layers run as the deepest one asked for needs. Poolings average, as Gatys
+    et al. (2016, section 2) have them: it gives the smoother images when one is optimised through the network.
+
+    Args:
+        layers: which maps; a name that VGG19 does not have is a UserError.
+        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters carry style too, coarsely.
+        range: network intensities of black and white.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str],
+        weights: Literal["pretrained", "random"] = "pretrained",
+        *,
+        seed: int = 0,
+        range: tuple[float, float] = (-1.0, 1.0),
+    ):
+        super().__init__()
+        for layer in layers:
+            if layer not in LAYERS:
+                remedy = did_you_mean(layer, LAYERS)
+                raise UserError(f"VGG19 has no layer '{layer}'", allowed=f"{LAYERS[0]} to {LAYERS[-1]}", remedy=remedy)
+        if not layers:
+            raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
+        self.layers, self.range = tuple(layers), range
+        depth = max(map(LAYERS.index, layers)) + 1
+        self.blocks = nn.ModuleDict(_convolutions(weights, seed, depth))
+        self.pool = nn.AvgPool2d(2)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The maps, in the order of `layers`."""
+        slices = image.transpose(1, 2).flatten(0, 1) if image.ndim == 5 else image
+        low, high = self.range
+        maps, seen = ((slices - low) / (high - low) - self.mean) / self.deviation, {}
+        for name, convolution in self.blocks.items():
+            if name.endswith("_1") and name != LAYERS[0]:
+                maps = self.pool(maps)
+            maps = seen[name] = torch.relu(convolution(maps))
+        found = [seen[name] for name in self.layers]
+        return [self._stacked(each, image) for each in found] if image.ndim == 5 else found
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """UserError where an image is too small for the poolings on the way to the deepest layer."""
+        least = 2 ** (int(list(self.blocks)[-1][4]) - 1)
+        if min(size[-2:]) < least:
+            what = (
+                f"an image of {' x '.join(map(str, size))} leaves nothing of the map {list(self.blocks)[-1]} of VGG19"
+            )
+            raise UserError(
+                what, allowed=f"{least} or more on each side", remedy="take earlier layers or larger images"
+            )
+
+    @staticmethod
+    def _stacked(maps: Tensor, image: Tensor) -> Tensor:
+        """(N D, C, H, W) back to (N, C, D, H, W)."""
+        return maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
+
+
+def check_colours(channels: int, what: str, where: str) -> None:
+    """UserError where images of so many channels are neither gray nor RGB: the network has seen photographs only."""
+    if channels not in (1, 3):
+        raise UserError(
+            f"VGG19 sees gray or RGB images, and {what} has {channels} channels", where=where, allowed="1, 3"
+        )
+
+
+def _convolutions(weights: str, seed: int, depth: int) -> dict[str, nn.Module]:
+    if weights == "random" and not torch.empty(0).is_meta:
+        found = _random(seed)
+    else:
+        found = _named(timm_model(NAME, weights, seed=seed))
+    return dict(list(found.items())[:depth])
+
+
+@lru_cache(maxsize=1)
+def _random(seed: int) -> dict[str, nn.Module]:
+    """Kept: they never change, and drawing all of VGG19, its 120 M weights of classifier too, takes a second."""
+    return _named(timm_model(NAME, "random", seed=seed))
+
+
+def _named(network: nn.Module) -> dict[str, nn.Module]:
+    convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
+    return dict(zip(LAYERS, convolutions, strict=True))

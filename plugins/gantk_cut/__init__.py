@@ -1,0 +1,9 @@
+"""CUT (Park et al. 2020) as a gantk plugin."""
+
+from gantk.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """One method; its networks and losses are the core's or anyone's."""
+    add.method("cut", "gantk_cut.model:CUT")

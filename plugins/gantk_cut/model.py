@@ -1,0 +1,138 @@
+"""CUT: contrastive learning for unpaired image-to-image translation (Park et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gantk.adaptive import DiscriminatorAugment
+from gantk.cycle import check_coarse, coarse_stages
+from gantk.errors import UserError
+from gantk.losses.structure import structure_and_flatness
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
+from gantk_cut.patchnce import PatchNCE
+
+Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps
+
+
+class CUT(Method):
+    """Unpaired one-way translation, a -> b: adversarial + patchwise contrastive loss, no way back (Park et al. 2020).
+
+    One generator and one discriminator: about half of CycleGAN's cost. The weights are equation 5's, with
+    lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's FastCUT. The paper compares the
+    image itself, both halvings and the first and fifth block of a ResNet: layers = [0, 2, 3, 4, 5] with generator
+    "resnet". Structure, flatness, coarse and adapt are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Encoding = "resnet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "ls",
+        nce: float = 1.0,  # weight of the contrastive loss; 10 in FastCUT
+        nce_identity: bool = True,  # a contrastive loss for images of b as well, which should stay; off in FastCUT
+        layers: tuple[int, ...] | None = None,  # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
+        width: int = 256,  # of the heads that the maps are compared through
+        patches: int = 256,  # places of each map that are compared: one is right, all others are wrong
+        temperature: float = 0.07,  # below 1 sharpens the choice among the places
+        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
+        adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+    ):
+        super().__init__(geometry)
+        check_coarse(coarse)
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        if a != b:
+            what = f"cut looks at what it made with its own encoder, and the domains have {a} and {b} channels"
+            raise UserError(what, where="method.name", remedy="use cyclegan, dualgan or munit with identity = 0.0")
+        self.g_ab, self.d_b = generator(a, b, dims), discriminator(b, dims)
+        channels = [a, *feature_channels(self.g_ab, a, geometry.size)]
+        self.layers = check_layers(layers, len(channels))
+        kept = [channels[layer] for layer in self.layers]
+        self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
+        self.adversarial = adversarial()
+        self.augment_b = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
+        self.weights = {"nce": nce, "structure": structure, "flatness": flatness}
+        self.nce_identity, self.texture, self.coarse = nce_identity and nce > 0, texture, coarse
+
+    def phases(self) -> list[Phase]:
+        """The generator with the contrastive heads, then the discriminator on the fakes that the first phase left."""
+        return [
+            Phase("generator", (self.g_ab, self.nce), self.generator_losses, ema=True),
+            Phase("discriminator", (self.d_b,), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
+        return coarse_stages(self.geometry.size, steps, self.coarse)
+
+    def directions(self) -> list[str]:
+        """`b` only: there is no way back."""
+        return ["b"]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial and contrastive losses (equation 5), and structure and flatness where they have weight."""
+        real_a, real_b = batch["a"], batch["b"]
+        fake_b, *same_b = self.together(self.g_ab, real_a, *([real_b] if self.nce_identity else []))
+        batch["fake_b"] = fake_b.detach()
+        losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
+        if self.weights["nce"]:
+            losses["nce"] = self.weights["nce"] * self._contrast(fake_b, real_a)
+            if self.nce_identity:
+                losses["nce_identity"] = self.weights["nce"] * self._contrast(same_b[0], real_b)
+        if self.weights["structure"] or self.weights["flatness"]:
+            found = structure_and_flatness(fake_b, real_a, threshold=self.texture)
+            terms = dict(zip(("structure", "flatness"), found, strict=True))
+            losses |= {name: self.weights[name] * loss for name, loss in terms.items() if self.weights[name]}
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake images of b."""
+        real, fake = batch["b"], batch["fake_b"]
+        logits = self.together(self.d_b, self.augment_b(real), self.augment_b(fake))
+        self.augment_b.observe(logits[0])
+        losses = {"d_b": self.adversarial.discriminator(*logits)}
+        penalty = self.adversarial.penalty(self.d_b, real, fake)
+        return losses if penalty is None else losses | {"penalty_b": penalty}
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of `a` as `b`."""
+        if to != "b":
+            remedy = "swap data.domains and train again, or use cyclegan for both ways"
+            raise UserError("cut translates a to b only", where="to", allowed="b", remedy=remedy)
+        return self.g_ab(image)
+
+    def _contrast(self, output: Tensor, source: Tensor) -> Tensor:
+        """The contrastive loss of outputs against their sources, both seen by the generator's encoder."""
+        with torch.no_grad():
+            keys = self._maps(source)
+        return self.nce(self._maps(output), keys)
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        maps = [image, *self.g_ab.features(image)]
+        return [maps[layer] for layer in self.layers]
+
+
+def feature_channels(generator: torch.nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
+    """The channels of each of the generator's feature maps; computed without numbers, at no cost."""
+    shapes = copy.deepcopy(generator).to("meta")
+    with torch.no_grad():
+        return [each.shape[1] for each in shapes.features(torch.empty(1, channels, *size, device="meta"))]
+
+
+def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """The maps to compare, in order; UserError for one that the generator does not have."""
+    chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        what = f"layers = {list(layers or ())} names maps that the generator does not have"
+        raise UserError(what, where="method.layers", allowed=f"0 (the image) to {count - 1} (its deepest map)")
+    return chosen

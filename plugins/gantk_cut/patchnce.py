@@ -1,0 +1,63 @@
+"""What is at one place of an image should be recognised at the same place of its translation, among other places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.blocks import init_weights
+
+
+class PatchNCE(nn.Module):
+    """The multilayer, patchwise contrastive loss (Park et al., 2020, equations 3 and 4), with its heads H_l.
+
+    `nce(queries, keys)` takes the feature maps of outputs and of their sources, each (N, C_l, *size_l), 2-D or 3-D, and
+    gives a scalar in float32: the mean over maps, images and places. Each map has a head of two linear layers; places
+    are drawn from torch's global generator, the same in every image of a batch; negatives are other places of the same
+    image. A map of one place only has no negatives and adds nothing.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 256, patches: int = 256, temperature: float = 0.07):
+        super().__init__()
+        if patches < 2:
+            what = f"patches = {patches} leaves nothing to choose from"
+            raise UserError(what, where="method.patches", allowed="2 or more")
+        if temperature <= 0:
+            raise UserError(f"temperature = {temperature:g}", where="method.temperature", allowed="above 0")
+        if width < 1:
+            raise UserError(f"width = {width}", where="method.width", allowed="1 or more")
+        self.patches, self.temperature = patches, temperature
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width)) for count in channels
+        )
+        init_weights(self)
+
+    def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+        losses = []
+        for head, query, key in zip(self.heads, queries, keys, strict=True):
+            places = torch.randperm(prod(query.shape[2:]), device=query.device)[: self.patches]
+            # Sources are what to find, not what to change: no gradient through them.
+            losses.append(info_nce(embed(head, query, places), embed(head, key, places).detach(), self.temperature))
+        return torch.stack(losses).mean()
+
+
+def embed(head: nn.Module, features: Tensor, places: Tensor) -> Tensor:
+    """Unit vectors (N, S, width), float32, of the features (N, C, *size) at S places, numbered row by row."""
+    flat = features.movedim(1, -1).flatten(1, -2)
+    return F.normalize(head(flat[:, places]).float(), dim=-1, eps=1e-7)
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of finding key s among all S keys of its image from query s; both (N, S, D) unit vectors.
+
+    -log(exp(q_s k_s / T) / sum_t exp(q_s k_t / T)): equation 3, in float32 whatever the autocast.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = queries.float() @ keys.float().transpose(1, 2) / temperature
+        right = torch.arange(similarity.shape[1], device=similarity.device).expand(len(similarity), -1)
+        return F.cross_entropy(similarity.flatten(0, 1), right.flatten())

@@ -1,0 +1,9 @@
+"""DCGAN (Radford et al. 2016) as a gantk plugin."""
+
+from gantk.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """One method; its generator lies beside it, its discriminator and losses are the core's or anyone's."""
+    add.method("dcgan", "gantk_dcgan.model:DCGAN")

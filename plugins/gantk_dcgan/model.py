@@ -1,0 +1,176 @@
+"""DCGAN: unsupervised representation learning with deep convolutional GANs (Radford, Metz & Chintala, ICLR 2016)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.adaptive import DiscriminatorAugment
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.blocks import UpKind
+from gantk.spec import AdversarialLoss, Augment, Discriminator
+from gantk_dcgan.network import DCGANGenerator
+
+CHUNK = 16  # images that are made at once
+GOLDEN = 0.618034  # its multiples fill the unit interval evenly
+SETTLED = 128  # images that batch norm's statistics for inference are taken of
+
+
+class DCGAN(Method):
+    """Images from noise: transposed convolutions against a convolutional discriminator (Radford et al. 2016).
+
+    The paper's game is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional` both networks are told
+    the class of an image: the generator beside the noise, the discriminator as maps of 0 and 1 (Mirza & Osindero
+    2014). The noise is normal, as in most code since; uniform in the paper.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        discriminator: Discriminator = "dcgan",  # one more of its depth for every doubling of the size beyond 64
+        adversarial: AdversarialLoss = "bce",
+        latent: int = 100,  # numbers that an image is made from
+        width: int = 64,  # filters of the generator's last map; eight times as many at the first
+        up: UpKind = "transpose",  # how the generator doubles a map; resize leaves no checkerboard
+        attention: tuple[int, ...] = (),  # self-attention in the generator, so many doublings before the image
+        conditional: bool = False,  # images of a class that is asked for; needs data.labels
+        critic: int = 1,  # discriminator steps per generator step
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
+        adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+    ):
+        super().__init__(geometry)
+        for name, value in (("latent", latent), ("width", width), ("critic", critic)):
+            if value < 1:
+                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed="1 or more")
+        if conditional and len(geometry.classes) < 2:
+            found = f"images of one class only, '{geometry.classes[0]}'" if geometry.classes else "no labels"
+            raise UserError(
+                f"a conditional DCGAN learns what tells classes apart, and the data bring {found}",
+                where="method.conditional",
+                remedy="set data.labels = true and take data of two classes or more, or set method.conditional = false",
+            )
+        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.latent, self.critic = latent, critic
+        channels = geometry.channels["image"]
+        self.generator = DCGANGenerator(
+            latent + self.classes,
+            channels,
+            geometry.size,
+            width=width,
+            up=up,
+            attention=attention,
+            ends=geometry.range,
+        )
+        self.discriminator = discriminator(channels + self.classes, geometry.dims)
+        self.adversarial = adversarial()
+        self.register_buffer("shown", torch.zeros(self.classes))  # images of each class so far
+        self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
+
+    def phases(self) -> list[Phase]:
+        """The generator, then the discriminator on the fakes that the first phase left."""
+        return [
+            Phase("generator", (self.generator,), self.generator_losses, every=self.critic, ema=True),
+            Phase("discriminator", (self.discriminator,), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The adversarial loss of new images, of the classes that the batch has."""
+        label = self._label(batch)
+        if self.classes:
+            self.shown += F.one_hot(label, self.classes).sum(dim=0)
+        fake = self._generate(self._noise_for(batch), label)
+        batch["fake"] = fake.detach()
+        return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake, each in a pass of its own where batch norm would mix them (section 3 of the paper)."""
+        label = self._label(batch)
+        if "fake" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake"] = self._generate(self._noise_for(batch), label)
+        seen = [self._labelled(self.augment(image), label) for image in (batch["image"], batch["fake"])]
+        real, fake = self.together(self.discriminator, *seen)
+        self.augment.observe(real)
+        losses = {"d_image": self.adversarial.discriminator(real, fake)}
+        judge = partial(self._judge, label=label)
+        judge.batch_independent = getattr(self.discriminator, "batch_independent", True)
+        penalty = self.adversarial.penalty(judge, batch["image"], batch["fake"])
+        return losses if penalty is None else losses | {"penalty": penalty}
+
+    def train(self, mode: bool = True) -> DCGAN:
+        """Before inference, batch norm's statistics are taken anew: averaged weights need statistics of their own.
+
+        Those of the training belong to the weights of its last steps, and brightness is off with them. Brock et al.
+        2019, section 4.1, call this standing statistics.
+        """
+        starting = self.training and not mode
+        super().train(mode)
+        if starting:
+            self._settle()
+        return self
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Statistics over images of one fixed noise, of classes as often as the training showed them."""
+        norms = [layer for layer in self.generator.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over all that follows
+            layer.train()
+        noise, labels = self._noise(SETTLED, seed=0), None
+        if self.classes:
+            shares = (self.shown + 1) / (self.shown + 1).sum()
+            places = (torch.arange(SETTLED, device=shares.device) * GOLDEN + 0.5) % 1
+            labels = torch.searchsorted(shares.cumsum(0), places).clamp_max(self.classes - 1)
+        for start in range(0, SETTLED, SETTLED // 4):
+            part = slice(start, start + SETTLED // 4)
+            self._generate(noise[part], None if labels is None else labels[part])
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
+        noise = self._noise(n, seed)
+        if labels is None:
+            labels = torch.arange(n) % max(1, self.classes)
+        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
+            raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
+        parts = zip(noise.split(CHUNK), labels.to(noise.device).split(CHUNK), strict=True)
+        return torch.cat([self._generate(*part) for part in parts])
+
+    def _noise(self, n: int, seed: int) -> Tensor:
+        """(n, latent), row k the same for the same seed whatever n; drawn where every device draws the same."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
+        return torch.stack(rows).to(next(self.generator.parameters()).device)
+
+    def _noise_for(self, batch: Batch) -> Tensor:
+        return torch.randn(len(batch["image"]), self.latent, device=batch["image"].device)
+
+    def _label(self, batch: Batch) -> Tensor | None:
+        return batch["label"] if self.classes else None
+
+    def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """The class goes beside the noise: the first layer then holds a learned map for each class."""
+        if self.classes:
+            noise = torch.cat([noise, F.one_hot(label, self.classes).to(noise.dtype)], dim=1)
+        return self.generator(noise)
+
+    def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+        return self.discriminator(self._labelled(image, label))
+
+    def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """The image, with one more channel for each class: 1 for its own, 0 for the others."""
+        if not self.classes:
+            return image
+        maps = F.one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
+        return torch.cat([image, maps.expand(-1, -1, *image.shape[2:])], dim=1)

@@ -1,0 +1,80 @@
+"""The DCGAN generator: a vector of noise becomes an image by transposed convolutions (Radford et al., 2016)."""
+
+from __future__ import annotations
+
+from math import ceil, log2, prod
+
+from torch import Tensor, nn
+
+from gantk.nets.attention import SelfAttention, check_levels
+from gantk.nets.blocks import UpKind, in_layout_of, init_weights, norm, output_activation, require_size, upsample
+
+SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes
+
+
+def doublings(size: tuple[int, ...]) -> int:
+    """How often the first map is doubled to become an image of `size`: 4 times at 64 px, 5 at 128, 6 at 256.
+
+    The most that leave a first map of whole sides, the shortest 4 pixels or more. A UserError with the nearest sizes
+    where the shortest would be longer than 16: a map that large should not be drawn from noise at once.
+    """
+    shortest = max(min(size), 2 * SMALLEST)
+    least = max(1, ceil(log2(shortest / LARGEST)))
+    require_size(size, 2**least, 2 * SMALLEST, "a DCGAN generator", "train on parts of the images (data.patch)")
+    most = int(log2(shortest / SMALLEST))
+    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
+
+
+class DCGANGenerator(nn.Module):
+    """DCGAN generator: noise to a map of 4 pixels a side, then doubled by 4x4 convolutions (Radford et al., figure 1).
+
+    (N, inputs) to (N, out_channels, *size), within `ends`. Filters halve with each doubling, from at most 8 x width to
+    `width`, with batch norm and ReLU; tanh at the end. No layer has a bias, as batch norm brings one.
+
+    Args:
+        inputs: length of the noise, with the class where there is one.
+        size: of the image, 2 or 3 sides; see `doublings` for what is possible.
+        width: filters of the last map before the image.
+        up: "transpose" as published; "resize" or "linear" leave no checkerboard.
+        attention: where self-attention stands: how many doublings before the image.
+        ends: network intensities of black and white.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        out_channels: int,
+        size: tuple[int, ...],
+        *,
+        width: int = 64,
+        up: UpKind = "transpose",
+        attention: tuple[int, ...] = (),
+        ends: tuple[float, float] = (-1.0, 1.0),
+    ):
+        super().__init__()
+        dims, count = len(size), doublings(size)
+        check_levels(attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}")
+        filters = [width * min(2**level, 8) for level in reversed(range(count))] + [out_channels]
+        self.start = (filters[0], *(side // 2**count for side in size))
+        self.ends = ends
+        # A transposed convolution of a single pixel is a linear layer, and faster as one.
+        self.project = nn.Linear(inputs, prod(self.start), bias=False)
+        self.first = nn.Sequential(norm("batch", filters[0], dims), nn.ReLU(inplace=True))
+        self.doubles = nn.ModuleList()
+        for step, (wide, narrow) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
+            layers = [SelfAttention(dims, wide)] if count - step in attention else []
+            layers.append(upsample(up, dims, wide, narrow, bias=False))
+            if step < count - 1:
+                layers += [norm("batch", narrow, dims), nn.ReLU(inplace=True)]
+            self.doubles.append(nn.Sequential(*layers))
+        self.out = output_activation("tanh")
+        init_weights(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(z).unflatten(1, self.start)
+        x = self.first(in_layout_of(self, x))
+        for double in self.doubles:
+            x = double(x)
+        low, high = self.ends
+        image = self.out(x)
+        return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low

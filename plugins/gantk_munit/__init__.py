@@ -1,0 +1,11 @@
+"""MUNIT (Huang et al. 2018) as a gantk plugin."""
+
+from gantk.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """The method, the discriminator that it judges each scale with, and its learning-rate schedule."""
+    add.method("munit", "gantk_munit.model:MUNIT")
+    add.discriminator("munit", "gantk_munit.discriminator:Strided")
+    add.schedule("halving", "gantk_munit.schedule:Halving")

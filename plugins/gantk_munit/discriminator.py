@@ -1,0 +1,99 @@
+"""MUNIT's discriminators: one network at each of several scales of the image."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.blocks import NormKind, batch_independent, conv, in_layout_of, init_weights, require_size
+from gantk.nets.blocks import norm as make_norm
+from gantk.spec import Part
+
+POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class Strided(nn.Module):
+    """Discriminator of strided convolutions alone: 4x4 of stride 2, then one of 1x1 (Huang et al. 2018, appendix B.1).
+
+    (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a side. Filters double
+    from `width` up to 8 x width.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dims: int,
+        *,
+        width: int = 64,  # filters of the first convolution
+        layers: int = 4,  # convolutions of stride 2
+        norm: NormKind = "none",  # of all but the first and the last; "batch" mixes the images of a batch
+    ):
+        super().__init__()
+        if layers < 1:
+            raise UserError(f"layers = {layers} leaves no discriminator", where="layers", allowed="1 or more")
+        self.halvings = layers
+        filters = [in_channels, *(width * min(2**level, 8) for level in range(layers))]
+        parts: list[nn.Module] = []
+        for level, (inputs, outputs) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
+            parts.append(conv(dims, inputs, outputs, 4, stride=2, padding=1, mode="reflect"))
+            if level and norm != "none":
+                parts.append(make_norm(norm, outputs, dims))
+            parts.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 1))
+        init_weights(self)
+
+    @property
+    def batch_independent(self) -> bool:
+        return batch_independent(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where an image is too small to be halved `layers` times."""
+        who = f"a discriminator of {self.halvings} strided layers"
+        require_size(size, 1, 2**self.halvings, who, "lower the discriminator's layers")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(in_layout_of(self, x))
+
+
+class MultiScale(nn.Module):
+    """A discriminator of its own for the image and for each of its smaller versions (Wang et al. 2018, section 3.2).
+
+    `forward` gives a list of logits, the full size first; every scale has half the size of the one before.
+    """
+
+    def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
+        super().__init__()
+        self.dims = dims
+        self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
+
+    @property
+    def batch_independent(self) -> bool:
+        return batch_independent(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where the smallest version is too small for its discriminator."""
+        for level, judge in enumerate(self.judges):
+            small = tuple(math.ceil(side / 2**level) for side in size)
+            try:
+                if hasattr(judge, "check_size"):
+                    judge.check_size(small)
+            except UserError as error:
+                sides = " x ".join(map(str, size))
+                what = f"{len(self.judges)} scales of an image of {sides}: at scale {level + 1}, {error.what}"
+                if not level:
+                    raise
+                remedy = "lower method.scales or the discriminator's layers, or enlarge data.size"
+                raise UserError(what, where="method.scales", allowed=error.allowed, remedy=remedy) from None
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """The image and its versions of half the size: means over 3 pixels a side, of what lies inside the image."""
+        images = [image]
+        while len(images) < len(self.judges):
+            images.append(POOL[self.dims](images[-1], 3, stride=2, padding=1, count_include_pad=False))
+        return images
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [judge(small) for judge, small in zip(self.judges, self.pyramid(image), strict=True)]

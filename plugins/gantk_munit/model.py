@@ -1,0 +1,233 @@
+"""Multimodal unsupervised image-to-image translation (Huang et al., ECCV 2018): many outputs for one input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gantk.adaptive import DiscriminatorAugment
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1, lesion_weight
+from gantk.losses.structure import structure_and_flatness
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.nets.blocks import OutputKind
+from gantk.spec import AdversarialLoss, Augment, Discriminator
+from gantk_munit.discriminator import MultiScale
+from gantk_munit.network import Autoencoder
+
+MEMORY = 100  # real images over which the mean style is taken, about
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a batch's images consist of, by domain; `drawn` are styles from N(0, I) for the fakes of that domain."""
+
+    content: dict[str, Tensor]
+    style: dict[str, Tensor]
+    drawn: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts; a loss of weight 0 costs nothing."""
+
+    image: float
+    content: float
+    style: float
+    cycle: float
+    structure: float
+    flatness: float
+    lesion: float
+
+
+class MUNIT(Method):
+    """Unpaired translation with many outputs: content from one image, style drawn or from another (Huang et al. 2018).
+
+    Images of `a` and `b` share what their content codes say, where things are; a style code holds what the content
+    does not tell, how they look. A translation decodes the content with a style of the target domain: in training one
+    drawn from N(0, I). `translate` takes the mean style of the target's real images, kept while training; `variants`
+    draws styles, `translate_like` takes the style of an example. Structure and flatness are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        width: int = 64,  # filters at full resolution
+        downs: int = 2,  # halvings between image and content code
+        blocks: int = 4,  # residual blocks of the content encoder, and of the decoder
+        style_dim: int = 8,  # numbers in a style code
+        mlp_dim: int = 256,  # filters of the network that makes the decoder's AdaIN numbers from a style
+        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+        discriminator: Discriminator = "munit",  # one of these for every scale
+        scales: int = 3,  # image sizes that are judged, each half of the one before
+        adversarial: AdversarialLoss = "ls",
+        image: float = 10.0,  # weight of the L1 of an image put together from its own codes (lambda_x)
+        content: float = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
+        style: float = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
+        cycle: float = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
+        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        lesion: float = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
+        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
+        adapt: float = 0.0,  # share of real images that the discriminators may know for sure; 0 = always augment
+    ):
+        super().__init__(geometry)
+        for name, value, least in (("width", width, 1), ("downs", downs, 0), ("blocks", blocks, 1),
+                                   ("style_dim", style_dim, 1), ("mlp_dim", mlp_dim, 1), ("scales", scales, 1),
+                                   ("lesion", lesion, 0)):  # fmt: skip
+            if value < least:
+                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
+        if not 0 <= coarse <= 1:
+            raise UserError(f"coarse = {coarse} is no share of the steps", where="method.coarse", allowed="0 to 1")
+        shape = dict(width=width, downs=downs, blocks=blocks, style_dim=style_dim, mlp_dim=mlp_dim)
+        shape |= dict(activation_out=activation_out)
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        self.auto_a, self.auto_b = (Autoencoder(channels, dims, **shape) for channels in (a, b))
+        self.d_a, self.d_b = (MultiScale(discriminator, channels, dims, scales) for channels in (a, b))
+        self.adversarial, self.l1 = adversarial(), L1()
+        self.weights = Weights(image, content, style, cycle, structure, flatness, lesion)
+        self.weighs_lesions = lesion != 1
+        self.texture, self.coarse = texture, coarse
+        self.augment_a, self.augment_b = (
+            DiscriminatorAugment(augment, dims, adapt, self.adversarial) for _ in range(2)
+        )
+        for name in "ab":
+            self.register_buffer(f"style_{name}", torch.zeros(style_dim))  # the mean of N(0, I), until images were seen
+            self.register_buffer(f"styles_seen_{name}", torch.zeros(()))
+
+    def phases(self) -> list[Phase]:
+        """The autoencoders, then the discriminators on the fakes that the first phase left."""
+        return [
+            Phase("generators", (self.auto_a, self.auto_b), self.generator_losses, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
+        first = round(self.coarse * steps)
+        half = tuple(side // 2 for side in self.geometry.size)
+        whole = Stage("main", steps - first, self.geometry.size)
+        return [Stage("coarse", first, half), whole] if first else [whole]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Image, content and style reconstruction, adversarial and further losses, by name and domain (section 3.2)."""
+        content = {name: self._auto(name).content(batch[name]) for name in "ab"}
+        style = {name: self._auto(name).style(batch[name]) for name in "ab"}
+        codes = Codes(content, style, {name: torch.randn_like(style[name]) for name in "ab"})
+        losses = {}
+        for name, other in ("ba", "ab"):
+            self._remember(name, style[name])
+            same, fake = self._decode(name, (content[name], style[name]), (content[other], codes.drawn[name]))
+            batch[f"fake_{name}"] = fake.detach()
+            if self.weights.image:
+                losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
+            losses |= self._translation(name, other, fake, batch, codes)
+            if self.weights.structure or self.weights.flatness:
+                losses |= self._structure(batch[other], fake, name)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake for both domains, summed over the scales."""
+        losses = {}
+        for name, network, augment in (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b)):
+            real, fake = (network.pyramid(augment(image)) for image in (batch[name], batch[f"fake_{name}"]))
+            scales = list(zip(network.judges, real, fake, strict=True))
+            logits = [self.together(judge, r, f) for judge, r, f in scales]
+            augment.observe(torch.cat([r.flatten(1) for r, _ in logits], 1))
+            losses[f"d_{name}"] = sum(self.adversarial.discriminator(r, f) for r, f in logits)
+            penalties = [self.adversarial.penalty(judge, r, f) for judge, r, f in scales]
+            if penalties[0] is not None:
+                losses[f"penalty_{name}"] = sum(penalties)
+        return losses
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of the other domain as `to`, in the mean style of the real images of `to` that training saw last."""
+        return self._auto(to).decode(self._content(image, to), self._for_each(getattr(self, f"style_{to}"), image))
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` translations of each image, (n, N, C, *size), in styles drawn from N(0, I); the same for the same seed.
+
+        Translation k of every image has the same style, whatever stands beside it in the batch.
+        """
+        if n < 1:
+            raise UserError(f"{n} variants are none", where="n", allowed="1 or more")
+        generator = torch.Generator().manual_seed(seed)
+        styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
+        content = self._content(image, to)
+        return torch.stack([self._auto(to).decode(content, self._for_each(style, image)) for style in styles])
+
+    def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
+        """Images as domain `to`, each in the style of its example (N, C, *size) of that domain; one may serve for all.
+
+        UserError where the counts differ, or the example does not have the channels of its domain.
+        """
+        channels = self.geometry.channels[to]
+        if example.ndim != image.ndim or example.shape[1] != channels or len(example) not in (1, len(image)):
+            what = f"an example of shape {tuple(example.shape)} gives no style to images of {tuple(image.shape)}"
+            allowed = f"1 or {len(image)} images of {channels} channels"
+            raise UserError(what, where="example", allowed=allowed)
+        self._auto(to).check_size(tuple(example.shape[2:]))
+        style = self._auto(to).style(example)
+        return self._auto(to).decode(self._content(image, to), style.expand(len(image), -1))
+
+    def _translation(self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes) -> dict[str, Tensor]:
+        """What a fake of domain `name`, made of the other domain's images, answers for (equations 2 to 4)."""
+        weights, auto = self.weights, self._auto(name)
+        losses = {f"adversarial_{name}": self._adversarial(name, fake)}
+        if weights.style:
+            losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), codes.drawn[name])
+        if weights.content or weights.cycle:
+            content = auto.content(fake)
+        if weights.content:
+            losses[f"content_{other}"] = weights.content * self.l1(content, codes.content[other])
+        if weights.cycle:  # style-augmented: there with a drawn style, back with its own
+            cycled = self._auto(other).decode(content, codes.style[other])
+            losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
+        return losses
+
+    def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
+        low, high = self.geometry.range
+        found = structure_and_flatness(output, source, threshold=self.texture, data_range=high - low)
+        weights = {"structure": self.weights.structure, "flatness": self.weights.flatness}
+        return {f"{kind}_{name}": w * loss for (kind, w), loss in zip(weights.items(), found, strict=True) if w}
+
+    def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:
+        """L1 of an output to the real image of its domain, lesions weighed."""
+        return self.l1(output, batch[name], lesion_weight(batch.get(f"mask_{name}"), self.weights.lesion))
+
+    def _adversarial(self, name: str, fake: Tensor) -> Tensor:
+        """The sum over the scales."""
+        network, augment = (self.d_a, self.augment_a) if name == "a" else (self.d_b, self.augment_b)
+        return sum(self.adversarial.generator(logits) for logits in network(augment(fake)))
+
+    def _auto(self, name: str) -> Autoencoder:
+        return self.auto_a if name == "a" else self.auto_b
+
+    def _content(self, image: Tensor, to: str) -> Tensor:
+        """The content code of images that are to become `to`: they are of the other domain."""
+        return self._auto("a" if to == "b" else "b").content(image)
+
+    def _decode(self, name: str, *codes: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """The image of each (content, style), in one pass where that is wanted."""
+        decode = self._auto(name).decode
+        if not self.batched:
+            return [decode(content, style) for content, style in codes]
+        contents, styles = zip(*codes, strict=True)
+        return list(decode(torch.cat(contents), torch.cat(styles)).split([len(content) for content in contents]))
+
+    @torch.no_grad()
+    def _remember(self, name: str, codes: Tensor) -> None:
+        """Image by image, so that microbatches leave the same mean as a whole batch; a plain mean of the first ones."""
+        mean, seen = getattr(self, f"style_{name}"), getattr(self, f"styles_seen_{name}")
+        for code in codes.detach():
+            seen += 1
+            mean += (code - mean) / seen.clamp_max(MEMORY)
+
+    @staticmethod
+    def _for_each(style: Tensor, image: Tensor) -> Tensor:
+        return style.expand(len(image), -1)

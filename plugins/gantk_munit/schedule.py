@@ -1,0 +1,25 @@
+"""The learning rate of MUNIT: halved again and again."""
+
+from __future__ import annotations
+
+from gantk.errors import UserError
+
+
+class Halving:
+    """Half the rate after each of `times` equal stretches of the training (Huang et al. 2018, appendix B).
+
+    The paper halves it every 100,000 of 1,000,000 steps: ten stretches, the last at 1/512 of the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        times: int = 10,  # stretches of one rate each; 1 = a constant rate
+    ):
+        if times < 1:
+            raise UserError(f"times = {times} leaves no stretch", where="train.schedule.times", allowed="1 or more")
+        self.times = times
+
+    def __call__(self, progress: float) -> float:
+        # what is left of rounding must not put off a halving: 0.3 * 10 is a little less than 3
+        return 0.5 ** min(self.times - 1, int(progress * self.times + 1e-9))

@@ -1,0 +1,74 @@
+"""Translation learned from pairs by L1 alone: what any adversarial method must beat."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1, lesion_weight
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.spec import Generator
+
+OTHER = {"a": "b", "b": "a"}
+
+
+class Regression(Method):
+    """Paired translation by L1 alone, with no discriminator: the baseline of Isola et al. (2017, table 1, "L1").
+
+    Reads registered pairs `a` and `b`, in any numbers of channels. Its images are the median of what is possible:
+    high PSNR and smooth texture. A GAN has something to offer where it looks better without being further off.
+    """
+
+    paired = True
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "unet",
+        both: bool = False,  # learn b -> a too, with a generator of its own
+        lesion: float = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
+    ):
+        super().__init__(geometry)
+        if lesion <= 0:
+            what = f"lesion = {lesion:g} is no weight of pixels"
+            raise UserError(what, where="method.lesion", allowed="above 0; 1 = like all other pixels")
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        self.g_ab = generator(a, b, dims)
+        if both:
+            self.g_ba = generator(b, a, dims)
+        self.both, self.lesion, self.compare = both, lesion, L1()
+        self.weighs_lesions = lesion != 1
+
+    def directions(self) -> list[str]:
+        """`b`, and `a` where both ways are trained."""
+        return ["b", "a"] if self.both else ["b"]
+
+    def phases(self) -> list[Phase]:
+        """The generators."""
+        return [Phase("generators", self.networks("g"), self.generator_losses, ema=True)]
+
+    def networks(self, kind: str) -> tuple:
+        """The generators ("g") or discriminators ("d"), in the order of `directions`."""
+        return tuple(getattr(self, f"{kind}_{OTHER[to]}{to}") for to in self.directions())
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L1 of each direction."""
+        fakes = self.translated(batch)
+        return {f"l1_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
+
+    def translated(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch's images as every domain that is trained: {"b": fake_b, ...}."""
+        return {to: self.translate(batch[OTHER[to]], to) for to in self.directions()}
+
+    def difference(self, batch: Batch, to: str, fake: Tensor) -> Tensor:
+        """L1 of a fake and its truth (Isola et al. 2017, equation 3), lesions weighed as the recipe says."""
+        mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))  # a pair shows one anatomy
+        return self.compare(fake, batch[to], weight=lesion_weight(mask, self.lesion))
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of `a` as `b`, or of `b` as `a` where both ways were trained."""
+        if to == "a" and not self.both:
+            what = "this method was trained to translate a to b only"
+            raise UserError(what, where="method.both", remedy="train with method.both = true")
+        return self.g_ab(image) if to == "b" else self.g_ba(image)

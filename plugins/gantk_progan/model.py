@@ -1,0 +1,197 @@
+"""ProGAN: progressive growing of GANs for improved quality, stability, and variation (Karras et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from gantk.adaptive import DiscriminatorAugment
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.spec import AdversarialLoss, Augment
+from gantk_progan.layers import doubled, halved
+from gantk_progan.networks import SMALLEST, Discriminator, Generator, filters_at
+
+AT_ONCE = 32  # images that `sample` makes in one pass
+
+
+@dataclass(frozen=True)
+class Growth(Stage):
+    """A stage that knows its level and when, in the training's progress, its fade-in has alpha 0 and alpha 1."""
+
+    level: int = 0
+    fade: tuple[float, float] | None = None  # None: it does not fade in
+
+
+class ProGAN(Method):
+    """Images from noise, grown from 4 pixels a side to `data.size`, each size faded in (Karras et al. 2018).
+
+    Generator `g` and discriminator `d` hold the layers of every size from the start; `level` and `alpha` say how far
+    they have grown. Before the last size, samples are what there is, enlarged to `data.size`. The paper trains with
+    Adam at 1e-3, betas (0, 0.99), no schedule, and samples from a moving average of decay 0.999.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        latent: int = 512,  # length of the noise vector that an image is made from
+        base: int = 8192,  # filters at a size are base / (size / 2),
+        width: int = 512,  # but at most so many
+        fade: float = 0.5,  # share of a size's steps in which it is faded in
+        shares: list[float] | None = None,  # of the steps for 4 px, 8 px, ...; None: all alike, half as many for 4 px
+        adversarial: AdversarialLoss = "wgan_gp",
+        drift: float = 1e-3,  # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
+        critic: int = 1,  # discriminator steps per generator step
+        conditional: bool = False,  # learn to make images of a given class; needs data.labels = true
+        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
+        adapt: float = 0.0,  # in (0, 1), 0.6 is usual: change only as many images as overfitting asks for; 0: all
+    ):
+        super().__init__(geometry)
+        levels = levels_of(geometry.size)
+        _check_options(latent=(latent, 1), base=(base, 1), width=(width, 1), critic=(critic, 1), drift=(drift, 0))
+        if not 0 <= fade <= 1:
+            raise UserError(f"fade = {fade:g} is no share of the steps", where="method.fade", allowed="0 to 1")
+        if conditional and not geometry.classes:
+            remedy = "set data.labels = true and use data with classes, or set method.conditional = false"
+            raise UserError("images have no classes to be conditioned on", where="method.conditional", remedy=remedy)
+        self.shares = _checked_shares(shares, levels)
+        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.latent, self.fade, self.drift, self.critic = latent, fade, drift, critic
+        filters, channels, dims = filters_at(levels, base, width), geometry.channels["image"], geometry.dims
+        self.g = Generator(channels, dims, filters, latent, self.classes)
+        self.d = Discriminator(channels, dims, filters, self.classes)
+        self.adversarial = adversarial()
+        self.augment = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
+        self.register_buffer("level", torch.zeros((), dtype=torch.int64))  # size reached: 4 * 2**level
+        self.register_buffer("alpha", torch.ones(()))  # of the level's fade-in: 0 the level below, 1 this one alone
+        self._growth = self._stage(0, 0, None)
+
+    def phases(self) -> list[Phase]:
+        """Generator, then discriminator on the fakes that the first phase left."""
+        return [
+            Phase("generator", (self.g,), self.generator_losses, every=self.critic, ema=True),
+            Phase("discriminator", (self.d,), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """For each size a fade-in ("8 fade"), then as it is ("8"); with fewer steps than sizes, the largest sizes."""
+        first = max(0, len(self.shares) - steps)  # every level from here on gets a step at least
+        shares = self.shares[first:] if steps else self.shares[-1:]
+        spare, total = max(0, steps - len(shares)), sum(shares)
+        edges = [0, *(min(k, steps) + round(spare * sum_ / total) for k, sum_ in enumerate(accumulate(shares), 1))]
+        found = []
+        for level, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True), len(self.shares) - len(shares)):
+            fading = round(self.fade * (end - start)) if found else 0
+            if fading:
+                # halfway through each step: no step is lost to layers that do not count yet
+                rise = ((start - 0.5) / steps, (start - 0.5 + fading) / steps)
+                found.append(self._stage(level, fading, rise))
+            if end - start > fading or not steps:
+                found.append(self._stage(level, end - start - fading, None))
+        return found
+
+    def begin(self, stage: Stage, batch: Batch) -> None:
+        """Grow to the stage's size."""
+        self._growth = stage
+        self.level.fill_(stage.level)
+        self._fade_in()
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The adversarial loss of images from new noise."""
+        alpha, level, label = self._fade_in(), self._growth.level, self._label(batch)
+        real = batch["image"]
+        fake = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
+        batch["fake"] = fake.detach()
+        return {"adversarial": self.adversarial.generator(self.d(self.augment(fake), level, alpha, label))}
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake, the penalty where the game has one, and drift."""
+        alpha, level, label = self._fade_in(), self._growth.level, self._label(batch)
+        real = faded(batch["image"], alpha)
+        if "fake" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake"] = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
+        real, fake = self.augment(real), self.augment(batch["fake"])
+        # One pass for each, as in the paper: the minibatch deviation would show a mixed batch for what it is.
+        logits = self.d(real, level, alpha, label)
+        self.augment.observe(logits)
+        losses = {"adversarial": self.adversarial.discriminator(logits, self.d(fake, level, alpha, label))}
+        penalty = self.adversarial.penalty(lambda image: self.d(image, level, alpha, label), real, fake)
+        if penalty is not None:
+            losses["penalty"] = penalty
+        if self.drift:
+            losses["drift"] = self.drift * logits.square().mean()  # appendix A.1
+        return losses
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images of `data.size` whatever the size reached, cut off at black and white; classes in turn."""
+        device = self.level.device
+        if labels is not None and not self.classes:
+            remedy = "train with method.conditional = true"
+            raise UserError("this method was not trained on labels", where="labels", remedy=remedy)
+        if labels is None:
+            labels = torch.arange(n) % max(1, self.classes)
+        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(device)
+        level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
+        parts = zip(noise.split(AT_ONCE), labels.to(device).split(AT_ONCE), strict=True)
+        images = torch.cat([self.g(z, level, alpha, label) for z, label in parts])
+        for _ in range(level, len(self.shares) - 1):
+            images = doubled(images)
+        return images.clamp(*self.geometry.range)
+
+    def _fade_in(self) -> Tensor | None:
+        """Alpha at this point of the training, also kept for samples; None outside a fade-in. Nothing waits for it."""
+        if self._growth.fade is None:
+            self.alpha.fill_(1.0)
+            return None
+        low, high = self._growth.fade
+        self.alpha.copy_(((self.progress - low) / (high - low)).clamp(0, 1))
+        return self.alpha
+
+    def _label(self, batch: Batch) -> Tensor | None:
+        return batch["label"] if self.classes else None
+
+    def _stage(self, level: int, steps: int, fade: tuple[float, float] | None) -> Growth:
+        side = SMALLEST * 2**level
+        return Growth(f"{side} fade" if fade else str(side), steps, (side,) * self.geometry.dims, level, fade)
+
+
+def faded(real: Tensor, alpha: Tensor | None) -> Tensor:
+    """Real images as blurred as the fakes of a fade-in: between their halved-and-doubled selves (0) and themselves."""
+    return real if alpha is None else torch.lerp(doubled(halved(real)), real, alpha)
+
+
+def levels_of(size: tuple[int, ...]) -> int:
+    """How many sizes lie on the way from 4 to `size`, both counted; UserError where doubling does not lead there."""
+    side = max(size)
+    exponent = max(3, side.bit_length() - 1)
+    if set(size) == {2**exponent}:
+        return exponent - 1
+    nearest = dict.fromkeys([2**exponent] if side < 8 or side == 2**exponent else [2**exponent, 2 ** (exponent + 1)])
+    remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
+    raise UserError(
+        f"images of {' x '.join(map(str, size))} cannot be grown by doubling from {SMALLEST} pixels a side",
+        where="data.size", allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024", remedy=remedy,
+    )  # fmt: skip
+
+
+def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
+    if shares is None:
+        return [0.5] + [1.0] * (levels - 1)
+    if len(shares) != levels or min(shares) <= 0:
+        sizes = ", ".join(str(SMALLEST * 2**level) for level in range(levels))
+        what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
+        raise UserError(what, where="method.shares", allowed=f"{levels} positive numbers, in proportion to each other")
+    return list(shares)
+
+
+def _check_options(**options: tuple[float, float]) -> None:
+    for name, (value, least) in options.items():
+        if value < least:
+            raise UserError(f"{name} = {value:g} is too small", where=f"method.{name}", allowed=f"{least} or more")

@@ -1,0 +1,100 @@
+"""The growing pair: all sizes' layers are there from the start, `level` says how many of them an image passes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gantk.nets.blocks import in_layout_of
+from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
+
+SMALLEST = 4  # side of the images that level 0 makes; level k makes 4 * 2**k
+
+
+def filters_at(levels: int, base: int, width: int) -> list[int]:
+    """Filters at each size from 4 on: base / (size / 2), at most `width`; 8192 and 512 in the paper."""
+    return [max(1, min(base // (SMALLEST * 2**level // 2), width)) for level in range(levels)]
+
+
+class Generator(nn.Module):
+    """Generator of ProGAN (Karras et al. 2018, table 2): (N, latent) to float32 images (N, channels, *size).
+
+    A level is two 3x3 convolutions, the first one behind a doubling; pixel norm follows each. Images leave the level
+    reached through a 1x1 convolution of that level; nothing bounds them.
+
+    Args:
+        filters: of each level's feature maps, level 0 (4 px) first.
+        classes: how many; labels then join the latent vector as one-hot vectors. 0: none.
+    """
+
+    def __init__(self, channels: int, dims: int, filters: list[int], latent: int, classes: int = 0):
+        super().__init__()
+        self.dims, self.classes = dims, classes
+        # The paper's 4x4 convolution of a 1x1 map, as a product. He's constant counts the whole kernel.
+        area = SMALLEST**dims
+        self.first = EqualLinear(latent + classes, filters[0] * area, gain=HE / math.sqrt(area), bias=False)
+        self.first_bias = nn.Parameter(torch.zeros(filters[0]))
+        self.second = EqualConv(dims, filters[0], filters[0], 3)
+        pairs = list(zip(filters[:-1], filters[1:], strict=True))
+        self.grow = nn.ModuleList(EqualConv(dims, small, large, 3) for small, large in pairs)
+        self.refine = nn.ModuleList(EqualConv(dims, large, large, 3) for _, large in pairs)
+        self.to_image = nn.ModuleList(EqualConv(dims, count, channels, 1, gain=1.0) for count in filters)
+
+    def forward(self, latent: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """Images of 4 * 2**level pixels a side; `alpha`, a scalar, fades from the level below (0) to this one (1)."""
+        x, below = self._first(latent, label), None
+        for grow, refine in zip(self.grow[:level], self.refine[:level], strict=True):
+            below = x
+            x = pixel_norm(leaky(grow.after_doubling(x)))
+            x = pixel_norm(leaky(refine(x)))
+        image = self.to_image[level](x).float()
+        if alpha is None or below is None:
+            return image
+        return torch.lerp(doubled(self.to_image[level - 1](below).float()), image, alpha)
+
+    def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
+        """Feature maps of 4 pixels a side."""
+        z = pixel_norm(latent)
+        if self.classes:
+            z = torch.cat([z, nn.functional.one_hot(label, self.classes).to(z.dtype)], 1)
+        ones = [1] * self.dims
+        x = self.first(z).unflatten(1, (-1, *[SMALLEST] * self.dims)) + self.first_bias.view(1, -1, *ones)
+        x = pixel_norm(leaky(in_layout_of(self, x)))
+        return pixel_norm(leaky(self.second(x)))
+
+
+class Discriminator(nn.Module):
+    """Discriminator of ProGAN (Karras et al. 2018, table 2): images of a level's size to float32 logits (N, 1).
+
+    The generator's mirror: two 3x3 convolutions a level, the second one ahead of a halving; no norm, but a minibatch
+    deviation at 4 px. With classes there is one logit for each and the label's counts, a projection of the features
+    on the class (Miyato and Koyama 2018).
+    """
+
+    def __init__(self, channels: int, dims: int, filters: list[int], classes: int = 0):
+        super().__init__()
+        self.classes = classes
+        pairs = list(zip(filters[:-1], filters[1:], strict=True))
+        self.from_image = nn.ModuleList(EqualConv(dims, channels, count, 1) for count in filters)
+        self.refine = nn.ModuleList(EqualConv(dims, large, large, 3) for _, large in pairs)
+        self.shrink = nn.ModuleList(EqualConv(dims, large, small, 3) for small, large in pairs)
+        self.deviation = MinibatchDeviation()
+        self.last = EqualConv(dims, filters[0] + 1, filters[0], 3)
+        self.whole = EqualLinear(filters[0] * SMALLEST**dims, filters[0])  # the paper's 4x4 convolution to 1x1
+        self.score = EqualLinear(filters[0], max(1, classes), gain=1.0)
+
+    def forward(self, image: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """`alpha` fades what comes from the halved image (0) to what this level makes of it (1)."""
+        image = in_layout_of(self, image)
+        x = leaky(self.from_image[level](image))
+        for k in reversed(range(level)):
+            x = halved(leaky(self.shrink[k](leaky(self.refine[k](x)))))
+            if alpha is not None and k == level - 1:
+                x = torch.lerp(leaky(self.from_image[k](halved(image))), x, alpha.to(x.dtype))
+        x = leaky(self.last(self.deviation(x)))
+        x = leaky(self.whole(x.flatten(1)))
+        with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
+            scores = self.score(x.float())
+        return scores.gather(1, label[:, None]) if self.classes else scores

@@ -1,0 +1,18 @@
+"""Style transfer (Gatys et al. 2016) as a gantk plugin: a method, a step after any generator, and a command."""
+
+from gantk.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """The method and the post-step; both are thin skins on `gantk_style.transfer.transfer`."""
+    add.method("style", "gantk_style.model:Style")
+    add.post("style", "gantk_style.post:StylePost")
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """`gantk stylize CONTENT STYLE OUT`."""
+    from gantk_style.command import stylize
+
+    cli.add_command(stylize)

@@ -1,0 +1,225 @@
+"""CUT (Park et al. 2020): the contrastive loss against a plain formula, and what trains with what."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry
+from gantk.optim import adam
+from gantk.spec import bind, bind_or_raise
+from gantk_cut.model import feature_channels
+from gantk_cut.patchnce import PatchNCE, embed, info_nce
+
+SMALL = {
+    "generator": {"name": "resnet", "width": 4, "blocks": 2},
+    "discriminator": {"name": "patchgan", "width": 4, "layers": 3},
+    "width": 8,
+    "patches": 16,
+}
+SIZES = {2: (16, 16), 3: (8, 8, 8)}
+
+
+def build(dims: int = 2, channels: tuple[int, int] = (1, 1), **options):
+    torch.manual_seed(0)
+    geometry = Geometry(dims, SIZES[dims], dict(zip(("a", "b"), channels, strict=True)))
+    discriminator = SMALL["discriminator"] | {"layers": 3}
+    return bind_or_raise("method", {"name": "cut"} | SMALL | {"discriminator": discriminator} | options)(geometry)
+
+
+def images(dims: int = 2, count: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    size = (16,) * dims
+    return Batch({name: torch.rand(count, 1, *size, generator=generator) * 2 - 1 for name in ("a", "b")})
+
+
+def unit(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_info_nce_is_equation_3():
+    queries, keys = unit((2, 5, 4)), unit((2, 5, 4), 1)
+    expected = 0.0
+    for n in range(2):
+        for s in range(5):
+            exponentials = [
+                math.exp(sum(a * b for a, b in zip(queries[n, s].tolist(), keys[n, t].tolist(), strict=True)) / 0.07)
+                for t in range(5)
+            ]
+            expected -= math.log(exponentials[s] / sum(exponentials)) / 10
+    assert info_nce(queries, keys, 0.07).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_is_the_mean_over_maps_of_what_the_heads_make_of_them():
+    torch.manual_seed(0)
+    nce = PatchNCE([3, 2], width=6, patches=64).double()
+    for parameter in nce.parameters():
+        torch.nn.init.normal_(parameter)
+    maps = [[torch.rand(2, 3, 4, 4).double(), torch.rand(2, 2, 2, 2).double()] for _ in range(2)]
+    expected = 0.0
+    for head, query, key in zip(nce.heads, *maps, strict=True):  # every place is compared: their order plays no part
+        sides = []
+        for features in (query, key):
+            flat = features.flatten(2).transpose(1, 2)
+            hidden = (flat @ head[0].weight.T + head[0].bias).clamp_min(0)
+            made = hidden @ head[2].weight.T + head[2].bias
+            sides.append(made / made.norm(dim=-1, keepdim=True))
+        log_odds = torch.log_softmax(sides[0] @ sides[1].transpose(1, 2) / 0.07, dim=-1)
+        expected += -log_odds.diagonal(dim1=1, dim2=2).mean().item() / 2
+    assert nce(*maps).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_images_that_agree_cost_less_than_images_whose_places_are_shuffled(dims):
+    torch.manual_seed(0)
+    nce = PatchNCE([8], width=16)
+    features = torch.rand(2, 8, *[5] * dims)
+    order = torch.randperm(5**dims)
+    shuffled = features.flatten(2)[..., order].reshape(features.shape)
+    same, other = nce([features], [features]).item(), nce([shuffled], [features]).item()
+    assert same < other and same < math.log(5**dims)  # the logarithm is what guessing costs
+
+
+def test_negatives_come_from_the_same_image_only():
+    queries, keys = unit((2, 6, 4)), unit((2, 6, 4), 1)
+    alone = info_nce(queries[:1], keys[:1], 0.07).item()
+    for others in (keys[1:], queries[1:], -queries[:1]):
+        both = info_nce(torch.cat([queries[:1], queries[1:]]), torch.cat([keys[:1], others]), 0.07).item()
+        rest = info_nce(queries[1:], others, 0.07).item()
+        assert both == pytest.approx((alone + rest) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_places_are_the_same_in_query_and_key_and_in_every_image(layout):
+    rows = torch.arange(12.0).view(1, 1, 3, 4).expand(2, 2, 3, 4).contiguous(memory_format=layout)
+    taken = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, x):
+            taken.append(x[..., 0])
+            return x
+
+    nce = PatchNCE([2], width=4, patches=5)
+    nce.heads[0] = Seen()
+    nce([rows], [rows])
+    query, key = taken
+    assert torch.equal(query, key) and torch.equal(query[0], query[1])
+    assert len(set(query[0].tolist())) == 5  # no place twice: a right one would also count as wrong
+
+
+def test_places_are_other_ones_at_every_call():
+    nce = PatchNCE([2], width=4, patches=4)
+    features = [torch.rand(1, 2, 8, 8)], [torch.rand(1, 2, 8, 8)]
+    torch.manual_seed(0)
+    first, second = nce(*features), nce(*features)
+    torch.manual_seed(0)
+    assert torch.equal(first, nce(*features)) and not torch.equal(first, second)
+
+
+def test_a_map_of_one_place_adds_nothing():
+    assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0
+
+
+def test_under_bf16_the_comparison_itself_is_float32():
+    torch.manual_seed(0)
+    nce = PatchNCE([4], width=8)
+    query, key = torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = embed(nce.heads[0], query, torch.arange(36))
+        loss = nce([query], [key])
+    assert vectors.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(1, 36))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_heads_learn_with_the_generator_and_sources_stay_what_they_are(dims):
+    method = build(dims)
+    generator, discriminator = method.phases()
+    assert {*generator.updates} == {method.g_ab, method.nce} and discriminator.updates == (method.d_b,)
+    optimizer = adam([p for module in generator.updates for p in module.parameters()])
+    before = {name: parameter.detach().clone() for name, parameter in method.nce.named_parameters()}
+    batch = images(dims)
+    sum(generator.loss(batch).values()).backward()
+    optimizer.step()
+    for name, parameter in method.nce.named_parameters():
+        if name.endswith("weight"):
+            assert not torch.equal(parameter, before[name]), name
+
+
+def test_the_contrastive_loss_alone_learns_to_find_places_again():
+    method = build(patches=64)
+    optimizer = adam([*method.g_ab.parameters(), *method.nce.parameters()], lr=2e-3)
+    batch = images()
+    course = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = method.generator_losses(batch)["nce"]
+        loss.backward()
+        optimizer.step()
+        course.append(loss.item())
+    assert sum(course[-5:]) < 0.9 * sum(course[:5])
+
+
+def test_losses_are_those_of_the_paper_and_of_its_fast_form():
+    batch = images()
+    assert set(build().generator_losses(Batch(batch))) == {"adversarial", "nce", "nce_identity"}
+    assert set(build(nce_identity=False, nce=10.0).generator_losses(Batch(batch))) == {"adversarial", "nce"}
+    more = build(structure=1.0, flatness=1.0, nce=0.0).generator_losses(Batch(batch))
+    assert set(more) == {"adversarial", "structure", "flatness"}
+
+
+def test_weights_of_the_contrastive_loss_multiply_it():
+    batch, losses = images(), []
+    for weight in (1.0, 10.0):
+        method = build(nce=weight, patches=64)
+        torch.manual_seed(5)
+        losses.append(method.generator_losses(Batch(batch)))
+    for name in ("nce", "nce_identity"):
+        assert losses[1][name].item() == pytest.approx(10 * losses[0][name].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet", "attention_unet"])
+def test_heads_fit_the_maps_of_every_generator_that_shows_them(name):
+    part = bind("generator", {"name": name, "width": 4})
+    network = part(1, 1, 2)
+    found = feature_channels(network, 1, (32, 32))
+    assert found == [each.shape[1] for each in network.features(torch.rand(1, 1, 32, 32))]
+    assert next(network.parameters()).device.type == "cpu"
+
+
+def test_the_maps_of_the_paper_can_be_chosen():
+    method = build(layers=[5, 0, 2, 3, 4])
+    assert method.layers == (0, 2, 3, 4, 5)
+    assert [head[0].in_features for head in method.nce.heads] == [1, 8, 16, 16, 16]
+
+
+def test_only_one_direction_can_be_made():
+    method = build()
+    assert method.directions() == ["b"]
+    assert method.translate(images()["a"], "b").shape == (2, 1, 16, 16)
+    with pytest.raises(UserError, match=r"a to b only.*cyclegan"):
+        method.translate(images()["a"], "a")
+
+
+def test_what_cannot_work_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"1 and 3 channels.*cyclegan"):
+        build(channels=(1, 3))
+    with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):
+        build(layers=[0, 9])
+    with pytest.raises(UserError, match="patches = 1 leaves nothing"):
+        build(patches=1)
+    with pytest.raises(UserError, match="temperature"):
+        build(temperature=0.0)
+    with pytest.raises(UserError, match="coarse"):
+        build(coarse=2.0)
+
+
+def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named(monkeypatch):
+    from gantk.nets.unet import UNet
+
+    monkeypatch.delattr(UNet, "features")
+    with pytest.raises(UserError, match=r"the generator 'unet' cannot be used here.*resnet"):
+        bind_or_raise("method", {"name": "cut", "generator": "unet"})

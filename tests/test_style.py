@@ -1,0 +1,286 @@
+"""Style transfer: what the network sees, what is asked of an image, and the three doors to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
+
+from gantk.losses.gram import GramStyle, gram
+from gantk.nets.encoder import DEVIATION, LAYERS, MEAN, VGG19
+from gantk_style.canvas import luminance, smooth_edges, total_variation
+from gantk_style.lbfgs import ImageLBFGS
+from gantk_style.objective import Objective, encoder_for
+from gantk_style.transfer import transfer
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return encoder_for(*SHALLOW.values(), "random")
+
+
+# The network
+
+
+def test_vgg19_features_have_the_published_parameter_count():
+    # Simonyan and Zisserman 2015, table 1, E; 20,024,384 is what Keras lists for VGG19 without its classifier
+    with torch.device("meta"):
+        encoder = VGG19([LAYERS[-1]])
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 20_024_384
+
+
+def test_maps_are_those_of_convolutions_relus_and_average_pools():
+    encoder, image = VGG19(["conv2_1", "conv1_1"], "random"), blobs(2, 3)
+    one, two, three = encoder.blocks.values()
+    seen = ((image + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+    first = F.relu(F.conv2d(seen, one.weight, one.bias, padding=1))
+    second = F.relu(F.conv2d(first, two.weight, two.bias, padding=1))
+    third = F.relu(F.conv2d(F.avg_pool2d(second, 2), three.weight, three.bias, padding=1))
+    found = encoder(image)
+    torch.testing.assert_close(found[0], third)
+    torch.testing.assert_close(found[1], first)
+
+
+def test_maps_halve_with_every_block_and_no_layer_runs_in_vain():
+    with torch.device("meta"):
+        encoder = VGG19(["conv1_2", "conv3_4", "conv4_2"])
+        shapes = [tuple(maps.shape) for maps in encoder(torch.empty(1, 1, 64, 48))]
+    assert shapes == [(1, 64, 64, 48), (1, 256, 16, 12), (1, 512, 8, 6)]
+    assert list(encoder.blocks)[-1] == "conv4_2"
+
+
+def test_gray_is_seen_as_three_equal_colours(encoder):
+    gray = blobs(1)
+    for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
+        torch.testing.assert_close(one, three)
+
+
+def test_black_and_white_are_where_the_range_says():
+    image = blobs(1)
+    wide, narrow = (VGG19(["conv1_1"], "random", range=limits) for limits in ((-1.0, 1.0), (0.0, 1.0)))
+    torch.testing.assert_close(wide(image)[0], narrow((image + 1) / 2)[0])
+
+
+def test_a_volume_is_seen_slice_by_slice(encoder):
+    volume = blobs(2, size=(3, 16, 16))
+    for maps, slices in zip(encoder(volume), encoder(volume.transpose(1, 2).reshape(6, 1, 16, 16)), strict=True):
+        torch.testing.assert_close(maps.transpose(1, 2).flatten(0, 1), slices)
+
+
+def test_random_filters_are_the_same_for_the_same_seed():
+    maps = [VGG19(["conv1_1"], "random", seed=seed)(blobs(1))[0] for seed in (0, 1, 0)]
+    assert torch.equal(maps[0], maps[2])
+    assert not torch.equal(maps[0], maps[1])
+
+
+# The objective
+
+
+def test_the_style_loss_of_a_batch_is_the_mean_of_its_images():
+    maps, target = [blobs(3, 4), blobs(3, 2, (8, 8))], [blobs(1, 4, seed=1), blobs(1, 2, (8, 8), seed=1)]
+    each = GramStyle().each(maps, target)
+    assert each.shape == (3,)
+    torch.testing.assert_close(each.mean(), GramStyle()(maps, [t.expand(3, *t.shape[1:]) for t in target]))
+    for k in range(3):
+        torch.testing.assert_close(each[k], GramStyle()([m[k : k + 1] for m in maps], target))
+
+
+def test_content_and_style_are_gatys_formulas_up_to_their_scale(encoder):
+    content, style, image = blobs(1), stripes(), blobs(1, seed=5)
+    weights = {"content_weight": 2.0, "style_weight": 3.0, "variation": 0.5}
+    found = Objective(content, style, encoder=encoder, **SHALLOW, **weights)(image)
+    maps = lambda x: {k: v[0].double().flatten(1).numpy() for k, v in zip(encoder.layers, encoder(x), strict=True)}  # noqa: E731
+    known, painted, now = maps(content), maps(style), maps(image)
+    # equation 1, whose 1/2 and sum are replaced by the energy of the content's maps
+    kept = ((now["conv1_2"] - known["conv1_2"]) ** 2).sum() / (known["conv1_2"] ** 2).sum()
+    styles = []
+    for layer in SHALLOW["style_layers"]:
+        (channels, places), grams = now[layer].shape, [m[layer] @ m[layer].T for m in (now, painted)]
+        energy = ((grams[1] / places) ** 2).mean()  # what replaces 1/4 in equation 4
+        styles.append(((grams[0] - grams[1]) ** 2).sum() / (channels**2 * places**2) / energy)
+    assert float(found["content"]) == pytest.approx(2.0 * kept, rel=1e-4)
+    assert float(found["style"]) == pytest.approx(3.0 * np.mean(styles), rel=1e-4)
+    steps = [np.abs(np.diff(image[0, 0].double().numpy(), axis=axis)).mean() for axis in (0, 1)]
+    assert float(found["variation"]) == pytest.approx(0.5 * sum(steps) / 2, rel=1e-5)
+
+
+def test_an_image_of_the_right_maps_costs_nothing(encoder):
+    content = blobs(2)
+    losses = Objective(content, content, shared=False, encoder=encoder, **SHALLOW, content_weight=1, style_weight=1)
+    assert all(float(loss.max()) < 1e-8 for loss in losses(content).values())
+
+
+def test_several_images_give_one_style_together(encoder):
+    styles, image = blobs(3, seed=2), blobs(1)
+    options = {"encoder": encoder, "content_weight": 0.0, "style_weight": 1.0} | SHALLOW
+    found = Objective(image, styles, **options)(image)["style"]
+    mean = [gram(maps).mean(0, keepdim=True) for maps in encoder(styles)]
+    order = [encoder.layers.index(layer) for layer in SHALLOW["style_layers"]]
+    maps = encoder(image)
+    plain = [(gram(maps[k]) - mean[k]).square().mean() / mean[k].square().mean() for k in order]
+    torch.testing.assert_close(found[0], torch.stack(plain).mean(), rtol=1e-4, atol=1e-7)
+
+
+# The optimizer
+
+
+def bowl(image: torch.Tensor, centre: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """A badly scaled quadratic, one value for each image."""
+    weights = torch.logspace(0, 3, image[0].numel()).view(image.shape[1:])
+    return scale * (weights * (image - centre).square()).flatten(1).sum(1)
+
+
+def minimised(start: torch.Tensor, centre: torch.Tensor, steps: int = 60, scale: float = 1.0) -> torch.Tensor:
+    image = torch.nn.Parameter(start.clone())
+    rule = ImageLBFGS([image])
+
+    def closure():
+        image.grad = None
+        loss = bowl(image, centre, scale).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        rule.step(closure)
+    return image.detach()
+
+
+def test_lbfgs_finds_the_bottom_of_a_badly_scaled_bowl():
+    start, centre = blobs(3, size=(8, 8)), blobs(3, size=(8, 8), seed=1)
+    assert float((bowl(minimised(start, centre), centre) / bowl(start, centre)).max()) < 1e-4
+
+
+def test_lbfgs_moves_each_image_as_if_it_were_alone():
+    start, centre = blobs(3, size=(8, 8)), blobs(3, size=(8, 8), seed=1)
+    alone = torch.cat([minimised(a, b) for a, b in zip(start.split(1), centre.split(1), strict=True)])
+    torch.testing.assert_close(minimised(start, centre), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_lbfgs_does_not_care_how_large_the_loss_is():
+    start, centre = blobs(2, size=(8, 8)), blobs(2, size=(8, 8), seed=1)
+    near, far = (minimised(start, centre, steps=10, scale=scale) for scale in (1.0, 1024.0))
+    torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-5)
+
+
+# The transfer
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_images_of_a_batch_do_not_influence_each_other(encoder, optimizer):
+    content, options = blobs(3), SHALLOW | {"encoder": encoder, "steps": 6, "optimizer": optimizer, "smooth": 0.7}
+    whole, history = transfer(content, stripes(), **options)
+    for k in range(3):
+        single, fall = transfer(content[k : k + 1], stripes(), **options)
+        torch.testing.assert_close(whole[k : k + 1], single, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(history[:, k : k + 1], fall, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["content", "noise", "style"])
+def test_the_objective_falls_from_every_start(encoder, init):
+    options = SHALLOW | {"encoder": encoder, "steps": 40, "init": init, "content_weight": 0.02}
+    _, history = transfer(blobs(1, seed=3), stripes(), **options)
+    assert history.shape == (41, 1)
+    least = {"content": 10.0, "noise": 10.0, "style": 1.001}[init]  # the style itself lacks the content alone
+    assert float(history[0] / history.amin()) > least
+
+
+def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    options = SHALLOW | {"encoder": encoder, "steps": 3, "init": "noise"}
+    first, again, other = (transfer(blobs(1), stripes(), seed=seed, **options)[0] for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_result_is_never_worse_than_the_start(encoder):
+    options = SHALLOW | {"encoder": encoder, "optimizer": "adam", "lr": 5.0, "steps": 3}
+    content = blobs(2)
+    image, history = transfer(content, stripes(), **options)
+    assert (history[1:] > history[0]).all(), "the steps were meant to be far too long"
+    assert torch.equal(image, content)
+
+
+def test_values_stay_within_black_and_white_or_the_contents_own(encoder):
+    content = torch.cat([blobs(1), 1.5 * blobs(1)])
+    image, _ = transfer(content, 3 * stripes(), encoder=encoder, **SHALLOW, steps=5)
+    assert image[0].abs().max() <= 1
+    assert image[1].min() >= content[1].min() and image[1].max() <= content[1].max()
+
+
+def test_more_weight_on_the_content_keeps_more_of_it(encoder):
+    content = blobs(1)
+    near, far = (
+        transfer(content, stripes(), encoder=encoder, **SHALLOW, steps=15, style_weight=weight)[0]
+        for weight in (0.1, 1000.0)
+    )
+    assert float((near - content).square().mean()) < 0.5 * float((far - content).square().mean())
+
+
+def test_variation_makes_the_image_smoother(encoder):
+    rough, smooth = (
+        transfer(blobs(1), stripes(), encoder=encoder, **SHALLOW, steps=15, variation=weight)[0]
+        for weight in (0.0, 100.0)
+    )
+    assert float(total_variation(smooth)) < 0.8 * float(total_variation(rough))
+
+
+def test_the_contents_colours_can_be_kept(encoder):
+    content = 0.5 * blobs(1, 3)
+    image, _ = transfer(content, stripes(), encoder=encoder, **SHALLOW, steps=5, color="content")
+    torch.testing.assert_close(image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(luminance(image), luminance(content), atol=0.01)
+
+
+def test_a_gray_result_has_no_colour(encoder):
+    image, _ = transfer(blobs(1, 3), stripes(), encoder=encoder, **SHALLOW, steps=2, color="gray")
+    assert image.shape == (1, 3, 32, 32)
+    assert torch.equal(image[:, 0], image[:, 1]) and torch.equal(image[:, 0], image[:, 2])
+
+
+def test_smoothing_softens_edges_and_leaves_flat_tissue():
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 16:] = 1.0
+    image[..., 2:4, 2:4] = 0.01  # texture
+    softer = smooth_edges(image, 1.0)
+    assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
+    torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
+    assert torch.equal(smooth_edges(image, 0.0), image)
+
+
+def test_refusals_are_one_clear_message(encoder):
+    assert refusal(VGG19, ["conv2_3"], "random") == (
+        "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv5_4. Did you mean 'conv5_3'?"
+    )
+    small = blobs(1, size=(12, 40))
+    with torch.device("meta"):
+        deep = VGG19(["conv5_1"])
+    assert refusal(deep.check_size, (12, 40)) == (
+        "an image of 12 x 40 leaves nothing of the map conv5_1 of VGG19. Allowed: 16 or more on each side. Take "
+        "earlier layers or larger images."
+    )
+    options = SHALLOW | {"encoder": encoder}
+    assert refusal(transfer, blobs(1), blobs(1, 3), **options) == (
+        'the content is gray and the style is RGB. Set color = "content" to change the brightness alone, or color = '
+        '"gray" for a gray result.  (color)'
+    )
+    assert refusal(transfer, blobs(1, 2), stripes(), **options) == (
+        "VGG19 sees gray or RGB images, and the content has 2 channels. Allowed: 1, 3.  (content)"
+    )
+    assert refusal(transfer, small, stripes(), **options, init="style") == (
+        'a style of [32, 32] cannot be the start of an image of [12, 40]. Resize the style, or set init = "content".  '
+        "(init)"
+    )
+    assert refusal(transfer, blobs(2), blobs(3), **options, shared=False) == (
+        "3 styles for 2 contents. Allowed: one for each.  (style)"
+    )
+    assert refusal(transfer, small, small, **options, style_weight=-1.0) == (
+        "style_weight = -1 is below 0. Allowed: 0 or more.  (style_weight)"
+    )
+    assert "are all 0: nothing is asked" in refusal(
+        transfer, small, small, **options, content_weight=0.0, style_weight=0.0
+    )
+    assert refusal(smooth_edges, small, -1.0) == "smooth = -1 is no width. Allowed: 0 or more, in pixels.  (smooth)"

@@ -1,0 +1,180 @@
+"""Weights of other people's networks: found, made or refused in one sentence, and never waited for."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from gantk.errors import UserError
+from gantk.weights import timm_model, weights_file
+
+NAME = "test_vit3.r160_in1k"  # timm's smallest, 0.9 M weights
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path):
+    """No hub, no cache of this machine, no folder of weights: each test says what there is."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GANTK_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """An empty folder that GANTK_WEIGHTS names."""
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Tensors that stand for published weights."""
+    torch.manual_seed(7)
+    return timm.create_model(NAME.split(".")[0]).state_dict()
+
+
+def same(model, state) -> bool:
+    return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_random_weights_come_from_the_seed_and_leave_the_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, again, other = (timm_model(NAME, "random", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(first, again.state_dict())
+    assert not same(first, other.state_dict())
+
+
+def test_a_network_is_frozen_and_in_eval_mode(folder, trained):
+    save_file(trained, folder / f"{NAME}.safetensors")
+    for model in (timm_model(NAME, "random"), timm_model(NAME)):
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
+def test_a_file_of_the_folder_is_what_gets_loaded(folder, trained, suffix):
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(trained, folder / f"{NAME}{suffix}")
+    assert weights_file(NAME) == folder / f"{NAME}{suffix}"
+    assert same(timm_model(NAME), trained)
+
+
+def test_a_file_may_be_named_with_its_suffix(folder):
+    (folder / "inception.pth").write_bytes(b"x")
+    assert weights_file("inception.pth") == weights_file("inception") == folder / "inception.pth"
+    assert weights_file("vgg") is None
+
+
+def test_weights_that_a_training_script_wrapped_are_unwrapped(folder, trained):
+    torch.save({"state_dict": trained, "epoch": 3}, folder / f"{NAME}.pth")
+    assert same(timm_model(NAME), trained)
+
+
+def test_a_headless_network_takes_the_rest_of_the_file(folder, trained):
+    save_file(trained, folder / f"{NAME}.safetensors")
+    model = timm_model(NAME, num_classes=0)
+    assert model(torch.zeros(1, 3, 160, 160)).shape == (1, model.num_features)
+    assert same(model, trained)
+
+
+def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, trained):
+    snapshot = tmp_path / "cache" / f"models--timm--{NAME}" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    save_file(trained, snapshot / "model.safetensors")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    assert same(timm_model(NAME), trained)
+
+
+def test_missing_weights_are_one_error_that_says_which_file_to_put_where():
+    with pytest.raises(UserError) as caught:
+        timm_model("vgg19.tv_in1k")
+    assert str(caught.value) == (
+        "the pretrained weights of 'vgg19.tv_in1k' are not on this machine and cannot be fetched (HF_HUB_OFFLINE is "
+        "set). Put vgg19.tv_in1k.safetensors (or vgg19.tv_in1k.pth, vgg19.tv_in1k.bin) into a folder, and set "
+        'GANTK_WEIGHTS to it. Where there is a network, this writes it: python -c "import timm, '
+        "safetensors.torch as s; s.save_model(timm.create_model('vgg19.tv_in1k', pretrained=True), "
+        "'vgg19.tv_in1k.safetensors')\". Or set "
+        'weights = "random": seeded weights that need no file.  (GANTK_WEIGHTS)'
+    )
+
+
+def test_missing_weights_name_the_folder_that_was_looked_into(folder):
+    with pytest.raises(UserError, match=f"into '{folder}'. Where there is a network"):
+        timm_model(NAME)
+
+
+def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network"))
+    with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
+        timm_model(NAME)
+
+
+def test_what_timm_fetches_is_used_and_its_failures_are_told(monkeypatch):
+    monkeypatch.setattr("gantk.weights._unreachable", lambda config: None)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.nn.Linear(1, 1))
+    assert isinstance(timm_model(NAME), torch.nn.Linear)
+
+    def fails(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
+        timm_model(NAME)
+
+
+def test_a_file_of_another_network_is_refused_by_name(folder):
+    save_file(timm.create_model("test_vit2").state_dict(), folder / f"{NAME}.safetensors")
+    for options in ({}, {"num_classes": 0}):
+        with pytest.raises(UserError, match=rf"'{folder}/{NAME}.safetensors' does not hold the weights of '{NAME}'"):
+            timm_model(NAME, **options)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x04\x95junk"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
+def test_a_damaged_file_is_refused_by_name(folder, suffix, content):
+    (folder / f"{NAME}{suffix}").write_bytes(content)
+    with pytest.raises(UserError, match=f"'{folder}/{NAME}{suffix}' is not a readable file of weights"):
+        timm_model(NAME)
+
+
+def test_a_pickle_that_runs_code_is_never_run(folder, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"weight": Bomb()}, folder / f"{NAME}.pth")
+    with pytest.raises(UserError, match="a pickle that may run code"):
+        timm_model(NAME)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_without_tensors_is_refused(folder):
+    torch.save({"epoch": 3}, folder / f"{NAME}.pth")
+    with pytest.raises(UserError, match="it holds no tensors by name"):
+        timm_model(NAME)
+
+
+def test_unknown_names_get_the_nearest_ones():
+    with pytest.raises(UserError) as caught:
+        timm_model("vgg91")
+    assert str(caught.value) == "timm has no network 'vgg91'. Did you mean 'vgg19'?"
+    with pytest.raises(UserError) as caught:
+        timm_model("vgg19.imagenet")
+    assert str(caught.value) == "timm has no weights 'vgg19.imagenet'. Allowed: vgg19.tv_in1k."
+
+
+def test_on_the_meta_device_nothing_is_loaded():
+    with torch.device("meta"):
+        assert next(timm_model("vgg19.tv_in1k").parameters()).is_meta
