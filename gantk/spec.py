@@ -97,7 +97,7 @@ def bind(kind: str, value: Any) -> Part:
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str):
-        what = f"a {kind} is a name or a table with a name, not {json.dumps(value, default=str)}"
+        what = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is a name or a table with a name, not {json.dumps(value, default=str)}"
         raise Problem((), UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'))
     try:
         target = registry().get(kind, name).load()
@@ -160,7 +160,7 @@ def _required(field: Any, name: str) -> UserError:
     if kind is None:
         return UserError(f"'{name}' is required")
     remedy = f'write {name} = {{ name = "..." }}'
-    return UserError(f"a {kind} is required", allowed=registry().names(kind), remedy=remedy)
+    return UserError(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is required", allowed=registry().names(kind), remedy=remedy)
 
 
 def _in_words(message: str) -> str:

@@ -121,6 +121,19 @@ def test_images_lie_in_the_range_of_the_data():
     assert 0 <= images.min() < 0.5 < images.max() <= 1
 
 
+def test_real_images_beyond_white_do_not_betray_themselves():
+    """Percentiles leave the brightest pixels beyond the range, where tanh cannot follow."""
+    image = torch.full((4, 1, 32, 32), 0.9)
+    image[..., 8:16, 8:16] = 1.0
+    beyond = image.clone()
+    beyond[..., 8:16, 8:16] = 1.7
+    losses = []
+    for real in (image, beyond):
+        torch.manual_seed(1)
+        losses.append(build().discriminator_losses(Batch(image=real))["d_image"])
+    assert torch.equal(*losses)
+
+
 def test_an_image_of_a_seed_is_the_same_whatever_the_number_asked_for():
     method = build().eval()
     few, many = method.sample(3, seed=5), method.sample(40, seed=5)

@@ -133,7 +133,7 @@ def test_half_of_what_a_failing_plugin_offers_is_not_kept(add_plugin):
     source = GENERATOR.format(name="half") + "    raise RuntimeError('late')\n"
     add_plugin("broken-package", "a_broken_one", source)
     assert "half" not in registry().names("generator")
-    assert not load().hook.gantk_commands.get_hookimpls()
+    assert {hook.plugin_name for hook in load().hook.gantk_commands.get_hookimpls()} == {"style"}
 
 
 def test_a_name_that_is_missing_quotes_the_plugins_that_did_not_load(add_plugin):
@@ -211,7 +211,7 @@ def gantk_commands(cli):
 def test_hook_commands_attaches_a_command(add_plugin, group):
     add_plugin("my-package", "my_plugin", COMMAND.format(name="measure"))
     attach_commands(group)
-    assert set(group.commands) == {"run", "measure"} and state("my_plugin") is None
+    assert set(group.commands) - {"stylize"} == {"run", "measure"} and state("my_plugin") is None
 
 
 def test_hook_commands_cannot_take_a_command_that_exists(add_plugin, group):
@@ -227,7 +227,7 @@ def test_hook_commands_that_fails_stops_nobody(add_plugin, group):
     add_plugin("my-package", "my_plugin", "import gantk\n@gantk.hookimpl\ndef gantk_commands(cli): 1 / 0\n")
     add_plugin("good-package", "good_plugin", COMMAND.format(name="measure"))
     attach_commands(group)
-    assert set(group.commands) == {"run", "measure"}
+    assert set(group.commands) - {"stylize"} == {"run", "measure"}
     assert "ZeroDivisionError" in state("my_plugin") and "my_plugin" in registry().broken
 
 

@@ -81,7 +81,7 @@ def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content(
         end = sum(map(float, losses.values()))
     assert start / end >= 10
     ssim = bind_or_raise("metric", "ssim")(2.0, 2)
-    assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.5
+    assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
 
 
 # The step after a generator
@@ -150,7 +150,7 @@ def test_chained_recipes_are_the_plain_ones_and_a_style_step(name):
             load_recipe(each).override([], profile).check() for each in (name, name.removesuffix("_style"))
         )
         assert chained.method.table() == plain.method.table()
-        assert chained.data.model_dump_json == plain.data.model_dump_json or chained.data == plain.data
+        assert chained.data == plain.data
         assert chained.train == plain.train
         assert [part.name for part in chained.post] == ["style"]
         assert chained.post[0].options["weights"] == weights

@@ -18,6 +18,7 @@ SMALL = {
     "attention_unet": {"width": 4, "depth": 2},
     "patchgan": {"width": 4, "layers": 3},
     "dcgan": {"width": 4, "depth": 2},
+    "munit": {"width": 4, "layers": 2},
 }
 POOL = 3  # capacity that an option called `pool` gets: small enough to overflow within four steps
 

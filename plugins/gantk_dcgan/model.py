@@ -90,18 +90,23 @@ class DCGAN(Method):
         return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, each in a pass of its own where batch norm would mix them (section 3 of the paper)."""
+        """Real against fake, each in a pass of its own where batch norm would mix them (section 3 of the paper).
+
+        Real images are cut off at black and white: what lies beyond, no generator that ends in tanh can make, and a
+        discriminator that knows them by it stops teaching.
+        """
         label = self._label(batch)
+        image = batch["image"].clamp(*self.geometry.range)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
-        seen = [self._labelled(self.augment(image), label) for image in (batch["image"], batch["fake"])]
-        real, fake = self.together(self.discriminator, *seen)
+        shown = [self._labelled(self.augment(seen), label) for seen in (image, batch["fake"])]
+        real, fake = self.together(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
         judge = partial(self._judge, label=label)
         judge.batch_independent = getattr(self.discriminator, "batch_independent", True)
-        penalty = self.adversarial.penalty(judge, batch["image"], batch["fake"])
+        penalty = self.adversarial.penalty(judge, image, batch["fake"])
         return losses if penalty is None else losses | {"penalty": penalty}
 
     def train(self, mode: bool = True) -> DCGAN:
