@@ -57,17 +57,18 @@ class Runtime:
         """
         if self.world == 1:
             return
-        # What took no part in the step took none on any rank; with a gradient of 0 its optimizer would count a step.
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        if not parameters:
-            return
-        gradients = [parameter.grad for parameter in parameters]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parameters = list(parameters)
+        missing = [parameter.grad is None for parameter in parameters]
+        parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in parameters]
+        present = parts[0].new_tensor([float(not lacks) for lacks in missing])
+        flat = torch.cat([*parts, present])
         dist.all_reduce(flat)
-        flat /= self.world
-        for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
+        *parts, present = (flat / self.world).split([*map(len, parts), len(present)])
+        # What took no part on any rank keeps no gradient: with one of 0 its optimizer would count a step.
+        taken = (present > 0).tolist() if any(missing) else [True] * len(parameters)
+        for parameter, part, takes in zip(parameters, parts, taken, strict=True):
             # in the parameter's own memory layout: fused optimizers walk both in storage order
-            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
+            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape)) if takes else None
 
     def broadcast(self, method: nn.Module) -> None:
         """Give every rank the first rank's weights."""

@@ -97,7 +97,7 @@ def bind(kind: str, value: Any) -> Part:
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str):
-        what = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is a name or a table with a name, not {json.dumps(value, default=str)}"
+        what = f"{_one(kind)} is a name or a table with a name, not {json.dumps(value, default=str)}"
         raise Problem((), UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'))
     try:
         target = registry().get(kind, name).load()
@@ -155,12 +155,16 @@ def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Pr
     return Problem(path, UserError(f"{_in_words(error['msg'])}, not {json.dumps(error['input'], default=str)}"))
 
 
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def _required(field: Any, name: str) -> UserError:
     kind = next((mark.kind for mark in getattr(field, "metadata", ()) if isinstance(mark, Kind)), None)
     if kind is None:
         return UserError(f"'{name}' is required")
     remedy = f'write {name} = {{ name = "..." }}'
-    return UserError(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is required", allowed=registry().names(kind), remedy=remedy)
+    return UserError(f"{_one(kind)} is required", allowed=registry().names(kind), remedy=remedy)
 
 
 def _in_words(message: str) -> str:

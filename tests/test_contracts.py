@@ -21,6 +21,14 @@ METHODS: dict[str, list[dict]] = {
         {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "structure": 2.0, "flatness": 4.0, "coarse": 0.5,
          "generator": {"name": "unet", "width": 4, "depth": 2}, "augment": ["translate"], "adapt": 0.6},
     ],  # fmt: skip
+    "dcgan": [
+        {},
+        {"up": "resize", "attention": [2], "augment": ["translate"], "adapt": 0.6,
+         "adversarial": {"name": "bce", "smooth": 0.1}},
+        {"critic": 2, "adversarial": "wgan_gp",
+         "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}},
+        {"conditional": True},
+    ],  # fmt: skip
     "dualgan": [
         {},
         {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
@@ -46,6 +54,7 @@ METHODS: dict[str, list[dict]] = {
     ],  # fmt: skip
     "progan": [
         {"width": 8, "latent": 8},
+        {"width": 8, "latent": 8, "conditional": True},
         {"width": 8, "latent": 8, "fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
     ],
 }
@@ -67,6 +76,7 @@ GENERATORS: dict[str, list[dict | None]] = {
     ],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
+    "dcgan": [None, {"width": 4, "depth": 2, "norm": "none", "spectral": True}],
     "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
     "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
 }
@@ -78,6 +88,7 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
     for name in registry().names(kind):
         for number, options in enumerate(variants.get(name, [base.options])):
             body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
+            body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
             body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
     return found

@@ -10,6 +10,7 @@ import pytest
 
 from gantk.cli import cli
 from gantk.errors import UserError
+from gantk.plugins import attach_commands
 from gantk.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,7 @@ def readme_lines() -> list[str]:
 
 
 def test_the_readme_names_only_commands_and_options_that_exist():
+    attach_commands(cli)
     shown = [line.removeprefix("$ ").split() for line in readme_lines()]
     commands = [words[1:] for words in shown if words[:1] == ["gantk"] and len(words) > 1]
     assert len(commands) >= 10

@@ -118,7 +118,8 @@ class Data:
         """What the data are, in lines for a person."""
         names = dict(zip(self.letters, self.table.domains, strict=False))
         counts = ", ".join(f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters)
-        held = f"{len(self.pairs('validation'))} validation and {len(self.pairs('test'))} test pairs"
+        what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
+        held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
         if self.classes:

@@ -36,7 +36,7 @@ class Classification:
         weights: Literal["random", "pretrained"] = "random",  # random: from scratch; pretrained: timm's weights
         steps: int = 150,  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
         side: int = 64,  # pixels that images are brought to
-        seed: int = 0,
+        seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
         _check(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
@@ -114,7 +114,7 @@ class TwoSample:
         weights: Literal["random", "pretrained"] = "random",  # random: from scratch; pretrained: timm's weights
         steps: int = 200,  # of 16 images each
         side: int = 64,  # pixels that images are brought to
-        seed: int = 0,
+        seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
         _check(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)

@@ -33,6 +33,7 @@ class MethodContract:
     sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
     channels: ClassVar[int] = 1  # of every domain
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
+    classes: ClassVar[tuple[str, ...]] = ()  # of the images, for methods that learn from labels
     microbatches: ClassVar[bool] = True  # False where a loss speaks of the batch as a whole
     exports: ClassVar[bool] = True  # False where translating is more than running networks: an optimisation
 
@@ -46,7 +47,7 @@ class MethodContract:
         """The method with weights drawn from `seed`; an image pool, where it has one, of that capacity."""
         torch.manual_seed(seed)
         part = small_part("method", self.method, self.options, pool)
-        return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels)))
+        return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes))
 
     def size(self, dims: int) -> tuple[int, ...]:
         return self.sizes.get(dims, small_size(dims))
@@ -63,7 +64,10 @@ class MethodContract:
         """The `count` images of one step, the same for the same step."""
         size = size or method.geometry.size
         images = (random_images(count, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
-        return Batch(zip(method.reads, images, strict=True))
+        batch = Batch(zip(method.reads, images, strict=True))
+        if self.classes:
+            batch["label"] = torch.arange(count) % len(self.classes)
+        return batch
 
     def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
         """Run the engine's steps up to `until`; the last step's losses."""
