@@ -30,9 +30,12 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1200, metavar="SECONDS", help="longest time for one recipe")
     parser.add_argument("--out", default="runs/recipes", metavar="DIR", help="where the run folders go")
     parser.add_argument("--missing", action="store_true", help="only recipes without a good row in the JSON file")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the rows as Markdown")
     parser.add_argument("--json", required=True, metavar="FILE")
     options = parser.parse_args()
     file = Path(options.json)
+    if options.table:
+        return print_table([json.loads(line) for line in file.read_text().splitlines()])
     rows = {row["recipe"]: row for row in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
     names = options.recipe or sorted(name for name, (_, owner) in all_recipes().items() if owner == "gantk")
     for name in names:
@@ -59,12 +62,15 @@ def row_of(name: str, out: Path, settings: list[str], limit: float) -> dict:
     except subprocess.TimeoutExpired:
         status, told = "out of time", f"longer than {limit:g} s"
     row |= {"status": status, "wall_s": round(time.perf_counter() - started, 1)}
-    if status != "ok":
-        return row | {"error": told}
+    return row | ({"error": told} if status != "ok" else figures_of(out))
+
+
+def figures_of(out: Path) -> dict:
+    """What a finished run folder tells."""
     result = json.loads((out / "metrics.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return row | {
+    return {
         "speed": result["speed"],
         "metrics": {key: brief(scores) for key, scores in result["metrics"].items()},
         "baselines": {
@@ -76,6 +82,29 @@ def row_of(name: str, out: Path, settings: list[str], limit: float) -> dict:
         "alarms": [line for line in log if "alarm" in line],
         "machine": {key: environment[key] for key in ("device", "cpu", "threads", "precision", "torch", "gantk")},
     }
+
+
+def print_table(rows: list[dict]) -> int:
+    """One line for each recipe and direction: the model's scores, and the best of the trivial baselines."""
+    print("| recipe | direction | model | identity (noise) | intensity map (real) | training |")
+    print("|---" * 6 + "|")
+    for row in rows:
+        for direction, scores in row.get("metrics", {}).items():
+            names = [name for name in ("psnr", "ssim", "kid_random") if name in scores]
+            rivals = [row["baselines"].get(rival, {}).get(direction, {}) for rival in ("identity", "intensity_map")]
+            if names == ["kid_random"]:
+                rivals = [row["baselines"].get(rival, {}).get("image", {}) for rival in ("noise", "real_split")]
+            model = {name: scores[name]["value"] for name in names}
+            cells = [" / ".join(_cell(name, one.get(name)) for name in names) for one in (model, *rivals)]
+            seconds = f"{row['speed']['seconds']:.0f} s"
+            print(f"| `{row['recipe']}` | {direction} | {' | '.join(cells)} | {seconds} |")
+        if row["status"] != "ok":
+            print(f"| `{row['recipe']}` | {row['status']} | | | | |")
+    return 0
+
+
+def _cell(name: str, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{1 if name == 'psnr' else 3}f}"
 
 
 def brief(scores: dict) -> dict:

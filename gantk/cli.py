@@ -132,7 +132,10 @@ def translate(run, input, output, to, variants, seed, style, device) -> None:
 @click.option("--no-post", is_flag=True, help="Leave the recipe's [[post]] steps out.")
 @_device
 def sample(run, count, out, seed, label, no_post, device) -> None:
-    """Make images from noise with the model of RUN, in the training images' intensities."""
+    """Make images from noise with the model of RUN.
+
+    They have the training images' intensities.
+    """
     from gantk import api
 
     api.sample(run, n=count, out=out, seed=seed, label=label, post=not no_post, device=device, say=_say)
