@@ -169,13 +169,13 @@ class Scorer:
         groups["noise"] = self.reals.group(self.reals.noise(self.letter, len(fake)), [""] * len(fake), fake.labels)
         result["baselines"].setdefault("noise", {})["image"] = {}
         found = self._set_scores(groups, self.letter, "image", result)
-        for direction in groups.keys() - {"noise"}:
+        for direction in (name for name in groups if name != "noise"):
             result["metrics"][direction] = found[direction]
             result["verdict"][direction] = set_verdict(found[direction], {"noise": found["noise"]})
 
     def _sampled(self, count: int, posts: bool = False) -> tuple[ImageGroup, ImageGroup | None]:
         """Images from noise, the same whatever the batch; with `posts` also what the post-steps make of them."""
-        classes, raw = self.method.geometry.classes, []
+        classes, raw = self.method.geometry.classes if self.method.conditional else (), []
         labels = torch.arange(count) % len(classes) if classes else None
         for number, first in enumerate(range(0, count, SAMPLE_PASS)):
             these = None if labels is None else labels[first : first + SAMPLE_PASS].to(self.runtime.device)
