@@ -130,14 +130,14 @@ def test_a_run_killed_at_every_step_and_at_every_point_of_a_save_resumes_to_the_
 
 
 SHORT = ["train.steps=4", "train.batch=2", "train.save_every=2", "train.sample_every=4", "train.log_every=1"]
-SHORT += ["data.source.subjects=6", "evaluate.samples=1", "evaluate.images=8"]
+SHORT += ["data.source.subjects=16", "evaluate.samples=1", "evaluate.images=8"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_resumes_to_the_bit_after_a_kill(path, tmp_path):
     loaded = load_recipe(path)
-    slices = ["data.source.slices=2"] if loaded.tables["data"].get("dims", 2) == 2 else []
+    slices = ["data.source.slices=3"] if loaded.tables["data"].get("dims", 2) == 2 else []
     profile = "cpu" if "cpu" in loaded.tables.get("profile", {}) else None
     short = tmp_path / "short.toml"
     short.write_text(tomli_w.dumps(loaded.override([*SHORT, *slices], profile).tables))
