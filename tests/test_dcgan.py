@@ -232,3 +232,12 @@ def test_augments_change_what_the_discriminator_sees():
     method = build(augment=["translate", "brightness"], adapt=0.6)
     trained(method, lambda step: Batch(image=torch.rand(16, 1, 32, 32)), 3)
     assert "augment.p" in method.state_dict(), "the strength is part of a checkpoint"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
+def test_the_generator_can_be_exported(size):
+    network = build(size, width=4, latent=8).eval().generator
+    noise = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(network, (noise,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(noise), network(noise), rtol=1e-4, atol=1e-5)
