@@ -47,6 +47,12 @@ class Samples(Method):
         return images[:1].expand(shape).clone() if self.alike else images
 
 
+class Conditional(Samples):
+    """The same, asked for a class."""
+
+    conditional = True
+
+
 class Brighten:
     """A post-step that adds a tenth of the training images' mean brightness."""
 
@@ -304,7 +310,7 @@ QUICK = {"name": "classification", "backbone": "small", "steps": 5, "side": 16}
 def test_conditional_samples_are_made_for_the_classes_in_turn(sampling):
     sampling["evaluate"]["metrics"] = [QUICK]
     lesions(sampling)["data"]["labels"] = True
-    scorer = scorer_of(sampling, Samples)
+    scorer = scorer_of(sampling, Conditional)
     result = scorer.test()
     rows = result["metrics"]["image"]
     assert set(rows) == {"classification", "classification_real", "classification_both"}
