@@ -119,7 +119,8 @@ def headline(found: list[Verdict]) -> tuple[str, str]:
         return f"The model beats the best trivial baseline, within chance on {_where(found, 'near', 'and')}.", "near"
     if tones:
         judged = [verdict.direction for verdict in found if verdict.tone]
-        where = "in both directions" if len(judged) == 2 else f"for {_listed(judged)}"
+        translations = all("→" in direction and "post-steps" not in direction for direction in judged)
+        where = "in both directions" if len(judged) == 2 and translations else f"for {_listed(judged)}"
         return f"The model beats the best trivial baseline {where}.", "good"
     return ("Nothing to compare with: no trivial baseline was measured." if found else ""), ""
 
