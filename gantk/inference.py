@@ -17,6 +17,7 @@ from gantk.data.channels import PerChannel
 from gantk.data.fit import Fit
 from gantk.data.image import Image
 from gantk.data.prepared import Data, intensity_from
+from gantk.data.stacks import middle
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.post import Posts, spread_examples
@@ -124,7 +125,8 @@ class Translator:
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
         images = self.posts(images, self._examples("image")) if post and self.posts else images
-        return np.asarray(self.intensity["image"].inverse(self._centre(images).cpu().numpy()), dtype=np.float32)
+        shown = middle(images, self.model.data.neighbours).cpu().numpy()
+        return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
 
     @cached_property
     def posts(self) -> Posts:
@@ -150,7 +152,8 @@ class Translator:
             for k, images in enumerate(outputs.chunk(count, dim=1)):
                 if self.posts:
                     images = self.posts(images, self._examples(letter))
-                for native, output in zip(natives, self._centre(images).cpu().numpy(), strict=True):
+                shown = middle(images, data.neighbours).cpu().numpy()
+                for native, output in zip(natives, shown, strict=True):
                     empty = not np.nanmax(native) > np.nanmin(native)
                     output = np.full_like(output, self.low) if empty else output
                     done[k].append(fit.inverse(np.asarray(target.inverse(output), dtype=np.float32)))
@@ -184,11 +187,6 @@ class Translator:
             return pixels[index]
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(pixels) - 1)
         return np.concatenate([pixels[place] for place in places])
-
-    def _centre(self, images: Tensor) -> Tensor:
-        """The channels of the slice in the middle, where neighbours come along."""
-        slices = 2 * self.model.data.neighbours + 1
-        return images.chunk(slices, dim=1)[slices // 2]
 
     def _examples(self, letter: str) -> Callable[[int], Tensor]:
         """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""

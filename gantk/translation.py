@@ -34,33 +34,26 @@ def translate_path(model: Translator, source: Path, target: Path, to: str | None
     contrasts = model.contrasts("a" if letter == "b" else "b")
     if not source.exists():
         raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
-    if source.is_dir() and target.exists() and not target.is_dir():
-        raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
-    if target.exists() and target.resolve() == source.resolve():
-        kind = "folder" if source.is_dir() else "file"
-        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy=f"name another {kind}")
     if not source.is_dir():
-        jobs = [Job((source,), _target_file(source, target))]
-    elif len(contrasts) > 1:
+        return _translated(model, Job((source,), _target_file(source, target)), contrasts, to, look, say)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
+    if target.resolve() == source.resolve():
+        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
+    if len(contrasts) > 1:
         jobs = _patients(source, target, contrasts, model.model.data.domains["ab".index(letter)])
     else:
         files = list_images(source, recursive=True)
         jobs = [Job((file,), target / file.relative_to(source)) for file in files]
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=READABLE)
-    if not source.is_dir():
-        return _translated(model, jobs[0], contrasts, to, look, say)
-    return _all(model, jobs, contrasts, to, look, say)
-
-
-def _all(model: Translator, jobs: Sequence[Job], contrasts: list[str], to, look: Look, say: Say) -> list[Path]:
     written, broken = [], []
     for job in jobs:
         try:
             written += _translated(model, job, contrasts, to, look, lambda line: None)
         except UserError as error:
             broken.append(f"{next(filter(None, job.files))}: {error}")
-    say(f"written  {len(written)} files to {jobs[0].target.parent}")
+    say(f"written  {len(written)} files to {target}")
     if broken:
         kind = "files" if len(contrasts) == 1 else "patients"
         raise GantkError(f"{len(broken)} of {len(jobs)} {kind} could not be translated:\n  " + "\n  ".join(broken))
@@ -72,9 +65,9 @@ def _translated(model: Translator, job: Job, contrasts: list[str], to, look: Loo
     results = model.images(image, to, look)
     written = []
     for number, result in enumerate(results, 1):
-        path = job.target if look.variants is None else _numbered(job.target, number)
+        path = job.target if look.variants is None else _with_tail(job.target, f"-{number}")
         for part, name in _channels(result, model.contrasts(model.domain(to))):
-            written.append(_named(path, name) if name else path)
+            written.append(_with_tail(path, f"_{name}") if name else path)
             written[-1].parent.mkdir(parents=True, exist_ok=True)
             write(written[-1], part)
             say(f"written  {written[-1]}")
@@ -135,12 +128,10 @@ def _target_file(source: Path, target: Path) -> Path:
     return target
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{stem_of(path)}-{number}{path.name[len(stem_of(path)) :]}")
-
-
-def _named(path: Path, name: str) -> Path:
-    return path.with_name(f"{stem_of(path)}_{name}{path.name[len(stem_of(path)) :]}")
+def _with_tail(path: Path, tail: str) -> Path:
+    """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
+    stem = stem_of(path)
+    return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
 
 
 def _is_nifti(path: Path) -> bool:

@@ -14,7 +14,7 @@ from gantk.data.masks import fitted
 from gantk.data.pairing import complete_pairs, expect_pairs
 from gantk.data.records import Record, contrast_names, domain_letters
 from gantk.data.split import Splits, split_json, split_records, unpair
-from gantk.data.stacks import Stacks
+from gantk.data.stacks import Stacks, middle
 from gantk.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ class Data:
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them where no neighbours come along."""
-        own = images.shape[1] // (2 * self.table.neighbours + 1)
-        return images[:, self.table.neighbours * own : (self.table.neighbours + 1) * own]
+        return middle(images, self.table.neighbours)
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain, whole; paired ones in the same order."""

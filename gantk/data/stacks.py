@@ -9,6 +9,7 @@ from functools import partial
 from threading import Lock
 
 import numpy as np
+from torch import Tensor
 
 from gantk.data.records import Record
 from gantk.errors import UserError
@@ -88,3 +89,8 @@ class _Slices:
             while self._room < 0:
                 self._room += self._kept.popitem(last=False)[1].nbytes
         return image
+
+
+def middle(images: Tensor, neighbours: int) -> Tensor:
+    """The middle slice's channels of (N, C, *size) images that carry so many neighbours on each side."""
+    return images.chunk(2 * neighbours + 1, dim=1)[neighbours]
