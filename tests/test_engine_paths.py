@@ -131,8 +131,9 @@ def test_bf16_stays_close_to_fp32(name, dims):
         assert low[loss].dtype == torch.float32
         assert float(low[loss]) == pytest.approx(float(value), rel=0.05, abs=0.02), loss
     moved = [torch.cat([(w[n] - before[n]).flatten() for n in before]) for w in (low_weights, full_weights)]
-    # The weights went the same way; where gradients are tiny, Adam lifts their rounding.
-    assert F.cosine_similarity(*moved, dim=0) > 0.95
+    # The weights went the same way. In 3-D the structure loss has few windows here, and Adam lifts the rounding of tiny
+    # gradients: 0.967 for these images, 0.982 to 0.990 for four other sets of them.
+    assert F.cosine_similarity(*moved, dim=0) > (0.95 if (name, dims) == ("dualgan", 3) else 0.98)
     assert all(weight.dtype == torch.float32 for weight in low_weights.values())
 
 
