@@ -20,6 +20,9 @@ class SplitTable(Table):
     blocks: int = Field(2, ge=1)  # by block: how many runs of neighbouring slices are held out per set
     gap: int = Field(2, ge=0)  # by block: slices dropped from training on each side of a held-out run
     seed: int = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
+    folds: int = Field(0, ge=0)  # k-fold: patients dealt out to so many parts, one of them the test set; 0 = by shares
+    fold: int = Field(0, ge=0)  # k-fold: which part is the test set, counted from 0
+    file: str = ""  # CSV that says who is where: a column patient (or path) and a column split; "" = none
 
 
 class DataTable(Table):
@@ -29,7 +32,9 @@ class DataTable(Table):
     domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     dims: Literal[2, 3] = 2
     size: tuple[int, ...] = (96, 96)  # what the networks see, in pixels or voxels
-    fit: Literal["pad", "stretch"] = "pad"  # how a native image is brought to `size`
+    fit: Literal["pad", "stretch", "crop"] = "pad"  # how a native image is brought to `size`; crop keeps its resolution
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"  # which slices of a volume 2-D networks see
+    spacing: tuple[float, ...] | None = None  # mm that volumes are resampled to: plane, row, column; None: as is
     patch: tuple[int, ...] | None = None  # random part of an image that a training step sees; None: the whole
     neighbours: int = Field(0, ge=0)  # slices on each side that come along as channels (2.5-D); 2-D only
     labels: bool = False  # hand each image's class to the method
@@ -38,7 +43,10 @@ class DataTable(Table):
     intensity: Intensity = "percentile"
     augment: list[Augment] = []  # applied to every training image, on the device
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
-    memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are decoded again when needed
+    same_patient: bool = False  # unpaired methods: a patient may give images of both domains; False: that is a leak
+    memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are read again when needed
+    cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
+    workers: int = Field(2, ge=0)  # threads that read ahead of the training
     split: SplitTable = SplitTable()
 
     @field_validator("domains")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import io_orientation
 
 from gantk.data.image import Image
+from gantk.data.orientation import UPRIGHT, from_upright, to_upright, upright_sides
 from gantk.errors import UserError
-
-UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none: left, posterior, superior
 
 
 def read(path: Path) -> Image:
@@ -21,7 +20,7 @@ def read(path: Path) -> Image:
         data = nifti.get_fdata(dtype=np.float32, caching="unchanged")
     except Exception as error:  # cut short, not gzip: nibabel and zlib each have their own errors
         raise _unreadable(path, error) from error
-    upright = apply_orientation(data.reshape(shape), _turn(nifti.affine, shape)).transpose(2, 1, 0)
+    upright = to_upright(data.reshape(shape), nifti.affine)
     spatial = tuple(n for n in upright.shape if n > 1)
     pixels = np.ascontiguousarray(upright.reshape(1, *spatial), dtype=np.float32)
     return Image(
@@ -32,9 +31,7 @@ def read(path: Path) -> Image:
 def upright_shape(path: Path) -> tuple[int, ...]:
     """(H, W) or (D, H, W) that `read` will give, from the header alone."""
     nifti, shape = _load(path)
-    turn = _turn(nifti.affine, shape)[:, 0].astype(int)
-    sizes = {target: shape[axis] for axis, target in enumerate(turn)}
-    return tuple(sizes[axis] for axis in (2, 1, 0) if sizes[axis] > 1)
+    return tuple(side for side in upright_sides(shape, nifti.affine) if side > 1)
 
 
 def grid(path: Path) -> tuple:
@@ -82,14 +79,7 @@ def write(path: Path, image: Image) -> None:
     affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
     shape = _file_shape(image, header)
-    turn = _turn(affine, shape)
-    # Sizes of the upright array, from which the file's own order is turned back.
-    sizes = [0, 0, 0]
-    for axis, (target, _) in enumerate(turn.astype(int)):
-        sizes[target] = shape[axis]
-    upright = image.pixels.reshape(sizes[::-1]).transpose(2, 1, 0)
-    back = ornt_transform(_upright_codes(affine, shape), io_orientation(affine))
-    data = np.ascontiguousarray(apply_orientation(upright, back))
+    data = from_upright(image.pixels[0], shape, affine)
     if header is not None:
         data = data.reshape(header.get_data_shape())
     data = _stored(data, image.dtype)
@@ -98,18 +88,6 @@ def write(path: Path, image: Image) -> None:
     nifti.header.set_slope_inter(1, 0)
     nifti.header["cal_min"] = nifti.header["cal_max"] = 0  # the window of other intensities
     nib.save(nifti, path)
-
-
-def _upright_codes(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Left, posterior, superior; where the picture is no axial slice, its rows run from superior down instead."""
-    codes = axcodes2ornt(("L", "P", "S"))
-    axes = io_orientation(affine)[:, 0]
-    flat = [axes[axis] for axis in range(3) if shape[axis] == 1]
-    return axcodes2ornt(("L", "P", "I")) if flat and 2 not in flat else codes
-
-
-def _turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return ornt_transform(io_orientation(affine), _upright_codes(affine, shape))
 
 
 def _file_shape(image: Image, header: nib.Nifti1Header | None) -> tuple[int, ...]:
