@@ -33,7 +33,8 @@ class UserError(GantkError):
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
-        return f"{text}  ({self.where})" if self.where else text
+        text = f"{text}  ({self.where})" if self.where else text
+        return text.encode("utf-8", "replace").decode()  # file names may be no UTF-8
 
     def at(self, where: str) -> UserError:
         """The same error, with its place: kept where it already had one."""

@@ -1,7 +1,15 @@
 """Files: every kind of image is read as what it is, written without loss on its own grid, and broken ones are named."""
 
+import importlib
+import os
 import pickle
+import struct
+import sys
+import tracemalloc
+import zlib
+from dataclasses import replace
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import PIL.Image
@@ -10,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data import io
+from gantk.data import io, voxels
 from gantk.data.image import Image
 from gantk.errors import UserError
 
@@ -122,6 +130,17 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["x.png"]
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.nii.gz", "x.mhd"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    image = Image(np.zeros((1, 9, 8), np.float32))
+    (tmp_path / name / "inside").mkdir(parents=True)
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / name, tmp_path / "file" / name):
+        with pytest.raises(UserError, match=f"{name}' cannot be written"):
+            io.write(path, image)
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "file"])
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif", "x.nii.gz", "x.nii"])
 @pytest.mark.parametrize("content", ["random", "pickle", "empty", "text"])
 def test_what_is_no_image_is_named_whatever_its_suffix(tmp_path, name, content):
@@ -159,22 +178,44 @@ def test_missing_files_folders_and_unknown_suffixes_are_named(tmp_path):
         io.list_images(tmp_path / "nowhere")
 
 
-def test_depth_that_would_be_lost_is_refused(tmp_path):
-    import struct
-    import zlib
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_16_bit_colour_keeps_its_bits_there_and_back(tmp_path, name):
+    deep = RNG.integers(0, 65536, (3, 12, 9)).astype(np.float32)
+    io.write(tmp_path / name, Image(deep, dtype=np.dtype(np.uint16)))
+    image = io.read(tmp_path / name)
+    np.testing.assert_array_equal(image.pixels, deep)
+    assert image.dtype == np.uint16
+    dark = Image(deep // 256, dtype=np.dtype(np.uint16))  # which would fit into 8 bits
+    io.write(tmp_path / name, dark)
+    assert io.read(tmp_path / name).dtype == np.uint16
 
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)  # 2 x 2, 16 bits, colour
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(26))) + chunk(b"IEND", b"")
+@pytest.mark.parametrize("colours, channels", [(2, 3), (6, 3), (4, None)])
+def test_depth_that_would_be_lost_is_read_or_refused(tmp_path, monkeypatch, colours, channels):
+    values = {2: 3, 4: 2, 6: 4}[colours]
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colours, 0, 0, 0)  # 2 x 2, 16 bits, RGB, gray or RGB with transparency
+    rows = b"".join(b"\0" + np.arange(2 * values, dtype=">u2").tobytes() for _ in range(2))
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    with pytest.raises(UserError, match="16 bits in each"):
+    if channels:
+        expected = np.arange(2 * values).reshape(2, values)[:, :3].T
+        np.testing.assert_array_equal(io.read(tmp_path / "deep.png").pixels[:, 0], expected)
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(UserError, match="16 bits in each.*gantk\\[dicom\\]"):
         io.read(tmp_path / "deep.png")
+    with pytest.raises(UserError, match="do not fit into a colour PNG"):
+        io.write(tmp_path / "y.png", Image(np.full((3, 4, 4), 300, np.float32), dtype=np.dtype(np.uint16)))
+
+
+def test_pages_are_refused(tmp_path):
     first, *others = [PIL.Image.fromarray(GRAY8)] * 3
     first.save(tmp_path / "pages.tif", save_all=True, append_images=others)
     with pytest.raises(UserError, match="3 pages"):
         io.read(tmp_path / "pages.tif")
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def nifti(path, shape=(6, 7, 8), codes="RAS", dtype=np.int16, kind=nib.Nifti1Image, slope=None):
@@ -259,7 +300,7 @@ def test_slices_stored_as_nifti_are_two_dimensional_and_keep_their_shape(tmp_pat
 
 def test_series_and_colour_volumes_are_refused_with_what_to_do(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "series.nii")
-    with pytest.raises(UserError, match="3 volumes.*Choose a volume"):
+    with pytest.raises(UserError, match=r"3 volumes.*--volume N \(0 to 2\)"):
         io.read(tmp_path / "series.nii")
     colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
@@ -273,6 +314,216 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii")
     with pytest.raises(UserError, match="1 values that are not finite"):
         io.read(tmp_path / "x.nii")
+
+
+KINDS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64]
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("name, order", [("x.nii", ">"), ("x.nii.gz", "<"), ("x.hdr", "<")])
+def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, order):
+    values = RNG.integers(0, 120, (5, 6, 7)).astype(dtype)
+    kind = nib.Nifti1Pair if name == "x.hdr" else nib.Nifti1Image
+    header = kind.header_class(endianness=order)
+    kind(values, np.diag([2, 2, 3, 1.0]), header, dtype=dtype).to_filename(tmp_path / name)
+    image = io.read(tmp_path / name)
+    assert image.dtype == np.dtype(dtype) and image.dtype.isnative
+    (tmp_path / "out").mkdir()
+    io.write(tmp_path / "out" / name, image)
+    after = nib.load(tmp_path / "out" / name)
+    np.testing.assert_array_equal(np.asarray(after.dataobj), values)
+    assert after.get_data_dtype().newbyteorder("=") == (np.float32 if dtype == np.float64 else dtype)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted({name, name.replace(".hdr", ".img")})
+
+
+def test_sform_goes_before_qform_and_both_keep_their_codes(tmp_path):
+    oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0.3) * 1.5, [5, -6, 7])
+    for codes, affine in {(2, 1): np.diag([1, 2, 3, 1.0]), (0, 1): oblique, (4, 0): np.diag([1, 2, 3, 1.0])}.items():
+        image = nib.Nifti1Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), None)
+        image.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
+        image.set_qform(oblique, codes[1])
+        nib.save(image, tmp_path / "x.nii")
+        before = io.read(tmp_path / "x.nii")
+        np.testing.assert_allclose(before.affine, affine, atol=1e-6)
+        io.write(tmp_path / "y.nii", before)
+        after = nib.load(tmp_path / "y.nii")
+        assert (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
+        np.testing.assert_array_equal(after.affine, before.affine)
+
+
+def test_units_and_remarks_are_kept_and_what_described_other_intensities_is_not(tmp_path):
+    image = nib.Nifti1Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), np.eye(4))
+    image.header.set_xyzt_units("micron", "msec")
+    image.header["descrip"] = b"scanner one"
+    image.header.set_intent("z score", (), name="map")
+    image.header["cal_max"] = 90
+    nib.save(image, tmp_path / "x.nii")
+    io.write(tmp_path / "y.nii", io.read(tmp_path / "x.nii"))
+    header = nib.load(tmp_path / "y.nii").header
+    assert header.get_xyzt_units() == ("micron", "msec") and bytes(header["descrip"]).startswith(b"scanner one")
+    assert header.get_intent()[0] == "none" and header["cal_max"] == 0
+
+
+@pytest.mark.parametrize("slope, inter", [(0.5, -3.0), (1 / 255, 0.0), (1e-6, 1000.0), (-2.0, 5.0)])
+def test_stored_integers_and_their_scale_come_back(tmp_path, slope, inter):
+    values, _ = nifti(tmp_path / "x.nii.gz", slope=(slope, inter))
+    image = io.read(tmp_path / "x.nii.gz")
+    io.write(tmp_path / "y.nii.gz", image)
+    before, after = nib.load(tmp_path / "x.nii.gz"), nib.load(tmp_path / "y.nii.gz")
+    np.testing.assert_array_equal(io.read(tmp_path / "y.nii.gz").pixels, image.pixels)
+    assert after.get_data_dtype() == np.int16 and after.dataobj.slope == before.dataobj.slope
+    if slope != 1e-6:  # steps that float32 tells apart
+        np.testing.assert_array_equal(after.dataobj.get_unscaled(), before.dataobj.get_unscaled())
+    io.write(tmp_path / "z.nii.gz", replace(image, pixels=image.pixels + np.float32(slope / 3)))
+    if slope != 1e-6:
+        assert nib.load(tmp_path / "z.nii.gz").get_data_dtype() == np.float32
+
+
+@pytest.mark.parametrize("slope", [np.nan, 0.0, np.inf])
+def test_a_slope_that_means_nothing_is_none(tmp_path, slope):
+    values, image = nifti(tmp_path / "x.nii")
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    content[112:116] = struct.pack("<f", slope)
+    (tmp_path / "x.nii").write_bytes(content)
+    assert sorted(io.read(tmp_path / "x.nii").pixels.ravel()) == sorted(values.ravel())
+
+
+def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path):
+    values = RNG.normal(size=(5, 6, 7, 4)).astype(np.float32)
+    for name in ("x.nii", "x.nii.gz"):
+        nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1.0])), tmp_path / name)
+        for volume in range(4):
+            image = io.read(tmp_path / name, volume=volume)
+            np.testing.assert_array_equal(image.pixels[0], values[..., volume].T)
+        io.write(tmp_path / f"y{name}", image)
+        np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / f"y{name}").dataobj), values[..., 3])
+        with pytest.raises(UserError, match="no volume 4.*0 to 3"):
+            io.read(tmp_path / name, volume=4)
+    assert io.read(save(tmp_path / "x.png", GRAY8), volume=0).dims == 2
+    with pytest.raises(UserError, match="x.png.*--volume"):
+        io.read(tmp_path / "x.png", volume=1)
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "x.nii")
+    with pytest.raises(UserError, match="x.nii.*complex"):
+        io.read(tmp_path / "x.nii")
+
+
+def test_integers_that_arithmetic_blurred_are_integers_again(tmp_path):
+    values, _ = nifti(tmp_path / "x.nii")
+    image = io.read(tmp_path / "x.nii")
+    low, high = np.float32(-17.0), np.float32(355.0)
+    there_and_back = (image.pixels - low) / (high - low) * 2 - 1
+    there_and_back = (there_and_back + 1) / 2 * (high - low) + low
+    assert not np.array_equal(there_and_back, image.pixels)
+    io.write(tmp_path / "y.nii", replace(image, pixels=there_and_back))
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "y.nii").dataobj), values)
+    for change in (0.01, 0.5, 1e6):  # no whole numbers; beyond int16
+        io.write(tmp_path / "y.nii", replace(image, pixels=image.pixels + np.float32(change)))
+        after = nib.load(tmp_path / "y.nii")
+        assert after.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(io.read(tmp_path / "y.nii").pixels, image.pixels + np.float32(change))
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_reading_takes_little_more_than_its_result(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(voxels, "CHUNK", 2**18)
+    nib.save(nib.Nifti1Image(np.zeros((128, 128, 128), np.int16), np.diag([-1, 2, 1, 1.0])), tmp_path / name)
+    io.read(tmp_path / name)  # imports
+    tracemalloc.start()
+    result = io.read(tmp_path / name).pixels.nbytes
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result + 8 * 2**18
+
+
+def test_an_image_knows_its_spacing_and_grid(tmp_path):
+    nifti(tmp_path / "x.nii", codes="PIR")
+    image = io.read(tmp_path / "x.nii")
+    steps = dict(zip("ijk", np.linalg.norm(image.affine[:3, :3], axis=0), strict=True))
+    axes = "".join(
+        "ijk"[n] for n in np.argmax(np.abs(image.affine[:3, :3]), axis=1)[::-1]
+    )  # of superior, anterior, right
+    assert image.spacing == pytest.approx([steps[axis] for axis in axes])
+    assert image.file_shape == (6, 7, 8)
+    assert image.grid == io.read(tmp_path / "x.nii").grid and hash(image.grid) is not None
+    nifti(tmp_path / "y.nii", codes="PIL")
+    assert image.grid != io.read(tmp_path / "y.nii").grid
+    assert io.read(save(tmp_path / "x.png", GRAY8)).spacing == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "deep.tif", "x.bmp", "x.nii.gz", "4d.nii", "x.nrrd", "colour.mha"])
+def test_an_outline_is_what_reading_gives_without_its_values(tmp_path, name):
+    volume = 1 if name == "4d.nii" else None
+    if name in ("x.png", "x.bmp"):
+        save(tmp_path / name, COLOUR)
+    elif name == "x.jpg":
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        save(tmp_path / name, GRAY8, exif=exif)
+    elif name == "deep.tif":
+        save(tmp_path / name, GRAY16)
+    elif name == "4d.nii":
+        nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), np.diag([2, -1, 1, 1.0])), tmp_path / name)
+    else:
+        nifti(tmp_path / "x.nii.gz", codes="PIR")
+        image = io.read(tmp_path / "x.nii.gz") if name != "colour.mha" else Image(RNG.random((3, 9, 8), np.float32))
+        io.write(tmp_path / name, image)
+    form = importlib.import_module(io.FORMATS[io.suffix_of(name)])
+    outline = form.outline(tmp_path / name, *(() if volume is None else (volume,)))
+    image = io.read(tmp_path / name, volume)
+    assert outline.pixels.shape == image.pixels.shape and outline.grid == image.grid
+    assert outline.spacing == image.spacing and not outline.pixels.any()
+
+
+def test_scans_are_files_and_series(tmp_path):
+    save(tmp_path / "b.png", GRAY8)
+    nifti(tmp_path / "a scan.nii.gz")
+    dicom_files.series(tmp_path / "one", dicom_files.head())
+    for k in range(2):
+        dicom_files.series(
+            tmp_path / "deep/two",
+            dicom_files.head() + k,
+            prefix=f"S{k}-",
+            SeriesInstanceUID=f"1.{k}",
+            SeriesNumber=k + 7,
+        )
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    save(tmp_path / ".hidden/c.png", GRAY8)
+    found = {scan.name: scan for scan in io.scans(tmp_path)}
+    assert list(found) == ["a scan.nii.gz", "b.png", "deep/two/7-T1_se", "deep/two/8-T1_se", "one"]
+    assert [len(scan.files) for scan in found.values()] == [1, 1, 5, 5, 5]
+    assert [io.read(scan).dims for scan in found.values()] == [3, 2, 3, 3, 3]
+    np.testing.assert_array_equal(io.read(tmp_path / "one").pixels, io.read(found["one"]).pixels)
+    assert [scan.name for scan in io.scans(tmp_path, recursive=False)] == ["a scan.nii.gz", "b.png"]
+    assert [scan.name for scan in io.scans(tmp_path / "one")] == ["."]
+    with pytest.raises(UserError, match="two.*2 DICOM series"):
+        io.read(tmp_path / "deep/two")
+    with pytest.raises(UserError, match="deep"):
+        io.read(tmp_path / "deep")
+
+
+def test_a_series_is_written_to_a_folder(tmp_path):
+    dicom_files.series(tmp_path / "in", dicom_files.head())
+    image = io.read(tmp_path / "in")
+    io.write(tmp_path / "out.T2", image, "T2")
+    np.testing.assert_array_equal(io.read(tmp_path / "out.T2").pixels, image.pixels)
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    save(tmp_path / "in/deep/x.png", GRAY8)
+    save(tmp_path / "out.png", GRAY8)
+    (tmp_path / "in/same.png").symlink_to(tmp_path / "in/deep/x.png")
+    (tmp_path / "in/other.png").symlink_to(tmp_path / "out.png")
+    (tmp_path / "in/again").symlink_to(tmp_path / "in")
+    (tmp_path / "in/circle.png").symlink_to(tmp_path / "in/circle.png")
+    found = [path.name for path in io.list_images(tmp_path / "in", recursive=True)]
+    assert found == ["x.png", "other.png", "same.png"]
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    assert len(io.list_images(tmp_path / "link", recursive=True)) == 3
 
 
 def test_names_are_sorted_as_people_count(tmp_path):
@@ -292,3 +543,20 @@ def test_real_files_of_every_kind_are_read(shared_data):
     ]:
         image = io.read(path)
         assert np.isfinite(image.pixels).all() and image.pixels.min() < image.pixels.max()
+
+
+@pytest.mark.parametrize("folder", ["io", "templates", "brainix_dicom"])
+def test_real_files_are_written_as_they_were_read(shared_data, tmp_path, folder):
+    for scan in io.scans(shared_data / folder):
+        try:
+            image = io.read(scan)
+        except UserError as error:
+            assert "--volume" in str(error)
+            image = io.read(scan, volume=1)
+        target = tmp_path / scan.name
+        io.write(target, image)
+        after = io.read(target)
+        np.testing.assert_array_equal(after.pixels, image.pixels, err_msg=scan.name)
+        assert after.dtype == image.dtype and after.spacing == pytest.approx(image.spacing)
+        if image.affine is not None:
+            np.testing.assert_allclose(after.affine, image.affine, atol=1e-6)
