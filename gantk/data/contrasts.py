@@ -11,28 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from gantk.data import io
+from gantk.data.geometry import View
 from gantk.data.grids import difference
-from gantk.data.layout import SPLIT_WORD, split_of, words_of
+from gantk.data.layout import SPLIT_WORD, split_of
 from gantk.data.masks import expect_one_grid, is_mask, set_masks_apart
-from gantk.data.reading import Reader, expect_several, needed_path, patient_of, patient_pattern, planes_of
+from gantk.data.meanings import MEANING, contrast_in, plain, same_contrast
+from gantk.data.reading import expect_several, needed_path, patient_of, patient_pattern
 from gantk.data.records import Record, contrast_names, domain_letters
+from gantk.data.volumes import Item, Reader
 from gantk.errors import UserError
 
-# What files call the usual contrasts, in lower case.
-SYNONYMS = {
-    "t1": ("t1w", "t1n"),
-    "t1ce": ("t1c", "t1gd", "t1post", "t1ca", "t1wce", "t1wc", "t1wgd", "t1wpost"),
-    "t2": ("t2w",),
-    "flair": ("t2flair", "t2f", "fla"),
-    "pd": ("pdw",),
-    "mr": ("mri",),
-    "dwi": (),
-    "adc": (),
-    "swi": (),
-    "ct": (),
-    "pet": (),
-}
-MEANING = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 ENOUGH = 3  # contrasts in a folder from which on it is taken for a patient's when nobody said so
 
 
@@ -65,14 +53,13 @@ class Contrasts:
         path: str = "",  # folder below which the patients' folders lie
         mask: str = "",  # word or glob that names lesion masks, such as seg or mask*; "" = there are none
         patient: str = "",  # regex whose group is the patient, searched in the folder's path; "" = its numbered part
-        planes: tuple[float, float] = (0.25, 0.75),  # which axial planes of a volume 2-D networks see, as shares
+        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
         self.root, self.mask = needed_path(path, "contrasts"), mask
         self.contrasts = dict(zip(domain_letters(domains), map(contrast_names, domains), strict=True))
         self.domains, self.dims = domains, dims
         self.patient, self.planes = patient_pattern(patient), planes
-        every = sum(map(len, self.contrasts.values()))
-        self.reader, self.mask_reader = Reader(dims, 1, keep=max(4, 2 * every)), Reader(dims, 1)
+        self.reader = Reader(dims, 1)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -84,13 +71,17 @@ class Contrasts:
         folders: dict[Path, set[str]] = defaultdict(set)
         volumes = set()
         for image in images:
-            name = MEANING.get(_contrast_word(image, set(MEANING)) or "")
+            name = MEANING.get(contrast_in(io.stem_of(image), set())[0] or "")
             if name:
                 folders[image.parent].add(name)
             if io.suffix_of(image) in io.VOLUMES:
                 volumes.add(image.parent)
         patients = {folder for folder, names in folders.items() if len(names) >= ENOUGH}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
+
+    def sees(self, view: View) -> None:
+        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
+        self.reader.view = view
 
     def records(self) -> list[Record]:
         """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
@@ -148,38 +139,48 @@ class Contrasts:
 
     def _records_of(self, patient: Patient) -> list[Record]:
         first = next(file for file in patient.files.values() if file is not None)
-        volume = self.dims == 2 and io.suffix_of(first) in io.VOLUMES
         found = []
-        for plane in planes_of(first, self.planes) if volume else (None,):
+        for plane in self.reader.planes(Item("", first, patient.key), self.planes):
             key = patient.key + ("" if plane is None else f"/plane-{plane:03d}")
             for letter, names in self.contrasts.items():
                 files = tuple(patient.files[name] for name in names)
                 present = [file for file in files if file is not None]
                 if not present:
                     continue
-                mask = None if patient.mask is None else partial(self.mask_reader.mask, patient.mask, plane)
+                items = tuple(file and Item(letter, file, key, mask=patient.mask) for file in files)
                 found.append(
                     Record(
                         domain=letter,
                         subject=patient.subject,
                         key=key,
-                        read=partial(self._read, letter, files, plane),
+                        read=partial(self._read, items, plane),
                         pair=key if len(self.contrasts) > 1 else None,
                         position=None if plane is None else float(plane),
                         path=present[0],
                         others=tuple(present[1:]),
                         split=patient.split,
-                        mask=mask,
+                        mask=None if patient.mask is None else partial(self._mask, items, plane),
                         missing=tuple(name for name, file in zip(names, files, strict=True) if file is None),
+                        scan=None if plane is None else partial(self._scan, items),
+                        scan_key="" if plane is None else patient.key,
                     )
                 )
         return found
 
-    def _read(self, letter: str, files: tuple[Path | None, ...], plane: int | None) -> np.ndarray:
+    def _read(self, items: tuple[Item | None, ...], plane: int | None) -> np.ndarray:
         """float32 (contrasts, *spatial); NaN where the patient lacks one."""
-        channels = [None if file is None else self.reader.read(letter, file, plane)[0] for file in files]
-        shape = next(channel.shape for channel in channels if channel is not None)
-        return np.stack([np.full(shape, np.nan, np.float32) if one is None else one for one in channels])
+        return _stacked([None if item is None else self.reader.read(item, plane)[0] for item in items])
+
+    def _scan(self, items: tuple[Item | None, ...]) -> np.ndarray:
+        return _stacked([None if item is None else self.reader.scan(item)[0] for item in items])
+
+    def _mask(self, items: tuple[Item | None, ...], plane: int | None) -> np.ndarray:
+        return self.reader.mask(next(item for item in items if item is not None), plane)
+
+
+def _stacked(channels: Sequence[np.ndarray | None]) -> np.ndarray:
+    shape = next(channel.shape for channel in channels if channel is not None)
+    return np.stack([np.full(shape, np.nan, np.float32) if one is None else one for one in channels])
 
 
 def contrast_files(folder: Path, contrasts: Sequence[str], mask: str = "") -> dict[str, Path | None]:
@@ -190,15 +191,15 @@ def contrast_files(folder: Path, contrasts: Sequence[str], mask: str = "") -> di
 
 def assigned(images: Sequence[Path], contrasts: Sequence[str]) -> dict[str, Path | None]:
     """The image of each contrast: by its very name, else by a usual synonym (T1w for T1, T1Gd for T1ce)."""
-    wanted = {contrast: "".join(words_of(contrast)).lower() for contrast in contrasts}
-    words = {image: _contrast_word(image, set(wanted.values())) for image in images}
+    wanted = {contrast: plain(contrast) for contrast in contrasts}
+    words = {image: contrast_in(io.stem_of(image), set(wanted.values()))[0] for image in images}
     found: dict[str, Path | None] = {}
     for contrast, word in wanted.items():
         fitting = [image for image in images if words[image] == word]
         if not fitting:
             others = set(wanted.values()) - {word}
             means = [image for image in images if words[image] not in others]
-            fitting = [image for image in means if word in MEANING and MEANING.get(words[image] or "") == MEANING[word]]
+            fitting = [image for image in means if same_contrast(words[image] or "", word)]
         if len(fitting) > 1:
             raise UserError(
                 f"'{fitting[0].parent}' holds two files of {contrast}: '{fitting[0].name}' and '{fitting[1].name}'",
@@ -207,20 +208,6 @@ def assigned(images: Sequence[Path], contrasts: Sequence[str]) -> dict[str, Path
             )
         found[contrast] = fitting[0] if fitting else None
     return found
-
-
-def _contrast_word(image: Path, wanted: set[str]) -> str | None:
-    """The first word of a file's name, or two joined, that is a contrast: T2_FLAIR is one. What stands behind `to`
-    (`regtoFLAIR`, `T1_to_T2`) is where the image was brought, not what it shows."""
-    words = [word.lower() for word in words_of(io.stem_of(image))]
-    known = wanted | MEANING.keys()
-    for i, word in enumerate(words):
-        if i and words[i - 1].endswith("to"):
-            continue
-        both = word + words[i + 1] if i + 1 < len(words) else ""
-        if both in known or word in known:
-            return both if both in known else word
-    return None
 
 
 def _numbered(parts: Sequence[str]) -> bool:

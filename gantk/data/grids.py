@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 
-from gantk.data.io import VOLUMES, suffix_of
-from gantk.errors import UserError
+from gantk.data import io
+from gantk.data.geometry import same_grid
+from gantk.data.image import Image
 
-TOLERANCE = 0.02  # mm: headers are rounded
-
-
-def grid_of(path: Path) -> tuple[tuple[int, ...], np.ndarray | None]:
-    """The sides of a file's image as it will be read, and its affine where it has one. Unreadable: UserError."""
-    if suffix_of(path) in VOLUMES:
-        from gantk.data.nifti import grid, upright_shape
-
-        return upright_shape(path), np.asarray(grid(path)[1])
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as picture:
-            turned = picture.format in ("JPEG", "MPO") and picture.getexif().get(0x0112, 1) >= 5
-            return (picture.size if turned else picture.size[::-1]), None
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read as a picture: {error}", remedy="leave the file out") from error
+# What a source names as one image: a file, or the files of a DICOM series.
+Source = Path | io.Scan
 
 
-def difference(one: Path, other: Path) -> str | None:
-    """How the grids of two files differ, in words; None where they are one grid."""
-    (shape, affine), (other_shape, other_affine) = grid_of(one), grid_of(other)
-    if shape != other_shape:
-        return " against ".join(" x ".join(map(str, sides)) for sides in (shape, other_shape))
-    if affine is not None and other_affine is not None and not np.allclose(affine, other_affine, atol=TOLERANCE):
-        return "as many voxels, at other places (their affines differ)"
-    return None
+def outline(source: Source, volume: int | None = None) -> Image:
+    """What `read` gives of a source, from headers alone: its grid, with zeros that take no memory for pixels.
+
+    `volume` chooses one of a file of several, counted from 0. What cannot be read is a UserError.
+    """
+    files = source.files if isinstance(source, io.Scan) else (source,)
+    suffix = io.suffix_of(files[0]) if len(files) == 1 and files[0].is_file() else ""
+    if suffix in io.VOLUMES:
+        return importlib.import_module(io.FORMATS[suffix]).outline(files[0], volume)
+    if suffix in io.SUFFIXES:
+        from gantk.data import png
+
+        return png.outline(files[0])
+    if all(map(Path.is_file, files)) and volume is None:
+        from gantk.data import dicom
+
+        return dicom.outline(files)
+    image = io.read(source, volume)
+    return Image(_zeros(image.pixels.shape[1:]), image.affine, image.path, image.dtype, image.header)
+
+
+def difference(one: Source, other: Source, volume: int | None = None, other_volume: int | None = None) -> str | None:
+    """How the grids of two sources differ, in words; None where they are one grid."""
+    first, second = outline(one, volume), outline(other, other_volume)
+    if first.pixels.shape[1:] != second.pixels.shape[1:]:
+        return " against ".join(" x ".join(map(str, image.pixels.shape[1:])) for image in (first, second))
+    return None if same_grid(first, second) else "as many voxels, at other places (their affines differ)"
+
+
+def _zeros(sides: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.float32(0), (1, *sides))

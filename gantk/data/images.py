@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantk.data import io
+from gantk.data.geometry import View
 from gantk.data.labels import beyond_class, classes_of_folders, of_class
 from gantk.data.layout import below
 from gantk.data.masks import masks_of, set_masks_apart
-from gantk.data.reading import Channels, Reader, needed_path, patient_pattern, records_of
+from gantk.data.reading import Channels, needed_path, patient_pattern, records_of
 from gantk.data.records import Record
+from gantk.data.volumes import Reader
 from gantk.errors import UserError
 
 
@@ -28,7 +30,7 @@ class Images:
         path: str = "",  # folder below which the images lie
         patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
         mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
-        planes: tuple[float, float] = (0.25, 0.75),  # which axial planes of a volume 2-D networks see, as shares
+        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
         only: str = "",  # keep the images of this class, by its folder's name; "" = all
     ):
@@ -46,6 +48,10 @@ class Images:
             return {"path": str(path)} if io.list_images(path, recursive=True) else None
         except UserError:
             return None
+
+    def sees(self, view: View) -> None:
+        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
+        self.reader.view = view
 
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""

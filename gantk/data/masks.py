@@ -37,11 +37,16 @@ def set_masks_apart(images: Sequence[Path], root: Path, name: str) -> tuple[list
 
 
 def masks_of(
-    found: Sequence[Found], masks: Sequence[Path], root: Path, name: str, domains: Sequence[str]
+    found: Sequence[Found],
+    masks: Sequence[Path],
+    root: Path,
+    name: str,
+    domains: Sequence[str],
+    one_grid: bool = True,
 ) -> dict[Path, Path]:
     """The mask of each image that has one: named alike in the same patient's place, else the only one beside it.
 
-    A mask on another grid than its image, or two that fit equally well, are a UserError.
+    Two that fit equally well, and, with `one_grid`, a mask on another grid than its image, are a UserError.
     """
     alike: dict[str, list[Path]] = defaultdict(list)
     beside: dict[Path, list[Path]] = defaultdict(list)
@@ -56,7 +61,8 @@ def masks_of(
             fitting = beside[image.path.parent]
         if fitting:
             chosen[image.path] = _clearest(fitting, image, domains, root)
-            expect_one_grid(chosen[image.path], image.path)
+            if one_grid:
+                expect_one_grid(chosen[image.path], image.path)
     return chosen
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from gantk.data.grids import difference
 from gantk.data.io import VOLUMES, suffix_of
 from gantk.data.layout import Found
 from gantk.data.records import Record
@@ -76,15 +77,14 @@ def from_names(found: Sequence[Found]) -> dict[Path, str]:
 
     An image whose name the other domain lacks is then a pair without its partner, for paired methods to complain of.
     """
-    from gantk.data.nifti import grid
-
     names = {letter: Counter((image.split, image.name) for image in found if image.letter == letter) for letter in "ab"}
     shared = {name for name in names["a"] if names["a"][name] == 1 and names["b"].get(name) == 1}
-    grids: dict[tuple, set] = {name: set() for name in shared}
+    scans: dict[tuple, list[Path]] = {name: [] for name in shared}
     for image in found:
         if (image.split, image.name) in shared and suffix_of(image.path) in VOLUMES:
-            grids[image.split, image.name].add(grid(image.path))
-    shared = {name for name in shared if len(grids[name]) < 2}  # scans on different grids are not registered
+            scans[image.split, image.name].append(image.path)
+    # Scans on different grids are not registered.
+    shared = {name for name in shared if len(scans[name]) < 2 or difference(*scans[name]) is None}
     smaller = min(len(names["a"]), len(names["b"]))
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
         return {}
@@ -105,6 +105,26 @@ def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return {name: pair for name, pair in by_pair.items() if pair.keys() == {"a", "b"}}
 
 
+def _expect_one_grid(apart: Sequence[Record], remedy: str) -> None:
+    """UserError where scans without a partner have one after all, on another grid."""
+    files: dict[str, dict[str, set[Path]]] = {}
+    for record in apart:
+        if record.subject and record.path and suffix_of(record.path) in VOLUMES:
+            files.setdefault(record.subject, {}).setdefault(record.domain, set()).add(record.path)
+    for domains in files.values():
+        if [len(domains.get(letter, ())) for letter in "ab"] != [1, 1]:
+            continue
+        one, other = (next(iter(domains[letter])) for letter in "ab")
+        differs = difference(one, other)
+        if differs:
+            raise UserError(
+                f"'{one}' and '{other}' are of one patient, and on different grids: {differs}",
+                where="data.source",
+                remedy="resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
+                f'onto = "a" (or "b"). Or {remedy}',
+            )
+
+
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
@@ -112,6 +132,8 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """
     complete = complete_pairs(records)
     remedy = "use an unpaired method such as dualgan"
+    if not complete or any(record.pair is not None and record.pair not in complete for record in records):
+        _expect_one_grid([record for record in records if record.pair not in complete], remedy)
     if not complete:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         raise UserError(

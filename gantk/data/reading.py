@@ -3,86 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
-
 from gantk.data import io
-from gantk.data.image import Image
 from gantk.data.layout import Found
 from gantk.data.records import Record
+from gantk.data.volumes import Item, Reader, is_volume, records
 from gantk.errors import UserError
 
 Channels = Literal[1, 3] | None  # what `channels` of a source may ask for
-SMALLEST = 8  # pixels on each side
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-
-
-class Reader:
-    """Reads images of `dims` axes and checks each against the first of its domain."""
-
-    def __init__(self, dims: int, channels: int | None = None, keep: int = 4):
-        self.dims, self.channels, self.keep = dims, channels, keep
-        self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
-        self._volumes: OrderedDict[Path, Image] = OrderedDict()  # the last ones, since planes are read one by one
-
-    def read(self, letter: str, path: Path, plane: int | None = None) -> np.ndarray:
-        """float32 (C, *spatial) of a file, or of one axial plane of a volume; UserError naming the file."""
-        pixels = io.read(path).pixels if plane is None else self._volume(path).pixels[:, plane]
-        if pixels.ndim - 1 != self.dims:
-            kind = "a volume" if pixels.ndim == 4 else "a picture"
-            raise UserError(f"'{path}' is {kind}, and data.dims is {self.dims}", where="data.dims")
-        if min(pixels.shape[1:]) < SMALLEST:
-            shape = " x ".join(map(str, pixels.shape[1:]))
-            raise UserError(f"'{path}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side")
-        pixels = self._as_asked(pixels)
-        channels, first = self._first.setdefault(letter, (len(pixels), path))
-        if len(pixels) != channels:
-            raise UserError(
-                f"'{path}' has {len(pixels)} channels, while '{first}' has {channels}",
-                where="data.source",
-                remedy="set data.source.channels = 1 (gray) or 3 (colour)",
-            )
-        return pixels
-
-    def mask(self, path: Path, plane: int | None = None) -> np.ndarray:
-        """float32 (1, *spatial) of a mask's file: 1 where it is above 0, whatever its labels."""
-        return (self.read("mask", path, plane) > 0).astype(np.float32)
-
-    def _as_asked(self, pixels: np.ndarray) -> np.ndarray:
-        if self.channels == 3 and len(pixels) == 1:
-            return np.repeat(pixels, 3, axis=0)
-        if self.channels == 1 and len(pixels) == 3:
-            gray = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
-            return np.ascontiguousarray(pixels[:1] if gray else np.tensordot(LUMA, pixels, axes=1)[None])
-        return pixels
-
-    def _volume(self, path: Path) -> Image:
-        image = self._volumes.get(path)
-        if image is None:
-            image = io.read(path)
-            self._volumes[path] = image
-            while len(self._volumes) > self.keep:
-                self._volumes.popitem(last=False)
-        return image
-
-
-def planes_of(path: Path, shares: tuple[float, float]) -> tuple[int | None, ...]:
-    """Axial planes of a volume between two shares of its height; `(None,)` for a NIfTI file that is one slice."""
-    from gantk.data.nifti import upright_shape
-
-    shape = upright_shape(path)
-    if len(shape) < 3:
-        return (None,)
-    low, high = shares
-    if not 0 <= low < high <= 1:
-        raise UserError(f"planes = {list(shares)} is no part of a volume", where="data.source.planes", allowed="0 to 1")
-    return tuple(range(int(low * shape[0]), max(int(high * shape[0]), int(low * shape[0]) + 1)))
 
 
 def records_of(
@@ -101,37 +33,35 @@ def records_of(
     `expected` names the domains; one of no image, or of one, from which nothing can be held out, is a UserError.
     `labels` and `masks` tell an image's class and the file of its mask, where these are known.
     """
-    mask_reader = Reader(reader.dims, channels=1)
-    stacks: dict[tuple, int] = defaultdict(int)
     # A folder is a patient where folders are numbered: `patient07`, `BRATS_HG0006`; `tumour` and `healthy` are kinds.
     numbered = sum(any(map(str.isdigit, "".join(image.place))) for image in found) * 2 > len(found)
-    records = []
+    items = []
     for image in found:
-        shown = image.path.relative_to(root) if image.path.is_relative_to(root) else image.path
-        subject = patient_of(shown.as_posix(), patient) if patient else "/".join(image.place) if numbered else ""
-        volume = io.suffix_of(image.path) in io.VOLUMES
-        subject = subject or (image.name if volume else "")  # a volume is a scan of somebody
-        for plane in planes_of(image.path, planes) if volume and reader.dims == 2 else (None,):
-            stack = (image.letter, subject, image.split)
-            pair, tail = pairs.get(image.path), "" if plane is None else f"/plane-{plane:03d}"
-            records.append(
-                Record(
-                    domain=image.letter,
-                    subject=subject,
-                    key=shown.as_posix() + tail,
-                    read=partial(reader.read, image.letter, image.path, plane),
-                    pair=None if pair is None else pair + tail,
-                    position=float(plane) if plane is not None else None if volume else float(stacks[stack]),
-                    path=image.path,
-                    split=image.split,
-                    mask=partial(mask_reader.mask, masks[image.path], plane) if image.path in masks else None,
-                    label=labels.get(image.path),
-                )
+        shown = (image.path.relative_to(root) if image.path.is_relative_to(root) else image.path).as_posix()
+        subject = patient_of(shown, patient) if patient else "/".join(image.place) if numbered else ""
+        items.append(
+            Item(
+                letter=image.letter,
+                source=image.path,
+                key=shown,
+                subject=subject or (image.name if is_volume(image.path) else ""),  # a volume is a scan of somebody
+                split=image.split,
+                pair=pairs.get(image.path),
+                label=labels.get(image.path),
+                mask=masks.get(image.path),
             )
-            stacks[stack] += 1
-    for letter in sorted({record.domain for record in records} | set(expected)):
-        expect_several([record for record in records if record.domain == letter], expected.get(letter, ""), root)
-    return records
+        )
+    return expected_records(items, reader, planes, expected, root)
+
+
+def expected_records(
+    items: Sequence[Item], reader: Reader, planes: tuple[float, float], expected: dict[str, str], root: Path
+) -> list[Record]:
+    """The records of items; a domain of `expected` (letter to name) without two of them is a UserError."""
+    found = records(items, reader, planes)
+    for letter in sorted({record.domain for record in found} | set(expected)):
+        expect_several([record for record in found if record.domain == letter], expected.get(letter, ""), root)
+    return found
 
 
 def expect_several(records: Sequence[Record], domain: str, root: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 class Record:
     """One image that is read when it is needed.
 
-    `read` returns float32 (C, *spatial) in the native intensities and at the native size.
+    `read` returns float32 (C, *spatial) in the native intensities and at the native size. What it gives of files
+    depends on these, its key and the source's options alone: it is kept on disk (data.cache).
     """
 
     domain: str  # "a", "b", or "image" where the source has one domain
@@ -28,6 +29,8 @@ class Record:
     label: str | None = None  # class, such as "tumour"; None where unknown
     missing: tuple[str, ...] = ()  # contrasts of the domain that this patient lacks; their channels are NaN
     others: tuple[Path, ...] = ()  # further files behind it: one for each contrast beyond the first
+    scan: Callable[[], np.ndarray] | None = None  # the whole scan (C, D, H, W) of which this is a slice; None: `read`
+    scan_key: str = ""  # names that scan within its domain; "" where this is no slice of one
 
     @property
     def files(self) -> tuple[Path, ...]:

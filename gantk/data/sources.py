@@ -12,11 +12,14 @@ from typing import Literal
 import numpy as np
 
 from gantk.data import io
+from gantk.data.geometry import View
 from gantk.data.layout import Found, below, discover
 from gantk.data.masks import is_mask, masks_of, set_masks_apart
+from gantk.data.meanings import MEANING, contrast_in
 from gantk.data.pairing import pairs_of
-from gantk.data.reading import Channels, Reader, needed_path, patient_pattern, records_of
+from gantk.data.reading import Channels, needed_path, patient_pattern, records_of
 from gantk.data.records import Record
+from gantk.data.volumes import Reader
 from gantk.errors import UserError
 
 
@@ -39,7 +42,7 @@ class Folders:
         pairs: str = "",  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
         patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
         mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
-        planes: tuple[float, float] = (0.25, 0.75),  # which axial planes of a volume 2-D networks see, as shares
+        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
     ):
         if len(domains) != 2:
@@ -66,11 +69,15 @@ class Folders:
             images = io.list_images(path, recursive=True)
             for domains in (("T1", "T2"), ("CT", "MR")) if images else ():
                 found = discover(path, domains)
-                if {image.letter for image in found} == {"a", "b"}:
+                if {image.letter for image in found} == {"a", "b"} and not _of_patients(found):
                     return {"path": str(path)}
         except UserError:
             return None
         return None
+
+    def sees(self, view: View) -> None:
+        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
+        self.reader.view = view
 
     def records(self) -> list[Record]:
         """One record for every picture or plane; UserError for folders that are missing, empty or hold one image."""
@@ -166,15 +173,16 @@ def channels(records: Sequence[Record]) -> dict[str, int]:
     return {domain: first[domain].read().shape[0] for domain in sorted(first)}
 
 
-def source_for(path: Path, domains: int = 2) -> dict:
+def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
     """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path": ...}`.
 
-    The more special source wins; a folder of one domain is for recipes of one domain. UserError where none fits.
+    `own` is the recipe's, which wins where it fits; then the more special source; a folder of one domain is for recipes
+    of one domain. UserError where none fits.
     """
     from gantk.plugins import registry
 
-    general = ("folders", "images") if domains == 2 else ("images", "contrasts", "folders", "aligned")
-    rank = {name: place for place, name in enumerate(general, start=1)}
+    general = ("folders", "nifti", "images") if domains == 2 else ("nifti", "images", "contrasts", "folders", "aligned")
+    rank = {name: place for place, name in enumerate(general, start=1)} | {own: -1}
     entries = sorted(registry().of_kind("source"), key=lambda entry: (rank.get(entry.name, 0), entry.name))
     for entry in entries:
         accepts = getattr(entry.load(), "accepts", None)
@@ -184,12 +192,22 @@ def source_for(path: Path, domains: int = 2) -> dict:
     raise UserError(nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is")
 
 
+def _of_patients(found: Sequence[Found]) -> bool:
+    """Whether two folders that say nothing hold volumes of the same contrasts: two patients, not two domains."""
+    if any(io.suffix_of(image.path) not in io.VOLUMES for image in found):
+        return False
+    meant: dict[str, set] = {"a": set(), "b": set()}
+    for image in found:
+        meant[image.letter].add(MEANING.get(contrast_in(io.stem_of(image.path), set())[0] or ""))
+    return len(meant["a"] & meant["b"] - {None}) > 1
+
+
 def nothing_fits(path: Path) -> str:
     """Why no data source fits a path, in words."""
     if not path.exists():
         return f"'{path}' does not exist"
     if path.is_file():
-        return f"'{path}' is a file; data come in folders"
+        return f"'{path}' is a file; data come in folders, or in a CSV that lists them"
     images = io.list_images(path, recursive=True)
     if images:
         folders = Counter(str(image.parent.relative_to(path)) for image in images)
