@@ -1,6 +1,8 @@
 """Intensity mappings and fits: what goes in comes out, on any numbers, before and after a checkpoint."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gantk.data.channels import PerChannel, to_network
 from gantk.data.fit import Fit, resize
+from gantk.data.foreground import otsu, split_values
 from gantk.data.intensity import Linear, MinMax, Percentile, Unit, Window, ZScore, from_state
 from gantk.errors import UserError
 
@@ -118,6 +122,131 @@ def test_every_kind_is_known_by_its_name():
     assert set(Linear.kinds) >= {"percentile", "minmax", "zscore", "window", "unit"}
 
 
+def scan(level, seed=0):
+    """A volume (1, 5, 12, 10) whose air is 0 and whose slices get brighter from the bottom up."""
+    rng = np.random.default_rng(seed)
+    volume = np.zeros((1, 5, 12, 10), np.float32)
+    volume[:, :, 3:9, 2:8] = level * (0.5 + 0.5 * rng.random((1, 5, 6, 6))) * np.linspace(0.6, 1, 5).reshape(1, 5, 1, 1)
+    return volume
+
+
+@pytest.mark.parametrize("kind", [Percentile, MinMax, ZScore])
+def test_per_volume_gives_each_scan_one_line_and_its_exact_inverse(kind):
+    mapping = kind(per="volume")
+    mapping.fit([scan(100), scan(300, 1)])
+    volume = scan(7000, 2)
+    own = mapping.of(volume)
+    assert own is not mapping and own.of(scan(5)) is own, "a scan's mapping is its own for good"
+    slices = [own.forward(volume[:, k]) for k in range(5)]
+    np.testing.assert_array_equal(np.stack(slices, 1), own.forward(volume))
+    np.testing.assert_allclose(own.inverse(own.forward(volume)), volume, atol=1e-3)
+    again = from_state(json.loads(json.dumps(own.state())))
+    np.testing.assert_array_equal(again.forward(volume), own.forward(volume))
+    assert slices[0].max() < slices[4].max(), "slices keep their brightness among each other"
+
+
+@pytest.mark.parametrize("kind", [Percentile, MinMax, ZScore])
+@pytest.mark.parametrize("per", ["volume", "image"])
+def test_what_comes_out_is_on_the_scale_of_a_typical_scan(kind, per):
+    scans = [scan(100), scan(300, 1), np.zeros((1, 5, 12, 10), np.float32)]
+    mapping = kind(per=per)
+    mapping.fit(scans)
+    ends = np.array([kind().ends_of([one]) for one in scans[:2]])
+    np.testing.assert_allclose((mapping.low, mapping.high), ends.mean(axis=0)), "constant scans do not count"
+    np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 1.0])), ends.mean(axis=0))
+
+
+def test_a_scan_without_contrast_takes_the_training_sets_line():
+    mapping = Percentile(per="volume")
+    mapping.fit([scan(100), scan(300)])
+    own = mapping.of(np.full((1, 4, 4, 4), 9, np.float32))
+    assert (own.low, own.high) == (mapping.low, mapping.high)
+
+
+def test_per_set_and_windows_have_one_mapping_for_all_scans():
+    fitted = Percentile()
+    fitted.fit([scan(100)])
+    for mapping in (fitted, Window(), Unit()):
+        assert mapping.of(scan(5000)) is mapping
+
+
+@given(
+    values=hnp.arrays(np.float32, 64, elements=st.integers(0, 65535).map(float)),
+    kind=st.sampled_from([Unit(bits=16), Window(low=0, high=65535), MinMax(), Percentile(high=100.0)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_whole_numbers_of_16_bits_come_back_through_the_networks_float32(values, kind):
+    kind.fit([np.array([[[0.0, 65535.0]]], np.float32)])
+    for image in (values, values.astype(np.uint16)):
+        seen = kind.forward(image)
+        assert seen.dtype == np.float32, "networks see single precision"
+        assert np.abs(kind.inverse(seen).astype(np.float64) - values).max() < 1e-3
+
+
+def test_otsu_parts_air_and_stripped_zeros_from_tissue():
+    rng = np.random.default_rng(0)
+    air, tissue = np.abs(rng.normal(0, 10, 7000)), rng.uniform(300, 500, 3000)
+    for background, inside in ((air, tissue), (np.zeros(9900), tissue[:100]), (air[:1500], tissue)):
+        values = np.concatenate([background, inside, [50_000.0]])  # one vessel does not move it
+        threshold = otsu(values)
+        assert background.max() < threshold < inside.min()
+    assert 0.4 < otsu(np.array([0.0] * 6 + [1.0] * 4)) < 0.6, "the middle of the gap"
+
+
+@pytest.mark.parametrize("foreground, lowest", [(False, 0.0), (True, 40.0), ("otsu", 40.0)])
+def test_foregrounds_leave_air_out_of_every_kind(foreground, lowest):
+    volume = scan(100)
+    for kind in (Percentile, MinMax):
+        mapping = kind(per="volume", foreground=foreground, **({"high": 100.0} if kind is Percentile else {}))
+        mapping.fit([volume])
+        assert mapping.low >= lowest * 0.7 and (mapping.low == 0) == (foreground is False)
+        assert mapping.high == pytest.approx(volume.max())
+    inside = ZScore(foreground=foreground)
+    inside.fit([volume])
+    values = split_values(volume, foreground)[0]
+    assert inside.inverse(np.float64(0)) == pytest.approx(values.mean(), rel=1e-5)
+
+
+def test_a_whole_head_is_foreground_and_the_air_around_it_is_not(shared_data):
+    from gantk.data.io import read
+
+    for name in ("patient07/T1*.nii.gz", "raw/patient01/study1_T1W.nii.gz"):
+        pixels = read(next((shared_data / "open_ms").glob(name))).pixels
+        inside, outside = split_values(pixels, "otsu")
+        assert 0.1 < inside.size / pixels.size < 0.35 and np.median(outside) < 0.1 * np.median(inside)
+
+
+def test_every_contrast_of_a_scan_has_its_own_line():
+    mapping = PerChannel([MinMax(per="volume"), MinMax(per="volume")], ["T1", "T2"], 2)
+    volumes = [np.concatenate([scan(100), scan(1000, 1)]), np.concatenate([scan(200), scan(3000, 1)])]
+    mapping.fit(volumes)
+    own = mapping.of(volumes[1])
+    assert mapping.per == "volume" and [line.high for line in own.lines] == pytest.approx(
+        volumes[1].max(axis=(1, 2, 3)).tolist()
+    )
+    lacking = volumes[1].copy()
+    lacking[0] = np.nan
+    assert mapping.of(lacking).lines[0] is mapping.lines[0]
+    seen = to_network(lacking[:, 2], mapping.of(lacking), Fit((12, 10), (12, 12)))
+    assert (seen[0] == -1).all() and np.isfinite(seen).all() and seen[1].max() > 0.5
+
+
+def test_an_unknown_unit_of_learning_is_the_users_mistake():
+    with pytest.raises(UserError, match=r"per 'head'.*Allowed: set, volume, image.*intensity\.per"):
+        Percentile(per="head")
+
+
+def test_a_kind_that_no_one_offers_is_named():
+    with pytest.raises(UserError, match="'histogram' is not known here.*Install the plugin"):
+        from_state({"name": "histogram", "fitted": None})
+
+
+def test_networks_that_are_exported_need_no_torch_for_their_intensities():
+    look = "import sys, gantk.data.nyul, gantk.data.channels, gantk.data.fit; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=600)
+    assert done.stdout.strip() == "False"
+
+
 sides = st.integers(3, 40)
 
 
@@ -152,6 +281,39 @@ def test_padding_keeps_the_aspect_and_the_pixels():
 def test_padding_takes_the_images_own_minimum():
     image = np.random.default_rng(0).random((1, 20, 10)).astype(np.float32) + 3
     assert Fit((20, 10), (20, 20)).forward(image)[0, 0, 0] == image.min()
+
+
+@given(
+    native=st.tuples(sides, sides, sides),
+    size=st.tuples(sides, sides, sides),
+    fill=st.sampled_from([None, 0.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_crop_keeps_the_resolution_and_cuts_about_the_centre(native, size, fill):
+    image = np.random.default_rng(0).random((2, *native)).astype(np.float32) + 1
+    fit = Fit(native, size, "crop")
+    fitted = fit.forward(image, fill)
+    assert fitted.shape == (2, *size)
+    shown = image[(slice(None), *fit.shown)]
+    np.testing.assert_array_equal(fitted[(slice(None), *fit.window)], shown)
+    for part, side, to in zip(fit.shown, native, size, strict=True):
+        assert part.stop - part.start == min(side, to) and abs(part.start - (side - part.stop)) <= 1
+    back = fit.inverse(fitted)
+    assert back.shape == image.shape
+    np.testing.assert_array_equal(back[(slice(None), *fit.shown)], shown)
+    if fit.content == size and all(side <= to for side, to in zip(native, size, strict=True)):
+        np.testing.assert_array_equal(back, image)
+    outside = np.ones(size, bool)
+    outside[fit.window] = False
+    for channel, whole in zip(fitted, image, strict=True):
+        assert (channel[outside] == (whole.min() if fill is None else fill)).all()
+
+
+def test_each_channel_is_padded_with_its_own_air():
+    image = np.stack([np.full((4, 8), 5.0), np.full((4, 8), -3.0)]).astype(np.float32)
+    for mode in ("pad", "crop"):
+        fitted = Fit((4, 8), (8, 8), mode).forward(image)
+        assert (fitted[0] == 5).all() and (fitted[1] == -3).all()
 
 
 @pytest.mark.parametrize("to", [(40, 24), (11, 9), (7, 60)])

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.channels import PerChannel, absent_channels, backgrounds
+from gantk.data.channels import to_network
 from gantk.data.fit import Fit
-from gantk.data.masks import fitted
+from gantk.data.preparation import Preparation
 from gantk.data.records import Record
 from gantk.method import Batch
 
+AHEAD = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # the stream of random numbers that places windows, apart from those that shuffle
 
 
 class ImageSet:
-    """The images of one domain as the networks see them: (C, *size) in network intensities."""
+    """The images of one domain as the networks see them: (C, *size) in network intensities. Safe between threads."""
 
     def __init__(
         self,
@@ -32,41 +34,66 @@ class ImageSet:
         patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
+        preparation: Preparation | None = None,  # how records become images; None: without a cache
     ):
-        self.records, self.intensity, self.size, self.fit = list(records), intensity, tuple(size), fit
+        self.records, self.size, self.fit = list(records), tuple(size), fit
+        self.preparation = preparation or Preparation(records, size, fit)
         self.patch, self.masks, self.classes = patch and tuple(patch), masks, tuple(classes)
         self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._room = int(memory * 2**30)  # bytes left for decoded images
+        self._room = int(memory * 2**30)  # bytes left for prepared images
+        self._lock = Lock()
+        self._intensity = intensity
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Tensor:
-        """One image, decoded at most once where memory allows."""
-        return self._decoded(index)[0]
+        """One image, prepared at most once where memory allows."""
+        return self.prepared(index)[0]
+
+    @property
+    def intensity(self):
+        """The domain's mapping; another one makes all images anew."""
+        return self._intensity
+
+    @intensity.setter
+    def intensity(self, mapping) -> None:
+        with self._lock:
+            self._intensity = mapping
+            self._room += sum(_nbytes(*kept) for kept in self._kept.values())
+            self._kept.clear()
 
     def mask(self, index: int) -> Tensor:
         """The image's lesion mask, (1, *size) from 0 to 1; all 0 where it has none."""
-        mask = self._decoded(index)[1]
-        return torch.zeros(1, *self.size) if mask is None else mask
+        return self.prepared(index)[1]
 
     def gather(self, indices: Sequence[int]) -> Tensor:
         """A batch (N, C, *size)."""
         return torch.stack([self[index] for index in indices])
 
-    def _decoded(self, index: int) -> tuple[Tensor, Tensor | None]:
-        if index in self._kept:
-            return self._kept[index]
-        record = self.records[index]
-        pixels = record.read()
-        image, mask = prepare(pixels, self.intensity, self.size, self.fit), None
-        if self.masks and record.mask is not None:
-            mask = torch.from_numpy(fitted(record.mask(), pixels.shape[1:], self.size, self.fit, record.key))
-        nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
-        if nbytes <= self._room:
-            self._room -= nbytes
-            self._kept[index] = image, mask
+    def prepared(self, index: int) -> tuple[Tensor, Tensor]:
+        """An image with its mask, which takes no memory where there is none."""
+        image, mask = self._prepared(index)
+        return image, torch.zeros(1).expand(1, *self.size) if mask is None else mask
+
+    def _prepared(self, index: int) -> tuple[Tensor, Tensor | None]:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        record, mapping = self.records[index], self._intensity
+        image = torch.from_numpy(self.preparation.image(record, mapping))
+        mask = self.preparation.mask(record) if self.masks else None
+        mask = None if mask is None else torch.from_numpy(mask)
+        with self._lock:
+            nbytes = _nbytes(image, mask)
+            if nbytes <= self._room and index not in self._kept and mapping is self._intensity:
+                self._room -= nbytes
+                self._kept[index] = image, mask
         return image, mask
+
+
+def _nbytes(image: Tensor, mask: Tensor | None) -> int:
+    return image.nbytes + (0 if mask is None else mask.nbytes)
 
 
 def prepare(pixels: np.ndarray, intensity, size: tuple[int, ...], fit: str) -> Tensor:
@@ -74,31 +101,36 @@ def prepare(pixels: np.ndarray, intensity, size: tuple[int, ...], fit: str) -> T
 
     Of several contrasts, one that is NaN (a patient lacks it) becomes black.
     """
-    mapped = Fit(pixels.shape[1:], size, fit)
-    if not isinstance(intensity, PerChannel):
-        done = intensity.forward(mapped.forward(pixels))
-    else:
-        absent = absent_channels(pixels)
-        pixels = np.where(absent.reshape(-1, *[1] * (pixels.ndim - 1)), np.float32(0), pixels)
-        done = intensity.forward(mapped.forward(pixels, fill=backgrounds(pixels)))
-        done[absent] = intensity.range[0]
-    return torch.from_numpy(np.ascontiguousarray(done, dtype=np.float32))
+    return torch.from_numpy(to_network(pixels, intensity, Fit(pixels.shape[1:], size, fit)))
 
 
 class Batches:
     """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i] with b[i].
 
     The order is a function of (seed, epoch), the place of a random window one of (seed, place in the order): no state
-    to save. `rank` of `world` processes each take their share of the global batch, so that N ranks of batch B see what
-    one process of batch N * B would.
+    to save, and the same batches whatever the number of `workers`, the threads that read ahead. `rank` of `world`
+    processes each take their share of the global batch, so that N ranks of batch B see what one process of batch N * B
+    would. No step from `end` on is read ahead.
     """
 
-    def __init__(self, sets: dict[str, ImageSet], batch: int, seed: int, paired: bool, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        sets: dict[str, ImageSet],
+        batch: int,
+        seed: int,
+        paired: bool,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        workers: int = 2,  # threads that read ahead; 0: every batch is read when it is asked for
+        end: int | None = None,
+    ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.workers, self.end = rank, world, workers, end
         self._orders: dict[tuple[str, int], list[int]] = {}
-        self._ahead: tuple[int, object] | None = None  # the next step's batch, being decoded
-        self._pool = ThreadPoolExecutor(1)
+        self._lock = Lock()
+        self._ahead: dict[int, Future[Batch]] = {}  # by step
+        self._pool: ThreadPoolExecutor | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,11 +138,32 @@ class Batches:
         return max(1, -(-max(map(len, self.sets.values())) // (self.batch * self.world)))
 
     def at(self, step: int) -> Batch:
-        """The batch of that step, on the host; the next one is decoded meanwhile."""
-        ahead = self._ahead
-        now = ahead[1].result() if ahead is not None and ahead[0] == step else self._gather(step)
-        self._ahead = (step + 1, self._pool.submit(self._gather, step + 1))
-        return now
+        """The batch of that step, on the host; those of the next steps are read meanwhile.
+
+        What goes wrong while a batch is read ahead is raised at its own step.
+        """
+        if not self.workers:
+            return self._gather(step)
+        if step not in self._ahead:  # the first step, or not the one after the last
+            self._drop()
+        last = step + AHEAD * self.workers
+        for wanted in range(step, last + 1 if self.end is None else max(step + 1, min(last + 1, self.end))):
+            if wanted not in self._ahead:
+                self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
+                self._ahead[wanted] = self._pool.submit(self._gather, wanted)
+        return self._ahead.pop(step).result()
+
+    def close(self) -> None:
+        """Stop reading ahead; `at` starts it again."""
+        self._drop()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _drop(self) -> None:
+        for future in self._ahead.values():
+            future.cancel()
+        self._ahead.clear()
 
     def _gather(self, step: int) -> Batch:
         first = (step * self.world + self.rank) * self.batch
@@ -118,10 +171,10 @@ class Batches:
         for name, images in self.sets.items():
             indices = self._indices(name, first)
             windows = [self._window(name, place) for place in range(first, first + self.batch)]
-            batch[name] = torch.stack([images[i][window] for i, window in zip(indices, windows, strict=True)])
+            shown, masks = zip(*map(images.prepared, indices), strict=True)
+            batch[name] = torch.stack([image[window] for image, window in zip(shown, windows, strict=True)])
             if images.masks:
-                masks = [images.mask(i)[window] for i, window in zip(indices, windows, strict=True)]
-                batch[f"mask_{name}"] = torch.stack(masks)
+                batch[f"mask_{name}"] = torch.stack([m[window] for m, window in zip(masks, windows, strict=True)])
             if images.classes and "label" not in batch:
                 labels = [images.classes.index(images.records[i].label) for i in indices]
                 batch["label"] = torch.tensor(labels, dtype=torch.int64)
@@ -146,12 +199,13 @@ class Batches:
 
     def _order(self, name: str, epoch: int) -> list[int]:
         key = (name, epoch)
-        if key not in self._orders:
-            for old in [k for k in self._orders if k[0] == name and k[1] < epoch - 1]:
-                del self._orders[old]
-            rng = np.random.default_rng([self.seed, self._stream(name), epoch])
-            self._orders[key] = rng.permutation(len(self.sets[name])).tolist()
-        return self._orders[key]
+        with self._lock:
+            if key not in self._orders:
+                for old in [k for k in self._orders if k[0] == name and k[1] < epoch - 1]:
+                    del self._orders[old]
+                rng = np.random.default_rng([self.seed, self._stream(name), epoch])
+                self._orders[key] = rng.permutation(len(self.sets[name])).tolist()
+            return self._orders[key]
 
 
 def augmented(batch: Batch, augments: Sequence, paired: bool) -> Batch:

@@ -1,4 +1,4 @@
-"""Native images to the size that the networks see, and back."""
+"""Native images to the size that the networks see, and back. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -6,42 +6,49 @@ from typing import Literal
 
 import numpy as np
 
+Mode = Literal["pad", "stretch", "crop"]
+
 
 class Fit:
     """Bring images of one native size to `size`, and bring results back onto the native grid.
 
     `pad` keeps the aspect: the image is resized to the largest that fits, centred, and surrounded by its background.
-    `stretch` resizes each axis on its own. Resizing is linear, and averages where it shrinks (no aliasing); where
-    nothing has to be resized the values stay exactly as they are, there and back.
+    `stretch` resizes each axis on its own. `crop` keeps the resolution: what is larger than `size` is cut about its
+    centre, what is smaller is centred in its background. Resizing is linear, and averages where it shrinks (no
+    aliasing); where nothing has to be resized the values stay exactly as they are, there and back.
     """
 
-    def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch"] = "pad"):
+    def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Mode = "pad"):
         if len(native) != len(size) or min(*native, *size) < 1:
             raise ValueError(f"cannot fit images of {native} to {size}")
         self.native, self.size = tuple(native), tuple(size)
+        smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
-        self.content = rounded if mode == "pad" else self.size  # what the image fills of `size`
-        starts = [(to - side) // 2 for to, side in zip(self.size, self.content, strict=True)]
-        self.window = tuple(slice(start, start + side) for start, side in zip(starts, self.content, strict=True))
+        # what the image fills of `size`
+        self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
+        self.window = _centred(self.content, self.size)
+        self.shown = _centred(smaller, self.native) if mode == "crop" else _centred(self.native, self.native)
 
     def forward(self, image: np.ndarray, fill: float | np.ndarray | None = None) -> np.ndarray:
-        """(C, *native) -> (C, *size); the padding takes `fill`, by default the image's own minimum (air).
+        """(C, *native) -> (C, *size); the padding takes `fill`, by default each channel's own minimum (air).
 
         A `fill` for each channel is (C, 1, ...).
         """
         self._expect(image, self.native)
-        fitted = resize(image, self.content)
-        if self.content == self.size:
-            return fitted
-        canvas = np.full((len(image), *self.size), image.min() if fill is None else fill, dtype=image.dtype)
-        canvas[(slice(None), *self.window)] = fitted
-        return canvas
+        fitted = resize(image[(slice(None), *self.shown)], self.content)
+        return fitted if self.content == self.size else _placed(fitted, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray) -> np.ndarray:
-        """(C, *size) -> (C, *native): the padding is cut off, the rest resized."""
+        """(C, *size) -> (C, *native): the padding is cut off, the rest resized.
+
+        What `crop` had cut off cannot come back: each channel's own minimum stands there.
+        """
         self._expect(image, self.size)
-        return resize(image[(slice(None), *self.window)], self.native)
+        part = image[(slice(None), *self.window)]
+        there = tuple(place.stop - place.start for place in self.shown)
+        part = resize(part, there)
+        return part if there == self.native else _placed(part, self.shown, self.native, image, None)
 
     @staticmethod
     def _expect(image: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -56,6 +63,27 @@ def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
             weights = _weights(image.shape[axis], to)
             image = np.moveaxis(np.tensordot(weights, image, axes=(1, axis)), 0, axis).astype(image.dtype)
     return np.ascontiguousarray(image)
+
+
+def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
+    starts = [(of - side) // 2 for side, of in zip(part, whole, strict=True)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
+
+
+def _placed(
+    part: np.ndarray,
+    window: tuple[slice, ...],
+    size: tuple[int, ...],
+    image: np.ndarray,
+    fill: float | np.ndarray | None,
+) -> np.ndarray:
+    """`part` at its place in (C, *size), surrounded by `fill`, by default the minimum of each channel of `image`."""
+    if fill is None:
+        fill = image.min(axis=tuple(range(1, image.ndim)), keepdims=True)
+    canvas = np.empty((len(part), *size), dtype=part.dtype)
+    canvas[:] = fill
+    canvas[(slice(None), *window)] = part
+    return canvas
 
 
 def _weights(side: int, to: int) -> np.ndarray:

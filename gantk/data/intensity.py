@@ -1,84 +1,79 @@
-"""Native intensities to the range that the networks work in, and back: straight lines, never clipped."""
+"""Native intensities to the range that the networks work in, and back: straight lines, never clipped. Numpy alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
 
+from gantk.data.foreground import Foreground, split_values
+from gantk.data.mapping import Mapping, from_state, is_tensor, like
 from gantk.errors import UserError
 
-Pixels = np.ndarray | Tensor
+if TYPE_CHECKING:
+    from gantk.data.mapping import Pixels
+
+__all__ = ["Linear", "Mapping", "MinMax", "Percentile", "Unit", "Window", "ZScore", "from_state"]
+
 SAMPLES = 2_000_000  # values that a percentile is taken of; more are thinned out
 
 
-class Linear:
-    """A straight line that takes the native values `low` and `high` to the two ends of `range`.
-
-    One instance belongs to one domain. `fit` learns from training images; `state` and `from_state` carry it in a
-    checkpoint. Values beyond `low` and `high` go beyond the range: nothing is clipped, so `inverse` is exact.
-    """
-
-    name: ClassVar[str]
-    kinds: ClassVar[dict[str, type[Linear]]] = {}
-
-    def __init_subclass__(cls, name: str, **keywords: Any):
-        super().__init_subclass__(**keywords)
-        cls.name = name
-        Linear.kinds[name] = cls
+class Linear(Mapping):
+    """A straight line that takes the native values `low` and `high` to the two ends of `range`."""
 
     def __init__(self, options: dict[str, Any], range: Sequence[float], per: str = "set"):
-        start, end = (float(value) for value in range)
-        if not start < end:
-            raise UserError(f"range {list(range)} is empty", where="data.intensity.range", allowed="[start, end]")
-        self.options = options | {"range": [start, end]}
-        self.range, self.per = (start, end), per
+        super().__init__(options, range, per)
         self.low: float | None = None
         self.high: float | None = None
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Learn `low` and `high` from training images (C, *spatial) of this domain; UserError where all is constant."""
-        if not len(images):
-            raise UserError("there are no images to learn the intensities from", where="data.intensity")
-        ends = self.ends_of([np.asarray(image) for image in images])
-        self._set(*ends, what=f"all {len(images)} training images of a domain")
+        if not len(images) or self.per != "set":
+            return super().fit(images)
+        self._set(*self.ends_of([np.asarray(image) for image in images]), _all(images))
 
     def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
-        """The native values that go to the two ends of the range."""
+        """The native values that go to the two ends of the range, by all images together."""
         raise NotImplementedError
 
-    def forward(self, image: Pixels) -> Pixels:
-        """Native values to the network's; with per = "image" by the image's own line, unless it is constant."""
+    def measure(self, pixels: np.ndarray) -> list[float]:
+        """The two ends of one scan."""
+        return [float(end) for end in self.ends_of([np.asarray(pixels)])]
+
+    def settle(self, measured: Sequence[list[float]]) -> None:
+        """Take the mean of each scan's own ends."""
+        ends = [pair for pair in measured if rises(*pair)] or [measured[0]]
+        self._set(*np.mean(ends, axis=0), _all(measured))
+
+    def _take(self, measured: list[float]) -> None:
+        if rises(*measured):
+            self.low, self.high = measured
+
+    def _forward(self, image: Pixels) -> Pixels:
         low, high = self._fitted()
-        if self.per == "image":
-            own = self.ends_of([image.detach().cpu().numpy() if isinstance(image, Tensor) else image])
-            low, high = own if own[1] > own[0] else (low, high)
         start, end = self.range
-        return (image - low) * ((end - start) / (high - low)) + start
+        slope = (end - start) / (high - low)
+        if is_tensor(image):
+            return (image - low) * slope + start
+        return like((np.asarray(image, np.float64) - low) * slope + start, image)
 
-    def inverse(self, image: Pixels) -> Pixels:
-        """The network's values to native ones, by the line of the training set."""
+    def _inverse(self, image: Pixels) -> Pixels:
         low, high = self._fitted()
         start, end = self.range
-        return (image - start) * ((high - low) / (end - start)) + low
+        slope = (high - low) / (end - start)
+        if is_tensor(image):
+            return (image - start) * slope + low
+        return like((np.asarray(image, np.float64) - start) * slope + low, image)
 
-    def state(self) -> dict[str, Any]:
-        """All that `from_state` needs, as JSON."""
-        return {"name": self.name, **self.options, "fitted": None if self.low is None else [self.low, self.high]}
+    def _learnt(self) -> list[float] | None:
+        return None if self.low is None else [self.low, self.high]
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Linear:
-        """The mapping that `state` described."""
-        options = {key: value for key, value in state.items() if key not in ("name", "fitted")}
-        mapping = cls.kinds[state["name"]](**options)
-        if state["fitted"] is not None:
-            mapping.low, mapping.high = state["fitted"]
-        return mapping
+    def _restore(self, learnt: list[float]) -> None:
+        self.low, self.high = learnt
 
     def _set(self, low: float, high: float, what: str) -> None:
-        if not (np.isfinite(low) and np.isfinite(high) and high > low):
+        if not rises(low, high):
             raise UserError(
                 f"{what} have no contrast: their intensities run from {low:g} to {high:g}",
                 where="data.intensity",
@@ -92,11 +87,6 @@ class Linear:
         return self.low, self.high
 
 
-def from_state(state: dict[str, Any]) -> Linear:
-    """The mapping of whatever kind `state` describes."""
-    return Linear.from_state(state)
-
-
 class Percentile(Linear, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
@@ -105,8 +95,8 @@ class Percentile(Linear, name="percentile"):
         *,
         low: float = 0.0,  # percentile that goes to the start of the range
         high: float = 99.5,  # percentile that goes to its end; brighter values go beyond it
-        per: Literal["set", "image"] = "set",  # one line for the whole set, or each image its own (no scale is shared)
-        foreground: bool = False,  # take percentiles of the values above each image's mean only: air left out
+        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
+        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
         range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
     ):
         if not 0 <= low < high <= 100:
@@ -130,13 +120,17 @@ class MinMax(Linear, name="minmax"):
     def __init__(
         self,
         *,
-        per: Literal["set", "image"] = "set",  # one line for the whole set, or each image its own
+        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
+        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
         range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
     ):
-        super().__init__(dict(per=per), range, per)
+        super().__init__(dict(per=per, foreground=foreground), range, per)
+        self.foreground = foreground
 
     def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
         """The extremes of all values together."""
+        if self.foreground:
+            images = [split_values(image, self.foreground)[0] for image in images]
         return float(min(image.min() for image in images)), float(max(image.max() for image in images))
 
 
@@ -147,8 +141,8 @@ class ZScore(Linear, name="zscore"):
         self,
         *,
         spread: float = 3.0,  # standard deviations between the middle and an end of the range
-        per: Literal["set", "image"] = "set",  # one line for the whole set, or each image its own
-        foreground: bool = False,  # mean and deviation of the values above each image's mean only: air left out
+        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
+        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
         range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
     ):
         if spread <= 0:
@@ -203,11 +197,19 @@ class Unit(Linear, name="unit"):
             )
 
 
-def _values(images: list[np.ndarray], foreground: bool) -> np.ndarray:
-    """The values of all images in one row, thinned to SAMPLES; with `foreground`, those above each image's mean."""
+def rises(low: float, high: float) -> bool:
+    return bool(np.isfinite(low) and np.isfinite(high) and high > low)
+
+
+def _all(images: Sequence[Any]) -> str:
+    return f"all {len(images)} training images of a domain"
+
+
+def _values(images: list[np.ndarray], foreground: Foreground) -> np.ndarray:
+    """The values of all images that count, in one row, thinned to SAMPLES."""
     share, rng = max(1, SAMPLES // len(images)), np.random.default_rng(0)
     rows = []
     for image in images:
-        row = image[image > image.mean()] if foreground and image.min() < image.max() else image.ravel()
+        row = split_values(image, foreground)[0]
         rows.append(row if row.size <= share else rng.choice(row, share))
     return np.concatenate(rows)

@@ -6,12 +6,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gantk.data.batches import ImageSet
+from gantk.data.cache import Cache
 from gantk.data.channels import PerChannel
+from gantk.data.fitting import fitted_mapping
+from gantk.data.geometry import View
 from gantk.data.labels import classes_of
 from gantk.data.leakage import check_leakage
-from gantk.data.masks import fitted
+from gantk.data.looks import see_once
 from gantk.data.pairing import complete_pairs, expect_pairs
+from gantk.data.preparation import Preparation, code_of
 from gantk.data.records import Record, contrast_names, domain_letters
 from gantk.data.split import Splits, split_json, split_records, unpair
 from gantk.data.stacks import Stacks, middle
@@ -21,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gantk.tables import DataTable
-
-FITTED = 256  # training images that an intensity mapping looks at
 
 
 @dataclass
@@ -39,7 +43,8 @@ class Data:
     channels: dict[str, int]  # per domain: contrasts x (2 neighbours + 1)
     classes: tuple[str, ...] = ()  # of the labels that batches carry, sorted
     contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each domain: ("T1", "FLAIR")
-    slices: dict[str, list[Record]] = field(default_factory=dict)  # the splits without neighbours, train as trained on
+    slices: Splits = field(default_factory=lambda: Splits({}, ""))  # the splits without neighbours, train as trained on
+    preparation: Preparation = field(default=None, repr=False)  # how records become images
 
     @classmethod
     def load(cls, table: DataTable, method: type) -> Data:
@@ -49,6 +54,7 @@ class Data:
         classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
         stacks = Stacks(records, table.neighbours) if table.neighbours else None
+        preparation = _preparation(table, records)
         splits, how = split_records(records, **table.split.model_dump())
         training = _training(table, method, splits["train"])
         used = [record for record in training if record.domain in method.reads]
@@ -56,13 +62,28 @@ class Data:
         intensity, channels = {}, {}
         for letter, names in contrasts.items():
             shown = [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter]
-            intensity[letter], count = _fitted(table, names, _thinned(shown, FITTED))
+            intensity[letter], count = fitted_mapping(table, names, shown, preparation)
             channels[letter] = count * (2 * table.neighbours + 1)
         slices = splits | {"train": used}
         if stacks:
+            for members in (*splits.values(), used):
+                preparation.with_neighbours(stacks, members)
             used = stacks.of(used)
             splits = Splits({name: stacks.of(members) for name, members in splits.items()}, splits.by)
-        return cls(table, letters, method.paired, splits, how, used, intensity, channels, classes, contrasts, slices)
+        return cls(
+            table,
+            letters,
+            method.paired,
+            splits,
+            how,
+            used,
+            intensity,
+            channels,
+            classes,
+            contrasts,
+            slices,
+            preparation,
+        )
 
     @property
     def range(self) -> tuple[float, float]:
@@ -88,10 +109,16 @@ class Data:
                 patch=table.patch,
                 masks=table.mask,
                 classes=self.classes,
+                preparation=self.preparation,
             )
             for letter, records in by_letter.items()
             if records
         }
+
+    def image(self, record: Record) -> Tensor:
+        """A record as the networks see it, (C, *size), neighbours and all, by its scan's own intensities where each has
+        its own."""
+        return torch.from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
         """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order."""
@@ -106,9 +133,15 @@ class Data:
         return []
 
     def leaks(self) -> UserError | None:
-        """What stands on both sides of the split, or None."""
+        """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
+        known = dict(self.slices.seen)
+        if sum(map(bool, self.slices.values())) > 1:
+            for record in (record for members in self.slices.values() for record in members):
+                if (record.domain, record.key) not in known:
+                    known[record.domain, record.key] = see_once(self.preparation, record)
+        slices = Splits(self.slices, self.slices.by, self.slices.made, known)
         try:
-            check_leakage(self.slices)
+            check_leakage(slices, same_patient=self.paired or self.table.same_patient)
         except UserError as error:
             return error
         return None
@@ -155,15 +188,41 @@ def intensity_from(table: DataTable, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(table: DataTable, method: type) -> list[Record]:
-    """All records of the recipe's source."""
+    """All records of the recipe's source, seen in the plane and at the spacing that the recipe asks for."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
+    view = View(table.plane, table.spacing)
     try:
-        return table.source(table.domains, table.dims, table.size).records()
+        source = table.source(table.domains, table.dims, table.size)
+        if not view.is_plain:
+            _show(source, table, view)
+        return source.records()
     except UserError as error:
         error.where = error.where or "data.source"
         raise
+
+
+def _show(source: Any, table: DataTable, view: View) -> None:
+    """Tell a source which view is wanted; UserError where it has no other than its own."""
+    if not hasattr(source, "sees"):
+        key = "plane" if view.plane != "axial" else "spacing"
+        raise UserError(
+            f"the source '{table.source.name}' cannot show its images in another {key}",
+            where=f"data.{key}",
+            remedy=f"leave out data.{key}, or use a source of volumes, such as 'nifti'",
+        )
+    source.sees(view)
+
+
+def _preparation(table: DataTable, records: list[Record]) -> Preparation:
+    """How these records become images, with the user's cache where there are files."""
+    cache = Cache.default() if table.cache and any(record.files for record in records) else None
+    source = {key: value for key, value in table.source.table().items() if key != "path"}
+    seen = [table.domains, table.dims, table.size, table.plane, table.spacing]
+    about = [source, seen, code_of(table.source.target)] if cache else None
+    intensity = [table.intensity.table(), code_of(table.intensity.target)] if cache else None
+    return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
 
 
 def _training(table: DataTable, method: type, records: list[Record]) -> list[Record]:
@@ -196,41 +255,3 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
             remedy=("remove them, " + ('set data.missing = "mask" to train a network that does without, ' * refused))
             + "or leave that contrast out of data.domains",
         )
-
-
-def _fitted(table: DataTable, contrasts: tuple[str, ...], shown: list[Record]) -> tuple[Any, int]:
-    """The intensity mapping of a domain, fitted to these images, and their channels."""
-    if not shown:
-        raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
-    images = [record.read() for record in shown]
-    count = _channels(images, shown)
-    if table.mask:
-        for image, record in zip(images, shown, strict=True):
-            if record.mask is not None:
-                fitted(record.mask(), image.shape[1:], table.size, table.fit, record.key)
-    mapping = table.intensity()
-    if len(contrasts) > 1:
-        if count != len(contrasts):
-            what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have {count}"
-            raise UserError(
-                what + (" channels" if count > 1 else " channel"),
-                where="data.domains",
-                remedy='use the source "contrasts", which takes one file for each contrast',
-            )
-        mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
-    mapping.fit(images)
-    return mapping, count
-
-
-def _channels(images: list, records: list[Record]) -> int:
-    counts = {len(image): record.key for image, record in zip(images, records, strict=True)}
-    if len(counts) > 1:
-        detail = ", ".join(f"{count} in '{key}'" for count, key in counts.items())
-        what = f"the images of one domain have different numbers of channels: {detail}"
-        raise UserError(what, where="data.source", remedy="set data.source.channels = 1 or 3")
-    return next(iter(counts))
-
-
-def _thinned(records: list[Record], count: int) -> list[Record]:
-    step = max(1, -(-len(records) // count))
-    return records[::step]

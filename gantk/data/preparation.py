@@ -1,0 +1,210 @@
+"""From a record to what the networks see: brought to size once, kept on disk, mapped by the scan it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gantk.data.cache import Cache, digest
+from gantk.data.channels import to_intensities, to_size
+from gantk.data.fit import Fit
+from gantk.data.masks import fitted
+from gantk.data.records import Record
+
+if TYPE_CHECKING:
+    from gantk.data.stacks import Stacks
+
+Key = tuple[str, str]  # a record's domain and key
+
+
+class Preparation:
+    """How records become network images of `size`; safe to share between threads.
+
+    With a `cache`, all records of one file (or of one set of files) are decoded and brought to size together, and kept
+    as one entry: every later epoch and run maps it into memory. What is kept is native intensities, so that another
+    intensity mapping needs no new decoding. Entries are named by the files' content, the records' keys, `size`, `fit`
+    and `about`: whatever else decides what `Record.read` gives. Computed records (without files) are not kept.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        size: tuple[int, ...],
+        fit: str,
+        *,
+        cache: Cache | None = None,
+        about: Any = "",  # JSON: the source's options, the view, the code
+        intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
+    ):
+        self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
+        self._records: dict[Key, Record] = {(record.domain, record.key): record for record in records}
+        groups: dict[tuple, list[Record]] = defaultdict(list)
+        for record in sorted(records, key=lambda one: one.key):
+            if cache is not None and record.files:
+                groups[record.domain, record.files].append(record)
+        self._group = {(record.domain, record.key): group for group in groups.values() for record in group}
+        self._row = {(r.domain, r.key): row for group in groups.values() for row, r in enumerate(group)}
+        self._names: dict[tuple, str | None] = {}
+        self._stacked: dict[Key, Callable[[], np.ndarray]] = {}
+        self._measured: dict[Key, Any] = {}
+        self._shapes: dict[Key, tuple[int, ...]] = {}  # of native images, as far as known
+
+    def with_neighbours(self, stacks: Stacks, records: Sequence[Record]) -> None:
+        """From now on the images of these records, one set of a split, come with their neighbours as channels."""
+        for record in stacks.of([replace(record, read=partial(self._to_size, record)) for record in records]):
+            self._stacked[record.domain, record.key] = record.read
+
+    def image(self, record: Record, intensity: Any) -> np.ndarray:
+        """(C, *size) float32 in network intensities, by the own mapping of the record's scan where it has one."""
+        return to_intensities(self.to_size(record), self.mapping(record, intensity))
+
+    def to_size(self, record: Record) -> np.ndarray:
+        """(C, *size) float32 in native intensities; a contrast that the patient lacks is NaN."""
+        stacked = self._stacked.get((record.domain, record.key))
+        return self._to_size(record) if stacked is None else stacked()
+
+    def mask(self, record: Record) -> np.ndarray | None:
+        """The record's mask (1, *size), from 0 to 1; None where it has none."""
+        if record.mask is None:
+            return None
+        group = [one for one in self._group.get((record.domain, record.key), ()) if one.mask is not None]
+        sources = [named_files(one.mask) for one in group]
+        if group and all(sources):
+            files = sorted({file for source in sources for file in source} | set(record.files))
+            rows = self._rows("masks", group, files, self._mask)
+            if rows is not None:
+                return np.array(rows[[one.key for one in group].index(record.key)], dtype=np.float32)
+        return self._mask(self._records.get((record.domain, record.key), record))
+
+    def mapping(self, record: Record, intensity: Any) -> Any:
+        """The intensity mapping of the scan that a record belongs to: its own where the recipe says so."""
+        if getattr(intensity, "per", "set") != "volume":
+            return intensity
+        return intensity.own(self.measured(record, intensity))
+
+    def measured(self, record: Record, intensity: Any) -> Any:
+        """What of a record's scan decides about its mapping, measured once and remembered."""
+        record = self._records.get((record.domain, record.key), record)
+        scan = record.domain, record.scan_key or record.key
+        if scan not in self._measured:
+            self._measured[scan] = self.fact(
+                "measured", [record], scan, lambda: intensity.measure((record.scan or record.read)())
+            )
+        return self._measured[scan]
+
+    def fact(self, what: str, records: Sequence[Record], which: Any, make: Callable[[], Any]) -> Any:
+        """What `make` learns of these records under the intensity options, JSON: remembered where they have files."""
+        contents = self._contents(file for record in records for file in record.files)
+        if self.cache is None or not contents or not all(record.files for record in records):
+            return make()
+        return self.cache.fact(digest(what, self.about, self.intensity, contents, which), make)
+
+    def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
+        """What `make` gives for a record, from the entry that holds it for all records of its file.
+
+        Rows are filled up with zeros to the longest. None where nothing is kept of this record.
+        """
+        key = record.domain, record.key
+        group = self._group.get(key)
+        rows = self._rows(kind, group, record.files, make) if group else None
+        return None if rows is None else np.array(rows[self._row[key]])
+
+    def _to_size(self, record: Record) -> np.ndarray:
+        row = self.kept("images", record, self._read)
+        if row is None:
+            return self._read(self._records.get((record.domain, record.key), record))
+        return row.astype(np.float32)
+
+    def _rows(
+        self, kind: str, group: list[Record], files: Iterable[Path], make: Callable[[Record], np.ndarray]
+    ) -> np.ndarray | None:
+        """The entry of a group, one row for each record; None where it cannot be kept."""
+        place = kind, group[0].domain, group[0].key
+        if place not in self._names:
+            contents = self._contents(files)
+            keys = [[record.domain, record.key, record.missing] for record in group]
+            names = kind, self.about, self.size, self.fit, contents, keys
+            self._names[place] = digest(*names) if contents else None
+        name = self._names[place]
+        return name and self.cache.rows(name, lambda: _stacked([make(record) for record in group]))
+
+    def _contents(self, files: Iterable[Path]) -> list[str] | None:
+        """The hash of every file, or None: one cannot be read, which reading the image will complain of."""
+        if self.cache is None:
+            return None
+        try:
+            return [self.cache.content(file) for path in dict.fromkeys(files) for file in _behind(path)]
+        except OSError:
+            return None
+
+    def _read(self, record: Record) -> np.ndarray:
+        pixels = record.read()
+        self._shapes[record.domain, record.key] = pixels.shape[1:]
+        return to_size(pixels, Fit(pixels.shape[1:], self.size, self.fit))
+
+    def _mask(self, record: Record) -> np.ndarray:
+        native = self._shapes.get((record.domain, record.key)) or record.read().shape[1:]
+        return fitted(record.mask(), native, self.size, self.fit, record.key)
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+    longest = max(len(row) for row in rows)
+    return np.stack([np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows])
+
+
+def named_files(reader: Callable) -> tuple[Path, ...]:
+    """The files that one of this package's own readers reads, a `partial` that has them, or items with them, among its
+    arguments; () for any other, of which nobody knows what it reads."""
+    function = getattr(reader, "func", None)
+    if not getattr(function, "__module__", "").startswith("gantk.data."):
+        return ()
+    found: list[Path] = []
+    waiting = [*reader.args, *reader.keywords.values()]
+    for value in waiting:
+        if isinstance(value, Path):
+            found.append(value)
+        elif isinstance(value, tuple):
+            waiting += value
+        elif is_dataclass(value):
+            waiting += [getattr(value, each.name) for each in fields(value)]
+    return tuple(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=64)
+def code_of(target: Callable) -> str:
+    """A hash of the code that reads images: this package's, and that of the module (or package) which defines `target`.
+
+    Changed code may read other pixels from the same file, so it makes entries of its own.
+    """
+    files = set(Path(__file__).parent.glob("*.py"))
+    module = getattr(sys.modules.get(getattr(target, "__module__", "")), "__file__", None)
+    if module:
+        inside = (Path(module).parent / "__init__.py").is_file()
+        files |= set(Path(module).parent.glob("*.py")) if inside else {Path(module)}
+    code = hashlib.sha256()
+    for file in sorted(files):
+        code.update(file.read_bytes())
+    return code.hexdigest()
+
+
+def _behind(path: Path) -> list[Path]:
+    """The files that are read for a path: those of a folder; for a header alone also the file that holds its voxels."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return [path]
+    from gantk.data.itk_headers import voxels_of
+    from gantk.errors import UserError
+
+    try:
+        return [path, voxels_of(path).path]
+    except UserError:  # reading it will say so
+        return [path]

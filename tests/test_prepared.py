@@ -1,0 +1,164 @@
+"""A recipe's data: learnt from the training split alone, seen as the recipe says, by each scan's own intensities."""
+
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from gantk.data import fitting
+from gantk.data.prepared import Data
+from gantk.errors import UserError
+from gantk.method import Method
+from gantk.tables import DataTable
+
+
+class OneDomain(Method):
+    """A method that learns images of one domain."""
+
+    reads = ("image",)
+
+
+class Unpaired(Method):
+    """A method that does without pairs."""
+
+
+class Paired(Method):
+    """A method that learns from pairs."""
+
+    paired = True
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "cache"))
+
+
+def save(path, number, gain=1.0, turn=0):
+    """A volume of noise around a block, that of another number elsewhere."""
+    rng = np.random.default_rng([number, turn])
+    volume = np.abs(rng.normal(0, 4, (14, 16, 12)))
+    volume[4:11, 4:12, 2:10] += 100 * gain * (1 + rng.random((7, 8, 8)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    nib.save(nib.Nifti1Image(volume.astype(np.float32), np.diag([1.0, 1.0, 1.0, 1.0])), path)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Eight patients' volumes of one contrast, each from a scanner with a gain of its own."""
+    for number in range(8):
+        save(tmp_path / "study" / f"p{number}.nii.gz", number, 1 + number)
+    return tmp_path / "study"
+
+
+def load(source, method=OneDomain, **options):
+    split = {"test": 0.25, "validation": 0.25, "by": "patient"}
+    keys = {"source": source, "domains": ("MR",), "size": (16, 16), "split": split}
+    return Data.load(DataTable.model_validate_json(json.dumps(keys | options)), method)
+
+
+def images(path, **options):
+    return load({"name": "images", "path": str(path)}, **options)
+
+
+KINDS = [
+    "percentile",
+    "minmax",
+    {"name": "zscore", "foreground": True},
+    {"name": "percentile", "per": "volume", "foreground": "otsu"},
+    {"name": "minmax", "per": "image"},
+    "nyul",
+]
+
+
+@pytest.mark.parametrize("intensity", KINDS, ids=str)
+def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
+    data = images(study, intensity=intensity)
+    learnt = data.intensity_state()
+    held = {record.path for name in ("validation", "test") for record in data.splits[name]}
+    trained = {record.path for record in data.training}
+    assert len(held) == 4 and len(trained) == 4 and not held & trained
+    for path in held:
+        save(path, int(path.name[1]), gain=1e4, turn=1)
+    poisoned = images(study, intensity=intensity)
+    assert {r.path for r in poisoned.training} == trained and poisoned.intensity_state() == learnt
+    save(min(trained), 0, gain=1e4, turn=1)
+    assert images(study, intensity=intensity).intensity_state() != learnt
+
+
+def test_per_volume_the_fit_is_the_mean_of_each_training_scans_own_ends(study):
+    intensity = {"name": "percentile", "per": "volume", "high": 99.0}
+    data = images(study, intensity=intensity)
+    scans = {record.scan_key: record.scan() for record in data.training}
+    assert len(scans) == 4 and all(scan.shape == (1, 12, 16, 14) for scan in scans.values())
+    ends = [(scan.min(), np.percentile(scan, 99)) for scan in scans.values()]
+    mapping = data.intensity["image"]
+    np.testing.assert_allclose((mapping.low, mapping.high), np.mean(ends, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_held_out(study, neighbours):
+    data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
+    sets, mapping = data.training_sets()["image"], data.intensity["image"]
+    for record, image in zip(sets.records, (sets[n] for n in range(len(sets))), strict=True):
+        own = mapping.of(record.scan())
+        middle = data.centre(image[None])[0].numpy()[:, :, 1:15]  # 16 x 14 pixels stand in 16 x 16
+        np.testing.assert_allclose(middle, own.forward(record.scan()[:, int(record.position)]), atol=1e-6)
+        assert np.array_equal(data.image(record), image)
+    tops = [float(data.image(record).max()) for record in data.splits["test"]]
+    assert len(tops) > 4 and 0.5 < min(tops) < max(tops) < 2, "whatever the scanner's gain"
+
+
+@pytest.mark.parametrize("per", ["set", "volume"])
+def test_few_large_volumes_are_held_in_memory_at_a_time(study, monkeypatch, per):
+    whole = images(study, dims=3, size=(12, 16, 16), intensity={"name": "percentile", "per": per}, cache=False)
+    monkeypatch.setattr(fitting, "FITTED_BYTES", 2 * 14 * 16 * 12 * 4)
+    part = images(study, dims=3, size=(12, 16, 16), intensity={"name": "percentile", "per": per}, cache=False)
+    same = part.intensity_state() == whole.intensity_state()
+    assert same == (per == "volume"), "scans are measured one by one, and images thinned to what fits"
+
+
+def test_a_recipe_without_the_cache_leaves_none(study):
+    images(study, cache=False).training_sets()["image"][0]
+    assert not os.path.exists(os.environ["GANTK_CACHE"])
+
+
+@pytest.mark.parametrize("plane, stack", [("coronal", 16), ("sagittal", 14)])
+def test_a_recipe_chooses_the_plane(study, plane, stack):
+    data = images(study, plane=plane, intensity={"name": "minmax", "per": "volume"})
+    record = data.training[0]
+    assert record.scan().shape[1] == stack and record.read().shape[1] == 12
+    assert np.array_equal(record.read(), record.scan()[:, int(record.position)])
+    axial = images(study).training_sets()["image"][0]
+    assert not np.array_equal(data.training_sets()["image"][0], axial), "and the cache tells them apart"
+
+
+def test_a_recipe_chooses_the_spacing(study):
+    data = images(study, spacing=(1.5, 1.5, 1.5))
+    assert data.training[0].scan().shape == (1, 8, 11, 10)
+
+
+@pytest.mark.parametrize("options, key", [({"plane": "coronal"}, "plane"), ({"spacing": (2.0, 2.0)}, "spacing")])
+def test_a_source_that_has_no_other_view_says_so(options, key):
+    with pytest.raises(UserError, match=rf"'phantom' cannot show its images in another {key}.*\(data\.{key}\)"):
+        load({"name": "phantom", "subjects": 4, "slices": 2}, domains=("T1",), **options)
+
+
+@pytest.fixture
+def twice(tmp_path):
+    """Six patients with a T1 and a T2 each."""
+    for number in range(6):
+        for turn, name in enumerate(("T1", "T2")):
+            save(tmp_path / "twice" / f"patient{number}" / f"{name}.nii.gz", number, 1 + turn, turn)
+    return {"name": "nifti", "path": str(tmp_path / "twice")}
+
+
+def test_a_patient_in_both_unpaired_domains_is_a_leak_unless_the_recipe_says_so(twice):
+    options = {"domains": ("T1", "T2"), "unpair": False}
+    leak = load(twice, Unpaired, **options).leaks()
+    assert leak is not None and "patient" in str(leak)
+    assert load(twice, Unpaired, same_patient=True, **options).leaks() is None
+    assert load(twice, Unpaired, domains=("T1", "T2")).leaks() is None, "each gives one domain"
+    assert load(twice, Paired, domains=("T1", "T2")).leaks() is None, "pairs are one patient's"
