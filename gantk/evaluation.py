@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gantk.data.batches import prepare
 from gantk.data.masks import fitted
 from gantk.data.prepared import Data
 from gantk.data.records import Record
@@ -21,10 +20,12 @@ from gantk.metrics.choice import chosen_metrics
 from gantk.metrics.reals import RealImages, spread
 from gantk.metrics.scoring import PairScorer, Truth, report, set_rows, set_verdict
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves
+from gantk.metrics.uncertainty import foreground, judge
 from gantk.post import Posts, spread_examples
 from gantk.runtime import Runtime
 from gantk.summary import speed_of, summary_lines
 from gantk.tables import Model
+from gantk.uncertainty import Uncertain, uncertain
 from gantk.windows import by_windows
 
 __all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
@@ -52,6 +53,8 @@ class Scorer:
         self.pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
         self.pairs = PairScorer(self.pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device)
         self.posts = Posts(model, (low, high))
+        if model.evaluate.uncertainty != "none":
+            Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
 
     def held_out_samples(self) -> Held:
         """The images to draw while training: validation pairs, else test pairs, else held-out or training images."""
@@ -93,11 +96,14 @@ class Scorer:
             found["image"] = {kid.name: round(score.value, 4)}
         return {key: scores for key, scores in found.items() if scores}
 
-    def test(self) -> dict[str, Any]:
-        """All metrics and baselines on the test split, as metrics.json holds them."""
+    def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
+        """All metrics and baselines on the test split, as metrics.json holds them.
+
+        `others` are the weights of the run's other checkpoints, for an uncertainty of that kind.
+        """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
         for to in self.method.directions():
-            self._test_translations(result, to)
+            self._test_translations(result, to, others)
         if self.method.samples and self.set_metrics:
             self._test_samples(result)
         return result
@@ -109,7 +115,7 @@ class Scorer:
 
     # ---- translations
 
-    def _test_translations(self, result: dict[str, Any], to: str) -> None:
+    def _test_translations(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
         key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or (self._records("test", OTHER[to]) if self.set_metrics else [])
         if not sources:
@@ -134,6 +140,9 @@ class Scorer:
                 scores = self.pairs(images, truth)
                 rows[direction] |= self.pairs.rows(scores)
                 verdicts[direction] |= self.pairs.verdict(scores, beside)
+            if self.model.evaluate.uncertainty != "none":
+                judged = self._confidence(inputs, shown, truth, to, others)
+                result.setdefault("uncertainty", {})[key] = judged
         if self.set_metrics:
             patients, labels = [record.subject for record in sources], self.reals.labels_of(sources)
             groups = {name: self.reals.group(images, patients, labels) for name, images in (made | rivals).items()}
@@ -143,6 +152,22 @@ class Scorer:
                 verdicts[direction] |= set_verdict(found[direction], {name: found[name] for name in rivals})
         result["metrics"] |= rows
         result["verdict"] |= verdicts
+
+    def _confidence(self, inputs: Tensor, shown: Tensor, truth: Truth, to: str, others) -> dict[str, Any]:
+        """How well the uncertainty of translations predicts their errors."""
+        maker = Uncertain(self.model.evaluate.uncertainty)
+        network = uncertain(self.method, to, maker, others)
+
+        def forward(part: Tensor) -> Tensor:
+            with self.runtime.autocast():
+                return network(self.runtime.place(part, self.model.data.dims)).float().cpu()
+
+        with torch.no_grad():
+            maps = by_windows(inputs, self.method.geometry.size, self.model.translate.overlap, forward, self.batch)
+        made, spread = (self.data.centre(each) for each in maps.chunk(2, dim=1))
+        inside = foreground(shown, truth.images, low=self.low, data_range=self.span)
+        kind = maker.chosen(back=len(self.method.directions()) == 2)
+        return {"kind": kind} | judge((made - truth.images).abs(), spread, inside, truth.patients)
 
     def _baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """The rivals that need no network; the intensity map is fitted where training pairs are known."""
@@ -244,8 +269,7 @@ class Scorer:
 
     def _load(self, record: Record) -> Tensor:
         """As the networks see it."""
-        table = self.data.table
-        return prepare(record.read(), self.data.intensity[record.domain], table.size, table.fit)
+        return self.data.image(record)
 
     def _shown(self, record: Record) -> Tensor:
         """As it is shown and scored: without neighbouring slices."""

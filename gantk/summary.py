@@ -35,6 +35,10 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         for metric, score in metrics.items():
             if score["value"] is None and "not-computed" in score["definition"]:
                 yield f"warning  {title}: {metric} {score['definition'].partition('/not-computed: ')[2]}"
+        judged = result.get("uncertainty", {}).get(key)
+        if judged:
+            cells = "   ".join(f"{name} {_cell(judged[name])}" for name in ("auroc", "ause", "spearman"))
+            yield f"unsure   {title:<10} {judged['kind']:<14} {cells}"
         for metric, verdict in result["verdict"].get(key, {}).items():
             if not verdict["better"]:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"

@@ -10,6 +10,7 @@ from gantk.report.figures import number
 from gantk.report.folder import RunRecord
 
 METRIC_NAMES = {name: name.upper() for name in ("psnr", "ssim", "mae", "nrmse", "lpips", "fid", "kid")}
+METRIC_NAMES["uncertainty"] = "Uncertainty:"
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "precision": True, "recall": True} | dict.fromkeys(
     ("mae", "nrmse", "lpips", "fid", "kid"), False
 )
@@ -85,12 +86,14 @@ def baseline_name(name: str) -> str:
 
 
 def cards(run: RunRecord) -> dict[str, list[Card]]:
-    """Direction in words -> its cards, in the order of metrics.json."""
-    scores = run.metrics.get("metrics") or {}
-    return {
-        run.label(direction): [_card(run, direction, metric, score) for metric, score in by_metric.items()]
-        for direction, by_metric in scores.items()
-    }
+    """Direction in words -> its cards, in the order of metrics.json; how well an uncertainty predicts errors last."""
+    found = {}
+    for direction, by_metric in (run.metrics.get("metrics") or {}).items():
+        judged = (run.metrics.get("uncertainty") or {}).get(direction) or {}
+        scores = {name: row for name, row in judged.items() if isinstance(row, dict) and "value" in row}
+        unsure = {f"uncertainty_{name}": row for name, row in scores.items()}
+        found[run.label(direction)] = [_card(run, direction, *item) for item in (by_metric | unsure).items()]
+    return found
 
 
 def verdicts(run: RunRecord) -> list[Verdict]:
