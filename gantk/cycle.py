@@ -11,7 +11,7 @@ from torch import Tensor
 from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import Contrast, air_left_empty, structure_and_flatness
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.pool import ImagePool
 from gantk.spec import Part
@@ -27,6 +27,8 @@ class Terms:
     structure: float = 0.0  # 1 - squared local correlation of input and output
     flatness: float = 0.0  # local deviation of the output where the input is flat
     texture: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
+    contrast: Contrast = "any"  # how tissue contrast changes, for the structure loss
+    air: float = 0.0  # distance of the output from black where the input is air
     adversarial: float = 1.0
     defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
     lesion: float = 1.0  # how often a pixel inside a lesion counts in cycle and identity losses
@@ -120,6 +122,10 @@ class CycleMethod(Method):
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
         if terms.structure or terms.flatness:
             losses |= self._structure(real_a, fake_b, "b") | self._structure(real_b, fake_a, "a")
+        if terms.air:
+            low, high = self.geometry.range
+            for name, output, source in (("b", fake_b, real_a), ("a", fake_a, real_b)):
+                losses[f"air_{name}"] = terms.air * air_left_empty(output, source, data_range=high - low, black=low)
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -144,7 +150,9 @@ class CycleMethod(Method):
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
     def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
-        structure, flatness = structure_and_flatness(output, source, threshold=self.terms.texture)
+        low, high = self.geometry.range
+        options = {"threshold": self.terms.texture, "data_range": high - low, "black": low}
+        structure, flatness = structure_and_flatness(output, source, contrast=self.terms.contrast, **options)
         losses = {"structure": self.terms.structure * structure, "flatness": self.terms.flatness * flatness}
         return {f"{kind}_{name}": loss for kind, loss in losses.items() if getattr(self.terms, kind)}
 

@@ -7,11 +7,16 @@ through small windows, blind to how bright anything is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+
+Contrast = Literal["any", "inverted", "same"]
+AIR = 0.05  # of the data range above black: windows without anything brighter hold no tissue
+BLACK = 0.01  # of the data range: nothing at all was measured there
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class WindowLoss:
         threshold: float = 0.01,  # source deviation, as a share of data_range, where a window counts half as structure
         data_range: float = 2.0,  # width of the intensity range, 2 for [-1, 1]
         floor: float = 0.028,  # deviations below this share of data_range count as noise, not as structure to match
+        contrast: Contrast = "any",  # how tissue contrast changes, where that is known: T1 and T2 are inverted
+        black: float = -1.0,  # intensity of air
     ):
         if window < 2:
             raise UserError(f"a window of {window} pixels has no variance", where="window", allowed="2 or more")
@@ -40,6 +47,7 @@ class WindowLoss:
             if value <= 0:
                 raise UserError(f"{name} = {value} must be positive", where=name)
         self.options = {"window": window, "threshold": threshold, "data_range": data_range, "floor": floor}
+        self.options |= {"contrast": contrast, "black": black}
 
 
 class Structure(WindowLoss):
@@ -47,6 +55,10 @@ class Structure(WindowLoss):
 
     Blind to contrast: every local map a * x + b keeps it at 0, a negative `a` too, as far as both vary by more than
     `floor`. Strict about edges: what the source does not show, or shows elsewhere, costs up to 1.
+
+    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 - correlation instead: where
+    physics say so, such as fluid that is dark in T1 and bright in T2. Windows that touch air stay blind to it, for
+    every tissue is brighter than air.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -71,6 +83,8 @@ def structure_and_flatness(
     threshold: float = 0.01,
     data_range: float = 2.0,
     floor: float = 0.028,
+    contrast: Contrast = "any",
+    black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
     """Both losses of an output and its source from one pass over the windows; options as `Structure` has them.
 
@@ -81,11 +95,29 @@ def structure_and_flatness(
     moments = local_statistics(output, source, window)
     structured = moments.source_variance / (moments.source_variance + (threshold * data_range) ** 2)
     product = moments.source_variance * moments.output_variance
-    correlation = moments.covariance.square() / (product + (floor * data_range) ** 4)
+    noise = (floor * data_range) ** 4
+    unlike = 1 - moments.covariance.square() / (product + noise)
+    if contrast != "any":
+        sign = 1 if contrast == "inverted" else -1
+        air = box_mean((source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window)[0] > 0
+        unlike = torch.where(air, unlike, 1 + sign * moments.covariance / (product + noise).sqrt())
     # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
     smallest = 0.0005 * data_range
     deviation = (moments.output_variance + smallest**2).sqrt() - smallest
-    return weighted_mean(1 - correlation, structured), weighted_mean(deviation, 1 - structured)
+    return weighted_mean(unlike, structured), weighted_mean(deviation, 1 - structured)
+
+
+def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_range: float = 2.0, black: float = -1.0):
+    """Mean distance of the output from black where the source shows air; 0 is best.
+
+    Air is what is black in every channel (skull-stripped surroundings), and whole windows that are nearly so (noise).
+    Images are (N, C, *size), of one size.
+    """
+    pool = torch.nn.functional.max_pool2d if source.ndim == 4 else torch.nn.functional.max_pool3d
+    brightest = source.detach().float().amax(1, keepdim=True) - black
+    tissue = pool((brightest >= AIR * data_range).float(), window, 1, window // 2)
+    air = ((tissue == 0) | (brightest < BLACK * data_range)).float()
+    return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
 
 
 def local_statistics(output: Tensor, source: Tensor, window: int) -> LocalStatistics:

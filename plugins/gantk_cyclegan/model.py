@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gantk.cycle import CycleMethod, Terms
+from gantk.losses.structure import Contrast
 from gantk.method import Geometry
 from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
 
@@ -26,6 +27,8 @@ class CycleGAN(CycleMethod):
         flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
         texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        contrast: Contrast = "any",  # how tissue contrast changes, for the structure loss: T1 and T2 are inverted
+        air: float = 0.0,  # weight of the output's distance from black where the input is air
         defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
         coarse: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
@@ -39,6 +42,8 @@ class CycleGAN(CycleMethod):
             structure,
             flatness,
             texture=texture,
+            contrast=contrast,
+            air=air,
             defense=defense,
             lesion=lesion,
             augments=augment,
