@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 import gantk
-from gantk.data.batches import prepare
 from gantk.data.prepared import Data
 from gantk.losses.structure import structure_and_flatness
 
@@ -55,9 +54,10 @@ def main() -> None:
 @torch.no_grad()
 def measured(model, data: Data, to: str, count: int) -> dict[str, float]:
     """The figures of one direction."""
-    table, other = data.table, "a" if to == "b" else "b"
+    other = "a" if to == "b" else "b"
     records = [pair[other] for pair in data.pairs("test")]
-    source = torch.stack([prepare(r.read(), model.intensity[other], table.size, table.fit) for r in records])
+    data.intensity.update(model.intensity)
+    source = torch.stack([data.image(record) for record in records])
     images = model.method.variants(source, to, count, seed=0).float()
     span = data.range[1] - data.range[0]
     pairs = list(itertools.combinations(range(count), 2))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
-    "gantk.api": ["run", "resume", "evaluate", "compare", "translate", "sample", "load"],
+    "gantk.api": ["run", "resume", "evaluate", "compare", "translate", "sample", "load", "export", "check", "fetch"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gantk.comparison import compare_folders
-from gantk.data.io import read
-from gantk.data.sources import source_for
 from gantk.errors import UserError
-from gantk.evaluation import speed_of, summary_lines
-from gantk.inference import Look, Translator
-from gantk.recipe import Recipe, load_recipe, resolved
-from gantk.report import write_report
-from gantk.report.animation import write_animation
-from gantk.runfolder import RunFolder, environment
-from gantk.runtime import describe, start
-from gantk.sampling import sample_to
-from gantk.training import Parts, Training, assemble, inference_weights, restore
-from gantk.translation import translate_path
+
+if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
+    from gantk.inference import Translator
+    from gantk.onnx_model import OnnxModel
+    from gantk.recipe import Recipe
+    from gantk.runfolder import RunFolder
+    from gantk.training import Parts
 
 Say = Callable[[str], None]
+Progress = Callable[[float, str], None]  # (share that is done, what is at work)
 
 
 def run(
@@ -52,6 +47,11 @@ def run(
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
+    from gantk.recipe import load_recipe, resolved
+    from gantk.runfolder import RunFolder, environment
+    from gantk.runtime import describe, start
+    from gantk.training import assemble
+
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
     loaded = load_recipe(recipe).override([], profile)
@@ -80,6 +80,10 @@ def run(
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    from gantk.runfolder import RunFolder
+    from gantk.runtime import start
+    from gantk.training import assemble, restore
+
     folder = RunFolder.open(run)
     model = folder.recipe().check()
     checkpoint = folder.latest()
@@ -94,13 +98,27 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
 
 def evaluate(
-    run: str | Path, *, metrics: Iterable[str] | None = None, device: str | None = None, say: Say = print
+    run: str | Path,
+    *,
+    metrics: Iterable[str] | None = None,
+    uncertainty: str | None = None,
+    device: str | None = None,
+    say: Say = print,
 ) -> dict[str, Any]:
-    """Score a run's newest checkpoint on its test split, baselines beside it; what metrics.json holds."""
+    """Score a run's newest checkpoint on its test split, baselines beside it; what metrics.json holds.
+
+    `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
+    """
+    from gantk.runfolder import RunFolder
+    from gantk.runtime import start
+    from gantk.training import assemble, restore
+
     folder = RunFolder.open(run)
     recipe = folder.recipe()
     if metrics:
         recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
+    if uncertainty:
+        recipe.tables.setdefault("evaluate", {})["uncertainty"] = uncertainty
     model = recipe.check()
     runtime = start(device, model.train.precision, model.train.channels_last)
     parts = assemble(model, runtime)
@@ -112,15 +130,24 @@ def compare(
     predicted: str | Path, truth: str | Path, *, metrics: Iterable[str] = ("psnr", "ssim", "mae"), say: Say = print
 ) -> dict[str, Any]:
     """Score a folder (or file) of images against another, matched by file name; no model is needed."""
+    from gantk.comparison import compare_folders
+    from gantk.evaluation import summary_lines
+
     result = compare_folders(Path(predicted), Path(truth), list(metrics))
     for line in summary_lines(result):
         say(line)
     return result
 
 
-def load(run: str | Path, *, device: str | None = None) -> Translator:
-    """A trained model for inference: `load(run).translate(pixels, to="T2")`."""
-    return Translator.load(Path(run), device)
+def load(model: str | Path, *, device: str | None = None) -> Translator | OnnxModel:
+    """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
+    if Path(model).suffix.lower() == ".onnx":
+        from gantk.onnx_model import OnnxModel
+
+        return OnnxModel.load(Path(model))
+    from gantk.inference import Translator
+
+    return Translator.load(Path(model), device)
 
 
 def translate(
@@ -132,25 +159,47 @@ def translate(
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
+    planes: str | None = None,
+    uncertainty: str | None = None,
+    volume: int | None = None,
     device: str | None = None,
     say: Say = print,
+    progress: Progress | None = None,
 ) -> list[Path]:
-    """Translate a picture, a volume, or a folder of them, and write each like its input; the paths written.
+    """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
 
     Args:
-        run: a run folder, or one checkpoint of it.
+        run: a run folder, one checkpoint of it, or a model that `export` wrote (.onnx).
         input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
         variants: of a multimodal method: so many different translations of each, numbered, from styles drawn by `seed`.
         style: of a multimodal method: an image of the target domain whose style the translation takes.
+        planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
+            three; None: as it was trained.
+        uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
+            "dropout", "checkpoints", "cycle", or "auto" for what the method has.
+        volume: which volume of a file that holds several, counted from 0.
+        progress: called with the share that is done and the name of what is at work.
+
+    Returns the paths written. A folder that was translated in part goes on where it was stopped.
     """
+    from gantk.data.io import read
+    from gantk.pipeline import PLANES, Look
+    from gantk.translation import Translation
+
     if variants is not None and style is not None:
         raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
     if variants is not None and variants < 1:
         raise UserError(f"{variants} is no number of translations", where="--variants", allowed="1 or more")
-    look = Look(variants, seed, None if style is None else read(style))
-    return translate_path(load(run, device=device), Path(input), Path(output), to, look, say)
+    if planes not in (None, "all", *PLANES):
+        raise UserError(f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all"))
+    if uncertainty and (variants is not None or style is not None):
+        raise UserError(
+            "an uncertainty is of the method's own translation", where="--uncertainty with --variants or --style"
+        )
+    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
+    return Translation(load(run, device=device), to, look, volume, say, progress).path(Path(input), Path(output))
 
 
 def sample(
@@ -171,27 +220,86 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's post-steps follow.
     """
+    from gantk.sampling import sample_to
+
     written = sample_to(load(run, device=device), n, Path(out), seed, label, post)
     say(f"written  {len(written)} images to {out}")
     return written
 
 
+def export(
+    run: str | Path,
+    *,
+    format: str = "onnx",
+    out: str | Path,
+    to: str | None = None,
+    tolerance: float | None = None,
+    say: Say = print,
+) -> Path:
+    """Write one direction of a trained model as a file that needs neither gantk nor torch: ONNX, or a MONAI bundle.
+
+    Its answers to held-out images are compared with PyTorch's; GantkError, and no file, where they differ by more than
+    `tolerance`, a share of the range. Returns the path written.
+    """
+    from gantk.exporting import export as write
+
+    return write(run, format=format, out=out, to=to, tolerance=tolerance, say=say)
+
+
+def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained."""
+    from gantk.data.check import check as look
+
+    return look(Path(path), recipe=recipe, progress=progress)
+
+
+def fetch(
+    name: str,
+    *,
+    out: str | Path | None = None,
+    base_url: str | None = None,
+    say: Say = print,
+    progress: Progress | None = None,
+) -> Path:
+    """Download a public data set to the folder `out` (None: data/NAME), checked and unpacked; the folder.
+
+    `base_url` is a mirror to take it from instead.
+    """
+    from gantk.data.fetch import fetch as download
+
+    return download(name, out, base_url=base_url, say=say, progress=progress)
+
+
+def public_sets() -> list[tuple[str, ...]]:
+    """The data sets that `fetch` knows: name, what it is, size, licence, where it is from."""
+    from gantk.data.public import rows
+
+    return rows()
+
+
 def _take_source(recipe: Recipe, data: str | Path) -> None:
     """Point a recipe at `--data`; where its own source is of the kind that fits, its other options stay."""
+    from gantk.data.sources import source_for
+
     table = recipe.tables.setdefault("data", {})
     if not isinstance(table, dict):
         return  # the check's to refuse
     domains = table.get("domains")
-    source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2)
+    own = table.get("source")
+    name = own.get("name") if isinstance(own, dict) else own
+    source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2, name)
     if "path" in source:  # the run's recipe is read again from wherever the user then is
         source["path"] = str(Path(source["path"]).absolute())
-    own = table.get("source")
     kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
     table["source"] = kept | source
     recipe.overridden["data.source"] = f"--data {data}"
 
 
 def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:
+    from gantk.report import write_report
+    from gantk.report.animation import write_animation
+    from gantk.training import Training
+
     training = Training(parts, folder, seconds)
     training.fit()
     if parts.runtime.main:
@@ -203,8 +311,12 @@ def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> R
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
+    from gantk.evaluation import speed_of, summary_lines
+    from gantk.training import earlier_weights, inference_weights
+
+    wanted = parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
-        result = parts.scorer.test()
+        result = parts.scorer.test(earlier_weights(folder.latest()) if wanted else ())
     result |= {"speed": speed_of(folder.read_log()), "domains": list(parts.model.data.domains)}
     folder.write_json("metrics.json", result)
     for line in summary_lines(result):
@@ -213,6 +325,8 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
 
 
 def _machine_line(parts: Parts) -> str:
+    from gantk.runtime import describe
+
     runtime, engine = parts.runtime, parts.engine
     weights = sum(parameter.numel() for parameter in parts.method.parameters())
     machine = describe(runtime)

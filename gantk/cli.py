@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gantk.cli_data import data
 from gantk.errors import GantkError, Interrupted, UserError
 from gantk.plugins import attach_commands, load
+from gantk.terminal import console, progress_bar, say
 
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
@@ -58,6 +60,8 @@ def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
 
 
+cli.add_command(data)
+
 _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 
 
@@ -88,7 +92,7 @@ def run(recipe, data, settings, profile, out, device, precision, seed, allow_lea
         precision=precision,
         seed=seed,
         allow_leakage=allow_leakage,
-        say=_say,
+        say=say,
     )
 
 
@@ -99,7 +103,7 @@ def resume(run, device) -> None:
     """Go on with RUN exactly where it stopped."""
     from gantk import api
 
-    api.resume(run, device=device, say=_say)
+    api.resume(run, device=device, say=say)
 
 
 @cli.command()
@@ -107,20 +111,60 @@ def resume(run, device) -> None:
 @click.argument("input")
 @click.argument("output")
 @click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
+@click.option("--planes", metavar="PLANES", help="What a 2-D network sees: axial, coronal, sagittal, all (median).")
+@click.option("--uncertainty", metavar="KIND", help="Write a second map too: auto, flips, dropout, checkpoints, cycle.")
+@click.option("--volume", type=int, metavar="K", help="Which volume of a 4-D file, counted from 0.")
 @click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")
 @click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
 @click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
 @_device
-def translate(run, input, output, to, variants, seed, style, device) -> None:
+def translate(run, input, output, to, planes, uncertainty, volume, variants, seed, style, device) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.
 
-    INPUT is a picture (PNG, JPEG, TIFF), a NIfTI volume, or a folder of them; for a run on several contrasts it is a
-    patient's folder with one file for each, or a folder of such folders. OUTPUT has INPUT's size, grid and orientation,
-    and the target domain's intensities.
+    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx).
+
+    INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series, or a folder of all
+    these; for a run on several contrasts it is a patient's folder with one file for each, or a folder of such folders.
+
+    OUTPUT has INPUT's size, grid and orientation, and the target domain's intensities; a DICOM series becomes a derived
+    series with new identifiers. A folder that was translated in part goes on where it was stopped, and a broken file
+    does not stop the others.
     """
     from gantk import api
 
-    api.translate(run, input, output, to=to, variants=variants, seed=seed, style=style, device=device, say=_say)
+    with progress_bar() as progress:
+        api.translate(
+            run,
+            input,
+            output,
+            to=to,
+            variants=variants,
+            seed=seed,
+            style=style,
+            planes=planes,
+            uncertainty=uncertainty,
+            volume=volume,
+            device=device,
+            say=say,
+            progress=progress,
+        )
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--format", "kind", type=click.Choice(["onnx", "monai"]), default="onnx", help="Default: onnx.")
+@click.option("--out", required=True, metavar="PATH", help="The .onnx file, or the folder of the MONAI bundle.")
+@click.option("--to", metavar="DOMAIN", help="Which direction, by the domain it makes. Default: the recipe's second.")
+@click.option("--tolerance", type=float, metavar="T", help="Largest difference from PyTorch, as a share of the range.")
+def export(run, kind, out, to, tolerance) -> None:
+    """Write the model of RUN as ONNX or a MONAI bundle.
+
+    The file is compared with PyTorch on real images before it is called done. `gantk translate model.onnx IN OUT` needs
+    onnxruntime alone; a MONAI bundle is what MONAI and its model zoo exchange.
+    """
+    from gantk import api
+
+    api.export(run, format=kind, out=out, to=to, tolerance=tolerance, say=say)
 
 
 @cli.command()
@@ -138,7 +182,7 @@ def sample(run, count, out, seed, label, no_post, device) -> None:
     """
     from gantk import api
 
-    api.sample(run, n=count, out=out, seed=seed, label=label, post=not no_post, device=device, say=_say)
+    api.sample(run, n=count, out=out, seed=seed, label=label, post=not no_post, device=device, say=say)
 
 
 @cli.command("eval")
@@ -146,9 +190,10 @@ def sample(run, count, out, seed, label, no_post, device) -> None:
 @click.option("--pred", metavar="DIR", help="Score these images ...")
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
+@click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON too.")
 @_device
-def evaluate(run, pred, truth, metrics, json_file, device) -> None:
+def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
     import json
 
@@ -161,9 +206,9 @@ def evaluate(run, pred, truth, metrics, json_file, device) -> None:
         raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
-        result = api.evaluate(run, metrics=names, device=device, say=_say)
+        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=say)
     else:
-        result = api.compare(pred, truth, **({"metrics": names} if names else {}), say=_say)
+        result = api.compare(pred, truth, **({"metrics": names} if names else {}), say=say)
     if json_file:
         write_file(Path(json_file), (json.dumps(result, indent=1) + "\n").encode())
 
@@ -182,7 +227,7 @@ def list_(kind) -> None:
     for each in kinds:
         for entry in registry.of_kind(each):
             table.add_row(each, entry.name, entry.owner)
-    _console().print(table)
+    console().print(table)
     _problems()
 
 
@@ -197,15 +242,15 @@ def show(kind, name) -> None:
 
     entry = load().registry.get(_kind(kind), name)
     target = entry.load()
-    console = _console()
-    console.print(f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}\n")
-    console.print(escape(inspect.getdoc(target) or "no description") + "\n")
+    out = console()
+    out.print(f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}\n")
+    out.print(escape(inspect.getdoc(target) or "no description") + "\n")
     table = Table(box=None, pad_edge=False)
     for header in ("option", "type", "default", ""):
         table.add_column(header, overflow="fold")
     for row in options_help(target):
         table.add_row(*map(escape, row))
-    console.print(table if table.row_count else "It takes no options.")
+    out.print(table if table.row_count else "It takes no options.")
 
 
 @cli.command()
@@ -217,9 +262,9 @@ def plugins() -> None:
     for plugin in load().plugins:
         state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
         table.add_row(plugin.name, plugin.distribution, plugin.version, state)
-    _console().print(table)
+    console().print(table)
     for (kind, name), owners in load().registry.contested.items():
-        _console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
+        console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
 
 
 @cli.group(invoke_without_command=True)
@@ -241,7 +286,7 @@ def recipes(ctx) -> None:
         except (OSError, ValueError) as error:
             summary = f"not readable: {error}"
         table.add_row(name, escape(str(summary)), owner)
-    _console().print(table)
+    console().print(table)
 
 
 @recipes.command("copy")
@@ -261,7 +306,7 @@ def copy_recipe(name, target) -> None:
     if not target.parent.is_dir():
         raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
     write_file(target, path.read_bytes())
-    _say(f"copied   {target}")
+    say(f"copied   {target}")
 
 
 @cli.group()
@@ -277,8 +322,8 @@ def new_plugin(name, folder) -> None:
     from gantk import scaffold
 
     path = scaffold.new_plugin(name, Path(folder))
-    _say(f"written  {path}")
-    _say(f"next     pip install -e {path} && pytest {path}")
+    say(f"written  {path}")
+    say(f"next     pip install -e {path} && pytest {path}")
 
 
 @cli.command()
@@ -291,22 +336,8 @@ def doctor() -> None:
     for name, value, problem in findings():
         amiss += bool(problem)
         table.add_row(name, escape(value), f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]")
-    _console().print(table)
+    console().print(table)
     sys.exit(1 if amiss else 0)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe gets whole lines
-        console = Console(highlight=False, width=200)
-    return console
-
-
-def _say(line: str) -> None:
-    """A line of the API's: its first word is a label, red where it is a warning."""
-    label, _, rest = line.partition("  ")
-    style = "bold red" if label == "warning" else "dim"
-    Console(highlight=False, soft_wrap=True).print(f"[{style}]{escape(label)}[/]  {escape(rest)}")
 
 
 def _kind(kind: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,30 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk import checkpoint
-from gantk.data.batches import prepare
-from gantk.data.channels import PerChannel
+from gantk.checkpoint import load_into, load_meta_of, load_weights
+from gantk.data.channels import to_network
 from gantk.data.fit import Fit
+from gantk.data.geometry import View
 from gantk.data.image import Image
 from gantk.data.prepared import Data, intensity_from
 from gantk.data.stacks import middle
 from gantk.errors import UserError
+from gantk.ledger import sha256_of
 from gantk.method import Method
+from gantk.pipeline import PLAIN, Frame, Look, Pipeline, Progress
 from gantk.post import Posts, spread_examples
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime, start
 from gantk.tables import Model
-from gantk.training import build_method, split_weights
+from gantk.training import build_method, earlier_weights, split_weights
+from gantk.uncertainty import Uncertain, uncertain
 from gantk.windows import by_windows
 
-
-@dataclass(frozen=True)
-class Look:
-    """Which of a multimodal method's translations is wanted; by default the method's own, deterministic one."""
-
-    variants: int | None = None  # so many different ones, from styles drawn at random ...
-    seed: int = 0  # ... with this seed
-    example: Image | None = None  # or the one in the style of this image of the target domain
+OTHER = {"a": "b", "b": "a"}
 
 
 @dataclass
@@ -45,6 +41,7 @@ class Translator:
     method: Method
     intensity: dict[str, object]  # by domain, fitted on the training split
     runtime: Runtime
+    checkpoint: Path
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
@@ -54,15 +51,15 @@ class Translator:
         folder = RunFolder.open(path.parent.parent if inside else path)
         saved = path if inside else folder.latest()
         model = folder.recipe().check()
-        meta, weights = checkpoint.load_meta_of(model.method.name, saved), checkpoint.load_weights(saved)
+        meta, weights = load_meta_of(model.method.name, saved), load_weights(saved)
         runtime = start(device, model.train.precision, model.train.channels_last)
         intensity = intensity_from(model.data, meta["intensity"])
         span = tuple(map(float, next(iter(intensity.values())).range))
         method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), span, runtime)
         live, average = split_weights(weights)
-        checkpoint.load_into(method, live | average, str(saved))
+        load_into(method, live | average, str(saved))
         method.eval().requires_grad_(False)
-        return cls(model, method, intensity, runtime)
+        return cls(model, method, intensity, runtime, saved)
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
@@ -77,39 +74,45 @@ class Translator:
         allowed = [names[letter] for letter in directions]
         raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
 
+    def identity(self) -> dict[str, str]:
+        """What says whether two translations are by the same weights."""
+        return {"name": self.model.method.name, "sha256": sha256_of(self.checkpoint / "weights.safetensors")}
+
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
         return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
 
-    def translate(self, pixels: np.ndarray, to: str | None = None, look: Look = Look()) -> np.ndarray:  # noqa: B008
+    def translate(
+        self,
+        pixels: np.ndarray,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
         """Native images in, native images out.
 
         `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
         have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
         takes N as consecutive slices. nan throughout a channel is a contrast that is missing. An image without any
-        content (one value throughout) becomes the target's background. With variants the result has an axis more,
-        ahead of all others.
+        content (one value throughout) becomes the target's background. With variants, or an uncertainty, the result has
+        an axis more, ahead of all others.
         """
-        letter = self.domain(to)
-        source = self.intensity["a" if letter == "b" else "b"]
-        done = self._translate(pixels, letter, source, look)
-        return done[0] if look.variants is None else np.stack(done)
+        pipeline = self.pipeline(self.domain(to), look)
+        done = pipeline.stack(pixels, pipeline.source, progress)
+        return done[0] if len(done) == 1 and look.variants is None else np.stack(done)
 
-    def images(self, image: Image, to: str | None = None, look: Look = Look()) -> list[Image]:  # noqa: B008
-        """One file's image, on its grid, once for each variant. Volumes go through 2-D networks by axial slices."""
+    def images(
+        self,
+        image: Image,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
+    ) -> list[Image]:
+        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
         letter = self.domain(to)
-        dims = self.model.data.dims
-        if dims > image.dims:
-            raise UserError(f"'{image.path}' is a picture, and this run translates volumes", where="INPUT")
-        other = "a" if letter == "b" else "b"
-        self._check_channels(image, other, "INPUT")
-        if look.example is not None:
-            self._check_channels(look.example, letter, "--style")
-        source = self._own_scale(image.pixels, other)
-        by_slice = dims < image.dims
-        stack = np.moveaxis(image.pixels, 1, 0) if by_slice else image.pixels[None]
-        done = self._translate(stack, letter, source, look)
-        return [replace(image, pixels=np.moveaxis(each, 0, 1) if by_slice else each[0]) for each in done]
+        pipeline = self.pipeline(letter, look)
+        pipeline.check_channels(image)
+        return pipeline.images(image, look.planes, progress)
 
     def image(self, image: Image, to: str | None = None) -> Image:
         """One file's image translated, on the same grid."""
@@ -138,26 +141,46 @@ class Translator:
         """The network intensity of background."""
         return self.method.geometry.range[0]
 
-    def _translate(self, pixels: np.ndarray, letter: str, source, look: Look) -> list[np.ndarray]:
-        data, count = self.model.data, look.variants or 1
-        fit = Fit(pixels.shape[2:], data.size, data.fit)
-        target = self.intensity[letter]
-        network = self._network(letter, look)
-        done: list[list[np.ndarray]] = [[] for _ in range(count)]
-        size = self.model.translate.batch
-        for first in range(0, len(pixels), size):
-            natives = [self._stack(pixels, i) for i in range(first, min(first + size, len(pixels)))]
-            batch = torch.stack([prepare(native, source, data.size, data.fit) for native in natives])
-            outputs = self._forward(batch, network)  # (N, variants x C, *size)
-            for k, images in enumerate(outputs.chunk(count, dim=1)):
-                if self.posts:
-                    images = self.posts(images, self._examples(letter))
-                shown = middle(images, data.neighbours).cpu().numpy()
-                for native, output in zip(natives, shown, strict=True):
-                    empty = not np.nanmax(native) > np.nanmin(native)
-                    output = np.full_like(output, self.low) if empty else output
-                    done[k].append(fit.inverse(np.asarray(target.inverse(output), dtype=np.float32)))
-        return [np.stack(images) for images in done]
+    def frame(self, letter: str) -> Frame:
+        """What the networks see on the way to a domain, in plain values."""
+        data, table = self.model.data, self.model.translate
+        names = [data.domains[0], data.domains[-1]]
+        source, target = names if letter == "b" else names[::-1]
+        other = OTHER[letter]
+        return Frame(
+            source=source,
+            target=target,
+            dims=data.dims,
+            size=tuple(data.size),
+            channels=self.method.geometry.channels[other] // (2 * data.neighbours + 1),
+            range=self.method.geometry.range,
+            fit=data.fit,
+            neighbours=data.neighbours,
+            plane=data.plane,
+            spacing=data.spacing,
+            missing=data.missing,
+            batch=table.batch,
+            detail=table.detail,
+            masked=table.masked,
+        )
+
+    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+        """The whole way from a native image of the other domain to one of this domain."""
+        if look.uncertainty:
+            network, maps = self._uncertain(letter, look), ("image", "spread")
+        else:
+            network, maps = self._network(letter, look), ("image",) * (look.variants or 1)
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            outputs = self._forward(torch.from_numpy(batch), network)
+            if self.posts:
+                parts = list(outputs.chunk(len(maps), dim=1))
+                for k, kind in enumerate(maps):
+                    parts[k] = self.posts(parts[k], self._examples(letter)) if kind == "image" else parts[k]
+                outputs = torch.cat(parts, dim=1)
+            return outputs.cpu().numpy()
+
+        return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
 
     def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
         """What (N, C, *size) goes through, with variants side by side as channels."""
@@ -166,27 +189,37 @@ class Translator:
             return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
         if look.example is None:
             return lambda x: method.translate(x, letter)
-        data, pixels = self.model.data, look.example.pixels
-        if pixels.ndim - 1 > data.dims:
-            pixels = pixels[:, pixels.shape[1] // 2]  # the style of a volume is its middle slice's
-        stack = self._stack(pixels[None], 0)
-        example = prepare(stack, self._own_scale(look.example.pixels, letter), data.size, data.fit)[None]
-        example = self.runtime.place(example, data.dims)
+        example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
         return lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+
+    def _uncertain(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
+        """The translation and, behind it as so many channels more, its uncertainty."""
+        maker = Uncertain(look.uncertainty, seed=look.seed)
+        others = self._earlier if maker.wants_others else []
+        maker.check(self.method, 1 + len(others))
+        return uncertain(self.method, letter, maker, others)
+
+    @cached_property
+    def _earlier(self) -> list[dict[str, Tensor]]:
+        return earlier_weights(self.checkpoint)
+
+    def _example(self, image: Image, letter: str) -> Tensor:
+        """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""
+        there = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
+        there.check_channels(image, "--style")
+        pixels, data = image.pixels, self.model.data
+        if image.dims > data.dims:
+            pixels = View(data.plane, data.spacing).forward(image).pixels
+            pixels = pixels[:, pixels.shape[1] // 2]
+        stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
+        fit = Fit(pixels.shape[1:], data.size, data.fit)
+        return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), fit))[None]
 
     @torch.no_grad()
     def _forward(self, batch: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         batch, window = self.runtime.place(batch, self.model.data.dims), self.method.geometry.size
         with self.runtime.autocast():
             return by_windows(batch, window, self.model.translate.overlap, network, self.model.translate.batch)
-
-    def _stack(self, pixels: np.ndarray, index: int) -> np.ndarray:
-        """The image at `index` with its neighbours as channels, the outermost ones repeated."""
-        reach = self.model.data.neighbours
-        if not reach:
-            return pixels[index]
-        places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(pixels) - 1)
-        return np.concatenate([pixels[place] for place in places])
 
     def _examples(self, letter: str) -> Callable[[int], Tensor]:
         """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""
@@ -203,35 +236,6 @@ class Translator:
     @cached_property
     def _training(self) -> dict[str, object]:
         return {}
-
-    def _check_channels(self, image: Image, letter: str, where: str) -> None:
-        expected = self.method.geometry.channels[letter] // (2 * self.model.data.neighbours + 1)
-        if image.channels != expected:
-            what = f"'{image.path}' has {image.channels} channels, and this run was trained on {expected}"
-            remedy = "convert it, or train on images like it"
-            if expected == len(self.contrasts(letter)) > 1:
-                remedy = f"name a folder that holds one file for each of {', '.join(self.contrasts(letter))}"
-            raise UserError(what, where=where, remedy=remedy)
-
-    def _own_scale(self, pixels: np.ndarray, letter: str):
-        """The mapping for a file: the one fitted in training where the file's values are on that scale, else its own.
-
-        MR has no units: another scanner's T1 may run to 4,000 where the training set's ran to 255. Where the file's
-        99.5th percentile, of any channel, is below half or above twice the training set's, the mapping is fitted to
-        the file.
-        """
-        fitted = self.intensity[letter]
-        expected = np.asarray(fitted.inverse(flat(len(pixels), self.model.data.dims, fitted.range[1]))).flatten()
-        known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
-        top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
-        ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
-        if np.all((ratio >= 0.5) & (ratio <= 2.0)):
-            return fitted
-        own = intensity_from(self.model.data, {letter: fitted.state()})[letter]
-        for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
-            if not np.isnan(part).any():
-                line.fit([part])
-        return own
 
 
 def flat(channels: int, dims: int, value: float) -> np.ndarray:

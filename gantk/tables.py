@@ -110,6 +110,7 @@ class EvaluateTable(Table):
     metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; for images from noise kid of random features
     samples: int = Field(4, ge=1)  # how many held-out images are drawn while training
     images: int = Field(256, ge=2)  # how many images are made from noise to be scored
+    uncertainty: Literal["none", "auto", "flips", "dropout", "checkpoints", "cycle"] = "none"  # judged by its errors
 
 
 class TranslateTable(Table):
@@ -117,6 +118,8 @@ class TranslateTable(Table):
 
     batch: int = Field(16, ge=1)  # slices per pass
     overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where an image is larger than a window
+    masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result
+    detail: Literal["guided", "none"] = "guided"  # results on a larger grid: as sharp as the input is there, or smooth
 
 
 class Model(Table):

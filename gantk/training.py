@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
     method = build_method(model, data.channels, data.classes, data.range, runtime)
     train = model.train
     sets = data.training_sets()
-    batches = Batches(sets, train.batch, train.seed, data.paired, runtime.rank, runtime.world)
+    ranks = runtime.rank, runtime.world
+    batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
     steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
+    batches.end = steps
     plan = Plan(steps, train.optimizer, train.optimizers, train.schedule(), train.microbatch, train.ema, train.seed)
     check_plan(method, plan)
     if method.weighs_lesions and not model.data.mask:
@@ -85,7 +87,7 @@ class Training:
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
-        with _stop_on_ctrl_c() as stopped, self._view(last) as view:
+        with _stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.parts.batches):
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
@@ -242,6 +244,13 @@ def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     """(live weights, averaged weights) of a checkpoint, by the method's own names."""
     live = {name[6:]: tensor for name, tensor in weights.items() if name.startswith("model.")}
     return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
+
+
+def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
+    """What the other checkpoints of a run would translate with: averaged weights where there are any."""
+    folders = [saved.parent / f"step-{step:06d}" for step in checkpoint.steps_saved(saved.parent)]
+    weights = (split_weights(checkpoint.load_weights(folder)) for folder in folders if folder != saved)
+    return [live | average for live, average in weights]
 
 
 @contextmanager

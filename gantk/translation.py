@@ -2,82 +2,157 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gantk.data.contrasts import contrast_files
+from gantk.data.dicom import is_dicom, remarks
 from gantk.data.image import Image
-from gantk.data.io import READABLE, is_image, list_images, read, stem_of, suffix_of, write
+from gantk.data.io import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, scans, stem_of, suffix_of, write
 from gantk.errors import GantkError, UserError
-from gantk.inference import Look, Translator
+from gantk.ledger import Ledger
+from gantk.pipeline import Look
 
 Say = Callable[[str], None]
 
 
+Progress = Callable[[float, str], None]  # (share done, what is at work)
+
+
 @dataclass(frozen=True)
 class Job:
-    """One image to translate: the files of its contrasts in order (None: missing), and the name of the result."""
+    """One image to translate: what holds its contrasts, in order (None: missing), and where the result goes."""
 
-    files: tuple[Path | None, ...]
+    scans: tuple[Scan | None, ...]
     target: Path
+    name: str  # of the input, below the folder asked for
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it reads."""
+        return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
-def translate_path(model: Translator, source: Path, target: Path, to: str | None, look: Look, say: Say) -> list[Path]:
-    """A file to a file, or a folder to a folder; one broken file of a folder does not stop the others.
+class Translation:
+    """Files and folders through one direction of a model.
 
-    A run with several contrasts takes a patient's folder with one file for each, or a folder of such folders.
+    Args:
+        model: a `Translator` or an `OnnxModel`.
+        to: the domain to make, by its name.
+        look: which of the model's answers is wanted.
+        volume: which volume of files that hold several, counted from 0.
+        say, progress: where lines of text, and the share that is done, go.
     """
-    letter = model.domain(to)
-    contrasts = model.contrasts("a" if letter == "b" else "b")
-    if not source.exists():
-        raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
-    if not source.is_dir():
-        return _translated(model, Job((source,), _target_file(source, target)), contrasts, to, look, say)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
-    if target.resolve() == source.resolve():
-        raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
-    if len(contrasts) > 1:
-        jobs = _patients(source, target, contrasts, model.model.data.domains["ab".index(letter)])
-    else:
-        files = list_images(source, recursive=True)
-        jobs = [Job((file,), target / file.relative_to(source)) for file in files]
+
+    def __init__(self, model, to: str | None, look: Look, volume: int | None, say: Say, progress: Progress | None):
+        self.model, self.to, self.look, self.volume = model, to, look, volume
+        self.say, self.progress = say, progress or (lambda share, name: None)
+        letter = model.domain(to)
+        self.target_contrasts = model.contrasts(letter)
+        self.contrasts = model.contrasts("a" if letter == "b" else "b")
+
+    def path(self, source: Path, target: Path) -> list[Path]:
+        """A file to a file, a DICOM series to a folder, or a folder to a folder, whatever it holds; the paths written.
+
+        One broken file of a folder does not stop the others: GantkError at the end, which lists them. What an earlier
+        call of the same kind has finished is not done again.
+        """
+        if not source.exists():
+            raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
+        if not source.is_dir():
+            scan = Scan(source, (source,), source.name)
+            return self._one(Job((scan,), _target_file(source, target), source.name))
+        if target.exists() and not target.is_dir() and is_image(target) is False:
+            raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
+        if target.resolve() == source.resolve():
+            raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
+        if len(self.contrasts) > 1:
+            jobs = _patients(source, target, self.contrasts, self.model.frame(self.model.domain(self.to)).target)
+        else:
+            below = [scan for scan in scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
+            if len(below) == 1 and below[0].path == source:  # one DICOM series
+                return self._one(Job((below[0],), target, source.name))
+            jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
+        if target.is_file() or suffix_of(target) in SUFFIXES:
+            raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=READABLE)
-    written, broken = [], []
-    for job in jobs:
-        try:
-            written += _translated(model, job, contrasts, to, look, lambda line: None)
-        except UserError as error:
-            broken.append(f"{next(filter(None, job.files))}: {error}")
-    say(f"written  {len(written)} files to {target}")
-    if broken:
-        kind = "files" if len(contrasts) == 1 else "patients"
-        raise GantkError(f"{len(broken)} of {len(jobs)} {kind} could not be translated:\n  " + "\n  ".join(broken))
-    return written
+        return self._all(jobs, target)
+
+    def _one(self, job: Job) -> list[Path]:
+        written = self._written(job, lambda share: self.progress(share, job.name))
+        for path in written:
+            self.say(f"written  {path}")
+        return written
+
+    def _all(self, jobs: Sequence[Job], folder: Path) -> list[Path]:
+        ledger = Ledger(folder, self.model.identity(), self._asked())
+        written, broken, kept = [], [], 0
+        for number, job in enumerate(jobs):
+
+            def step(share: float, number: int = number, name: str = job.name) -> None:
+                self.progress((number + share) / len(jobs), name)
+
+            step(0.0)
+            try:
+                results = ledger.results(job.name, job.files)
+                kept += results is not None
+                if results is None:
+                    results = self._written(job, step)
+                    ledger.add(job.name, job.files, results)
+                written += results
+            except (GantkError, OSError, MemoryError) as error:
+                broken.append(f"{job.files[0]}: {error or type(error).__name__}")
+        self.progress(1.0, "")
+        earlier = f", {kept} of {len(jobs)} inputs done before" if kept else ""
+        self.say(f"written  {len(written)} files to {folder}{earlier}")
+        if broken:
+            kind = "files" if len(self.contrasts) == 1 else "patients"
+            raise GantkError(f"{len(broken)} of {len(jobs)} {kind} could not be translated:\n  " + "\n  ".join(broken))
+        ledger.close()
+        return written
+
+    def _asked(self) -> dict[str, Any]:
+        """What the results depend on beside model and input, as JSON."""
+        look = {key: value for key, value in vars(self.look).items() if key != "example"}
+        example = self.look.example
+        style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
+        return {"to": self.model.domain(self.to), "volume": self.volume, "style": style} | look
+
+    def _written(self, job: Job, step: Callable[[float], None]) -> list[Path]:
+        if len(job.scans) > 1:
+            image = _stacked(job.scans, self.contrasts, self.model.frame(self.model.domain(self.to)).missing)
+        else:
+            image = read(job.scans[0], self.volume)
+            for line in remarks(image):
+                self.say(f"note     {line}")
+        results = self.model.images(image, self.to, self.look, lambda done, total: step(done / total))
+        written, domain = [], self.model.frame(self.model.domain(self.to)).target
+        for tail, result in zip(self._tails(), results, strict=True):
+            for part, name in _channels(result, self.target_contrasts):
+                path = _with_tail(job.target, tail + (f"_{name}" if name else ""))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                said = f"uncertainty of {name or domain}" if tail == "_uncertainty" else name or domain
+                write(path, part, description=said)
+                written.append(path)
+        return written
+
+    def _tails(self) -> list[str]:
+        """What the names of an image's results end with."""
+        if self.look.variants is not None:
+            return [f"-{number}" for number in range(1, self.look.variants + 1)]
+        return ["", "_uncertainty"] if self.look.uncertainty else [""]
 
 
-def _translated(model: Translator, job: Job, contrasts: list[str], to, look: Look, say: Say) -> list[Path]:
-    image = _stacked(job.files, contrasts, model.model.data.missing) if len(job.files) > 1 else read(job.files[0])
-    results = model.images(image, to, look)
-    written = []
-    for number, result in enumerate(results, 1):
-        path = job.target if look.variants is None else _with_tail(job.target, f"-{number}")
-        for part, name in _channels(result, model.contrasts(model.domain(to))):
-            written.append(_with_tail(path, f"_{name}") if name else path)
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            write(written[-1], part)
-            say(f"written  {written[-1]}")
-    return written
-
-
-def _stacked(files: Sequence[Path | None], contrasts: list[str], missing: str) -> Image:
+def _stacked(scans: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
     """A patient's contrasts as the channels of one image, nan where one is missing."""
-    absent = [contrast for contrast, file in zip(contrasts, files, strict=True) if file is None]
-    there = [read(file) for file in files if file is not None]
+    absent = [contrast for contrast, scan in zip(contrasts, scans, strict=True) if scan is None]
+    there = [read(scan) for scan in scans if scan is not None]
     if absent and missing == "refuse":
         remedy = 'add the files, or train with data.missing = "mask"'
         raise UserError(f"{' and '.join(absent)} missing in '{there[0].path.parent}'", where="INPUT", remedy=remedy)
@@ -87,7 +162,7 @@ def _stacked(files: Sequence[Path | None], contrasts: list[str], missing: str) -
             what = f"'{image.path}' is not on the grid of '{there[0].path}'"
             raise UserError(what, where="INPUT", remedy="resample all contrasts of a patient onto one of them")
     blank, rest = np.full_like(there[0].pixels, np.nan), iter(there)
-    return replace(there[0], pixels=np.concatenate([blank if file is None else next(rest).pixels for file in files]))
+    return replace(there[0], pixels=np.concatenate([blank if scan is None else next(rest).pixels for scan in scans]))
 
 
 def _channels(image: Image, contrasts: list[str]) -> list[tuple[Image, str]]:
@@ -106,7 +181,10 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
         if first is not None:
             name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
             place = target if folder == source else target / folder.parent.relative_to(source)
-            jobs.append(Job(tuple(files[contrast] for contrast in contrasts), place / name))
+            found = [files[contrast] for contrast in contrasts]
+            jobs.append(
+                Job(tuple(file and Scan(file, (file,), file.name) for file in found), place / name, folder.name)
+            )
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
         raise UserError(what, where="INPUT", remedy="name a patient's folder with one file for each")
@@ -115,24 +193,21 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
 
 def _target_file(source: Path, target: Path) -> Path:
     """Where the translation of one file goes; UserError where it cannot be written."""
-    if not is_image(source):
+    kind = suffix_of(source) if not is_dicom(source) else ".dcm"
+    if not is_image(source) and kind != ".dcm":
         raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=READABLE)
     if target.is_dir() or not target.suffix:
         target = target / source.name
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
-    if not is_image(target):
-        raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=suffix_of(source))
-    if _is_nifti(source) != _is_nifti(target):
-        raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=suffix_of(source))
+    if not is_image(target) and suffix_of(target) != ".dcm":
+        raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
+    if (suffix_of(source) in VOLUMES) != (suffix_of(target) in VOLUMES):
+        raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
     return target
 
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = stem_of(path)
+    stem = stem_of(path) if suffix_of(path) in (*SUFFIXES, ".dcm") else path.name  # a series is a folder
     return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
-
-
-def _is_nifti(path: Path) -> bool:
-    return suffix_of(path) in (".nii", ".nii.gz")

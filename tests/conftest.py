@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import tempfile
 
 # Before torch is imported, here and in every child process: tiny networks gain nothing from threads, and on a busy
 # machine threads that wait for each other take minutes for what one does in seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for weights
+os.environ.setdefault("GANTK_CACHE", tempfile.mkdtemp(prefix="gantk-cache-"))  # the user's own stays as it is
 
 import subprocess
 import sys

@@ -1,0 +1,36 @@
+"""What the commands print with: a console, lines of text, a bar for what takes long."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def console() -> Console:
+    """Standard output."""
+    out = Console(highlight=False)
+    if not out.is_terminal:  # a pipe gets whole lines
+        out = Console(highlight=False, width=200)
+    return out
+
+
+def say(line: str) -> None:
+    """A line of the API's: its first word is a label, red where it is a warning."""
+    label, _, rest = line.partition("  ")
+    style = "bold red" if label == "warning" else "dim"
+    Console(highlight=False, soft_wrap=True).print(f"[{style}]{escape(label)}[/]  {escape(rest)}")
+
+
+@contextmanager
+def progress_bar():
+    """A bar on the terminal, which goes when the work is done; nothing in a pipe. Yields (share, what) -> None."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    err = Console(stderr=True)
+    what, share = TextColumn("{task.description}"), TextColumn("{task.percentage:3.0f}%")
+    columns = what, BarColumn(), share, TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share, what: bar.update(task, completed=share, description=escape(what))
