@@ -57,7 +57,9 @@ def run(
     loaded = load_recipe(recipe).override([], profile)
     if data is not None:
         _take_source(loaded, data)
-    model = loaded.override([*set, *shorthands]).check()
+    loaded = loaded.override([*set, *shorthands])
+    _anchor_split_file(loaded)
+    model = loaded.check()
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
@@ -293,6 +295,13 @@ def _take_source(recipe: Recipe, data: str | Path) -> None:
     kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
     table["source"] = kept | source
     recipe.overridden["data.source"] = f"--data {data}"
+
+
+def _anchor_split_file(recipe: Recipe) -> None:
+    """Make the path of a split's CSV absolute: the run's recipe is read again from wherever the user then is."""
+    split = recipe.tables.get("data", {}).get("split") if isinstance(recipe.tables.get("data"), dict) else None
+    if isinstance(split, dict) and isinstance(split.get("file"), str) and split["file"]:
+        split["file"] = str(Path(split["file"]).absolute())
 
 
 def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:

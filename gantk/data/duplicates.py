@@ -1,18 +1,36 @@
-"""Copies of one picture under several names: they have to fall on one side of a split."""
+"""Copies of one picture under several names, exact or near: they have to fall on one side of a split."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from gantk.data.io import VOLUMES, suffix_of
+from gantk.data.likeness import Seen, near_copies, see, usual_likeness
 from gantk.data.records import Record
 
+Sets = dict[str, list[Record]]
+HELD_OUT_FIRST = ("test", "validation", "train")
 
-def copies(records: Sequence[Record], unit: Callable[[Record], Hashable]) -> dict[Hashable, Hashable]:
-    """For every unit (an image, or a pair) that shares a file's content with others, the first of these."""
+
+def unit_of(record: Record) -> tuple[str, str]:
+    """What a split by image never divides: a registered pair, or one image."""
+    return ("pair", record.pair) if record.pair is not None else (record.domain, record.key)
+
+
+def copies(
+    records: Sequence[Record],
+    unit: Callable[[Record], Hashable],
+    seen: Mapping[tuple[str, str], Seen] = MappingProxyType({}),
+) -> dict[Hashable, Hashable]:
+    """For every unit (an image, or a pair) that shares a file's content with others, the first of these.
+
+    With what images look like (`seen`), near copies share it too.
+    """
     first: dict[Hashable, Hashable] = {}
 
     def root(name: Hashable) -> Hashable:
@@ -25,6 +43,10 @@ def copies(records: Sequence[Record], unit: Callable[[Record], Hashable]) -> dic
         if content is not None:
             holder, name = root(holders.setdefault(content, unit(record))), root(unit(record))
             first |= {holder: holder, name: holder}
+    looked = [record for record in records if (record.domain, record.key) in seen]
+    for i, j, _ in near_copies([seen[record.domain, record.key] for record in looked], apart=False):
+        holder, name = root(unit(looked[i])), root(unit(looked[j]))
+        first |= {holder: holder, name: holder}
     return {name: root(name) for name in first}
 
 
@@ -38,14 +60,68 @@ def without_copies(sets: Mapping[str, list[Record]]) -> tuple[dict[str, list[Rec
     of = dict(zip(map(id, records), _contents(records), strict=True))
     seen: set = set()
     kept = dict(sets)
-    for name in ("test", "validation", "train"):
+    for name in HELD_OUT_FIRST:
         again = {id(record) for record in sets[name] if of[id(record)] in seen}
         pairs = {record.pair for record in sets[name] if id(record) in again} - {None}
         kept[name] = [r for r in sets[name] if id(r) not in again and r.pair not in pairs]
         seen |= {of[id(record)] for record in sets[name]} - {None}
-    if any({r.domain for r in sets[name]} != {r.domain for r in kept[name]} for name in sets):
+    if _lost_a_domain(sets, kept):
         return dict(sets), 0
     return kept, len(records) - sum(map(len, kept.values()))
+
+
+def see_unknown(records: Sequence[Record]) -> dict[tuple[str, str], Seen]:
+    """What images of files look like, by domain and key, where nobody knows whose they are; each is read once."""
+    if any(record.subject or not record.files for record in records):
+        return {}
+    seen = {(record.domain, record.key): see(record) for record in records}
+    usual = {stack: usual_likeness(seen.values(), stack) for stack in {each.stack for each in seen.values()}}
+    return {key: replace(each, usual=usual[each.stack]) for key, each in seen.items()}
+
+
+def without_near_copies(sets: Mapping[str, list[Record]], seen: Mapping[tuple[str, str], Seen]) -> tuple[Sets, int]:
+    """`without_copies` of near copies: those of an image that is held out leave training, and validation for test."""
+    gone = {id(record) for _, record in _nearly_held_out(sets, seen)}
+    kept = {}
+    for name, members in sets.items():
+        pairs = {record.pair for record in members if id(record) in gone} - {None}
+        kept[name] = [record for record in members if id(record) not in gone and record.pair not in pairs]
+    if _lost_a_domain(sets, kept):
+        return dict(sets), 0
+    return kept, sum(map(len, sets.values())) - sum(map(len, kept.values()))
+
+
+def with_near_copies(sets: Mapping[str, list[Record]], seen: Mapping[tuple[str, str], Seen]) -> Sets:
+    """Sets of which near copies of held-out images, and their partners, have gone to the side of these."""
+    moved = dict(sets)
+    while True:
+        to: dict[int, str] = {}
+        for name, record in _nearly_held_out(moved, seen):
+            to.setdefault(id(record), name)
+        if not to:
+            break
+        of_pair = {r.pair: to[id(r)] for members in moved.values() for r in members if r.pair and id(r) in to}
+        place = [
+            (to.get(id(r)) or of_pair.get(r.pair or "", name), r) for name, members in moved.items() for r in members
+        ]
+        moved = {name: [r for where, r in place if where == name] for name in moved}
+    return dict(sets) if _lost_a_domain(sets, moved) else moved
+
+
+def _nearly_held_out(
+    sets: Mapping[str, list[Record]], seen: Mapping[tuple[str, str], Seen]
+) -> Iterator[tuple[str, Record]]:
+    """(set, record) for every image that is a near copy of one in a set that is more held out than its own."""
+    ordered = [
+        (name, record) for name in HELD_OUT_FIRST for record in sets[name] if (record.domain, record.key) in seen
+    ]
+    looked = [replace(seen[record.domain, record.key], group=name) for name, record in ordered]
+    for i, j, _ in near_copies(looked):
+        yield ordered[i][0], ordered[j][1]
+
+
+def _lost_a_domain(sets: Mapping[str, list[Record]], kept: Mapping[str, list[Record]]) -> bool:
+    return any({record.domain for record in sets[name]} != {record.domain for record in kept[name]} for name in sets)
 
 
 def _contents(records: Sequence[Record]) -> list[Hashable | None]:
@@ -63,6 +139,7 @@ def _contents(records: Sequence[Record]) -> list[Hashable | None]:
     found: list[Hashable | None] = []
     for record in records:
         parts = tuple(digests.get(path) for path in record.files)
-        plane = record.position if record.files and suffix_of(record.files[0]) in VOLUMES else None
+        sliced = record.scan_key or (record.files and suffix_of(record.files[0]) in VOLUMES)
+        plane = record.position if sliced else None
         found.append((parts, plane) if parts and None not in parts else None)
     return found

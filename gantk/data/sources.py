@@ -182,7 +182,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
     from gantk.plugins import registry
 
     general = ("folders", "nifti", "images") if domains == 2 else ("nifti", "images", "contrasts", "folders", "aligned")
-    rank = {name: place for place, name in enumerate(general, start=1)} | {own: -1}
+    rank = {name: place for place, name in enumerate(general, start=1)} | {"phantom": 99} | {own: -1}
     entries = sorted(registry().of_kind("source"), key=lambda entry: (rank.get(entry.name, 0), entry.name))
     for entry in entries:
         accepts = getattr(entry.load(), "accepts", None)

@@ -11,8 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.blocks import hold_out_blocks
-from gantk.data.duplicates import copies, without_copies
+from gantk.data.duplicates import copies, see_unknown, unit_of, with_near_copies, without_copies, without_near_copies
+from gantk.data.folds import expect_fold, fold_of_images, fold_of_patients
+from gantk.data.likeness import Seen
 from gantk.data.records import Record
+from gantk.data.shares import kinds_of_images, kinds_of_patients, share_out_kinds
+from gantk.data.split_file import as_file_says
 from gantk.errors import UserError
 
 SETS = ("train", "validation", "test")
@@ -23,12 +27,20 @@ PATIENTS = 5  # from this many on, `auto` splits by patient
 class Splits(dict[str, list[Record]]):
     """The records of `train`, `validation` and `test`; `by` says what was never divided."""
 
-    def __init__(self, sets: Mapping[str, list[Record]], by: str):
+    def __init__(
+        self,
+        sets: Mapping[str, list[Record]],
+        by: str,
+        made: Mapping[str, Any] | None = None,
+        seen: Mapping[tuple[str, str], Seen] | None = None,
+    ):
         super().__init__({name: sets.get(name, []) for name in SETS})
-        self.by = by  # "patient", "block", "image", or "folders" where these decided
+        self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
+        self.made = dict(made or {})  # what else it takes to make the same split again: seed, fold, the file's hash
+        self.seen = dict(seen or {})  # by domain and key: what images look like that had to be read for this
 
     def __or__(self, other: Mapping[str, list[Record]]) -> Splits:
-        return Splits({**self, **other}, self.by)
+        return Splits({**self, **other}, self.by, self.made, self.seen)
 
 
 def split_records(
@@ -40,10 +52,14 @@ def split_records(
     gap: int = 2,  # by block: neighbours of a held-out slice that training does not see either
     blocks: int = 2,  # by block: runs of neighbouring slices per held-out set
     seed: int = 0,  # which units are held out
+    folds: int = 0,  # k-fold by patient: so many parts of equal size, each of them the test set once; 0 = by shares
+    fold: int = 0,  # k-fold: which part is the test set, counted from 0
+    file: str = "",  # CSV that says who is where, by a column patient (or path) and a column split (or fold)
 ) -> tuple[Splits, str]:
     """Records shared out to train, validation and test, and how in words; a seeded function of its arguments alone.
 
-    What the folders themselves say (`Record.split`) wins; sets that they lack are taken from their training images.
+    What `file` says wins; else `folds` deal out all patients, whatever their folders are called; else what the folders
+    themselves say (`Record.split`). Sets that a file or the folders lack are taken from their training images.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
@@ -52,42 +68,87 @@ def split_records(
             where="data.split",
             allowed="shares of 0 or more whose sum is below 1",
         )
-    if any(record.split for record in records):
-        return _split_of_folders(records, test, validation, by, gap, blocks, seed)
-    by = _resolve(records, by) if test or validation else "image"
+    made: dict[str, Any] = {"seed": seed}
     shares = {"test": test, "validation": validation}
+    if file:
+        records, table = as_file_says(records, file, folds, fold)
+        made |= {"file": table.facts()} | ({"fold": fold} if table.says == "fold" else {})
+        splits, description = _split_as_said(records, shares, by, gap, blocks, seed, f"'{table.path.name}'")
+        return Splits(splits, "file", made, splits.seen), description
+    if folds:
+        splits, description = _fold(records, folds, fold, validation, by, seed)
+        return Splits(splits, splits.by, made | {"folds": folds, "fold": fold}, splits.seen), description
+    if any(record.split for record in records):
+        splits, description = _split_as_said(records, shares, by, gap, blocks, seed)
+    else:
+        splits, description = _split_by_shares(records, shares, by, gap, blocks, seed)
+    return Splits(splits, splits.by, made, splits.seen), description
+
+
+def _split_by_shares(records, shares: dict[str, float], by: By, gap: int, blocks: int, seed: int) -> tuple[Splits, str]:
+    by = _resolve(records, by) if any(shares.values()) else "image"
+    seen = see_unknown(records) if any(shares.values()) and by != "patient" else {}
     if by == "patient":
         sets, description = _by_patient(records, shares, seed)
     elif by == "block":
         sets, description = hold_out_blocks(records, shares, gap, blocks, seed)
         sets, left_out = without_copies(sets)
+        sets, left_out_too = without_near_copies(sets, seen)
+        left_out += left_out_too
         description += f"; of these, {left_out} copies of held-out images left out" if left_out else ""
     else:
-        sets, description = _by_image(records, shares, seed)
+        sets, description = _by_image(records, shares, seed, seen)
     _expect_all_domains(records, sets, shares)
-    return Splits(sets, by), description
+    return Splits(sets, by, None, seen), description
 
 
-def _split_of_folders(records, test, validation, by, gap, blocks, seed) -> tuple[Splits, str]:
+def _fold(records, folds: int, fold: int, validation: float, by: By, seed: int) -> tuple[Splits, str]:
+    """One fold: of patients, or of images where the recipe says that these have nothing to do with each other."""
+    expect_fold(folds, fold)
+    if by == "block":
+        raise UserError(
+            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients",
+            where="data.split",
+            remedy="set folds = 0, or by = 'patient'",
+        )
+    seen = {}
+    if by == "image":
+        seen = see_unknown(records)
+        sets, how = fold_of_images(records, folds, fold, validation, seed, seen)
+        description = f"{how}: {_counts(sets)}"
+    else:
+        _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
+        sets, how = fold_of_patients(records, folds, fold, validation, seed)
+        patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
+        by, description = "patient", f"{how}: {_words(patients)} patients ({_counts(sets)})"
+    _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
+    return Splits(sets, by, None, seen), description
+
+
+def _split_as_said(
+    records, asked: dict[str, float], by: By, gap: int, blocks: int, seed: int, file: str = ""
+) -> tuple[Splits, str]:
+    """The sets that a file or else the folders name; those that they do not are taken from the training images."""
     given: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         given[record.split or "train"].append(record)
     if not given["train"]:
-        raise UserError("the folders hold no training images", where="data.source", allowed="a train folder")
+        what = f"{file} leaves no image to train on" if file else "the folders hold no training images"
+        where = "data.split.file" if file else "data.source"
+        raise UserError(what, where=where, allowed="rows with train" if file else "a train folder")
     # Shares are of all images, so what is taken from the training images weighs more of them.
     whole = len(records) / len(given["train"])
     rest = [_without_split(record) for record in given["train"]]
-    asked_test = 0.0 if given["test"] else min(test * whole, 0.5)
-    asked_validation = 0.0 if given["validation"] else min(validation * whole, 0.4)
-    inner, description = split_records(
-        rest, test=asked_test, validation=asked_validation, by=by, gap=gap, blocks=blocks, seed=seed
-    )
+    most = {"test": 0.5, "validation": 0.4}
+    shares = {name: 0.0 if given[name] else min(share * whole, most[name]) for name, share in asked.items()}
+    inner, description = _split_by_shares(rest, shares, by, gap, blocks, seed)
     sets = {name: (given[name] or inner[name]) if name != "train" else inner["train"] for name in SETS}
     fixed = " and ".join(name for name in ("validation", "test") if given[name])
     if fixed:
-        rest = f", the rest from the training folders by {inner.by}" if asked_test or asked_validation else ""
-        description = f"{fixed} as the folders say{rest}: {_counts(sets)}"
-    return Splits(sets, "folders" if fixed else inner.by), description
+        whence = "its training images" if file else "the training folders"
+        taken = f", the rest from {whence} by {inner.by}" if any(shares.values()) else ""
+        description = f"{fixed} as {f'{file} says' if file else 'the folders say'}{taken}: {_counts(sets)}"
+    return Splits(sets, "folders" if fixed else inner.by, None, inner.seen), description
 
 
 def _without_split(record: Record) -> Record:
@@ -100,13 +161,8 @@ def _resolve(records: Sequence[Record], by: By) -> str:
     placed = all(record.position is not None for record in records)
     if by == "auto":
         return "patient" if known and len(patients) >= PATIENTS else "block" if placed else "image"
-    if by == "patient" and not known:
-        raise UserError(
-            "the source does not know which image is of which patient",
-            where="data.split.by",
-            allowed="'block' or 'image' for such images",
-            remedy="put each patient into a folder, or tell the source where the names say it (patient = 'regex')",
-        )
+    if by == "patient":
+        _expect_patients(records, "data.split.by", "'block' or 'image' for such images")
     if by == "block" and not placed:
         raise UserError(
             "the source does not know the order of the images",
@@ -116,60 +172,33 @@ def _resolve(records: Sequence[Record], by: By) -> str:
     return by
 
 
+def _expect_patients(records: Sequence[Record], where: str, allowed: str) -> None:
+    if not records or any(not record.subject for record in records):
+        raise UserError(
+            "the source does not know which image is of which patient",
+            where=where,
+            allowed=allowed,
+            remedy="put each patient into a folder, or tell the source where the names say it (patient = 'regex')",
+        )
+
+
 def _by_patient(records: Sequence[Record], shares: dict[str, float], seed: int) -> tuple[dict, str]:
-    seen: dict[str, set] = defaultdict(set)
-    for record in records:
-        seen[record.subject].add((record.domain, record.label or ""))
     # Patients with one domain or one class only are shared out apart, so that each set gets some of each kind.
-    kinds: dict[frozenset, list[str]] = defaultdict(list)
-    for patient in sorted(seen):
-        kinds[frozenset(seen[patient])].append(patient)
-    place = _share_out_kinds([kinds[kind] for kind in sorted(kinds, key=sorted)], shares, seed, "patients")
+    place = share_out_kinds(kinds_of_patients(records), shares, seed, "patients")
     sets = {name: [record for record in records if place[record.subject] == name] for name in SETS}
     patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
     return sets, f"by patient: {_words(patients)} patients ({_counts(sets)})"
 
 
-def _by_image(records: Sequence[Record], shares: dict[str, float], seed: int) -> tuple[dict, str]:
-    def unit(record: Record) -> tuple[str, str]:
-        return ("pair", record.pair) if record.pair is not None else (record.domain, record.key)
-
+def _by_image(
+    records: Sequence[Record], shares: dict[str, float], seed: int, seen: Mapping[tuple[str, str], Seen]
+) -> tuple[dict, str]:
     # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
-    first = copies(records, unit) if any(shares.values()) else {}
-    units = {unit(record): record for record in reversed(records)}
-    kinds: dict[tuple[str, str], list] = defaultdict(list)
-    for name in dict.fromkeys(map(unit, records)):
-        if first.get(name, name) == name:
-            kinds[name[0], units[name].label or ""].append(name)
-    place = _share_out_kinds([kinds[kind] for kind in sorted(kinds)], shares, seed, "images")
-    sets = {name: [r for r in records if place[first.get(unit(r), unit(r))] == name] for name in SETS}
+    first = copies(records, unit_of) if any(shares.values()) else {}
+    place = share_out_kinds(kinds_of_images(records, first), shares, seed, "images")
+    sets = {name: [r for r in records if place[first.get(unit_of(r), unit_of(r))] == name] for name in SETS}
+    sets = with_near_copies(sets, seen)
     return sets, f"by image: {_counts(sets)}"
-
-
-def _share_out_kinds(kinds: list[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
-    """Each unit's set, shared out kind by kind; too small a kind is trained on where another is held out."""
-    least = 1 + sum(share > 0 for share in shares.values())
-    enough = [len(units) >= least for units in kinds]
-    place: dict[Any, str] = {}
-    for units, large in zip(kinds, enough, strict=True):
-        place |= _share_out(units, shares, seed, word) if large or not any(enough) else dict.fromkeys(units, "train")
-    return place
-
-
-def _share_out(units: list, shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
-    """Each unit's set: at least one for every share above 0, at least one to train on."""
-    counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
-    if sum(counts.values()) >= len(units):
-        asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-        raise UserError(
-            f"{len(units)} {word} are too few for {asked}",
-            where="data.split",
-            allowed=f"{sum(counts.values()) + 1} {word} or more of each domain",
-            remedy="set one of the two to 0, choose by = 'block' or 'image', or add data",
-        )
-    order = np.random.default_rng(seed).permutation(len(units))
-    names = [name for name, count in counts.items() for _ in range(count)]
-    return {units[i]: names[n] if n < len(names) else "train" for n, i in enumerate(order)}
 
 
 def _expect_all_domains(records: Sequence[Record], sets: Mapping[str, list[Record]], shares: dict[str, float]) -> None:
@@ -195,14 +224,17 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
         seen[record.subject].add(record.domain)
     both = sorted(patient for patient, domains in seen.items() if patient and {"a", "b"} <= domains)
     if len(both) < 2:
-        return list(records)
+        others = {record.domain for record in records if record.subject and record.subject not in both}
+        lone = {both[0]: "a" if "b" in others else "b"} if both and others else {}
+        return [record for record in records if lone.get(record.subject, record.domain) == record.domain]
     order = np.random.default_rng(seed).permutation(len(both))
     gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
     return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
 
 
 def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file.
+    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
+    split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
 
     Class, missing contrasts and further files (`others`) are there where a record has them.
     """
@@ -219,7 +251,8 @@ def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         others = [{"path": str(other), "sha256": digests[other]} for other in record.others]
         return known | ({"others": others} if others else {})
 
-    return {"by": getattr(splits, "by", None)} | {name: [entry(record) for record in splits[name]] for name in SETS}
+    made = {"by": getattr(splits, "by", None)} | getattr(splits, "made", {})
+    return made | {name: [entry(record) for record in splits[name]] for name in SETS}
 
 
 def _counts(sets: Mapping[str, Sequence[Record]]) -> str:
