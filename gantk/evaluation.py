@@ -26,7 +26,7 @@ from gantk.runtime import Runtime
 from gantk.summary import speed_of, summary_lines
 from gantk.tables import Model
 from gantk.uncertainty import Uncertain, uncertain
-from gantk.windows import by_windows
+from gantk.whole import whole_images
 
 __all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
 
@@ -158,12 +158,7 @@ class Scorer:
         maker = Uncertain(self.model.evaluate.uncertainty)
         network = uncertain(self.method, to, maker, others)
 
-        def forward(part: Tensor) -> Tensor:
-            with self.runtime.autocast():
-                return network(self.runtime.place(part, self.model.data.dims)).float().cpu()
-
-        with torch.no_grad():
-            maps = by_windows(inputs, self.method.geometry.size, self.model.translate.overlap, forward, self.batch)
+        maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
         made, spread = (self.data.centre(each) for each in maps.chunk(2, dim=1))
         inside = foreground(shown, truth.images, low=self.low, data_range=self.span)
         kind = maker.chosen(back=len(self.method.directions()) == 2)
@@ -179,12 +174,14 @@ class Scorer:
             yield "intensity_map", IntensityMap((self._shown(p[OTHER[to]]), self._shown(p[to])) for p in pairs)
 
     def _translate(self, images: Tensor, to: str) -> Tensor:
-        def forward(part: Tensor) -> Tensor:
-            with self.runtime.autocast():
-                return self.method.translate(self.runtime.place(part, self.model.data.dims), to).float().cpu()
+        if to not in self._through:
+            network = lambda x: self.method.translate(x, to)  # noqa: E731
+            self._through[to] = whole_images(network, self.method, self.model, self.runtime)
+        return self._through[to](images)
 
-        with torch.no_grad():
-            return by_windows(images, self.method.geometry.size, self.model.translate.overlap, forward, self.batch)
+    @cached_property
+    def _through(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {}
 
     # ---- images from noise
 

@@ -28,7 +28,7 @@ from gantk.runtime import Runtime, start
 from gantk.tables import Model
 from gantk.training import build_method, earlier_weights, split_weights
 from gantk.uncertainty import Uncertain, uncertain
-from gantk.windows import by_windows
+from gantk.whole import whole_images
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -171,14 +171,17 @@ class Translator:
         else:
             network, maps = self._network(letter, look), ("image",) * (look.variants or 1)
 
+        through = whole_images(network, self.method, self.model, self.runtime)
+
         def run(batch: np.ndarray) -> np.ndarray:
-            outputs = self._forward(torch.from_numpy(batch), network)
+            outputs = through(torch.from_numpy(batch))
             if self.posts:
                 parts = list(outputs.chunk(len(maps), dim=1))
                 for k, kind in enumerate(maps):
-                    parts[k] = self.posts(parts[k], self._examples(letter)) if kind == "image" else parts[k]
+                    if kind == "image":
+                        parts[k] = self.posts(parts[k].to(self.runtime.device), self._examples(letter)).cpu()
                 outputs = torch.cat(parts, dim=1)
-            return outputs.cpu().numpy()
+            return outputs.numpy()
 
         return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
 
@@ -214,12 +217,6 @@ class Translator:
         stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
         fit = Fit(pixels.shape[1:], data.size, data.fit)
         return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), fit))[None]
-
-    @torch.no_grad()
-    def _forward(self, batch: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        batch, window = self.runtime.place(batch, self.model.data.dims), self.method.geometry.size
-        with self.runtime.autocast():
-            return by_windows(batch, window, self.model.translate.overlap, network, self.model.translate.batch)
 
     def _examples(self, letter: str) -> Callable[[int], Tensor]:
         """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""

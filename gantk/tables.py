@@ -117,7 +117,9 @@ class TranslateTable(Table):
     """How whole files go through the networks."""
 
     batch: int = Field(16, ge=1)  # slices per pass
-    overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where an image is larger than a window
+    overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where they are blended
+    memory: float = Field(1.0, gt=0)  # GiB that a pass may need: images that need more go through in tiles
+    statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
     masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result
     detail: Literal["guided", "none"] = "guided"  # results on a larger grid: as sharp as the input is there, or smooth
 

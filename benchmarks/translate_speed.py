@@ -1,0 +1,204 @@
+"""How long a volume takes to translate, beside the plain loop over its slices, and how much memory: one process each
+for memory, one for both in turns for time.
+
+    python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
+
+Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time,
+the network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file,
+from reading the run to the written file. Both have the same generator from the same checkpoint, which is the run's own
+start: how long a network takes does not depend on what it has learned. OMP_NUM_THREADS sets the threads of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+UNET = {"name": "unet", "width": 32, "depth": 5}
+RESNET = {"name": "resnet", "width": 32, "blocks": 9}
+CASES = {  # name: generator, sides that it sees, how slices are brought to them
+    "unet at 96 x 96": (UNET, [96, 96], "pad"),
+    "unet at the volume's own size": (UNET, [224, 192], "crop"),
+    "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
+    "resnet at the volume's own size": (RESNET, [224, 192], "crop"),
+}
+
+
+def make_run(case: str, folder: Path) -> Path:
+    """A run of no steps, as a training would leave it."""
+    import gantk
+
+    generator, size, fit = CASES[case]
+    recipe = {
+        "method": {"name": "cyclegan", "generator": generator, "discriminator": {"name": "patchgan", "width": 4}},
+        "data": {
+            "source": {"name": "phantom", "subjects": 6, "slices": 1},
+            "domains": ["T1", "T2"],
+            "size": size,
+            "fit": fit,
+        },
+        "train": {"steps": 0},
+        "evaluate": {"samples": 1},
+    }
+    return gantk.run(recipe, out=folder, device="cpu", say=lambda line: None).path
+
+
+def ours(run: Path, volume: Path, output: Path) -> None:
+    """What a user calls."""
+    import gantk
+
+    gantk.translate(run, volume, output, device="cpu", say=lambda line: None)
+
+
+class Plain:
+    """The loop over slices; the network is built and loaded ahead of the time that counts."""
+
+    def __init__(self, case: str, run: Path):
+        import gantk
+
+        self.size, self.cropped = CASES[case][1], CASES[case][2] == "crop"
+        self.network = with_torchs_norms(deepcopy(gantk.load(run, device="cpu").method.g_ab).float())
+
+    def __call__(self, run: Path, volume: Path, output: Path) -> None:
+        import nibabel as nib
+        import torch
+        import torch.nn.functional as F
+
+        file = nib.load(volume)
+        voxels = file.get_fdata(dtype=np.float32)
+        scale = float(np.percentile(voxels, 99.5))
+        result = np.empty_like(voxels)
+        with torch.no_grad():
+            for k in range(voxels.shape[2]):
+                image = torch.from_numpy(np.ascontiguousarray(voxels[:, :, k].T[::-1, ::-1])) / scale * 2 - 1
+                image, (height, width) = image[None, None], image.shape
+                if self.cropped:
+                    rest = self.size[1] - width, self.size[0] - height
+                    seen = F.pad(image, (0, rest[0], 0, rest[1]), value=-1.0)
+                    made = self.network(seen)[..., :height, :width]
+                else:
+                    seen = F.interpolate(image, self.size, mode="bilinear", antialias=True)
+                    made = F.interpolate(self.network(seen), (height, width), mode="bilinear")
+                result[:, :, k] = ((made[0, 0] + 1) / 2 * scale).numpy()[::-1, ::-1].T
+        nib.save(nib.Nifti1Image(result, file.affine), output)
+
+
+def with_torchs_norms(network):
+    """The network with torch's own instance norm, its weights in channels-first."""
+    import torch
+    from torch import nn
+
+    from gantk.nets.blocks import InstanceNorm
+
+    for name, part in list(network.named_modules()):
+        if isinstance(part, InstanceNorm):
+            parent = network.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], nn.InstanceNorm2d(part.channels))
+    return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def once(way: str, case: str, run: Path, volume: Path, output: Path) -> dict[str, float]:
+    """Bytes of memory at the peak of one way, alone in this process, and those of the interpreter before it."""
+    before = resident_peak()
+    (ours if way == "gantk" else Plain(case, run))(run, volume, output)
+    return {"interpreter": before, "peak": resident_peak()}
+
+
+def resident_peak() -> int:
+    """Bytes of memory that this process held at most (Linux; getrusage starts from what the parent process held)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def peak_of(way: str, case: str, run: Path, volume: Path, output: Path) -> dict[str, float]:
+    """What `once` says, from a process of its own."""
+    command = [sys.executable, __file__, str(volume), "--once", way, case, str(run), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way in every round, in turns, the order reversed every other round, after one warm-up each."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name in list(ways) if turn % 2 else list(reversed(ways)):
+            began = time.perf_counter()
+            ways[name]()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
+    """Time and memory of both ways."""
+    run = make_run(case, folder / "run")
+    out = {name: folder / f"{name}.nii.gz" for name in ("gantk", "plain")}
+    memory = {name: peak_of(name, case, run, volume, out[name]) for name in out}
+    plain = Plain(case, run)
+    load = os.getloadavg()[0]
+    ways = {
+        name: lambda way=way, name=name: way(run, volume, out[name])
+        for name, way in (("plain", plain), ("gantk", ours))
+    }
+    seconds = in_turns(ways, rounds)
+    ratios = np.array(seconds["plain"]) / np.array(seconds["gantk"])
+    return {
+        "case": case,
+        "generator": CASES[case][0],
+        "seconds": seconds,
+        "times_faster": {"median": float(np.median(ratios)), "from": ratios.min(), "to": ratios.max()},
+        "memory": memory,
+        "over_interpreter_gib": {name: (each["peak"] - each["interpreter"]) / 2**30 for name, each in memory.items()},
+        "load_before": load,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volume", type=Path, help="a .nii.gz")
+    parser.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once:
+        way, case, run, output = options.once
+        print(json.dumps(once(way, case, Path(run), options.volume, Path(output))))
+        return
+
+    from gantk.runtime import describe, start
+
+    record = {
+        "date": date.today().isoformat(),
+        "machine": describe(start("cpu")),
+        "volume": options.volume.name,
+        "what": "seconds to translate a volume, file to file; times faster: of pairs that ran one after the other",
+        "cases": [],
+    }
+    for case in options.case or CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure(case, options.volume, Path(folder), options.rounds)
+        record["cases"].append(row)
+        faster = row["times_faster"]
+        print(
+            f"{case:<34} gantk {np.median(row['seconds']['gantk']):6.1f} s   plain "
+            f"{np.median(row['seconds']['plain']):6.1f} s   {faster['median']:.1f}x [{faster['from']:.1f}, "
+            f"{faster['to']:.1f}]   memory {row['over_interpreter_gib']['gantk']:.2f} GiB"
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""One direction of a trained method as a network of plain tensors: what every exporter starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.method import Method, check_networks
+
+LARGEST = 16384  # pixels a side that an exported network of any size is declared for
+PROBED = 128  # pixels: a rule for sizes that repeats after more than so many is taken for none
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The images that a network takes beside its own: sides that are a multiple of `multiple`, from `smallest` on."""
+
+    multiple: int
+    smallest: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network written down by torch.export, and what of its input may change from call to call."""
+
+    exported: torch.export.ExportedProgram
+    batch: bool  # any number of images; else one
+    sizes: Sizes | None  # None: the size that it was trained at alone
+    limits: tuple[str, ...] = ()  # why it is less than it could be, in words
+
+
+class Translation(nn.Module):
+    """A method's translation into one domain: images (N, C, *size) to (N, D, *size), float32."""
+
+    def __init__(self, method: Method, to: str):
+        super().__init__()
+        self.method, self.to_domain = method, to
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.method.translate(image, self.to_domain).float()
+
+
+class Sampling(nn.Module):
+    """A method's images from noise: (N, latent), and labels (N,) where it knows classes, to (N, C, *size), float32."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method, self.images = method, method.sampler()
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.images(noise, label).float()
+
+
+def plain_copy(method: Method, use: Callable[[Method], object]) -> Method:
+    """A copy for inference in float32 on the CPU that holds only the networks which `use(method)` runs.
+
+    Discriminators, and the networks of the other direction, are no part of what is exported.
+    """
+    kept, hooks = set(), []
+    children = {name: child for name, child in method._modules.items() if child is not None}
+    for name, child in children.items():
+        for module in child.modules():
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: kept.add(name)))
+    try:
+        with torch.no_grad():
+            use(method)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        found = _copy(method, {name: child if name in kept else nn.Identity() for name, child in children.items()})
+        with torch.no_grad():
+            use(found)
+    except AttributeError:  # something of a network is used without running it
+        found = _copy(method, children)
+    return found
+
+
+def _copy(method: Method, children: dict[str, nn.Module]) -> Method:
+    found = copy.copy(method)
+    parts = (children, method._parameters, method._buffers)
+    found._modules, found._parameters, found._buffers = map(copy.deepcopy, parts)
+    return found.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
+
+
+def sizes_of(method: Method, size: tuple[int, ...]) -> Sizes | None:
+    """Which sizes the networks of `method` say they take, by asking for those around `size`; None: no other."""
+
+    def taken(change: int) -> bool:
+        try:
+            check_networks(method, tuple(side + change for side in size))
+        except UserError:
+            return False
+        return min(size) + change > 0
+
+    multiple = next((step for step in range(1, PROBED + 1) if taken(step)), None)
+    if multiple is None or any(side % multiple for side in size):
+        return None
+    smallest = min(size)
+    while taken(smallest - multiple - min(size)):
+        smallest -= multiple
+    return Sizes(multiple, max(smallest, 2 * multiple))
+
+
+def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: Sizes | None) -> Iterator[Program]:
+    """The network as torch.export sees it, the most general form that it allows first.
+
+    `example` holds at least two images. Of an exporter's failure at one form the caller goes on with the next: any
+    batch at any size, any batch at this size, one image at this size. UserError where none is left.
+    """
+    limits: list[str] = []
+    reasons: list[str] = []
+    found = False
+    fits = sizes is not None and example[0].ndim > 2 and min(example[0].shape[2:]) >= sizes.smallest
+    for batch, free in [(True, True)] * fits + [(True, False), (False, False)]:
+        inputs = example if batch else tuple(each[:1] for each in example)
+        try:
+            exported = _exported(network, inputs, batch, sizes if free else None)
+        except Exception as error:  # torch.export raises whatever the network's own code leads it to
+            reasons.append(_first_line(error))
+        else:
+            found = True
+            yield Program(exported, batch, sizes if free else None, tuple(limits))
+        limits.append("one size alone" if free else "one image at a time")
+    if found:
+        return
+    what = "the translation is more than a pass through networks, or they cannot be traced"
+    detail = next((reason for reason in reversed(reasons) if reason), "")
+    raise UserError(f"{what}: {detail}" if detail else what, remedy="translate with the run folder itself")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of what exporters print, log and warn about their own insides: what went wrong is in their errors."""
+    silent = io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _exported(network: nn.Module, inputs: tuple[Tensor, ...], batch: bool, sizes: Sizes | None):
+    from torch.export import Dim
+
+    first = {0: Dim("batch", min=1, max=4096)} if batch else {}
+    spatial = {}
+    if sizes is not None:
+        least, most = max(2, sizes.smallest // sizes.multiple), LARGEST // sizes.multiple
+        spatial = {axis: sizes.multiple * Dim(f"side{axis}", min=least, max=most) for axis in range(2, inputs[0].ndim)}
+    shapes = tuple(first | (spatial if each.ndim > 2 else {}) for each in inputs)
+    with quiet(), torch.no_grad():
+        return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,0 +1,98 @@
+"""Norms that look at every position of an image: what they take from it, and how that is put together from parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of parts of an image, float64; `+` puts disjoint parts together exactly.
+
+    `count` positions of `mean` and `squares` (sums of squared deviations from it), one value a group of channels.
+    """
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        """Both parts as one (Chan, Golub and LeVeque 1983, equation 2.1)."""
+        count, step = self.count + other.count, other.mean - self.mean
+        share = other.count / count
+        squares = self.squares + other.squares + step.square() * (self.count * share)
+        return Moments(count, self.mean + step * share, squares)
+
+    @property
+    def variance(self) -> Tensor:
+        """The mean squared deviation, as norms divide by it."""
+        return self.squares / self.count
+
+
+def groups(norm: nn.Module, channels: int) -> int | None:
+    """Of how many groups of channels a layer takes mean and variance over all positions of an image; None: of none.
+
+    Instance norm has a group for each channel, layer norm one for all. A norm of your own takes part where it has the
+    attribute `position_groups` (0: each channel is a group), its `eps`, and `weight` and `bias` of one value a channel
+    or None.
+    """
+    own = getattr(norm, "position_groups", None)
+    if own is not None:
+        return own or channels
+    if isinstance(norm, nn.GroupNorm):
+        return norm.num_groups
+    if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+        return channels if norm.training or not norm.track_running_stats else None
+    return None
+
+
+def moments(image: Tensor, groups: int) -> Moments:
+    """Of one image (1, C, *size), or a part of it, with its channels in so many groups.
+
+    Batch norm's kernel is the fastest that sums over positions on a CPU, whatever the layout and the precision (seven
+    times as fast as torch.var_mean), but it adds up in float32: it gets a few positions at a time. That is what makes
+    statistics of a volume right at all: its variance is 2 in 1,000 off over 4 million positions at once.
+    """
+    if image.device.type != "cpu":
+        variance, mean = torch.var_mean(image.float().flatten(2)[0], 1, correction=0)
+        found = Moments(image.shape[2:].numel(), mean.double(), variance.double() * image.shape[2:].numel())
+    else:
+        rows = max(1, CHUNK // image.shape[3:].numel())
+        chunks = (_summed(part) for part in image.split(rows, dim=2))
+        found = next(chunks)
+        for chunk in chunks:
+            found = found + chunk
+    if groups == len(found.mean):
+        return found
+    means, squares = found.mean.unflatten(0, (groups, -1)), found.squares.unflatten(0, (groups, -1))
+    mean = means.mean(1)
+    spread = (means - mean[:, None]).square().sum(1) * found.count
+    return Moments(found.count * means.shape[1], mean, squares.sum(1) + spread)
+
+
+def _summed(part: Tensor) -> Moments:
+    """Of so few positions that float32 holds their sums, channel by channel."""
+    eps, count = 1e-12, part.shape[2:].numel()
+    last = torch.channels_last if part.ndim == 4 else torch.channels_last_3d
+    part = part.contiguous(memory_format=last if part.stride(1) == 1 else torch.contiguous_format)
+    one, zero = (value.expand(part.shape[1]).contiguous() for value in (torch.ones(()), torch.zeros(())))
+    _, mean, deviation = torch.native_batch_norm(part, one, zero, None, None, True, 0.0, eps)
+    return Moments(count, mean.double(), (deviation.double() ** -2 - eps).clamp_min(0) * count)
+
+
+def normalised(norm: nn.Module, x: Tensor, moments: Moments) -> Tensor:
+    """What the layer makes of images (N, C, *size) with these statistics in place of their own.
+
+    One pass in the input's precision and layout; the arithmetic is float32.
+    """
+    channels = x.shape[1]
+    mean, variance = (v.repeat_interleave(channels // len(v)).float() for v in (moments.mean, moments.variance))
+    weight = torch.ones_like(mean) if norm.weight is None else norm.weight.float()
+    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.float()
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, norm.eps)

@@ -1,0 +1,654 @@
+"""Exported models: they answer as PyTorch does, carry all that native images need, and name no machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gantk as toolkit
+from gantk.bundle_config import scaling
+from gantk.bundle_script import Fitted, Masked, Stacked, loaded, saved, scripted
+from gantk.data.image import Image
+from gantk.data.intensity import MinMax, Percentile, Window, ZScore
+from gantk.data.nyul import Nyul
+from gantk.errors import GantkError, UserError
+from gantk.exporting import export
+from gantk.inference import Translator
+from gantk.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
+from gantk.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
+from gantk.pipeline import Frame, Look, Pipeline
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+UNET = {"name": "unet", "width": 4, "depth": 2}
+RESNET = {"name": "resnet", "width": 4, "blocks": 1}
+PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
+REGRESSION = {"name": "regression", "generator": UNET}
+MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1, "discriminator": "patchgan"}
+MUNIT |= {"discriminator": {"name": "munit", "width": 4, "layers": 2}}
+
+
+def untrained(folder: Path, method: dict, steps: int = 0, **data) -> Path:
+    """A run on the phantom at 32 px whose weights are those drawn, or a few steps on."""
+    source = {"name": "phantom", "subjects": 5, "slices": 2} | data.pop("source", {})
+    table = {"source": source, "domains": ["T1", "T2"], "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}}
+    train = {"steps": steps, "batch": 2, "precision": "fp32"}
+    tables = {"method": method, "data": table | data, "train": train, "evaluate": {"samples": 1, "images": 8}}
+    return toolkit.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
+
+
+def native(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Images on the phantom's scale."""
+    return np.random.default_rng(seed).uniform(0, 300, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return untrained(tmp_path_factory.mktemp("paired"), REGRESSION)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The file, and what was said while it was made."""
+    lines: list[str] = []
+    return export(run, out=tmp_path_factory.mktemp("onnx") / "t2.onnx", say=lines.append), lines
+
+
+@pytest.fixture(scope="module")
+def bundled(run, tmp_path_factory) -> Path:
+    return export(run, format="monai", out=tmp_path_factory.mktemp("monai") / "t1_to_t2", say=lambda line: None)
+
+
+def metadata_of(path: Path) -> dict:
+    return json.loads({entry.key: entry.value for entry in onnx.load(path).metadata_props}[KEY])
+
+
+def rewritten(source: Path, target: Path, text: str | None) -> Path:
+    """A copy of an exported file with another text in place of its metadata, or with none."""
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    if text is not None:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = KEY, text
+    target.write_bytes(model.SerializeToString())
+    return target
+
+
+# ---- ONNX
+
+
+def test_an_exported_model_translates_native_images_as_its_run_does(run, exported):
+    model, there = OnnxModel.load(exported[0]), toolkit.load(run, device="cpu")
+    for size in ((32, 32), (41, 50)):
+        pixels = native((3, 1, *size))
+        pixels[1] = 7.0  # nothing in it
+        found, expected = model.translate(pixels), there.translate(pixels)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_the_difference_on_held_out_images_is_said_and_kept(exported):
+    path, lines = exported
+    said = next(line for line in lines if line.startswith("parity"))
+    assert "held-out images of T1" in said and "of the range" in said and "native" in said
+    parity = metadata_of(path)["parity"]
+    assert 0 <= parity["mean"] <= parity["largest"] < 1e-5
+    assert parity["native_largest"] < 1e-5
+    assert parity["batches"][0] == 1 and len(parity["batches"]) > 1
+    assert parity["sizes"] == [[32, 32], [36, 40]]  # the recipe's, and another that the network takes
+
+
+def test_any_number_of_images_of_any_fitting_size_go_in(exported):
+    session = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 1, "height", "width"]
+    for shape in ((1, 1, 8, 8), (5, 1, 44, 60)):
+        (made,) = session.run(None, {"image": np.zeros(shape, np.float32)})
+        assert made.shape == shape and made.dtype == np.float32
+    assert metadata_of(exported[0])["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}, "limits": []}
+
+
+def test_the_file_says_what_native_images_need(run, exported):
+    meta, there = metadata_of(exported[0]), Translator.load(run, "cpu")
+    assert meta["format"] == FORMAT and meta["kind"] == "translation" and meta["direction"] == "a_to_b"
+    assert meta["method"] == "regression" and meta["gantk"] == toolkit.__version__
+    assert Frame.from_state(meta["frame"]) == there.frame("b")
+    assert meta["intensity"] == {"source": there.intensity["a"].state(), "target": there.intensity["b"].state()}
+    assert meta["contrasts"] == {"source": ["T1"], "target": ["T2"]}
+    assert meta["trained"] == {"step": 0, "steps": 0, "sha256": there.identity()["sha256"]}
+    assert meta["tolerance"] == 1e-3 and meta["opset"] == 18
+
+
+def test_the_file_names_no_folder_of_the_machine_it_was_made_on(exported, bundled):
+    places = [str(Path.home()), str(Path(toolkit.__file__).parent), "site-packages", str(exported[0].parent), '.py"']
+    for path in (exported[0], *(file for file in bundled.rglob("*") if file.is_file())):
+        content = path.read_bytes()
+        assert not [place for place in places if place.encode() in content], path.name
+
+
+def test_networks_that_take_no_part_stay_out(exported):
+    model = onnx.load(exported[0])
+    translator_weights = sum(np.prod(tensor.dims) for tensor in model.graph.initializer if "g_ab" in tensor.name)
+    assert sum(np.prod(tensor.dims) for tensor in model.graph.initializer) < translator_weights + 64
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"Dropout", "RandomNormal", "RandomUniform"})
+
+
+def test_a_file_is_translated_without_torch(run, exported, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    affine = np.array([[0, 0, 2.0, 5], [-1.5, 0, 0, 2], [0, 1.5, 0, 3], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(native((40, 6, 36)), affine), scan)
+    script = (
+        "import sys\n"
+        "from gantk import translate\n"
+        "translate(sys.argv[1], sys.argv[2], sys.argv[3], say=print)\n"
+        "print([name for name in ('torch', 'onnx', 'onnxscript') if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", script, str(exported[0]), str(scan), str(tmp_path / "t2.nii.gz")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    found = nib.load(tmp_path / "t2.nii.gz")
+    toolkit.translate(run, scan, tmp_path / "there.nii.gz", device="cpu", say=lambda line: None)
+    expected = nib.load(tmp_path / "there.nii.gz")
+    np.testing.assert_array_equal(found.affine, affine)
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), atol=1e-4 * np.ptp(expected.get_fdata()))
+
+
+def test_the_command_translates_a_folder_with_an_exported_model(exported, pictures, tmp_path, gantk):
+    pictures(tmp_path / "in", 2)
+    outcome = gantk("translate", exported[0], tmp_path / "in", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_a_difference_above_the_tolerance_is_an_error_and_leaves_no_file(run, tmp_path):
+    with pytest.raises(GantkError, match="does not answer as PyTorch does") as caught:
+        export(run, out=tmp_path / "x.onnx", tolerance=1e-12, say=lambda line: None)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_direction_that_was_not_exported_is_refused(exported):
+    model = OnnxModel.load(exported[0])
+    assert model.domain("t2") == model.domain("b") == model.domain(None) == "b"
+    with pytest.raises(UserError, match="cannot produce 'T1'.*T2.*Export the other direction"):
+        model.domain("T1")
+
+
+@pytest.mark.parametrize("look", [Look(variants=2), Look(uncertainty="flips")], ids=["variants", "uncertainty"])
+def test_an_exported_model_gives_one_answer(exported, look):
+    with pytest.raises(UserError, match="one answer to an image"):
+        OnnxModel.load(exported[0]).translate(native((1, 1, 32, 32)), look=look)
+
+
+def test_an_image_with_other_channels_is_refused(exported, tmp_path, gantk):
+    from PIL import Image as Picture
+
+    Picture.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "rgb.png")
+    outcome = gantk("translate", exported[0], tmp_path / "rgb.png", tmp_path / "out.png")
+    assert outcome.code == 2 and "has 3 channels" in outcome.err
+
+
+def test_files_that_are_no_exported_model_get_one_message_each(exported, tmp_path):
+    meta = metadata_of(exported[0])
+    cases = {
+        "there is no file": tmp_path / "missing.onnx",
+        "not one that gantk exported": rewritten(exported[0], tmp_path / "foreign.onnx", None),
+        "says of itself is damaged": rewritten(exported[0], tmp_path / "damaged.onnx", "{"),
+        f"format {FORMAT + 1}, and this gantk reads up to {FORMAT}": rewritten(
+            exported[0], tmp_path / "newer.onnx", json.dumps(meta | {"format": FORMAT + 1})
+        ),
+        "makes images from noise": rewritten(
+            exported[0], tmp_path / "noise.onnx", json.dumps(meta | {"kind": "samples", "latent": 8})
+        ),
+    }
+    cut, text = tmp_path / "cut.onnx", tmp_path / "text.onnx"
+    cut.write_bytes(exported[0].read_bytes()[:-200])
+    text.write_text("no model")
+    lacking = rewritten(
+        exported[0], tmp_path / "lacking.onnx", json.dumps({k: v for k, v in meta.items() if k != "frame"})
+    )
+    for message, path in [*cases.items(), ("damaged", lacking), ("not a readable", cut), ("not a readable", text)]:
+        with pytest.raises(UserError, match=re.escape(message)):
+            OnnxModel.load(path)
+
+
+def test_onnxruntime_that_is_not_installed_is_named(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"onnxruntime is needed.*gantk\[onnx\]"):
+        OnnxModel.load(exported[0])
+
+
+def test_packages_that_write_onnx_are_named_where_they_are_missing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("gantk.onnx_file.find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"onnxscript needed.*gantk\[onnx\]"):
+        export(run, out=tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "tflite"}, "no format 'tflite'.*onnx, monai"),
+        ({"out": "model.bin"}, "does not end in .onnx"),
+        ({"out": "there.onnx"}, "exists already"),
+        ({"out": "no/such/x.onnx"}, "there is no folder"),
+        ({"out": "full", "format": "monai"}, "exists already"),
+        ({"tolerance": 0.0}, "no tolerance"),
+        ({"to": "FLAIR"}, "cannot produce 'FLAIR'"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_refused_before_anything_is_written(run, tmp_path, options, message):
+    (tmp_path / "there.onnx").write_bytes(b"mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    options = {"out": "x.onnx"} | options
+    with pytest.raises(UserError, match=message):
+        export(run, **options | {"out": tmp_path / options["out"]}, say=lambda line: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "there.onnx"]
+    assert (tmp_path / "there.onnx").read_bytes() == b"mine"
+
+
+# ---- parity
+
+
+class _Target:
+    """A straight line from [-1, 1] to [0, 100]."""
+
+    range = (-1.0, 1.0)
+
+    @staticmethod
+    def inverse(image: np.ndarray) -> np.ndarray:
+        return (image + 1) * 50
+
+
+PROBES = Probes((np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8),), "3 images")
+
+
+def test_differences_are_shares_of_the_range_on_every_batch_and_size():
+    seen = []
+
+    def found(images):
+        seen.append(images.shape)
+        return images + np.float32(0.02 if images.shape[-1] > 8 else 0.01)
+
+    parity = compare(found, lambda images: images, PROBES, _Target, larger=4)
+    assert seen == [(1, 1, 8, 8)] * 3 + [(3, 1, 8, 8), (1, 1, 12, 16)]
+    assert parity.largest == pytest.approx(0.01, rel=1e-3) and parity.native_largest == pytest.approx(0.01, rel=1e-3)
+    assert parity.mean < parity.largest and parity.sizes == ((8, 8), (12, 16))
+    with pytest.raises(OnlyAlone):
+        checked(found, lambda images: images, PROBES, _Target, larger=4, tolerance=0.007)
+    with pytest.raises(GantkError, match="the file does not answer as PyTorch does") as caught:
+        checked(found, lambda images: images, PROBES, _Target, larger=4, tolerance=0.004)
+    assert caught.type is GantkError  # there is no form of it that would be right
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:, :, 1:], lambda x: x * np.nan], ids=["shape", "nan"])
+def test_an_answer_of_another_shape_or_not_finite_is_no_parity(wrong):
+    with pytest.raises(GantkError):
+        checked(wrong, lambda x: x, PROBES, _Target, tolerance=1e9)
+
+
+def run_of(network: nn.Module):
+    def call(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch.from_numpy(images)).numpy()
+
+    return call
+
+
+def test_layers_that_stay_in_training_mode_are_found():
+    """The best known reason why an exported network answers otherwise than the one it was made of."""
+    with pytest.raises(UserError, match="draws random numbers"):
+        require_steady(run_of(nn.Dropout(0.5).train()), PROBES, _Target)
+    norm = nn.BatchNorm2d(1).train()
+    with pytest.raises(UserError, match="alone and in a batch"):
+        require_steady(run_of(norm), PROBES, _Target)
+    require_steady(run_of(norm.eval()), PROBES, _Target)
+    with pytest.raises(UserError, match="diverged"):
+        require_steady(lambda images: images * np.nan, PROBES, _Target)
+
+
+def test_dropout_that_a_recipe_keeps_on_in_use_is_refused(tmp_path):
+    method = {"name": "pix2pix", "generator": UNET | {"dropout": 0.5}, "discriminator": PATCHGAN, "test_dropout": True}
+    run = untrained(tmp_path, method)
+    with pytest.raises(UserError, match=r"draws random numbers.*method\.test_dropout = false"):
+        export(run, out=tmp_path / "x.onnx", say=lambda line: None)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
+    def gone(*args):
+        raise UserError("there is no folder '/secret/patients'")
+
+    monkeypatch.setattr("gantk.parity.Data.load", gone)
+    probes = real_images(Translator.load(run, "cpu"), "b")
+    assert "not real ones" in probes.what and "/secret" not in probes.what
+    assert "/secret/patients" in probes.why
+    (images,) = probes.inputs
+    assert images.shape == (4, 1, 32, 32) and images.min() == -1 and images.max() == 1
+
+
+def test_windows_and_borders_are_those_of_the_run_folder():
+    from gantk import windows
+
+    images = native((2, 1, 40, 50)) / 300
+    smooth = nn.AvgPool2d(5, 1, 2)
+    found = by_windows(images, (32, 32), 0.25, run_of(smooth))
+    expected = windows.by_windows(torch.from_numpy(images), (32, 32), 0.25, smooth)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    for size in ((44, 52), (40, 200)):
+        framed, inside = padded(images, size)
+        there, place = windows.padded(torch.from_numpy(images), size)
+        np.testing.assert_array_equal(framed, there.numpy())
+        assert inside == place
+
+
+# ---- MONAI bundles
+
+MANDATORY = {
+    "version": str, "monai_version": str, "pytorch_version": str, "numpy_version": str,
+    "required_packages_version": dict, "task": str, "description": str, "authors": str, "copyright": str,
+    "network_data_format": dict,
+}  # fmt: skip
+TENSOR = {
+    "type": str, "format": str, "modality": str, "num_channels": int, "spatial_shape": list, "dtype": str,
+    "value_range": list, "is_patch_data": bool, "channel_def": dict,
+}  # fmt: skip
+PARTS = {
+    "Compose", "LoadImaged", "EnsureChannelFirstd", "Orientationd", "Spacingd", "Transposed", "ConcatItemsd",
+    "EnsureTyped", "ScaleIntensityRanged", "ScaleIntensityRangePercentilesd", "ScaleIntensityd", "NormalizeIntensityd",
+    "Dataset", "DataLoader", "SimpleInferer", "SliceInferer", "SlidingWindowInferer", "Invertd", "SplitDimd",
+    "SaveImaged", "Lambdad", "StatsHandler", "SupervisedEvaluator", "torch.jit.load",
+}  # fmt: skip
+
+
+def check_bundle(folder: Path) -> tuple[dict, dict]:
+    """metadata.json and inference.json, once they are as the MONAI Bundle Specification has them."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {"LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "models/model.ts",
+                     "docs/README.md"}  # fmt: skip
+    meta, config = (json.loads((folder / "configs" / f"{name}.json").read_text()) for name in ("metadata", "inference"))
+    for key, kind in MANDATORY.items():
+        assert isinstance(meta[key], kind), key
+    assert re.fullmatch(r"\d+\.\d+\.\d+", meta["version"]) and meta["version"] in meta["changelog"]
+    formats = meta["network_data_format"]
+    for tensor in (formats["inputs"]["image"], formats["outputs"]["pred"]):
+        for key, kind in TENSOR.items():
+            assert isinstance(tensor[key], kind), key
+        assert tensor["type"] == "image" and tensor["format"] in ("magnitude", "hounsfield")
+        assert sorted(tensor["channel_def"]) == [str(k) for k in range(tensor["num_channels"])]
+        assert all(side == "*" or isinstance(side, int) for side in tensor["spatial_shape"])
+    check_config(config)
+    return meta, config
+
+
+def check_config(config: dict) -> None:
+    """Every reference leads somewhere, every expression is Python, every part is one of MONAI's."""
+    required = {"bundle_root", "device", "dataset_dir", "dataset", "evaluator", "network_def", "inferer", "run"}
+    assert required | {"preprocessing", "postprocessing"} <= config.keys()
+
+    def walk(value):
+        if isinstance(value, dict):
+            assert value.get("_target_", "Compose") in PARTS
+            for each in value.values():
+                walk(each)
+        elif isinstance(value, list):
+            for each in value:
+                walk(each)
+        elif isinstance(value, str):
+            for name in re.findall(r"@(\w+)", value):
+                assert name in config, value
+            if value.startswith("$"):
+                ast.parse(re.sub(r"@(\w+)", r"\1", value[1:]))
+
+    walk(config)
+
+
+def test_a_bundle_is_what_the_specification_asks_for(bundled):
+    meta, config = check_bundle(bundled)
+    image = meta["network_data_format"]["inputs"]["image"]
+    assert image["num_channels"] == 1 and image["modality"] == "MR" and image["channel_def"] == {"0": "T1"}
+    assert image["value_range"] == [-1.0, 1.0] and image["spatial_shape"] == ["*", "*"]
+    assert "not for diagnosis" in meta["intended_use"]
+    assert meta["eval_metrics"].keys() >= {"psnr", "ssim", "mae"}
+    assert config["inferer"]["_target_"] == "SliceInferer"
+
+
+def test_a_bundles_intensities_are_the_runs(run, bundled):
+    config, there = check_bundle(bundled)[1], Translator.load(run, "cpu")
+    steps = [
+        step
+        for part in ("preprocessing", "postprocessing")
+        for step in config[part]["transforms"]
+        if step["_target_"] == "ScaleIntensityRanged"
+    ]
+    values = native((1, 7))
+    seen, back = (scaled(values, steps[0]), scaled(scaled(values, steps[0]), steps[1]))
+    np.testing.assert_allclose(seen, there.intensity["a"].forward(values), atol=1e-6)
+    np.testing.assert_allclose(back, there.intensity["b"].inverse(seen), rtol=1e-5)
+    assert not any(step["clip"] for step in steps)
+
+
+def scaled(values: np.ndarray, step: dict) -> np.ndarray:
+    """What MONAI's ScaleIntensityRange does."""
+    share = (values - step["a_min"]) / (step["a_max"] - step["a_min"])
+    return share * (step["b_max"] - step["b_min"]) + step["b_min"]
+
+
+def test_a_bundles_network_runs_without_gantk(run, bundled, tmp_path):
+    there = Translator.load(run, "cpu")
+    pixels = native((2, 1, 41, 50))
+    np.save(tmp_path / "in.npy", there.intensity["a"].forward(pixels))
+    script = (
+        "import sys, numpy, torch\n"
+        "network = torch.jit.load(sys.argv[1] + '/models/model.ts')\n"
+        "weights = torch.load(sys.argv[1] + '/models/model.pt', weights_only=True)\n"
+        "made = network(torch.from_numpy(numpy.load(sys.argv[2])))\n"
+        "numpy.save(sys.argv[3], made.detach().numpy())\n"
+        "print('gantk' in sys.modules, len(weights))\n"
+    )
+    command = [sys.executable, "-c", script, str(bundled), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = sum(name.startswith("g_ab") for name in there.method.state_dict())
+    assert done.stdout.split() == ["False", str(weights)]
+    expected = there.translate(pixels)
+    found = there.intensity["b"].inverse(np.load(tmp_path / "out.npy"))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
+
+
+def test_the_card_says_what_the_model_is_for_how_good_it_is_and_what_was_not_run(run, bundled):
+    card = (bundled / "docs" / "README.md").read_text()
+    scores = json.loads((run / "metrics.json").read_text())["metrics"]["a_to_b"]
+    assert f"| psnr | {scores['psnr']['value']:.4g} |" in card and "identity" in card
+    for words in ("not for diagnosis", "monai.bundle run", "does not run it", "axial slices"):
+        assert words in card
+    assert "No licence has been chosen" in (bundled / "LICENSE").read_text()
+
+
+def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GantkError, match="does not bring images to size"):
+        export(run, format="monai", out=tmp_path / "empty", tolerance=1e-12, say=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"] and not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("size", [(24, 24), (16, 24), (30, 41), (60, 17), (100, 100)], ids=str)
+def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(fit, size):
+    frame = Frame("A", "B", 2, (24, 24), 2, (-1.0, 1.0), fit=fit)
+    network = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh()).requires_grad_(False)
+    images = native((3, 2, *size)) / 150 - 1
+    images[1] = 0.5  # nothing in it
+    line = Window(low=-1.0, high=1.0)
+    expected = Pipeline(frame, line, line, run_of(network)).stack(images, line)[0]
+    script = loaded(saved(scripted(Fitted(network, frame, (24, 24), 0.25))))
+    np.testing.assert_allclose(script(torch.from_numpy(images)).numpy(), expected, atol=2e-6)
+
+
+def test_what_is_masked_out_of_an_image_is_masked_out_in_a_bundle_as_by_gantk():
+    frame = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), masked=True)
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
+    line, images = Window(low=-1.0, high=1.0), native((2, 1, 30, 41)) / 150 - 1
+    images[0, :, :8], images[0, :, -6:] = -0.875, -0.875
+    script = loaded(saved(scripted(Masked(Fitted(network, frame, (24, 24), 0.25)))))
+    found = script(torch.from_numpy(images)).numpy()
+    for image, made in zip(images, found, strict=True):
+        expected = Pipeline(frame, line, line, run_of(network)).images(Image(image))[0].pixels
+        np.testing.assert_allclose(made, expected, atol=2e-6)
+    assert (found[0, :, :8] == -0.875).all() and not (found[1] == -0.875).any()
+
+
+def test_neighbours_and_windows_in_a_bundle_are_those_of_gantk():
+    frame = Frame("A", "B", 2, (32, 24), 1, (-1.0, 1.0), neighbours=1)
+    network = nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False)
+    images = native((5, 1, 40, 20)) / 150 - 1
+    line = Window(low=-1.0, high=1.0)
+
+    def windowed(seen: np.ndarray) -> np.ndarray:
+        return by_windows(seen, (16, 24), 0.25, run_of(network))
+
+    expected = Pipeline(frame, line, line, windowed).stack(images, line)[0]
+    script = loaded(saved(scripted(Stacked(Fitted(network, frame, (16, 24), 0.25), 1, 2))))
+    found = script(torch.from_numpy(images).movedim(0, 1)[None])[0].movedim(1, 0)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
+
+
+def test_mappings_of_each_scan_become_monais_own_transforms():
+    volume = native((1, 4, 9, 9))
+    (percentiles,) = scaling("x", Percentile(low=1.0, high=99.0, per="volume"), False)
+    assert percentiles["_target_"] == "ScaleIntensityRangePercentilesd" and not percentiles["clip"]
+    assert (percentiles["lower"], percentiles["upper"]) == (1.0, 99.0)
+    (ends,) = scaling("x", MinMax(per="image"), True)
+    assert (ends["_target_"], ends["minv"], ends["maxv"]) == ("ScaleIntensityd", -1.0, 1.0)
+    normal, line = scaling("x", ZScore(per="volume"), False)
+    assert normal["_target_"] == "NormalizeIntensityd"
+    mapping = ZScore(per="volume")
+    mapping.fit([volume])
+    found = scaled((volume - volume.mean()) / volume.std(), line)
+    np.testing.assert_allclose(found, mapping.of(volume).forward(volume), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mapping", [Nyul(), Percentile(per="volume", foreground=True), Percentile(per="image")], ids=lambda m: m.name
+)
+def test_mappings_that_monai_has_no_transform_for_are_refused(mapping):
+    with pytest.raises(UserError, match=f"no transform for the intensity mapping '{mapping.name}'.*export ONNX"):
+        scaling("x", mapping, False)
+
+
+# ---- every method, slowly
+
+CASES = {
+    "cyclegan": ({"name": "cyclegan", "generator": RESNET, "discriminator": PATCHGAN}, {}),
+    "cyclegan-3d": (
+        {"name": "cyclegan", "generator": RESNET, "discriminator": PATCHGAN},
+        {"dims": 3, "size": [16, 16, 16]},
+    ),
+    "dualgan": ({"name": "dualgan", "generator": UNET | {"norm": "group"}, "discriminator": PATCHGAN}, {}),
+    "dualgan-25d": (
+        {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN},
+        {"neighbours": 1, "source": {"slices": 5}},
+    ),
+    "pix2pix": (
+        {"name": "pix2pix", "both": True, "discriminator": PATCHGAN,
+         "generator": UNET | {"norm": "batch", "up": "transpose", "dropout": 0.5}},
+        {},
+    ),
+    "pix2pix-attention": (
+        {"name": "pix2pix", "generator": UNET | {"name": "attention_unet", "attention": [1]},
+         "discriminator": PATCHGAN},
+        {},
+    ),
+    "pix2pix-contrasts": (
+        {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN},
+        {"domains": ["T1+FLAIR", "T2+PD"]},
+    ),
+    "regression-3d-patch": (REGRESSION, {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
+    "regression-nyul": (REGRESSION, {"intensity": "nyul"}),
+    "cut": (
+        {"name": "cut", "generator": RESNET, "discriminator": PATCHGAN, "patches": 16, "width": 8},
+        {},
+    ),
+    "munit": (MUNIT, {}),
+    "munit-3d": (MUNIT, {"dims": 3, "size": [16, 16, 16]}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_direction_of_every_method_answers_as_pytorch_does(case, tmp_path):
+    method, data = CASES[case]
+    run = untrained(tmp_path, method, steps=2, **data)
+    there = Translator.load(run, "cpu")
+    for letter in there.method.directions():
+        path = export(run, out=tmp_path / f"{letter}.onnx", to=letter, say=lambda line: None)
+        meta, model = metadata_of(path), OnnxModel.load(path)
+        assert meta["parity"]["largest"] < 1e-4 and "held-out" in meta["parity"]["on"]
+        assert meta["free"]["batch"] and meta["free"]["sizes"], meta["free"]["limits"]
+        frame = model.frame(letter)
+        assert frame == there.frame(letter)
+        pixels = native((2, frame.channels, *frame.size))
+        expected = there.translate(pixels, to=letter)
+        np.testing.assert_allclose(model.translate(pixels), expected, atol=1e-3 * np.ptp(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [name for name in CASES if name != "regression-nyul"])
+def test_every_method_becomes_a_bundle(case, tmp_path):
+    method, data = CASES[case]
+    run = untrained(tmp_path, method, steps=2, **data)
+    lines: list[str] = []
+    meta, config = check_bundle(export(run, format="monai", out=tmp_path / "bundle", say=lines.append))
+    assert sum(line.startswith("parity") for line in lines) == 2
+    assert meta["gantk"]["parity"]["largest"] < 1e-4
+    alone = data.get("dims") == 3 or "neighbours" in data
+    assert config["inferer"]["_target_"] == ("SimpleInferer" if alone else "SliceInferer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}},
+        {"name": "progan", "width": 8, "latent": 8},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_images_from_noise_are_exported_with_the_noise_as_input(method, conditional, tmp_path):
+    data = {"labels": True, "source": {"lesions": 1, "healthy": 0.5}} if conditional else {}
+    run = untrained(tmp_path, method | {"conditional": conditional}, steps=6, domains=["FLAIR"], **data)
+    path = export(run, out=tmp_path / "x.onnx", say=lambda line: None)
+    session, method = onnxruntime.InferenceSession(path), Translator.load(run, "cpu").method
+    noise = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
+    given = {"noise": noise} | ({"label": np.arange(5) % 2} if conditional else {})
+    (found,) = session.run(None, given)
+    with torch.no_grad():
+        labels = torch.from_numpy(given["label"]) if conditional else None
+        expected = method.sampler()(torch.from_numpy(noise), labels)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    with pytest.raises(UserError, match="makes images from noise"):
+        OnnxModel.load(path)
+    with pytest.raises(UserError, match="starts from files"):
+        export(run, format="monai", out=tmp_path / "bundle", say=lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_translation_that_is_an_optimisation_is_refused(tmp_path):
+    method = {"name": "style", "weights": "random", "content_layers": ["conv1_2"], "style_layers": ["conv1_1"]}
+    run = untrained(tmp_path, method | {"translate_steps": 3}, steps=1)
+    with pytest.raises(UserError, match="more than a pass through networks"):
+        export(run, out=tmp_path / "x.onnx", say=lambda line: None)
