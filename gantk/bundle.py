@@ -27,6 +27,9 @@ from gantk.onnx_model import WHOLE, by_windows, padded
 from gantk.parity import Parity, checked
 from gantk.pipeline import Pipeline
 
+# Per cent of the pixels that have to agree with gantk's own chain: the slopes that carry detail to a larger grid are
+# quotients of two rounding errors where an image is all but flat.
+MOST = 99.9
 Say = Callable[[str], None]
 
 
@@ -70,12 +73,13 @@ def _checked_script(direction: Any, tolerance: float, say: Say) -> tuple[bytes, 
         module = Masked(module) if frame.masked else module
     content = saved(scripted(module))
     if whole(direction):
-        share, sizes = _native_difference(direction, loaded(content), size)
+        most, largest, sizes = _native_difference(direction, loaded(content), size)
         shown = " and ".join(" x ".join(map(str, each)) for each in sizes)
-        line = f"{line}; and from native images of {shown} to native ones, {share:.1e} of the range"
-        if not share <= tolerance:
+        found = f"{MOST:g} % of the pixels differ by at most {most:.1e} of the range, the largest by {largest:.1e}"
+        line = f"{line}; and from native images of {shown} to native ones, {found}"
+        if not most <= tolerance:
             raise GantkError(f"model.ts of {direction.name} does not bring images to size as gantk does: {line}")
-        say(f"parity   model.ts against gantk, native images of {shown}: largest difference {share:.1e} of the range")
+        say(f"parity   model.ts against gantk, native images of {shown}: {found}")
     return content, parity, line
 
 
@@ -116,8 +120,8 @@ def _network_size(direction: Any) -> tuple[int, ...]:
 
 def _native_difference(
     direction: Any, script: torch.nn.Module, window: tuple[int, ...]
-) -> tuple[float, list[tuple[int, ...]]]:
-    """The largest difference of both chains as a share of the native range, and the sizes of the images tried."""
+) -> tuple[float, float, list[tuple[int, ...]]]:
+    """How far both chains differ, as shares of the native range: MOST of the pixels, the largest; the sizes tried."""
     translator, letter, target = direction.translator, direction.letter, direction.target
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -131,14 +135,15 @@ def _native_difference(
     ones = [np.full((1, translator.method.geometry.channels[letter], *[1] * frame.dims), end) for end in target.range]
     span = float(np.min(np.abs(np.subtract(*[np.asarray(target.inverse(each)) for each in ones]))))
     natives = _natives(direction, pipeline.source)
-    worst = 0.0
+    apart = []
     for pixels in natives:
         expected = pipeline.images(Image(pixels))[0].pixels
         seen = _each_slice(pipeline.own_scale(pixels).forward, pixels, frame.dims).astype(np.float32)
         with torch.no_grad():
             made = script(torch.from_numpy(seen)[None])[0].numpy()
-        worst = max(worst, float(np.abs(_each_slice(target.inverse, made, frame.dims) - expected).max()) / span)
-    return worst, [pixels.shape[1:] for pixels in natives]
+        apart.append(np.abs(_each_slice(target.inverse, made, frame.dims) - expected) / span)
+    most = max(float(np.percentile(each, MOST)) for each in apart)
+    return most, max(float(each.max()) for each in apart), [pixels.shape[1:] for pixels in natives]
 
 
 def _each_slice(function: Callable[[np.ndarray], Any], pixels: np.ndarray, dims: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Method, check_networks
+from gantk.nets.blocks import InstanceNorm
 
 LARGEST = 16384  # pixels a side that an exported network of any size is declared for
 PROBED = 128  # pixels: a rule for sizes that repeats after more than so many is taken for none
@@ -58,6 +59,45 @@ class Sampling(nn.Module):
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         return self.images(noise, label).float()
+
+
+class AxisByAxis(nn.Module):
+    """Instance or group norm whose means are taken along one axis after the other, for runtimes that add up in one go.
+
+    onnxruntime's own kernel sums all positions of a map in float32: nine residual blocks at 256 x 256 are then
+    1.4e-4 of the range off, and 4e-6 this way, which is a tenth slower there and a third at 96 x 96.
+    """
+
+    def __init__(self, norm: InstanceNorm | nn.GroupNorm):
+        super().__init__()
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0  # 0: each channel is one
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = x.unflatten(1, (self.groups, -1)) if self.groups else x
+        centred = grouped - self.mean(grouped)
+        y = centred * (self.mean(centred.square()) + self.eps).rsqrt()
+        y = y.flatten(1, 2) if self.groups else y
+        if self.weight is None:
+            return y
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return y * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Over all axes behind the groups."""
+        for axis in range(x.ndim - 1, 1, -1):
+            x = x.mean(axis, keepdim=True)
+        return x
+
+
+def exact_norms(network: nn.Module) -> nn.Module:
+    """A copy of a network with `AxisByAxis` in place of its instance and group norms."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (InstanceNorm, nn.GroupNorm)):
+                setattr(module, name, AxisByAxis(child))
+    return network
 
 
 def plain_copy(method: Method, use: Callable[[Method], object]) -> Method:
@@ -141,14 +181,14 @@ def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: Sizes | Non
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing of what exporters print, log and warn about their own insides: what went wrong is in their errors."""
-    silent = io.StringIO()
+    silent, before = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def _exported(network: nn.Module, inputs: tuple[Tensor, ...], batch: bool, sizes: Sizes | None):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gantk import checkpoint
 from gantk.errors import GantkError, UserError
-from gantk.export_network import Program, Sampling, Sizes, Translation, plain_copy, programs, sizes_of
+from gantk.export_network import Program, Sampling, Sizes, Translation, exact_norms, plain_copy, programs, sizes_of
 from gantk.files import write_file
 from gantk.inference import OTHER, Translator
 from gantk.onnx_file import OPSET, require_onnx, to_onnx, with_metadata
@@ -24,6 +24,7 @@ from gantk.parity import TOLERANCE, OnlyAlone, Probes, checked, noise, real_imag
 from gantk.runfolder import version_of_gantk
 
 FORMATS = ("onnx", "monai")
+LARGE = 2**14  # positions of a map
 Say = Callable[[str], None]
 
 
@@ -74,10 +75,12 @@ class Direction:
         """Which other sizes it takes."""
         return None if self.samples else sizes_of(self.network.method, self.translator.method.geometry.size)
 
-    def programs(self, example: tuple[Tensor, ...], sizes: Sizes | None) -> Iterator[Program]:
-        """It as torch.export sees it, traced with two inputs, the most general form first."""
+    def programs(
+        self, example: tuple[Tensor, ...], sizes: Sizes | None, network: nn.Module | None = None
+    ) -> Iterator[Program]:
+        """It, or what stands in for its network, as torch.export sees it: the most general form first."""
         try:
-            yield from programs(self.network, example, sizes)
+            yield from programs(network or self.network, example, sizes)
         except UserError as error:
             raise error.at(f"{self.name}, from {self.translator.checkpoint.parent.parent}") from None
 
@@ -167,7 +170,8 @@ def write_onnx(direction: Direction, out: Path, tolerance: float, say: Say) -> P
     names = (INPUT,) if not direction.samples else ("noise", "label")[: len(direction.probes.inputs)]
     example = tuple(torch.from_numpy(each[:2]) for each in direction.probes.inputs)
     failure: GantkError | None = None
-    for program in direction.programs(example, direction.sizes):
+    network = exact_norms(direction.network) if _large(direction) else direction.network
+    for program in direction.programs(example, direction.sizes, network):
         try:
             model = to_onnx(program, names, direction.translator.model.data.dims)
             session = open_session(model.SerializeToString())
@@ -202,6 +206,12 @@ def accepted(program: Program) -> str:
         return f"{batch}, at the size it was trained at"
     rule = f"a multiple of {sizes.multiple}" if sizes.multiple > 1 else "of any length"
     return f"{batch}, every side {rule}, at least {sizes.smallest}"
+
+
+def _large(direction: Direction) -> bool:
+    """Whether maps have so many positions that onnxruntime's own norms would not add them up well enough."""
+    data, window = direction.translator.model.data, tuple(direction.translator.method.geometry.size)
+    return np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
 
 
 def _free(program: Program) -> dict[str, Any]:

@@ -26,9 +26,7 @@ NEEDS = {
                     "trained"},
     "samples": {"method", "latent", "intensity", "trained"},
 }  # fmt: skip
-# Pixels of an image that goes through at once where the network takes any size: above it, memory and the precision of
-# onnxruntime's instance norm (6e-5 of a deviation there, 5e-4 at four times as many) speak for windows.
-WHOLE = 2**20
+WHOLE = 2**21  # pixels (128 x 128 x 128) of an image that goes through at once where the network takes any size
 EXTRA = 'pip install "gantk[onnx]"'
 
 
@@ -37,7 +35,7 @@ class OnnxModel:
     """One direction of a trained model in a .onnx file that `gantk export` wrote."""
 
     session: Any  # onnxruntime's
-    meta: dict[str, Any]  # see gantk.onnx_file
+    meta: dict[str, Any]  # what the file says beside the network: `gantk.exporting.Direction.state`, and more
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -133,7 +131,8 @@ def open_session(model: Path | bytes) -> Any:
         raise UserError("onnxruntime is needed to run an exported model, and not installed", remedy=EXTRA) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: as many as there are cores
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,8 @@ from gantk.nets.passes import Passes
 from gantk.windows import by_windows, padded, tiles
 
 DEAREST = 4096  # bytes a voxel, more than any network here needs: what then fits into memory goes whole, unmeasured
+SHARE = 0.75  # of the memory, at most, for the small maps of the whole image
+TOO_OFTEN = 8  # times that a voxel is computed in each pass, where blending does better
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Plan:
 
 def _times(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
+
+
+def room(device: torch.device) -> int:
+    """Bytes for a `Tiling`'s memory: half of what a GPU has free, 1 GiB on other devices."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 1 << 30
 
 
 class Tiling:
@@ -152,51 +159,57 @@ class Tiling:
     def _in_tiles(self, size: tuple[int, ...]) -> Plan:
         """The cut at the lowest level that memory allows: the lower, the fewer passes, the narrower the halo."""
         needs, voxels = self._needs, math.prod(size)
-        cut = far = None
         for level in needs.levels if self.level is None else [self.level]:
             try:
                 cut, far = needs.cut(level)
             except Unfit:
-                if self.level is not None:
+                if self.level is not None or level == math.inf:
                     raise
                 continue
-            if cut.bytes_per_voxel * voxels <= self.memory / 2 or level == self.level:
+            if cut.bytes_per_voxel * voxels <= SHARE * self.memory:
                 break
         align = cut.align(needs.calls)
-        window = self._window(size, far or (0,) * len(size), align)
-        wide = far and all(
-            part == side or part >= 2 * -(-halo // step) * step + step
-            for part, side, halo, step in zip(window, size, far, align, strict=True)
-        )
+        room = self.memory - cut.bytes_per_voxel * voxels
+        window = self._window(size, far or (0,) * len(size), align, room)
+        wide = far is not None and self._covers(size, window, far, align)
         if not wide:
-            far = tuple(
-                min(int(part * self.overlap / 2), (part - step) // 2 // step * step)
-                for part, step in zip(window, align, strict=True)
-            )
-        return Plan(size, window, far, cut, exact=bool(wide))
+            parts = zip(window, align, strict=True)
+            far = tuple(min(int(part * self.overlap / 2), (part - step) // 2 // step * step) for part, step in parts)
+        return Plan(size, window, far, cut, exact=wide)
 
-    def _window(self, size: tuple[int, ...], halo: tuple[int, ...], align: tuple[int, ...]) -> tuple[int, ...]:
-        """The sides of a tile: as asked for, or the fewest tiles that leave half of the memory to the small maps."""
+    def _covers(self, size: tuple, window: tuple, halo: tuple, align: tuple) -> bool:
+        """Whether tiles have room for the halo and, where we chose their size, enough room inside it."""
+        inner = [
+            part if part == side else part - 2 * -(-rim // step) * step
+            for part, side, rim, step in zip(window, size, halo, align, strict=True)
+        ]
+        if any(part < step for part, step in zip(inner, align, strict=True)):
+            return False
+        return self.window is not None or math.prod(window) <= TOO_OFTEN * math.prod(inner)
+
+    def _window(self, size: tuple, halo: tuple, align: tuple, room: float) -> tuple[int, ...]:
+        """The sides of a tile: as asked for, or as large as `room`, bytes for a call of the network, allows."""
         multiple = self._needs.multiple
         if self.window is not None:
             rounded = (-(-part // step) * step for part, step in zip(self.window, multiple, strict=True))
             return tuple(map(min, rounded, size))
-        counts, window = [1] * len(size), size
-        while math.prod(window) * self._needs.bytes_per_voxel > self.memory / 2:
-            axis = max(range(len(size)), key=lambda a: window[a] / (halo[a] + multiple[a]))
+        rims = [2 * -(-rim // step) * step for rim, step in zip(halo, align, strict=True)]
+        counts, window = [1] * len(size), list(size)
+        while math.prod(window) * self._needs.bytes_per_voxel > room:
+            axis = max(range(len(size)), key=lambda a: (window[a] - rims[a]) / multiple[a])
             counts[axis] += 1
-            rim = 2 * -(-halo[axis] // align[axis]) * align[axis]
-            side = -(-(size[axis] + (counts[axis] - 1) * rim) // counts[axis])
+            side = -(-(size[axis] + (counts[axis] - 1) * rims[axis]) // counts[axis])
             side = -(-side // multiple[axis]) * multiple[axis]
-            if side >= window[axis] and counts[axis] > 2 * size[axis]:
-                break
-            window = tuple(min(side, part) if a == axis else part for a, part in enumerate(window))
-        return window
+            if counts[axis] > size[axis]:
+                break  # not even the smallest tiles have room
+            window[axis] = side
+        return tuple(window)
 
     def _tiled(self, image: Tensor, plan: Plan, turn: int, turns: int) -> Tensor:
         needs = self._needs
         parts = tiles(plan.size, plan.window, plan.halo, plan.cut.align(needs.calls))
-        room = self.memory / 2 // (needs.bytes_per_voxel * math.prod(plan.window))
+        room = self.memory - plan.cut.bytes_per_voxel * math.prod(plan.size)
+        room //= needs.bytes_per_voxel * math.prod(plan.window)
         passes = Passes(
             self.watched, needs.calls, plan.cut, image, parts, plan.window, exact=plan.exact, place=self.place,
             batch=int(min(max(room, 1), self.batch)), progress=lambda share: self.progress((turn + share) / turns),

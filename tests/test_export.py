@@ -22,8 +22,10 @@ from gantk.data.image import Image
 from gantk.data.intensity import MinMax, Percentile, Window, ZScore
 from gantk.data.nyul import Nyul
 from gantk.errors import GantkError, UserError
+from gantk.export_network import exact_norms
 from gantk.exporting import export
 from gantk.inference import Translator
+from gantk.nets.blocks import InstanceNorm, norm
 from gantk.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
 from gantk.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
 from gantk.pipeline import Frame, Look, Pipeline
@@ -260,6 +262,19 @@ def test_wrong_input_is_refused_before_anything_is_written(run, tmp_path, option
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
 
 
+def test_the_command_hands_its_options_on(run, tmp_path, gantk, monkeypatch):
+    calls = []
+    monkeypatch.setattr("gantk.exporting.export", lambda run, **options: calls.append((run, options)))
+    outcome = gantk("export", run, "--format", "monai", "--out", tmp_path / "x", "--to", "T2", "--tolerance", "0.01")
+    assert outcome.code == 0, outcome.err
+    ((given, options),) = calls
+    assert given == str(run) and options.pop("say")
+    assert options == {"format": "monai", "out": str(tmp_path / "x"), "to": "T2", "tolerance": 0.01}
+    monkeypatch.undo()
+    outcome = gantk("export", run, "--out", tmp_path / "x.bin")
+    assert outcome.code == 2 and "does not end in .onnx" in outcome.err
+
+
 # ---- parity
 
 
@@ -312,10 +327,10 @@ def test_layers_that_stay_in_training_mode_are_found():
     """The best known reason why an exported network answers otherwise than the one it was made of."""
     with pytest.raises(UserError, match="draws random numbers"):
         require_steady(run_of(nn.Dropout(0.5).train()), PROBES, _Target)
-    norm = nn.BatchNorm2d(1).train()
+    layer = nn.BatchNorm2d(1).train()
     with pytest.raises(UserError, match="alone and in a batch"):
-        require_steady(run_of(norm), PROBES, _Target)
-    require_steady(run_of(norm.eval()), PROBES, _Target)
+        require_steady(run_of(layer), PROBES, _Target)
+    require_steady(run_of(layer.eval()), PROBES, _Target)
     with pytest.raises(UserError, match="diverged"):
         require_steady(lambda images: images * np.nan, PROBES, _Target)
 
@@ -338,6 +353,19 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
     assert "/secret/patients" in probes.why
     (images,) = probes.inputs
     assert images.shape == (4, 1, 32, 32) and images.min() == -1 and images.max() == 1
+
+
+def test_norms_whose_means_are_taken_axis_by_axis_are_the_same_norms():
+    torch.manual_seed(0)
+    for dims in (2, 3):
+        network = nn.Sequential(norm("instance", 4, dims, affine=True), norm("group", 4, dims), nn.GroupNorm(2, 4))
+        for parameter in network.parameters():
+            nn.init.normal_(parameter)
+        x = torch.randn(3, 4, *(9, 10, 11)[:dims]) * 5 + 20
+        exact = exact_norms(network)
+        assert not any(isinstance(part, (InstanceNorm, nn.GroupNorm)) for part in exact.modules())
+        with torch.no_grad():
+            torch.testing.assert_close(exact(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 def test_windows_and_borders_are_those_of_the_run_folder():

@@ -75,7 +75,7 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
     done, reference = tiling(x), whole(network, dims, x)
     plan = tiling.plan((1, *SIZES[dims]))
     assert plan.exact and not plan.whole and not plan.alone
-    assert done.shape == (2, network(x[:1, :, :16, :16]).shape[1] if dims == 2 else done.shape[1], *SIZES[dims])
+    assert done.shape == reference.shape and done.shape[2:] == SIZES[dims]
     assert difference(done, reference) < 1e-4
     assert done.dtype == torch.float32 and reference.std() > 0.05
 
@@ -181,7 +181,7 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
         done = tiling(x)
     plan = tiling.plan((1, 256, 320))
     assert plan.exact and not plan.whole and "maps of 1/" in str(plan)
-    assert used.peak < memory + 4 * x.nbytes, str(plan)
+    assert used.peak < 1.05 * memory + 4 * x.nbytes, str(plan)
     assert difference(done, reference) < 1e-4
 
 
@@ -350,10 +350,25 @@ def test_a_single_output_by_rows_is_the_same_convolution(dims, mode, kernel, pad
     x = channels_last(torch.randn(2, 5, *[9] * dims))
     before = layer(x)
     layer.settle(None)
-    assert layer.rows is not None
+    assert "rows" in layer._buffers and "rows" not in layer.state_dict()
     torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
     small = x[:, :, :2] if kernel > 2 and mode == "zeros" and padding is None else x
     assert layer(small).shape[2] == small.shape[2] + 2 * layer.padding[0] - kernel + 1  # a map smaller than the kernel
+
+
+@torch.no_grad()
+def test_a_settled_network_notices_other_weights():
+    """As they come from another checkpoint, in place or in its stead."""
+    network, other = (drawn(UNet(1, 1, 2, width=4, depth=3, stem=1, head=1), 2) for _ in range(2))
+    for part in other.parameters():
+        part.mul_(0.5)
+    x, weights = images(2, (32, 32)), {name: weight.clone() for name, weight in other.state_dict().items()}
+    expected = other(x)
+    settle(network)
+    assert not torch.allclose(network(x), expected, atol=1e-3)
+    torch.testing.assert_close(torch.func.functional_call(network, weights, (x,)), expected)
+    network.load_state_dict(weights)
+    torch.testing.assert_close(network(x), expected)
 
 
 def test_layers_that_are_not_settled_train_as_before():

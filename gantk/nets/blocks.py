@@ -27,12 +27,11 @@ class FitsOrFloat32:
     with torch 2.11 and 2.13, most of all in 3-D). Maps that small cost next to nothing.
     """
 
-    rows: Tensor | None = None  # the kernel of `settle`, where there is but one output
-
     def forward(self, x: Tensor) -> Tensor:
         fits = all(side >= kernel for side, kernel in zip(x.shape[2:], self.kernel_size, strict=True))
-        if fits and self.rows is not None:
-            return self._by_rows(x)
+        rows = self._buffers.get("rows")
+        if fits and rows is not None and _unchanged(self):
+            return self._by_rows(x, rows)
         if fits or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         bias = None if self.bias is None else self.bias.float()
@@ -45,10 +44,11 @@ class FitsOrFloat32:
         if self.out_channels == 1 and self.kernel_size[0] > 2 and plain and not isinstance(self.padding, str):
             rows = self.weight.detach().transpose(0, 2)  # (kernel, inputs, 1, ...): each row an output of its own
             last = torch.channels_last if rows.ndim == 4 else torch.channels_last_3d
-            self.rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
+            rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
+            self.register_buffer("rows", rows, persistent=False)
         _to_precision(self, dtype)
 
-    def _by_rows(self, x: Tensor) -> Tensor:
+    def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
         """One output as the sum of the outputs of its kernel's rows.
 
         oneDNN computes 16 outputs where one is asked for: 5 times as fast for 7 rows, twice for 3. The sum is float32.
@@ -56,9 +56,9 @@ class FitsOrFloat32:
         convolve, padding = (F.conv2d if x.ndim == 4 else F.conv3d), self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        y = convolve(x, self.rows, padding=padding)
-        side = y.shape[2] - len(self.rows) + 1
-        total = sum(y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(self.rows)))
+        y = convolve(x, rows, padding=padding)
+        side = y.shape[2] - len(rows) + 1
+        total = sum(y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
 
@@ -139,7 +139,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        if x.device.type != "cpu" or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled() or traced:
+        if traced or x.device.type != "cpu" or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
             return super().forward(x)
         images = [normalised(self, image, moments(image, self.num_groups)) for image in x.split(1)]
         return torch.cat(images) if len(images) > 1 else images[0]
@@ -181,10 +181,11 @@ class ResizeConv(nn.Module):
         self.register_buffer("kernel", None, persistent=False)  # the summed one, once settled
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.linear or (prod(x.shape[2:]) < 512 and self.kernel is None):
+        settled = self.kernel is not None and _unchanged(self.conv)
+        if self.linear or (prod(x.shape[2:]) < 512 and not settled):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
         transposed = F.conv_transpose2d if self.dims == 2 else F.conv_transpose3d
-        kernel = summed_kernel(self.conv.weight) if self.kernel is None else self.kernel
+        kernel = self.kernel if settled else summed_kernel(self.conv.weight)
         return transposed(x, kernel, self.conv.bias, stride=2, padding=1)
 
     def settle(self, dtype: torch.dtype | None) -> None:
@@ -223,8 +224,8 @@ def settle(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Make a network ready for inference alone, in place; the same module.
 
     What autocast and forward passes would work out anew at each call is worked out once: weights in autocast's `dtype`
-    (None: they stay as they are), kernels summed. Results differ by rounding. Training goes on with the network as it
-    was loaded, not with this one.
+    (None: they stay as they are), kernels summed. Results differ by rounding. Other weights that are put in its place
+    later work too, but no faster than before. Training goes on with the network as it was loaded, not with this one.
     """
     for part in parts_of(module):
         if hasattr(part, "parametrizations"):
@@ -239,6 +240,13 @@ def settle(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 def _to_precision(layer: nn.Module, dtype: torch.dtype | None) -> None:
     for name, values in list(layer.named_parameters(recurse=False)):
         setattr(layer, name, nn.Parameter(values.detach().to(dtype or values.dtype), requires_grad=False))
+    layer.settled = layer.weight, layer.weight._version
+
+
+def _unchanged(layer: nn.Module) -> bool:
+    """Whether the weights are those that the layer was settled with."""
+    weight, version = layer.settled
+    return layer.weight is weight and weight._version == version
 
 
 def output_activation(kind: OutputKind) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class Cut:
         level: maps of at most 1/level of the voxels are computed whole; infinite: none.
         gathered: the calls whose small maps the tiles bring, in order.
         crops: how much smaller than the image the small maps are that tiles take, by (call, place).
-        bytes_per_voxel: of memory that the small maps need together at most.
+        bytes_per_voxel: of the image, that the small maps need together at most.
         idle: whether large maps made before the last gathered one are not needed afterwards.
     """
 
@@ -118,28 +118,51 @@ class Cut:
         return tuple(math.lcm(*(factors[axis] for factors in shared)) for axis in range(len(maps[0])))
 
 
-def cut(watched: Watched, calls: Sequence[Call], level: float, example: Tensor, place: Place) -> Cut:
-    """The network cut at `level`, tried on images of the size of `example` (1, C, *size)."""
+def cut(
+    watched: Watched, calls: Sequence[Call], level: float, channels: int, size: tuple[int, ...], place: Place
+) -> Cut:
+    """The network cut at `level`, tried on images (1, channels, *size); Unfit where it cannot be."""
     if level == math.inf:
         return Cut(level)
-    whole = Whole(calls, level, tuple(example.shape[2:]))
-    while (number := whole.run(watched, example.shape[1])) is not None:
-        sides = [side // factor for side, factor in zip(whole.size, calls[number].factors, strict=True)]
-        whole.gathered[number] = place(example.new_zeros(1, calls[number].channels, *sides)).to(calls[number].dtype)
-    with Memory() as memory:
-        whole.run(watched, example.shape[1])
-    need = memory.peak + sum(each.nbytes for each in whole.gathered.values())
+    whole = Whole(calls, level, size)
+
+    def peak(size: tuple[int, ...]) -> int:
+        whole.size, whole.gathered = size, {}
+        with Memory() as memory:
+            while (number := whole.run(watched, channels)) is not None:
+                sides = [side // factor for side, factor in zip(size, calls[number].factors, strict=True)]
+                whole.gathered[number] = place(torch.zeros(1, calls[number].channels, *sides)).to(calls[number].dtype)
+        return memory.peak
+
+    need = per_voxel(peak, size)
     crops = {key: factors_of(crop, whole.size) for key, crop in whole.crops.items()}
-    gathered = tuple(sorted(whole.gathered))
-    found = Cut(level, gathered, crops, need / math.prod(whole.size))
-    return Cut(level, gathered, crops, found.bytes_per_voxel, _is_idle(watched, calls, found, example, place))
+    found = Cut(level, tuple(sorted(whole.gathered)), crops, need)
+    return replace(found, idle=_is_idle(watched, calls, found, channels, size, place))
 
 
-def _is_idle(watched: Watched, calls: Sequence[Call], cut: Cut, example: Tensor, place: Place) -> bool:
+def per_voxel(peak: Callable[[tuple[int, ...]], int], size: tuple[int, ...]) -> float:
+    """By how much `peak(size)`, bytes, grows with a voxel more: the last side is doubled until it is voxels that count.
+
+    What a network needs at any size, such as weights in another precision, is not counted.
+    """
+    before = peak(size)
+    for doublings in range(1, 6):
+        larger = (*size[:-1], size[-1] << doublings)
+        now = peak(larger)
+        slope = (now - before) / (math.prod(larger) / 2)
+        if now > 1.7 * before:
+            break
+        before = now
+    return slope
+
+
+def _is_idle(
+    watched: Watched, calls: Sequence[Call], cut: Cut, channels: int, size: tuple[int, ...], place: Place
+) -> bool:
     if not cut.gathered:
         return False
-    probe = _Probe(calls, cut, tuple(example.shape[2:]), _Known(), skipped=cut.gathered[-1])
-    return bool(watched(place(torch.zeros_like(example)), probe).isfinite().all())
+    probe = _Probe(calls, cut, size, _Known(), skipped=cut.gathered[-1])
+    return bool(watched(place(torch.zeros(1, channels, *size)), probe).isfinite().all())
 
 
 def reach(

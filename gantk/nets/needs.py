@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.nets.calls import Call, Memory, Unfit, Watched, calls_of
-from gantk.nets.coarse import Cut, Place, cut, reach
+from gantk.nets.coarse import Cut, Place, cut, per_voxel, reach
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides that are tried until the network takes them
 
@@ -54,17 +54,21 @@ class Needs:
 
     @cached_property
     def example(self) -> tuple[int, ...]:
-        """Sides large enough to tell the memory that a pixel needs from what the network needs anyway."""
+        """Sides large enough to tell what a pixel needs."""
         side = 128 if self.dims == 2 else 32
         return tuple(max(side // base, 1) * base for base in self.base)
 
     @cached_property
     def bytes_per_voxel(self) -> float:
-        """Memory that one pixel of an image needs at most while the network runs, but for its weights."""
-        image = self.image(self.example)
-        with Memory() as memory:
-            self.watched(image)
-        return memory.peak / math.prod(self.example)
+        """Memory that one more pixel of an image needs, at most, while the network runs."""
+
+        def peak(size: tuple[int, ...]) -> int:
+            image = self.image(size)
+            with Memory() as memory:
+                self.watched(image)
+            return memory.peak
+
+        return per_voxel(peak, self.example)
 
     @cached_property
     def levels(self) -> list[float]:
@@ -74,7 +78,7 @@ class Needs:
     def cut(self, level: float) -> tuple[Cut, tuple[int, ...] | None]:
         """The network cut at a level, and its reach; Unfit where it cannot be cut there."""
         if level not in self._cuts:
-            found = cut(self.watched, self.calls, level, self.image(self.example), self.place)
+            found = cut(self.watched, self.calls, level, self.channels, self.example, self.place)
             far = reach(self.watched, self.calls, found, self.channels, self.base, self.place)
             if far is None and level < math.inf:
                 raise Unfit("large maps depend on small ones in a way that cannot be followed")
