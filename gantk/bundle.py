@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from gantk.bundle_card import LICENSE, card
-from gantk.bundle_config import inference, metadata, shows_pictures, whole
+from gantk.bundle_config import metadata, shows_pictures, whole
+from gantk.bundle_inference import inference
 from gantk.bundle_script import Fitted, Masked, Plain, Stacked, loaded, saved, scripted, traced
 from gantk.data.image import Image
 from gantk.data.prepared import Data

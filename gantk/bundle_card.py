@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gantk.bundle_config import AXCODES, MONAI, evaluation, intended_use, lines_of, whole
+from gantk.bundle_config import MONAI, evaluation, intended_use, lines_of, whole
+from gantk.bundle_inference import AXCODES
 from gantk.inference import OTHER
 from gantk.runfolder import version_of_gantk
 
@@ -85,6 +86,10 @@ def _steps(direction: Any, pictures: bool) -> list[str]:
     for line, name in zip(lines_of(direction.target), translator.contrasts(direction.letter), strict=False):
         start, end = line.range
         rows.append(f"* Results: {start:g} to {line.low:g}, {end:g} to {line.high:g} in the intensities of {name}.")
+    if pictures:
+        rows.append(
+            "* They are written as PNG: rounded to whole numbers, and cut at 0 and at the largest that it holds."
+        )
     if whole(direction):
         size = " x ".join(map(str, data.size))
         rows.append(f"* `model.ts` takes images of any size: it brings them to {size} itself, and the results back.")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import gantk as toolkit
-from gantk.bundle_config import scaling
+from gantk.bundle_inference import scaling
 from gantk.bundle_script import Fitted, Masked, Stacked, loaded, saved, scripted
 from gantk.data.image import Image
 from gantk.data.intensity import MinMax, Percentile, Window, ZScore

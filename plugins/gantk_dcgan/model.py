@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -151,6 +152,10 @@ class DCGAN(Method):
             raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
         parts = zip(noise.split(CHUNK), labels.to(noise.device).split(CHUNK), strict=True)
         return torch.cat([self._generate(*part) for part in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes."""
+        return self._generate
 
     def _noise(self, n: int, seed: int) -> Tensor:
         """(n, latent), row k the same for the same seed whatever n; drawn where every device draws the same."""

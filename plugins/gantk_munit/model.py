@@ -173,7 +173,7 @@ class MUNIT(Method):
             raise UserError(what, where="example", allowed=allowed)
         self._auto(to).check_size(tuple(example.shape[2:]))
         style = self._auto(to).style(example)
-        return self._auto(to).decode(self._content(image, to), style.expand(len(image), -1))
+        return self._auto(to).decode(self._content(image, to), style.expand(image.shape[0], -1))
 
     def _translation(self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes) -> dict[str, Tensor]:
         """What a fake of domain `name`, made of the other domain's images, answers for (equations 2 to 4)."""
@@ -230,4 +230,4 @@ class MUNIT(Method):
 
     @staticmethod
     def _for_each(style: Tensor, image: Tensor) -> Tensor:
-        return style.expand(len(image), -1)
+        return style.expand(image.shape[0], -1)

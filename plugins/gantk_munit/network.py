@@ -147,7 +147,7 @@ class Decoder(nn.Module):
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         if len(self.blocks):
             # (N, blocks, scale or offset and layer, channels)
-            numbers = self.mlp(style).float().reshape(len(style), len(self.blocks), 4, -1)
+            numbers = self.mlp(style).float().reshape(style.shape[0], len(self.blocks), 4, -1)
             for block, own in zip(self.blocks, numbers.unbind(1), strict=True):
                 content = block(content, own)
         return self.layers(content)

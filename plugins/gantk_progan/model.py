@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -138,12 +139,21 @@ class ProGAN(Method):
         if labels is None:
             labels = torch.arange(n) % max(1, self.classes)
         noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(device)
-        level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
+        make = self.sampler()
         parts = zip(noise.split(AT_ONCE), labels.to(device).split(AT_ONCE), strict=True)
-        images = torch.cat([self.g(z, level, alpha, label) for z, label in parts])
-        for _ in range(level, len(self.shares) - 1):
-            images = doubled(images)
-        return images.clamp(*self.geometry.range)
+        return torch.cat([make(z, label) for z, label in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes, at this moment."""
+        level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
+
+        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+            made = self.g(noise, level, alpha, label)
+            for _ in range(level, len(self.shares) - 1):
+                made = doubled(made)
+            return made.clamp(*self.geometry.range)
+
+        return images
 
     def _fade_in(self) -> Tensor | None:
         """Alpha at this point of the training, also kept for samples; None outside a fade-in. Nothing waits for it."""
