@@ -22,7 +22,7 @@ def gantk_register(add: Add) -> None:
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
     `optimizer`, `schedule`, `intensity`, `post`), each taking a name and a callable or a
     `"package.module:attribute"` string that is imported at first use, and `add.recipes("my_package.recipes")` for a
-    package that holds TOML recipes.
+    package that holds TOML recipes, `add.suites("my_package.suites")` for one that holds suites of `gantk bench`.
     """
 
 

@@ -63,6 +63,7 @@ class Registry:
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
     recipe_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
+    suite_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
 
     def add(self, entry: Entry) -> None:
@@ -103,12 +104,13 @@ class Registry:
 
 
 class Add:
-    """What a plugin's `gantk_register(add)` is given: one function per kind, and `recipes`."""
+    """What a plugin's `gantk_register(add)` is given: one function per kind, `recipes` and `suites`."""
 
     def __init__(self, owner: str):
         self._owner = owner
         self._entries: list[Entry] = []
         self._packages: list[tuple[str, str]] = []
+        self._suites: list[tuple[str, str]] = []
 
     def __getattr__(self, kind: str) -> Callable[[str, Callable | str], None]:
         if kind not in KINDS:
@@ -119,8 +121,13 @@ class Add:
         """Offer the TOML files of a package as recipes."""
         self._packages.append((package, self._owner))
 
+    def suites(self, package: str) -> None:
+        """Offer the TOML files of a package as suites of `gantk bench`."""
+        self._suites.append((package, self._owner))
+
     def commit(self, registry: Registry) -> None:
         """Enter all that was offered: called once the plugin has loaded without an error."""
         for entry in self._entries:
             registry.add(entry)
         registry.recipe_packages.extend(self._packages)
+        registry.suite_packages.extend(self._suites)

@@ -110,6 +110,9 @@ class EvaluateTable(Table):
     metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; for images from noise kid of random features
     samples: int = Field(4, ge=1)  # how many held-out images are drawn while training
     images: int = Field(256, ge=2)  # how many images are made from noise to be scored
+    regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart
+    regression: int = Field(0, ge=0)  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
+    checkpoint: Literal["last", "best"] = "last"  # best: chosen without looking at the truth, see best.json
     uncertainty: Literal["none", "auto", "flips", "dropout", "checkpoints", "cycle"] = "none"  # judged by its errors
 
 

@@ -30,6 +30,7 @@ class ImageGroup:
     images: Tensor
     patients: list[str]  # "" where unknown; each such image then stands for itself
     labels: Tensor | None = None  # (N,) int64; None where unknown
+    masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None where unknown
     found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # vectors, once computed
 
     def __len__(self) -> int:
@@ -57,7 +58,9 @@ def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The images at which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
     labels = None if group.labels is None else group.labels[where]
-    return ImageGroup(group.images[where.to(group.images.device)], [group.patients[i] for i in where.tolist()], labels)
+    masks = None if group.masks is None else group.masks[where.to(group.masks.device)]
+    patients = [group.patients[i] for i in where.tolist()]
+    return ImageGroup(group.images[where.to(group.images.device)], patients, labels, masks)
 
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:

@@ -1,0 +1,1 @@
+"""Suites: TOML files that say which recipes are run, and how."""
