@@ -128,13 +128,27 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
     """`values` as that model; Problem with the first mistake, in a recipe's words. `owner` is who has the options."""
     try:
         # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
-        return model.model_validate_json(json.dumps(values))
+        return model.model_validate_json(json.dumps(_with_default_names(model, values)))
     except ValidationError as error:
         # a misspelt key may also leave the right one missing: the spelling is the mistake
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _problem(model, first, owner) from None
     except TypeError as error:
         raise Problem((), UserError(f"{owner} has a value that no recipe can hold: {error}")) from None
+
+
+def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options alone are the default part's: `generator = { width = 32 }`, or `--set train.optimizer.lr=1e-4`."""
+    named = dict(values)
+    for key, field in model.model_fields.items():
+        value, inner = named.get(key), field.annotation
+        if not isinstance(value, Mapping):
+            continue
+        if isinstance(inner, type) and issubclass(inner, Table):
+            named[key] = _with_default_names(inner, value)
+        elif isinstance(field.default, str) and any(isinstance(mark, Kind) for mark in field.metadata):
+            named[key] = {"name": field.default} | dict(value)
+    return named
 
 
 def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Problem:

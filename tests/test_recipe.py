@@ -65,6 +65,15 @@ def test_checking_leaves_the_recipe_as_it_was(recipe):
     assert recipe.tables == before
 
 
+def test_options_alone_are_the_default_parts():
+    recipe = load_recipe({"method": {"name": "cyclegan", "generator": {"width": 8}}, "train": {"steps": 1}})
+    model = recipe.override(["method.discriminator.width=3", "train.optimizer.lr=1e-3"]).check()
+    generator, discriminator = (model.method.options[name] for name in ("generator", "discriminator"))
+    assert (generator.name, generator.options["width"]) == ("resnet", 8)
+    assert (discriminator.name, discriminator.options["width"]) == ("patchgan", 3)
+    assert (model.train.optimizer.name, model.train.optimizer.options["lr"]) == ("adam", 1e-3)
+
+
 @pytest.mark.parametrize(
     ("setting", "get", "value"),
     [
@@ -124,7 +133,7 @@ def test_profiles_that_are_no_tables_are_an_error(tables):
         (["train.stepz=3"], None, "--set train.stepz=3"),
         (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
         (["translate.overlap=3"], None, "--set translate.overlap=3"),
-        (["method.discriminator.width=3"], None, "--set method.discriminator.width=3"),  # a table that was not there
+        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),  # a table that was not there
         ([], "wrong", "mine.toml:26"),
     ],
 )
