@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
+import sys
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -91,7 +94,30 @@ def _entry_points():
             if point.group == "gantk":
                 name = re.sub(r"[-_.]+", "-", distribution.name).lower()
                 found.setdefault((name, point.name), (point, distribution))
+    if not any(name == "gantk" for name, _ in found):
+        found |= {("gantk", point.name): (point, source) for source in _Source.here() for point in source.entry_points}
     return found.values()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """gantk itself, run from a checkout that nobody installed: `python -m gantk` there."""
+
+    entry_points: list[importlib.metadata.EntryPoint]
+    name: str = "gantk"
+    version: str = "source"
+
+    @classmethod
+    def here(cls) -> list[_Source]:
+        """This checkout, its plugins' folders put on the path; none where this is no checkout."""
+        root = Path(__file__).parent.parent
+        try:
+            project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+            points = project["entry-points"]["gantk"] if project["name"] == "gantk" else {}
+        except (OSError, ValueError, KeyError):
+            return []
+        sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
+        return [cls([importlib.metadata.EntryPoint(name, value, "gantk") for name, value in points.items()])]
 
 
 def _load_one(manager, registry, point, owner) -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +16,7 @@ from gantk.plugins import attach_commands, load, registry
 from gantk.recipe import all_recipes, load_recipe
 from gantk.registry import KINDS, Add, Entry, Registry
 
+ROOT = Path(__file__).parent.parent
 GENERATOR = """
 from gantk import hookimpl
 
@@ -133,7 +137,7 @@ def test_half_of_what_a_failing_plugin_offers_is_not_kept(add_plugin):
     source = GENERATOR.format(name="half") + "    raise RuntimeError('late')\n"
     add_plugin("broken-package", "a_broken_one", source)
     assert "half" not in registry().names("generator")
-    assert {hook.plugin_name for hook in load().hook.gantk_commands.get_hookimpls()} == {"style"}
+    assert {hook.plugin_name for hook in load().hook.gantk_commands.get_hookimpls()} == {"bench", "style"}
 
 
 def test_a_name_that_is_missing_quotes_the_plugins_that_did_not_load(add_plugin):
@@ -211,7 +215,7 @@ def gantk_commands(cli):
 def test_hook_commands_attaches_a_command(add_plugin, group):
     add_plugin("my-package", "my_plugin", COMMAND.format(name="measure"))
     attach_commands(group)
-    assert set(group.commands) - {"stylize"} == {"run", "measure"} and state("my_plugin") is None
+    assert set(group.commands) - {"stylize", "bench"} == {"run", "measure"} and state("my_plugin") is None
 
 
 def test_hook_commands_cannot_take_a_command_that_exists(add_plugin, group):
@@ -227,7 +231,7 @@ def test_hook_commands_that_fails_stops_nobody(add_plugin, group):
     add_plugin("my-package", "my_plugin", "import gantk\n@gantk.hookimpl\ndef gantk_commands(cli): 1 / 0\n")
     add_plugin("good-package", "good_plugin", COMMAND.format(name="measure"))
     attach_commands(group)
-    assert set(group.commands) - {"stylize"} == {"run", "measure"}
+    assert set(group.commands) - {"stylize", "bench"} == {"run", "measure"}
     assert "ZeroDivisionError" in state("my_plugin") and "my_plugin" in registry().broken
 
 
@@ -271,3 +275,19 @@ def test_an_unknown_kind_is_refused_with_those_that_exist():
 def test_add_offers_the_kinds_and_nothing_else():
     with pytest.raises(AttributeError, match=r"add\.genrator does not exist; there are .*add\.generator"):
         Add("me").genrator("x", int)
+
+
+def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
+    (tmp_path / "hidden.py").write_text(
+        "import importlib.metadata as metadata, sys\n"
+        "every = metadata.distributions\n"
+        "metadata.distributions = lambda: (one for one in every() if one.name != 'gantk')\n"
+        f"sys.path = [{str(ROOT)!r}] + [p for p in sys.path if not p.endswith(('/plugins', '/benchmarks'))]\n"
+        "sys.argv = ['gantk', 'plugins']\n"
+        "from gantk.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "hidden.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["cyclegan", "gantk", "source", "loaded"] in lines and ["bench", "gantk", "source", "loaded"] in lines
