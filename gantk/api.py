@@ -55,9 +55,7 @@ def run(
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
     loaded = load_recipe(recipe).override([], profile)
-    if data is not None:
-        _take_source(loaded, data)
-    loaded = loaded.override([*set, *shorthands])
+    loaded = (loaded if data is None else loaded.with_data(data)).override([*set, *shorthands])
     _anchor_split_file(loaded)
     model = loaded.check()
     runtime = start(device, model.train.precision, model.train.channels_last)
@@ -277,24 +275,6 @@ def public_sets() -> list[tuple[str, ...]]:
     from gantk.data.public import rows
 
     return rows()
-
-
-def _take_source(recipe: Recipe, data: str | Path) -> None:
-    """Point a recipe at `--data`; where its own source is of the kind that fits, its other options stay."""
-    from gantk.data.sources import source_for
-
-    table = recipe.tables.setdefault("data", {})
-    if not isinstance(table, dict):
-        return  # the check's to refuse
-    domains = table.get("domains")
-    own = table.get("source")
-    name = own.get("name") if isinstance(own, dict) else own
-    source = source_for(Path(data), len(domains) if isinstance(domains, list) else 2, name)
-    if "path" in source:  # the run's recipe is read again from wherever the user then is
-        source["path"] = str(Path(source["path"]).absolute())
-    kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
-    table["source"] = kept | source
-    recipe.overridden["data.source"] = f"--data {data}"
 
 
 def _anchor_split_file(recipe: Recipe) -> None:

@@ -49,6 +49,27 @@ class Recipe:
             overridden[_put(tables, key, value, setting)] = f"--set {setting}"
         return Recipe(tables, self.name, self.origin, self.text, overridden)
 
+    def with_data(self, path: str | Path) -> Recipe:
+        """A copy whose source is the one that fits `path`; where its own is of that kind, its other options stay.
+
+        UserError where no source fits.
+        """
+        from gantk.data.sources import source_for
+
+        recipe = self.override([])
+        table = recipe.tables.setdefault("data", {})
+        if not isinstance(table, dict):
+            return recipe  # the check's to refuse
+        own, domains = table.get("source"), table.get("domains")
+        name = own.get("name") if isinstance(own, dict) else own
+        source = source_for(Path(path), len(domains) if isinstance(domains, list) else 2, name)
+        if "path" in source:  # the run's recipe is read again from wherever the user then is
+            source["path"] = str(Path(source["path"]).absolute())
+        kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
+        table["source"] = kept | source
+        recipe.overridden["data.source"] = f"--data {path}"
+        return recipe
+
     def check(self) -> Model:
         """Every key, name and type checked, every part bound; UserError with the key, the line and the nearest name."""
         tables = {key: value for key, value in self.tables.items() if key != "profile"}

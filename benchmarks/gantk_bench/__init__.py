@@ -1,4 +1,7 @@
-"""The `gantk bench` command: every recipe trained and scored the same way, one row each."""
+"""The `gantk bench` command: every recipe trained and scored the same way, one row each.
+
+`gantk_bench.bench(["dualgan_t1t2"], seeds=3)` does what `gantk bench dualgan_t1t2 --seeds 3` does.
+"""
 
 from __future__ import annotations
 
@@ -9,3 +12,19 @@ from gantk.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """Offer the bundled suites."""
     add.suites("gantk_bench.suites")
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """Attach `gantk bench`."""
+    from gantk_bench.command import command
+
+    cli.add_command(command)
+
+
+def __getattr__(name: str):
+    if name == "bench":
+        from gantk_bench.running import bench
+
+        return bench
+    raise AttributeError(f"module 'gantk_bench' has no attribute '{name}'")

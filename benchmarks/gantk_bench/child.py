@@ -1,0 +1,156 @@
+"""One training in a process of its own: started, watched, stopped in time, and its end put into words."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from gantk_bench.plan import Job
+from gantk_bench.rows import without_places
+
+PROGRAM = (sys.executable, "-m", "gantk")
+GRACE = 10.0  # seconds between asking a process to stop and killing it
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a child ended: "ok", "failed", "out of time" or "killed", why in one line, and after how many seconds."""
+
+    status: str
+    error: str | None
+    seconds: float
+
+
+class Child:
+    """`python -m gantk run` of one job: its run folder is `run`, what it prints goes to the file `log`.
+
+    `threads` is how many each of its libraries may use. It leads a process group of its own, so that Ctrl-C reaches it
+    through us alone, and that all it started ends with it.
+    """
+
+    def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
+        self.job, self.run, self.log = job, run, log
+        words = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
+        environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
+        self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
+        self.started, self._started = now(), time.perf_counter()
+        self._stopping: tuple[str, float] | None = None  # why, and since when
+        self._read, self._step, self._steps = 0, 0, job.steps
+        self.process = subprocess.Popen(
+            [*PROGRAM, "run", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._started
+
+    def stop(self, why: str) -> None:
+        """Ask the whole group to stop; `poll` kills it where it does not."""
+        if self._stopping is None:
+            self._stopping = why, self.seconds
+            self._signal(signal.SIGTERM)
+
+    def poll(self) -> End | None:
+        """How it ended, None while it runs. Stops it at its limit."""
+        code = self.process.poll()
+        if code is None:
+            if self.job.limit is not None and self.seconds > self.job.limit:
+                self.stop("out of time")
+            if self._stopping and self.seconds - self._stopping[1] > GRACE:
+                self._signal(_KILL)
+            return None
+        if self._stopping or code < 0:
+            self._signal(_KILL)  # what it may have started
+        self._output.close()
+        return self._end(code)
+
+    def kill(self) -> None:
+        """End the whole group at once, and wait for it."""
+        if self.process.poll() is None:
+            self._signal(_KILL)
+            self.process.wait()
+        self._output.close()
+
+    def step(self) -> int:
+        """Steps trained so far, of the run's log."""
+        try:
+            with open(self.run / "log.jsonl", "rb") as file:
+                file.seek(self._read)
+                fresh = file.read()
+        except OSError:
+            return self._step
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            try:
+                self._step = max(self._step, int(json.loads(line)["step"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+        return self._step
+
+    def steps(self) -> int | None:
+        """Steps in all; None until the run has counted what its epochs make."""
+        if self._steps is None and self._step:
+            found = re.search(r"^train .*?(\d+) steps,", self._text(), re.M)
+            self._steps = int(found[1]) if found else None
+        return self._steps
+
+    def _end(self, code: int) -> End:
+        if self._stopping:
+            why = self._stopping[0]
+            told = f"longer than {self.job.limit:g} s" if why == "out of time" else why
+            return End(why, f"{told}, at step {self.step()}", self.seconds)
+        if code < 0:
+            return End("killed", f"{_signal_name(-code)} at step {self.step()}", self.seconds)
+        return End("failed", self._error(code), self.seconds) if code else End("ok", None, self.seconds)
+
+    def _error(self, code: int) -> str:
+        """The line that says why: gantk's own message, or the last one of a traceback."""
+        lines = [line.strip() for line in self._text().splitlines() if line.strip()]
+        told = [line[5:].strip() for line in lines if line.startswith("error  ")]
+        last = told[-1] if told else lines[-1] if lines else f"exit code {code}, and nothing was printed"
+        return without_places(last)[:500]
+
+    def _text(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+    def _signal(self, number: int) -> None:
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, number)
+            elif self.process.poll() is None:
+                self.process.terminate()
+        except (ProcessLookupError, PermissionError):  # it has ended by itself
+            pass
+
+
+def now() -> str:
+    """The time of day with its zone, ISO 8601, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    reason = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
+    return f"killed by {name}" + (f" ({reason[name]})" if name in reason else "")

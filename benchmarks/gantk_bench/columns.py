@@ -1,0 +1,200 @@
+"""The columns of the bench page: what a cell says, the small print beneath it, and what it is sorted by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gantk.report.facts import duration, joules, short_time
+from gantk.report.figures import number
+from gantk.report.naming import baseline_name, digits, interval, metric_name
+from gantk_bench.systems import FIRST, Figure, Judgement, Line
+
+LARGEST = 1e308  # stands for infinity, which a page's script reads only under another name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in the table; `sort` is a number as text, "" for nothing, or words where the column has words."""
+
+    text: str = "–"
+    small: str = ""
+    sort: str = ""
+    tone: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table and what it says of a line."""
+
+    title: str
+    cell: Callable[[Line], Cell]
+    words: bool = False  # sorted as words, else as numbers
+    shown: bool = True
+    left: bool = False  # numbers are to the right, what is read to the left
+    falling: bool = False  # whether the first click sorts the largest first
+    note: str = ""
+
+
+def columns(lines: Sequence[Line]) -> list[Column]:
+    """The columns for these lines: all that any of them has a figure for."""
+    scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
+    metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
+    mains = {metric for line in lines for metric in line.main}
+    baselines = list(dict.fromkeys(name for line in lines for name in line.baselines))
+    found = [
+        Column("Recipe", _recipe, words=True),
+        Column("Direction", _direction, words=True),
+        Column(
+            "Verdict",
+            _verdict,
+            falling=True,
+            left=True,
+            note="against the best baseline, with the probability of being better",
+        ),
+        *(_metric_column(metric, metric in mains, lines) for metric in metrics),
+        Column("Best baseline", _best, note="of the main metric"),
+        *(_baseline_column(name) for name in baselines),
+        Column(
+            "Published", _published, left=True, note="figures of the system that the recipe reproduces, on its own data"
+        ),
+        Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
+        _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
+        _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
+        _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
+        _speed_column("Energy", "energy_j", joules, "of the device while training, where it tells"),
+        Column("Training", lambda line: _seconds(line.speed("seconds"))),
+        Column("Wall", lambda line: _seconds(line.wall), note="the whole process: training, scoring, writing"),
+        Column("Status", _status, words=True),
+    ]
+    empty = {"Published", "First step", "Memory", "Energy", "Step time"}
+    return [c for c in found if c.title not in empty or any(c.cell(line).sort for line in lines)]
+
+
+def sortable(value: float | None) -> str:
+    """A number that a script reads as one; "" for nothing."""
+    if value is None or math.isnan(value):
+        return ""
+    return repr(max(-LARGEST, min(LARGEST, value)))
+
+
+def _recipe(line: Line) -> Cell:
+    method = str(line.system.first("method") or "")
+    system = str(line.system.first("system") or "")
+    seeds = len(line.system.rows)
+    small = ", ".join(part for part in (method, f"{seeds} seeds" if seeds > 1 else "", system) if part)
+    return Cell(line.system.name, small, line.system.name, title=system)
+
+
+def _direction(line: Line) -> Cell:
+    plain, _, after = line.label.partition(", ")
+    return Cell(plain or "–", after, line.label)
+
+
+def _verdict(line: Line) -> Cell:
+    if not line.system.scored:
+        tone = "" if line.system.status == "skipped" else "bad"
+        return Cell(line.system.status, line.system.error, "-1", tone, title=line.system.error)
+    judged, unpaired = line.judgement, line.without_pairs
+    short = f"not in {', '.join(judged.short_in)}" if judged.short_in else ""
+    fair = f"without pairs: {_told(unpaired)}" if unpaired else ""
+    small = "; ".join(part for part in (short, fair) if part)
+    return Cell(_told(judged) or "not judged", small, sortable(judged.rank), judged.tone)
+
+
+def _told(judged: Judgement) -> str:
+    return judged.words + (f" (p\u00a0{judged.probability:.2f})" if judged.probability is not None else "")
+
+
+def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
+    entry = next((line.entry(metric) for line in lines if line.entry(metric)), {})
+    unit, falling = str(entry.get("unit") or ""), bool(entry.get("higher_is_better", True))
+    title = metric_name(metric) + (f" ({unit})" if unit else "")
+    return Column(title, lambda line: _score(line, metric), shown=shown, falling=falling, note=_sense(entry))
+
+
+def _sense(entry: dict) -> str:
+    higher = entry.get("higher_is_better")
+    sense = "" if higher is None else "higher is better" if higher else "lower is better"
+    return "; ".join(part for part in (sense, str(entry.get("definition") or "")) if part)
+
+
+def _score(line: Line, metric: str) -> Cell:
+    figure, entry = line.figure(metric), line.entry(metric)
+    if figure is None:
+        return Cell()
+    places = line.places(metric)
+    small = _spread(figure, places) if len(figure.values) > 1 else interval(entry, places)
+    better = line.best(metric)
+    rival = line.rival(better, metric) if better else None
+    title = f"{baseline_name(better)} {digits(rival.mean, places)}" if rival else ""
+    return Cell(digits(figure.mean, places), small, sortable(figure.mean), title=title)
+
+
+def _spread(figure: Figure, places: int) -> str:
+    return f"{digits(figure.low, places)} to {digits(figure.high, places)}"
+
+
+def _best(line: Line) -> Cell:
+    metric = next(iter(line.main), None)
+    name = line.best(metric) if metric else None
+    return _of_baseline(line, name, baseline_name(name)) if name else Cell()
+
+
+def _baseline_column(name: str) -> Column:
+    cell = lambda line: _of_baseline(line, name, "")  # noqa: E731
+    title = baseline_name(name)
+    return Column(title[:1].upper() + title[1:], cell, shown=False, falling=True)
+
+
+def _of_baseline(line: Line, name: str, called: str) -> Cell:
+    """A baseline's figures in the main metrics, sorted by the first."""
+    figures = [(metric, line.rival(name, metric)) for metric in line.main]
+    known = [(digits(f.mean, line.places(m)), f) for m, f in figures if f]
+    if not known:
+        return Cell()
+    return Cell(" / ".join(text for text, _ in known), called, sortable(known[0][1].mean))
+
+
+def _published(line: Line) -> Cell:
+    figures = [(metric, value) for metric, value in line.published.items()]
+    if not figures:
+        return Cell()
+    first = line.published.get("psnr", figures[0][1])
+    if all(metric in FIRST for metric, _ in figures):
+        values = (digits(line.published[m], 2) if m in line.published else "–" for m in FIRST)
+        return Cell(" / ".join(values), "", sortable(first))
+    told = [f"{metric_name(metric)} {number(value, 3)}" for metric, value in figures]
+    return Cell(told[0], ", ".join(told[1:]), sortable(first))
+
+
+def _step_time(line: Line) -> Cell:
+    steps = line.step_seconds
+    if steps is None:
+        return Cell()
+    ordered = sorted(steps.values)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    spread = f"{short_time(ordered[0])} to {short_time(ordered[-1])}" if len(ordered) > 1 else ""
+    return Cell(short_time(middle), spread, sortable(middle))
+
+
+def _speed_column(title: str, key: str, told: Callable[[float], str], note: str, *, falling: bool = False) -> Column:
+    def cell(line: Line) -> Cell:
+        figure = line.speed(key)
+        return Cell(told(figure.mean), "", sortable(figure.mean)) if figure else Cell()
+
+    return Column(title, cell, falling=falling, note=note)
+
+
+def _seconds(figure: Figure | None) -> Cell:
+    return Cell(duration(figure.mean), "", sortable(figure.mean)) if figure else Cell()
+
+
+def _status(line: Line) -> Cell:
+    failed, of = len(line.system.failed), len(line.system.rows)
+    if not failed:
+        return Cell("ok", "", "ok", "good")
+    words = line.system.status + (f", {failed} of {of} seeds" if of > 1 else "")
+    return Cell(words, "", words, "" if line.system.status == "skipped" else "bad", title=line.system.error)

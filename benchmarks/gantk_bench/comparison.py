@@ -1,0 +1,173 @@
+"""What changed between two benches: row by row, with the scores' own intervals as the measure of what counts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NO_CHANGE, BETTER, REGRESSION, CHANGED = "no change", "better", "REGRESSION", "changed"
+NEW, MISSING, OTHER = "new", "missing", "not comparable"
+
+SPEED_TOLERANCE = 0.2  # of the median step, where a training had the machine to itself
+SHARED_TOLERANCE = 0.5  # where others trained beside it: the same training then takes half as long again, or not
+MEMORY_TOLERANCE = 0.2  # of the peak
+SAME_MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One score of one row, before and now, and what to make of it."""
+
+    label: str
+    what: str  # "psnr a_to_b", "step", "memory", "row"
+    verdict: str  # one of the words above
+    before: float | None = None
+    now: float | None = None
+    unit: str = ""
+    reason: str = ""  # why it is no plain better or worse
+
+
+def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) -> list[Change]:
+    """What became of each row, matched by label: metrics, time of a step, memory; new and missing rows beside them.
+
+    A score has changed where 0 lies outside the 95 % interval of the difference, made of the two scores' own intervals
+    as if they were independent (Zou and Donner 2008, equations 7 and 8): wider than a paired one, so that what is
+    called a regression is one. Scores without an interval count as changed at any difference.
+    """
+    now, then = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
+    changes: list[Change] = []
+    for label, row in now.items():
+        if label not in then:
+            changes.append(Change(label, "row", NEW, reason="" if row["status"] == "ok" else row["status"]))
+        else:
+            changes += _changes_of(label, row, then[label])
+    return changes + [Change(label, "row", MISSING) for label in then if label not in now]
+
+
+def regressed(changes: Iterable[Change]) -> bool:
+    """Whether anything got worse."""
+    return any(change.verdict == REGRESSION for change in changes)
+
+
+def told(changes: Sequence[Change]) -> Iterator[str]:
+    """What differs, a line each; the last line counts them, and is `no change` where nothing differs."""
+    different = [change for change in changes if change.verdict != NO_CHANGE]
+    for change in different:
+        values = [_number(value, change.unit) for value in (change.before, change.now) if value is not None]
+        parts = [f"{change.verdict:<15}{change.label}", change.what if change.what != "row" else ""]
+        parts += [" -> ".join(values), f"({change.reason})" if change.reason else ""]
+        yield "  ".join(part for part in parts if part)
+    counts = Counter(change.verdict for change in different)
+    order = (REGRESSION, BETTER, CHANGED, OTHER, NEW, MISSING)
+    yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) or NO_CHANGE
+
+
+def _changes_of(label: str, row: dict[str, Any], then: dict[str, Any]) -> list[Change]:
+    if row["status"] != "ok" or then["status"] != "ok":
+        return [_of_status(label, row, then)]
+    for key, what in (("recipe_hash", "the recipe or its settings differ"), ("data_hash", "the data differ")):
+        if row.get(key) != then.get(key):
+            return [Change(label, "row", OTHER, reason=what)]
+    return [*_of_metrics(label, row, then), *_of_machine(label, row, then)]
+
+
+def _of_status(label: str, row: dict[str, Any], then: dict[str, Any]) -> Change:
+    """Rows of which one at least has no figures."""
+    if row["status"] == then["status"]:
+        return Change(label, "row", NO_CHANGE)
+    reason = f"{then['status']} before, {row['status']} now"
+    if then["status"] == "ok" and row["status"] != "skipped":
+        return Change(label, "row", REGRESSION, reason=f"{reason}: {row.get('error')}")
+    return Change(label, "row", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
+
+
+def _of_metrics(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
+    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, then))
+    for key in dict.fromkeys([*now, *before]):
+        what = f"{key[1]} {key[0]}"
+        if key not in before or key not in now:
+            yield Change(label, what, NEW if key in now else MISSING)
+        else:
+            yield _of_score(label, what, now[key], before[key])
+
+
+def _of_score(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
+    values = {"before": before.get("value"), "now": now.get("value"), "unit": now.get("unit") or ""}
+    if now.get("definition") != before.get("definition"):
+        return Change(label, what, OTHER, **values, reason="the metric is defined otherwise")
+    if values["before"] == values["now"]:
+        return Change(label, what, NO_CHANGE, **values)
+    if None in (values["before"], values["now"]):
+        return Change(label, what, MISSING if values["now"] is None else NEW, **values)
+    interval = _interval_of_difference(now, before)
+    if interval is None or now.get("higher_is_better") is None:
+        reason = "no interval" if interval is None else "neither direction is better"
+        return Change(label, what, CHANGED, **values, reason=reason)
+    if interval[0] <= 0 <= interval[1]:
+        return Change(label, what, NO_CHANGE, **values, reason="within the interval")
+    better = (interval[0] > 0) == bool(now["higher_is_better"])
+    return Change(label, what, BETTER if better else REGRESSION, **values)
+
+
+def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tuple[float, float] | None:
+    """95 % interval of now - before; None where one of the two has no interval of its own."""
+    if not now.get("ci95") or not before.get("ci95"):
+        return None
+    (low, high), (low_before, high_before) = now["ci95"], before["ci95"]
+    difference = now["value"] - before["value"]
+    below = math.hypot(now["value"] - low, high_before - before["value"])
+    above = math.hypot(high - now["value"], before["value"] - low_before)
+    return difference - below, difference + above
+
+
+def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
+    """Time of a step and memory, where both were measured on the same kind of machine in the same way."""
+    here, there = _measured(row), _measured(then)
+    differing = [key for key in here if here[key] != there[key]]
+    if differing:
+        yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
+        return
+    now, before = (r.get("speed", {}).get("step_seconds") or [] for r in (row, then))
+    if now and before:
+        yield _of_steps(label, now, before, SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE)
+    peaks = [r.get("speed", {}).get("peak_memory_gib") for r in (then, row)]
+    if None not in peaks:
+        ratio = peaks[1] / peaks[0] if peaks[0] else 1.0
+        yield Change(label, "memory", _beyond(ratio, MEMORY_TOLERANCE), *peaks, "GiB")
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """What two measurements of time have to share."""
+    return {key: row.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": row.get("jobs")}
+
+
+def _of_steps(label: str, now: Sequence[float], before: Sequence[float], tolerance: float) -> Change:
+    """Medians that differ by more than the tolerance, with middle halves that lie apart: a neighbour's load passes."""
+    medians = statistics.median(before), statistics.median(now)
+    verdict = _beyond(medians[1] / medians[0] if medians[0] else 1.0, tolerance)
+    (low, high), (low_before, high_before) = _middle_half(now), _middle_half(before)
+    overlap = low <= high_before and low_before <= high
+    verdict = NO_CHANGE if overlap else verdict
+    return Change(label, "step", verdict, 1000 * medians[0], 1000 * medians[1], "ms")
+
+
+def _beyond(ratio: float, tolerance: float) -> str:
+    """The verdict on something that is better when it is less, now divided by before."""
+    if ratio > 1 + tolerance:
+        return REGRESSION
+    return BETTER if ratio < 1 / (1 + tolerance) else NO_CHANGE
+
+
+def _middle_half(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    quarters = statistics.quantiles(values, n=4, method="inclusive")
+    return quarters[0], quarters[2]
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.4g}{' ' + unit if unit else ''}"

@@ -1,0 +1,107 @@
+"""Sweeps: `KEY=V1,V2` as values to be tried, and all combinations of several."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gantk.errors import UserError
+from gantk.recipe import Recipe
+
+SEED = "train.seed"  # the one key that makes the same experiment again, not another
+OPENING, CLOSING = "[{", "]}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of one key, as written and as TOML reads it."""
+
+    key: str
+    text: str
+    value: Any
+
+    @property
+    def setting(self) -> str:
+        """What `gantk run --set` takes."""
+        return f"{self.key}={self.text}"
+
+
+def parse_axis(text: str) -> list[Value]:
+    """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError where it is none."""
+    key, equals, values = text.partition("=")
+    key = key.strip()
+    if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
+        raise UserError(f"'{text}' is not key=values", where="--grid", remedy="for example --grid train.seed=0,1,2")
+    parts = [part.strip() for part in _split(values)]
+    if not all(parts):
+        raise UserError(
+            f"a value is missing in '{text}'", where="--grid", remedy="write the values with commas between"
+        )
+    read = [Value(key, part, _read(key, part)) for part in parts]
+    twice = [value.text for place, value in enumerate(read) if value.value in [v.value for v in read[:place]]]
+    if twice:
+        raise UserError(f"the value {twice[0]} stands twice in '{text}'", where="--grid", remedy="name each once")
+    return read
+
+
+def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tuple[Value, ...]]:
+    """All combinations of the axes' values, the seeds (0 to `seeds` - 1) varying fastest. UserError for a key twice."""
+    parsed = [parse_axis(axis) for axis in axes]
+    if seeds is not None:
+        parsed.append([Value(SEED, str(seed), seed) for seed in range(seeds)])
+    keys = [axis[0].key for axis in parsed]
+    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice == SEED and seeds is not None:
+        raise UserError("the seeds are given twice", where="--seeds, --grid train.seed", remedy="keep one of the two")
+    if twice:
+        raise UserError(f"the key '{twice}' is given twice", where="--grid", remedy=f"write --grid {twice}=V1,V2 once")
+    return itertools.product(*sorted(parsed, key=lambda axis: axis[0].key == SEED))
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key by its last parts: as many as tell it from the others."""
+    keys = list(keys)
+    return {key: next(end for end in _endings(key) if end == key or not _ends_another(end, key, keys)) for key in keys}
+
+
+def _endings(key: str) -> Iterator[str]:
+    """The last part, the last two, ... of a dotted key."""
+    parts = key.split(".")
+    return (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+
+
+def _ends_another(ending: str, key: str, keys: list[str]) -> bool:
+    return any(other != key and f".{other}".endswith(f".{ending}") for other in keys)
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that stand neither inside brackets nor inside quotes."""
+    parts, depth, quote, escaped = [""], 0, "", False
+    for letter in text:
+        if quote:
+            closing = letter == quote and not escaped
+            escaped = letter == "\\" and quote == '"' and not escaped
+            quote = "" if closing else quote
+        elif letter in "\"'":
+            quote = letter
+        depth += (letter in OPENING) - (letter in CLOSING) if not quote else 0
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _read(key: str, text: str) -> Any:
+    """As a recipe's setting is read."""
+    try:
+        tables: Any = Recipe({}).override([f"{key}={text}"]).tables
+    except UserError as error:
+        error.where = f"--grid {key}"
+        raise
+    for part in key.split("."):
+        tables = tables[part]
+    return tables

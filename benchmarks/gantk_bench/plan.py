@@ -1,0 +1,188 @@
+"""What a bench is going to do: a job for each recipe, combination and seed, all checked before the first one runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError
+from gantk.method import Method
+from gantk.recipe import Recipe, all_recipes, load_recipe, resolved
+from gantk.tables import Model
+from gantk_bench.grid import SEED, Value, combinations, short_keys
+from gantk_bench.suite import RecipeTable, Suite
+from gantk_bench.tomltext import settings_of, toml_value
+
+ABOUT = ("summary", "paper")  # what a recipe says of itself; it changes no figure
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to be: a recipe with all its settings, or the reason why it cannot run."""
+
+    label: str  # unique: `dualgan_t1t2 structure=1 seed=0`
+    recipe: str  # the recipe's name
+    source: str  # what `gantk run` is given: the name, or a path
+    profile: str | None
+    settings: tuple[str, ...]  # `key=value`, in the order in which they apply
+    values: tuple[Value, ...] = ()  # of the grid and the seeds; they apply last
+    data: str | None = None  # the folder or file that replaces the recipe's source
+    limit: float | None = None  # seconds
+    facts: dict[str, Any] = field(default_factory=dict)  # fields of the row that are known before it is trained
+    steps: int | None = None  # None where the recipe counts epochs
+    skip: str | None = None
+    problem: str | None = None  # found by the check; such a row has failed without having run
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `gantk run`."""
+        settings = [*self.settings, *(value.setting for value in self.values)]
+        words = [word for setting in settings for word in ("--set", setting)]
+        profile = ["--profile", self.profile] if self.profile else []
+        return [self.source, *profile, *words, *(["--data", self.data] if self.data else [])]
+
+    @property
+    def folder(self) -> str:
+        """The label as the name of a folder."""
+        slug = re.sub(r"[^\w.=+-]+", "-", self.label).strip("-.")
+        if slug == self.label.replace(" ", "-") and len(slug) <= 100:
+            return slug
+        return f"{slug[:90]}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"  # others may look the same
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for on the command line, for every recipe alike."""
+
+    grid: tuple[str, ...] = ()
+    seeds: int | None = None
+    settings: tuple[str, ...] = ()
+    data: str | None = None
+    limit: float | None = None
+
+
+def jobs_for(names: Sequence[str], suite: Suite, wish: Wish, *, named: bool) -> list[Job]:
+    """The jobs of some recipes; UserError where a setting, a key of the grid or a named recipe is wrong.
+
+    A recipe that was not `named` and is wrong by itself, a third party's perhaps, becomes a job with a problem.
+    """
+    choices = list(combinations(wish.grid, wish.seeds))
+    short = short_keys(value.key for value in choices[0])
+    jobs = [job for name in dict.fromkeys(names) for job in _jobs_of(name, suite, wish, choices, short, named)]
+    labels: dict[str, Job] = {}
+    for job in jobs:
+        other = labels.setdefault(job.label, job)
+        if other is not job:
+            what = f"'{other.source}' and '{job.source}' would both be the row '{job.label}'"
+            raise UserError(what, where="gantk bench", remedy="rename one of the files")
+    return jobs
+
+
+def _jobs_of(
+    name: str, suite: Suite, wish: Wish, choices: list[tuple[Value, ...]], short: dict[str, str], named: bool
+) -> list[Job]:
+    stem = Path(name).name.removesuffix(".toml")
+    own = suite.recipe.get(stem, RecipeTable())
+    job = Job(stem, stem, name, None, (), data=wish.data, limit=wish.limit or own.limit or suite.limit, skip=own.skip)
+    if own.skip:
+        return [job]
+    try:
+        loaded = load_recipe(name)
+        profile = _profile(loaded, suite, own)
+        loaded = loaded.override([], profile)
+        loaded.check()
+        settings = _suite_settings(loaded, suite, own, wish.data)
+        loaded = loaded if wish.data is None else loaded.with_data(wish.data)
+    except UserError as error:
+        if named:
+            raise
+        return [replace(job, problem=str(error))]
+    job = replace(job, profile=profile, settings=(*settings, *wish.settings))
+    return [_checked(loaded, job, values, short) for values in choices]
+
+
+def _profile(loaded: Recipe, suite: Suite, own: RecipeTable) -> str | None:
+    """The suite's where the recipe has it; one that the suite names for this recipe has to exist."""
+    if own.profile is not None:
+        return own.profile or None
+    profiles = loaded.tables.get("profile", {})
+    return suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
+
+
+def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None) -> tuple[str, ...]:
+    """The suite's settings, its metrics for this kind of method, its limit of steps, then the recipe's own."""
+    settings = list(settings_of(suite.set))
+    # what the suite says of a recipe's own source says nothing of the data that replace it
+    apart = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
+    try:
+        model = loaded.override(settings).check()
+        wanted = _metrics(model, suite)
+        if wanted:
+            settings.append(f"evaluate.metrics={toml_value(wanted)}")
+        long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
+        if long and not any(s.startswith(("train.steps=", "train.epochs=")) for s in apart):
+            settings.append(f"train.steps={suite.max_steps}")
+        loaded.override([*settings, *apart]).check()
+    except UserError as error:
+        raise error.at(f"{loaded.name}, suite {suite.name}") from None
+    return (*settings, *apart)
+
+
+def _metrics(model: Model, suite: Suite) -> list[Any]:
+    """What the suite scores this method by; [] leaves the recipe's own."""
+    method, scored = model.method.target, suite.metrics
+    kinds = ((Method.translate, method.translate, scored.translate), (Method.sample, method.sample, scored.noise))
+    return [metric for missing, own, metrics in kinds if own is not missing for metric in metrics or ()]
+
+
+def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
+    """The job of one combination; UserError where a setting or a value does not fit the recipe."""
+    try:
+        model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
+    except UserError as error:
+        raise error.at(job.recipe) from None
+    label = " ".join([job.recipe, *(f"{short[value.key]}={''.join(value.text.split())}" for value in values)])
+    facts = facts_of(model, job.data) | {"grid": {value.key: value.value for value in values if value.key != SEED}}
+    return replace(job, label=label, values=values, facts=facts, steps=model.train.steps)
+
+
+def facts_of(model: Model, data: str | None) -> dict[str, Any]:
+    """What a row says of its recipe."""
+    method, paper = model.method.target, model.paper
+    return {
+        "summary": model.summary,
+        "seed": model.train.seed,
+        "method": model.method.name,
+        "domains": list(model.data.domains),
+        "paired": bool(method.paired),
+        "published": paper.get("published"),
+        "system": paper.get("system"),
+        "recipe_hash": recipe_hash(resolved(model), data),
+    }
+
+
+def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:
+    """SHA-256 of a resolved recipe's canonical JSON, in hex, without what it says of itself.
+
+    `data`, the path that replaced its source, counts by its last name: the same folder may lie elsewhere.
+    """
+    kept = {key: value for key, value in tables.items() if key not in ABOUT}
+    if data is not None:
+        kept["data"] = kept["data"] | {"source": {"name": kept["data"]["source"]["name"], "path": Path(data).name}}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_names(names: Iterable[str], everything: bool, suite: Suite) -> tuple[list[str], bool]:
+    """(recipes to run, whether they were named one by one); UserError where neither or both were asked for."""
+    named = list(names)
+    if everything and named:
+        raise UserError("--all already means every recipe", where="gantk bench", remedy="leave the names or --all out")
+    if not everything and not named:
+        remedy = "name recipes of `gantk recipes`, or say --all"
+        raise UserError("no recipe was named", where="gantk bench", allowed="recipes or --all", remedy=remedy)
+    return (named, True) if named else (suite.recipes or sorted(all_recipes()), False)

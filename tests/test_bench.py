@@ -1,0 +1,390 @@
+"""`gantk bench`: a row for every recipe whatever becomes of it, kept at once, resumed, swept and compared."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+import gantk_bench
+from gantk.errors import GantkError, UserError
+from gantk_bench import child, running
+from gantk_bench.rows import read_rows
+
+SUITE = """
+jobs = 2
+threads = 1
+limit = 300
+[metrics]
+translate = ["psnr", "ssim"]
+noise = ["kid"]
+"""
+
+# Stands in for `python -m gantk` where the training itself is not what is tested: it leaves what a run leaves, or ends
+# as the recipe's file name says.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+words = sys.argv[2:]
+name, out = pathlib.Path(words[0]).stem, pathlib.Path(words[words.index("--out") + 1])
+said = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "--set")
+out.mkdir(parents=True)
+(out / "pid").write_text(str(os.getpid()))
+log = lambda line: (out / "log.jsonl").open("a").write(json.dumps(line) + "\\n")
+print("train    dualgan, 0.1 M weights, 4 steps, cpu fp32, 1 threads", flush=True)
+log({"step": 2, "seconds": 1.5, "images_per_s": 1.0, "losses": {}})
+log({"step": 2, "validation": {"a_to_b": {"psnr": 11.0}}})
+if name == "fails":
+    print("error    the loss 'cycle' is not finite at step 2.  (/home/somebody/runs/fails)", file=sys.stderr)
+    sys.exit(1)
+if name == "crashes":
+    raise RuntimeError("a bug")
+if name in ("hangs", "stubborn"):
+    if name == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("waits", flush=True)
+    time.sleep(600)
+if name == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+value = 20.0 + float(said.get("method.cycle", 0)) + int(said.get("train.seed", 0)) + float(os.environ.get("SHIFT", 0))
+score = {"value": value, "ci95": [value - 0.5, value + 0.5], "n": 4, "unit": "dB", "definition": "psnr",
+         "higher_is_better": True}
+result = {"metrics": {"a_to_b": {"psnr": score}}, "baselines": {"identity": {"a_to_b": {"psnr": score}}},
+          "verdict": {"a_to_b": {"psnr": {"better": True, "best_baseline": "identity", "probability": 0.9}}},
+          "speed": {"images_per_s": 1.0, "seconds": 1.5, "steps": 4, "step_seconds": [0.1, 0.1, 0.1],
+                    "peak_memory_gib": 0.5}}
+(out / "metrics.json").write_text(json.dumps(result))
+(out / "split.json").write_text(json.dumps({"splits": {"test": ["head-1"]}}))
+(out / "environment.json").write_text(json.dumps({"gantk": "0.1", "python": "3", "packages": {"torch": "2"},
+    "device": "cpu", "cpu": "a cpu", "threads": int(os.environ["OMP_NUM_THREADS"]), "precision": "fp32"}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder with the small suite in it, to be in."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SUITE, "utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def stand_in(here, monkeypatch) -> Path:
+    """Children run the stand-in; the file with its source."""
+    path = here / "stand_in.py"
+    path.write_text(STAND_IN, "utf-8")
+    monkeypatch.setattr(child, "PROGRAM", (sys.executable, str(path)))
+    monkeypatch.setattr(child, "GRACE", 0.3)
+    monkeypatch.setattr(running, "LOOK_EVERY", 0.02)
+    return path
+
+
+@pytest.fixture
+def recipe(here, tiny_recipe):
+    """`recipe("fails")` writes the tiny recipe under that name; its file name."""
+
+    def write(name: str = "tiny") -> str:
+        (here / f"{name}.toml").write_text(tomli_w.dumps(tiny_recipe), "utf-8")
+        return f"{name}.toml"
+
+    return write
+
+
+@pytest.fixture
+def bench(gantk):
+    """`gantk bench ...` with the small suite, on the CPU, into the folder `out`."""
+    return lambda *words: gantk("bench", *words, "--suite", "small.toml", "--device", "cpu", "--out", "out")
+
+
+def rows(folder: str = "out") -> dict[str, dict]:
+    return {row["label"]: row for row in read_rows(Path(folder, "rows.jsonl"))}
+
+
+# ---- real trainings ------------------------------------------------------------------------------
+
+
+def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(bench, recipe, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    done = bench(recipe(), "--json", "copy.jsonl")
+    assert done.code == 0, done.out + done.err
+    (row,) = rows().values()
+    assert (row["format"], row["suite"], row["recipe"], row["label"]) == (1, "small", "tiny", "tiny")
+    assert (row["status"], row["error"], row["run"], row["peer"]) == ("ok", None, "runs/tiny", None)
+    assert (row["method"], row["domains"], row["paired"], row["seed"]) == ("dualgan", ["T1", "T2"], False, 0)
+    assert {"psnr", "ssim"} <= row["metrics"]["a_to_b"].keys() and "mae" not in row["metrics"]["a_to_b"]
+    assert row["baselines"]["identity"]["b_to_a"]["psnr"]["value"] > 0
+    assert row["speed"]["steps"] == 4 and row["machine"]["threads"] == 1
+    assert [point["step"] for point in row["curve"]] == [0, 4] and row["curve"][1]["seconds"] > 0
+    assert row["versions"]["torch"] and row["versions"]["python"]
+    assert len(row["recipe_hash"]) == len(row["data_hash"]) == 64
+    assert str(Path.cwd()) not in json.dumps(row) and str(Path.home()) + "/" not in json.dumps(row)
+    assert Path("copy.jsonl").read_bytes() == Path("out/rows.jsonl").read_bytes()
+    assert Path("out/runs/tiny/report.html").is_file() and Path("out/bench.md").is_file()
+    assert "dualgan, 0.0 M weights" in Path("out/logs/tiny.txt").read_text("utf-8")
+    assert "tiny" in done.out and "psnr" in done.out and "out/rows.jsonl" in done.out
+
+
+@pytest.mark.slow
+def test_measured_again_nothing_changes(bench, recipe):
+    bench(recipe())
+    first = rows()["tiny"]
+    again = bench("tiny.toml", "--against", "out/rows.jsonl")
+    second = rows()["tiny"]
+    same = ("metrics", "baselines", "verdict", "recipe_hash", "data_hash")
+    assert {key: first[key] for key in same} == {key: second[key] for key in same}
+    assert not [line for line in again.out.splitlines() if "psnr" in line and "REGRESSION" in line]
+
+
+@pytest.mark.slow
+def test_a_real_training_that_fails_leaves_the_other_alone_and_an_endless_one_is_stopped(bench, recipe, tiny_recipe):
+    tiny_recipe["train"]["steps"] = 1_000_000
+    recipe("endless")
+    tiny_recipe["train"]["steps"] = 4
+    tiny_recipe["data"]["source"]["subjects"] = 1
+    recipe("nobody")
+    tiny_recipe["data"]["source"]["subjects"] = 6
+    assert bench(recipe(), "nobody.toml").code == 1
+    assert bench("endless.toml", "--limit", "20").code == 1
+    found = rows()
+    assert {label: row["status"] for label, row in found.items()} == {
+        "tiny": "ok", "nobody": "failed", "endless": "out of time"
+    }  # fmt: skip
+    assert "Traceback" not in Path("out/logs/nobody.txt").read_text("utf-8")
+    assert "subject" in found["nobody"]["error"] or "patient" in found["nobody"]["error"]
+
+
+# ---- how children end ----------------------------------------------------------------------------
+
+
+def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench, recipe):
+    names = ("fails", "crashes", "dies", "tiny")
+    done = bench(*map(recipe, names))
+    assert done.code == 1
+    found = rows()
+    assert list(found) == list(names)  # in the order of the command, whoever was first
+    assert {label: row["status"] for label, row in found.items()} == {
+        "fails": "failed", "crashes": "failed", "dies": "killed", "tiny": "ok"
+    }  # fmt: skip
+    assert found["fails"]["error"] == "the loss 'cycle' is not finite at step 2.  (fails)"
+    assert found["crashes"]["error"] == "RuntimeError: a bug"
+    assert found["dies"]["error"] == "killed by SIGKILL (perhaps it ran out of memory) at step 2"
+    assert {"format", "settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].keys()
+    assert "metrics" not in found["fails"] and found["tiny"]["metrics"]["a_to_b"]["psnr"]["value"] == 20.0
+    assert "RuntimeError: a bug" in Path("out/logs/crashes.txt").read_text("utf-8")
+    for line in ("fails: the loss", "crashes: RuntimeError", "dies: killed by SIGKILL"):
+        assert line in done.out
+
+
+@pytest.mark.parametrize("name", ["hangs", "stubborn"])
+def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_not_listen(stand_in, bench, recipe, name):
+    done = bench(recipe(name), "--limit", "0.5")
+    assert done.code == 1
+    row = rows()[name]
+    assert (row["status"], row["error"]) == ("out of time", "longer than 0.5 s, at step 2")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path(f"out/runs/{name}/pid").read_text()), 0)
+
+
+def test_a_run_that_says_it_is_done_and_left_no_figures_has_failed(stand_in, bench, recipe):
+    stand_in.write_text(STAND_IN.replace('(out / "split.json")', '(out / "other.json")'), "utf-8")
+    assert bench(recipe()).code == 1
+    row = rows()["tiny"]
+    assert row["status"] == "failed" and "split.json" in row["error"] and str(Path.cwd()) not in row["error"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_ctrl_c_stops_the_children_keeps_the_rows_and_says_how_to_go_on(stand_in, recipe, number, here):
+    look = (
+        f"import gantk_bench.child as child; child.PROGRAM = ({sys.executable!r}, {str(stand_in)!r}); "
+        "from gantk.cli import main; main()"
+    )
+    words = ["bench", recipe(), recipe("hangs"), "--suite", "small.toml", "--jobs", "1", "--out", "out"]
+    bench = subprocess.Popen(
+        [sys.executable, "-c", look, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in bench.stdout:
+        if line.startswith("start") and "hangs" in line:
+            break
+    os.kill(bench.pid, number)
+    _, told = bench.communicate(timeout=300)
+    assert bench.returncode == 130
+    assert told.strip().startswith("stop  stopped after 1 of 2 rows, which are kept in out.") and "--resume" in told
+    assert "Traceback" not in told
+    assert {label: row["status"] for label, row in rows().items()} == {"tiny": "ok"}
+    pid = Path("out/runs/hangs/pid")
+    if pid.is_file():  # or it was stopped before it had written it
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+
+
+def test_a_full_disk_is_one_message_and_the_rows_written_before_stay(stand_in, recipe, bench, monkeypatch):
+    written = []
+
+    def until_full(path, content):
+        if len(written) == 2:  # the empty file, the first row
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        path.write_bytes(content)
+
+    monkeypatch.setattr("gantk_bench.rows.write_file", until_full)
+    with pytest.raises(GantkError, match="cannot be written to 'out/rows.jsonl': No space left on device") as caught:
+        gantk_bench.bench([recipe(), recipe("other"), recipe("third")], suite="small.toml", jobs=1, out="out")
+    assert caught.value.exit_code == 1 and "--resume" in str(caught.value)
+    assert list(rows()) == ["tiny"]
+
+
+# ---- resuming ------------------------------------------------------------------------------------
+
+
+def test_resume_measures_only_what_is_not_done(stand_in, bench, recipe):
+    bench(recipe(), recipe("fails"))
+    before = rows()
+    stand_in.write_text(STAND_IN.replace('name == "fails"', "False"), "utf-8")
+    done = bench("tiny.toml", "fails.toml", recipe("third"), "--resume")
+    assert done.code == 0 and "resume   1 rows are done already" in done.out
+    assert rows()["tiny"] == before["tiny"]
+    assert [row["status"] for row in rows().values()] == ["ok"] * 3
+
+
+def test_resume_measures_anew_what_has_other_settings(stand_in, bench, recipe):
+    bench(recipe())
+    assert "done already" in bench("tiny.toml", "--resume").out
+    changed = bench("tiny.toml", "--resume", "--set", "method.cycle=3.0")
+    assert "done already" not in changed.out
+    assert rows()["tiny"]["metrics"]["a_to_b"]["psnr"]["value"] == 23.0
+    assert rows()["tiny"]["settings"][-1] == "method.cycle=3.0"
+
+
+def test_without_resume_all_is_measured_anew_and_the_rows_of_before_are_kept_aside(
+    stand_in, bench, recipe, monkeypatch
+):
+    bench(recipe(), recipe("other"))
+    first = Path("out/rows.jsonl").read_bytes()
+    monkeypatch.setenv("SHIFT", "1")
+    bench("tiny.toml")
+    values = {label: row["metrics"]["a_to_b"]["psnr"]["value"] for label, row in rows().items()}
+    assert values == {"other": 20.0, "tiny": 21.0}
+    assert Path("out/rows.before.jsonl").read_bytes() == first
+
+
+# ---- seeds and sweeps ----------------------------------------------------------------------------
+
+
+def test_seeds_are_rows_with_their_mean_and_spread(stand_in, bench, recipe):
+    done = bench(recipe(), "--seeds", "3")
+    assert [row["seed"] for row in rows().values()] == [0, 1, 2]
+    assert list(rows()) == ["tiny seed=0", "tiny seed=1", "tiny seed=2"]
+    assert "tiny, 3 seeds" in done.out and "psnr 21 ± 1" in done.out
+    assert len({row["recipe_hash"] for row in rows().values()}) == 3
+
+
+def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench, recipe):
+    done = bench(recipe(), "--grid", "method.cycle=0,5.5", "--grid", "train.seed=0,1")
+    assert done.code == 0
+    assert {label: row["metrics"]["a_to_b"]["psnr"]["value"] for label, row in rows().items()} == {
+        "tiny cycle=0 seed=0": 20.0,
+        "tiny cycle=0 seed=1": 21.0,
+        "tiny cycle=5.5 seed=0": 25.5,
+        "tiny cycle=5.5 seed=1": 26.5,
+    }
+    assert rows()["tiny cycle=5.5 seed=1"]["grid"] == {"method.cycle": 5.5}
+    assert "tiny cycle=5.5, 2 seeds" in done.out
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+
+
+def test_against_equal_rows_says_no_change(stand_in, bench, recipe):
+    bench(recipe())
+    done = bench("tiny.toml", "--against", "out/rows.jsonl")
+    assert done.code == 0 and "\nno change\n" in done.out
+
+
+def test_against_better_rows_names_the_regression_and_ends_with_1(stand_in, bench, recipe, monkeypatch):
+    bench(recipe())
+    monkeypatch.setenv("SHIFT", "-3")
+    done = bench("tiny.toml", "--against", "out/rows.jsonl")
+    assert done.code == 1
+    assert "REGRESSION     tiny  psnr a_to_b  20 dB -> 17 dB" in done.out and "\n1 REGRESSION\n" in done.out
+
+
+def test_recipes_that_were_not_named_are_not_missed(stand_in, bench, recipe):
+    bench(recipe(), recipe("other"))
+    assert "missing" not in bench("tiny.toml", "--against", "out/rows.jsonl").out
+
+
+# ---- what is wrong is said before anything runs --------------------------------------------------
+
+WRONG = {
+    "no recipe": ([], "no recipe was named"),
+    "names and all": (["tiny.toml", "--all"], "--all already means every recipe"),
+    "an unknown recipe": (["dualgan_t1t3"], "there is no recipe 'dualgan_t1t3'"),
+    "a grid that is none": (["tiny.toml", "--grid", "method.cycle"], "'method.cycle' is not key=values"),
+    "an unknown key of the grid": (["tiny.toml", "--grid", "method.cycel=0,1"], "Did you mean 'cycle'?"),
+    "a value that does not fit": (["tiny.toml", "--grid", "train.steps=4,many"], "train.steps"),
+    "seeds twice": (["tiny.toml", "--seeds", "2", "--grid", "train.seed=0,1"], "the seeds are given twice"),
+    "a key twice": (["tiny.toml", "--grid", "method.cycle=0", "--grid", "method.cycle=1"], "is given twice"),
+    "an unknown key": (["tiny.toml", "--set", "train.step=3"], "Did you mean 'steps'?"),
+    "rows that are not there": (["tiny.toml", "--against", "nothing.jsonl"], "'nothing.jsonl' cannot be read"),
+    "rows that are none": (["tiny.toml", "--against", "small.toml"], "this line is no row of a bench"),
+    "a copy into no folder": (["tiny.toml", "--json", "no/rows.jsonl"], "there is no folder 'no'"),
+    "data that are not there": (["tiny.toml", "--data", "nothing"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize("words, told", WRONG.values(), ids=WRONG)
+def test_a_mistake_is_one_message_before_anything_runs(stand_in, bench, recipe, words, told):
+    recipe()
+    done = bench(*words)
+    assert done.code == 2, done.out
+    assert told in done.err and len(done.err.strip().splitlines()) == 1
+    assert not Path("out/runs/tiny").exists()
+
+
+def test_a_folder_with_other_things_is_not_taken_over(stand_in, bench, recipe, here):
+    (here / "out" / "runs" / "tiny").mkdir(parents=True)
+    (here / "out" / "runs" / "tiny" / "precious").write_text("mine")
+    done = bench(recipe())
+    assert done.code == 2 and "is not a bench folder" in done.err
+    assert Path("out/runs/tiny/precious").read_text() == "mine"
+
+
+def test_a_device_that_is_not_there_is_said_once(stand_in, gantk, recipe):
+    done = gantk("bench", recipe(), "--suite", "small.toml", "--device", "abacus", "--out", "out")
+    assert done.code == 2 and "'abacus' is not a device" in done.err
+
+
+def test_two_files_of_one_name_cannot_share_a_row(stand_in, bench, recipe, here):
+    recipe()
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "tiny.toml").write_bytes(Path("tiny.toml").read_bytes())
+    done = bench("tiny.toml", "elsewhere/tiny.toml")
+    assert done.code == 2 and "would both be the row 'tiny'" in done.err
+
+
+# ---- data and the API ----------------------------------------------------------------------------
+
+
+def test_all_recipes_train_on_the_data_that_are_given_and_a_row_does_not_say_where_they_lie(
+    stand_in, bench, recipe, here, pictures
+):
+    for number, name in enumerate(("trainA", "trainB")):
+        pictures(here / "heads" / name, 4, seed=number)
+    seen = 'open(out / "words", "w").write(" ".join(words))\n'
+    stand_in.write_text(STAND_IN + seen, "utf-8")
+    assert bench(recipe(), "--data", "heads").code == 0
+    assert f"--data {here / 'heads'}" in Path("out/runs/tiny/words").read_text()
+    assert str(here) not in json.dumps(rows()["tiny"])
+
+
+def test_the_python_function_gives_the_rows(stand_in, recipe):
+    outcome = gantk_bench.bench([recipe()], suite="small.toml", out="out", seeds=2, device="cpu")
+    assert outcome.good and [row["label"] for row in outcome.rows] == ["tiny seed=0", "tiny seed=1"]
+    with pytest.raises(UserError, match="no recipe was named"):
+        gantk_bench.bench(suite="small.toml")
