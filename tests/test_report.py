@@ -20,6 +20,7 @@ from gantk.report import build, pictures, write_animation, write_report
 from gantk.report.facts import duration
 from gantk.report.figures import chart, nice_ticks, number
 from gantk.report.folder import read_run
+from gantk.report.naming import metric_name
 from gantk.report.pictures import ERROR_CEILING, error_map, evenly
 
 RECIPE = """\
@@ -210,21 +211,21 @@ def test_every_picture_has_words_for_those_who_cannot_see_it(tmp_path):
 
 def test_a_model_that_beats_the_baselines_is_said_to(tmp_path):
     page = report(make_run(tmp_path / "run", metrics=scored()))
-    assert "The model beats the best trivial baseline in both directions." in page.words
+    assert "The model beats the best baseline in both directions." in page.words
     assert "headline good" in page.having("class")
     assert "24.31 dB 95% interval 23.81 to 24.81 better than 18.50 dB, identity" in page.words
 
 
 def test_a_model_that_does_not_beat_them_is_said_to_in_red(tmp_path):
     page = report(make_run(tmp_path / "run", metrics=scored(better=False)))
-    assert "The model does not beat the best trivial baseline on PSNR for T2 → T1." in page.words
+    assert "The model does not beat the best baseline on PSNR for T2 → T1." in page.words
     assert "headline bad" in page.having("class")
     assert "not better than 21.60 dB, identity" in page.words
 
 
 def test_a_lead_within_chance_is_not_called_a_win(tmp_path):
     page = report(make_run(tmp_path / "run", metrics=scored(probability=0.71)))
-    assert "The model beats the best trivial baseline, within chance on PSNR for T2 → T1." in page.words
+    assert "The model beats the best baseline, within chance on PSNR for T2 → T1." in page.words
     assert "(in 71% of the draws)" in page.words
 
 
@@ -240,6 +241,146 @@ def test_infinite_and_absent_scores_are_shown_as_such(tmp_path):
     metrics["metrics"]["b_to_a"]["psnr"] |= {"value": None, "ci95": None, "corrected": None}
     page = report(make_run(tmp_path / "run", metrics=metrics))
     assert "model ∞ 25.31" in page.words
+
+
+def test_a_loss_to_a_baseline_that_was_fitted_on_pairs_says_what_holds_without_pairs(tmp_path):
+    metrics = scored(better=False, probability=0.02)
+    fair = {"better": True, "best_baseline": "identity", "probability": 0.99}
+    metrics["verdict"]["b_to_a"]["psnr"] |= {"best_baseline": "regression", "without_pairs": fair}
+    metrics["baselines"]["regression"] = {"b_to_a": {"psnr": score(23.9)}}
+    page = report(make_run(tmp_path / "run", metrics=metrics))
+    words = "does not beat the best baseline on PSNR for T2 → T1; it beats the best of those that needed no pairs."
+    assert words in page.words and "headline bad" in page.having("class")
+    assert "not better than 23.90 dB, L1 U-Net regression without pairs: better than 21.60 dB, identity" in page.words
+    assert "unpaired good" in page.having("class")
+
+
+def test_what_was_beaten_with_pairs_is_not_told_again_without(tmp_path):
+    metrics = scored()
+    verdict = metrics["verdict"]["a_to_b"]["psnr"]
+    verdict |= {"best_baseline": "regression", "without_pairs": dict(verdict)}
+    assert "without pairs:" not in report(make_run(tmp_path / "run", metrics=metrics)).words
+
+
+def test_many_scores_are_counted_instead_of_listed(tmp_path):
+    metrics, lost = scored(), {"better": False, "best_baseline": "identity", "probability": 0.0}
+    for name in ("ssim", "mae", "nrmse", "lpips", "psnr_foreground"):
+        metrics["metrics"]["a_to_b"][name] = score(1.0)
+        metrics["verdict"]["a_to_b"][name] = lost
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+    assert "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words
+
+
+def test_regions_have_cards_of_their_own_and_are_folded_in_the_verdict(tmp_path):
+    metrics = scored()
+    for name in ("psnr_foreground", "ms_ssim_lesion", "kid_random"):
+        metrics["metrics"]["a_to_b"][name] = score(20.0)
+    page = report(make_run(tmp_path / "run", metrics=metrics))
+    assert re.search("Whole image PSNR .* Foreground PSNR foreground .* Lesion MS-SSIM lesion", page.words)
+    assert "Sets of images KID random" in page.words
+    assert "foreground: 0 of 1 better than the best baseline" in page.words
+
+
+def test_a_run_with_one_kind_of_score_needs_no_headings(tmp_path):
+    assert "Whole image" not in report(make_run(tmp_path / "run", metrics=scored())).words
+
+
+def test_a_score_is_told_per_slice_and_volume_and_in_the_units_of_the_images(tmp_path):
+    metrics = scored()
+    metrics["metrics"]["a_to_b"]["psnr"] |= {
+        "per": {"slice": {"value": 24.1, "ci95": [23.9, 24.3], "n": 96},
+                "volume": {"value": 23.8, "ci95": None, "n": 8, "how": "pooled-over-slices"}},
+        "in_units": {"value": 61.2, "ci95": [58.0, 64.0], "unit": "HU", "definition": "mae/hounsfield-intensities"},
+    }  # fmt: skip
+    page = report(make_run(tmp_path / "run", metrics=metrics))
+    assert "per slice 24.10 23.90 to 24.30 n = 96 per volume 23.80 n = 8 in HU 61.20 58.00 to 64.00" in page.words
+    assert {"pooled over slices", "mae/hounsfield-intensities"} <= set(page.having("title"))
+
+
+def test_precision_recall_density_and_coverage_share_one_card(tmp_path):
+    metrics = scored()
+    for name, value in {"precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6}.items():
+        metrics["metrics"]["a_to_b"][f"{name}_random"] = score(value) | {"unit": "", "ci95": None}
+        metrics["baselines"]["identity"]["a_to_b"][f"{name}_random"] = score(0.1) | {"unit": "", "ci95": None}
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+    assert "Nearest neighbours, random higher is better scored Precision Recall Density Coverage" in words
+    assert "model 0.800 0.700 0.900 0.600 identity 0.100 0.100 0.100 0.100" in words
+
+
+def selected() -> tuple[list[dict], dict]:
+    """Log lines of three judged saves, and the best.json that follows from them."""
+    entries = [
+        {"step": step, "a_to_b": {"kid_random": kid, "structure": 0.3}, "score": kid} | more
+        for step, kid, more in (
+            (10, 0.2, {"barred": "a_to_b: the outputs are all alike"}),
+            (20, 0.3, {}),
+            (40, 0.4, {}),
+        )
+    ]
+    log = [{"step": e["step"], "selection": {k: v for k, v in e.items() if k != "step"}} for e in entries]
+    return log, {"step": 20, "rule": "nearest to ideal", "higher_is_better": False, "table": entries}
+
+
+def test_the_choice_of_the_checkpoint_is_drawn_marked_and_explained(tmp_path):
+    log, best = selected()
+    run = make_run(tmp_path / "run", log=[*log_lines(), *log])
+    (run / "best.json").write_text(json.dumps(best))
+    page = report(run)
+    assert "Step 20 was chosen: nearest to ideal" in page.words and "Best checkpoint step 20 of 40" in page.words
+    names = [chart["names"] for chart in page.data["charts"]]
+    assert ["score"] in [[name.lower() for name in each] for each in names]
+    assert page.having("title").count("chosen checkpoint, step 20") >= 3
+    assert "Step Score T1 → T2 KID random T1 → T2 Structure Barred" in page.words
+    assert "10 0.2 0.2 0.3 a_to_b: the outputs are all alike" in page.words
+
+
+def test_a_choice_among_bad_checkpoints_is_no_praise(tmp_path):
+    _, best = selected()
+    run = make_run(tmp_path / "run")
+    (run / "best.json").write_text(json.dumps(best | {"step": 10}))
+    assert "even the chosen one was barred (a_to_b: the outputs are all alike)" in report(run).words
+
+
+def test_an_unreadable_choice_is_named_and_nothing_is_claimed(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "best.json").write_text("[1, 2]")
+    page = report(run)
+    assert "best.json could not be read" in page.words and "was chosen" not in page.words
+
+
+def test_speed_is_told_with_its_spread(tmp_path):
+    metrics = scored()
+    metrics["speed"] |= {"step_seconds": [0.02, 0.025, 0.04], "first_step_s": 6.4, "peak_memory_gib": 1.31,
+                         "energy_j": 48210.0}  # fmt: skip
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+    assert "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB Energy 48.2 kJ" in words
+
+
+def test_figures_that_were_not_measured_are_left_out(tmp_path):
+    metrics = scored()
+    metrics["speed"] |= {"step_seconds": [], "first_step_s": None, "peak_memory_gib": None, "energy_j": None}
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+    assert not re.search("Step time|First step|Peak memory|Energy", words)
+
+
+def test_the_rejection_curve_of_an_uncertainty_is_drawn(tmp_path):
+    curve = {"kept": [1.0, 0.95, 0.9], "error": [0.06, 0.05, 0.04], "oracle": [0.06, 0.04, 0.03], "random": [0.06] * 3}
+    judged = {"kind": "flips", "auroc": score(0.83), "rejection": curve}
+    page = report(make_run(tmp_path / "run", metrics=scored() | {"uncertainty": {"a_to_b": judged}}))
+    (drawn,) = [c for c in page.data["charts"] if c["x"] == "{} % set aside"]
+    assert drawn["steps"] == [0, 5, 10] and drawn["values"][0] == curve["error"]
+    assert drawn["names"] == ["by uncertainty", "by error itself", "at random"]
+    assert "Error that is left" in page.words and "Uncertainty against error" in page.words
+
+
+def test_series_measured_at_different_places_are_read_off_between_their_points():
+    drawn = chart("x", {"a": {0: 0.0, 4: 4.0}, "b": {2: 5.0}}, joined=True)
+    assert [curve.values for curve in drawn.curves] == [(0.0, 2.0, 4.0), (None, 5.0, None)]
+
+
+def test_names_of_metrics_read_as_the_field_writes_them():
+    names = {"ms_ssim_lesion": "MS-SSIM lesion", "kid_random": "KID random", "lesion_contrast": "Lesion contrast"}
+    assert {name: metric_name(name) for name in names} == names
 
 
 def test_an_interrupted_run_says_that_it_has_no_metrics(tmp_path):

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from gantk.files import write_file
+from gantk.report.cards import cards
 from gantk.report.facts import alarms, commands, environment, facts, method_name, missing, split_summary, title
 from gantk.report.figures import Chart, chart, number
 from gantk.report.folder import RunRecord, read_run
+from gantk.report.naming import metric_name
 from gantk.report.pictures import ERROR_CEILING, Block, error_scale, sample_blocks
-from gantk.report.scores import SURE, cards, headline, metric_name, verdicts
+from gantk.report.selection import chosen
+from gantk.report.verdicts import SURE, headline, verdicts
+from gantk.report.web import render
 
-HERE = Path(__file__).parent
 TOML_TOKEN = re.compile(
     r'(?P<string>"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\')'
     r"|(?P<comment>#[^\n]*)"
@@ -36,13 +37,8 @@ def write_report(run: Path) -> Path:
 
 
 def page(run: RunRecord) -> str:
-    """The page's HTML: all that comes from the run is escaped, and a script other than the page's own is refused."""
-    templates = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return templates.get_template("page.html.j2").render(**_story(run), style=style, script=script, digest=digest)
+    """The page's HTML."""
+    return render("page.html.j2", _story(run))
 
 
 def _story(run: RunRecord) -> dict[str, Any]:
@@ -67,7 +63,8 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "blocks": blocks,
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
-        "curves": curves,
+        "curves": _numbered(curves),
+        "best": chosen(run),
         "marks": _marks(run),
         "alarms": alarms(run),
         "recipe": toml_markup(run.recipe_text),
@@ -88,13 +85,45 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         chart(metric_name(metric), {run.label(key): points for key, points in by_direction.items()})
         for metric, by_direction in run.log.validation.items()
     ]
-    return {"losses": [c for c in losses if c], "validation": [c for c in validation if c]}
+    selection = [
+        chart(
+            metric_name(name),
+            {run.label(key) if key else metric_name(name): points for key, points in by_direction.items()},
+        )
+        for name, by_direction in run.log.selection.items()
+    ]
+    groups = {"losses": losses, "validation": validation, "selection": selection, "rejection": _rejection(run)}
+    return {section: [c for c in charts if c] for section, charts in groups.items()}
+
+
+def _numbered(curves: dict[str, list[Chart]]) -> dict[str, list[tuple[int, Chart]]]:
+    """Each chart with its place in the list that the page's script reads."""
+    places = count()
+    return {section: [(next(places), each) for each in charts] for section, charts in curves.items()}
+
+
+def _rejection(run: RunRecord) -> list[Chart | None]:
+    """What is left of the error when the pixels that the model is least sure of are set aside."""
+    charts = []
+    for direction, judged in (run.metrics.get("uncertainty") or {}).items():
+        curve = judged.get("rejection") if isinstance(judged, dict) else None
+        if not isinstance(curve, dict) or not curve.get("kept"):
+            continue
+        aside = [round(100 * (1 - kept), 1) for kept in curve["kept"]]
+        names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
+        series = {
+            words: dict(zip(aside, curve[name], strict=False)) for name, words in names.items() if curve.get(name)
+        }
+        charts.append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
+    return charts
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Steps worth a line in every chart: (step, kind, words)."""
-    stages = [(step, "stage", f"stage {name}") for step, name in run.log.stages[1:]]
-    return stages + [(int(a["step"]), "alarm", str(a["alarm"])) for a in run.log.alarms]
+    marks = [(step, "stage", f"stage {name}") for step, name in run.log.stages[1:]]
+    if isinstance(run.best.get("step"), int):
+        marks.append((run.best["step"], "best", "chosen checkpoint"))
+    return marks + [(int(a["step"]), "alarm", str(a["alarm"])) for a in run.log.alarms]
 
 
 def toml_markup(text: str) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gantk.report.figures import number
@@ -48,11 +49,47 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         ("Steps", f"{reached:,}{shortfall}" if reached else ""),
         ("Training time", duration(seconds) if seconds else ""),
         ("Speed", f"{number(rate, 3)} images/s" if rate else ""),
+        *usage(speed),
+        ("Best checkpoint", chosen_checkpoint(run)),
         ("Device", str(env.get("device") or "")),
         ("Precision", str(env.get("precision") or "")),
         ("Started", str(env.get("started") or "")[:16].replace("T", " ")),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def usage(speed: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a step took and how evenly, when the first one was done, memory and energy: (name, value), "" if unknown."""
+    steps = sorted(each for each in speed.get("step_seconds") or () if isinstance(each, int | float))
+    first, memory, energy = (speed.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j"))
+    spread = f" ({short_time(steps[0])} to {short_time(steps[-1])})" if len(steps) > 1 else ""
+    return [
+        ("Step time", f"{short_time(median(steps))}{spread}" if steps else ""),
+        ("First step after", short_time(first) if first else ""),
+        ("Peak memory", f"{number(memory, 3)} GiB" if memory else ""),
+        ("Energy", joules(energy) if energy else ""),
+    ]
+
+
+def chosen_checkpoint(run: RunRecord) -> str:
+    """`step 1,600 of 2,400` where the kept checkpoint was chosen by a rule."""
+    step, last = run.best.get("step"), run.log.last_step
+    if not isinstance(step, int):
+        return ""
+    return f"step {step:,} of {last:,}" if last and last != step else f"step {step:,}"
+
+
+def short_time(seconds: float) -> str:
+    """`12 ms`, `0.46 s`, `93 s`, from two minutes on as `duration` has it."""
+    if seconds < 0.1:
+        return f"{number(1000 * seconds, 3)} ms"
+    return f"{number(seconds, 3)} s" if seconds < 120 else duration(seconds)
+
+
+def joules(energy: float) -> str:
+    """`820 J`, `12.4 kJ`, `3.1 MJ`."""
+    size, unit = next(((s, u) for s, u in ((1e6, "MJ"), (1e3, "kJ")) if energy >= s), (1, "J"))
+    return f"{number(energy / size, 3)} {unit}"
 
 
 def missing(run: RunRecord) -> list[str]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantk.report.folder import Points
-
+Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
 SIDE = 1000  # the viewBox of every curve; the page stretches it, so text and dots are HTML placed by percentage
 MOST_POINTS = 500  # a curve with more is averaged in bins, which the page says
 
@@ -46,19 +45,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over training steps, with a linear axis and, where all that is drawn is positive, a logarithmic one."""
+    """Curves over training steps, or what `x` says; a logarithmic axis too where all that is drawn is positive."""
 
     title: str
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
     curves: tuple[Curve, ...]
     axes: dict[str, Axis]
     shown: str  # the axis the page opens with
     x_ticks: tuple[tuple[float, str], ...]
     bin: int  # log entries averaged into one point
+    x: str  # a place on the horizontal axis in words, such as "step {}"
+
+    def at(self, place: float) -> str:
+        return self.x.replace("{}", _counted(place))
 
     def x_percent(self, step: float) -> float:
         first, last = self.steps[0], self.steps[-1]
-        return 100 * (step - first) / max(last - first, 1)
+        return 100 * (step - first) / ((last - first) or 1)
 
     @property
     def data(self) -> dict[str, object]:
@@ -69,10 +72,20 @@ class Chart:
             "values": [curve.values for curve in self.curves],
             "axes": {name: [axis.low, axis.high, axis.log] for name, axis in self.axes.items()},
             "shown": self.shown,
+            "x": self.x,
         }
 
 
-def chart(title: str, series: dict[str, Points], *, from_zero: bool = False, allow_log: bool = False) -> Chart | None:
+def chart(
+    title: str,
+    series: dict[str, Points],
+    *,
+    from_zero: bool = False,  # whether the linear axis begins at 0
+    allow_log: bool = False,  # whether a logarithmic axis is offered where all is positive
+    x: str = "step {}",  # what a place on the horizontal axis is called
+    tick: str = "{}",  # the same beneath the axis
+    joined: bool = False,  # whether series that were measured at different places are read off between their points
+) -> Chart | None:
     """Draws named series over steps; None where there is not one finite value."""
     series = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
     if not series:
@@ -84,20 +97,26 @@ def chart(title: str, series: dict[str, Points], *, from_zero: bool = False, all
     if allow_log and finite.min() > 0:
         axes["log"] = _log_axis(finite.min(), finite.max())
         shown = "log" if finite.max() > 30 * np.median(finite) else "linear"
-    span = max(int(steps[-1]) - int(steps[0]), 1)
-    fractions = (steps - steps[0]) / span
+    first, last = float(steps[0]), float(steps[-1])
+    span = last - first or 1.0
+    fractions = (steps - first) / span
+    read = [_between(steps, row) if joined else row for row in table]
     curves = tuple(
         Curve(
             name=name,
-            values=tuple(float(f"{value:.5g}") if math.isfinite(value) else None for value in row),
+            values=tuple(float(f"{value:.5g}") if math.isfinite(value) else None for value in values),
             paths={key: _path(fractions, row, axis) for key, axis in axes.items()},
-            trends={key: _path(fractions, _trend(row), axis) for key, axis in axes.items()} if len(row) >= 60 else {},
+            trends={key: _path(fractions, _trend(row), axis) for key, axis in axes.items()}
+            if len(row) >= 60 and not joined
+            else {},
         )
-        for name, row in zip(series, table, strict=True)
+        for name, row, values in zip(series, table, read, strict=True)
     )
-    first, last = int(steps[0]), int(steps[-1])
-    x_ticks = tuple((100 * (tick - first) / span, f"{tick:,.0f}") for tick in nice_ticks(first, last, 5))
-    return Chart(title, tuple(int(s) for s in steps), curves, axes, shown, x_ticks, width)
+    x_ticks = tuple(
+        (100 * (place - first) / span, tick.replace("{}", _counted(place))) for place in nice_ticks(first, last, 5)
+    )
+    places = tuple(int(s) if s.is_integer() else float(s) for s in steps)
+    return Chart(title, places, curves, axes, shown, x_ticks, width, x)
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
@@ -119,10 +138,15 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
+def _counted(place: float) -> str:
+    """A place on the horizontal axis: whole numbers with their thousands apart, others to four digits."""
+    return f"{place:,.0f}" if float(place).is_integer() else f"{place:.4g}"
+
+
 def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     """Steps (S,), values (series, S) with NaN where absent, and how many log entries a point stands for."""
     steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
-    table = np.array([[points.get(int(step), math.nan) for step in steps] for points in series.values()])
+    table = np.array([[points.get(float(step), math.nan) for step in steps] for points in series.values()])
     width = math.ceil(len(steps) / MOST_POINTS)
     if width == 1:
         return steps, table, 1
@@ -132,6 +156,12 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     total = np.add.reduceat(np.where(known, table, 0.0), edges, axis=1)
     means = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
     return np.maximum.reduceat(steps, edges), means, width
+
+
+def _between(steps: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """A series at every place between its own first and last one, as its line is drawn; NaN beyond them."""
+    known = np.isfinite(row)
+    return np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan)
 
 
 def _trend(row: np.ndarray) -> np.ndarray:

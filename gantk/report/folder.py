@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
-
-Points = dict[int, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
+from gantk.report.figures import Points
+from gantk.report.naming import arrow, direction_name
 
 
 @dataclass
 class Log:
-    """`log.jsonl` by what it says: losses[group][name], validation[metric][direction], alarms, speed, stages."""
+    """`log.jsonl` by what it says: losses[group][name], validation[metric][direction], alarms, speed, stages.
+
+    `selection[criterion][direction]` is what the checkpoint was chosen by; its criterion "score" has no direction ("").
+    """
 
     losses: dict[str, dict[str, Points]] = field(default_factory=dict)
     validation: dict[str, dict[str, Points]] = field(default_factory=dict)
+    selection: dict[str, dict[str, Points]] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: list[tuple[int, str]] = field(default_factory=list)  # first logged step of each stage
@@ -35,6 +39,12 @@ class Log:
         for direction, scores in _mapping(entry.get("validation")).items():
             for metric, value in _mapping(scores).items():
                 self.validation.setdefault(metric, {}).setdefault(direction, {})[step] = _number(value)
+        for direction, criteria in _mapping(entry.get("selection")).items():
+            several = isinstance(criteria, dict)
+            for name, value in criteria.items() if several else [(direction, criteria)]:
+                if not isinstance(value, str):  # a save that was barred says why
+                    found = self.selection.setdefault(name, {}).setdefault(direction if several else "", {})
+                    found[step] = _number(value)
         if "alarm" in entry:
             self.alarms.append(entry)
         if entry.get("images_per_s") is not None:
@@ -90,6 +100,7 @@ class RunRecord:
     split: dict[str, Any]
     metrics: dict[str, Any]
     log: Log
+    best: dict[str, Any]
     samples: Samples | None
     problems: tuple[str, ...]
 
@@ -107,16 +118,7 @@ class RunRecord:
         for known in self.samples.directions if self.samples else ():
             if known.key == direction:
                 return known.label
-        names = dict(zip("ab", self.domains, strict=False))
-        source, _, target = direction.partition("_to_")
-        if target:
-            return arrow(names.get(source, source), names.get(target, target))
-        return direction
-
-
-def arrow(source: str, target: str) -> str:
-    """`T1 → T2`, never broken over two lines."""
-    return f"{source}\u00a0→\u00a0{target}"
+        return direction_name(direction, self.domains)
 
 
 def read_run(path: Path) -> RunRecord:
@@ -148,6 +150,7 @@ def read_run(path: Path) -> RunRecord:
         environment=load("environment.json", json.loads),
         split=load("split.json", json.loads),
         metrics=load("metrics.json", json.loads),
+        best=load("best.json", json.loads),
         log=_read_log(path / "log.jsonl"),
         samples=_samples(path / "samples", load("samples/index.json", json.loads), problems),
         problems=tuple(problems),
