@@ -10,7 +10,7 @@ ARGS   ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint clean
+.PHONY: help run test test-slow bench-gpu lint clean
 
 help:  ## show this list
 	@echo "make COMMAND, one of:"
@@ -26,6 +26,15 @@ test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quic
 
 test-slow: $(VENV)/ready-dev  ## run the tests that build, install or train for longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What runs first of: .venv, then any Python at hand that has PyTorch. Nothing is installed, no network is needed.
+bench-gpu:  ## time the training steps on this machine's GPU in under 9 minutes (ARGS='--minutes 5')
+	@for python in $(BIN)/python python3 python $(PYTHON); do \
+		"$$python" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("torch"))' >/dev/null 2>&1 || continue; \
+		PYTHONPATH="$(CURDIR):$(CURDIR)/plugins:$(CURDIR)/benchmarks$${PYTHONPATH:+:$$PYTHONPATH}" \
+			exec "$$python" benchmarks/gpu_suite.py $(ARGS); \
+	done; \
+	echo "No Python with PyTorch among: $(BIN)/python python3 python $(PYTHON)" >&2; exit 1
 
 lint: $(VENV)/ready-dev  ## check the style only
 	@$(BIN)/ruff check

@@ -35,7 +35,7 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "__version__":
-        from gantk.runfolder import version_of_gantk
+        from gantk.version import version_of_gantk
 
         return version_of_gantk()
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")

@@ -105,7 +105,7 @@ def evaluate(
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score a run's newest checkpoint on its test split, baselines beside it; what metrics.json holds.
+    """Score the checkpoint that a run is used by on its test split, baselines beside it; what metrics.json holds.
 
     `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
     """
@@ -122,7 +122,7 @@ def evaluate(
     model = recipe.check()
     runtime = start(device, model.train.precision, model.train.channels_last)
     parts = assemble(model, runtime)
-    restore(parts, folder.latest())
+    restore(parts, folder.chosen())
     return _evaluate(parts, folder, say)
 
 
@@ -287,11 +287,14 @@ def _anchor_split_file(recipe: Recipe) -> None:
 def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:
     from gantk.report import write_report
     from gantk.report.animation import write_animation
-    from gantk.training import Training
+    from gantk.training import Training, restore
 
     training = Training(parts, folder, seconds)
     training.fit()
     if parts.runtime.main:
+        if folder.chosen() != folder.latest():
+            restore(parts, folder.chosen())
+            say(f"best     step {parts.engine.step}, chosen by: {training.choice.rule}")
         _evaluate(parts, folder, say)
         write_animation(folder.path)
         say(f"report   {write_report(folder.path)}")
@@ -305,8 +308,9 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
 
     wanted = parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
-        result = parts.scorer.test(earlier_weights(folder.latest()) if wanted else ())
-    result |= {"speed": speed_of(folder.read_log()), "domains": list(parts.model.data.domains)}
+        result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
+    speed = speed_of(folder.read_log(), folder.usage())
+    result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     folder.write_json("metrics.json", result)
     for line in summary_lines(result):
         say(line)

@@ -7,7 +7,7 @@ from typing import Any
 from gantk.bundle_config import MONAI, evaluation, intended_use, lines_of, whole
 from gantk.bundle_inference import AXCODES
 from gantk.inference import OTHER
-from gantk.runfolder import version_of_gantk
+from gantk.version import version_of_gantk
 
 LICENSE = """\
 No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).

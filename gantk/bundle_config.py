@@ -13,7 +13,7 @@ import torch
 
 from gantk.data.channels import PerChannel
 from gantk.inference import OTHER
-from gantk.runfolder import version_of_gantk
+from gantk.version import version_of_gantk
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 MONAI, IGNITE = "1.5.0", "0.4.11"  # the versions that the configuration is written for

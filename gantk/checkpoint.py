@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,20 @@ from gantk.files import write_file
 FORMAT = 1
 
 
-def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int) -> Path:
-    """Write `folder/step-N`, then drop all but the newest `keep`.
+def save(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    state: dict,
+    meta: dict,
+    keep: int,
+    also: Collection[int] = (),
+) -> Path:
+    """Write `folder/step-N`, then drop all but the newest `keep` and those of the steps `also`.
 
     `weights` goes to weights.safetensors, `state` (tensors, numbers, lists, dicts) to state.pt, `meta` to meta.json.
     """
-    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.tmp"
+    final, temporary = path_of(folder, step), folder / f".step-{step:06d}.tmp"
     for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
         shutil.rmtree(stale)
     temporary.mkdir(parents=True)
@@ -43,9 +52,20 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
         _drop(final)
     os.rename(temporary, final)
     _sync(folder)
-    for old in steps_saved(folder)[:-keep]:
-        _drop(folder / f"step-{old:06d}")
+    prune(folder, keep, also)
     return final
+
+
+def prune(folder: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Drop all checkpoints but the newest `keep` and those of the steps `also`."""
+    for old in steps_saved(folder)[:-keep]:
+        if old not in also:
+            _drop(path_of(folder, old))
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, or would."""
+    return folder / f"step-{step:06d}"
 
 
 def _drop(checkpoint: Path) -> None:
@@ -69,7 +89,7 @@ def latest(folder: Path) -> Path:
             "start again with `gantk run`; the first checkpoint is written after train.save_every steps or at Ctrl-C"
         )
         raise UserError("the run has no checkpoint", where=str(folder), remedy=remedy)
-    return folder / f"step-{steps[-1]:06d}"
+    return path_of(folder, steps[-1])
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:

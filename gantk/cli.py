@@ -14,6 +14,7 @@ from gantk.cli_data import data
 from gantk.errors import GantkError, Interrupted, UserError
 from gantk.plugins import attach_commands, load
 from gantk.terminal import console, progress_bar, say
+from gantk.version import version_of_gantk
 
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
@@ -55,7 +56,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option(package_name="gantk", message="%(package)s %(version)s")
+@click.version_option(version_of_gantk(), prog_name="gantk", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
 

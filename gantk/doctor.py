@@ -16,7 +16,7 @@ EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "ap
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
     """(what, how it stands, what is wrong or None), line by line."""
-    from gantk.runfolder import version_of_gantk
+    from gantk.version import version_of_gantk
 
     yield "gantk", version_of_gantk(), None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gantk.data.masks import fitted
 from gantk.data.prepared import Data
 from gantk.data.records import Record
 from gantk.held import Held, alarms, difference
 from gantk.method import Method
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
-from gantk.metrics.bootstrap import estimate
 from gantk.metrics.choice import chosen_metrics
+from gantk.metrics.pair_scores import PairScorer, Truth
 from gantk.metrics.reals import RealImages, spread
-from gantk.metrics.scoring import PairScorer, Truth, report, set_rows, set_verdict
+from gantk.metrics.rivals import rivals
+from gantk.metrics.scoring import report, set_rows
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves
-from gantk.metrics.uncertainty import foreground, judge
+from gantk.metrics.truths import OTHER, Truths
+from gantk.metrics.uncertainty import judge
+from gantk.metrics.verdicts import pair_verdict, set_verdict
 from gantk.post import Posts, spread_examples
 from gantk.runtime import Runtime
 from gantk.summary import speed_of, summary_lines
@@ -32,10 +33,8 @@ __all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
 
 VALIDATION = 16  # pairs that are scored while training
 SAMPLED = 64  # images from noise that are scored while training
-BASELINE_IMAGES = 64  # training images that histogram matching pools
 SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
 SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
-OTHER = {"a": "b", "b": "a"}
 VALIDATED = ("psnr", "ssim")  # what is scored while training
 
 
@@ -51,7 +50,11 @@ class Scorer:
         self.low, self.span, self.batch = low, high - low, model.translate.batch
         self.reals = RealImages(data, self._shown, runtime.device)
         self.pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
-        self.pairs = PairScorer(self.pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device)
+        regions = model.evaluate.regions
+        self.pairs = PairScorer(self.pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device, regions)
+        self.truths = Truths(data, self._shown)
+        for metric in self.pair_metrics if data.pairs("test") else ():
+            getattr(metric, "expect_size", lambda size: None)(model.data.size)
         self.posts = Posts(model, (low, high))
         if model.evaluate.uncertainty != "none":
             Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
@@ -87,8 +90,7 @@ class Scorer:
         found: dict[str, dict[str, float]] = {}
         for to, (sources, truth) in self._validation.items():
             made = self.data.centre(self._translate(sources, to))
-            scores = self.pairs(made, truth, VALIDATED).raw if set(VALIDATED) & self.pairs.whole.keys() else {}
-            means = {name: estimate(values, truth.patients, draws=1).value for name, values in scores.items()}
+            means = self.pairs.means(made, truth, VALIDATED)
             found[f"{OTHER[to]}_to_{to}"] = {name: round(v, 4) for name, v in means.items() if v is not None}
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.model.data.dims), self.reals.for_curves(self.letter)
@@ -126,52 +128,49 @@ class Scorer:
         if self.posts:
             made[f"{key}_post"] = self.data.centre(self._finished(output, to))
         shown = self.data.centre(inputs)
-        rivals = {name: baseline(shown) for name, baseline in self._baselines(to)}
-        rows = {direction: {} for direction in made}
-        for name in rivals:
+        against = {name: make(shown) for name, make in rivals(self.model, self.data, self._shown, to, self.runtime)}
+        for part in (result["metrics"], result["verdict"]):
+            part |= {direction: {} for direction in made}
+        for name in against:
             result["baselines"].setdefault(name, {})[key] = {}
-        verdicts: dict[str, dict] = {direction: {} for direction in made}
         if pairs and self.pair_metrics:
-            truth = self._truth(pairs, to)
-            beside = {name: self.pairs(images, truth) for name, images in rivals.items()}
-            for name, scores in beside.items():
-                result["baselines"][name][key] |= self.pairs.rows(scores)
-            for direction, images in made.items():
-                scores = self.pairs(images, truth)
-                rows[direction] |= self.pairs.rows(scores)
-                verdicts[direction] |= self.pairs.verdict(scores, beside)
+            truth = self.truths.whole(pairs, to, shown)
+            self._judge_pairs(result, key, made, against, truth)
             if self.model.evaluate.uncertainty != "none":
-                judged = self._confidence(inputs, shown, truth, to, others)
+                judged = self._confidence(inputs, truth, to, others)
                 result.setdefault("uncertainty", {})[key] = judged
         if self.set_metrics:
-            patients, labels = [record.subject for record in sources], self.reals.labels_of(sources)
-            groups = {name: self.reals.group(images, patients, labels) for name, images in (made | rivals).items()}
+            lesions = self.reals.masks_of(sources) if self.reals.masks else None
+            about = [record.subject for record in sources], self.reals.labels_of(sources), lesions
+            groups = {name: self.reals.group(images, *about) for name, images in (made | against).items()}
             found = self._set_scores(groups, to, key, result)
             for direction in made:
-                rows[direction] |= found[direction]
-                verdicts[direction] |= set_verdict(found[direction], {name: found[name] for name in rivals})
-        result["metrics"] |= rows
-        result["verdict"] |= verdicts
+                result["metrics"][direction] |= found[direction]
+                beside = {name: found[name] for name in against}
+                result["verdict"][direction] |= set_verdict(found[direction], beside)
 
-    def _confidence(self, inputs: Tensor, shown: Tensor, truth: Truth, to: str, others) -> dict[str, Any]:
+    def _judge_pairs(
+        self, result: dict[str, Any], key: str, made: dict[str, Tensor], against: dict[str, Tensor], truth: Truth
+    ) -> None:
+        """Rows and verdicts of images by direction, and rows of their rivals, into the result."""
+        beside = {name: self.pairs(images, truth) for name, images in against.items()}
+        for name, scores in beside.items():
+            result["baselines"][name][key] |= self.pairs.rows(scores)
+        senses = {name: metric.higher_is_better for name, (metric, _) in self.pairs.rows_of.items()}
+        for direction, images in made.items():
+            scores = self.pairs(images, truth)
+            result["metrics"][direction] |= self.pairs.rows(scores)
+            result["verdict"][direction] |= pair_verdict(scores, beside, senses)
+
+    def _confidence(self, inputs: Tensor, truth: Truth, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
         maker = Uncertain(self.model.evaluate.uncertainty)
         network = uncertain(self.method, to, maker, others)
 
         maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
         made, spread = (self.data.centre(each) for each in maps.chunk(2, dim=1))
-        inside = foreground(shown, truth.images, low=self.low, data_range=self.span)
         kind = maker.chosen(back=len(self.method.directions()) == 2)
-        return {"kind": kind} | judge((made - truth.images).abs(), spread, inside, truth.patients)
-
-    def _baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The rivals that need no network; the intensity map is fitted where training pairs are known."""
-        pool = [self._shown(r) for r in spread(self._records("train", to), BASELINE_IMAGES)]
-        yield "identity", lambda sources: identity(sources, len(pool[0]))
-        yield "histogram", HistogramMatching(pool)
-        pairs = spread(self.data.pairs("train"), BASELINE_IMAGES)
-        if pairs:
-            yield "intensity_map", IntensityMap((self._shown(p[OTHER[to]]), self._shown(p[to])) for p in pairs)
+        return {"kind": kind} | judge((made - truth.images).abs(), spread, truth.foreground, truth.patients)
 
     def _translate(self, images: Tensor, to: str) -> Tensor:
         if to not in self._through:
@@ -247,22 +246,7 @@ class Scorer:
         if not pairs:
             return {}
         inputs = lambda to: torch.stack([self._load(pair[OTHER[to]]) for pair in pairs])  # noqa: E731
-        return {to: (inputs(to), self._truth(pairs, to)) for to in self.method.directions()}
-
-    def _truth(self, pairs: list[dict[str, Record]], to: str) -> Truth:
-        """Images of domain `to` with their lesions, where any of them shows one."""
-        images = torch.stack([self._shown(pair[to]) for pair in pairs])
-        masks = [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
-        stacked = torch.stack(masks) if any(mask.any() for mask in masks) else None
-        return Truth(images, [pair[to].subject for pair in pairs], stacked)
-
-    def _mask(self, record: Record) -> Tensor:
-        """(1, *size), 1 where the larger part of a pixel is lesion."""
-        table = self.data.table
-        if record.mask is None:
-            return torch.zeros(1, *table.size)
-        native = record.mask()
-        return (torch.from_numpy(fitted(native, native.shape[1:], table.size, table.fit, record.key)) > 0.5).float()
+        return {to: (inputs(to), self.truths.images(pairs, to)) for to in self.method.directions()}
 
     def _load(self, record: Record) -> Tensor:
         """As the networks see it."""

@@ -21,7 +21,7 @@ from gantk.inference import OTHER, Translator
 from gantk.onnx_file import OPSET, require_onnx, to_onnx, with_metadata
 from gantk.onnx_model import FORMAT, INPUT, call, open_session
 from gantk.parity import TOLERANCE, OnlyAlone, Probes, checked, noise, real_images, require_steady
-from gantk.runfolder import version_of_gantk
+from gantk.version import version_of_gantk
 
 FORMATS = ("onnx", "monai")
 LARGE = 2**14  # positions of a map

@@ -46,9 +46,13 @@ def difference(images: Tensor) -> float:
 
 
 def alarms(outputs: dict[str, Tensor], held: Held) -> Iterator[tuple[str, str]]:
-    """What should worry a user while training: a generator that changes nothing, or answers everything alike."""
+    """What should worry a user while training: outputs that are no numbers, no change, all alike."""
     for key, images in outputs.items():
         images = images.float().cpu()
+        broken = len(images) - int(images.isfinite().flatten(1).all(1).sum())
+        if broken:
+            yield "not-finite", f"{key}: {broken} of {len(images)} outputs hold NaN or infinite values"
+            continue
         inputs = held.inputs.get(key)
         if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
             yield "no-change", f"{key}: the output is the input, nearly unchanged"

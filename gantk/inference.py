@@ -45,11 +45,11 @@ class Translator:
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
-        """From a run folder (its newest checkpoint) or one checkpoint of it; averaged weights where there are any."""
+        """From a run folder, by the checkpoint that it is used by, or from one checkpoint; averaged weights if any."""
         path = Path(path)
         inside = (path / "meta.json").is_file()
         folder = RunFolder.open(path.parent.parent if inside else path)
-        saved = path if inside else folder.latest()
+        saved = path if inside else folder.chosen()
         model = folder.recipe().check()
         meta, weights = load_meta_of(model.method.name, saved), load_weights(saved)
         runtime = start(device, model.train.precision, model.train.channels_last)

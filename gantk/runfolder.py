@@ -19,6 +19,7 @@ from gantk import checkpoint
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.recipe import Recipe
+from gantk.version import version_of_gantk
 
 PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", "safetensors", "pydantic", "pluggy")
 
@@ -114,6 +115,34 @@ class RunFolder:
         """The newest whole checkpoint."""
         return checkpoint.latest(self.checkpoints)
 
+    def best(self) -> Path:
+        """The checkpoint that best.json names; UserError where there is none, or no such file."""
+        path = self.path / "best.json"
+        remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
+        try:
+            step = int(json.loads(path.read_text("utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            what = f"'{self.path}' names no best checkpoint: it has no readable best.json"
+            raise UserError(what, where="evaluate.checkpoint", remedy=remedy) from None
+        if step not in checkpoint.steps_saved(self.checkpoints):
+            what = f"the best checkpoint of '{self.path}', step {step}, is not there any more"
+            raise UserError(what, where=str(path), remedy=remedy)
+        return checkpoint.path_of(self.checkpoints, step)
+
+    def chosen(self) -> Path:
+        """The checkpoint by which the run is used: its newest, or its best where evaluate.checkpoint says so."""
+        table = self.recipe().tables.get("evaluate")
+        wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
+        return self.best() if wanted == "best" else self.latest()
+
+    def usage(self) -> dict[str, Any]:
+        """usage.json, what the training used beside its steps; {} where it is absent or not readable."""
+        try:
+            found = json.loads((self.path / "usage.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
 
 def environment() -> dict[str, Any]:
     """What made this run, beside the machine: versions, command, time."""
@@ -129,11 +158,3 @@ def environment() -> dict[str, Any]:
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def version_of_gantk() -> str:
-    """The installed version; the source's where gantk is used without being installed."""
-    try:
-        return version("gantk")
-    except PackageNotFoundError:
-        return "0.1.0+source"

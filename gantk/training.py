@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Collection
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.plugins import load
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime
+from gantk.selection import Choice, judge_for
 from gantk.tables import Model
+from gantk.usage import Used
 
 
 @dataclass
@@ -81,12 +84,17 @@ class Training:
         self.augments = [augment(parts.model.data.dims) for augment in parts.model.data.augment]
         self.scorer = parts.scorer
         self.held = self.scorer.held_out_samples()
-        self.seconds = seconds  # of training, earlier sittings included; validation and saving apart
+        self.judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)
+        self.choice = Choice(self.judge.rule, self.judge.higher)
+        self.used = Used(run.usage(), self.runtime.device)
+        # Of training, earlier sittings included; validation and saving apart.
+        self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
+        self._take_up()
         with _stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.parts.batches):
             if self.engine.step == 0:
                 self._samples(view)
@@ -95,6 +103,9 @@ class Training:
             self._mark = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._batch_at):
                 step = self.engine.step
+                if self.used.first_step is None:
+                    with self._clock_stopped():
+                        self.used.first()
                 ending, stopping = step == last, self._stopping(stopped, step)
                 due = [step % every == 0 or ending for every in (self.table.log_every, self.table.sample_every)]
                 saving = step % self.table.save_every == 0 or ending or stopping
@@ -132,6 +143,7 @@ class Training:
         elapsed, steps = self._interval, self.engine.step - self._logged
         self._interval, self._logged = 0.0, self.engine.step
         self.seconds += elapsed
+        self.used.look()
         if not self.runtime.main:
             return
         speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
@@ -181,11 +193,36 @@ class Training:
         folders = (self.run.path / "samples").glob("step-*")
         return [step for folder in folders if (step := int(folder.name[5:])) <= self.engine.step]
 
+    def _take_up(self) -> None:
+        """What earlier sittings chose: a process that was killed in a save may not have written it down."""
+        if self.runtime.main:
+            self.choice.take(self.run.read_log(), self.engine.step)
+            if self.choice.best is not None:
+                self._keep_best()
+
     def _save(self) -> None:
         self.engine.check_finite(self._last_saved())
         if self.runtime.main:
-            save_checkpoint(self.run, self.parts)
+            step, before = self.engine.step, self.choice.best
+            judged = self._judged()
+            self.choice.add(step, judged)
+            self.run.log({"step": step, "selection": judged})
+            # The former best goes only once best.json names the new one: a kill in between leaves both.
+            save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None})
+            self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
+            self._keep_best()
         self.runtime.wait()
+
+    def _judged(self) -> dict[str, Any]:
+        with inference_weights(self.parts.method, self.engine):
+            try:
+                return self.judge()
+            except UserError as error:  # too few images for a distance: no reason to lose a training
+                return {"score": None, "barred": str(error)}
+
+    def _keep_best(self) -> None:
+        self.run.write_json("best.json", self.choice.state())
+        checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best})
 
     def _last_saved(self) -> str:
         steps = checkpoint.steps_saved(self.run.checkpoints)
@@ -212,7 +249,7 @@ def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     )
 
 
-def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
+def save_checkpoint(run: RunFolder, parts: Parts, also: Collection[int] = ()) -> Path:
     """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method."""
     engine = parts.engine
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
@@ -226,7 +263,8 @@ def save_checkpoint(run: RunFolder, parts: Parts) -> Path:
         "classes": list(parts.data.classes),
         "intensity": parts.data.intensity_state(),
     }
-    return checkpoint.save(run.checkpoints, engine.step, weights, engine.state_dict(), meta, parts.model.train.keep)
+    keep = parts.model.train.keep
+    return checkpoint.save(run.checkpoints, engine.step, weights, engine.state_dict(), meta, keep, also)
 
 
 def restore(parts: Parts, folder: Path) -> None:

@@ -22,8 +22,8 @@ def content(step: int) -> tuple[dict, dict, dict]:
     return weights, {"step": step, "moments": [torch.tensor([step])]}, {"method": "dualgan"}
 
 
-def save(folder, step: int, keep: int = 3):
-    return checkpoint.save(folder, step, *content(step), keep)
+def save(folder, step: int, keep: int = 3, also: tuple[int, ...] = ()):
+    return checkpoint.save(folder, step, *content(step), keep, also)
 
 
 def assert_whole(folder, step: int) -> None:
@@ -65,6 +65,18 @@ def test_only_the_newest_are_kept(tmp_path):
     assert checkpoint.steps_saved(tmp_path) == [10, 1000000]
     assert {path.name for path in tmp_path.iterdir()} == {"step-000010", "step-1000000"}
     assert_whole(tmp_path, 1000000)
+
+
+def test_a_named_step_stays_however_old_it_is(tmp_path):
+    save(tmp_path, 2, keep=1)
+    for step in (4, 6, 8):
+        save(tmp_path, step, keep=1, also=(2, 8))
+        assert checkpoint.steps_saved(tmp_path) == [2, step]
+    assert_whole_at(tmp_path, 2)
+    checkpoint.prune(tmp_path, 2, (8,))
+    assert checkpoint.steps_saved(tmp_path) == [2, 8], "the named one is among the newest two: no further one is kept"
+    checkpoint.prune(tmp_path, 1, {3})
+    assert checkpoint.steps_saved(tmp_path) == [8]
 
 
 def test_a_step_saved_again_replaces_what_was_there(tmp_path):
@@ -110,6 +122,28 @@ def crash_at(monkeypatch, number: int, after: bool) -> list[str]:
     for module, name in DISK:
         monkeypatch.setattr(module, name, tapped(name, getattr(module, name)))
     return calls
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_point_of_a_save_leaves_the_named_step_whole(tmp_path, monkeypatch, after):
+    number, crashed = 0, True
+    while crashed:
+        number += 1
+        folder = tmp_path / str(number)
+        save(folder, 10, keep=1)
+        save(folder, 20, keep=1, also=(10,))
+        with monkeypatch.context() as patches:
+            crash_at(patches, number, after)
+            try:
+                save(folder, 30, keep=1, also=(10,))
+                crashed = False
+            except Crash:
+                crashed = True
+        assert_whole_at(folder, 10)
+        assert_whole_at(folder, checkpoint.steps_saved(folder)[-1])
+        save(folder, 30, keep=1, also=(10,))
+        assert checkpoint.steps_saved(folder) == [10, 30]
+    assert number > 8
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])

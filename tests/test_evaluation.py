@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,7 +99,8 @@ def lesions(tables: dict) -> dict:
 def test_by_default_translations_are_scored_in_pairs_and_samples_by_kid(translation, sampling):
     result = scorer_of(translation, Translates).test()
     assert set(result["metrics"]) == {"a_to_b", "b_to_a"}
-    assert list(result["metrics"]["a_to_b"]) == ["psnr", "ssim", "mae"]
+    rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
+    assert list(result["metrics"]["a_to_b"]) == rows
     assert {"identity", "histogram"} <= set(result["baselines"]) and "real_split" not in result["baselines"]
     found = scorer_of(sampling, Samples).test()
     assert list(found["metrics"]) == ["image"] and list(found["metrics"]["image"]) == ["kid_random"]
@@ -148,7 +150,7 @@ def test_sets_are_scored_for_translations_too(translation):
     translation["evaluate"]["metrics"] = ["psnr", "kid", "two_sample"]
     result = scorer_of(translation, Translates).test()
     row = result["metrics"]["a_to_b"]
-    assert set(row) == {"psnr", "kid_random", "two_sample"}
+    assert set(row) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
     for name in ("identity", "histogram"):
         assert set(result["baselines"][name]["a_to_b"]) == set(row)
     assert set(result["baselines"]["real_split"]["a_to_b"]) == {"kid_random", "two_sample"}
@@ -158,23 +160,35 @@ def test_sets_are_scored_for_translations_too(translation):
     assert "T1 -> T2" in lines and "real_split" in lines
 
 
+SECONDS = {"backbone": "small", "steps": 2, "side": 16}
+SEGMENTS = {"steps": 2, "side": 16}
+QUICKLY = {
+    "classification": SECONDS,
+    "two_sample": SECONDS,
+    "segmentation": SEGMENTS,
+    "lpips": {"weights": "random", "net": "squeeze"},
+}
+
+
 def test_every_registered_metric_says_what_it_is_and_scores_in_its_sense():
     generator = torch.Generator().manual_seed(0)
-    truth = torch.rand(24, 1, 24, 24, generator=generator).cumsum(-1) / 12
+    truth = torch.rand(24, 1, 32, 32, generator=generator).cumsum(-1) / 16
     far = torch.rand(truth.shape, generator=generator)
     near = truth + 0.02 * far.flip(0)
     labels = torch.arange(24) % 2
     for name in registry().names("metric"):
-        quick = {"backbone": "small", "steps": 2, "side": 16} if name in ("classification", "two_sample") else {}
+        quick = QUICKLY.get(name, {})
         metric = bind_or_raise("metric", {"name": name} | quick)(2.0, 2)
         assert metric.name.startswith(name) and metric.definition.startswith(name) and isinstance(metric.unit, str)
         if getattr(metric, "sets", False):
             sets = (truth[:12], truth[12:], near, far)
-            groups = [ImageGroup(images, [""] * len(images), labels[: len(images)]) for images in sets]
-            scores = [scores_of(metric, *groups[:2], fake)[metric.name].value for fake in groups[2:]]
+            masks = [(images > images.flatten(1).quantile(0.9)).float() for images in sets]
+            groups = [ImageGroup(x, [""] * len(x), labels[: len(x)], m) for x, m in zip(sets, masks, strict=True)]
+            found = [scores_of(metric, *groups[:2], fake) for fake in groups[2:]]
+            scores = [each.get(metric.name, next(iter(each.values()))).value for each in found]
         else:
             scores = [float(metric(images, truth).mean()) for images in (near, far)]
-        if not quick and metric.higher_is_better is not None:
+        if quick not in (SECONDS, SEGMENTS) and metric.higher_is_better is not None:
             assert (scores[0] > scores[1]) == metric.higher_is_better, name
 
 
@@ -190,7 +204,8 @@ def test_pair_metrics_of_samples_are_refused_before_training(sampling):
 
 def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines(translation):
     result = scorer_of(lesions(translation), Translates).test()
-    names = {"psnr", "ssim", "mae", "psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"}
+    names = {name + suffix for name in ("psnr", "ssim", "mae") for suffix in ("", "_foreground", "_lesion")}
+    names.add("lesion_contrast")
     for row in (result["metrics"]["a_to_b"], result["baselines"]["identity"]["a_to_b"]):
         assert set(row) == names
         assert row["psnr_lesion"]["definition"].endswith("/mask")
@@ -221,6 +236,219 @@ def test_lesion_contrast_is_one_where_kept_zero_where_gone():
     volume, solid = torch.rand(1, 1, 12, 12, 12), torch.zeros(1, 1, 12, 12, 12)
     solid[..., 4:8, 4:8, 4:8] = 1
     assert LesionContrast(2.0, 3)(volume + solid, volume + solid, solid).item() == pytest.approx(1)
+
+
+def test_a_lesion_is_seen_by_its_difference_from_what_surrounds_it_and_not_from_itself():
+    from gantk.metrics.lesions import LesionContrast
+
+    mask = torch.zeros(1, 1, 30, 30)
+    mask[..., 10:20, 10:20] = 1
+    truth = 0.5 + 0.046 * mask  # 2.3 % of the range: seen; with the lesion in its own surroundings it would not be
+    assert LesionContrast(2.0, 2)(truth, truth, mask).item() == pytest.approx(1)
+    assert LesionContrast(2.0, 2)(truth, 0.5 + 0.034 * mask, mask).isnan().all()
+
+
+# ---- regions, levels, units, rivals
+
+
+def test_regions_are_those_that_the_recipe_names(translation):
+    translation["evaluate"] |= {"regions": ["whole"], "metrics": ["psnr"]}
+    assert set(scorer_of(lesions(translation), Translates).test()["metrics"]["a_to_b"]) == {"psnr"}
+    translation["evaluate"] |= {"regions": ["foreground"]}
+    assert set(scorer_of(translation, Translates).test()["metrics"]["a_to_b"]) == {"psnr_foreground"}
+    translation["evaluate"]["metrics"] = ["ms_ssim"]
+    with pytest.raises(UserError, match="ms_ssim") as error:
+        scorer_of(translation, Translates)
+    assert error.value.where == "evaluate.regions"
+
+
+def test_the_foreground_is_that_of_source_and_truth_and_the_same_for_all_rivals(translation):
+    scorer = scorer_of(translation, Translates)
+    pairs = scorer.data.pairs("test")
+    shown = torch.stack([scorer._shown(pair["a"]) for pair in pairs])
+    truth = scorer.truths.whole(pairs, "b", shown)
+    inside = (shown > -0.9) | (truth.images > -0.9)
+    assert torch.equal(truth.foreground, inside) and 0.05 < inside.float().mean() < 0.95
+    result = scorer.test()
+    error = ((shown - truth.images).abs() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
+    row = result["baselines"]["identity"]["a_to_b"]["mae_foreground"]
+    by_patient = {p: error[[q == p for q in truth.patients]].mean().item() for p in truth.patients}
+    assert row["value"] == pytest.approx(sum(by_patient.values()) / len(by_patient), abs=1e-5)
+
+
+def test_slices_and_volumes_stand_beside_patients(translation):
+    translation["data"]["source"] |= {"subjects": 10, "slices": 3}
+    row = scorer_of(translation, Translates).test()["metrics"]["a_to_b"]["psnr"]
+    assert row["n"] == 2 and row["images"] == row["per"]["slice"]["n"] == 6 and row["per"]["volume"]["n"] == 2
+    assert row["per"]["volume"]["value"] < row["per"]["slice"]["value"] == pytest.approx(row["value"])
+
+
+def test_a_volume_is_a_scan_else_its_patient():
+    from gantk.data.records import Record
+    from gantk.metrics.truths import volume_of
+
+    make = lambda subject, scan="": Record("a", subject, "key", lambda: None, scan_key=scan)  # noqa: E731
+    assert volume_of(make("p", "visit-1")) != volume_of(make("p", "visit-2")) != volume_of(make("q", "visit-2"))
+    assert volume_of(make("p")) == volume_of(make("p")) == "p" and volume_of(make("")) == ""
+
+
+@pytest.mark.parametrize(
+    "intensity",
+    [
+        {"name": "percentile", "per": "set"},
+        {"name": "percentile", "per": "volume"},
+        {"name": "zscore", "per": "image"},
+        {"name": "nyul", "per": "image"},
+    ],
+)
+def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(translation, intensity):
+    translation["data"]["intensity"] = intensity
+    scorer = scorer_of(translation, Translates)
+    pairs = scorer.data.pairs("test")
+    truth = scorer.truths.whole(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
+    files = torch.stack([torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs])
+    assert torch.allclose(truth.units.native(truth.images), files, atol=2e-3 * files.abs().max())
+    result = scorer.test()
+    for rows in (result["metrics"], result["baselines"]["identity"]):
+        found = rows["a_to_b"]["mae"]["in_units"]
+        assert found["unit"] == "native" and found["value"] > 0 and "in_units" not in rows["a_to_b"]["psnr"]
+        assert found["definition"] == "mae/native-intensities/whole-image"
+
+
+def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from gantk.data.intensity import Percentile, Window
+    from gantk.data.records import Record
+    from gantk.metrics.units import units_of
+
+    learnt, gray = Percentile(), Percentile()
+    learnt.fit([np.array([[[-1024.0, 0.0, 1500.0]]])])
+    gray.fit([np.array([[[0.0, 90.0, 255.0]]])])
+
+    def unit(domain, mapping, path="ct.nii.gz"):
+        table = SimpleNamespace(domains=("MR", domain))
+        preparation = SimpleNamespace(mapping=lambda record, intensity: intensity)
+        data = SimpleNamespace(letters=("a", "b"), table=table, intensity={"b": mapping}, preparation=preparation)
+        return units_of(data, [Record("b", "p", "k", lambda: None, path=Path(path))] * 2, "b").name
+
+    for domain in ("CT", "sCT", "CBCT", "low-dose CT", "ct_bone"):
+        assert unit(domain, Window()) == unit(domain, learnt) == "HU"
+    assert unit("CT", gray) == "native" and unit("CT", Window(low=0, high=255), "ct.png") == "native"
+    for domain in ("T2", "MR", "octopus", "OCT", "PET"):
+        assert unit(domain, Window()) == "native"
+
+
+def test_several_contrasts_have_no_common_unit(translation):
+    translation["data"]["domains"] = ["T1", "T2+PD"]
+    scorer = scorer_of(translation, Translates)
+    pairs = scorer.data.pairs("test")
+    one, two = (torch.stack([scorer._shown(pair[letter]) for pair in pairs]) for letter in "ab")
+    assert scorer.truths.whole(pairs, "b", one).units is None
+    assert scorer.truths.whole(pairs, "a", two).units.name == "native"
+
+
+def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_verdict(translation, monkeypatch):
+    from gantk.metrics import regression
+
+    asked = []
+
+    class Perfect:
+        """The truth of the test pairs, as if it had been learned."""
+
+        def __init__(self, pairs, **settings):
+            asked.append((list(pairs), settings))
+
+        def __call__(self, sources):
+            to = "b" if len(asked) == 1 else "a"
+            return torch.stack([scorer._shown(pair[to]) for pair in scorer.data.pairs("test")])
+
+    monkeypatch.setattr(regression, "Regression", Perfect)
+    assert "regression" not in scorer_of(translation, Translates).test()["baselines"]
+    translation["evaluate"]["regression"] = 7
+    scorer = scorer_of(translation, Translates)
+    result = scorer.test()
+    pairs, settings = asked[0]
+    assert settings == dict(dims=2, steps=7, seed=0, low=-1.0, high=1.0, runtime=CPU)
+    train = scorer.data.pairs("train")
+    assert len(pairs) == len(train) and torch.equal(pairs[0][0], scorer._shown(train[0]["a"]))
+    assert torch.equal(pairs[0][1], scorer._shown(train[0]["b"]))
+    assert result["baselines"]["regression"]["a_to_b"]["psnr"]["value"] == 100.0
+    row = result["verdict"]["a_to_b"]["psnr"]
+    assert row["best_baseline"] == "regression" and row["better"] is False
+    assert row["without_pairs"]["best_baseline"] in ("identity", "histogram")
+
+
+def test_baselines_learn_from_training_images_alone(translation):
+    from gantk.metrics.rivals import rivals
+
+    scorer, seen = scorer_of(translation, Translates), []
+    load = lambda record: seen.append(record) or scorer._shown(record)  # noqa: E731
+    assert len(list(rivals(scorer.model, scorer.data, load, "b", CPU))) == 3
+    train = {record.subject for record in scorer.data.splits["train"]}
+    assert {record.subject for record in seen} == train and {record.domain for record in seen} == {"a", "b"}
+
+
+def test_the_regression_itself_is_scored_the_same_each_time(translation):
+    translation["evaluate"] |= {"regression": 2, "metrics": ["mae"]}
+    found = [scorer_of(translation, Translates).test()["baselines"]["regression"]["a_to_b"] for _ in range(2)]
+    assert found[0] == found[1] and found[0]["mae"]["value"] > 0
+
+
+def test_images_too_small_for_a_metric_are_refused_before_training(translation):
+    translation["data"]["size"] = [8, 8]
+    translation["evaluate"]["metrics"] = ["ssim"]
+    with pytest.raises(UserError, match="ssim cannot judge images of 8 x 8") as error:
+        scorer_of(translation, Translates)
+    assert error.value.where == "data.size"
+
+
+def test_set_metrics_that_need_masks_are_given_those_of_the_sources(translation, monkeypatch):
+    from gantk.metrics.segmentation import Segmentation
+    from gantk.metrics.sets import Score
+
+    seen = []
+
+    def watch(self, train, test, fake):
+        seen.append((fake, test))
+        return Score(0.5, None, len(fake), "segmentation/watched")
+
+    monkeypatch.setattr(Segmentation, "__call__", watch)
+    translation["evaluate"]["metrics"] = ["segmentation"]
+    scorer = scorer_of(lesions(translation), Translates)
+    assert scorer.test()["metrics"]["a_to_b"]["segmentation"]["value"] == 0.5
+    pairs = scorer.data.pairs("test")
+    truth = scorer.truths.whole(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
+    assert truth.masks.any()
+    for fake, test in seen[:3]:  # the model, identity, histogram matching
+        assert torch.equal(fake.masks, truth.masks) and torch.equal(test.masks, truth.masks)
+        assert fake.patients == test.patients == truth.patients
+
+
+class Breaks(Translates):
+    """Divides by zero in one pixel of the first image."""
+
+    def translate(self, image, to):
+        made = super().translate(image, to).clone()
+        made[0, 0, 0, 0] = torch.nan
+        return made
+
+
+def test_a_model_that_makes_nan_has_no_score_and_no_victory(translation):
+    translation["evaluate"]["metrics"] = ["psnr", "kid"]
+    scorer = scorer_of(translation, Breaks)
+    result = scorer.test()
+    rows, verdict = result["metrics"]["a_to_b"], result["verdict"]["a_to_b"]
+    assert rows["psnr"]["value"] is None and "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
+    assert rows["kid_random"]["value"] is None and "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
+    assert verdict["psnr"]["better"] is False and verdict["psnr"]["without_pairs"]["better"] is False
+    assert result["baselines"]["identity"]["a_to_b"]["psnr"]["value"] > 0
+    text = "\n".join(summary_lines(result | {"domains": ["T1", "T2"]}))
+    assert "1 of 2 outputs hold NaN" in text
+    assert "psnr" not in scorer.validate().get("a_to_b", {})
+    held = scorer.held_out_samples()
+    assert {name for name, _ in alarms(scorer.outputs(held), held)} == {"not-finite"}
 
 
 # ---- post-steps, neighbours, windows

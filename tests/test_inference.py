@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -206,3 +207,33 @@ def test_sampling_refuses_what_it_cannot_do(sampler, multimodal, tmp_path, gantk
 def test_variants_and_a_style_image_exclude_each_other(multimodal, tmp_path):
     with pytest.raises(UserError, match="variants are drawn at random"):
         toolkit.translate(multimodal, tmp_path, tmp_path / "o", variants=2, style=tmp_path / "x.png")
+
+
+def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
+    from gantk.runfolder import RunFolder
+
+    run, file = RunFolder(copied_run), copied_run / "recipe.toml"
+    best = json.loads((copied_run / "best.json").read_text())
+    (copied_run / "best.json").write_text(json.dumps(best | {"step": 2}))
+    assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.latest()
+    text = file.read_text()
+    assert 'checkpoint = "last"' in text
+    file.write_text(text.replace('checkpoint = "last"', 'checkpoint = "best"'))
+    assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.best()
+    assert run.best().name == "step-000002"
+    named = copied_run / "checkpoints" / "step-000004"
+    assert toolkit.load(named, device="cpu").checkpoint == named
+
+
+@pytest.mark.parametrize("damage", ["absent", "half", "no step", "gone"])
+def test_a_best_checkpoint_that_is_not_there_is_one_clear_error(copied_run, damage):
+    from gantk.runfolder import RunFolder
+
+    path = copied_run / "best.json"
+    path.unlink()
+    content = {"half": '{"step', "no step": '{"step": null}', "gone": '{"step": 3}'}
+    if damage != "absent":
+        path.write_text(content[damage])
+    words = "step 3, is not there any more" if damage == "gone" else "names no best checkpoint"
+    with pytest.raises(UserError, match=f'{words}.*evaluate.checkpoint = "last"'):
+        RunFolder(copied_run).best()

@@ -7,10 +7,22 @@ import pytest
 import torch
 
 from gantk.errors import UserError
+from gantk.metrics import distances, neighbours
 from gantk.metrics.bootstrap import left_out_interval
-from gantk.metrics.features import INCEPTION_FILE, Features, RandomConv
+from gantk.metrics.distances import (
+    KernelSums,
+    frechet,
+    kernels,
+    parts_interval,
+    parts_of,
+    squared_distances,
+    squared_mmd,
+)
+from gantk.metrics.diversity import Diversity, different_pairs
+from gantk.metrics.neighbours import Neighbourhoods, Prdc, expected_coverage
 from gantk.metrics.pairs import MSSSIM
-from gantk.metrics.sets import Diversity, Fid, ImageGroup, Kid, different_pairs, frechet, kernels, squared_mmd
+from gantk.metrics.scoring import set_rows
+from gantk.metrics.sets import Fid, ImageGroup, Kid
 
 
 def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1) -> torch.Tensor:
@@ -104,104 +116,192 @@ def test_large_sets_are_compared_in_subsets(monkeypatch):
     monkeypatch.setattr("gantk.metrics.sets.SUBSET", 8)
     monkeypatch.setattr("gantk.metrics.sets.SUBSETS", 20)
     found = Kid(2.0, 2)(group(blobs(12, 0)), group(blobs(12, 1)), group(blobs(12, 2, width=6.0)))
-    assert found.definition.endswith("subsets=20x8") and found.ci95[0] < found.value < found.ci95[1]
+    assert "/subsets=20x8" in found.definition and found.ci95[0] < found.value < found.ci95[1]
+    small = Kid(2.0, 2)(group(blobs(12, 0)), group(blobs(8, 1)), group(blobs(12, 2, width=6.0)))
+    assert "/whole-sets" in small.definition
 
 
-@pytest.mark.parametrize("metric", [Kid, Fid, Diversity])
-def test_a_single_image_is_no_set(metric):
-    with pytest.raises(UserError, match="2 or more"):
-        metric(2.0, 2)(group(blobs(4)), group(blobs(1)), group(blobs(4)))
+def test_subsets_are_of_the_size_that_was_asked_for_and_agree_with_the_whole():
+    train, test, fake = group(blobs(30, 0)), group(blobs(40, 1)), group(blobs(40, 2, width=6.0))
+    whole, drawn = (Kid(2.0, 2, subset=size)(train, test, fake) for size in (0, 20))
+    assert "/whole-sets" in whole.definition and "/subsets=100x20" in drawn.definition
+    assert drawn.value == pytest.approx(whole.value, rel=0.1) and drawn.value != whole.value
+    assert drawn.ci95[1] - drawn.ci95[0] == pytest.approx(whole.ci95[1] - whole.ci95[0])
+    assert sum(drawn.ci95) / 2 == pytest.approx(drawn.value)
+    with pytest.raises(UserError, match="41 or more.*subset = 0"):
+        Kid(2.0, 2, subset=41)(train, test, fake)
+    for size in (1, -3):
+        with pytest.raises(UserError, match="subset"):
+            Kid(2.0, 2, subset=size)
 
 
-# ---- intervals
+@pytest.mark.parametrize("metric, least", [(Kid, 2), (Fid, 8), (Prdc, 6), (Diversity, 2)])
+def test_too_few_images_are_refused(metric, least):
+    few, enough = group(blobs(least - 1)), group(blobs(least + 2))
+    for sets in ((few, enough), (enough, few)):
+        with pytest.raises(UserError, match=f"{least} or more"):
+            metric(2.0, 2)(enough, *sets)
+    found = metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
+    if metric is Prdc:  # without one image there is no fifth neighbour
+        assert all(score.ci95 is None for score in found.values())
 
 
-def test_leaving_out_gives_the_textbook_interval_of_a_difference_of_means():
-    rng = np.random.default_rng(4)
-    real, fake = rng.normal(size=15), rng.normal(size=12)
-    low, high = left_out_interval(lambda r, f: real[r].mean() - fake[f].mean(), [""] * 15, [""] * 12)
-    error = np.sqrt(real.var(ddof=1) / 15 + fake.var(ddof=1) / 12)
-    assert (low + high) / 2 == pytest.approx(real.mean() - fake.mean())
-    assert (high - low) / 2 == pytest.approx(2.20099 * error, rel=1e-4)  # Student's t of 11 degrees of freedom
+def test_a_refused_frechet_distance_names_its_alternative_and_costs_a_training_nothing_else():
+    sets = group(blobs(9)), group(blobs(7)), group(blobs(9))
+    row = set_rows(Fid(2.0, 2), *sets)["fid_random"]
+    assert row["value"] is None and "not-computed" in row["definition"] and "use kid" in row["definition"]
+    assert set_rows(Kid(2.0, 2), *sets)["kid_random"]["value"] is not None
 
 
-def test_images_of_one_patient_are_left_out_together():
-    values = np.repeat(np.random.default_rng(5).normal(size=6), 5)
-    fake = np.zeros(30)
-
-    def width(patients):
-        low, high = left_out_interval(lambda r, f: values[r].mean() - fake[f].mean(), patients, [""] * 30)
-        return high - low
-
-    assert width([f"p{i // 5}" for i in range(30)]) > 2 * width([""] * 30)
-    for nobody in (["p"] * 30, ["p", "q"]):  # one patient; two images, of which one would be left
-        assert left_out_interval(lambda r, f: values[r].mean(), nobody, [""] * 30) is None
+def test_few_images_are_said_in_the_definition_and_in_a_warning(monkeypatch):
+    sets = [group(blobs(40, seed)) for seed in range(3)]
+    fid, kid = Fid(2.0, 2)(*sets), Kid(2.0, 2)(sets[0], group(blobs(32, 1)), sets[2])
+    assert "biased-upwards-below-2048-images" in fid.definition and "2048" in fid.details["warning"]
+    assert "few" not in kid.definition and not kid.details
+    few = Kid(2.0, 2)(sets[0], group(blobs(31)), sets[2])
+    assert few.definition.endswith("/few-images") and "32" in few.details["warning"]
+    monkeypatch.setattr("gantk.metrics.sets.FID_FEW", 40)
+    assert "biased" not in Fid(2.0, 2)(*sets).definition and not Fid(2.0, 2)(*sets).details
 
 
-# ---- features
+def test_a_frechet_distance_falls_with_the_number_of_images_and_kid_does_not():
+    rng = np.random.default_rng(7)
+    draw = lambda n: rng.normal(size=(n, 16))  # noqa: E731
+    fids, kids = {}, {}
+    for n in (20, 320):
+        drawn = [(draw(n), draw(n)) for _ in range(30)]
+        fids[n] = np.mean([frechet(x, y) for x, y in drawn])
+        kids[n] = [squared_mmd(*kernels(x, y)) for x, y in drawn]
+    assert fids[20] > 5 * fids[320]
+    assert abs(np.mean(kids[20])) < 3 * np.std(kids[20]) / 30**0.5
 
 
-def test_random_features_are_the_same_for_a_seed_and_leave_the_global_generator_alone():
-    state = torch.get_rng_state()
-    x = blobs(3) / 2
-    assert torch.equal(RandomConv(0)(x), RandomConv(0)(x)) and not torch.equal(RandomConv(0)(x), RandomConv(1)(x))
-    assert torch.equal(state, torch.get_rng_state())
-    assert Features("random", 2.0, 2)(blobs(3)).shape == (3, 256)
-    assert Features("random", 2.0, 2)(blobs(3)).dtype == np.float64
+# ---- without some patients, in blocks
 
 
-def test_features_see_each_contrast_and_each_middle_slice():
-    two = blobs(4, channels=2)
-    features = Features("random", 2.0, 2)
-    apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
-    assert np.allclose(features(two), apart, atol=1e-6)
-    volumes = blobs(2, size=(12, 14, 16))
-    solid = Features("random", 2.0, 3)
-    assert solid(volumes).shape == (2, 768) and "middle-slices" in solid.what
-    assert np.allclose(solid(volumes)[:, :256], features(volumes[:, :, 6]), atol=1e-6)
+@pytest.fixture
+def vectors():
+    """Two sets, and the parts that their patients make."""
+    rng = np.random.default_rng(11)
+    patients = [f"p{i}" for i in rng.integers(0, 6, 23)]
+    return rng.normal(size=(23, 5)), rng.normal(0.4, 1.2, (27, 5)), parts_of(patients), parts_of([""] * 27)
 
 
-def test_features_do_not_depend_on_the_range_or_on_the_company():
-    images = blobs(40)
-    features = Features("random", 2.0, 2)(images)
-    assert np.allclose(features, Features("random", 1.0, 2)(images / 2), atol=1e-6)
-    assert np.allclose(features[5:6], Features("random", 2.0, 2)(images[5:6]), atol=1e-5)
+@pytest.mark.parametrize("block", [1, 40, 10**9])
+def test_sums_in_blocks_are_the_kernels_of_whole_sets_and_of_every_part_left_out(vectors, block, monkeypatch):
+    monkeypatch.setattr("gantk.metrics.distances.BLOCK", block)
+    real, fake, of_real, of_fake = vectors
+    sums = KernelSums.of(real, fake, of_real, of_fake)
+    whole = np.ones(of_real.max() + 1, bool), np.ones(of_fake.max() + 1, bool)
+    assert sums.squared_mmd(*whole) == pytest.approx(squared_mmd(*kernels(real, fake)), rel=1e-9)
+    for part in range(of_real.max() + 1):
+        kept = np.arange(of_real.max() + 1) != part
+        expected = squared_mmd(*kernels(real[of_real != part], fake))
+        assert sums.squared_mmd(kept, whole[1]) == pytest.approx(expected, rel=1e-9)
+    expected = squared_mmd(*kernels(real, fake[of_fake != 3]))
+    assert sums.squared_mmd(whole[0], np.arange(of_fake.max() + 1) != 3) == pytest.approx(expected, rel=1e-9)
 
 
-def test_large_images_are_looked_at_smaller():
-    large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
-    assert np.allclose(Features("random", 2.0, 2)(large), Features("random", 2.0, 2)(large[..., ::2, ::2]), atol=1e-5)
+def test_intervals_leave_out_the_same_images_in_blocks_as_at_once(vectors):
+    real, fake, of_real, of_fake = vectors
+    patients, makers = [f"p{part}" for part in of_real], [""] * len(fake)
+    plain = left_out_interval(lambda r, f: squared_mmd(*kernels(real[r], fake[f])), patients, makers)
+    sums = KernelSums.of(real, fake, parts_of(patients), parts_of(makers))
+    found = parts_interval(sums.squared_mmd, parts_of(patients), parts_of(makers))
+    assert found == pytest.approx(plain, rel=1e-9)
 
 
-def test_absent_inception_weights_are_one_clear_error(tmp_path, monkeypatch):
-    from pytorch_fid import inception
-
-    def no_network(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
-    with pytest.raises(UserError) as error:
-        Kid(2.0, 2, features="inception")
-    assert INCEPTION_FILE in str(error.value) and "GANTK_WEIGHTS" in str(error.value)
-    assert inception.load_state_dict_from_url is no_network
+def test_the_interval_of_a_frechet_distance_is_that_of_its_formula(vectors):
+    real, fake, of_real, _ = vectors
+    patients = [f"p{part}" for part in of_real]
+    what = "random-conv-256-seed-0"
+    train = ImageGroup(blobs(2), ["", ""], found={what: np.array([[-1.5] * 5, [2.5] * 5])})  # mean 0.5, deviation 2
+    sets = ImageGroup(blobs(23), patients, found={what: real}), ImageGroup(blobs(27), [""] * 27, found={what: fake})
+    score = Fid(2.0, 2)(train, *sets)
+    x, y = np.arcsinh((real - 0.5) / 2), np.arcsinh((fake - 0.5) / 2)
+    assert score.value == pytest.approx(frechet(x, y))
+    low, high = left_out_interval(lambda r, f: frechet(x[r], y[f]), patients, [""] * 27)
+    assert score.ci95 == pytest.approx((max(0, low), high))
 
 
-def test_inception_takes_its_weights_from_a_file_and_gives_the_plain_name(tmp_path, monkeypatch):
-    from pytorch_fid import inception
+# ---- neighbours
 
-    with torch.random.fork_rng():  # what the file would hold, with weights of no meaning
-        monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
-        monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, state: None)
-        network = inception.fid_inception_v3()
-        monkeypatch.undo()
-    torch.save(network.state_dict(), tmp_path / INCEPTION_FILE)
-    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
-    score = Kid(2.0, 2, features="inception")
-    assert score.name == "kid" and "inception-2048" in score.definition
-    assert Fid(2.0, 2, features="inception").name == "fid"
-    assert score.features(blobs(2)).shape == (2, 2048)
+
+def shares(real, fake, k=3, parts=None) -> dict[str, float]:
+    parts = parts or [np.arange(len(x)) % 4 for x in (real, fake)]
+    found = Neighbourhoods(real, fake, *parts, k)
+    return found.shares(*(np.ones(p.max() + 1, bool) for p in parts))
+
+
+def test_density_and_coverage_of_one_distribution_are_what_theory_says():
+    rng, k = np.random.default_rng(5), 3
+    drawn = [shares(rng.normal(size=(30, 4)), rng.normal(size=(24, 4)), k) for _ in range(300)]
+    for name, expected in (("density", 1.0), ("coverage", expected_coverage(30, 24, k))):
+        values = [each[name] for each in drawn]
+        assert abs(np.mean(values) - expected) < 4 * np.std(values) / 300**0.5
+    assert expected_coverage(30, 24, 3) == pytest.approx(1 - 29 * 28 * 27 / (53 * 52 * 51))
+
+
+def test_precision_is_lost_by_bad_fakes_and_recall_by_missing_ones():
+    rng = np.random.default_rng(6)
+    real, narrow, wide = (rng.normal(0, width, (80, 3)) for width in (1, 0.2, 5))
+    found = shares(real, narrow)
+    assert found["precision"] > 0.95 and found["recall"] < 0.3 and found["coverage"] < 0.5
+    found = shares(real, wide)
+    assert found["precision"] < 0.4 and found["recall"] > 0.9 and found["density"] < 0.4
+    assert shares(real, real) | {"density": 1} == {"precision": 1, "recall": 1, "density": 1, "coverage": 1}
+    assert set(shares(real, real + 100).values()) == {0.0}
+
+
+def test_a_ball_is_closed_and_nothing_is_its_own_neighbour():
+    real = np.array([[-8.0], [-1.0], [1.0], [8.0]])  # nearest others at 7, 2, 2 and 7
+    found = shares(real, np.array([[-15.0], [3.0], [-19.0], [16.0]]), k=1)
+    assert found == {"precision": 0.5, "recall": 1.0, "density": 0.75, "coverage": 0.75}
+    copies = np.zeros((6, 3)) + 1 / 3  # equal images are at distance 0, not at what rounding leaves
+    assert set(shares(copies, copies, k=2, parts=[np.arange(6) % 2] * 2).values()) - {3.0} == {1.0}
+
+
+def test_distances_are_exact_for_copies_and_for_what_nearly_is_one():
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(50, 300)) + 2
+    near = x + 1e-4 * rng.normal(size=x.shape)
+    assert (np.diag(squared_distances(x, x.copy())) == 0).all()
+    assert np.allclose(np.diag(squared_distances(x, near)), np.square(x - near).sum(1), rtol=1e-5, atol=0)
+
+
+def test_prdc_is_four_scores_with_names_intervals_and_what_they_looked_at():
+    train, test, fake = group(blobs(30, 0)), group(blobs(30, 1), "p"), group(blobs(40, 2))
+    metric = Prdc(2.0, 2, k=3)
+    scores = metric(train, test, fake)
+    assert list(scores) == ["precision_random", "recall_random", "density_random", "coverage_random"]
+    for name, score in scores.items():
+        assert score.definition.startswith(name.removesuffix("_random") + "/k=3/features=random-conv-256-seed-0")
+        assert "n=40,real=30" in score.definition and "depends-on-n-below-1000" in score.definition
+        assert score.n == 40 and "number of images" in score.details["warning"]
+        assert score.ci95 is None or score.ci95[0] < score.value < score.ci95[1] or score.value in (0, 1)
+    assert scores["coverage_random"].details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
+    noise = metric(train, test, group(2 * torch.rand(40, 1, 32, 32)))
+    assert noise["precision_random"].value == noise["coverage_random"].value == 0 < scores["coverage_random"].value
+    assert noise["precision_random"].ci95 is None  # leaving out changes nothing, which says nothing
+    assert scores["density_random"].ci95[0] < scores["density_random"].value < scores["density_random"].ci95[1]
+    alone = metric(train, ImageGroup(test.images, ["p"] * 30), fake)
+    assert all(score.ci95 is None for score in alone.values())
+    with pytest.raises(UserError, match="k = 0"):
+        Prdc(2.0, 2, k=0)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK", 1000)
+    largest = []
+    for module, name in ((neighbours, "squared_distances"), (distances, "_kernel")):
+        known = getattr(module, name)
+        counted = lambda x, y, known=known: largest.append(len(x) * len(y)) or known(x, y)  # noqa: E731
+        monkeypatch.setattr(module, name, counted)
+    x = np.random.default_rng(0).normal(size=(90, 3))
+    parts = np.arange(90) % 5
+    Neighbourhoods(x, x, parts, parts, 3)
+    KernelSums.of(x, x, parts, parts)
+    assert len(largest) > 40 and max(largest) <= 1000
 
 
 # ---- diversity

@@ -9,7 +9,16 @@ import torch
 from gantk.errors import UserError
 from gantk.metrics.classifier import Classifier
 from gantk.metrics.sets import ImageGroup, halves
-from gantk.metrics.task import Classification, TwoSample, accuracy, apart, area_under_roc, balanced_accuracy
+from gantk.metrics.task import (
+    Classification,
+    TwoSample,
+    accuracy,
+    apart,
+    area_under_roc,
+    balanced_accuracy,
+    crossed,
+    strangers,
+)
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 
@@ -72,6 +81,65 @@ def test_training_images_of_tested_patients_and_copies_of_tested_images_are_left
     kept = apart(train, test)
     assert len(kept) == 8 and "q1" not in kept.patients
     assert kept.labels.tolist() == [label for i, label in enumerate(train.labels.tolist()) if i not in (3, 5)]
+
+
+def watch(monkeypatch) -> list[tuple[set[bytes], set[bytes]]]:
+    """(learned from, asked about) of each classifier, images as bytes."""
+    seen, fit, probabilities = [], Classifier.fit, Classifier.probabilities
+
+    def learns(self, images, labels, classes):
+        seen.append(({image.numpy().tobytes() for image in images}, set()))
+        return fit(self, images, labels, classes)
+
+    def asked(self, images):
+        seen[-1][1].update(image.numpy().tobytes() for image in images)
+        return probabilities(self, images)
+
+    monkeypatch.setattr(Classifier, "fit", learns)
+    monkeypatch.setattr(Classifier, "probabilities", asked)
+    return seen
+
+
+def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(monkeypatch):
+    seen = watch(monkeypatch)
+    train, test = tumours(14, 0, named="p"), tumours(12, 1, named="q")
+    train.patients[:2] = ["q1", "q5"]
+    fake = ImageGroup(tumours(12, 2).images, test.patients, test.labels)
+    found = Classification(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)
+    of = {image.numpy().tobytes(): patient for g in (train, test, fake)
+          for image, patient in zip(g.images, g.patients, strict=True)}  # fmt: skip
+    assert len(seen) == 5  # two of synthetic images, one of real ones, two of both
+    for learned, asked in seen:
+        assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
+    real = {image.numpy().tobytes() for image in test.images}
+    assert seen[0][1] | seen[1][1] == seen[2][1] == seen[3][1] | seen[4][1] == real
+    assert len(seen[0][0]) == len(seen[1][0]) == 6 and len(seen[2][0]) == 12 and len(seen[3][0]) == 18
+    assert "synthetic=12/crossed-over-halves-of-the-patients/tested-on:real=12" in found["classification"].definition
+    assert found["classification"].n == 12
+
+
+def test_good_translations_teach_across_the_halves_and_one_patient_teaches_nobody():
+    train, test = tumours(40, 0, named="p"), tumours(40, 1, named="q")
+    score = Classification(2.0, 2, **QUICK)
+    made = ImageGroup(tumours(40, 2).images, test.patients, test.labels)
+    assert score(train, test, made)["classification"].value > 0.85
+    assert score(train, test, inverted(made))["classification"].value < 0.3
+    test.patients[:], made.patients[:] = ["q"] * 40, ["q"] * 40
+    alone = score(train, test, made)
+    assert alone["classification"].value is None and "too few patients" in alone["classification"].definition
+    assert alone["classification_both"].value is None and alone["classification_real"].value > 0.85
+
+
+def test_sets_are_crossed_where_they_share_a_patient_and_whole_where_not():
+    test, apart_from_it = tumours(8, 1, named="q"), tumours(6, 2, named="r")
+    assert [(len(made), len(asked)) for made, asked in crossed(apart_from_it, test)] == [(6, 8)]
+    shared = tumours(8, 2, named="q")
+    folds = crossed(shared, test)
+    assert [(len(made), len(asked)) for made, asked in folds] == [(4, 4), (4, 4)]
+    assert all(set(made.patients).isdisjoint(asked.patients) for made, asked in folds)
+    unknown = tumours(8, 2)
+    assert [len(made) for made, _ in crossed(unknown, tumours(8, 3))] == [8]
+    assert strangers(shared, test).tolist() == [False] * 8 and strangers(apart_from_it, test).all()
 
 
 def test_images_without_a_class_are_refused_or_left_out():

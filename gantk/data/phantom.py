@@ -30,6 +30,8 @@ class Phantom:
     subject that has any; all else is "healthy". An unknown contrast is a `UserError`.
     """
 
+    drawn = True  # each subject is computed anew: none can be a saved copy of another
+
     def __init__(
         self,
         domains: tuple[str, ...],

@@ -135,13 +135,14 @@ class Data:
     def leaks(self) -> UserError | None:
         """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
         known = dict(self.slices.seen)
+        near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, self.slices.values())) > 1:
             for record in (record for members in self.slices.values() for record in members):
                 if (record.domain, record.key) not in known:
-                    known[record.domain, record.key] = see_once(self.preparation, record)
+                    known[record.domain, record.key] = see_once(self.preparation, record, near=near)
         slices = Splits(self.slices, self.slices.by, self.slices.made, known)
         try:
-            check_leakage(slices, same_patient=self.paired or self.table.same_patient)
+            check_leakage(slices, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:
             return error
         return None

@@ -94,8 +94,9 @@ def linearly_corrected(output: Tensor, truth: Tensor, mask: Tensor | None = None
     mere brightness and contrast (`a` may be negative). A constant output becomes the truth's mean.
     """
     axes = tuple(range(2, output.ndim))
-    x, y = output.detach().double(), truth.detach().double()
-    weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).double()
+    exact = torch.float32 if output.device.type == "mps" else torch.float64  # Apple's devices know no float64
+    x, y = output.detach().to(exact), truth.detach().to(exact)
+    weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).to(exact)
     total = weight.sum(axes, keepdim=True).clamp_min(1)
     mean_x, mean_y = ((weight * v).sum(axes, keepdim=True) / total for v in (x, y))
     spread = (weight * (x - mean_x).square()).sum(axes, keepdim=True)

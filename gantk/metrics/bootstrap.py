@@ -45,6 +45,29 @@ def estimate(values: Sequence[float], patients: Sequence[str], *, seed: int = 0,
     return Estimate(float(means.mean()), (float(low), float(high)), len(means))
 
 
+def estimate_alike(values: Sequence[float], patients: Sequence[str], *, seed: int = 0, draws: int = DRAWS) -> Estimate:
+    """Mean over the values, each counting alike however many its patient has; n is their number.
+
+    For slices or volumes as such. The interval still comes from drawing patients, with all that is theirs.
+    """
+    if len(values) != len(patients):
+        raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
+    totals: dict[str, list[float]] = {}
+    for index, (value, patient) in enumerate(zip(values, patients, strict=True)):
+        if not np.isnan(value):
+            total = totals.setdefault(patient or f"image {index}", [0.0, 0])
+            total[0], total[1] = total[0] + float(value), total[1] + 1
+    if not totals:
+        return Estimate(None, None, 0)
+    sums, counts = np.array(list(totals.values())).T
+    value, n = float(sums.sum() / counts.sum()), int(counts.sum())
+    if len(sums) < 2:
+        return Estimate(value, None, n)
+    picks = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
+    return Estimate(value, (float(low), float(high)), n)
+
+
 def probability_better(
     model: Sequence[float],
     baseline: Sequence[float],

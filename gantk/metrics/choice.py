@@ -26,12 +26,15 @@ def chosen_metrics(model: Model, reals: RealImages, method: Method, data_range: 
         raise UserError(
             f"the metric '{in_pairs[0].name}' compares an output with its truth, and images from noise have none",
             where="evaluate.metrics",
-            remedy="use metrics of sets: kid, fid, diversity, two_sample, or classification where classes are known",
+            remedy="use metrics of sets: kid, fid, prdc, diversity, two_sample, or classification where classes are known",
         )
     whole = [metric for metric in built if getattr(metric, "sets", False)]
     for metric in whole:
         if getattr(metric, "needs_classes", False):
             _expect_classes(metric.name, reals, method)
+        if getattr(metric, "needs_masks", False):
+            _expect_masks(metric.name, reals, method)
+            reals.masks = True
     return in_pairs, whole
 
 
@@ -52,6 +55,29 @@ def _expect_classes(name: str, reals: RealImages, method: Method) -> None:
             where="evaluate.metrics",
             remedy="train a conditional method with data.labels = true, or on one class alone (data.source.only)",
         )
+
+
+def _expect_masks(name: str, reals: RealImages, method: Method) -> None:
+    """Masks of real images to learn and to test, and of what a made image shows."""
+    if not method.directions():
+        raise UserError(
+            f"the metric '{name}' must know where the lesions of a made image are, and an image from noise has no mask",
+            where="evaluate.metrics",
+            remedy="leave it out; classification says whether such images are of use",
+        )
+    for letter in method.directions():
+        counts = []
+        for split in ("train", "test"):
+            masks = [reals.masked(record) is not None for record in reals.records(split, letter)]
+            counts.append((sum(masks), len(masks)))
+        if not all(known for known, _ in counts):
+            training, test = (f"{known} of {count}" for known, count in counts)
+            raise UserError(
+                f"the metric '{name}' needs real images with lesion masks to learn from and to be tested on, and "
+                f"{training} training images and {test} test images have one",
+                where="evaluate.metrics",
+                remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
+            )
 
 
 def _listed(names: set[str]) -> str:

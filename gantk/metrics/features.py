@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.metrics.feature_files import onnx_backbone, timm_backbone
 
 PASS = 32  # images that go through a network at once
 GRAY_SIDE = 128  # random features look at images no larger than this
+WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
@@ -27,6 +29,7 @@ class RandomConv(nn.Module):
     """
 
     width, levels, grid, mixed = 32, 4, 4, 64
+    channels = 1
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -59,46 +62,54 @@ class Features:
     """Vectors of images (N, C, *size), counted from black (0 to `data_range`): (N, d) float64 numpy.
 
     `features`: "random", the network above; "inception", the one that FID and KID were published with (pytorch-fid's
-    2048 numbers); any other name, a backbone of timm with its pretrained weights. A network trained on photographs sees
-    3 channels as they are, and any other number of contrasts each on its own, as gray pictures; random features always
-    see each contrast on its own. A volume is its three slices through the middle, one along each axis. What is seen
-    apart is concatenated. UserError where a weight file is absent.
+    2048 numbers); "NAME.onnx", a file; any other name, a backbone of timm, with its pretrained weights or with those of
+    the file `weights`. Files are found by their path or in $GANTK_WEIGHTS. A network sees images of as many channels as
+    it has as they are, and of any other number each contrast on its own, as a gray picture; values beyond the data
+    range are cut off, and within it none is rounded. A volume is its three slices through the middle, one along each
+    axis. What is seen apart is concatenated. `mean`, `std` and `side` are for files and timm's networks.
+
+    UserError where a file is absent or of another network, and where an image holds values that are no numbers.
     """
 
-    def __init__(self, features: str, data_range: float, dims: int):
-        self.choice, self.data_range, self.dims = features, data_range, dims
-        self.network, self.what = _NETWORKS.get(features, lambda: _timm(features))()
+    def __init__(
+        self,
+        features: str,
+        data_range: float,
+        dims: int,
+        *,
+        weights: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        side: int | None = None,
+    ):
+        self.data_range, self.dims = data_range, dims
+        self.standardised = features == "random"  # numbers without a scale of their own: training images must set it
+        options = {"weights": weights, "mean": mean, "std": std, "side": side}
+        # `suffix` ends a score's name: the published features alone have none, and give a score its plain name
+        self.network, self.what, self.suffix = _network(features, options)
         self.network.eval().requires_grad_(False)
         if dims == 3:
             self.what += "-of-middle-slices"
 
-    @property
-    def suffix(self) -> str:
-        """What the name of a score of these features ends with: nothing for the published ones alone."""
-        return "" if self.choice == "inception" else f"_{self.choice}"
-
-    @property
-    def standardised(self) -> bool:
-        """Whether the numbers have no scale of their own, so that training images must set it."""
-        return self.choice == "random"
-
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
+        found, sound = [], []
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            parts = [self._of(part.float() / self.data_range) for part in images.split(PASS)]
-        return torch.cat(parts).double().cpu().numpy()
+            for part in images.split(PASS):
+                sound.append(part.isfinite().all())  # asked once, at the end: the device need not wait
+                found.append(self._of(part.float() / self.data_range))
+        if not torch.stack(sound).all():
+            what = "an image holds values that are no numbers (NaN or infinite), so its set cannot be compared"
+            raise UserError(what, where="evaluate.metrics", remedy="look at what made it, and leave it out")
+        return torch.cat(found).cpu().double().numpy()
 
     def _of(self, images: Tensor) -> Tensor:
-        pictures = middle_slices(images) if self.dims == 3 else [images]
-        found = []
-        for picture in pictures:
-            if self.choice == "random":
-                seen = picture.split(1, 1)
-            elif picture.shape[1] == 3:
-                seen = [picture]
-            else:
-                seen = [contrast.expand(-1, 3, -1, -1) for contrast in picture.split(1, 1)]
-            found += [self.network(each.clamp(0, 1)).flatten(1) for each in seen]
+        channels, found = self.network.channels, []
+        for picture in middle_slices(images) if self.dims == 3 else [images]:
+            picture = picture.clamp(0, 1)
+            apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
+            seen = [picture] if picture.shape[1] == channels else apart
+            found += [self.network(each).flatten(1) for each in seen]
         return torch.cat(found, 1)
 
 
@@ -107,19 +118,17 @@ def middle_slices(volumes: Tensor) -> list[Tensor]:
     return [volumes.select(axis, volumes.shape[axis] // 2) for axis in (2, 3, 4)]
 
 
-def _random() -> tuple[nn.Module, str]:
-    return RandomConv(0), "random-conv-256-seed-0"
-
-
 class _Inception(nn.Module):
     """pytorch-fid's Inception, last pooling: 2048 numbers of pictures (N, 3, H, W) from 0 to 1, at 299 pixels."""
 
+    channels = 3
+
     def __init__(self) -> None:
         super().__init__()
-        self.network = inception_network()
+        self.network = inception_network().to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)[0]
+        return self.network(x.contiguous(memory_format=torch.channels_last))[0]
 
 
 def inception_network() -> nn.Module:
@@ -151,30 +160,25 @@ def _file(name: str) -> Path | None:
     return weights_file(name) or (cached if cached.is_file() else None)
 
 
-class _Backbone(nn.Module):
-    """A timm backbone's pooled features of pictures (N, 3, H, W) from 0 to 1, at the size it was trained at."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        from gantk.weights import timm_model
-
-        self.network = timm_model(name, "pretrained", num_classes=0)
-        known = self.network.pretrained_cfg
-        self.size = tuple(known.get("input_size", (3, 224, 224)))[1:]
-        mean, std = known.get("mean", (0.485, 0.456, 0.406)), known.get("std", (0.229, 0.224, 0.225))
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        return self.network((x - self.mean) / self.std)
-
-
-def _timm(name: str) -> tuple[nn.Module, str]:
-    return _Backbone(name), f"{name}-pretrained"
-
-
-_NETWORKS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
-    "random": _random,
-    "inception": lambda: (_Inception(), "inception-2048"),
-}
+def _network(features: str, options: dict[str, Any]) -> tuple[nn.Module, str, str]:
+    """The network of that name, what a definition says of it, and what the name of a score ends with."""
+    given = {name: value for name, value in options.items() if value is not None}
+    taken = () if features in ("random", "inception") else ("mean", "std", "side")
+    if Path(features).suffix in WEIGHTS:
+        what = f'features = "{features}" is a file of weights, which does not say what network it belongs to'
+        remedy = f'write features = "resnet50", weights = "{features}", with the timm name of its network'
+        raise UserError(what, where="evaluate.metrics", remedy=remedy)
+    file = Path(features).suffix == ".onnx"
+    taken += () if file or not taken else ("weights",)
+    unused = next((name for name in given if name not in taken), None)
+    if unused:
+        what = f"the features '{features}' take no `{unused}`"
+        raise UserError(what, where="evaluate.metrics", allowed=taken or "no options")
+    if features == "random":
+        return RandomConv(0), "random-conv-256-seed-0", "_random"
+    if features == "inception":
+        return _Inception(), "inception-2048", ""
+    others = {name: options[name] for name in taken}
+    network, what, name = onnx_backbone(features, **others) if file else timm_backbone(features, **others)
+    asked = "".join(f"-{key}={value}" for key, value in given.items() if key != "weights")
+    return network, what + asked, f"_{name}"

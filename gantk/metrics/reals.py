@@ -25,8 +25,11 @@ FEW = 32  # held-out images, below which a definition says so
 class RealImages:
     """The real images of a run as set metrics take them: counted from black, at the fakes' size, with their classes.
 
-    Where images are larger than what is made (a method of patches), each gives one window at a seeded place.
+    Where images are larger than what is made (a method of patches), each gives one window at a seeded place. `masks`
+    says whether the sets come with their lesion masks, which costs reading them: where a metric needs them.
     """
+
+    masks = False
 
     def __init__(self, data: Data, load: Callable[[Record], Tensor], device: Any):
         self.data, self.load, self.device = data, load, device
@@ -60,9 +63,13 @@ class RealImages:
             place[units[unit]] = "test" if rank < test else "validation" if rank < validation else "train"
         return {name: [r for r in left if place[r.subject or r.key] == name] for name in self.data.splits}
 
+    def records(self, split: str, letter: str) -> list[Record]:
+        """The records of a split and domain."""
+        return [record for record in self.data.splits[split] if record.domain == letter]
+
     def labelled(self, split: str, letter: str) -> list[Record]:
         """Records of a split whose class is known, of all classes."""
-        records = [*self._records(split, letter), *(r for r in self.others.get(split, ()) if r.domain == letter)]
+        records = [*self.records(split, letter), *(r for r in self.others.get(split, ()) if r.domain == letter)]
         return [record for record in records if record.label is not None]
 
     def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
@@ -70,7 +77,7 @@ class RealImages:
 
         `all_classes`: those alone whose class is known, and of classes that training left out too.
         """
-        find = self.labelled if all_classes else self._records
+        find = self.labelled if all_classes else self.records
         train, test = (self._of(find(split, letter), (split, letter, all_classes), size) for split in ("train", "test"))
         if test is None or len(test) < 2:
             return train, train, "/against-training-images-as-none-are-held-out"
@@ -79,18 +86,20 @@ class RealImages:
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
         """A few training images, and validation images to compare with; training images where those are too few."""
         size = tuple(self.data.table.patch or self.data.table.size)
-        validation = spread(self._records("validation", letter), CURVE)
-        train = self._of(spread(self._records("train", letter), CURVE), ("curve", letter), size)
+        validation = spread(self.records("validation", letter), CURVE)
+        train = self._of(spread(self.records("train", letter), CURVE), ("curve", letter), size)
         enough = len(validation) >= FEW // 2
         return train, self._of(validation, ("validation", letter), size) if enough else train
 
-    def group(self, images: Tensor, patients: list[str], labels: Tensor | None = None) -> ImageGroup:
+    def group(
+        self, images: Tensor, patients: list[str], labels: Tensor | None = None, masks: Tensor | None = None
+    ) -> ImageGroup:
         """Images in network intensities as a set."""
-        return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels)
+        return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
     def noise(self, letter: str, count: int) -> Tensor:
         """Every pixel drawn by itself, with its own mean and deviation over the training images."""
-        images = self._images(spread(self._records("train", letter), MOST // 4))
+        images = self._images(spread(self.records("train", letter), MOST // 4))
         mean, deviation = images.mean(0), images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
@@ -100,6 +109,24 @@ class RealImages:
         if not self.classes:
             return None
         return torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
+
+    def masked(self, record: Record) -> Record | None:
+        """The record itself where it has a lesion mask, else one registered with it that has; None where none has."""
+        return record if record.mask is not None else self._mask_of_pair.get(record.pair)
+
+    def masks_of(self, records: Sequence[Record]) -> Tensor | None:
+        """(N, 1, *size) of 0 and 1, nan for an image of which nobody drew a mask; None where none shows a lesion."""
+        unknown = torch.full((1, *self.data.table.size), torch.nan)
+        drawn = [self.masked(record) for record in records]
+        masks = [None if record is None else lesion_mask(self.data, record) for record in drawn]
+        if not any(mask is not None and mask.any() for mask in masks):
+            return None
+        return torch.stack([unknown if mask is None else mask for mask in masks])
+
+    @cached_property
+    def _mask_of_pair(self) -> dict[str, Record]:
+        known = (record for records in self.data.splits.values() for record in records)
+        return {record.pair: record for record in known if record.pair is not None and record.mask is not None}
 
     def only_label(self, letter: str, count: int) -> Tensor | None:
         """The class of images made by a method that was trained on one class alone; None where it was not."""
@@ -111,15 +138,19 @@ class RealImages:
         key = (*name, tuple(size))
         if key not in self._known and records:
             chosen = spread(records, min(MOST, max(2, BYTES // (4 * int(np.prod(self.data.table.size))))))
-            images = windows(self._images(chosen), size)
-            self._known[key] = self.group(images, [r.subject for r in chosen], self.labels_of(chosen))
+            images, masks = windows(self._images(chosen), size), self.masks_of(chosen) if self.masks else None
+            masks = None if masks is None else windows(masks, size)  # at the images' places: as many, as large
+            self._known[key] = self.group(images, [r.subject for r in chosen], self.labels_of(chosen), masks)
         return self._known.get(key)
 
     def _images(self, records: Sequence[Record]) -> Tensor:
         return torch.stack([self.load(record) for record in records])
 
-    def _records(self, split: str, letter: str) -> list[Record]:
-        return [record for record in self.data.splits[split] if record.domain == letter]
+
+def lesion_mask(data: Data, record: Record) -> Tensor:
+    """(1, *size), 1 where the larger part of a pixel is lesion; all 0 where the record has no mask."""
+    mask = data.preparation.mask(record)
+    return torch.zeros(1, *data.table.size) if mask is None else (torch.from_numpy(mask) > 0.5).float()
 
 
 def windows(images: Tensor, size: tuple[int, ...] | None) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.bootstrap import drawn_interval
@@ -21,7 +22,8 @@ class Classification:
     images. The value is the balanced accuracy, the mean over classes of the share that is recognised; accuracy and the
     area under the ROC curve (of each class against the others, averaged) are in the details, all with 95 % intervals
     from drawing patients with replacement. Training images of a tested patient, or equal to a tested image, are left
-    out. Where the generator makes some classes only, "synthetic" is its images with real ones of the other classes.
+    out. Made images that show tested patients (translations do) are learned from for the other half of the patients.
+    Where the generator makes some classes only, "synthetic" is its images with real ones of the other classes.
     """
 
     sets, baselines, needs_classes = True, False, True
@@ -38,7 +40,7 @@ class Classification:
         side: int = 64,  # pixels that images are brought to
         seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
-        _check(steps=(steps, 1), side=(side, 16))
+        checked(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
 
     @property
@@ -55,29 +57,49 @@ class Classification:
                 where="evaluate.metrics",
                 remedy="leave out the metric 'classification', or use data of two classes",
             )
-        missing = [label for label in classes if label not in fake.labels.tolist()]
-        filled = joined(fake, chosen(train, torch.isin(train.labels, torch.tensor(missing)))) if missing else fake
-        kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={len(filled) - len(fake)}" if missing else "")
-        learned = {
-            self.name: (filled, kinds),
-            f"{self.name}_real": (train, f"real={len(train)}"),
-            f"{self.name}_both": (joined(train, fake), f"real={len(train)}+synthetic={len(fake)}"),
+        train, test, fake = (chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (train, test, fake))
+        folds = crossed(fake, test)
+        filled = [(joined(made, self._lacking(made, train, classes)), asked) for made, asked in folds]
+        added = max(len(learn) - len(made) for (learn, _), (made, _) in zip(filled, folds, strict=True))
+        kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
+        halved = "/crossed-over-halves-of-the-patients" if len(folds) > 1 else ""
+        both = [(joined(train, made), asked) for made, asked in folds]
+        enough = all(len(made) for made, _ in folds)
+        return {
+            self.name: self._tested(filled if enough else [], kinds + halved, test, classes),
+            f"{self.name}_real": self._tested([(train, test)], f"real={len(train)}", test, classes),
+            f"{self.name}_both": self._tested(
+                both if enough else [], f"real={len(train)}+synthetic={len(fake)}{halved}", test, classes
+            ),
         }
-        return {name: self._tested(group, how, test, classes) for name, (group, how) in learned.items()}
 
-    def _tested(self, group: ImageGroup, how: str, test: ImageGroup, classes: list[int]) -> Score:
-        """The scores of a classifier that learned from the group."""
-        group, test = (chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (group, test))
+    def _lacking(self, made: ImageGroup, train: ImageGroup, classes: list[int]) -> ImageGroup:
+        """The real training images of classes that were not made."""
+        missing = [label for label in classes if label not in made.labels.tolist()]
+        return chosen(train, torch.isin(train.labels, torch.tensor(missing, dtype=torch.int64)))
+
+    def _tested(
+        self, folds: list[tuple[ImageGroup, ImageGroup]], how: str, test: ImageGroup, classes: list[int]
+    ) -> Score:
+        """The scores of classifiers that each learned from one set and are asked about another."""
+        definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
+        if not folds:
+            why = "too few patients to learn from some and be tested on others"
+            return Score(None, None, len(test), f"{definition}/not-computed: {why}")
         index = {label: place for place, label in enumerate(classes)}
-        ours, truth = (torch.tensor([index[label] for label in g.labels.tolist()]) for g in (group, test))
-        found = self.make().fit(group.images, ours, len(classes)).probabilities(test.images).numpy()
-        truth = truth.numpy()
+        parts, answers, patients = [], [], []
+        for learn, asked in folds:
+            ours, truth = (torch.tensor([index[label] for label in g.labels.tolist()]) for g in (learn, asked))
+            model = self.make().fit(learn.images, ours, len(classes))
+            parts.append(model.probabilities(asked.images).numpy())
+            answers.append(truth.numpy())
+            patients += asked.patients
+        found, truth = np.concatenate(parts), np.concatenate(answers)
         scores: dict[str, dict[str, Any]] = {}
         for name, function in (("balanced", balanced_accuracy), ("accuracy", accuracy), ("auroc", area_under_roc)):
-            ci95 = drawn_interval(lambda i, f=function: f(found[i], truth[i]), test.patients)
+            ci95 = drawn_interval(lambda i, f=function: f(found[i], truth[i]), patients)
             scores[name] = {"value": function(found, truth), "ci95": list(ci95) if ci95 else None}
         best = scores.pop("balanced")
-        definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         return Score(best["value"], tuple(best["ci95"]) if best["ci95"] else None, len(test), definition, scores)
 
     def _labelled(self, which: str, group: ImageGroup) -> ImageGroup:
@@ -116,7 +138,7 @@ class TwoSample:
         side: int = 64,  # pixels that images are brought to
         seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
-        _check(steps=(steps, 1), side=(side, 16))
+        checked(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
 
     @property
@@ -148,15 +170,31 @@ class TwoSample:
         return Score(balanced_accuracy(found, truth), ci95, tested, f"{self.definition}/{how}", details)
 
 
-def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
-    """The images of `train` without those of patients of `test` and without copies of its images."""
+def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
+    """(N,), bool: the images of `train` that show no patient of `test` and are no copy of its images."""
     patients = set(test.patients) - {""}
     seen = {image.cpu().numpy().tobytes() for image in test.images}
     keep = [
         patient not in patients and image.cpu().numpy().tobytes() not in seen
         for patient, image in zip(train.patients, train.images, strict=True)
     ]
-    return chosen(train, torch.tensor(keep, dtype=torch.bool))
+    return torch.tensor(keep, dtype=torch.bool)
+
+
+def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
+    """The images of `train` without those of patients of `test` and without copies of its images."""
+    return chosen(train, strangers(train, test))
+
+
+def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
+    """(made images to learn from, real images to be tested on), of different patients, all real images once.
+
+    One pair where the two sets share no patient. Else each half of the tested patients, with the made images of the
+    others: a translation of a patient tells where what is tested lies.
+    """
+    if not (set(fake.patients) & set(test.patients)) - {""}:
+        return [(apart(fake, test), test)]
+    return [(apart(fake, part), part) for part in halves(test) if len(part)]
 
 
 def joined(one: ImageGroup, other: ImageGroup) -> ImageGroup:
@@ -209,7 +247,8 @@ def _spread(group: ImageGroup, count: int) -> ImageGroup:
     return chosen(group, keep)
 
 
-def _check(**values: tuple[int, int]) -> None:
+def checked(**values: tuple[int, int]) -> None:
+    """UserError where a value is below its least: `checked(steps=(steps, 1))`."""
     for name, (value, least) in values.items():
         if value < least:
             raise UserError(f"{name} = {value} is too small", where="evaluate.metrics", allowed=f"{least} or more")

@@ -1,0 +1,132 @@
+"""What is compared: method, image size, batch and networks of each case, as gantk's recipe says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+from gantk.errors import UserError, did_you_mean
+
+DEPTHS = {128: 7, 256: 8}  # halvings down to one pixel: the reference's unet_128 and unet_256
+WINDOWS, OVERLAP = 4, 0.25  # by windows: how many go at once, and how far neighbours share their pixels
+BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
+STRUCTURE = ("method.structure=2.0", "method.flatness=6.0", "method.texture=0.06")  # what gantk adds to the method
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. Speed: seconds per training step, taking turns. Quality: held-out scores after equal training."""
+
+    name: str
+    kind: Literal["speed", "quality"]
+    method: Literal["cyclegan", "pix2pix", "cut"]
+    generator: Literal["unet", "resnet9", "resnet6", "resnet6-shallow"]
+    size: int  # pixels a side
+    batch: int = 1
+    width: int = 64  # filters of the generator's first level
+    judge: int = 64  # filters of the discriminator's first level
+    window: int = 0  # translation by windows of this side instead of training steps
+    steps: int = 0  # quality: training steps, unless the command line says otherwise
+    costly: bool = False  # left out unless asked for: minutes on a CPU
+
+    @property
+    def paired(self) -> bool:
+        return self.method == "pix2pix"
+
+    @property
+    def summary(self) -> str:
+        filters = "" if (self.width, self.judge) == (64, 64) else f", {self.width}/{self.judge} filters"
+        windows = f", translated in windows of {self.window}" if self.window else ""
+        return f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
+
+    def with_filters(self, count: int) -> Case:
+        """The same with other networks, under a name of its own."""
+        return replace(self, name=f"{self.name}-f{count}", width=count, judge=count)
+
+    def settings(self, way: str) -> tuple[str, ...]:
+        """What a case sets on one of gantk's paths: by windows, the plain one does no more than any other toolkit."""
+        return ('translate.statistics="window"',) if self.window and way == "gantk plain" else ()
+
+    def tables(self, seed: int = 0) -> dict[str, Any]:
+        """gantk's recipe: the peers' published method settings, their layers, gantk's defaults for all else."""
+        people = {"subjects": 30, "slices": 8} if self.kind == "quality" else {"subjects": 10, "slices": 4}
+        return {
+            "format": 1,
+            "summary": self.summary,
+            "method": METHODS[self.method] | {"generator": self._generator(), "discriminator": self._judge()},
+            "data": {
+                "source": {"name": "phantom"} | people,
+                "domains": ["T1", "T2"],
+                "size": [self.size, self.size],
+                "split": {"test": 0.2, "validation": 0.0},
+                "workers": 0,  # batches are handed over ready: reading them is no part of a step
+            }
+            | ({"patch": [self.window, self.window]} if self.window else {}),
+            "train": {
+                "steps": self.steps or 1_000_000,
+                "batch": self.batch,
+                "optimizer": {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]},
+                "seed": seed,
+            },
+            "evaluate": {"metrics": ["psnr", "ssim", "mae"]},
+            "translate": {"batch": WINDOWS, "overlap": OVERLAP},
+        }
+
+    def _generator(self) -> dict[str, Any]:
+        if self.generator == "unet":
+            drop = {"norm": "batch", "dropout": 0.5, "bias": False} if self.paired else {"bias": True}
+            return {
+                "name": "unet",
+                "width": self.width,
+                "depth": DEPTHS[self.window or self.size],
+                "up": "transpose",
+            } | drop
+        downs = {"downs": 1} if self.generator.endswith("shallow") else {}
+        return {"name": "resnet", "width": self.width, "blocks": BLOCKS[self.generator], "bias": True} | downs
+
+    def _judge(self) -> dict[str, Any]:
+        return {"name": "patchgan", "width": self.judge} | ({"norm": "batch"} if self.paired else {})
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "cyclegan": {"name": "cyclegan", "adversarial": "ls", "cycle": 10.0, "identity": 5.0, "pool": 50},
+    "pix2pix": {"name": "pix2pix", "adversarial": "bce", "l1": 100.0},
+    "cut": {"name": "cut", "adversarial": "ls", "nce": 1.0, "nce_identity": True, "layers": [0, 2, 3, 4, 5]},
+}
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("cyclegan-128-unet", "speed", "cyclegan", "unet", 128),
+        Case("cyclegan-128-resnet9", "speed", "cyclegan", "resnet9", 128),
+        Case("cyclegan-128-shallow", "speed", "cyclegan", "resnet6-shallow", 128, width=32, judge=16),
+        Case("pix2pix-128-unet", "speed", "pix2pix", "unet", 128),
+        Case("cut-128-resnet9", "speed", "cut", "resnet9", 128),
+        Case("windows-512-unet", "speed", "cyclegan", "unet", 512, width=16, judge=16, window=128),
+        Case("cyclegan-256-unet", "speed", "cyclegan", "unet", 256, costly=True),
+        Case("cyclegan-256-resnet9", "speed", "cyclegan", "resnet9", 256, costly=True),
+        Case("pix2pix-256-unet", "speed", "pix2pix", "unet", 256, costly=True),
+        Case("cut-256-resnet9", "speed", "cut", "resnet9", 256, costly=True),
+        Case("cyclegan-128-unet-b8", "speed", "cyclegan", "unet", 128, 8, costly=True),
+        Case("cyclegan-128-resnet9-b8", "speed", "cyclegan", "resnet9", 128, 8, costly=True),
+        Case("cyclegan-256-unet-b8", "speed", "cyclegan", "unet", 256, 8, costly=True),
+        Case("cyclegan-256-resnet9-b8", "speed", "cyclegan", "resnet9", 256, 8, costly=True),
+        Case("quality-cyclegan-64", "quality", "cyclegan", "resnet6", 64, 4, 16, 32, steps=1200),
+        Case("quality-cut-64", "quality", "cut", "resnet9", 64, 4, 16, 32, steps=1200),
+        Case("quality-pix2pix-128", "quality", "pix2pix", "unet", 128, 4, 16, 32, steps=600),
+        Case("quality-cyclegan-128", "quality", "cyclegan", "unet", 128, 1, steps=20_000, costly=True),
+        Case("quality-cyclegan-256", "quality", "cyclegan", "resnet9", 256, 1, steps=20_000, costly=True),
+    )
+}
+
+
+def chosen(patterns: list[str]) -> list[Case]:
+    """The cases whose names fit any of the patterns, in their own order; none given: all but the costly ones."""
+    if not patterns:
+        return [case for case in CASES.values() if not case.costly]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in CASES):
+            remedy = did_you_mean(pattern, CASES)
+            raise UserError(f"no case fits '{pattern}'", where="--cases", allowed=CASES, remedy=remedy)
+    return [case for case in CASES.values() if any(fnmatch(case.name, pattern) for pattern in patterns)]

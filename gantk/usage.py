@@ -1,0 +1,125 @@
+"""What a training costs beside its steps: seconds since the process began, memory at its peak, energy."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+IMPORTED = time.monotonic()
+STAT, POWERCAP = Path("/proc/self/stat"), Path("/sys/class/powercap")
+START_TICKS = 19  # field 22 of /proc/PID/stat, counted behind the command's name, which may hold blanks
+_rapl: dict[Path, tuple[int, int]] = {}  # a counter's file -> (its last reading, full turns so far in microjoules)
+
+
+def since_start() -> float:
+    """Seconds since this process was started, the interpreter's own start and all imports included.
+
+    From /proc/self/stat; on systems without it, seconds since this module was imported.
+    """
+    imported = time.monotonic() - IMPORTED
+    try:
+        behind = STAT.read_text().rpartition(")")[2].split()
+        started = int(behind[START_TICKS]) / os.sysconf("SC_CLK_TCK")
+        return max(imported, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return imported
+
+
+def peak_memory(device: Any = "cpu") -> float | None:
+    """The most memory that this process has held so far, in GiB; None where the system does not tell.
+
+    On a CUDA device (a torch.device or its name) what torch had allocated there at most; elsewhere the process's
+    largest resident set.
+    """
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def energy(device: Any = "cpu") -> float | None:
+    """A running counter in joules: subtract two readings. None where the machine has none that may be read.
+
+    On a CUDA device the card's own (NVML, through the package pynvml); else that of all CPU packages (RAPL, under
+    /sys/class/powercap), which count what other processes use as well. Read it more often than a RAPL counter turns
+    over, which takes some ten minutes at the least.
+    """
+    return _card(device) if str(device).startswith("cuda") else _packages()
+
+
+def _card(device: Any) -> float | None:
+    """NVML's energy since the driver was loaded; the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides."""
+    try:
+        import pynvml
+        import torch
+
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(uuid)) / 1000
+    except Exception:  # not installed, no driver, no permission, a card too old or a slice of one
+        return None
+
+
+def _packages() -> float | None:
+    """The sum over `intel-rapl:N`, not over their parts `intel-rapl:N:M`, which are counted in them already."""
+    total, found = 0, False
+    for zone in sorted(POWERCAP.glob("intel-rapl:[0-9]*")):
+        if zone.name.count(":") != 1:
+            continue
+        try:
+            now = int((zone / "energy_uj").read_text())
+            last, turns = _rapl.get(zone, (now, 0))
+            if now < last:
+                turns += int((zone / "max_energy_range_uj").read_text())
+        except (OSError, ValueError):  # only root may read it on most machines
+            continue
+        _rapl[zone] = now, turns
+        total, found = total + now + turns, True
+    return total / 1e6 if found else None
+
+
+class Used:
+    """What the sittings of a training used beside its seconds: usage.json of its run folder.
+
+    `earlier` is what that file says so far, {} where there is none.
+    """
+
+    def __init__(self, earlier: dict[str, Any], device: Any):
+        self.earlier, self.device = earlier, device
+        self.first_step: float | None = earlier.get("first_step_s")
+        self.began = energy(device)
+
+    def first(self) -> None:
+        """The first step is done: how long that took, counted from the start of the process."""
+        self.first_step = since_start()
+
+    def look(self) -> None:
+        """Read the counter of energy, so that no turn of it is missed."""
+        energy(self.device)
+
+    def seconds_at(self, step: int, logged: float) -> float:
+        """Seconds of training up to a step: as they were saved with its checkpoint, else as logged before it."""
+        return self.earlier.get("seconds", logged) if step and self.earlier.get("step") == step else logged
+
+    def state(self, step: int, seconds: float) -> dict[str, Any]:
+        """What usage.json says after a step: energy and peak include those of the sittings before this one."""
+        now = energy(self.device)
+        spent = None if now is None or self.began is None else now - self.began
+        energies = [part for part in (self.earlier.get("energy_j"), spent) if part is not None]
+        peaks = [self.earlier.get("peak_memory_gib"), peak_memory(self.device)]
+        return {
+            "step": step,
+            "seconds": seconds,
+            "first_step_s": self.first_step,
+            "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
+            "energy_j": sum(energies) if energies else None,
+        }

@@ -1,0 +1,320 @@
+"""The best checkpoint is chosen without the truth: no copy, no invention wins, pairs do not matter, a resume agrees."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY
+
+import gantk
+from gantk import checkpoint, training
+from gantk.data.prepared import Data
+from gantk.errors import UserError
+from gantk.method import Geometry, Method
+from gantk.metrics.baselines import IntensityMap
+from gantk.recipe import load_recipe
+from gantk.runfolder import RunFolder
+from gantk.runtime import Runtime
+from gantk.selection import Choice, Judge, OnPairs, Sampled, Unpaired, judge_for, without
+
+CPU = Runtime(torch.device("cpu"), "fp32", False)
+KNOWN: dict[str, dict] = {}
+
+
+class Translates(Method):
+    """Whatever it is told to, by the domain that comes out."""
+
+    def __init__(self, geometry, **ways):
+        super().__init__(geometry)
+        self.ways = ways
+
+    def translate(self, image, to):
+        return self.ways[to](image)
+
+
+class Pairs(Translates):
+    paired = True
+
+
+class Samples(Method):
+    reads = ("image",)
+    scale = 1.0
+
+    def sample(self, n, seed, labels=None):
+        generator = torch.Generator().manual_seed(seed)
+        return (0.2 * self.scale * torch.randn(n, 1, 32, 32, generator=generator) - 0.5).clamp(-1, 1)
+
+
+def recipe(**data) -> gantk.Model:
+    tables = copy.deepcopy(TINY)
+    tables["data"] |= {"source": {"name": "phantom", "subjects": 10, "slices": 4}} | data
+    tables["train"] |= {"steps": 400, "save_every": 200}
+    return load_recipe(tables).check()
+
+
+@pytest.fixture(scope="module")
+def study() -> tuple:
+    """(recipe, data, candidates): what could come out of a training, from a good translation to none."""
+    model = recipe()
+    data = Data.load(model.data, Translates)
+    train = {letter: [r for r in data.training if r.domain == letter] for letter in "ab"}
+    images = {letter: torch.stack([data.image(r) for r in records]) for letter, records in train.items()}
+    pairs = [{k: data.image(r) for k, r in pair.items()} for pair in data.pairs("train")]
+    ways = {
+        "good": {
+            "b": IntensityMap((p["a"], p["b"]) for p in pairs),
+            "a": IntensityMap((p["b"], p["a"]) for p in pairs),
+        },
+        "copy": {to: lambda x: x.clone() for to in "ab"},
+        "nearly a copy": {to: lambda x: 0.97 * x for to in "ab"},
+        "collapsed": {to: lambda x, to=to: images[to].mean(0).expand(len(x), -1, -1, -1) for to in "ab"},
+        "other patients": {to: lambda x, to=to: images[to][torch.arange(len(x)) % len(images[to])] for to in "ab"},
+        "inverted": {to: lambda x: -x for to in "ab"},
+        "noise": {to: lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) for to in "ab"},
+        "not finite": {to: lambda x: x * float("nan") for to in "ab"},
+    }
+    return model, data, ways
+
+
+def judged(study: tuple, name: str, data: Data | None = None) -> dict:
+    """A candidate's entry; those of the study's own data are computed once."""
+    model, own, ways = study
+    if data is None and name in KNOWN:
+        return KNOWN[name]
+    built = Translates(Geometry(2, (32, 32), own.channels, (), own.range), **ways[name])
+    entry = judge_for(model, data or own, built, CPU)()
+    return entry if data is not None else KNOWN.setdefault(name, entry)
+
+
+def best_of(study: tuple, *names: str) -> str:
+    choice = Choice("")
+    for step, name in enumerate(names):
+        choice.add(step, judged(study, name))
+    return names[choice.best]
+
+
+def test_a_good_translation_wins_against_everything_that_is_none(study):
+    names = list(study[2])
+    assert best_of(study, *names) == best_of(study, *names[::-1]) == "good"
+
+
+def test_a_copy_of_the_input_is_barred_however_well_its_structure_is_kept(study):
+    entry = judged(study, "copy")
+    for key in ("a_to_b", "b_to_a"):
+        assert f"{key}: the output is the input, nearly unchanged" in entry["barred"]
+        assert f"{key}: no nearer to the target domain than the input" in entry["barred"]
+    assert entry["a_to_b"]["structure"] < 0.5 * judged(study, "good")["a_to_b"]["structure"]
+    assert entry["a_to_b"]["cycle"] < judged(study, "good")["a_to_b"]["cycle"]
+    assert best_of(study, "copy", "noise", "good") == "good"
+
+
+def test_a_collapsed_generator_is_barred(study):
+    entry = judged(study, "collapsed")
+    assert "b_to_a: the outputs are all alike" in entry["barred"]
+    assert best_of(study, "collapsed", "good") == "good"
+
+
+def test_other_patients_images_do_not_win_although_their_distance_is_the_least(study):
+    invented, good = judged(study, "other patients"), judged(study, "good")
+    assert invented["a_to_b"]["kid_random"] < good["a_to_b"]["kid_random"]
+    assert invented["score"] > good["score"]
+
+
+def test_what_is_not_finite_has_no_score_and_never_wins(study):
+    entry = judged(study, "not finite")
+    assert entry["score"] is None and "not finite" in entry["barred"] and json.loads(json.dumps(entry)) == entry
+    assert best_of(study, "not finite", "copy") == "copy"
+
+
+def test_the_choice_does_not_know_the_pairs(study, monkeypatch):
+    model, data, _ = study
+    before = {name: judged(study, name) for name in ("good", "copy")}
+    shuffled = copy.copy(data)
+    shuffled.splits = copy.copy(data.splits)
+    for split, records in data.splits.items():
+        if split != "train":
+            names = [record.pair for record in records]
+            shuffled.splits[split] = [
+                dataclasses.replace(record, pair=other)
+                for record, other in zip(records, names[1:] + names[:1], strict=True)
+            ]
+
+    def refused(*_):
+        pytest.fail("the pairs were asked for, or an image of the test set was read")
+
+    monkeypatch.setattr(Data, "pairs", refused)
+    shuffled.splits["test"] = [dataclasses.replace(record, read=refused) for record in shuffled.splits["test"]]
+    assert {name: judged(study, name, data=shuffled) for name in ("good", "copy")} == before
+
+
+def test_the_truth_of_a_held_out_image_changes_nothing(study):
+    """Where the other domain's image of the same patient shows something else, this direction's figures stay."""
+    _, data, _ = study
+    other = copy.copy(data)
+    other.splits = copy.copy(data.splits)
+    black = lambda record: dataclasses.replace(record, read=lambda: 0 * record.read(), key=f"black-{record.key}")  # noqa: E731
+    other.splits["validation"] = [r if r.domain == "a" else black(r) for r in data.splits["validation"]]
+    assert judged(study, "good", data=other)["a_to_b"]["kid_random"] == judged(study, "good")["a_to_b"]["kid_random"]
+
+
+def test_reals_are_of_other_patients(study):
+    model, data, ways = study
+    for method, letter in ((Translates, "b"), (Pairs, "a")):
+        loaded = data if method is Translates else Data.load(recipe(split={"test": 0.2, "validation": 0.0}).data, Pairs)
+        judge = Unpaired(
+            model, loaded, method(Geometry(2, (32, 32), data.channels, (), data.range), **ways["copy"]), CPU, 8
+        )
+        sources, reals = judge._apart(letter)
+        assert len(sources) == 8 and len(reals) >= 8
+        assert not {r.subject for r in sources} & {r.subject for r in reals}
+        assert {r.domain for r in sources} != {r.domain for r in reals} == {letter}
+    assert without(sources, sources[:1]) == [r for r in sources if r.subject != sources[0].subject]
+
+
+def test_judging_is_deterministic_and_leaves_the_random_state_alone(study):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    assert judged(study, "noise", data=study[1]) == judged(study, "noise", data=study[1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_paired_methods_are_chosen_by_their_validation_pairs(study):
+    model, _, ways = study
+    data = Data.load(model.data, Pairs)
+    geometry = Geometry(2, (32, 32), data.channels, (), data.range)
+    choice = None
+    for step, name in enumerate(["copy", "good", "collapsed"]):
+        judge = judge_for(model, data, Pairs(geometry, **ways[name]), CPU)
+        assert isinstance(judge, OnPairs)
+        choice = choice or Choice(judge.rule, judge.higher)
+        choice.add(step, judge())
+    assert choice.best == 1 and choice.state()["rule"] == "psnr on validation pairs"
+
+
+def test_images_from_noise_are_judged_by_their_distance_unless_they_are_all_alike():
+    model = recipe(domains=["T1"])
+    data = Data.load(model.data, Samples)
+    judge = judge_for(model, data, Samples(Geometry(2, (32, 32), data.channels, (), data.range)), CPU)
+    assert isinstance(judge, Sampled)
+    entry = judge()
+    assert entry["score"] == entry["image"]["kid_random"] > 0 and "barred" not in entry
+    judge.method.scale = 0.01
+    assert judge()["barred"] == "image: the outputs are all alike"
+
+
+def test_a_single_save_is_not_judged(study):
+    model, data, ways = study
+    model = copy.deepcopy(model)
+    model.train.steps = model.train.save_every
+    assert type(judge_for(model, data, Translates(Geometry(2, (32, 32), {}), **ways["copy"]), CPU)) is Judge
+
+
+def test_the_winner_has_no_bar_and_the_least_score_and_comes_first():
+    choice = Choice("a rule")
+    assert choice.best is None
+    choice.add(1, {"score": None})
+    assert choice.best == 1
+    choice.add(2, {"score": 0.1, "barred": "a copy"})
+    assert choice.best == 2
+    for step, score in ((3, 0.7), (4, 0.5), (5, 0.5), (6, 0.6)):
+        choice.add(step, {"score": score})
+    assert choice.best == 4
+    choice.higher = True
+    assert choice.best == 3
+
+
+def fake_judge(monkeypatch, *scores: float) -> None:
+    """The saves of the trainings that follow get these scores."""
+    left = list(scores)
+    judge = type("Fake", (Judge,), {"__call__": lambda self: {"score": left.pop(0)}, "rule": "as told"})
+    monkeypatch.setattr(training, "judge_for", lambda *_: judge())
+
+
+def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
+    fake_judge(monkeypatch, 0.9, 0.2, 0.5, 0.4, 0.3)
+    tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
+    assert run.best().name == "step-000002" and run.latest().name == "step-000005"
+    best = json.loads((run.path / "best.json").read_text())
+    assert (best["step"], best["rule"]) == (2, "as told")
+    assert [row["score"] for row in best["table"]] == [0.9, 0.2, 0.5, 0.4, 0.3]
+
+
+def test_data_too_few_to_judge_cost_no_training(tiny_recipe, tmp_path, monkeypatch):
+    def refused(self):
+        raise UserError("1 image is no set")
+
+    monkeypatch.setattr(training, "judge_for", lambda *_: type("Fake", (Judge,), {"__call__": refused})())
+    tiny_recipe["train"]["steps"] = 4
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    best = json.loads((run.path / "best.json").read_text())
+    assert best["step"] == 4 and best["table"][0]["score"] is None
+    assert best["table"][0]["barred"].startswith("1 image is no set")
+
+
+@pytest.mark.parametrize("point", ["before the checkpoint", "before best.json", "before the former best is dropped"])
+def test_a_kill_in_a_save_loses_neither_the_best_nor_the_newest(tiny_recipe, tmp_path, monkeypatch, point):
+    """The third save beats the first: killed in it, the run holds what best.json names, and a resume agrees."""
+    tiny_recipe["train"] |= {"steps": 4, "save_every": 1, "keep": 1}
+    quiet = {"device": "cpu", "say": lambda line: None}
+    fake_judge(monkeypatch, 0.5, 0.6, 0.1, 0.2)
+    whole = gantk.run(tiny_recipe, out=tmp_path / "whole", **quiet)
+
+    class Killed(BaseException):
+        pass
+
+    def killing(function, when):
+        def call(*args, **kwargs):
+            if when(*args):
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    fake_judge(monkeypatch, 0.5, 0.6, 0.1, 0.1 if point == "before the checkpoint" else 0.2, 0.2)
+    with monkeypatch.context() as patches:
+        if point == "before the checkpoint":
+            patches.setattr(checkpoint, "save", killing(checkpoint.save, lambda folder, step, *_: step == 3))
+        elif point == "before best.json":
+            write = killing(
+                RunFolder.write_json, lambda run, name, content: name == "best.json" and content["step"] == 3
+            )
+            patches.setattr(RunFolder, "write_json", write)
+        else:
+            calls = []
+            prune = killing(training.checkpoint.prune, lambda *args: calls.append(args) or len(calls) == 6)
+            patches.setattr(training.checkpoint, "prune", prune)
+        with pytest.raises(Killed):
+            gantk.run(tiny_recipe, out=tmp_path / "run", **quiet)
+    run = RunFolder(tmp_path / "run")
+    assert run.best().is_dir() and run.latest().is_dir()
+    gantk.resume(run.path, **quiet)
+    assert checkpoint.steps_saved(run.checkpoints) == checkpoint.steps_saved(whole.checkpoints) == [3, 4]
+    assert (run.path / "best.json").read_bytes() == (whole.path / "best.json").read_bytes()
+
+
+def test_a_resumed_run_chooses_as_if_it_had_never_stopped(tiny_recipe, tmp_path):
+    tiny_recipe["train"] |= {"steps": 6, "save_every": 2, "keep": 3}
+    quiet = {"device": "cpu", "say": lambda line: None}
+    whole = gantk.run(tiny_recipe, out=tmp_path / "whole", **quiet)
+    run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    for step in (4, 6):
+        shutil.rmtree(checkpoint.path_of(run.checkpoints, step))
+    gantk.resume(run.path, **quiet)
+    assert (run.path / "best.json").read_bytes() == (whole.path / "best.json").read_bytes()
+    lines = [[line for line in each.read_log() if "selection" in line] for each in (run, whole)]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 4, 6]
+    assert {"kid_random", "structure", "cycle"} == lines[0][0]["selection"]["a_to_b"].keys()
+
+
+def test_a_finished_run_that_lost_its_best_json_gets_it_back(copied_run):
+    before = (copied_run / "best.json").read_bytes()
+    (copied_run / "best.json").unlink()
+    gantk.resume(copied_run, device="cpu", say=lambda line: None)
+    assert (copied_run / "best.json").read_bytes() == before

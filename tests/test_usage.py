@@ -1,0 +1,146 @@
+"""What a training used: time since the process began, memory, energy; earlier sittings are counted in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from gantk import usage
+from gantk.runfolder import RunFolder
+from gantk.summary import speed_of
+from gantk.usage import Used
+
+
+def test_time_counts_from_the_start_of_the_process_not_from_the_import():
+    code = "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk import usage; "
+    code += "print(usage.since_start(), time.monotonic() - usage.IMPORTED, time.monotonic() - t)"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    since, imported, before = map(float, done.stdout.split())
+    assert imported < before <= since + 0.02  # the kernel counts in hundredths
+    assert since <= time.monotonic() - began + 0.02
+
+
+def test_without_proc_time_counts_from_the_import(monkeypatch, tmp_path):
+    monkeypatch.setattr(usage, "STAT", tmp_path / "absent")
+    elapsed = time.monotonic() - usage.IMPORTED
+    assert elapsed <= usage.since_start() <= time.monotonic() - usage.IMPORTED
+    (tmp_path / "stat").write_text("42 (a) b) R 1 2")
+    monkeypatch.setattr(usage, "STAT", tmp_path / "stat")
+    assert elapsed <= usage.since_start() <= time.monotonic() - usage.IMPORTED
+
+
+def test_peak_memory_sees_what_was_held_once():
+    before = usage.peak_memory("cpu")
+    held = bytearray(int((before + 0.05) * 2**30))  # more than was ever held
+    held[:: 2**12] = b"x" * len(held[:: 2**12])
+    del held
+    assert usage.peak_memory("cpu") >= before + 0.04
+
+
+def test_the_memory_of_a_card_is_what_torch_allocated(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30)
+    assert usage.peak_memory("cuda:0") == usage.peak_memory(torch.device("cuda", 0)) == 3.0
+
+
+@pytest.fixture
+def counters(tmp_path, monkeypatch):
+    """RAPL counters in a folder: `counters(package, microjoules)` sets one."""
+    monkeypatch.setattr(usage, "POWERCAP", tmp_path)
+    monkeypatch.setattr(usage, "_rapl", {})
+
+    def write(name: str, value: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "energy_uj").write_text(f"{value}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
+
+    return write
+
+
+def test_energy_is_the_sum_of_the_packages_without_their_parts(counters):
+    assert usage.energy("cpu") is None
+    for name, value in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 3_000_000), ("intel-rapl:0:0", 1_000_000)):
+        counters(name, value)
+    assert usage.energy("cpu") == 5.0
+
+
+def test_energy_goes_on_when_a_counter_turns_over(counters):
+    counters("intel-rapl:0", 9_000_000)
+    first = usage.energy("cpu")
+    counters("intel-rapl:0", 1_000_000)
+    assert usage.energy("cpu") - first == 2.0
+    counters("intel-rapl:0", 500_000)
+    assert usage.energy("cpu") - first == 11.5
+
+
+def test_energy_of_a_card_is_its_own_counter(monkeypatch):
+    import torch
+
+    asked = []
+    nvml = types.ModuleType("pynvml")
+    nvml.nvmlInit = lambda: None
+    nvml.nvmlDeviceGetHandleByUUID = lambda uuid: asked.append(uuid) or "card"
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda handle: {"card": 12_500}[handle]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    properties = types.SimpleNamespace(uuid="1234-ab")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert usage.energy("cuda:1") == 12.5 and asked == ["GPU-1234-ab"]
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
+    assert usage.energy("cuda:1") is None
+
+
+def test_a_resumed_training_counts_what_earlier_sittings_used(counters):
+    counters("intel-rapl:0", 1_000_000)
+    used = Used({}, "cpu")
+    assert used.first_step is None and used.seconds_at(0, 7.0) == 7.0
+    used.first()
+    counters("intel-rapl:0", 4_000_000)
+    first = used.state(10, 2.5)
+    assert first["energy_j"] == 3.0 and first["first_step_s"] > 0
+
+    again = Used(first | {"peak_memory_gib": 1000.0}, "cpu")
+    assert again.first_step == first["first_step_s"]
+    assert again.seconds_at(10, 2.0) == 2.5, "steps after the last log line before the save took time too"
+    assert again.seconds_at(8, 2.0) == 2.0, "the file is of another checkpoint"
+    counters("intel-rapl:0", 6_000_000)
+    assert again.state(20, 5.0)["energy_j"] == 5.0 and again.state(20, 5.0)["peak_memory_gib"] == 1000.0
+
+
+def test_speed_holds_the_mean_step_of_each_interval():
+    log = [
+        {"step": 0, "validation": {}},
+        {"step": 10, "seconds": 4.0, "images_per_s": 10.0},
+        {"step": 10, "selection": {"score": 1.0}},
+        {"step": 30, "seconds": 8.0, "images_per_s": 20.0},
+        {"step": 35, "seconds": 9.5, "images_per_s": 14.0},
+    ]
+    speed = speed_of(log, {"first_step_s": 3.5, "peak_memory_gib": 1.5, "seconds": 9.5})
+    assert speed == {
+        "images_per_s": 14.0,
+        "seconds": 9.5,
+        "steps": 35,
+        "step_seconds": [0.4, 0.2, 0.3],
+        "first_step_s": 3.5,
+        "peak_memory_gib": 1.5,
+        "energy_j": None,
+    }
+    assert speed_of([]) == {} and speed_of(log)["first_step_s"] is None
+
+
+def test_a_run_leaves_what_it_used(copied_run):
+    folder = RunFolder(copied_run)
+    used = folder.usage()
+    logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]
+    assert used["step"] == 4 and used["seconds"] == pytest.approx(logged[-1], abs=0.001)
+    assert used["first_step_s"] > 0 and used["peak_memory_gib"] > 0.05
+    (copied_run / "usage.json").write_text("{half")
+    assert folder.usage() == {}
+    (copied_run / "usage.json").write_text(json.dumps([1]))
+    assert folder.usage() == {}
