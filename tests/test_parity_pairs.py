@@ -588,3 +588,9 @@ def test_the_verdict_of_sets_knows_both_rivals_and_both_senses():
     assert kid["without_pairs"]["probability"] > 0.99
     rivals["identity"]["kid"]["ci95"] = None
     assert set_verdict(model, rivals)["kid"]["without_pairs"]["probability"] is None
+
+
+def test_a_tie_of_sets_that_leave_nothing_to_chance_counts_half():
+    certain = {"segmentation": {"value": 0.0, "ci95": [0.0, 0.0], "higher_is_better": True}}
+    row = set_verdict(certain, {"identity": certain})["segmentation"]
+    assert (row["better"], row["probability"]) == (False, 0.5)

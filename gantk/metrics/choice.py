@@ -26,7 +26,8 @@ def chosen_metrics(model: Model, reals: RealImages, method: Method, data_range: 
         raise UserError(
             f"the metric '{in_pairs[0].name}' compares an output with its truth, and images from noise have none",
             where="evaluate.metrics",
-            remedy="use metrics of sets: kid, fid, prdc, diversity, two_sample, or classification where classes are known",
+            remedy="use metrics of sets: kid, fid, prdc, diversity, two_sample, "
+            "or classification where classes are known",
         )
     whole = [metric for metric in built if getattr(metric, "sets", False)]
     for metric in whole:

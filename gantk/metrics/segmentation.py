@@ -225,7 +225,7 @@ class Segmenter:
 
 
 def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:
-    """1 - Dice of likelihoods (Milletari et al., 2016, section 3), of a whole batch: an image without a lesion has none.
+    """1 - Dice of likelihoods (Milletari et al., 2016, section 3), of a whole batch: a single image may lack lesions.
 
     Alone: lesions are a thousandth of the pixels, and with cross entropy beside it nothing is found for the first
     hundred steps.

@@ -84,4 +84,4 @@ def _sure(gain: float, one: dict[str, Any], other: dict[str, Any]) -> float | No
         return None
     widths = [(row["ci95"][1] - row["ci95"][0]) / (2 * 1.96) for row in (one, other)]
     error = float(np.hypot(*widths))
-    return NormalDist().cdf(gain / error) if error > 0 else float(gain > 0)
+    return NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
