@@ -127,13 +127,19 @@ def evaluate(
 
 
 def compare(
-    predicted: str | Path, truth: str | Path, *, metrics: Iterable[str] = ("psnr", "ssim", "mae"), say: Say = print
+    predicted: str | Path,
+    truth: str | Path,
+    *,
+    metrics: Iterable[str] = ("psnr", "ssim", "mae"),
+    device: str | None = None,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Score a folder (or file) of images against another, matched by file name; no model is needed."""
     from gantk.comparison import compare_folders
     from gantk.evaluation import summary_lines
+    from gantk.runtime import start
 
-    result = compare_folders(Path(predicted), Path(truth), list(metrics))
+    result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device)
     for line in summary_lines(result):
         say(line)
     return result

@@ -209,7 +209,7 @@ def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     if run:
         result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=say)
     else:
-        result = api.compare(pred, truth, **({"metrics": names} if names else {}), say=say)
+        result = api.compare(pred, truth, **({"metrics": names} if names else {}), device=device, say=say)
     if json_file:
         write_file(Path(json_file), (json.dumps(result, indent=1) + "\n").encode())
 
