@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Collection
 from contextlib import closing, contextmanager
@@ -26,6 +25,7 @@ from gantk.plugins import load
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime
 from gantk.selection import Choice, judge_for
+from gantk.stopping import stop_on_ctrl_c
 from gantk.tables import Model
 from gantk.usage import Used
 
@@ -95,7 +95,7 @@ class Training:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
         self._take_up()
-        with _stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.parts.batches):
+        with stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.parts.batches):
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
@@ -301,27 +301,6 @@ def inference_weights(method: Method, engine: Engine):
         yield
     method.train()
     torch.set_rng_state(state)
-
-
-@contextmanager
-def _stop_on_ctrl_c():
-    """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
-    stopped: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if stopped:
-            raise KeyboardInterrupt
-        stopped.append(number)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever owns it decides
-        before = {}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Silent:

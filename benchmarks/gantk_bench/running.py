@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from rich.markup import escape
 
 from gantk.errors import GantkError, Interrupted
 from gantk.runtime import start
+from gantk.stopping import stop_on_ctrl_c
 from gantk.terminal import console as standard_output
 from gantk_bench import comparison
 from gantk_bench.board import Board, result_table
@@ -136,7 +135,7 @@ class Bench:
         if len(todo) < len(self.planned):
             _say(self.out, f"resume   {len(self.planned) - len(todo)} rows are done already")
         _say(self.out, f"folder   {self.folder.path}")
-        with Board(len(todo), self.out) as board, _stop_on_ctrl_c() as stopped:
+        with Board(len(todo), self.out) as board, stop_on_ctrl_c() as stopped:
             self._measure(todo, board, stopped)
 
     def _done(self, job: Job) -> bool:
@@ -253,27 +252,3 @@ def _rivals(before: list[dict[str, Any]] | None, planned: Sequence[Job], named: 
         return before
     recipes = {job.recipe for job in planned}
     return [row for row in before if row.get("recipe") in recipes]
-
-
-@contextmanager
-def _stop_on_ctrl_c() -> Iterator[list[int]]:
-    """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
-
-    Not an exception wherever the work happens to be: a child that is just being started would be forgotten.
-    """
-    stopped: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if stopped:
-            raise KeyboardInterrupt
-        stopped.append(number)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever owns it decides
-        before = {}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
