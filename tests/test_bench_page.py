@@ -483,3 +483,14 @@ def test_the_definitions_stand_beneath_the_markdown_table():
     text = table([translation()])
     assert "- PSNR: `psnr/fixed-range-2`." in text and "Identity returns the input." in text
     assert "Measured on AMD EPYC." in text
+
+
+def test_a_score_without_an_interval_does_not_make_a_sure_verdict_unsure():
+    from gantk_bench.systems import _of_seed
+
+    sure = {"better": True, "best_baseline": "noise", "probability": 1.0}
+    unknown = sure | {"probability": None}
+    assert _of_seed({"kid_random": sure, "precision_random": unknown}).words == "better"
+    assert _of_seed({"kid_random": unknown}).words == "better, within chance"
+    near = {"kid_random": sure | {"probability": 0.7}, "recall_random": unknown}
+    assert _of_seed(near).words == "better, within chance"

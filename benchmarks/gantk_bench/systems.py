@@ -229,7 +229,9 @@ def _of_seed(judged: dict[str, Row]) -> Judgement:
         return Judgement("not better", "bad", max(chances, default=None))
     if losses:
         return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
-    words, tone = ("better, within chance", "near") if "near" in tones.values() else ("better", "good")
+    # Where nothing varies, such as a precision of 0, there is no interval and no chance to speak of: the others decide.
+    known = [t for name, t in tones.items() if not chances or value_of(judged[name].get("probability")) is not None]
+    words, tone = ("better, within chance", "near") if "near" in known else ("better", "good")
     return Judgement(words, tone, min(chances, default=None))
 
 
