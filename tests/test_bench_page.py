@@ -445,13 +445,17 @@ def test_nothing_that_a_row_may_lack_breaks_the_page_or_the_table(tmp_path):
 
 
 def lines_of(markdown: str) -> list[list[str]]:
-    """The cells of a Markdown table's body."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    """The cells of a Markdown table's body, a line for each direction of a row."""
+    rows = [line for line in markdown.splitlines() if line.startswith("|")][2:]
+    cells = [[cell.strip().split("<br>") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    depths = [max(map(len, row)) for row in cells]
+    return [[cell[i % len(cell)] for cell in row] for row, n in zip(cells, depths, strict=True) for i in range(n)]
 
 
-def test_the_markdown_table_has_a_line_a_system_and_direction():
-    lines = lines_of(table([*seeded(24.0, 25.0, 26.0), noise(), failed()]))
+def test_the_markdown_table_has_a_row_a_system_and_in_it_its_directions():
+    text = table([*seeded(24.0, 25.0, 26.0), noise(), failed()])
+    assert [row.count("<br>") > 0 for row in text.splitlines() if row.startswith("| `")] == [True, False, False]
+    lines = lines_of(text)
     assert [" ".join(line[:2]) for line in lines] == [
         "`dualgan_t1t2` T1 → T2", "`dualgan_t1t2` T2 → T1", "`dcgan_phantom` FLAIR from noise", "`progan_tumour` –"
     ]  # fmt: skip

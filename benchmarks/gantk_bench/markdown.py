@@ -1,4 +1,4 @@
-"""Bench rows as a Markdown table for a README: one line a system and direction, definitions beneath."""
+"""Bench rows as a Markdown table for a README: one row a system, its directions in it, definitions beneath."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ def table(rows: Iterable[Row]) -> str:
     """A Markdown table of any rows, failed ones too, and what its figures mean; seeds are mean (lowest-highest)."""
     found = systems(rows)
     lines = [line for system in found for line in system.lines]
-    written = [_written(line) for line in lines]
     heads = [_cells(HEADS), _cells("---" for _ in HEADS)]
-    return "\n".join([*heads, *(_cells(cells) for cells in written), "", *_legend(lines), ""])
+    body = (_cells(_together([_written(line) for line in system.lines])) for system in found)
+    return "\n".join([*heads, *body, "", *_legend(lines), ""])
+
+
+def _together(lines: list[list[str]]) -> list[str]:
+    """The directions of a system in one row; what is the same for all of them is said once."""
+    return [cells[0] if len(set(cells)) == 1 else "<br>".join(cells) for cells in zip(*lines, strict=True)]
 
 
 def _written(line: Line) -> list[str]:
