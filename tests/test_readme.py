@@ -70,3 +70,14 @@ def example() -> str:
     """The recipe that the README shows."""
     (block,) = re.findall(r"^```toml\n(.*?)^```", TEXT, re.S | re.M)
     return block
+
+
+def test_the_readme_s_figures_of_every_system_are_the_recorded_ones():
+    recorded = (ROOT / "benchmarks" / "results" / "quick.md").read_text("utf-8")
+    shown = TEXT[TEXT.index("<!-- quick -->") : TEXT.index("<!-- end of quick -->")]
+
+    def systems(text: str) -> dict[str, list[str]]:
+        rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+        return {row[0].strip(" `"): [cell.strip() for cell in row[1:3]] for row in rows}
+
+    assert systems(shown) == systems(recorded) and systems(shown).keys() == RECIPES
