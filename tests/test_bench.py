@@ -273,6 +273,15 @@ def test_without_resume_all_is_measured_anew_and_the_rows_of_before_are_kept_asi
     assert Path("out/rows.before.jsonl").read_bytes() == first
 
 
+def test_what_changed_since_the_last_time_in_the_folder_is_told_and_fails_nothing(stand_in, bench, recipe, monkeypatch):
+    monkeypatch.setenv("SHIFT", "1")
+    assert "no change" not in bench(recipe(), recipe("other")).out
+    monkeypatch.setenv("SHIFT", "0")
+    done = bench("tiny.toml")
+    assert done.code == 0 and "21 dB -> 20 dB" in done.out and "other" not in done.out
+    assert "no change" in bench("tiny.toml").out
+
+
 # ---- seeds and sweeps ----------------------------------------------------------------------------
 
 

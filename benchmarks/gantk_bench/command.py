@@ -13,7 +13,7 @@ KEY_VALUE = "KEY=VALUE"
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
 @click.option("--all", "everything", is_flag=True, help="Every recipe there is, third parties' too.")
 @click.option("--suite", default="quick", metavar="SUITE", help="quick, full, a plugin's, or a TOML file.")
-@click.option("--against", metavar="FILE", help="Say what changed since these rows; exit code 1 where it got worse.")
+@click.option("--against", metavar="FILE", help="Hold the rows against these; exit code 1 where it got worse.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the rows there too, one JSON object per line.")
 @click.option("--out", metavar="DIR", help="The bench folder. Default: runs/bench-SUITE.")
 @click.option("--resume", is_flag=True, help="Skip the rows of the bench folder that are done.")
@@ -39,7 +39,8 @@ def command(
     gantk bench dualgan_t1t2 --grid method.structure=0,1,5 --grid train.seed=0,1,2
     gantk bench --all --out runs/new --against runs/bench-quick/rows.jsonl
 
-    Exit code 1 where a row failed, or where --against found a regression.
+    What changed since the last time in the same folder is said at the end. Exit code 1 where a row failed, or where
+    --against found a regression.
     """
     from gantk_bench.running import bench
 

@@ -20,6 +20,7 @@ class BenchFolder:
         self.path, self.copy = path, copy  # the folder, and a file that gets the rows too
         self.labels = list(labels)  # of the bench at hand, in its order
         self.rows: dict[str, dict[str, Any]] = {}
+        self.before: list[dict[str, Any]] | None = None  # what `open` put aside
 
     @property
     def file(self) -> Path:
@@ -42,6 +43,7 @@ class BenchFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             if self.rows and aside:
                 shutil.copyfile(self.file, self.path / "rows.before.jsonl")
+                self.before = list(self.rows.values())
         except OSError as error:
             what = f"'{self.path}' cannot be written to: {error.strerror}"
             raise UserError(what, where="--out", remedy="choose another folder") from None

@@ -32,11 +32,15 @@ LOOK_EVERY = 0.2  # seconds between looks at the children
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a bench left: its rows, its folder, and what changed since the rows it was held against."""
+    """What a bench left: its rows, its folder, and what changed since the rows it was held against, or the last time.
+
+    `judged`: whether a change for the worse is a failure, as it is against rows that were asked for.
+    """
 
     rows: list[dict[str, Any]]
     folder: Path
     changes: list[Change] | None = None
+    judged: bool = False
 
     @property
     def bad(self) -> list[dict[str, Any]]:
@@ -46,7 +50,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether every row is there and none got worse."""
-        return not self.bad and not comparison.regressed(self.changes or [])
+        return not self.bad and not (self.judged and comparison.regressed(self.changes or []))
 
 
 def bench(
@@ -73,7 +77,7 @@ def bench(
         names: names or paths of recipes; none with `all`.
         all: the suite's recipes, or every recipe there is, third parties' too.
         suite: the name of a suite, or a TOML file.
-        against: rows (JSONL) of an earlier bench to compare with.
+        against: rows (JSONL) of an earlier bench to compare with; None: those of the same folder, if there are any.
         json: a file that gets the rows too.
         out: the bench folder; None: runs/bench-SUITE. Rows of other recipes in it stay.
         resume: keep rows of the folder that are ok and would be measured again with the same recipe, settings and seed.
@@ -102,8 +106,10 @@ def bench(
     console = console or standard_output()
     Bench(planned, chosen, folder, jobs, device, console).run(resume)
     rows = list(folder.own())
-    rivals = _rivals(before, planned, named)
-    outcome = Outcome(rows, path, None if rivals is None else comparison.compare(rows, rivals))
+    # The last time in the same folder may have been of other recipes: those are not missing now.
+    rivals = _rivals(folder.before, planned, True) if before is None else _rivals(before, planned, named)
+    changes = comparison.compare(rows, rivals) if rivals or before is not None else None
+    outcome = Outcome(rows, path, changes, before is not None)
     _tell(outcome, folder.write_tables(outcome.changes), console)
     return outcome
 
