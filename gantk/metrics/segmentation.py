@@ -23,7 +23,7 @@ PASS = 2**20  # positions that go through the network at once
 
 
 class Segmentation:
-    """Segmentation agreement: are the lesions of a translated image where a segmenter of real images finds them?
+    """Segmentation agreement: what a segmenter of real images finds in translated ones, against the true lesions.
 
     A small U-Net learns to find lesions in real training images of the target domain, and is then asked about the made
     ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of what it finds (A) and the truth's mask (B),
