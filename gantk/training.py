@@ -78,7 +78,7 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
 class Training:
     """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
 
-    def __init__(self, parts: Parts, run: RunFolder, seconds: float = 0.0):
+    def __init__(self, parts: Parts, run: RunFolder | None, seconds: float = 0.0):
         self.parts, self.run = parts, run
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         self.augments = [augment(parts.model.data.dims) for augment in parts.model.data.augment]
@@ -86,7 +86,7 @@ class Training:
         self.held = self.scorer.held_out_samples()
         self.judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)
         self.choice = Choice(self.judge.rule, self.judge.higher)
-        self.used = Used(run.usage(), self.runtime.device)
+        self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Of training, earlier sittings included; validation and saving apart.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
