@@ -45,6 +45,7 @@ from gantk.metrics.baselines import identity
 from gantk.metrics.pairs import PSNR
 from gantk.metrics.reals import spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
+from gantk.metrics.truths import OTHER
 from gantk.runtime import Runtime
 from gantk.tables import Model
 from gantk.whole import whole_images
@@ -64,7 +65,6 @@ FLOOR = 0.1  # kid (of standardised features) that sets of a few dozen images of
 UNCHANGED = 0.005  # of the range: an output that differs less from its input, in the mean, is a copy
 NEARER = 0.9  # of the input's kid: above it nothing was translated
 WINDOW, THRESHOLD = 5, 0.03  # of the structure criterion, see gantk.losses.structure
-OTHER = {"a": "b", "b": "a"}
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
-        title = _title(key, result.get("domains", []))
+        title = title_of(key, result.get("domains", []))
         rows = {"model": metrics} | {name: rows[key] for name, rows in result["baselines"].items() if key in rows}
         for name, row in rows.items():
             cells = [f"{metric} {_cell(score)}" for metric, score in row.items() if not metric.endswith(APART)]
@@ -65,7 +65,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
 
 
-def _title(key: str, domains: list[str]) -> str:
+def title_of(key: str, domains: Sequence[str]) -> str:
     """`T1 -> T2`, `T1 from noise`; the key itself where the domains are not known."""
     plain, _, post = key.partition("_post")
     title = key

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from gantk_bench.board import Board, brief, number, result_table, title
+from gantk_bench.board import Board, brief, number, result_table, title_of
 from gantk_bench.spread import over_seeds
 
 
@@ -117,8 +117,8 @@ def test_the_results_have_a_line_for_each_direction_each_failure_and_each_group_
 
 
 def test_scores_are_named_by_what_they_are_of():
-    assert title("a_to_b", ["CT", "MR"]) == "CT -> MR" and title("image", ["T1"]) == "T1 from noise"
-    assert title("image_post", ["T1"]) == "T1 from noise, post-steps" and title("a_to_b", []) == "a_to_b"
+    assert title_of("a_to_b", ["CT", "MR"]) == "CT -> MR" and title_of("image", ["T1"]) == "T1 from noise"
+    assert title_of("image_post", ["T1"]) == "T1 from noise, post-steps" and title_of("a_to_b", []) == "a_to_b"
     made = row(metrics={"image": {"kid_random": {"value": 0.00012, "unit": ""}, "recall": {"value": None}}}, verdict={})
     assert list(brief(made)) == ["T1 from noise kid_random 0.00012"]
     assert number({"value": None}) == "-" and number({"value": 1234.5, "unit": "HU"}) == "1234 HU"

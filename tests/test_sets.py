@@ -8,13 +8,12 @@ import torch
 
 from gantk.errors import UserError
 from gantk.metrics import distances, neighbours
-from gantk.metrics.bootstrap import left_out_interval
+from gantk.metrics.bootstrap import left_out_interval, parts_of
 from gantk.metrics.distances import (
     KernelSums,
     frechet,
     kernels,
     parts_interval,
-    parts_of,
     squared_distances,
     squared_mmd,
 )

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gantk.live import clock_time
+from gantk.summary import title_of
 from gantk_bench.child import Child
 from gantk_bench.plan import Job
 from gantk_bench.spread import Spread
 
 COLOURS = {"ok": "green", "skipped": "dim", "failed": "bold red", "killed": "bold red", "out of time": "bold red"}
 KEY_METRICS = ("psnr", "ssim", "kid_random")  # shown where there are any; else the first two
-ARROWS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}
 
 
 class Board:
@@ -100,7 +100,7 @@ def brief(row: dict[str, Any]) -> Iterator[str]:
     for direction, scores in row.get("metrics", {}).items():
         names = key_metrics(scores)
         cells = [f"{name} {number(scores[name])}" for name in names]
-        yield f"{title(direction, row.get('domains', []))} {', '.join([*cells, *judged(row, direction, names[:1])])}"
+        yield f"{title_of(direction, row.get('domains', []))} {', '.join([*cells, *judged(row, direction, names[:1])])}"
 
 
 def key_metrics(scores: Mapping[str, Any]) -> list[str]:
@@ -123,17 +123,6 @@ def number(score: Mapping[str, Any]) -> str:
     return f"{score['value']:.4g}{' ' + unit if unit else ''}".replace("e-0", "e-")
 
 
-def title(direction: str, domains: Sequence[str]) -> str:
-    """`T1 -> T2`, `T1 from noise`; the key itself where the domains are not known."""
-    plain, _, post = direction.partition("_post")
-    found = direction
-    if plain in ARROWS and len(domains) > 1:
-        found = " -> ".join(domains[place] for place in ARROWS[plain])
-    elif plain == "image" and domains:
-        found = f"{domains[0]} from noise"
-    return f"{found}, post-steps" if direction.endswith("_post") and found != direction else found
-
-
 def result_table(rows: Sequence[dict[str, Any]], groups: Sequence[Spread]) -> Table:
     """One line for each row and direction, then one for each group of seeds."""
     table = Table(box=None, pad_edge=False)
@@ -149,14 +138,14 @@ def result_table(rows: Sequence[dict[str, Any]], groups: Sequence[Spread]) -> Ta
             cells = Text(", ".join(f"{name} {number(scores[name])}" for name in names))
             verdict = Text(", ".join(judged(row, direction, names[:1])))
             verdict.stylize("red" if verdict.plain.startswith("not") else "green")
-            way = title(direction, row.get("domains", []))
+            way = title_of(direction, row.get("domains", []))
             table.add_row(*head, way, cells, verdict, _step(row), clock_time(row["wall_s"]))
             head = [""]
     for group in groups:
         head = [Text(f"{group.label}, {len(group.rows)} seeds", style="bold")]
         for direction, scores in group.metrics().items():
             cells = [f"{n} {s['mean']:.4g} ± {s['sd']:.2g}" for n, s in scores.items() if n in key_metrics(scores)]
-            table.add_row(*head, title(direction, group.rows[0].get("domains", [])), Text(", ".join(cells)))
+            table.add_row(*head, title_of(direction, group.rows[0].get("domains", [])), Text(", ".join(cells)))
             head = [""]
     return table
 

@@ -108,7 +108,7 @@ def left_out_interval(
     """
     from scipy.special import stdtrit
 
-    sides = [_groups(real), _groups(fake)]
+    sides = [parts_of(real), parts_of(fake)]
     whole = [np.arange(len(groups)) for groups in sides]
     counts = [len(set(groups.tolist())) for groups in sides]
     if min(counts) < 2:
@@ -148,8 +148,8 @@ def drawn_interval(
     return float(low), float(high)
 
 
-def _groups(patients: Sequence[str]) -> np.ndarray:
-    """The group, 0 to GROUPS - 1, of each image: images of a patient share it, an unknown patient has one image."""
+def parts_of(patients: Sequence[str]) -> np.ndarray:
+    """The part (N,), 0 to 19, of each image: a patient's images share it; an unknown patient ("") has one image."""
     names = [patient or f"image {index}" for index, patient in enumerate(patients)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] % GROUPS for name in names])

@@ -5,12 +5,12 @@ A set's parts are what is left out at a time for an interval: its patients, deal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from gantk.metrics.bootstrap import GROUPS, left_out_interval
+from gantk.metrics.bootstrap import left_out_interval
 
 BLOCK = 2**22  # numbers of a matrix of pairs that are in memory at once: 32 MiB
 
@@ -90,13 +90,6 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     """Rows of a matrix in parts that hold a bounded number of entries."""
     step = max(1, BLOCK // max(1, columns))
     return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
-
-
-def parts_of(patients: Sequence[str]) -> np.ndarray:
-    """The part (N,), 0 to 19, of each image: a patient's images share it; an unknown patient ("") has one image."""
-    names = [patient or f"image {index}" for index, patient in enumerate(patients)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] % GROUPS for name in names])
 
 
 def parts_interval(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.metrics.distances import blocks, parts_interval, parts_of, squared_distances
+from gantk.metrics.bootstrap import parts_of
+from gantk.metrics.distances import blocks, parts_interval, squared_distances
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
 FEW = 1000  # images, below which a definition says so

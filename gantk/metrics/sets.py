@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.bootstrap import left_out_interval
+from gantk.metrics.bootstrap import left_out_interval, parts_of
 from gantk.metrics.distances import (
     KernelSums,
     frechet_of,
     gaussian,
     kernels,
     parts_interval,
-    parts_of,
     squared_mmd,
 )
 from gantk.metrics.features import Features
