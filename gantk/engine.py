@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gantk.capture import Capture, Graph, python_state
 from gantk.ema import EMA
 from gantk.errors import GantkError, UserError
 from gantk.method import Batch, Method, Phase, Stage, check_networks
+from gantk.optim import settle_on
 from gantk.runtime import Runtime
 
 
@@ -26,27 +29,47 @@ class Plan:
     microbatch: int | None
     ema: float
     seed: int
+    fused: bool = True  # optimizers and averages take all weights at once
+    frozen: bool = True  # what a phase does not update gets no gradients
+    overlap: bool = True  # ranks: gradients are reduced while others are still computed
+    capture: bool = True  # whole steps as CUDA graphs, where that can be
 
 
 class Engine:
-    """Trains one method. `step` is the number of finished steps; all else that a resume needs is in `state_dict`."""
+    """Trains one method. `step` is the number of finished steps; all else that a resume needs is in `state_dict`.
 
-    def __init__(self, method: Method, plan: Plan, runtime: Runtime):
+    `graph` makes what records a step, in the place of CUDA's graphs.
+    """
+
+    def __init__(
+        self, method: Method, plan: Plan, runtime: Runtime, graph: Callable[[], Graph] | None = None
+    ):
         self.method, self.plan, self.runtime = method, plan, runtime
         self.schedule = plan.schedule
         self.step = 0
         self.phases = method.phases()
         self.parameters = {phase.name: _parameters(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
+        reduction = runtime.reduction
+        self.reductions = {name: reduction(found, plan.overlap) for name, found in self.parameters.items()}
         self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
-        self.ema = EMA(method, averaged, plan.ema) if plan.ema and averaged else None
-        self._seen: list[tuple[int, dict[str, Tensor]]] = []  # (step, losses) since they were last looked at
+        self.ema = EMA(method, averaged, plan.ema, plan.fused) if plan.ema and averaged else None
+        self._settle()
+        self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
+        for parameter in set(method.parameters()) - set(self._trained):
+            parameter.requires_grad_(False)
+        obstacle = self._obstacle(plan.capture and (graph is not None or runtime.device.type == "cuda"))
+        self.capture = Capture(
+            self._take, self._at, self._changes, lambda: python_state(method), runtime.device, obstacle, graph
+        )
+        self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
         for stage, last in self._stages():
             begun = False
+            self.capture.forget()
             while self.step < last:
                 self.runtime.seed(self.plan.seed, self.step)
                 batch = batch_at(self.step, stage)
@@ -58,67 +81,96 @@ class Engine:
                 yield stage, batch, losses
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step: every phase's losses, gradients, reduction over ranks, update; then the moving average."""
-        progress = self.step / max(1, self.plan.steps)
-        self.method.train()
+        """One step: every phase's losses, gradients, reduction over ranks, update; then the moving average.
+
+        The losses are tensors on the device; nothing waits for them.
+        """
+        if not self.method.training:
+            self.method.train()
+        self._at(0)
+        losses = self.capture(self._active(), batch)
+        if self.ema is not None:
+            self.ema.updates += 1
+        if not losses:
+            return {}
+        values = torch.stack(list(losses.values()))  # of this step: a graph writes the next one's over them
+        self._seen.append((self.step + 1, list(losses), values))
+        return dict(zip(losses, values.unbind(), strict=True))
+
+    def _active(self) -> tuple[str, ...]:
+        """The phases that this step runs."""
+        return tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
+
+    def _at(self, ahead: int) -> None:
+        """All that follows the step's number, as tensors: for this step, or one so many steps ahead."""
+        progress = min(1.0, (self.step + ahead) / max(1, self.plan.steps))
         self.method.progress.fill_(progress)
+        for name, optimizer in self.optimizers.items():
+            _set_lr(optimizer, self.base_lrs[name], self.schedule(progress))
+        if self.ema is not None:
+            self.ema.prepare(ahead)
+
+    def _take(self, batch: Batch) -> dict[str, Tensor]:
+        """The step itself: operations on tensors alone, so that it can be recorded."""
         losses: dict[str, Tensor] = {}
+        active = self._active()
         for phase in self.phases:
-            if self.step % phase.every == 0:
-                optimizer = self.optimizers[phase.name]
-                _set_lr(optimizer, self.base_lrs[phase.name], self.schedule(progress))
+            if phase.name in active:
                 self._freeze_all_but(phase)
                 with _memory_advice(self.runtime):
-                    optimizer.step(lambda phase=phase: self._closure(phase, batch, losses))
+                    self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
         self._unfreeze()
         if self.ema is not None:
-            self.ema.update()
-        self._seen.append((self.step + 1, losses))
+            self.ema.average_in()
         return losses
 
     def _freeze_all_but(self, phase: Phase) -> None:
         """Gradients for what the phase updates only: the rest costs no backward pass."""
-        self.method.requires_grad_(False)
-        for parameter in self.parameters[phase.name]:
-            parameter.requires_grad_(True)
+        if self.plan.frozen:
+            updated = set(self.parameters[phase.name])
+            for parameter in self._trained:
+                parameter.requires_grad_(parameter in updated)
 
     def _unfreeze(self) -> None:
         """As it was before the step: what stays frozen is what the method froze."""
-        for parameters in self.parameters.values():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
-        for parameter in self.parameters[phase.name]:
+        for parameter in self._trained:
             parameter.grad = None
         parts = _split(batch, self.plan.microbatch)
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
-        for part, weight in parts:
+        for number, (part, weight) in enumerate(parts, 1):
             with torch.enable_grad(), self.runtime.autocast():
                 named = phase.loss(part)
                 part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
-            part_total.backward()
+            with self.reductions[phase.name].during(last=number == len(parts)):
+                part_total.backward()
             total += part_total.detach()
             for name, loss in named.items():
                 key = f"{phase.name}/{name}"
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
         losses.update(sums)
         _join(batch, parts)
-        self.runtime.reduce(self.parameters[phase.name])
         return total
 
     def check_finite(self, saved: str) -> None:
         """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
-        seen, self._seen = [(step, losses) for step, losses in self._seen if losses], []
+        for reduction in self.reductions.values():
+            reduction.check()
+        seen, self._seen = self._seen, []
         if not seen:
             return
-        totals = torch.stack([torch.stack(list(losses.values())).sum() for _, losses in seen])
-        if bool(torch.isfinite(totals).all()):
+        totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist()
+        wrong = next((k for k, total in enumerate(totals) if not math.isfinite(total)), None)
+        if wrong is None:
             return
-        step, losses = seen[int((~torch.isfinite(totals)).nonzero()[0])]
-        bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss))] or list(losses)
+        step, names, values = seen[wrong]
+        losses = dict(zip(names, values.tolist(), strict=True))
+        bad = [name for name, loss in losses.items() if not math.isfinite(loss)] or names
         bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
         raise GantkError(
             f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
@@ -138,8 +190,37 @@ class Engine:
         self.step = state["step"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self._settle()
+        self.capture.forget()
         if self.ema:
             self.ema.load_state_dict(average, state["ema_updates"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What the step does otherwise than it could, and why."""
+        return self.capture.notes
+
+    def _settle(self) -> None:
+        for optimizer in self.optimizers.values():
+            settle_on(optimizer, self.runtime.device, self.plan.fused)
+
+    def _obstacle(self, wanted: bool) -> str | None:
+        """Why steps are not even tried to be recorded; None where they are."""
+        if not wanted:
+            return "not asked for"
+        if self.runtime.world > 1:
+            return "several ranks: what they tell each other is not recorded"
+        for name, optimizer in self.optimizers.items():
+            if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
+                return f"the optimizer of the {name} ({type(optimizer).__name__}) keeps its state on the host"
+        return None
+
+    def _changes(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
+        remembered = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        average = list(self.ema.average.values()) if self.ema else []
+        return [*self.method.parameters(), *self.method.buffers(), *average, *remembered]
 
     def _stages(self) -> Iterator[tuple[Stage, int]]:
         """(stage, the step at which it ends), laid end to end; stages that are behind us are left out."""

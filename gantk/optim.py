@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 
 def adam(
@@ -16,7 +17,7 @@ def adam(
     weight_decay: float = 0.0,  # L2 penalty, added to the gradient
 ):
     """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
-    return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return StorageOrderAdam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def adamw(
@@ -27,7 +28,7 @@ def adamw(
     weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
 ):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
-    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return StorageOrderAdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def rmsprop(
@@ -47,7 +48,7 @@ def sgd(
     momentum: float = 0.0,  # share of the last update that is taken again
 ):
     """Stochastic gradient descent, with momentum as an option."""
-    return torch.optim.SGD(params, lr=lr, momentum=momentum)
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, fused=True)
 
 
 def lbfgs(
@@ -59,6 +60,61 @@ def lbfgs(
 ):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
     return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+
+
+class StorageOrder:
+    """For an Adam of torch's: weights, gradients and moments are handed to the kernel as they lie in memory.
+
+    The fused kernel takes contiguous tensors only, and copies those that are channels-last, there and back. Every
+    element is updated by itself, so any order does.
+    """
+
+    def _init_group(self, group: dict, params: list, *others: list) -> bool:
+        complex_numbers = super()._init_group(group, params, *others)
+        orders = [storage_order(p) for p in params]
+        for tensors in (params, *others):
+            for place, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
+                if order is not None and tensor.ndim == len(order):
+                    tensors[place] = tensor.detach().permute(order)
+        return complex_numbers
+
+
+class StorageOrderAdam(StorageOrder, torch.optim.Adam):
+    """torch's."""
+
+
+class StorageOrderAdamW(StorageOrder, torch.optim.AdamW):
+    """torch's."""
+
+
+def storage_order(tensor: Tensor) -> list[int] | None:
+    """The order of dimensions in which a tensor is contiguous; None where it is so already, or in no order."""
+    if tensor.is_contiguous():
+        return None
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    return order if tensor.detach().permute(order).is_contiguous() else None
+
+
+def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
+    """Learning rates and counts of steps where the update rule computes, so that a recorded step follows them.
+
+    `fused` false: one parameter after the other, for comparison. To be called again after `load_state_dict`.
+    """
+    for group in optimizer.param_groups:
+        if not fused:
+            group |= {key: False for key in ("fused", "foreach") if key in group}
+        capturable = fused and device.type == "cuda" and "capturable" in group
+        if "capturable" in group:
+            group["capturable"] = capturable
+        if fused and (group.get("fused") or capturable):
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
+        else:
+            group["lr"] = float(group["lr"])
+    if device.type == "cuda":
+        optimizer._warned_capturable_if_run_uncaptured = True  # steps that warm up are meant to
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].to(device)
 
 
 class AnyLayoutLBFGS(torch.optim.LBFGS):

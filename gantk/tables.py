@@ -47,6 +47,7 @@ class DataTable(Table):
     memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
     workers: int = Field(2, ge=0)  # threads that read ahead of the training
+    pin: bool = True  # CUDA: batches are copied to the device while the step before is at work
     split: SplitTable = SplitTable()
 
     @field_validator("domains")
@@ -96,6 +97,14 @@ class TrainTable(Table):
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
     channels_last: bool = True  # memory format of images and weights; faster on CPUs and tensor cores
     batched: bool = True  # one pass where one network has several inputs and its norm allows it
+    fused: bool = True  # optimizers and averages take all weights at once; False: one after the other
+    kernels: bool = True  # gantk's own ways to compute norms, doublings and tiny maps; False: torch's
+    frozen: bool = True  # networks that a phase does not update get no gradients; False: they do, for nothing
+    allocator: Literal["keep", "system"] = "keep"  # CPU: freed memory stays at hand, or goes back to the system at once
+    capture: Literal["auto", "off"] = "auto"  # CUDA: the whole step as one graph, or operator by operator
+    compile: bool = False  # torch.compile of each phase's losses
+    recompute: bool = False  # activations are computed again in the backward pass: saves memory, costs time
+    overlap: bool = True  # ranks: gradients are reduced while others are still computed; False: all in one message
     ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
     seed: int = 0
     log_every: int = Field(20, ge=1)

@@ -13,9 +13,10 @@ from gantk import checkpoint
 from gantk.engine import Engine, Plan
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.nets.blocks import batch_independent
-from gantk.optim import Constant, adam, sgd
+from gantk.optim import Constant, Linear, adam, sgd
 from gantk.runtime import Runtime
 from gantk.spec import bind_or_raise
+from gantk.testing.recorded import Recording
 from gantk.testing.small import POOL, random_images, small_part, small_size
 
 BATCH = 2
@@ -35,6 +36,7 @@ class MethodContract:
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     classes: ClassVar[tuple[str, ...]] = ()  # of the images, for methods that learn from labels
     microbatches: ClassVar[bool] = True  # False where a loss speaks of the batch as a whole
+    captures: ClassVar[bool] = True  # False where a step has to ask the device for values: no CUDA graph can hold it
     exports: ClassVar[bool] = True  # False where translating is more than running networks: an optimisation
 
     @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
@@ -52,11 +54,15 @@ class MethodContract:
     def size(self, dims: int) -> tuple[int, ...]:
         return self.sizes.get(dims, small_size(dims))
 
-    def engine(self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam) -> Engine:
-        """An engine for four steps with a moving average; `rule` makes its optimizers."""
+    def engine(
+        self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam, steps: int = 4,
+        schedule=None, graph=None,
+    ) -> Engine:  # fmt: skip
+        """An engine for a few steps with a moving average; `rule` makes its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
-        return Engine(method, Plan(4, rule, {}, Constant(), microbatch, ema=0.9, seed=0), runtime)
+        plan = Plan(steps, rule, {}, schedule or Constant(), microbatch, ema=0.9, seed=0)
+        return Engine(method, plan, runtime, graph)
 
     def batch_at(
         self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH
@@ -125,6 +131,24 @@ class MethodContract:
             strangers = sorted(name for name, p in method.named_parameters() if name in moved and id(p) not in own)
             assert not strangers, f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
             assert moved, f"the phase '{phase.name}' moved nothing"
+
+    def test_a_recorded_step_is_the_step(self, d, monkeypatch):
+        """Recorded once and replayed, as a CUDA graph is, training goes where it goes without, to the bit."""
+        if not self.captures:
+            pytest.skip("asks the device for values")
+        monkeypatch.setattr("gantk.capture.WARM_UP", 1)
+        steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step comes at least three times
+        plain = self.engine(self.build(d), steps=steps, schedule=Linear())
+        replayed = self.engine(self.build(d), steps=steps, schedule=Linear(), graph=Recording)
+        if replayed.capture.obstacle is not None:
+            pytest.skip(replayed.capture.obstacle)  # an optimizer that nobody can record
+        self.train(plain, until=steps)
+        self.train(replayed, until=steps)
+        assert replayed.capture.obstacle is None, replayed.capture.obstacle
+        assert replayed.capture.graphs, "no kind of step came often enough to be recorded"
+        _assert_equal(replayed.method.state_dict(), plain.method.state_dict())
+        if plain.ema is not None:
+            _assert_equal(replayed.ema.state_dict(), plain.ema.state_dict())
 
     def test_resume_is_exact(self, d, tmp_path):
         whole = self.engine(self.build(d))

@@ -1,0 +1,282 @@
+"""Recorded steps: replays go where steps go, and whatever a recording would freeze or cannot hold is found out."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from gantk.engine import Engine, Plan
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.optim import Linear, adam, lbfgs, rmsprop, sgd
+from gantk.runtime import Runtime
+from gantk.testing.recorded import Recording, host_reads
+
+CPU = Runtime(torch.device("cpu"), "fp32", True)
+STEPS = 14
+
+
+class Sketch(Method):
+    """A generator with dropout and batch norm, a critic on every second step; `spoil` is run inside the step."""
+
+    reads = ("image",)
+
+    def __init__(self, spoil=lambda image, progress: image):
+        super().__init__(Geometry(2, (8, 8), {"image": 1}))
+        torch.manual_seed(0)
+        first = nn.Conv2d(1, 4, 3, padding=1)
+        self.player = nn.Sequential(first, nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 3))
+        self.critic = nn.Conv2d(1, 1, 3)
+        self.spoil = spoil
+
+    def phases(self):
+        return [Phase("play", (self.player,), self.play, ema=True), Phase("judge", (self.critic,), self.judge, every=2)]
+
+    def play(self, batch):
+        fake = self.spoil(self.player(batch["image"]), self.progress)
+        batch["fake"] = fake.detach()
+        return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean() * (1 + self.progress)}
+
+    def judge(self, batch):
+        return {"critic": self.critic(batch["fake"]).square().mean()}
+
+
+def engine_of(graph=None, spoil=None, rule=adam, **changes) -> Engine:
+    method = Sketch() if spoil is None else Sketch(spoil)
+    defaults = {"optimizers": {}, "schedule": Linear(), "microbatch": None, "ema": 0.9, "seed": 3}
+    return Engine(CPU.place(method, 2), Plan(STEPS, rule, **(defaults | changes)), CPU, graph)
+
+
+def images(step: int = 0, stage: Stage | None = None, count: int = 2) -> Batch:
+    return Batch(image=torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
+
+
+def train(engine: Engine, batch_at=images) -> list[dict]:
+    return [losses for _, _, losses in engine.fit(batch_at)]
+
+
+def assert_same(one: Engine, other: Engine) -> None:
+    for name, tensor in one.method.state_dict().items():
+        assert torch.equal(tensor, other.method.state_dict()[name]), name
+    for name, tensor in one.ema.state_dict().items():
+        assert torch.equal(tensor, other.ema.state_dict()[name]), name
+
+
+def test_replays_lead_where_steps_lead():
+    """Dropout, batch norm's statistics, schedules, the average's first steps and the critic's pace are all in it."""
+    plain, replayed = engine_of(), engine_of(Recording)
+    expected, found = train(plain), train(replayed)
+    assert (replayed.capture.obstacle, replayed.capture.graphs) == (None, 2)  # with the critic and without
+    assert_same(plain, replayed)
+    for one, other in zip(expected, found, strict=True):  # those of long ago too: no replay has written over them
+        assert {name: float(loss) for name, loss in one.items()} == {name: float(loss) for name, loss in other.items()}
+
+
+def test_microbatches_are_recorded_too():
+    plain, replayed = engine_of(microbatch=1), engine_of(Recording, microbatch=1)
+    train(plain)
+    train(replayed)
+    assert replayed.capture.graphs == 2
+    assert_same(plain, replayed)
+
+
+def test_a_batch_of_another_shape_is_another_recording():
+    plain, replayed = engine_of(), engine_of(Recording)
+    for engine in (plain, replayed):
+        train(engine, lambda step, stage: images(step, count=2 if step < 7 else 3))
+    assert replayed.capture.graphs == 2  # one kind of step of each shape came often enough
+    assert_same(plain, replayed)
+
+
+def test_a_stage_begins_without_recordings():
+    engine = engine_of(Recording)
+    engine.method.stages = lambda steps: [Stage("first", 8, (8, 8)), Stage("second", steps - 8, (8, 8))]
+    graphs = []
+    for _ in engine.fit(images):
+        graphs.append(engine.capture.graphs)
+    assert graphs[7] == 2
+    assert graphs[8] == 0
+
+
+def test_what_the_step_left_in_the_batch_is_there_after_a_replay():
+    engine = engine_of(Recording)
+    for step in range(10):
+        batch = images(step)
+        engine.train_step(batch)
+        engine.step += 1
+    assert engine.capture.graphs
+    assert batch["fake"].shape == (2, 1, 6, 6)
+
+
+# ---- what cannot be recorded --------------------------------------------------------------------
+
+
+def counted():
+    """A step that counts in Python: its recording would count no further."""
+    calls = []
+
+    def spoil(image, progress):
+        calls.append(0)
+        return image * (1 + 0.5 * len(calls))
+
+    return spoil
+
+
+def test_what_only_python_knows_is_found_before_a_step_is_wrong():
+    engine = engine_of(Recording, counted())
+    train(engine)
+    assert engine.capture.graphs == 0
+    (note,) = engine.notes
+    assert note.startswith("the step could not be recorded: replayed steps differ from others by ")
+
+
+def test_what_a_method_remembers_in_python_is_named():
+    engine = engine_of(Recording)
+    engine.method.calls = 0
+
+    def spoil(image, progress):  # too slowly for its losses to show it within a few steps
+        engine.method.calls += 1
+        return image * (1 + 1e-6 * engine.method.calls)
+
+    engine.method.spoil = spoil
+    train(engine)
+    assert engine.notes == [
+        "the step could not be recorded: every step changes calls in Python; hold it in a buffer, as a tensor"
+    ]
+
+
+def test_a_step_that_draws_python_s_random_numbers_is_not_recorded():
+    engine = engine_of(Recording, lambda image, progress: image * (1 + 1e-9 * random.random()))
+    train(engine)
+    assert "every step changes the random numbers of `random` in Python" in engine.notes[0]
+
+
+def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
+    """At first it makes hardly a difference; much later in the training it would."""
+    held = {}
+
+    def spoil(image, progress):  # what a method does that keeps the share of the training in a Python float
+        return image * (1 + held["progress"])
+
+    engine = engine_of(Recording, spoil)
+    at = engine.capture.at
+
+    def watched(ahead: int) -> None:
+        at(ahead)
+        held["progress"] = float(engine.method.progress)
+
+    engine.capture.at = engine._at = watched
+    train(engine)
+    assert "replayed steps differ" in engine.notes[0]
+
+
+def test_a_host_read_is_named_with_its_place_and_training_goes_on_as_without():
+    def spoil(image, progress):
+        return image * (2.0 if image.mean().item() > 0 else 1.0)
+
+    plain, replayed = engine_of(spoil=spoil), engine_of(Recording, spoil)
+    train(plain)
+    train(replayed)
+    assert "_local_scalar_dense reads a value: test_capture.py" in replayed.notes[0]
+    assert len(replayed.notes) == 1  # tried once, not at every step
+    assert_same(plain, replayed)
+
+
+def test_an_error_while_recording_costs_nothing_but_the_recording():
+    class Broken(Recording):
+        def record(self, function):
+            super().record(function)
+            raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
+
+    plain, replayed = engine_of(), engine_of(Broken)
+    train(plain)
+    train(replayed)
+    assert replayed.notes == [
+        "the step could not be recorded: RuntimeError: operation not permitted when stream is capturing"
+    ]
+    assert_same(plain, replayed)
+
+
+def test_optimizers_that_think_on_the_host_are_not_even_tried():
+    for rule, name in ((lbfgs, "AnyLayoutLBFGS"), (rmsprop, "RMSprop")):  # RMSProp's kernels take numbers on a CPU
+        engine = engine_of(Recording, rule=rule)
+        assert engine.capture.obstacle == f"the optimizer of the play ({name}) keeps its state on the host"
+
+
+def test_capture_can_be_switched_off():
+    engine = engine_of(Recording, capture=False)
+    train(engine)
+    assert (engine.capture.graphs, engine.notes) == (0, [])
+
+
+def test_several_ranks_are_a_reason():
+    several = Runtime(torch.device("cpu"), "fp32", True, world=2)
+    plan = Plan(STEPS, adam, {}, Linear(), None, 0.0, 0)
+    assert "several ranks" in Engine(Sketch(), plan, several, Recording).capture.obstacle
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_recordings_as_without():
+    whole = engine_of()
+    train(whole)
+    half, rest = engine_of(Recording), engine_of(Recording)
+    for _ in half.fit(images):
+        if half.step == 7:
+            break
+    rest.method.load_state_dict(half.method.state_dict())
+    rest.load_state_dict(half.state_dict(), half.ema.state_dict())
+    train(rest)
+    assert rest.capture.graphs
+    assert_same(whole, rest)
+
+
+@pytest.mark.parametrize("rule", [adam, sgd])
+def test_nothing_between_two_log_points_makes_the_host_wait(rule):
+    engine = engine_of(rule=rule)
+    for step in range(2):
+        engine.train_step(images(step))
+    batches = [images(step) for step in range(3)]
+    assert host_reads(lambda: [engine.train_step(batch) for batch in batches]) == []
+    assert host_reads(lambda: engine.check_finite("")) != []  # a log point may
+
+
+# ---- the tools themselves -----------------------------------------------------------------------
+
+
+def test_host_reads_sees_every_way_to_wait():
+    x = torch.randn(4)
+    ways = [
+        x.sum().item,
+        lambda: bool(x.sum() > 0),
+        lambda: float(x.sum()),
+        x.tolist,
+        x.numpy,
+        lambda: x[x > 0],
+        lambda: x.nonzero(),
+        lambda: torch.tensor(1.0),
+        lambda: torch.equal(x, x),
+        lambda: torch.unique(x),
+    ]
+    for way in ways:
+        assert len(host_reads(way)) >= 1, way
+    assert host_reads(lambda: (x * 2).relu().sum() + torch.zeros(4).fill_(1.0).mean()) == []
+
+
+def test_a_recording_replays_into_the_same_memory():
+    x, weight = torch.ones(3), torch.ones(3, requires_grad=True)
+    recording = Recording()
+
+    def step():
+        weight.grad = None
+        (x * weight).sum().backward()
+        with torch.no_grad():
+            weight.sub_(weight.grad)
+        return (x * weight).sum().detach()
+
+    total = recording.record(step)
+    assert total == 0
+    x.fill_(2.0)
+    recording.replay()
+    assert weight.tolist() == [-2.0] * 3
+    assert total == -12

@@ -1,0 +1,104 @@
+"""Update rules: in storage order they do what torch's do, and their numbers are where the step computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from gantk.optim import adam, adamw, rmsprop, settle_on, sgd, storage_order
+
+CPU = torch.device("cpu")
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3))
+    return net, copy.deepcopy(net)
+
+
+def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for parameter in net.parameters():
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("rule", "other"), [(adam, torch.optim.Adam), (adamw, torch.optim.AdamW)])
+def test_storage_order_changes_nothing_but_the_time(rule, other):
+    plain, last = networks()
+    last.to(memory_format=torch.channels_last)
+    follow(plain, other(plain.parameters(), lr=2e-4, betas=(0.5, 0.999), weight_decay=0.01))
+    mine = rule(last.parameters(), weight_decay=0.01)
+    settle_on(mine, CPU)
+    follow(last, mine)
+    for one, two in zip(plain.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+        assert mine.state[two]["exp_avg"].stride() == two.stride()
+
+
+def test_channels_last_weights_are_not_copied():
+    _, net = networks()
+    net.to(memory_format=torch.channels_last)
+    optimizer = adam(net.parameters())
+    follow(net, optimizer, 1)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        optimizer.step()
+    events = seen.key_averages(group_by_input_shape=True)
+    large = [event.key for event in events if any(len(shape) > 1 for shape in event.input_shapes)]
+    assert not {"aten::clone", "aten::copy_", "aten::contiguous"} & set(large)
+
+
+def test_storage_order_is_the_order_in_memory():
+    weight = torch.randn(4, 3, 2, 2)
+    assert storage_order(weight) is None
+    last = weight.to(memory_format=torch.channels_last)
+    assert last.permute(storage_order(last)).is_contiguous()
+    assert storage_order(weight[:, ::2]) is None  # in no order: torch's way then
+
+
+def test_learning_rates_lie_where_the_rule_computes():
+    net, _ = networks()
+    fused, plain = adam(net.parameters(), lr=0.5), adam(net.parameters(), lr=0.5)
+    settle_on(fused, CPU)
+    settle_on(plain, CPU, fused=False)
+    assert torch.equal(fused.param_groups[0]["lr"], torch.tensor(0.5))
+    assert plain.param_groups[0]["lr"] == 0.5
+    assert plain.param_groups[0]["fused"] is False
+    for rule in (rmsprop, torch.optim.LBFGS):
+        other = rule(net.parameters(), lr=0.5)
+        settle_on(other, CPU)
+        assert other.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("rule", [adam, adamw, sgd])
+def test_one_after_the_other_is_the_same(rule):
+    together, single = networks()
+    first, second = rule(together.parameters()), rule(single.parameters())
+    settle_on(first, CPU)
+    settle_on(second, CPU, fused=False)
+    follow(together, first)
+    follow(single, second)
+    for one, two in zip(together.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+def test_state_that_was_saved_with_a_number_for_the_rate_is_taken_over():
+    net, again = networks()
+    earlier = torch.optim.Adam(net.parameters(), lr=0.25, betas=(0.5, 0.999), fused=True)
+    follow(net, earlier, 2)
+    optimizer = adam(again.parameters())
+    settle_on(optimizer, CPU)
+    optimizer.load_state_dict(copy.deepcopy(earlier.state_dict()))
+    settle_on(optimizer, CPU)
+    assert torch.equal(optimizer.param_groups[0]["lr"], torch.tensor(0.25))
+    again.load_state_dict(net.state_dict())
+    follow(net, earlier)
+    follow(again, optimizer)
+    for one, two in zip(net.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
