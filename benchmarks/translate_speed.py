@@ -1,12 +1,17 @@
 """How long a volume takes to translate, beside the plain loop over its slices, and how much memory: one process each
-for memory, one for both in turns for time.
+for memory, one for both in turns for time. And how long a folder takes, side by side and one file after the other.
 
     python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
+    python benchmarks/translate_speed.py --folder [--kind nii.gz|png|dcm]... [--rounds 3] [--json FILE]
 
 Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time,
 the network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file,
 from reading the run to the written file. Both have the same generator from the same checkpoint, which is the run's own
 start: how long a network takes does not depend on what it has learned. OMP_NUM_THREADS sets the threads of both.
+
+With --folder the files are made here: volumes as .nii.gz, pictures, or DICOM series. One way reads the next file and
+writes the last one while the network is at work, the other does one thing after the other; their results are compared
+before anything is timed. The share at work is that of the wall time in which the network computes, copies included.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +39,10 @@ CASES = {  # name: generator, sides that it sees, how slices are brought to them
     "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
     "resnet at the volume's own size": (RESNET, [224, 192], "crop"),
 }
+
+
+FILES = {"nii.gz": 6, "png": 60, "dcm": 4}  # how many of each a folder has
+FOLDER_CASE = "unet at 96 x 96"
 
 
 def make_run(case: str, folder: Path) -> Path:
@@ -140,6 +150,108 @@ def in_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
     return seconds
 
 
+def make_files(kind: str, folder: Path) -> None:
+    """Compressed volumes of 160 x 160 x 48, pictures of 320 x 320, or series of 32 slices of 192 x 192."""
+    import nibabel as nib
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+    shape = {"nii.gz": (160, 160, 48), "png": (320, 320, 1), "dcm": (192, 192, 32)}[kind]
+    folder.mkdir()
+    for number in range(FILES[kind]):
+        smooth = gaussian_filter(rng.standard_normal(shape), (3, 3, 0))
+        values = ((smooth - smooth.min()) / np.ptp(smooth) * 600 + rng.uniform(0, 20, shape)).astype(np.int16)
+        if kind == "nii.gz":
+            nib.save(nib.Nifti1Image(values, np.diag([1.2, 1.2, 3.0, 1.0])), folder / f"scan{number}.nii.gz")
+        elif kind == "png":
+            Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / f"slice{number}.png")
+        else:
+            write_series(values, folder / f"series{number}")
+
+
+def write_series(values: np.ndarray, folder: Path) -> None:
+    """An MR series of one file a slice."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    folder.mkdir()
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    for k in range(values.shape[2]):
+        slice_ = Dataset()
+        slice_.file_meta = FileMetaDataset()
+        slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        slice_.SOPClassUID, slice_.SOPInstanceUID = MRImageStorage, generate_uid()
+        slice_.SeriesInstanceUID, slice_.StudyInstanceUID, slice_.FrameOfReferenceUID = series, study, frame
+        slice_.Modality, slice_.PatientID, slice_.PatientName, slice_.InstanceNumber = "MR", "1", "Nobody", k + 1
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, 3 * k], [1, 0, 0, 0, 1, 0]
+        slice_.PixelSpacing, slice_.SliceThickness = [1.2, 1.2], 3
+        slice_.Rows, slice_.Columns = values.shape[:2]
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 0
+        slice_.PixelData = np.ascontiguousarray(values[:, :, k]).astype("<u2").tobytes()
+        slice_["PixelData"].VR = "OW"
+        slice_.save_as(folder / f"IM{k:04d}.dcm", enforce_file_format=True)
+
+
+def folder_row(kind: str, folder: Path, rounds: int) -> dict:
+    """A folder of one kind of files, side by side and one after the other."""
+    import gantk
+    from gantk import pipeline, translation
+
+    run, source, out = make_run(FOLDER_CASE, folder / "run"), folder / "in", folder / "out"
+    make_files(kind, source)
+    model, at_work = gantk.load(run, device="cpu"), [0.0]
+    whole = model.pipeline(model.domain(None))
+    network = whole.run
+
+    def timed(batch: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        made = network(batch)
+        at_work[0] += time.perf_counter() - began
+        return made
+
+    whole.run = timed
+
+    def translate(ahead: int) -> None:
+        translation.AHEAD = pipeline.AHEAD = ahead
+        shutil.rmtree(out, ignore_errors=True)
+        translation.Translation(model, None, pipeline.PLAIN, None, lambda line: None, None).path(source, out)
+
+    ways = {"side by side": 1, "one after the other": 0}
+    seen = {}
+    for name, ahead in ways.items():
+        translate(ahead)
+        seen[name] = pixels_of(out)
+    if not all(map(np.array_equal, *seen.values())):
+        raise SystemExit(f"{kind}: the two ways differ")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    shares: dict[str, list[float]] = {name: [] for name in ways}
+    load = os.getloadavg()[0]
+    for turn in range(rounds):
+        for name in list(ways) if turn % 2 else list(reversed(ways)):
+            at_work[0], began = 0.0, time.perf_counter()
+            translate(ways[name])
+            seconds[name].append(time.perf_counter() - began)
+            shares[name].append(at_work[0] / seconds[name][-1])
+    ratios = np.divide(seconds["one after the other"], seconds["side by side"])
+    return {
+        "kind": kind,
+        "files": FILES[kind],
+        "seconds": seconds,
+        "share_at_work": shares,
+        "times_faster": {"median": float(np.median(ratios)), "from": ratios.min(), "to": ratios.max()},
+        "load_before": load,
+    }
+
+
+def pixels_of(folder: Path) -> list[np.ndarray]:
+    """What a folder of results shows, in order."""
+    from gantk.data.io import read, scans
+
+    return [read(scan).pixels for scan in scans(folder)]
+
+
 def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     """Time and memory of both ways."""
     run = make_run(case, folder / "run")
@@ -164,9 +276,29 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     }
 
 
+def folders(options: argparse.Namespace, record: dict) -> None:
+    """Measure, print and keep what --folder asks for."""
+    record |= {"what": "seconds to translate a folder of files", "case": FOLDER_CASE, "kinds": []}
+    for kind in options.kind or FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            row = folder_row(kind, Path(folder), options.rounds)
+        record["kinds"].append(row)
+        faster, share = row["times_faster"], row["share_at_work"]
+        print(
+            f"{kind:<8} one after the other {np.median(row['seconds']['one after the other']):6.2f} s   side by side "
+            f"{np.median(row['seconds']['side by side']):6.2f} s   {faster['median']:.2f}x [{faster['from']:.2f}, "
+            f"{faster['to']:.2f}]   at work {np.median(share['one after the other']):.0%} and "
+            f"{np.median(share['side by side']):.0%} of the time"
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("volume", type=Path, help="a .nii.gz")
+    parser.add_argument("volume", type=Path, nargs="?", help="a .nii.gz")
+    parser.add_argument("--folder", action="store_true", help="measure folders of files that are made here instead")
+    parser.add_argument("--kind", action="append", choices=FILES, help="of these; may be given again; default all")
     parser.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="FILE")
@@ -177,8 +309,14 @@ def main() -> None:
         print(json.dumps(once(way, case, Path(run), options.volume, Path(output))))
         return
 
+    if options.folder == (options.volume is not None):
+        parser.error("give a VOLUME, or --folder")
+
     from gantk.runtime import describe, start
 
+    if options.folder:
+        folders(options, {"date": date.today().isoformat(), "machine": describe(start("cpu"))})
+        return
     record = {
         "date": date.today().isoformat(),
         "machine": describe(start("cpu")),

@@ -49,14 +49,14 @@ class DiscriminatorAugment(nn.Module):
             self.register_buffer("images", torch.zeros(()))  # and over how many images
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, *size) to the same shape; random numbers come from torch's global generator, one set an image."""
+        """(N, C, *size) to the same shape; each image draws its own, from the global generator of its device."""
         changed = image
         for augment in self.augments:
             changed = augment(changed)
         if not self.target:
             return changed
-        gate = torch.rand(len(image), *[1] * (image.ndim - 1), device=image.device) < self.p
-        return torch.where(gate, changed, image)
+        left = torch.rand(len(image), *[1] * (image.ndim - 1), device=image.device) >= self.p
+        return torch.where(left, image, changed)  # the first of the two gives the result its memory format
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
@@ -70,8 +70,8 @@ class DiscriminatorAugment(nn.Module):
         overfit = torch.sign(self.signs / self.images.clamp_min(1) - self.target)  # +1: r_t is above its target
         moved = (self.p + overfit * self.images / self.SPEED).clamp(0, 1)
         self.p.copy_(torch.where(due, moved, self.p))
-        self.signs.copy_(torch.where(due, torch.zeros_like(self.signs), self.signs))
-        self.images.copy_(torch.where(due, torch.zeros_like(self.images), self.images))
+        self.signs.masked_fill_(due, 0)
+        self.images.masked_fill_(due, 0)
 
 
 def undecided(game: Adversarial) -> float:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
+    from gantk.forecast import Forecast
     from gantk.inference import Translator
     from gantk.onnx_model import OnnxModel
+    from gantk.profiling import Profile
     from gantk.recipe import Recipe
     from gantk.runfolder import RunFolder
+    from gantk.tables import Model
     from gantk.training import Parts
 
 Say = Callable[[str], None]
@@ -30,6 +33,7 @@ def run(
     precision: str | None = None,
     seed: int | None = None,
     allow_leakage: bool = False,
+    profile_steps: int | None = None,
     say: Say = print,
 ) -> RunFolder:
     """Train, evaluate and report one recipe.
@@ -43,58 +47,112 @@ def run(
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
         precision, seed: shorthands for train.precision and train.seed.
         allow_leakage: train although the same patient or image stands on both sides of the split; recorded in the run.
+        profile_steps: trace so many steps, once the training has settled: what they cost is said and written to
+            profile/ in the run folder. A resume traces nothing.
         say: where lines of text go.
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
     from gantk.recipe import load_recipe, resolved
-    from gantk.runfolder import RunFolder, environment
-    from gantk.runtime import describe, start
+    from gantk.restart import advice, opened
+    from gantk.runfolder import environment
+    from gantk.runtime import describe, start, together
     from gantk.training import assemble
 
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
-    loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override([*set, *shorthands])
-    _anchor_split_file(loaded)
-    model = loaded.check()
+
+    def checked() -> tuple[Recipe, Model]:
+        loaded = load_recipe(recipe).override([], profile)
+        loaded = (loaded if data is None else loaded.with_data(data)).override([*set, *shorthands])
+        _anchor_split_file(loaded)
+        return loaded, loaded.check()
+
+    loaded, model = together(checked)
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
-    parts = assemble(model, runtime)
-    leaks = parts.data.leaks()
-    if leaks and not allow_leakage:
-        raise leaks
-    for line in parts.data.description():
-        say(line)
-    folder = RunFolder.create(out, loaded.name) if runtime.main else RunFolder(Path(out or "."))
-    if runtime.main:
+    with runtime.watched(lambda: advice(Path(out or "."), runtime.world)):
+        parts = assemble(model, runtime)
+        traced = runtime.together(lambda: _profile(profile_steps, parts))
+        leaks = runtime.together(lambda: _accepted(parts.data.leaks(), allow_leakage))
+        for line in parts.data.description():
+            say(line)
         tables = resolved(model)
-        folder.write_recipe(tables)
-        folder.write_json("environment.json", environment() | describe(runtime))
-        folder.write_json("split.json", parts.data.split_json() | {"leakage_allowed": str(leaks) if leaks else None})
-    say(_machine_line(parts))
-    say(f"run      {folder.path}")
-    return _train(parts, folder, say)
+        found = runtime.together(lambda: opened(out, loaded.name, tables, runtime) if runtime.main else None)
+        folder, again, saved = runtime.first(found)
+        if runtime.main and not again:
+            folder.write_recipe(tables)
+            folder.write_json("environment.json", environment() | describe(runtime))
+            allowed = {"leakage_allowed": str(leaks) if leaks else None}
+            folder.write_json("split.json", parts.data.split_json() | allowed)
+        say(f"run      {folder.path}")
+        if again:
+            return _go_on(parts, folder, saved, say)
+        say(_machine_line(parts))
+        return _train(parts, folder, say, profile=traced)
+
+
+def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
+    if leaks and not allowed:
+        raise leaks
+    return leaks
 
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    from gantk.restart import advice
     from gantk.runfolder import RunFolder
-    from gantk.runtime import start
-    from gantk.training import assemble, restore
+    from gantk.runtime import start, together
+    from gantk.training import assemble
 
-    folder = RunFolder.open(run)
-    model = folder.recipe().check()
-    checkpoint = folder.latest()
+    def checked() -> tuple[RunFolder, Model, Path]:
+        folder = RunFolder.open(run)
+        return folder, folder.recipe().check(), folder.latest()
+
+    folder, model, saved = together(checked)
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
-    parts = assemble(model, runtime)
-    restore(parts, checkpoint)
-    seconds = folder.rewind_log(parts.engine.step) if runtime.main else 0.0
+    with runtime.watched(lambda: advice(folder.path, runtime.world)):
+        return _go_on(assemble(model, runtime), folder, saved, say)
+
+
+def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> RunFolder:
+    """Train on from a save, or from the start where nothing had been saved."""
+    from gantk.training import restore
+
+    runtime, engine = parts.runtime, parts.engine
+    if saved is not None:
+        runtime.together(lambda: restore(parts, saved))
+    seconds = folder.rewind_log(engine.step if saved else -1) if runtime.main else 0.0
     say(_machine_line(parts))
-    say(f"resume   {folder.path} after step {parts.engine.step} of {parts.engine.plan.steps}")
+    say(f"resume   {folder.path} after step {engine.step} of {engine.plan.steps}")
     return _train(parts, folder, say, seconds)
+
+
+def predict(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    set: Iterable[str] = (),
+    profile: str | None = None,
+    device: str | None = None,
+) -> Forecast:
+    """What a training would take, memory and time, before it begins and without a look at the data.
+
+    Where it does not fit, what would make it fit. UserError where the recipe is wrong or does not fit itself.
+    """
+    from dataclasses import replace
+
+    from gantk.forecast import forecast
+    from gantk.recipe import load_recipe
+    from gantk.remedies import remedies
+    from gantk.runtime import start
+
+    loaded = load_recipe(recipe).override(set, profile)
+    model = loaded.check()
+    runtime = start(device, model.train.precision, model.train.channels_last)
+    found = forecast(model, runtime)
+    return found if found.fits else replace(found, ways=tuple(remedies(loaded, runtime, found)))
 
 
 def evaluate(
@@ -290,21 +348,40 @@ def _anchor_split_file(recipe: Recipe) -> None:
         split["file"] = str(Path(split["file"]).absolute())
 
 
-def _train(parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0) -> RunFolder:
-    from gantk.report import write_report
-    from gantk.report.animation import write_animation
+def _profile(steps: int | None, parts: Parts) -> Profile | None:
+    """What traces some steps, on the first rank, where that was asked for."""
+    if steps is None:
+        return None
+    from gantk.profiling import Profile, check_steps
+
+    check_steps(steps, parts.engine.plan.steps, parts.runtime)
+    return Profile(steps) if parts.runtime.main else None
+
+
+def _train(
+    parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: Profile | None = None
+) -> RunFolder:
+    from gantk.restart import advice
     from gantk.training import Training, restore
 
-    training = Training(parts, folder, seconds)
-    training.fit()
-    if parts.runtime.main:
-        if folder.chosen() != folder.latest():
+    runtime = parts.runtime
+    with runtime.watched(lambda: advice(folder.path, runtime.world)):
+        training = Training(parts, folder, seconds, profile)
+        training.fit()
+        if runtime.main:
+            from gantk.forecast import look_back  # not before the first step
+
+            look_back(training)
+        if runtime.main and folder.chosen() != folder.latest():
             restore(parts, folder.chosen())
             say(f"best     step {parts.engine.step}, chosen by: {training.choice.rule}")
         _evaluate(parts, folder, say)
-        write_animation(folder.path)
-        say(f"report   {write_report(folder.path)}")
-    parts.runtime.wait()
+        if runtime.main:
+            from gantk.report import write_animation, write_report  # not before the first step
+
+            write_animation(folder.path)
+            say(f"report   {write_report(folder.path)}")
+        runtime.wait()
     return folder
 
 
@@ -312,9 +389,13 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     from gantk.evaluation import speed_of, summary_lines
     from gantk.training import earlier_weights, inference_weights
 
-    wanted = parts.model.evaluate.uncertainty == "checkpoints"
+    main = parts.runtime.main
+    wanted = main and parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
+        parts.runtime.broadcast(parts.method)  # the chosen weights, and one rank's statistics of norms
         result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
+    if not main:
+        return {}
     speed = speed_of(folder.read_log(), folder.usage())
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     folder.write_json("metrics.json", result)

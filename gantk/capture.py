@@ -53,7 +53,10 @@ class CudaGraph:
         gc.collect()
         gc.disable()  # what is collected while a step is recorded may have to ask the device, and that breaks it off
         try:
-            with torch.cuda.graph(self._graph, pool=self._pool, stream=self._stream):
+            # threads that read ahead may go on meanwhile
+            with torch.cuda.graph(
+                self._graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 return call()
         finally:
             gc.enable()

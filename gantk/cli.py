@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantk.cli_data import data
-from gantk.errors import GantkError, Interrupted, UserError
+from gantk.errors import Elsewhere, GantkError, Interrupted, UserError
 from gantk.plugins import attach_commands, load
 from gantk.terminal import console, progress_bar, say
 from gantk.version import version_of_gantk
@@ -27,7 +27,8 @@ class Commands(click.Group):
             return super().main(*args, **kwargs)
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"{label}  {escape(str(error))}")
+            if not isinstance(error, Elsewhere):
+                Console(stderr=True, highlight=False, soft_wrap=True).print(f"{label}  {escape(str(error))}")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -76,7 +77,13 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks.")
 @click.option("--seed", type=int, metavar="N", help="Weights, order and augmentation; the split has its own seed.")
 @click.option("--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run.")
-def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage) -> None:
+@click.option(
+    "--profile-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Trace N steps after a few others: says what they cost, writes profile/ in the run. Not on resume.",
+)
+def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage, profile_steps) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
@@ -93,6 +100,7 @@ def run(recipe, data, settings, profile, out, device, precision, seed, allow_lea
         precision=precision,
         seed=seed,
         allow_leakage=allow_leakage,
+        profile_steps=profile_steps,
         say=say,
     )
 
@@ -328,13 +336,34 @@ def new_plugin(name, folder) -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """The machine, the versions and the plugins, and what is amiss."""
-    from gantk.doctor import findings
+@click.option("--recipe", metavar="RECIPE", help="Predict memory and time of a training instead; no data are read.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the prediction as JSON too.")
+@_device
+def doctor(recipe, settings, profile, json_file, device) -> None:
+    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
+    from gantk.doctor import findings, prospects
 
+    if recipe is None and (settings or profile or json_file or device):
+        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be looked at")
+    if recipe is None:
+        rows = findings()
+    else:
+        import json
+
+        from gantk import api
+        from gantk.files import write_file
+
+        if json_file and not Path(json_file).absolute().parent.is_dir():
+            raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
+        found = api.predict(recipe, set=settings, profile=profile, device=device)
+        if json_file:
+            write_file(Path(json_file), (json.dumps(found.state(), indent=1) + "\n").encode())
+        rows = prospects(found)
     table = Table(box=None, pad_edge=False, show_header=False)
     amiss = 0
-    for name, value, problem in findings():
+    for name, value, problem in rows:
         amiss += bool(problem)
         table.add_row(name, escape(value), f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]")
     console().print(table)

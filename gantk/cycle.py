@@ -12,7 +12,7 @@ from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import Contrast, air_left_empty, structure_and_flatness
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.pool import ImagePool
 from gantk.spec import Part
 
@@ -137,7 +137,7 @@ class CycleMethod(Method):
         judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
         for name, network, pool, augment in judges:
             real, fake = batch[name], pool(batch[f"fake_{name}"])
-            logits = self.together(network, augment(real), augment(fake))
+            logits = self.together(network, real, fake, call=chained(augment, network))
             augment.observe(logits[0])
             losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
             penalty = self.adversarial.penalty(network, real, fake)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 WINDOW = 3  # pixels a side, at the smaller size
 FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
@@ -29,6 +28,8 @@ def with_detail(
 
     Returns (D, *native).
     """
+    from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
+
     if len(seen) != len(output):
         seen, native = (np.repeat(each.mean(axis=0, keepdims=True), len(output), axis=0) for each in (seen, native))
     x, y = seen.astype(np.float64), output.astype(np.float64)

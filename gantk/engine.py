@@ -13,7 +13,7 @@ from torch import Tensor
 from gantk.capture import Capture, Graph, python_state
 from gantk.ema import EMA
 from gantk.errors import GantkError, UserError
-from gantk.method import Batch, Method, Phase, Stage, check_networks
+from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.optim import settle_on
 from gantk.runtime import Runtime
 
@@ -74,7 +74,7 @@ class Engine:
                 self.runtime.seed(self.plan.seed, self.step)
                 batch = batch_at(self.step, stage)
                 if not begun:
-                    self.method.begin(stage, batch)
+                    self.method.begin(stage, self.runtime.alike(batch))
                     begun = True
                 losses = self.train_step(batch)
                 self.step += 1
@@ -145,7 +145,7 @@ class Engine:
         sums: dict[str, Tensor] = {}
         for number, (part, weight) in enumerate(parts, 1):
             with torch.enable_grad(), self.runtime.autocast():
-                named = phase.loss(part)
+                named = check_losses(self.method, phase, phase.loss(part))
                 part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
             with self.reductions[phase.name].during(last=number == len(parts)):
                 part_total.backward()
@@ -293,6 +293,7 @@ def _memory_advice(runtime: Runtime):
             first = text.strip().split("\n")[0]
             raise GantkError(
                 f"out of memory on {runtime.device}: {first} "
-                'Lower train.batch, set train.microbatch = 1, lower data.size, or set train.precision = "bf16".'
+                "Lower train.batch, set train.microbatch = 1 or train.recompute = true, lower data.size, or set "
+                'train.precision = "bf16". gantk doctor --recipe RECIPE says what would fit.'
             ) from error
         raise

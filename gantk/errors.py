@@ -48,6 +48,14 @@ class Interrupted(GantkError):
     exit_code = 130
 
 
+class Elsewhere(GantkError):
+    """Another process of this training stopped, and says why: this one ends with the same exit code, in silence."""
+
+    def __init__(self, rank: int, exit_code: int):
+        self.exit_code = exit_code
+        super().__init__(f"rank {rank} stopped; see what it says")
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The spelling in `names` closest to `name`, or None where nothing is close."""
     close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)

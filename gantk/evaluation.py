@@ -101,11 +101,12 @@ class Scorer:
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
         """All metrics and baselines on the test split, as metrics.json holds them.
 
+        All ranks run networks on their share of the images; the first one scores what they made, as it would alone.
         `others` are the weights of the run's other checkpoints, for an uncertainty of that kind.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
         for to in self.method.directions():
-            self._test_translations(result, to, others)
+            self._test_direction(result, to, others)
         if self.method.samples and self.set_metrics:
             self._test_samples(result)
         return result
@@ -117,13 +118,15 @@ class Scorer:
 
     # ---- translations
 
-    def _test_translations(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
+    def _test_direction(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
         key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or (self._records("test", OTHER[to]) if self.set_metrics else [])
         if not sources:
             return
         inputs = torch.stack([self._load(record) for record in sources])
-        output = self._translate(inputs, to)
+        output = self._translate_shared(inputs, to)
+        if output is None:
+            return
         made = {key: self.data.centre(output)}
         if self.posts:
             made[f"{key}_post"] = self.data.centre(self._finished(output, to))
@@ -178,6 +181,15 @@ class Scorer:
             self._through[to] = whole_images(network, self.method, self.model, self.runtime)
         return self._through[to](images)
 
+    def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
+        """The same by all ranks, in the passes that one alone would make: to the first one, None to the others."""
+        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)  # passes join tiles of several images
+        drawing = any(layer.training for layer in self.method.modules())  # dropout in use: what it draws has an order
+        if tiled or drawing:
+            return self._translate(images, to) if self.runtime.main else None
+        made = self.runtime.share(images.split(self.batch), lambda part: self._translate(part, to))
+        return None if made is None else torch.cat(made)
+
     @cached_property
     def _through(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {}
@@ -185,7 +197,11 @@ class Scorer:
     # ---- images from noise
 
     def _test_samples(self, result: dict[str, Any]) -> None:
-        fake, finished = self._sampled(self.model.evaluate.images, posts=True)
+        count = self.model.evaluate.images
+        raw = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
+        if raw is None:
+            return
+        fake, finished = self._made(raw, posts=True)
         groups = {"image": fake} | ({"image_post": finished} if finished else {})
         groups["noise"] = self.reals.group(self.reals.noise(self.letter, len(fake)), [""] * len(fake), fake.labels)
         result["baselines"].setdefault("noise", {})["image"] = {}
@@ -194,19 +210,33 @@ class Scorer:
             result["metrics"][direction] = found[direction]
             result["verdict"][direction] = set_verdict(found[direction], {"noise": found["noise"]})
 
-    def _sampled(self, count: int, posts: bool = False) -> tuple[ImageGroup, ImageGroup | None]:
-        """Images from noise, the same whatever the batch; with `posts` also what the post-steps make of them."""
-        classes, raw = self.method.geometry.classes if self.method.conditional else (), []
-        labels = torch.arange(count) % len(classes) if classes else None
-        for number, first in enumerate(range(0, count, SAMPLE_PASS)):
-            these = None if labels is None else labels[first : first + SAMPLE_PASS].to(self.runtime.device)
-            with torch.no_grad(), self.runtime.autocast():
-                images = self.method.sample(min(SAMPLE_PASS, count - first), SAMPLE_SEED + number, these)
-            raw.append(images.float().cpu())
+    def _sample_pass(self, first: int, count: int) -> Tensor:
+        """The images from number `first` on of `count` from noise, the same whatever the batch."""
+        number = min(SAMPLE_PASS, count - first)
+        labels = self._labels(count)
+        these = None if labels is None else labels[first : first + number].to(self.runtime.device)
+        with torch.no_grad(), self.runtime.autocast():
+            images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, these)
+        return images.float().cpu()
+
+    def _sampled(self, count: int) -> tuple[ImageGroup, ImageGroup | None]:
+        """Images from noise, made by this process alone."""
+        return self._made([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
+
+    def _made(self, passes: Sequence[Tensor], posts: bool = False) -> tuple[ImageGroup, ImageGroup | None]:
+        """Images from noise as a set; with `posts` also what the post-steps make of them."""
+        raw = torch.cat(list(passes))
+        count = len(raw)
+        labels = self._labels(count)
         labels = self.reals.only_label(self.letter, count) if labels is None else labels
         group = lambda images: self.reals.group(self.data.centre(images), [""] * count, labels)  # noqa: E731
-        finished = group(self._finished(torch.cat(raw), self.letter)) if posts and self.posts else None
-        return group(torch.cat(raw)), finished
+        finished = group(self._finished(raw, self.letter)) if posts and self.posts else None
+        return group(raw), finished
+
+    def _labels(self, count: int) -> Tensor | None:
+        """Classes in turn, where the method makes images of a class."""
+        classes = self.method.geometry.classes if self.method.conditional else ()
+        return torch.arange(count) % len(classes) if classes else None
 
     # ---- both
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from gantk.data.stacks import middle
 from gantk.errors import UserError
 from gantk.ledger import sha256_of
 from gantk.method import Method
+from gantk.nets.blocks import settle
 from gantk.pipeline import PLAIN, Frame, Look, Pipeline, Progress
 from gantk.post import Posts, spread_examples
 from gantk.runfolder import RunFolder
@@ -28,6 +29,7 @@ from gantk.runtime import Runtime, start
 from gantk.tables import Model
 from gantk.training import build_method, earlier_weights, split_weights
 from gantk.uncertainty import Uncertain, uncertain
+from gantk.undrawn import to_be_loaded
 from gantk.whole import whole_images
 
 OTHER = {"a": "b", "b": "a"}
@@ -42,6 +44,7 @@ class Translator:
     intensity: dict[str, object]  # by domain, fitted on the training split
     runtime: Runtime
     checkpoint: Path
+    _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
@@ -55,7 +58,8 @@ class Translator:
         runtime = start(device, model.train.precision, model.train.channels_last)
         intensity = intensity_from(model.data, meta["intensity"])
         span = tuple(map(float, next(iter(intensity.values())).range))
-        method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), span, runtime)
+        classes = tuple(meta.get("classes", ()))
+        method = to_be_loaded(lambda: build_method(model, meta["channels"], classes, span, runtime), model.train.seed)
         live, average = split_weights(weights)
         load_into(method, live | average, str(saved))
         method.eval().requires_grad_(False)
@@ -165,7 +169,15 @@ class Translator:
         )
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The whole way from a native image of the other domain to one of this domain."""
+        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
+        known = self._last is not None and self._last[0] == letter and self._last[1] is look
+        if not known:  # what a network takes and needs is measured once a pipeline
+            self._last = letter, look, self._pipeline(letter, look)
+        return self._last[2]
+
+    def _pipeline(self, letter: str, look: Look) -> Pipeline:
+        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
+            settle(self.method)
         if look.uncertainty:
             network, maps = self._uncertain(letter, look), ("image", "spread")
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -118,15 +118,29 @@ class Method(nn.Module):
         """The domains `translate` can produce."""
         return [d for d in ("b", "a") if type(self).translate is not Method.translate and d in self.reads]
 
-    def together(self, network: nn.Module, *images: Tensor) -> list[Tensor]:
-        """The network's output for each input: in one pass where its norm keeps the samples of a batch apart."""
-        shapes = {image.shape[1:] for image in images}
-        if not self.batched or len(images) == 1 or len(shapes) > 1 or not getattr(network, "batch_independent", False):
-            return [network(image) for image in images]
-        return list(network(torch.cat(images)).split([len(image) for image in images]))
+    def together(self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None) -> list:
+        """What the network makes of each input: in one pass where its norm keeps the samples of a batch apart.
+
+        An input is a tensor (N, ...), or a tuple of such that are handed over side by side. `call` is what to call in
+        the network's place, such as one of its methods, or a change of what it sees with the network behind it; what
+        it returns is a tensor (N, ...) or a list of them. A network says that it keeps the samples of a batch apart by
+        an attribute `batch_independent`: see the function of that name in `gantk.nets.blocks`. Without the attribute,
+        and where inputs differ in shape, every input has a pass of its own.
+        """
+        call = network if call is None else call
+        each = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
+        joins = self.batched and len(each) > 1 and getattr(network, "batch_independent", False)
+        if not joins or any(_shapes(entry) != _shapes(each[0]) for entry in each):
+            return [call(*entry) for entry in each]
+        return _split(call(*map(torch.cat, zip(*each, strict=True))), [len(entry[0]) for entry in each])
 
     def _unable(self, verb: str, instead: str) -> UserError:
         return UserError(f"the method '{type(self).__name__}' cannot {verb}", remedy=f"use a run of {instead}")
+
+
+def chained(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
+    """Both as one, such as a discriminator behind the change of what it sees: a `call` of `Method.together`."""
+    return lambda image: then(first(image))
 
 
 def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
@@ -142,3 +156,50 @@ def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
                 if not whole:
                     error.remedy = "choose data.size so that every stage fits, or train without that stage"
                 raise
+
+
+def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tensor]:
+    """What a phase's `loss` returned; UserError unless it is scalar tensors by name, of which one at least can be
+    taken back to what the phase updates."""
+    where = f"the phase '{phase.name}' of the method {type(method).__name__}"
+    if not isinstance(losses, dict) or not losses:
+        what = f"the phase returned {_described(losses)}, and not its losses by name"
+        raise UserError(what, where=where, allowed='{"name": loss, ...}, each a tensor of shape ()')
+    for name, loss in losses.items():
+        what, remedy = f"the loss '{name}' is {_described(loss)}, and not one number as a tensor", None
+        if not isinstance(loss, Tensor):
+            remedy = "return the tensor itself, without .item(), float() or .tolist()"
+        elif loss.ndim:
+            remedy = "return its .mean() or .sum()"
+        elif loss.device != method.progress.device:
+            what = f"the loss '{name}' lies on {loss.device}, and the method on {method.progress.device}"
+            remedy = "keep it where it was computed, without .cpu() or .to(...)"
+        if remedy:
+            raise UserError(what, where=where, remedy=remedy)
+    if not any(loss.requires_grad for loss in losses.values()):
+        what = f"no loss ({', '.join(losses)}) leads back to a weight, so that nothing can be learned from it"
+        remedy = "compute one from what the phase's networks give, without .detach(), .item() or torch.no_grad()"
+        raise UserError(what, where=where, remedy=remedy)
+    return losses
+
+
+def _described(thing: object) -> str:
+    """A value in few words: what it is, not what is in it."""
+    if isinstance(thing, Tensor):
+        return f"a tensor of shape {tuple(thing.shape)}"
+    if isinstance(thing, dict | list | tuple) and not thing:
+        return f"an empty {type(thing).__name__}"
+    name = type(thing).__name__
+    return "nothing (None)" if thing is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _shapes(tensors: tuple[Tensor, ...]) -> list[torch.Size]:
+    """The shape of one sample of each."""
+    return [tensor.shape[1:] for tensor in tensors]
+
+
+def _split(output: Tensor | Sequence, counts: list[int]) -> list:
+    """A tensor, or a list of tensors, of all samples as one for each part of them."""
+    if isinstance(output, Tensor):
+        return list(output.split(counts))
+    return [list(part) for part in zip(*(_split(each, counts) for each in output), strict=True)]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gantk.untraced import Untraced
+
 
 def adam(
     params: Iterable,
@@ -62,7 +64,7 @@ def lbfgs(
     return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
-class StorageOrder:
+class StorageOrder(Untraced):
     """For an Adam of torch's: weights, gradients and moments are handed to the kernel as they lie in memory.
 
     The fused kernel takes contiguous tensors only, and copies those that are channels-last, there and back. Every

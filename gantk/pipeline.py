@@ -18,7 +18,9 @@ from gantk.data.geometry import View
 from gantk.data.image import Image
 from gantk.detail import with_detail
 from gantk.errors import UserError
+from gantk.stages import staged
 
+AHEAD = 1  # batches of slices that are got ready, and put back, while the network is at work
 PLANES = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
@@ -117,20 +119,35 @@ class Pipeline:
         fit = Fit(native, native if whole else frame.size, "pad" if whole else frame.fit)
         done: list[np.ndarray] = []
         filled = [i for i in range(len(images)) if np.nanmax(images[i]) > np.nanmin(images[i])]
-        for first in range(0, max(1, len(filled)), frame.batch):
-            chosen = filled[first : first + frame.batch] or [0]
+        batches = [filled[first : first + frame.batch] for first in range(0, len(filled), frame.batch)]
+
+        def ready(chosen: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
             natives = [self._with_neighbours(images, i) for i in chosen]
-            seen = np.stack([to_network(each, mapping, fit) for each in natives])
+            return natives, np.stack([to_network(each, mapping, fit) for each in natives])
+
+        def work(chosen: list[int], got: tuple[list[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], ...]:
+            natives, seen = got
             outputs = np.split(self.run(seen), len(self.maps), axis=1)
             outputs = [np.split(each, 2 * frame.neighbours + 1, axis=1)[frame.neighbours] for each in outputs]
-            done = done or [
-                self._blank(images, mapping, each.shape[1], kind) for each, kind in zip(outputs, self.maps, strict=True)
-            ]
-            for n, i in enumerate(chosen if filled else ()):
+            if not done:
+                empty = sorted({*range(len(images))} - {*filled})
+                for each, kind in zip(outputs, self.maps, strict=True):
+                    done.append(self._blank(images, empty, mapping, each.shape[1], kind))
+            return natives, seen, outputs
+
+        def away(chosen: list[int], made: tuple[list[np.ndarray], ...]) -> None:
+            natives, seen, outputs = made
+            for n, i in enumerate(chosen):
                 for k, result in enumerate(self._native(natives[n], seen[n], [o[n] for o in outputs], mapping, fit)):
                     done[k][i] = result
-            if progress:
-                progress(len(images) if first + frame.batch >= len(filled) else chosen[-1] + 1, len(images))
+
+        if not filled:  # the first tells how many channels come out
+            work([0], ready([0]))
+        for chosen, _ in staged(batches, ready, work, away, ahead=min(AHEAD, len(batches) - 1)):
+            if progress and chosen is not batches[-1]:
+                progress(chosen[-1] + 1, len(images))
+        if progress:
+            progress(len(images), len(images))
         return done
 
     def own_scale(self, pixels: np.ndarray) -> Any:
@@ -219,16 +236,16 @@ class Pipeline:
             results.append((self.target.inverse(larger), larger))
         return [np.asarray(result, dtype=np.float32) for result, _ in results]
 
-    def _blank(self, images: np.ndarray, mapping: Any, channels: int, kind: str) -> np.ndarray:
-        """What images without any content (one value throughout) become, (N, D, *spatial): what the target has
-        where the source has their value, black where that cannot be said."""
+    def _blank(self, images: np.ndarray, empty: list[int], mapping: Any, channels: int, kind: str) -> np.ndarray:
+        """What images without any content (one value throughout) become, (N, D, *spatial), the others to be filled
+        in: what the target has where the source has their value, black where that cannot be said."""
         native, frame = images.shape[2:], self.frame
         canvas = np.zeros((channels, len(images), *native), dtype=np.float32)  # as volumes are kept, planes second
         if kind == "image":
             black = np.full((channels, *[1] * frame.dims), frame.range[0], dtype=np.float32)
             same = channels == images.shape[1]
-            for i, one in enumerate(images):
-                level = one.reshape(channels, -1)[:, :1].reshape(black.shape) if same else black
+            for i in empty:
+                level = images[i].reshape(channels, -1)[:, :1].reshape(black.shape) if same else black
                 level = mapping.forward(level) if same and np.isfinite(level).all() else black
                 canvas[:, i] = np.asarray(self.target.inverse(level)).reshape(channels, *[1] * len(native))
         return np.moveaxis(canvas, 1, 0)

@@ -28,20 +28,42 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, *size) in, as many out; random choices come from torch's global generator."""
+        """Images (N, C, *size) in, as many out, as if they came one by one: two of a batch may meet at one place.
+
+        Random choices come from the global generator of the images' device.
+        """
         if self.capacity == 0:
             return images
-        given = images.clone()
-        corner = (slice(None), slice(None), *(slice(side) for side in images.shape[2:]))
-        store = self.images[corner]
-        for i, image in enumerate(images):  # one at a time: two images of a batch may meet the same place
-            full = self.count >= self.capacity
-            chosen = torch.randint(self.capacity, (), device=images.device)
-            place = torch.where(full, chosen, self.count.clamp(max=self.capacity - 1))
-            stored = store.index_select(0, place[None])[0].to(image.dtype)
-            exchange = full & (torch.rand((), device=images.device) < 0.5)
-            given[i] = torch.where(exchange, stored, image)
-            kept = torch.where(exchange | ~full, image, stored)
-            store.index_copy_(0, place[None], kept[None].to(store.dtype))
-            self.count += (~full).long()
-        return given
+        store = self.images[(slice(None), slice(None), *(slice(side) for side in images.shape[2:]))]
+        if self.images.is_contiguous():
+            return self._exchange(images, store)
+        # Channels-last memory is copied in whole rows where the channels are the last axis too.
+        return self._exchange(images.movedim(1, -1), store.movedim(1, -1)).movedim(-1, 1)
+
+    def _exchange(self, images: Tensor, store: Tensor) -> Tensor:
+        batch, capacity = len(images), self.capacity
+        drawn = torch.randint(2 * capacity, (batch,), device=images.device)  # heads: a place; tails: none
+        order = torch.arange(batch, device=images.device)
+        reached = self.count + order
+        full = reached >= capacity
+        place = torch.where(full, drawn % capacity, reached)
+        exchanged = full & (drawn < capacity)
+        passed = full ^ exchanged  # given back, and not stored
+        stored = store.index_select(0, place)
+        given = kept = images
+        if batch > 1:
+            met = (place == place[:, None]) & ~passed  # row i: the images that are put where image i looks
+            met = torch.where(met, order, -1)
+            before, last = torch.where(order < order[:, None], met, -1).amax(1), met.amax(1)
+            given = images.index_select(0, torch.where(exchanged & (before >= 0), before, order))
+            kept = images.index_select(0, last.clamp(min=0))
+            exchanged, passed = exchanged & (before < 0), last < 0
+        # Places may repeat; then the same is written there each time, so that the order does not matter.
+        store.index_copy_(0, place, _either(passed, stored, kept.to(store.dtype)))
+        self.count.add_(batch).clamp_(max=capacity)
+        return _either(exchanged, stored.to(images.dtype), given)
+
+
+def _either(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Images (N, ...): those of `one` where `chosen` (N,) says so, else those of the other."""
+    return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)

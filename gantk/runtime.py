@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gantk.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
 from gantk.errors import UserError
+from gantk.launch import Launch, launch
+from gantk.reduction import Reduction
+
+if TYPE_CHECKING:
+    from gantk.ranks import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how one process computes. `rank` of `world` processes, started by torchrun or alone."""
+    """Where and how one process computes. `rank` of `world` processes, started by torchrun, by srun or alone."""
 
     device: torch.device
     precision: str  # "bf16" or "fp32"
     channels_last: bool
     rank: int = 0
     world: int = 1
+    ranks: Ranks | None = None  # how it reaches the others
+    launched: Launch = Launch()  # what started it
 
     @property
     def main(self) -> bool:
@@ -49,45 +60,58 @@ class Runtime:
         """Random numbers of this step: a function of (seed, rank, step) alone, so that any step can be run again."""
         torch.manual_seed(_mix(seed, self.rank, step))
 
-    def reduce(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over all ranks, in one flat message.
-
-        Not DistributedDataParallel: several forwards before one backward through its wrapper fail where a module has
-        buffers, and a phase's loss may run any network any number of times.
-        """
-        if self.world == 1:
-            return
-        parameters = list(parameters)
-        missing = [parameter.grad is None for parameter in parameters]
-        parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in parameters]
-        present = parts[0].new_tensor([float(not lacks) for lacks in missing])
-        flat = torch.cat([*parts, present])
-        dist.all_reduce(flat)
-        *parts, present = (flat / self.world).split([*map(len, parts), len(present)])
-        # What took no part on any rank keeps no gradient: with one of 0 its optimizer would count a step.
-        taken = (present > 0).tolist() if any(missing) else [True] * len(parameters)
-        for parameter, part, takes in zip(parameters, parts, taken, strict=True):
-            # in the parameter's own memory layout: fused optimizers walk both in storage order
-            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape)) if takes else None
+    def reduction(self, parameters: Iterable[nn.Parameter], overlap: bool = True) -> Reduction:
+        """What averages the gradients of these parameters over all ranks."""
+        return Reduction(parameters, self.world, self.ranks and self.ranks.gradients, overlap)
 
     def broadcast(self, method: nn.Module) -> None:
-        """Give every rank the first rank's weights."""
+        """Give every rank the first rank's weights and buffers."""
         if self.world > 1:
             for tensor in method.state_dict().values():
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+
+    def alike(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The first rank's batch on every rank: what is made of it once is the same everywhere."""
+        if self.world == 1:
+            return batch
+        same = {name: tensor.contiguous().clone() for name, tensor in batch.items()}
+        for tensor in same.values():
+            dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+        return type(batch)(same)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
-        if self.world == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags)
-        return bool(flags)
+        return self.ranks.any(flag) if self.ranks else flag
 
     def wait(self) -> None:
-        """Wait for all ranks."""
-        if self.world > 1:
-            dist.barrier()
+        """Wait for all ranks, however long it takes."""
+        if self.ranks:
+            self.ranks.wait()
+
+    def together(self, work: Callable[[], T]) -> T:
+        """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
+        return self.ranks.together(work) if self.ranks else work()
+
+    def agree(self, about: dict[str, Any]) -> None:
+        """UserError where the ranks were started with different things."""
+        if self.ranks:
+            self.ranks.agree(about)
+
+    def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
+        """`work` of every part, shared out over the ranks; the first one gets the results, the others None."""
+        return self.ranks.share(parts, work) if self.ranks else [work(part) for part in parts]
+
+    def collect(self, thing: T) -> list[T] | None:
+        """What each rank has, on the first one; None on the others."""
+        return self.ranks.collect(thing) if self.ranks else [thing]
+
+    def first(self, thing: T) -> T:
+        """What the first rank has."""
+        return self.ranks.gather(thing)[0] if self.ranks else thing
+
+    def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
+        """Around all that needs the other ranks: where one is gone, GantkError with its name and `advice`."""
+        return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
 
     def synchronize(self) -> None:
         """Wait until the device has finished: before and after a timed stretch."""
@@ -96,24 +120,36 @@ class Runtime:
 
 
 def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
-    """The runtime of this process; UserError where the device asked for is not there."""
-    world, rank, local = (int(os.environ.get(key, default)) for key, default in _LAUNCH.items())
-    chosen = _device(device, local)
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
+    place = launch()
+    ranks = _met(place)
+    chosen = together(lambda: tried(_device(device, place)))
+    if ranks is not None and ranks.gradients is None:
+        ranks.connect(chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    if precision == "auto":
-        precision = "bf16" if _good_at_bf16(chosen) else "fp32"
-    return Runtime(chosen, precision, channels_last, rank, world)
+    precision = together(lambda: precision_on(chosen, precision))
+    return Runtime(chosen, precision, channels_last, place.rank, place.world, ranks, place)
 
 
-_LAUNCH = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+def together(work: Callable[[], T]) -> T:
+    """`work()` before there is a runtime, on all ranks; where it fails on one with a GantkError, all stop."""
+    ranks = _met(launch())
+    return ranks.together(work) if ranks else work()
 
 
-def _device(name: str | None, local: int) -> torch.device:
+def _met(place: Launch) -> Ranks | None:
+    """The other ranks; None where there are none."""
+    if place.world == 1:
+        return None
+    from gantk.ranks import meet
+
+    return meet(place)
+
+
+def _device(name: str | None, place: Launch) -> torch.device:
     if name in (None, "auto"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -121,11 +157,10 @@ def _device(name: str | None, local: int) -> torch.device:
     except RuntimeError:
         raise UserError(f"'{name}' is not a device", where="--device", allowed="auto, cpu, cuda, cuda:0, mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "no CUDA device is available", where="--device", remedy="leave --device out, or use --device cpu"
-        )
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local)
+        raise no_cuda()
+    if device.type == "cuda":
+        check_index(device)
+        device = device if device.index is not None else torch.device("cuda", _own_gpu(place))
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(
             "no MPS device is available", where="--device", remedy="leave --device out, or use --device cpu"
@@ -133,25 +168,20 @@ def _device(name: str | None, local: int) -> torch.device:
     return device
 
 
-def _good_at_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is native: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return any(flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16"))
-    return False
-
-
-def _cpu_info() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return file.read(1 << 14)
-    except OSError:
-        return ""
+def _own_gpu(place: Launch) -> int:
+    """The GPU of this process; UserError where its machine has fewer than processes."""
+    count = torch.cuda.device_count()
+    if count == 1:  # srun shows each task its own GPU only: whether two have the same one is seen when they meet
+        return 0
+    if place.local >= count:
+        what = f"rank {place.rank} is process {place.local + 1} of its machine, which has {count} GPUs"
+        remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
+        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
+    return place.local
 
 
 def _cpu_name() -> str:
-    names = [line.split(":", 1)[1].strip() for line in _cpu_info().splitlines() if line.startswith("model name")]
+    names = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
@@ -168,6 +198,8 @@ def describe(runtime: Runtime) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "driver": driver_version() if cuda else None,
         "platform": platform.platform(),
     }
 

@@ -18,7 +18,8 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
 
     images_per_s: median over log points; seconds of training, validation and saving apart; steps; step_seconds: mean
     seconds per step of each log interval; first_step_s: from the start of the process to the end of its first step;
-    peak_memory_gib; energy_j of the GPU (NVML), or of all CPU packages (RAPL). None where it is not known.
+    peak_memory_gib; energy_j of the GPU (NVML), or of all CPU packages (RAPL). None where it is not known. `predicted`
+    are the first two of what `gantk doctor` would have said, where that was asked: step_s and peak_memory_gib.
     """
     lines = [line for line in log if "images_per_s" in line]
     if not lines:
@@ -33,6 +34,7 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
         "steps": lines[-1]["step"],
         "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
         **{name: (used or {}).get(name) for name in names},
+        **({"predicted": used["predicted"]} if used and used.get("predicted") else {}),
     }
 
 

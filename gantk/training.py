@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gantk import checkpoint
-from gantk.data.batches import Batches, augmented, hide_contrasts
+from gantk.allocator import give_back, keep_memory
+from gantk.data.batches import Batches
+from gantk.data.changes import augmented, hide_contrasts
+from gantk.data.feeding import Feed
 from gantk.data.prepared import Data
 from gantk.engine import Engine, Plan, check_plan
-from gantk.errors import Interrupted, UserError
+from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.evaluation import Scorer, alarms
+from gantk.identity import identity_of
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
+from gantk.nets.kernels import use_kernels
 from gantk.plugins import load
+from gantk.recompute import recompute
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime
 from gantk.selection import Choice, judge_for
 from gantk.stopping import stop_on_ctrl_c
-from gantk.tables import Model
+from gantk.tables import Model, TrainTable
 from gantk.usage import Used
+
+if TYPE_CHECKING:
+    from gantk.profiling import Profile
 
 
 @dataclass
@@ -52,36 +61,73 @@ def build_method(
     method = model.method(Geometry(model.data.dims, size, channels, classes, range))
     check_networks(method)
     method.batched = model.train.batched
+    use_kernels(method, model.train.kernels)
+    if model.train.recompute:
+        recompute(method)
     return runtime.place(method, model.data.dims)
 
 
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
+    data, method, batches, plan, scorer = runtime.together(lambda: _prepared(model, runtime))
+    if runtime.world > 1:
+        runtime.agree(identity_of(model, data))
+    runtime.broadcast(method)
+    engine = runtime.together(lambda: Engine(method, plan, runtime))
+    if model.train.compile:
+        from gantk.compiled import compile_phases  # torch's compiler takes a second to import
+
+        engine.phases = compile_phases(method, engine.phases, engine.notes)
+    return Parts(model, runtime, data, method, batches, engine, scorer)
+
+
+def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
+    train = model.train
+    if runtime.device.type == "cpu":
+        keep_memory() if train.allocator == "keep" else give_back()
     data = Data.load(model.data, model.method.target)
     method = build_method(model, data.channels, data.classes, data.range, runtime)
-    train = model.train
     sets = data.training_sets()
     ranks = runtime.rank, runtime.world
     batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
     steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
     batches.end = steps
-    plan = Plan(steps, train.optimizer, train.optimizers, train.schedule(), train.microbatch, train.ema, train.seed)
+    plan = plan_of(train, steps)
     check_plan(method, plan)
     if method.weighs_lesions and not model.data.mask:
         what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
         raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
-    scorer = Scorer(model, data, method, runtime)
-    runtime.broadcast(method)
-    return Parts(model, runtime, data, method, batches, Engine(method, plan, runtime), scorer)
+    return data, method, batches, plan, Scorer(model, data, method, runtime)
+
+
+def plan_of(train: TrainTable, steps: int) -> Plan:
+    """What the engine needs of a recipe's [train] table."""
+    return Plan(
+        steps,
+        train.optimizer,
+        train.optimizers,
+        train.schedule(),
+        train.microbatch,
+        train.ema,
+        train.seed,
+        fused=train.fused,
+        frozen=train.frozen,
+        overlap=train.overlap,
+        capture=train.capture == "auto",
+    )
 
 
 class Training:
     """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
 
-    def __init__(self, parts: Parts, run: RunFolder | None, seconds: float = 0.0):
-        self.parts, self.run = parts, run
+    def __init__(
+        self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: Profile | None = None
+    ):
+        self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
-        self.augments = [augment(parts.model.data.dims) for augment in parts.model.data.augment]
+        data = parts.model.data
+        self.feed = Feed(parts.batches, parts.runtime, data.dims, data.pin)
+        self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.held = self.scorer.held_out_samples()
         self.judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)
@@ -90,12 +136,14 @@ class Training:
         # Of training, earlier sittings included; validation and saving apart.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
+        self._noted = 0  # of the engine's notes, how many were passed on
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
         self._take_up()
-        with stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.parts.batches):
+        traced = self.profile.watch(self) if self.profile else nullcontext()
+        with stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.feed), traced:
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
@@ -117,8 +165,13 @@ class Training:
                             self._samples(view)
                         if saving:
                             self._save()
+                if self.profile is not None and self.profile.due(step):
+                    with self._clock_stopped():
+                        view.print(*self.profile.turn(step))
                 if stopping:
                     self.runtime.wait()
+                    if not self.runtime.main:
+                        raise Elsewhere(0, Interrupted.exit_code)
                     raise Interrupted(f"stopped after step {step} of {last}; everything is saved. Go on with: "
                                       f"gantk resume {self.run.path}")  # fmt: skip
 
@@ -132,14 +185,12 @@ class Training:
         return LiveView(steps) if self.runtime.main else _Silent()
 
     def _batch_at(self, step: int, stage: Stage) -> Batch:
-        batch = self.parts.batches.at(step)
-        dims = self.parts.model.data.dims
-        batch = Batch({name: self.runtime.place(image, dims) for name, image in batch.items()})
-        batch = augmented(resized(batch, stage.size), self.augments, self.parts.data.paired)
+        batch = resized(self.feed.at(step), stage.size)
+        batch = augmented(batch, self.augments, self.parts.data.paired)
         return hide_contrasts(batch, self.parts.data) if self.parts.model.data.missing == "mask" else batch
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
-        self.engine.check_finite(self._last_saved())
+        self._check_finite()
         elapsed, steps = self._interval, self.engine.step - self._logged
         self._interval, self._logged = 0.0, self.engine.step
         self.seconds += elapsed
@@ -154,9 +205,13 @@ class Training:
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
             "lr": float(next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]),
-            "losses": {name: round(float(loss), 6) for name, loss in losses.items()},
+            "losses": dict(zip(losses, rounded(losses), strict=True)),
         }
         self.run.log(line)
+        for note in self.engine.notes[self._noted :]:
+            self.run.log({"step": self.engine.step, "note": note})
+            view.update(self.engine.step, message=note)
+        self._noted = len(self.engine.notes)
         view.update(line["step"], images_per_s=speed, losses=line["losses"], lr=line["lr"])
         load().hook.gantk_step(run=self.run.path, stage=stage.name, step=line["step"], logs=line, batch=batch)
 
@@ -174,6 +229,7 @@ class Training:
             for name, message in alarms(outputs, self.held) if step else []:
                 self.run.log({"step": step, "alarm": name, "message": message})
                 view.update(step, message=f"alarm: {message}")
+        self.runtime.wait()  # the others' next gradients would not wait as long as this may take
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
@@ -201,17 +257,21 @@ class Training:
                 self._keep_best()
 
     def _save(self) -> None:
-        self.engine.check_finite(self._last_saved())
+        self._check_finite()
+        own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, before = self.engine.step, self.choice.best
             judged = self._judged()
             self.choice.add(step, judged)
             self.run.log({"step": step, "selection": judged})
             # The former best goes only once best.json names the new one: a kill in between leaves both.
-            save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None})
+            save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None}, own)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
         self.runtime.wait()
+
+    def _check_finite(self) -> None:
+        self.runtime.together(lambda: self.engine.check_finite(self._last_saved()))
 
     def _judged(self) -> dict[str, Any]:
         with inference_weights(self.parts.method, self.engine):
@@ -237,6 +297,11 @@ class Training:
         self._mark = time.perf_counter()
 
 
+def rounded(losses: dict[str, Tensor]) -> list[float]:
+    """The losses' values, in one wait for the device."""
+    return [round(value, 6) for value in torch.stack(list(losses.values())).tolist()] if losses else []
+
+
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     """Images and masks of a batch at a stage's size, averaged where they shrink; labels as they are."""
     return Batch(
@@ -249,8 +314,13 @@ def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     )
 
 
-def save_checkpoint(run: RunFolder, parts: Parts, also: Collection[int] = ()) -> Path:
-    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method."""
+def save_checkpoint(
+    run: RunFolder, parts: Parts, also: Collection[int] = (), own: list[dict[str, Tensor]] | None = None
+) -> Path:
+    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method.
+
+    `own` are the buffers of each rank, see `own_buffers`.
+    """
     engine = parts.engine
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
     if engine.ema:
@@ -263,16 +333,28 @@ def save_checkpoint(run: RunFolder, parts: Parts, also: Collection[int] = ()) ->
         "classes": list(parts.data.classes),
         "intensity": parts.data.intensity_state(),
     }
-    keep = parts.model.train.keep
-    return checkpoint.save(run.checkpoints, engine.step, weights, engine.state_dict(), meta, keep, also)
+    keep, state = parts.model.train.keep, engine.state_dict()
+    if own and own[0]:
+        state["ranks"] = own[1:]  # the first rank's are among the weights
+    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep, also)
+
+
+def own_buffers(method: Method) -> dict[str, Tensor]:
+    """What each rank remembers for itself, on the host: image pools, statistics of norms."""
+    shared = {name for name, _ in method.named_parameters()}
+    return {name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared}
 
 
 def restore(parts: Parts, folder: Path) -> None:
     """Put a checkpoint's weights and engine state back, to the bit."""
     meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
     live, average = split_weights(weights)
+    state, rank = checkpoint.load_state(folder), parts.runtime.rank
+    own = state.get("ranks", [])
+    if rank > 0 and len(own) == parts.runtime.world - 1:
+        live |= own[rank - 1]
     checkpoint.load_into(parts.method, live, str(folder))
-    parts.engine.load_state_dict(checkpoint.load_state(folder), average)
+    parts.engine.load_state_dict(state, average)
     parts.data.restore_intensity(meta["intensity"])
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

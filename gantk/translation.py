@@ -17,11 +17,12 @@ from gantk.data.io import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, sca
 from gantk.errors import GantkError, UserError
 from gantk.ledger import Ledger
 from gantk.pipeline import Look
+from gantk.stages import staged
 
 Say = Callable[[str], None]
-
-
 Progress = Callable[[float, str], None]  # (share done, what is at work)
+AHEAD = 1  # files that are read, and written, while one is at work
+FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
 
 
 @dataclass(frozen=True)
@@ -85,29 +86,40 @@ class Translation:
         return self._all(jobs, target)
 
     def _one(self, job: Job) -> list[Path]:
-        written = self._written(job, lambda share: self.progress(share, job.name))
+        results = self._made(job, self._read(job), lambda share: self.progress(share, job.name))
+        written = self._put(job, results)
         for path in written:
             self.say(f"written  {path}")
         return written
 
     def _all(self, jobs: Sequence[Job], folder: Path) -> list[Path]:
         ledger = Ledger(folder, self.model.identity(), self._asked())
-        written, broken, kept = [], [], 0
-        for number, job in enumerate(jobs):
+        outcomes: list[Any] = [_known(ledger, job) for job in jobs]
+        new = [(number, job) for number, job in enumerate(jobs) if outcomes[number] is None]
+        kept = len(jobs) - len(new)
 
-            def step(share: float, number: int = number, name: str = job.name) -> None:
-                self.progress((number + share) / len(jobs), name)
+        def make(item: tuple[int, Job], image: Image) -> list[Image]:
+            number, job = item
+            self.progress(number / len(jobs), job.name)
+            return self._made(job, image, lambda share: self.progress((number + share) / len(jobs), job.name))
 
-            step(0.0)
-            try:
-                results = ledger.results(job.name, job.files)
-                kept += results is not None
-                if results is None:
-                    results = self._written(job, step)
-                    ledger.add(job.name, job.files, results)
-                written += results
-            except (GantkError, OSError, MemoryError) as error:
-                broken.append(f"{job.files[0]}: {error or type(error).__name__}")
+        def put(item: tuple[int, Job], results: list[Image]) -> list[Path]:
+            written = self._put(item[1], results)
+            ledger.add(item[1].name, item[1].files, written)
+            return written
+
+        done = staged(
+            new, lambda item: self._read(item[1]), make, put,
+            ahead=AHEAD, size=lambda image: image.pixels.nbytes, expected=FAILURES,
+        )  # fmt: skip
+        for (number, _), outcome in done:
+            outcomes[number] = outcome
+        written, broken = [], []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                broken.append(f"{job.files[0]}: {outcome or type(outcome).__name__}")
+            else:
+                written += outcome
         self.progress(1.0, "")
         earlier = f", {kept} of {len(jobs)} inputs done before" if kept else ""
         self.say(f"written  {len(written)} files to {folder}{earlier}")
@@ -124,14 +136,18 @@ class Translation:
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         return {"to": self.model.domain(self.to), "volume": self.volume, "style": style} | look
 
-    def _written(self, job: Job, step: Callable[[float], None]) -> list[Path]:
+    def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
-            image = _stacked(job.scans, self.contrasts, self.model.frame(self.model.domain(self.to)).missing)
-        else:
-            image = read(job.scans[0], self.volume)
+            return _stacked(job.scans, self.contrasts, self.model.frame(self.model.domain(self.to)).missing)
+        return read(job.scans[0], self.volume)
+
+    def _made(self, job: Job, image: Image, step: Callable[[float], None]) -> list[Image]:
+        if len(job.scans) == 1:
             for line in remarks(image):
                 self.say(f"note     {line}")
-        results = self.model.images(image, self.to, self.look, lambda done, total: step(done / total))
+        return self.model.images(image, self.to, self.look, lambda done, total: step(done / total))
+
+    def _put(self, job: Job, results: Sequence[Image]) -> list[Path]:
         written, domain = [], self.model.frame(self.model.domain(self.to)).target
         for tail, result in zip(self._tails(), results, strict=True):
             for part, name in _channels(result, self.target_contrasts):
@@ -147,6 +163,14 @@ class Translation:
         if self.look.variants is not None:
             return [f"-{number}" for number in range(1, self.look.variants + 1)]
         return ["", "_uncertainty"] if self.look.uncertainty else [""]
+
+
+def _known(ledger: Ledger, job: Job) -> list[Path] | None:
+    """What an earlier call made of a job; None where there is no such thing, or an input cannot be looked at."""
+    try:
+        return ledger.results(job.name, job.files)
+    except OSError:
+        return None
 
 
 def _stacked(scans: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = time.monotonic()
-STAT, POWERCAP = Path("/proc/self/stat"), Path("/sys/class/powercap")
+STAT, STATM, POWERCAP = Path("/proc/self/stat"), Path("/proc/self/statm"), Path("/sys/class/powercap")
 START_TICKS = 19  # field 22 of /proc/PID/stat, counted behind the command's name, which may hold blanks
 _rapl: dict[Path, tuple[int, int]] = {}  # a counter's file -> (its last reading, full turns so far in microjoules)
 
@@ -44,6 +44,14 @@ def peak_memory(device: Any = "cpu") -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def resident() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not tell."""
+    try:
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 def energy(device: Any = "cpu") -> float | None:
@@ -96,7 +104,8 @@ class Used:
     def __init__(self, earlier: dict[str, Any], device: Any):
         self.earlier, self.device = earlier, device
         self.first_step: float | None = earlier.get("first_step_s")
-        self.began = energy(device)
+        self.began, self.process = energy(device), resident()
+        self.predicted: dict[str, Any] | None = earlier.get("predicted")
 
     def first(self) -> None:
         """The first step is done: how long that took, counted from the start of the process."""
@@ -122,4 +131,5 @@ class Used:
             "first_step_s": self.first_step,
             "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
             "energy_j": sum(energies) if energies else None,
+            **({"predicted": self.predicted} if self.predicted else {}),
         }

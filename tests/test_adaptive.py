@@ -9,6 +9,7 @@ from gantk.adaptive import DiscriminatorAugment, undecided
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.spec import bind
+from gantk.testing.recorded import Recording, host_reads
 
 BRIGHTER = bind("augment", {"name": "brightness", "p": 1.0, "by": 0.5})
 SIZES = {2: (8, 8), 3: (6, 6, 6)}
@@ -154,6 +155,35 @@ def test_a_restored_one_goes_on_alike():
     expected = one(images)
     torch.manual_seed(1)
     assert torch.equal(other(images), expected)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_graph_can_hold_it(dims):
+    parts = [bind("augment", name) for name in ("hflip", "affine", "noise")]
+    graph, eager = (DiscriminatorAugment(parts, dims, 0.6) for _ in range(2))
+    graph.SPEED = eager.SPEED = 100  # p is above 0 soon
+    images, logits = torch.zeros(9, 1, *SIZES[dims]), torch.zeros(9, 1, 2)
+
+    def step(augment):
+        out = augment(images)
+        augment.observe(logits)
+        return out
+
+    torch.manual_seed(0)
+    assert host_reads(lambda: step(eager)) == []
+    recording = Recording()
+    torch.manual_seed(0)
+    out = recording.record(lambda: step(graph))
+    for seed in range(1, 40):
+        images.copy_(torch.rand(images.shape))
+        logits.copy_(torch.rand(logits.shape) * 10 - 0.1)
+        torch.manual_seed(seed)
+        expected = step(eager)
+        torch.manual_seed(seed)
+        recording.replay()
+        assert torch.equal(out, expected)
+        assert all(torch.equal(tensor, eager.state_dict()[name]) for name, tensor in graph.state_dict().items())
+    assert float(graph.p) > 0
 
 
 @pytest.mark.parametrize("target", [-0.1, 1.0, 3.0])

@@ -1,5 +1,6 @@
 """Augmentations keep shapes, gradients and registration, and repeat with the seed."""
 
+import math
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 
 from gantk.data import augment
 from gantk.errors import UserError
+from gantk.testing.recorded import Recording, host_reads
 
 ALL = [
     augment.HFlip, augment.VFlip, augment.Rot90, augment.Rotate, augment.Affine, augment.Crop, augment.Translate,
@@ -30,6 +32,29 @@ def test_shape_dtype_and_input_are_kept(kind, dims):
     changed = kind(dims, p=1.0)(image)
     assert changed.shape == image.shape and changed.dtype == image.dtype
     assert torch.equal(image, before) and not torch.equal(changed, image)
+
+
+@every
+@both
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_memory_format_is_kept(kind, dims, channels_last):
+    kept = (torch.channels_last if dims == 2 else torch.channels_last_3d) if channels_last else torch.contiguous_format
+    image = images(dims).contiguous(memory_format=kept)
+    assert kind(dims)(image).is_contiguous(memory_format=kept)
+
+
+@every
+@both
+def test_a_graph_can_hold_it(kind, dims):
+    change, image, recording = kind(dims, p=0.7), images(dims), Recording()
+    assert host_reads(lambda: change(image)) == []
+    out = recording.record(lambda: change(image))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = change(image)
+        torch.manual_seed(seed)
+        recording.replay()
+        assert torch.equal(out, expected)
 
 
 @every
@@ -104,11 +129,62 @@ def test_brightness_adds_and_contrast_keeps_the_mean():
     torch.testing.assert_close(changed.mean(dim=(2, 3)), image.mean(dim=(2, 3)))
 
 
-def test_a_volume_turned_by_warp_is_the_volume_turned_exactly():
-    volume = torch.rand(1, 1, 6, 6, 6)
-    quarter = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])  # about the long axis of the body
-    turned = augment.warp(volume, quarter, torch.zeros(1, 3))
-    torch.testing.assert_close(turned, volume.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
+@both
+def test_what_is_turned_by_a_quarter_is_turned_exactly(dims):
+    image = torch.rand(1, 1, *[6] * dims)
+    quarter = augment.turned(torch.eye(dims, dims + 1)[None], [(0, 1)], torch.tensor([[math.pi / 2]]), [6] * dims)
+    torch.testing.assert_close(augment.warp(image, quarter), image.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
+
+
+def test_a_picture_is_warped_as_kornia_warps_it():
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+
+    image = images(2)
+    height, width = image.shape[2:]
+    degrees, sizes = torch.tensor([8.0, -5, 20, 0]), torch.tensor([1.1, 0.8, 1, 1])
+    shifts = torch.tensor([[0.1, 0.0], [-0.2, 0.1], [0, 0], [0, 0.05]])  # of each side
+    start = torch.cat([torch.eye(2).expand(4, 2, 2), -2 * shifts[:, :, None]], dim=2) / sizes.view(4, 1, 1)
+    found = augment.warp(image, augment.turned(start, [(0, 1)], -torch.deg2rad(degrees)[:, None], (width, height)))
+    centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]]).expand(4, 2)
+    pixels = shifts * torch.tensor([width, height])
+    matrix = get_affine_matrix2d(pixels, centre, sizes[:, None].expand(4, 2), degrees)[:, :2]
+    expected = warp_affine(image, matrix, (height, width), padding_mode="border", align_corners=False)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [augment.Affine, augment.Crop])
+@both
+def test_places_are_exact_under_autocast(kind, dims):
+    image, results = images(dims), []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            results.append(kind(dims, p=1.0)(image))
+    assert torch.equal(*results)
+
+
+@both
+def test_an_affine_change_stays_within_its_options(dims, monkeypatch):
+    parts = []
+    monkeypatch.setattr(augment, "warp", lambda image, part: parts.append(part) or image)
+    many = torch.zeros(4000, 1, *[8] * dims)
+    augment.Affine(dims, degrees=10, shift=0.05, scale=0.1)(many)
+    augment.Translate(dims, shift=0.1)(many)
+    augment.Crop(dims, smallest=0.8)(many)
+    affine, shifted, crop = parts
+    sizes = 1 / torch.linalg.det(affine[:, :, :dims]) ** (1 / dims)
+    assert 0.9 <= sizes.min() < 0.91 and 1.09 < sizes.max() <= 1.1
+    cosines = (affine[:, 0, 0] * sizes).clamp(max=1)  # of the angle that x is turned by
+    assert 9.5 < torch.rad2deg(torch.arccos(cosines)).max() < (10.01 if dims == 2 else 14.2)
+    moved = torch.linalg.solve(affine[:, :, :dims], affine[:, :, dims:]).abs() / 2  # in sides, before turn and size
+    assert 0.049 < moved.max() <= 0.0501
+    assert torch.equal(shifted[:, :, :dims], torch.eye(dims).expand(4000, -1, -1))
+    assert 0.099 < shifted[:, :, dims].abs().max() / 2 <= 0.1
+    sides, room = crop[:, 0, 0], 1 - crop[:, 0, 0]
+    assert 0.8 <= sides.min() < 0.81 and 0.99 < sides.max() <= 1
+    assert bool((crop[:, :, dims].abs() <= room[:, None] + 1e-6).all()), "no part reaches over the border"
+    power = 2 if dims == 2 else 1
+    assert float((sides**power).mean()) == pytest.approx((0.8**power + 1) / 2, abs=0.01)
 
 
 def test_cutout_hides_a_box_of_its_side():

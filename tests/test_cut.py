@@ -134,6 +134,19 @@ def test_under_bf16_the_comparison_itself_is_float32():
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(1, 36))
 
 
+def test_under_bf16_the_heads_learn_as_they_do_in_float32():
+    """Autocast keeps weights that it made for sources, which get no gradient, and would use them for outputs too."""
+    torch.manual_seed(0)
+    nce, query, key = PatchNCE([4], width=8), torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nce([query], [key])
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(nce.parameters()))]))
+    assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_heads_learn_with_the_generator_and_sources_stay_what_they_are(dims):
     method = build(dims)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.batches import Batches, hide_contrasts, prepare
+from gantk.data.batches import Batches, prepare
+from gantk.data.changes import hide_contrasts
 from gantk.data.channels import PerChannel
 from gantk.data.contrasts import Contrasts, contrast_files
 from gantk.data.intensity import MinMax, Percentile, Window

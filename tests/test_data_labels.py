@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import draw_pictures
 
-from gantk.data.batches import Batches, augmented
+from gantk.data.batches import Batches
+from gantk.data.changes import augmented
 from gantk.data.images import Images
 from gantk.data.leakage import check_leakage
 from gantk.data.prepared import Data

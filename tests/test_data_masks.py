@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gantk.data.augment import Affine, Brightness, HFlip, Noise
-from gantk.data.batches import Batches, augmented
+from gantk.data.batches import Batches
+from gantk.data.changes import augmented
 from gantk.data.images import Images
 from gantk.data.prepared import Data
 from gantk.data.sources import Folders

@@ -6,9 +6,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image as Picture
+
+from gantk.cli import cli
+from gantk.data.anatomy import template
 
 HEAVY = ("torch", "torchvision", "timm", "kornia", "lpips", "numpy", "scipy", "nibabel", "nilearn", "matplotlib", "PIL")
+HEAVY += ("pydicom", "SimpleITK", "sklearn", "pandas", "jinja2", "onnxruntime", "pydantic")
+SLOW = ("torch._dynamo", "sympy", "triton", "scipy.stats", "scipy.integrate", "nilearn", "sklearn", "pandas", "kornia")
+SLOW += ("timm", "torchvision", "matplotlib", "jinja2", "lpips")  # what torch and gantk can both do without at first
+COMMANDS = sorted(cli.commands)
 
 LOOK = """
 import json, sys
@@ -31,12 +40,13 @@ print("\\n" + json.dumps([code, [name for name in %r if name in sys.modules]]))
         (["list", "generators"], "resnet"),
         (["plugins"], "dualgan"),
         (["recipes"], "dualgan_t1t2"),
-        (["run", "--help"], "--profile"),
+        *(([name, "--help"], "Usage: gantk") for name in COMMANDS),
     ],
     ids=str,
 )
 def test_looking_around_imports_nothing_heavy(args, shown, tmp_path):
-    command = [sys.executable, "-c", LOOK % (HEAVY,), json.dumps(args)]
+    heavy = [name for name in HEAVY if name != "pydantic" or args != ["recipes"]]
+    command = [sys.executable, "-c", LOOK % (heavy,), json.dumps(args)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=True)
     output, _, last = done.stdout.strip().rpartition("\n")
     assert json.loads(last) == [0, []]
@@ -49,3 +59,69 @@ def test_importing_gantk_imports_next_to_nothing(tmp_path):
         [sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+FIRST_STEP = """
+import json, sys
+from gantk import usage
+import gantk
+
+class Reached(Exception):
+    pass
+
+def first(self):
+    raise Reached
+
+usage.Used.first = first
+recipe = {
+    "method": {"name": "cyclegan", "generator": {"name": "unet", "width": 4, "depth": 2},
+               "discriminator": {"name": "patchgan", "width": 4, "layers": 3}},
+    "data": {"source": {"name": "phantom", "subjects": 6, "slices": 1}, "domains": ["T1", "T2"], "size": [32, 32]},
+    "train": {"steps": 1, "batch": 1},
+}
+try:
+    gantk.run(recipe, out="run", device="cpu")
+except Reached:
+    print("\\n" + json.dumps([name for name in %r if name in sys.modules]))
+"""
+TRANSLATE = """
+import json, sys
+import gantk
+
+gantk.translate(sys.argv[1], sys.argv[2], "out.png", device="cpu")
+print("\\n" + json.dumps([name for name in %r if name in sys.modules]))
+"""
+
+
+def test_the_first_step_waits_for_no_import_that_it_does_not_need(tmp_path):
+    assert imported(FIRST_STEP % (SLOW,), tmp_path) == []
+
+
+def test_a_picture_is_translated_without_what_training_and_volumes_need(tiny_run, tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)
+    Picture.fromarray(values).save(tmp_path / "in.png")
+    needless = (*SLOW, "scipy", "nibabel", "pydicom", "SimpleITK")
+    assert imported(TRANSLATE % (needless,), tmp_path, str(tiny_run), "in.png") == []
+
+
+def imported(script: str, folder, *arguments: str) -> list[str]:
+    """What a script, in a process of its own, prints last."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_nilearns_template_is_read_as_nilearn_reads_it():
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
+    from scipy.ndimage import binary_fill_holes
+
+    loaders = (load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template)
+    images = [load(resolution=1) for load in loaders]
+    mask, gray, white = (np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0) for image in images)
+    mask = binary_fill_holes(mask > 0.5).astype(np.float32)
+    total = np.maximum(gray * mask + white * mask, 1.0)
+    box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(mask))
+    shares, origin = template()
+    assert np.array_equal(shares[1].numpy(), (gray * mask / total)[box])
+    assert np.array_equal(shares[2].numpy(), (white * mask / total)[box])
+    assert np.array_equal(origin, images[0].affine[:3, 3] + [part.start for part in reversed(box)])

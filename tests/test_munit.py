@@ -314,6 +314,19 @@ def test_the_mean_style_is_a_plain_mean_first_and_forgets_later():
     torch.testing.assert_close(method.style_b, torch.full((8,), 7.0), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("counts", [[1, 1, 3], [5], [2, 99, 40], [250]])
+def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
+    method, mean, seen = build(), torch.zeros(8), 0
+    for count in counts:
+        codes = torch.randn(count, 8)
+        method._remember("a", codes)
+        for code in codes:
+            seen += 1
+            mean = mean + (code - mean) / min(seen, 100)
+    torch.testing.assert_close(method.style_a, mean, rtol=1e-4, atol=1e-5)
+    assert method.styles_seen_a == seen
+
+
 def test_microbatches_leave_the_same_mean_style():
     whole, parts = build(), build()
     batch = batch_of(whole, count=4)

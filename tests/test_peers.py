@@ -327,6 +327,9 @@ class Recorder(Side):
         self.now[0] += self.seconds
         batch["a"].zero_()  # what a side does to its batch is nobody else's
 
+    def enter(self):
+        return False
+
 
 def recorded(seconds: dict[str, float], numbers: dict[str, int] | None = None):
     calls, now = [], [0.0]
@@ -347,6 +350,23 @@ def test_the_order_is_turned_around_from_round_to_round():
     samples = take_turns(turns, seconds=12.0)
     assert samples == {"x": [1.0] * 4, "y": [2.0] * 4}
     assert "".join(name for name, _ in calls) == "xx" + "yy" + "xy" + "yx" + "xy" + "yx"
+
+
+def test_a_side_settles_untimed_at_first_and_where_memory_was_handled_otherwise(monkeypatch):
+    turns, calls = recorded({"x": 1.0, "y": 2.0})
+    now = ["system"]
+
+    def enter(mode):
+        changed, now[0] = mode != now[0], mode
+        return changed
+
+    turns["x"].side.settling = 2
+    monkeypatch.setattr(turns["x"].side, "enter", lambda: enter("keep"))
+    monkeypatch.setattr(turns["y"].side, "enter", lambda: enter("system"))
+    samples = take_turns(turns, seconds=12.0)
+    assert samples == {"x": [1.0] * 4, "y": [2.0] * 4}
+    assert "".join(name for name, _ in calls) == "xx" + "xx" + "y" + "yy" + "xxyy" + "yxx" + "xyy" + "yxx"
+    assert turns["x"].digest == turns["y"].digest  # what settles is no part of what is compared
 
 
 def test_every_side_sees_the_same_batches_whatever_the_others_do_to_theirs():

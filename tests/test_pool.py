@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gantk.method import Batch, Geometry
 from gantk.pool import ImagePool
 from gantk.spec import bind
+from gantk.testing.recorded import Recording, host_reads
 
 
 def numbered(first: int, count: int) -> torch.Tensor:
@@ -84,6 +85,61 @@ def test_a_batch_is_the_same_as_its_images_one_by_one(capacity, sizes, seed):
         torch.manual_seed(seed + shown)
         assert torch.equal(out, torch.cat([single(image[None]) for image in batch]))
         shown += size
+
+
+def one_by_one(images: list, drawn: list[int], stored: list, capacity: int) -> list:
+    """What a pool gives for these images, worked out as the paper says it; `stored` is changed."""
+    given = []
+    for image, number in zip(images, drawn, strict=True):
+        if len(stored) < capacity:
+            stored.append(image)
+        elif number < capacity:
+            image, stored[number] = stored[number], image
+        given.append(image)
+    return given
+
+
+@settings(max_examples=150, deadline=None)
+@given(capacity=st.integers(1, 5), sizes=batches, data=st.data())
+def test_images_that_meet_at_one_place_are_exchanged_one_after_the_other(capacity, sizes, data):
+    pool, stored, shown = ImagePool(capacity, 1, (2, 2)), [], 0
+    for size in sizes:
+        drawn = data.draw(st.lists(st.integers(0, 2 * capacity - 1), min_size=size, max_size=size))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randint", lambda *args, drawn=drawn, **kwargs: torch.tensor(drawn))
+            out = pool(numbered(shown, size))
+        assert ids(out) == one_by_one(list(range(shown, shown + size)), drawn, stored, capacity)
+        assert ids(pool.images[: int(pool.count)]) == stored
+        shown += size
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_can_hold_it(batch):
+    graph, eager = ImagePool(4, 1, (4, 4)), ImagePool(4, 1, (4, 4))
+    images, recording = torch.zeros(batch, 1, 2, 2), Recording()
+    torch.manual_seed(0)
+    out = recording.record(lambda: graph(images))
+    torch.manual_seed(0)
+    assert host_reads(lambda: eager(images)) == []
+    for step in range(1, 12):  # from an empty pool to a full one
+        images.copy_(numbered(10 * step, batch))
+        torch.manual_seed(step)
+        recording.replay()
+        torch.manual_seed(step)
+        assert torch.equal(out, eager(images))
+        assert torch.equal(graph.images, eager.images) and graph.count == eager.count == min(4, batch * (step + 1))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_memory_format_is_kept(channels_last, batch):
+    kept = torch.channels_last if channels_last else torch.contiguous_format
+    pool, images = ImagePool(2, 3, (4, 5)).to(memory_format=kept), []
+    for step in range(6):
+        images.append(torch.rand(batch, 3, 4, 5).contiguous(memory_format=kept))
+        out = pool(images[-1])
+        assert out.is_contiguous(memory_format=kept) and pool.images.is_contiguous(memory_format=kept)
+        assert all(any(torch.equal(one, image) for image in torch.cat(images)) for one in out), step
 
 
 def test_discriminators_are_shown_what_the_pool_gives_and_generators_are_not():

@@ -394,3 +394,10 @@ def test_an_option_out_of_range_is_refused_by_name(options, where):
 def test_labels_are_refused_where_none_were_learned():
     with pytest.raises(UserError, match="not trained on labels"):
         build().sample(2, seed=0, labels=torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_class_that_is_not_there_cannot_be_sampled(label):
+    method = build(classes=("one", "other"), conditional=True)
+    with pytest.raises(UserError, match=r"a label is not among the classes\. Allowed: 0 to 1"):
+        method.sample(2, seed=0, labels=torch.tensor([0, label]))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
-import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import tomli_w
 import torch
+from several import children, finish, start, torchrun
 
 import gantk
 from gantk import checkpoint
 from gantk.runfolder import RunFolder
-from gantk.runtime import Runtime
-
-WORLD = 2
 
 
 @pytest.fixture
@@ -40,45 +35,9 @@ def recipe(tmp_path, pictures, tiny_recipe) -> dict:
     return tiny_recipe
 
 
-def start(recipe: dict, folder: Path, *options: str) -> list[subprocess.Popen]:
-    """The same command once for each rank, as torchrun starts it."""
-    path = folder / "recipe-of-ranks.toml"
-    path.write_text(tomli_w.dumps(recipe), "utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "gantk",
-        "run",
-        str(path),
-        "--out",
-        str(folder / "ranks"),
-        "--device",
-        "cpu",
-        *options,
-    ]
-    launch = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            command,
-            env=os.environ | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-
-
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    try:
-        ends = [process.communicate(timeout=900) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *end) for process, end in zip(processes, ends, strict=True)]
+def scored(folder) -> dict:
+    """metrics.json without what depends on the clock."""
+    return {key: value for key, value in json.loads((folder / "metrics.json").read_text()).items() if key != "speed"}
 
 
 def test_two_ranks_of_batch_2_are_one_process_of_batch_4(recipe, tmp_path):
@@ -114,21 +73,115 @@ def test_a_stop_of_one_rank_stops_all_and_saves(recipe, tmp_path):
     assert len(checkpoint.steps_saved(tmp_path / "ranks" / "checkpoints")) == 1
 
 
-class Sum:
-    """Stands in for torch.distributed: the other rank holds the negative half."""
+@pytest.mark.slow
+def test_ranks_share_the_scoring_and_the_scores_are_those_of_one(tiny_recipe, tmp_path):
+    tiny_recipe["method"] |= {"pool": 0, "structure": 0.0, "flatness": 0.0}
+    tiny_recipe["data"]["source"] |= {"subjects": 8, "slices": 3}
+    tiny_recipe["translate"] = {"batch": 1}  # several passes to share
+    tiny_recipe["train"] |= {"steps": 2}
+    (code, _, err), _ = finish(start(tiny_recipe, tmp_path))
+    assert code == 0, err
+    shared = scored(tmp_path / "ranks")
+    gantk.evaluate(tmp_path / "ranks", device="cpu", say=lambda line: None)
+    assert scored(tmp_path / "ranks") == shared
 
-    def __call__(self, flat: torch.Tensor) -> None:
-        flat += -0.5 * flat
+
+@pytest.mark.slow
+def test_what_ranks_remember_for_themselves_is_saved(tiny_recipe, tmp_path):
+    tiny_recipe["train"] |= {"steps": 3}
+    (code, _, err), _ = finish(start(tiny_recipe, tmp_path))
+    assert code == 0, err
+    saved = tmp_path / "ranks" / "checkpoints" / "step-000003"
+    own, first = checkpoint.load_state(saved)["ranks"], checkpoint.load_weights(saved)
+    assert len(own) == 1
+    assert int(own[0]["pool_a.count"]) == int(first["model.pool_a.count"]) == 4
+    assert not torch.equal(own[0]["pool_a.images"], first["model.pool_a.images"])
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_reduced_gradients_are_the_mean_in_the_layout_of_their_weights(monkeypatch, layout):
-    weight = torch.nn.Parameter(torch.randn(4, 3, 2, 2).contiguous(memory_format=layout))
-    idle = torch.nn.Parameter(torch.randn(5))  # no gradient on any rank: it must not count as an optimizer's step
-    gradient = torch.randn(4, 3, 2, 2)
-    weight.grad = gradient.clone()
-    monkeypatch.setattr("gantk.runtime.dist.all_reduce", Sum())
-    Runtime(torch.device("cpu"), "fp32", True, 0, 2).reduce([weight, idle])
-    torch.testing.assert_close(weight.grad, gradient * 0.25)
-    assert weight.grad.stride() == weight.stride()
-    assert idle.grad is None
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (["--set", "train.batch=3"], "its train.batch is 3, rank 0's is 2"),
+        pytest.param(["--set", "data.source.subjects=7"], "subjects is 7, rank 0's is 6", marks=pytest.mark.slow),
+        pytest.param(["--seed", "5"], "its train.seed is 5, rank 0's is 0", marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_that_were_started_differently_stop_before_training(tiny_recipe, tmp_path, other, said):
+    ends = finish(start(tiny_recipe, tmp_path, own={1: other}))
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert "rank 1 (" in ends[0][2]
+    assert said in ends[0][2]
+    assert "start all ranks with the same recipe" in ends[0][2].lower()
+    assert ends[1][2] == ""  # one message
+    assert not (tmp_path / "ranks").exists()
+
+
+def test_a_mistake_of_one_rank_stops_all_with_its_message(tiny_recipe, tmp_path):
+    ends = finish(start(tiny_recipe, tmp_path, own={1: ["--set", "train.btch=3"]}))
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert "train.btch" in ends[1][2] or "btch" in ends[1][2]
+    assert ends[0][2] == ""
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_rank_that_is_killed_is_named_by_the_others(tiny_recipe, tmp_path, victim):
+    tiny_recipe["train"] |= {"steps": 1000000, "save_every": 2, "sample_every": 1000000, "log_every": 2}
+    processes = start(tiny_recipe, tmp_path)
+    saved = tmp_path / "ranks" / "checkpoints" / "step-000004"
+    wait_for(saved, processes[0])
+    processes[victim].kill()
+    code, _, err = finish(processes, timeout=120)[1 - victim]
+    assert code == 1
+    assert f"rank {victim} (" in err
+    assert f"process {processes[victim].pid}) of 2 stopped or cannot be reached" in err
+    assert "gantk resume" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undisturbed_run(tiny_recipe, tmp_path):
+    tiny_recipe["train"] |= {"steps": 16, "save_every": 4}
+    whole = torchrun(tiny_recipe, tmp_path, tmp_path / "whole")
+    assert finish([whole])[0][0] == 0
+    broken = torchrun(tiny_recipe, tmp_path, tmp_path / "broken", "--max-restarts", "2")
+    wait_for(tmp_path / "broken" / "checkpoints" / "step-000008", broken)
+    os.kill(children(broken)[-1], signal.SIGKILL)
+    code, out, err = finish([broken])[0]
+    assert code == 0, err
+    assert "after step " in out
+    expected, found = (
+        checkpoint.load_weights(tmp_path / name / "checkpoints" / "step-000016") for name in ("whole", "broken")
+    )
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_with_an_unfinished_run_and_leaves_a_finished_one_alone(tiny_recipe, tmp_path):
+    tiny_recipe["train"] |= {"steps": 400, "save_every": 4, "sample_every": 1000}
+    first = torchrun(tiny_recipe, tmp_path, tmp_path / "run")
+    wait_for(tmp_path / "run" / "checkpoints" / "step-000004", first)
+    for child in children(first):
+        os.kill(child, signal.SIGKILL)
+    assert finish([first])[0][0] != 0
+    other = tiny_recipe | {"train": tiny_recipe["train"] | {"seed": 1}}
+    code, _, err = finish([torchrun(other, tmp_path, tmp_path / "run")])[0]
+    assert code != 0
+    assert "already holds a run" in err
+    code, out, err = finish([torchrun(tiny_recipe, tmp_path, tmp_path / "run")])[0]
+    assert code == 0, err
+    assert "resume " in out
+    assert checkpoint.steps_saved(tmp_path / "run" / "checkpoints")[-1] == 400
+    code, _, err = finish([torchrun(tiny_recipe, tmp_path, tmp_path / "run")])[0]
+    assert code != 0
+    assert "already holds a run" in err
+
+
+def wait_for(path, process: subprocess.Popen) -> None:
+    """Until the path is there; fails where the process ends before."""
+    while not path.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.01)
+            pytest.fail(f"it ended too early: {finish([process])}")

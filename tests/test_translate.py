@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -11,10 +13,12 @@ import pytest
 from PIL import Image as Picture
 
 import gantk as toolkit
+from gantk import pipeline, translation
 from gantk.data.image import Image
 from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
-from gantk.pipeline import Frame, Pipeline
+from gantk.pipeline import Frame, Look, Pipeline
+from gantk.translation import Translation
 
 IDENTITY = """
 import torch
@@ -187,8 +191,8 @@ def test_the_median_of_three_planes_takes_away_flicker_between_slices():
     def flickers(batch: np.ndarray) -> np.ndarray:
         return batch + rng.choice([0] * 7 + [0.4], (len(batch), 1, 1, 1)).astype(np.float32)  # some too bright
 
-    pipeline = Pipeline(frame(), window(), window(), flickers)
-    errors = [np.abs(pipeline.images(volume, planes)[0].pixels - volume.pixels).mean() for planes in (None, "all")]
+    line = Pipeline(frame(), window(), window(), flickers)
+    errors = [np.abs(line.images(volume, planes)[0].pixels - volume.pixels).mean() for planes in (None, "all")]
     assert errors[1] < 0.6 * errors[0]
 
 
@@ -210,8 +214,8 @@ def test_only_a_few_slices_are_in_work_at_a_time():
 def test_progress_ends_with_all_that_there_is():
     calls: list[tuple[int, int]] = []
     pixels = np.random.default_rng(0).uniform(0, 100, (1, 20, 32, 32)).astype(np.float32)
-    pipeline = Pipeline(frame(batch=6), window(), window(), lambda batch: batch)
-    pipeline.images(Image(pixels=pixels), "all", lambda done, total: calls.append((done, total)))
+    line = Pipeline(frame(batch=6), window(), window(), lambda batch: batch)
+    line.images(Image(pixels=pixels), "all", lambda done, total: calls.append((done, total)))
     shares = [done / total for done, total in calls]
     assert shares == sorted(shares) and shares[-1] == 1.0
 
@@ -238,9 +242,81 @@ def test_what_is_masked_out_stays_masked_out():
     pixels[:, :, :8] = pixels[:, :, :, :8] = pixels[:, :, -4:] = pixels[:, :, :, -4:] = 5.0
     made = {}
     for masked in (False, True):
-        pipeline = Pipeline(frame(masked=masked), window(), window(), lambda batch: batch + 0.2)
-        made[masked] = pipeline.images(Image(pixels=pixels))[0].pixels
+        line = Pipeline(frame(masked=masked), window(), window(), lambda batch: batch + 0.2)
+        made[masked] = line.images(Image(pixels=pixels))[0].pixels
     outside = pixels == 5.0
     np.testing.assert_allclose(made[True][outside], 5.0, atol=1e-4)
     assert made[False][outside].mean() > 10
     assert np.array_equal(made[True][~outside], made[False][~outside])
+
+
+KILLED = """
+import os, signal, sys
+import gantk
+import gantk.translation as translation
+
+write, stopped = translation.write, sys.argv[4]
+
+
+def dies(path, image, description=""):
+    write(path, image, description)
+    if path.name == "1.nii.gz":
+        os.kill(os.getpid(), getattr(signal, stopped))
+
+
+translation.write = dies
+gantk.translate(sys.argv[1], sys.argv[2], sys.argv[3], device="cpu", say=lambda line: None)
+"""
+
+
+@pytest.mark.parametrize("stopped", ["SIGINT", "SIGKILL"])
+def test_a_stopped_folder_holds_whole_files_and_goes_on(tiny_run, tmp_path, stopped):
+    for k in range(5):
+        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", seed=k)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(tiny_run), str(tmp_path / "in"), str(out), stopped]
+    assert subprocess.run(command, capture_output=True, timeout=600).returncode != 0
+    found = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
+    assert {"0.nii.gz", "1.nii.gz"} <= found.keys()
+    assert all(np.isfinite(nib.load(out / name).get_fdata()).all() for name in found)
+    said: list[str] = []
+    toolkit.translate(tiny_run, tmp_path / "in", out, device="cpu", say=said.append)
+    assert (out / "0.nii.gz").stat().st_mtime_ns == found["0.nii.gz"]  # done before
+    assert "inputs done before" in said[-1]
+    whole = tmp_path / "whole"
+    toolkit.translate(tiny_run, tmp_path / "in", whole, device="cpu", say=lambda line: None)
+    for k in range(5):
+        one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, whole))
+        assert np.array_equal(one, other)
+
+
+def test_a_pipeline_is_made_once_for_all_files(tiny_run, tmp_path, monkeypatch):
+    for k in range(3):
+        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", seed=k)
+    model, made = toolkit.load(tiny_run, device="cpu"), []
+    monkeypatch.setattr(type(model), "_pipeline", counted(type(model)._pipeline, made))
+    Translation(model, None, Look(), None, lambda line: None, None).path(tmp_path / "in", tmp_path / "out")
+    assert len(made) == 1
+
+
+def counted(function, calls: list):
+    def call(*args):
+        calls.append(args)
+        return function(*args)
+
+    return call
+
+
+def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tmp_path, monkeypatch):
+    for k in range(3):
+        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", shape=(40, 40, 40), seed=k)
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image at all")
+    with pytest.raises(GantkError, match="bad.nii.gz"):
+        toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "one", device="cpu", say=lambda line: None)
+    monkeypatch.setattr(translation, "AHEAD", 0)
+    monkeypatch.setattr(pipeline, "AHEAD", 0)
+    with pytest.raises(GantkError, match="bad.nii.gz"):
+        toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
+    for k in range(3):
+        one, other = (nib.load(tmp_path / folder / f"{k}.nii.gz").get_fdata() for folder in ("one", "other"))
+        assert np.array_equal(one, other)

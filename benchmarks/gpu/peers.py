@@ -1,85 +1,106 @@
-"""Other toolkits' training steps, by the adapters of benchmarks/peers, and gantk's on the same case: rows "peer"."""
+"""Other toolkits' training steps beside gantk's on the same case: rows "peer", each alone, and "ratio", in turns."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gantk.method import Batch
 from gpu import timing
-from gpu.catalogue import OWN
-from gpu.flops import counted
+from gpu.cases import OWN, PLAIN
 from gpu.rows import SKIPPED, row
-from gpu.steps import EFFORT, TINY, WARM_UP, Subject, attempt, captured_row, eager_row, memory_watched, peak_memory
+from gpu.steps import EFFORT, TINY, Subject, attempt, memory_watched, own_values, values
+
+BAR = {"seconds": 1.5, "least": 40, "most": 80}  # single steps of gantk: their spread is looked at
+TURNS = 8.0  # seconds of steps that are taken in turns
+
+
+class Absent(Exception):
+    """A toolkit that is not here, or does not do this."""
+
+
+@dataclass
+class Entry:
+    """One of those that are compared: takes a step, and measures its own."""
+
+    step: Callable[[], object]
+    values: Callable[[], dict[str, Any]]
+    about: dict[str, Any]
 
 
 def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
-    """gantk's step eager and captured, or one row of the toolkit; skipped where it is not there or cannot."""
+    """A row for each side of task["sides"] by itself, then one for all that could, taking turns."""
     from peers.cases import CASES
 
-    case = CASES[task["case"]]
+    case = replace(CASES[task["case"]], batch=task["batch"])
     if task["tiny"]:
-        case = dataclasses.replace(case, size=128, batch=1, width=4, judge=4)
+        case = replace(case, size=128, batch=1, width=4, judge=4)
     about = {"case": case.name, "dims": 2, "size": [case.size] * 2, "batch": case.batch, "method": case.method}
-    with memory_watched(device):
-        yield from (_own if task["peer"] == OWN else _other)(task, case, about, device)
+    ready: dict[str, Entry] = {}
+    for name in task["sides"]:
+        with memory_watched(device) as peak:
+            entry, why = _entry(name, case, task, device)
+            found = None
+            if entry is not None:
+                found, why = attempt(entry.values)
+            known = (entry.about if entry else {}) | (found or {})
+            memory = peak() if found else None
+            yield row("peer", *(why or ("ok", None)), **about, peer=name, **known, peak_memory_gib=memory)
+            if found:
+                ready[name] = entry
+    yield _in_turns(ready, about, torch.device(device), 0.0 if task["tiny"] else TURNS)
 
 
-def _own(task: dict[str, Any], case: Any, about: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
-    """gantk's default path: bf16 where the device is good at it."""
-    subject = Subject.build(case.tables(), [], case.batch, "auto", device)
-    about |= {"precision": subject.engine.runtime.precision, "parameters": subject.parameters, "recipe": case.name}
-    effort, counts = (TINY if task["tiny"] else EFFORT), {}
-    for measured in (eager_row, captured_row):
-        found = measured(subject, about, counts, effort)
-        status, why = found.pop("status"), found.pop("why")
-        yield row("peer", status, why, peer=OWN, **{key: found[key] for key in found if key != "part"})
+def _entry(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Entry | None, tuple[str, str] | None]:
+    make = _own if name in (OWN, PLAIN) else _other
+    try:
+        return attempt(lambda: make(name, case, task, device))
+    except Absent as absent:
+        return None, (SKIPPED, str(absent))
 
 
-def _other(task: dict[str, Any], case: Any, about: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
-    """The toolkit's own step at its own precision, from images that lie in the host's memory, as it takes them."""
+def _own(name: str, case: Any, task: dict[str, Any], device: str) -> Entry:
+    """gantk's default path, or the one with all that can be turned off turned off."""
+    from peers import switches
+
+    settings = list(switches.PLAIN) if name == PLAIN else []
+    subject = Subject.build(case.tables(), settings, case.batch, None, device)
+    effort = TINY if task["tiny"] else EFFORT if name == PLAIN else BAR
+    mode = "eager" if name == PLAIN else "captured"
+    about = {"mode": mode, "precision": subject.engine.runtime.precision, "parameters": subject.parameters}
+    return Entry(subject.step, lambda: own_values(subject, effort), about | {"recipe": case.name, "settings": settings})
+
+
+def _other(name: str, case: Any, task: dict[str, Any], device: str) -> Entry:
+    """The toolkit's own step at its own precision, on the same device and from the same kind of noise."""
     from peers.adapters import asked_for
     from peers.side import Setup
 
-    named = f"{task['peer']}={task['folder']}" if task["folder"] else task["peer"]
-    about |= {"peer": task["peer"], "precision": "fp32", "mode": "eager"}
-    peer, wrong = attempt(lambda: asked_for([named])[0])
-    why = wrong or ((SKIPPED, absent) if (absent := peer.reason or peer.unable(case)) else None)
-    if why is not None:
-        yield row("peer", *why, **about)
-        return
-    generator = torch.Generator().manual_seed(0)
+    folder = task["folders"].get(name)
+    peer = asked_for([f"{name}={folder}" if folder else name])[0]
+    if absent := peer.reason or peer.unable(case):
+        raise Absent(absent)
+    generator, place = torch.Generator().manual_seed(0), torch.device(device)
     shape = (case.batch, 1, case.size, case.size)
-    batch = Batch({name: torch.rand(shape, generator=generator) * 2 - 1 for name in "ab"})
-    place = torch.device(device)
-
-    def work() -> dict[str, Any]:
-        side = peer.module.build(peer.folder, Setup(case, {"a": 1, "b": 1}, place), dict(batch))
-        return _timed(side, batch, place, TINY if task["tiny"] else EFFORT) | {"parameters": side.weights}
-
-    found, why = attempt(work)
+    batch = {domain: torch.rand(shape, generator=generator) * 2 - 1 for domain in "ab"}
+    side = peer.module.build(peer.folder, Setup(case, {"a": 1, "b": 1}, place), dict(batch))
+    placed = {domain: images.to(place) for domain, images in batch.items()}
+    step = lambda: side.step(dict(placed))  # noqa: E731
     where = [f"{peer.found.where} {peer.found.version}"]
-    yield row("peer", *(why or ("ok", None)), **about, settings=where, **(found or {}))
+    about = {"mode": "eager", "precision": "fp32", "parameters": side.weights, "settings": where}
+    return Entry(step, lambda: values(step, case.batch, place, TINY if task["tiny"] else EFFORT, 4), about)
 
 
-def _timed(side: Any, batch: dict[str, Tensor], device: torch.device, effort: dict[str, Any]) -> dict[str, Any]:
-    step = lambda: side.step(dict(batch))  # noqa: E731
-    first = timing.once(step, device)
-    for _ in range(WARM_UP - 1):
-        step()
-    values = timing.summary(timing.samples(step, device, **effort))
-    peak = peak_memory(device)
-    flops, operators = attempt(lambda: counted(step))[0] or (None, None)
-    count, median = len(batch["a"]), values["median_s"]
-    return values | {
-        "first_step_s": first,
-        "images_per_s": count / median,
-        "flops": flops,
-        "operators": operators,
-        "tflops_per_s": flops / median / 1e12 if flops else None,
-        "peak_memory_gib": peak,
-    }
+def _in_turns(ready: dict[str, Entry], about: dict[str, Any], device: torch.device, seconds: float) -> dict[str, Any]:
+    from peers.speed import ratio, take_turns
+
+    if OWN not in ready or len(ready) < 2:
+        return row("ratio", SKIPPED, "gantk has nobody beside it" if OWN in ready else "gantk's step failed", **about)
+    turns = {name: timing.Turn(entry.step, device) for name, entry in ready.items()}
+    found, why = attempt(lambda: take_turns(turns, seconds))
+    if found is None:
+        return row("ratio", *why, **about)
+    times = {name: ratio(longer, found[OWN]) for name, longer in found.items() if name != OWN}
+    return row("ratio", **about, turns_s=found, times=times)

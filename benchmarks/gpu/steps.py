@@ -1,4 +1,4 @@
-"""The training step of a recipe on a batch that stays on the device, eager and captured: rows of part "step"."""
+"""The training step of a recipe on a batch that stays on the device: rows of part "step"."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gantk.data.records import contrast_names, domain_letters
-from gantk.engine import Engine, Plan
+from gantk import budget
+from gantk.capture import WARM_UP, Graph
+from gantk.engine import Engine
 from gantk.method import Batch, Method
 from gantk.recipe import load_recipe
 from gantk.runtime import Runtime, start
 from gantk.tables import Model
-from gantk.training import build_method
-from gpu import captured, timing
+from gantk.training import plan_of
+from gpu import timing
+from gpu.cases import MODES
 from gpu.flops import counted
-from gpu.rows import DIFFERS, FAILED, MEMORY, REFUSED, first_line, row
+from gpu.rows import FAILED, MEMORY, first_line, row
+from gpu.waits import host_waits
 
 STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
-WARM_UP = 3
 EFFORT = {"seconds": 0.6, "least": 3, "most": 40}  # samples of one row
 TINY = {"seconds": 0.0, "least": 2, "most": 2}
-TOLERANCE = 0.05  # of a replay's losses from the eager ones, relative: beyond it something was left out
-RANGE = (-1.0, 1.0)  # network intensities of black and white
-MODES = ("eager", "captured")
+NO_GRAPHS = "not captured: graphs need a CUDA device"
 
 
 @dataclass
@@ -40,129 +41,126 @@ class Subject:
     device: torch.device
 
     @classmethod
-    def build(cls, recipe: str | dict, settings: list[str], batch: int, precision: str, device: str) -> Subject:
-        """The recipe's method and engine as a training makes them, with images drawn from a seed."""
-        model = load_recipe(recipe).override([*settings, f'train.precision="{precision}"']).check()
-        runtime = start(device, precision, model.train.channels_last)
-        letters, data = domain_letters(model.data.domains), model.data
-        channels = {
-            letter: len(contrast_names(name)) * (2 * data.neighbours + 1)
-            for letter, name in zip(letters, data.domains, strict=True)
-        }
-        classes = ("one", "other") if data.labels else ()
-        method = built(model, channels, classes, runtime)
-        train = model.train
-        plan = Plan(STEPS, train.optimizer, train.optimizers, train.schedule(), train.microbatch, train.ema, train.seed)
-        stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
-        images = random_batch(method, model, channels, batch, stage.size)
-        placed = Batch({name: runtime.place(tensor, data.dims) for name, tensor in images.items()})
-        method.begin(stage, placed)
-        return cls(model, Engine(method, plan, runtime), placed, runtime.device)
+    def build(
+        cls,
+        recipe: str | dict,
+        settings: list[str],
+        batch: int,
+        precision: str | None,
+        device: str,
+        graph: Callable[[], Graph] | None = None,
+    ) -> Subject:
+        """The recipe's method and engine as a training makes them, on noise in the place of data.
 
-    def step(self) -> dict[str, torch.Tensor]:
-        """One eager step."""
-        return captured.eager(self.engine, self.batch)
+        `precision` None: the recipe's. `graph`: what records steps in the place of CUDA's graphs.
+        """
+        own = [f"train.batch={batch}", *([f'train.precision="{precision}"'] if precision else [])]
+        model = load_recipe(recipe).override([*settings, *own]).check()
+        runtime = start(device, model.train.precision, model.train.channels_last)
+        shape = budget.shape_of(model)
+        method = built(model, shape, runtime)
+        stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
+        images = budget.batch_of(model, shape, stage, runtime)
+        method.begin(stage, images)
+        engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
+        if model.train.compile:
+            from gantk import compiled  # torch's compiler takes a second to import
+
+            engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)
+        return cls(model, engine, images, runtime.device)
+
+    def step(self) -> dict[str, Tensor]:
+        """One step, as `Engine.fit` takes it."""
+        engine = self.engine
+        engine.runtime.seed(engine.plan.seed, engine.step)
+        losses = engine.train_step(Batch(self.batch))  # a batch of its own: phases leave their fakes in it
+        engine.step += 1
+        return losses
+
+    @property
+    def settling(self) -> int:
+        """Steps until every kind of step is as it stays: taken by hand, then recorded where that can be."""
+        return (WARM_UP + 1) * max(phase.every for phase in self.engine.phases)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the step does otherwise than it was asked to, and why."""
+        engine = self.engine
+        found = list(engine.notes)
+        if engine.plan.capture and not engine.capture.graphs and not found:
+            cuda = self.device.type == "cuda"
+            found.append(f"not captured: {engine.capture.obstacle}" if cuda else NO_GRAPHS)
+        return found
 
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.engine.method.parameters())
 
 
-def built(model: Model, channels: dict[str, int], classes: tuple[str, ...], runtime: Runtime) -> Method:
+def built(model: Model, shape: budget.Shape, runtime: Runtime) -> Method:
     """The method as a training builds it, its first weights drawn on the device where that can be: seconds less."""
     if runtime.device.type == "cuda":
         with contextlib.suppress(Exception), runtime.device:
-            return build_method(model, channels, classes, RANGE, runtime)
-    return build_method(model, channels, classes, RANGE, runtime)
+            return budget.build(model, shape, runtime)
+    return budget.build(model, shape, runtime)
 
 
-def random_batch(method: Method, model: Model, channels: dict[str, int], count: int, size: tuple[int, ...]) -> Batch:
-    """Uniform noise in [-1, 1] of every domain that the method reads; labels and masks where the recipe has them."""
-    generator = torch.Generator().manual_seed(0)
-    batch = Batch()
-    for name in method.reads:
-        batch[name] = torch.rand(count, channels[name], *size, generator=generator) * 2 - 1
-        if model.data.mask:
-            batch[f"mask_{name}"] = (torch.rand(count, 1, *size, generator=generator) < 0.1).float()
-    if model.data.labels:
-        batch["label"] = torch.arange(count) % 2
-    return batch
-
-
-def measure(task: dict[str, Any], device: str, modes: tuple[str, ...] = MODES) -> Iterator[dict[str, Any]]:
-    """A row for each mode. What goes wrong is a row too; nothing is raised.
-
-    `task["captured"]`: why not even to try a capture, for instance since it was refused before; None: try.
-    """
-    about = {key: task[key] for key in ("case", "recipe", "settings", "dims", "size", "batch", "precision")}
+def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
+    """One row: a case in one mode. What goes wrong is a row too; nothing is raised."""
+    about = {key: task[key] for key in ("case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")}
     effort = TINY if task.get("tiny") else EFFORT
-    with memory_watched(device):
+    settings = [*task["settings"], *MODES[task["mode"]]]
+    with memory_watched(device) as peak:
         subject, why = attempt(
-            lambda: Subject.build(task["recipe"], task["settings"], task["batch"], task["precision"], device)
+            lambda: Subject.build(task["recipe"], settings, task["batch"], task["precision"], device)
         )
         if subject is None:
-            yield from (row("step", *why, **about, mode=mode) for mode in modes)
+            yield row("step", *why, **about)
             return
         about |= {"method": subject.model.method.name, "parameters": subject.parameters}
-        counts: dict[str, Any] = {}
-        for mode in modes:
-            if mode == "captured" and task.get("captured"):
-                yield row("step", REFUSED, task["captured"], **about, mode=mode)
-                continue
-            values = eager_row(subject, about, counts, effort) if mode == "eager" else None
-            yield values or captured_row(subject, about, counts, effort, compare=task.get("compare", True))
-            if values and values["status"] == MEMORY:
-                yield from (row("step", MEMORY, "the eager step did not fit", **about, mode=m) for m in modes[1:])
-                return
+        found, why = attempt(lambda: own_values(subject, effort, countable=task["mode"] != "compiled"))
+        values = found or {"notes": subject.notes}
+        yield row("step", *(why or ("ok", None)), **about, **values, peak_memory_gib=peak() if found else None)
 
 
-def eager_row(subject: Subject, about: dict[str, Any], counts: dict[str, Any], effort: dict[str, Any]) -> dict:
-    """The step from Python. What it computes is put into `counts`, for the other rows of the same step."""
-
-    def work() -> dict[str, Any]:
-        first = timing.once(subject.step, subject.device)
-        for _ in range(WARM_UP - 1):
-            subject.step()
-        found = timing.samples(subject.step, subject.device, **effort)
-        subject.engine.check_finite("")  # numbers that are not finite may be quicker than others
-        peak = peak_memory(subject.device)
-        counted_now, _ = attempt(lambda: counted(subject.step))
-        counts.update(zip(("flops", "operators"), counted_now or (None, None), strict=True))
-        return rates(subject, found, counts) | {"first_step_s": first, "peak_memory_gib": peak}
-
-    found, why = attempt(work)
-    return row("step", *(why or ("ok", None)), **about, mode="eager", **(found or {}))
+def own_values(subject: Subject, effort: dict[str, Any], countable: bool = True) -> dict[str, Any]:
+    """What `values` measures of gantk's step, with the notes of its engine."""
+    found = values(subject.step, len(subject.batch["a"]), subject.device, effort, subject.settling, countable)
+    subject.engine.check_finite("")  # numbers that are not finite may be quicker than others
+    return found | {"notes": [*subject.notes, *found["notes"]]}
 
 
-def captured_row(
-    subject: Subject, about: dict[str, Any], counts: dict[str, Any], effort: dict[str, Any], compare: bool = False
-) -> dict:
-    """The same step replayed, or what stands in the way."""
+def values(
+    step: Callable[[], object],
+    images: int,
+    device: torch.device,
+    effort: dict[str, Any],
+    settling: int,
+    countable: bool = True,
+) -> dict[str, Any]:
+    """What a step takes and computes.
 
-    def work() -> dict[str, Any]:
-        step = captured.capture(subject.engine, subject.batch, compare=compare)
-        found = timing.samples(step.step, subject.device, **effort)
-        peak = peak_memory(subject.device)
-        return rates(subject, found, counts) | {"loss_difference": step.difference, "peak_memory_gib": peak}
-
-    found, why = attempt(work, REFUSED)
-    apart = (found or {}).get("loss_difference")
-    if apart is not None and apart > TOLERANCE:
-        why = DIFFERS, f"the losses of replays are off by {apart:.1%}: the recorded step leaves something out"
-    return row("step", *(why or ("ok", None)), **about, mode="captured", **(found or {}))
-
-
-def rates(subject: Subject, found: list[float], counts: dict[str, Any]) -> dict[str, Any]:
-    """What follows from the samples: images and operations a second."""
-    values = timing.summary(found) | counts
-    median, flops = values["median_s"], counts.get("flops")
-    count = len(next(iter(subject.batch.values())))
-    return values | {"images_per_s": count / median, "tflops_per_s": flops / median / 1e12 if flops else None}
-
-
-def peak_memory(device: torch.device) -> float | None:
-    """GiB that tensors held at most since the peak was last reset; None where the device does not count."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    Args:
+        step: takes one step over a batch of so many `images` of each domain.
+        settling: steps before the first timed one.
+        countable: whether its operations can be counted while it settles, as they cannot where it is compiled.
+    """
+    first = timing.once(step, device)
+    flops, operators = (attempt(lambda: counted(step))[0] if countable else None) or (None, None)
+    for _ in range(settling - 1 - countable):
+        step()
+    found = timing.summary(timing.samples(step, device, **effort))
+    waits = host_waits(step, device)
+    median = found["median_s"]
+    return found | {
+        "first_step_s": first,
+        "images_per_s": images / median,
+        "flops": flops,
+        "operators": operators,
+        "tflops_per_s": flops / median / 1e12 if flops else None,
+        "host_waits": None if waits is None else len(waits),
+        "notes": [f"the host waits at {place}" for place in list(dict.fromkeys(waits or ()))[:5]],
+    }
 
 
 def is_memory(error: BaseException) -> bool:
@@ -173,13 +171,15 @@ def is_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_watched(device: str):
-    """Count the peak of memory from nothing, and leave nothing behind."""
+    """Gives what asks for the peak since then, in GiB (None where the device does not count); leaves nothing behind."""
     cuda = torch.device(device).type == "cuda"
     gc.collect()
+    before = 0
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    yield
+        before = torch.cuda.memory_allocated()
+    yield lambda: (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else None
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()

@@ -38,9 +38,38 @@ def once(work: Callable[[], object], device: torch.device) -> float:
 
 
 def summary(found: list[float]) -> dict[str, float | list[float]]:
-    """The samples, their median, and how far they spread: interquartile range over median."""
-    low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
-    return {"samples_s": found, "median_s": statistics.median(found), "spread": (high - low) / middle}
+    """The samples, their median, and how far they spread over it: the middle half, and from the 5th percentile to the
+    95th."""
+    several = found if len(found) > 1 else found * 2
+    low, middle, high = statistics.quantiles(several, n=4)
+    ends = statistics.quantiles(several, n=20, method="inclusive")
+    return {
+        "samples_s": found,
+        "median_s": statistics.median(found),
+        "spread": (high - low) / middle,
+        "spread_90": (ends[-1] - ends[0]) / middle,
+    }
+
+
+class Turn:
+    """Something's place among others that take turns, as `peers.speed.take_turns` asks for it."""
+
+    digest = ""  # all step over the same batch, which stays on the device
+
+    def __init__(self, step: Callable[[], object], device: torch.device):
+        self.step, self.device = step, device
+
+    def settle(self) -> None:
+        """Nothing: what a step needs was made ready before."""
+
+    def take(self, steps: int = 1) -> float:
+        """Mean seconds of so many steps, the device waited for on both sides."""
+
+        def several() -> None:
+            for _ in range(steps):
+                self.step()
+
+        return once(several, self.device) / steps
 
 
 def _calls(work: Callable[[], object], device: torch.device, count: int) -> list[float]:

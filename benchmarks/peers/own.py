@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gantk.capture import WARM_UP
 from gantk.data.records import Record
 from gantk.data.sources import source_for
 from gantk.method import Batch, Method, Stage
@@ -20,8 +21,8 @@ from gantk.training import Parts, assemble, inference_weights, resized
 from gantk.whole import whole_images
 from peers.cases import STRUCTURE, Case
 from peers.side import Side
+from peers.switches import PLAIN, enter
 
-PLAIN = ('train.precision="fp32"', "train.batched=false", "train.channels_last=false")
 WAYS: dict[str, tuple[str, ...]] = {  # label -> what is set over the case's recipe
     "gantk": (),
     "gantk plain": PLAIN,
@@ -47,6 +48,14 @@ class Own(Side):
         self.parts: Parts = assemble(model, start(device, model.train.precision, model.train.channels_last))
         self._batch: dict[str, Tensor] = {}
         self._running = self.parts.engine.fit(self._placed)
+
+    @property
+    def settling(self) -> int:
+        """On a GPU the first steps are taken operator by operator, and then one is recorded."""
+        return WARM_UP + 1 if self.parts.runtime.device.type == "cuda" else 0
+
+    def enter(self) -> bool:
+        return enter(self.model.train.allocator if self.parts.runtime.device.type == "cpu" else "system")
 
     def step(self, batch: dict[str, Tensor]) -> None:
         self._batch = batch

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gantk.errors import GantkError
 from peers.cases import Case
+from peers.switches import enter
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -47,6 +48,11 @@ class Side:
 
     name: str = ""
     notes: tuple[str, ...] = ()
+    settling: int = 0  # steps before the first timed one, beside those that all sides take
+
+    def enter(self) -> bool:
+        """Called before each turn: the process's memory as this side has it alone; whether that is a change."""
+        return enter("system")
 
     def step(self, batch: dict[str, Tensor]) -> None:
         """One training step on host tensors `a` and `b`, (N, C, H, W) in [-1, 1]; bringing them over is part of it."""

@@ -30,11 +30,20 @@ class Turn:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.side, self.batches, self.synchronize, self.clock = side, batches, synchronize, clock
-        self.taken, self._digest = 0, hashlib.sha256()
+        self.taken, self._digest, self._settled = 0, hashlib.sha256(), False
+
+    def settle(self) -> None:
+        """What comes before a turn and is not timed: the first time what the side needs, and a step where memory is
+        handled otherwise than in the turn before, so that it is claimed anew outside the timing."""
+        changed = self.side.enter()
+        for _ in range(max(changed, 0 if self._settled else self.side.settling)):
+            self.side.step({name: image.clone() for name, image in self.batches[0].items() if name in ("a", "b")})
+        self._settled = True
 
     def take(self, steps: int = 1) -> float:
         """Mean seconds of so many steps: handing over is outside, bringing the batch to the device inside."""
         handed = [self._hand() for _ in range(steps)]
+        self.side.enter()
         self.synchronize()
         began = self.clock()
         for batch in handed:
@@ -62,12 +71,16 @@ def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[
     Each round takes every side once, in an order that turns around from round to round; all rounds together may take
     about `seconds`, or four rounds where that is more. GantkError where the sides were not handed the same.
     """
-    guess = {name: [turn.take() for _ in range(WARM)][-1] for name, turn in turns.items()}
+    guess = {}
+    for name, turn in turns.items():
+        turn.settle()
+        guess[name] = [turn.take() for _ in range(WARM)][-1]
     steps = int(np.clip(SAMPLE / max(guess.values()), 1, STEPS))
     rounds = int(np.clip(seconds / (steps * max(1e-9, sum(guess.values()))), *ROUNDS))
     samples: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
         for name in list(turns) if number % 2 == 0 else reversed(turns):
+            turns[name].settle()
             samples[name].append(turns[name].take(steps))
     if len({turn.digest for turn in turns.values()}) > 1:
         raise GantkError("the sides were handed different batches, so their times cannot be compared")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,19 +24,28 @@ def template() -> tuple[torch.Tensor, np.ndarray]:
 
     Shares (3, z, y, x) at 1 mm, x from left to right, y to anterior, z to superior; CSF is what the brain mask leaves.
     """
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
+    import nibabel as nib
     from scipy.ndimage import binary_fill_holes
 
-    images = [load(resolution=1) for load in (load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template)]
-    mask, gray, white = (np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0) for image in images)
-    mask = binary_fill_holes(mask > 0.5).astype(np.float32)
-    gray, white = gray * mask, white * mask
+    # The files as nilearn's loaders give them (a test compares): importing nilearn takes as long as importing torch.
+    folder = Path(find_spec("nilearn").origin).parent / "datasets" / "data"
+    images = [nib.load(folder / f"mni_icbm152_{part}_tal_nlin_sym_09a_converted.nii.gz") for part in ("t1", "gm", "wm")]
+    head, gray, white = (np.asarray(image.dataobj).transpose(2, 1, 0) for image in images)
+    inside = _of_one(head) > 0.2
+    box = tuple(slice(idx.min(), idx.max() + 1) for idx in np.nonzero(inside))
+    mask = binary_fill_holes(inside[box]).astype(np.float32)
+    gray, white = _of_one(gray)[box] * mask, _of_one(white)[box] * mask
     total = np.maximum(gray + white, 1.0)
     gray, white = gray / total, white / total
     csf = np.clip(mask - gray - white, 0, None)
-    box = tuple(slice(idx.min(), idx.max() + 1) for idx in np.nonzero(mask))
     origin = images[0].affine[:3, 3] + [part.start for part in reversed(box)]
-    return torch.from_numpy(np.stack([csf, gray, white])[(slice(None), *box)].copy()), origin
+    return torch.from_numpy(np.stack([csf, gray, white])), origin
+
+
+def _of_one(stored: np.ndarray) -> np.ndarray:
+    """Stored numbers as shares of the largest, float32."""
+    shares = stored.astype(np.float32)
+    return shares / shares.max()
 
 
 @lru_cache(maxsize=2)
@@ -46,6 +57,7 @@ def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
             place = torch.arange(maps.shape[axis], dtype=torch.float32)
             sigma = width / 2.355  # a point spread as wide as the voxel at half its height
             spread = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
+            spread[spread < 1e-30] = 0  # products of numbers near the smallest there are take five times as long
             maps = torch.tensordot(maps, spread, dims=([axis], [0])).movedim(-1, axis)
     return maps.contiguous()
 

@@ -1,13 +1,16 @@
 """Random changes of training images, on the device and differentiable: (N, C, *spatial) in, the same shape out.
 
 Every image of a batch draws its own change; all its channels share it, so that concatenated pairs stay registered.
-Random numbers come from torch's global generators alone: `torch.manual_seed` repeats them.
+Random numbers come from the global generator of the images' device alone: `torch.manual_seed` repeats them. Nothing is
+drawn or made on the host and no shape depends on a value, so that a CUDA graph can hold every change.
 What moves in from beyond the border repeats it, since 0 is no background in network intensities.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 from typing import ClassVar
 
 import torch
@@ -29,17 +32,17 @@ class Augment:
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""
-        taken = self.draw(image) < self.p
-        return torch.where(taken, self.apply(image), image)
+        left = self.draw(image) >= self.p
+        return torch.where(left, image, self.apply(image))  # the first of the two gives the result its memory format
 
     def apply(self, image: Tensor) -> Tensor:
         """The change, for every image."""
         raise NotImplementedError
 
     def draw(self, image: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """One uniform number for each image, shaped (N, 1, ...) to multiply with it."""
-        number = torch.rand(len(image), *[1] * (self.dims + 1), device=image.device, dtype=torch.float32)
-        return (low + (high - low) * number).to(image.dtype)
+        """One uniform float32 number for each image, shaped (N, 1, ...) to multiply with it."""
+        number = torch.rand(len(image), *[1] * (self.dims + 1), device=image.device)
+        return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
 
 
 class HFlip(Augment):
@@ -111,27 +114,15 @@ class Affine(Augment):
                 what, where="data.augment", allowed="degrees and shift of 0 or more, scale from 0 to below 1"
             )
         self.degrees, self.shift, self.scale = degrees, shift, scale
-        self._planar = self._kornia() if dims == 2 else None
 
     def apply(self, image: Tensor) -> Tensor:
-        """Change all: pictures by kornia, volumes about their middle with voxels taken as cubes."""
-        if self._planar is not None:
-            return self._planar(image)
-        turns = [self.draw(image, -self.degrees, self.degrees).flatten() for _ in range(3)]
-        size = 1 / self.draw(image, 1 - self.scale, 1 + self.scale).flatten()
-        shifts = torch.stack([2 * self.draw(image, -self.shift, self.shift).flatten() for _ in range(3)], dim=1)
-        return warp(image, size[:, None, None] * _rotations(turns), shifts)
-
-    def _kornia(self):
-        from kornia.augmentation import RandomAffine
-
-        return RandomAffine(
-            self.degrees,
-            translate=(self.shift, self.shift) if self.shift else None,
-            scale=(1 - self.scale, 1 + self.scale) if self.scale else None,
-            padding_mode="border",
-            p=1.0,
-        )
+        """Change all, about their middle; pixels are taken as squares, voxels as cubes."""
+        dims, planes = self.dims, list(combinations(range(self.dims), 2))[::-1]
+        number = torch.rand(len(image), dims + 1 + len(planes), device=image.device).sub_(0.5)
+        shift, size, turns = number.split([dims, 1, len(planes)], dim=1)
+        unit = torch.eye(dims, device=image.device).expand(len(image), -1, -1)
+        part = torch.cat([unit, 4 * self.shift * shift[:, :, None]], dim=2) / (1 + 2 * self.scale * size[:, :, None])
+        return warp(image, turned(part, planes, math.pi / 90 * self.degrees * turns, image.shape[:1:-1]))
 
 
 class Rotate(Affine):
@@ -176,26 +167,13 @@ class Crop(Augment):
         if not 0 < smallest <= 1:
             raise UserError(f"smallest = {smallest:g} is no part", where="data.augment", allowed="above 0, up to 1")
         self.smallest = smallest
-        self._planar: dict[tuple[int, int], torch.nn.Module] = {}  # kornia's crop, by the size that it fills
 
     def apply(self, image: Tensor) -> Tensor:
-        """Enlarge a part of all."""
-        if self.dims == 2:
-            height, width = image.shape[2:]
-            if (height, width) not in self._planar:
-                self._planar[height, width] = self._kornia(height, width)
-            return self._planar[height, width](image)
-        size = self.draw(image, self.smallest, 1.0).flatten()
-        room = (1 - size)[:, None]  # how far the part's middle may lie from the image's, in half sides
-        shifts = torch.cat([room * self.draw(image, -1, 1).flatten(1) for _ in range(3)], dim=1)
-        return warp(image, size[:, None, None] * torch.eye(3, device=image.device), shifts)
-
-    def _kornia(self, height: int, width: int):
-        from kornia.augmentation import RandomResizedCrop
-
-        areas, aspect = (self.smallest**2, 1.0), width / height
-        size = (height, width)
-        return RandomResizedCrop(size, scale=areas, ratio=(aspect, aspect), p=1.0, cropping_mode="resample")
+        """Enlarge a part of all: of pictures every area is as likely, of volumes every side."""
+        power = 2 if self.dims == 2 else 1
+        side = self.draw(image, self.smallest**power, 1.0).view(-1, 1, 1) ** (1 / power)
+        offset = (torch.rand(len(image), self.dims, 1, device=image.device) * 2 - 1) * (1 - side)
+        return warp(image, torch.cat([torch.eye(self.dims, device=image.device) * side, offset], dim=2))
 
 
 class Brightness(Augment):
@@ -213,7 +191,7 @@ class Brightness(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         """Brighten or darken all."""
-        return image + self.draw(image, -self.by, self.by)
+        return image + self.draw(image, -self.by, self.by).to(image.dtype)
 
 
 class Contrast(Augment):
@@ -232,7 +210,7 @@ class Contrast(Augment):
     def apply(self, image: Tensor) -> Tensor:
         """Stretch all; each channel about its own mean."""
         mean = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
-        return mean + (image - mean) * self.draw(image, 1 - self.by, 1 + self.by)
+        return torch.lerp(mean, image, self.draw(image, 1 - self.by, 1 + self.by).to(image.dtype))
 
 
 class Noise(Augment):
@@ -250,7 +228,7 @@ class Noise(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         """Noise on all, each of its own strength."""
-        return image + torch.randn_like(image) * self.draw(image, 0, self.std)
+        return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
 
 
 class Cutout(Augment):
@@ -272,34 +250,38 @@ class Cutout(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         """Hide a box in all."""
-        hidden = torch.ones_like(image[:, :1], dtype=torch.bool)
+        shown = None
         for axis, side in enumerate(image.shape[2:], start=2):
             width = max(1, round(self.side * side))
-            first = (self.draw(image) * (side - width + 1)).floor()
-            shape = [side if i == axis else 1 for i in range(image.ndim)]
-            index = torch.arange(side, device=image.device).view(shape)
-            hidden = hidden & (index >= first) & (index < first + width)
-        return torch.where(hidden, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True), image)
+            index = torch.arange(side, device=image.device).view([side if i == axis else 1 for i in range(image.ndim)])
+            behind = index - (self.draw(image) * (side - width + 1)).floor()
+            beside = (behind < 0) | (behind >= width)
+            shown = beside if shown is None else shown | beside
+        return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
 
 
-def warp(image: Tensor, linear: Tensor, shifts: Tensor) -> Tensor:
-    """Volumes (N, C, D, H, W) sampled at `linear` (N, 3, 3) times their voxel offsets from the middle, x first, plus
-    `shifts` (N, 3) in half sides; linear interpolation, borders repeated."""
-    sides = torch.tensor(image.shape[:1:-1], device=image.device, dtype=torch.float32)  # W, H, D
-    theta = torch.cat([linear * sides / sides[:, None], shifts[:, :, None]], dim=2)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False).to(image.dtype)
+def warp(image: Tensor, part: Tensor) -> Tensor:
+    """Images (N, C, *spatial), seen through `part` (N, dims, dims + 1): the affine map from a place in the result to
+    the place in the image, x first, in half sides from the middle. Linear interpolation, borders repeated.
+
+    Places are float32 under any autocast; `affine_grid` would round them to bf16 there.
+    """
+    places = part[:, :, -1]
+    for axis, side in enumerate(image.shape[:1:-1]):  # x is the innermost axis of the grid: it grows outwards
+        centres = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=image.device)
+        column = part[:, :, axis].view(len(image), *[1] * (axis + 1), -1)
+        places = centres.view(-1, *[1] * (axis + 1)) * column + places[:, None]
+    return F.grid_sample(image.float(), places, padding_mode="border", align_corners=False).to(image.dtype)
 
 
-def _rotations(degrees: list[Tensor]) -> Tensor:
-    """(N, 3, 3) turns about x, then y, then z, by (N,) degrees each."""
-    product = None
-    for axis, angle in enumerate(degrees):
-        cos, sin = torch.cos(angle * math.pi / 180), torch.sin(angle * math.pi / 180)
-        one, zero = torch.ones_like(cos), torch.zeros_like(cos)
-        i, j = [k for k in range(3) if k != axis]
-        rows = [[one if r == c else zero for c in range(3)] for r in range(3)]
-        rows[i][i], rows[i][j], rows[j][i], rows[j][j] = cos, -sin, sin, cos
-        turn = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-        product = turn if product is None else turn @ product
-    return product
+def turned(part: Tensor, planes: Sequence[tuple[int, int]], turns: Tensor, sides: Sequence[int]) -> Tensor:
+    """An affine map (N, dims, dims + 1) in half sides, followed by turns (N, len(planes)) in radians, each from the
+    first axis of its plane to the second; `sides` are the image's in pixels, x first."""
+    rows, cosines, sines = list(part.unbind(1)), torch.cos(turns), torch.sin(turns)
+    for k, (i, j) in enumerate(planes):
+        cos, sin, stretch = cosines[:, k, None], sines[:, k, None], sides[j] / sides[i]
+        rows[i], rows[j] = (
+            torch.addcmul(cos * rows[i], sin, rows[j], value=-stretch),
+            torch.addcmul(cos * rows[j], sin, rows[i], value=1 / stretch),
+        )
+    return torch.stack(rows, dim=1)

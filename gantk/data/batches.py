@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
@@ -18,6 +18,7 @@ from gantk.method import Batch
 
 AHEAD = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # the stream of random numbers that places windows, apart from those that shuffle
+Room = Callable[[tuple[int, ...], torch.dtype], Tensor]  # makes the memory that a batch is put into
 
 
 class ImageSet:
@@ -34,11 +35,13 @@ class ImageSet:
         patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
+        channels: int | None = None,  # of every image; None: nobody knows before one is read
         preparation: Preparation | None = None,  # how records become images; None: without a cache
     ):
         self.records, self.size, self.fit = list(records), tuple(size), fit
         self.preparation = preparation or Preparation(records, size, fit)
         self.patch, self.masks, self.classes = patch and tuple(patch), masks, tuple(classes)
+        self.channels = channels
         self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._room = int(memory * 2**30)  # bytes left for prepared images
         self._lock = Lock()
@@ -111,6 +114,9 @@ class Batches:
     to save, and the same batches whatever the number of `workers`, the threads that read ahead. `rank` of `world`
     processes each take their share of the global batch, so that N ranks of batch B see what one process of batch N * B
     would. No step from `end` on is read ahead.
+
+    A batch is written once, into memory that `room` makes in the thread that calls `at`: the readers ask nothing of a
+    device.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Batches:
         workers: int = 2,  # threads that read ahead; 0: every batch is read when it is asked for
         end: int | None = None,
     ):
+        self.room: Room = _ordinary  # to be replaced where batches are wanted in another kind of memory
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
         self._orders: dict[tuple[str, int], list[int]] = {}
@@ -143,15 +150,20 @@ class Batches:
         What goes wrong while a batch is read ahead is raised at its own step.
         """
         if not self.workers:
-            return self._gather(step)
+            return self._gather(step, self._rooms())
         if step not in self._ahead:  # the first step, or not the one after the last
             self._drop()
         last = step + AHEAD * self.workers
         for wanted in range(step, last + 1 if self.end is None else max(step + 1, min(last + 1, self.end))):
             if wanted not in self._ahead:
                 self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
-                self._ahead[wanted] = self._pool.submit(self._gather, wanted)
+                self._ahead[wanted] = self._pool.submit(self._gather, wanted, self._rooms())
         return self._ahead.pop(step).result()
+
+    def ready(self, step: int) -> bool:
+        """Whether that step's batch has been read without a mistake: `at` would not wait."""
+        future = self._ahead.get(step)
+        return future is not None and future.done() and future.exception() is None
 
     def close(self) -> None:
         """Stop reading ahead; `at` starts it again."""
@@ -165,20 +177,34 @@ class Batches:
             future.cancel()
         self._ahead.clear()
 
-    def _gather(self, step: int) -> Batch:
+    def _rooms(self) -> Batch:
+        """Memory for a batch, as far as it is known what will be in it."""
+        rooms = Batch()
+        for name, images in self.sets.items():
+            sides = images.patch or images.size
+            if images.channels is not None:
+                rooms[name] = self.room((self.batch, images.channels, *sides), torch.float32)
+            if images.masks:
+                rooms[f"mask_{name}"] = self.room((self.batch, 1, *sides), torch.float32)
+            if images.classes and "label" not in rooms:
+                rooms["label"] = self.room((self.batch,), torch.int64)
+        return rooms
+
+    def _gather(self, step: int, rooms: Batch) -> Batch:
         first = (step * self.world + self.rank) * self.batch
-        batch = Batch()
+        parts: dict[str, list[np.ndarray]] = {}
         for name, images in self.sets.items():
             indices = self._indices(name, first)
             windows = [self._window(name, place) for place in range(first, first + self.batch)]
-            shown, masks = zip(*map(images.prepared, indices), strict=True)
-            batch[name] = torch.stack([image[window] for image, window in zip(shown, windows, strict=True)])
+            shown = [images.prepared(index) for index in indices]
+            parts[name] = [image.numpy()[window] for (image, _), window in zip(shown, windows, strict=True)]
             if images.masks:
-                batch[f"mask_{name}"] = torch.stack([m[window] for m, window in zip(masks, windows, strict=True)])
-            if images.classes and "label" not in batch:
-                labels = [images.classes.index(images.records[i].label) for i in indices]
-                batch["label"] = torch.tensor(labels, dtype=torch.int64)
-        return batch
+                masks = zip(shown, windows, strict=True)
+                parts[f"mask_{name}"] = [mask.numpy()[window] for (_, mask), window in masks]
+            if images.classes and "label" not in parts:
+                parts["label"] = [np.int64(images.classes.index(images.records[i].label)) for i in indices]
+        # By numpy, which copies in this thread alone: torch would call up threads that the training step needs.
+        return Batch({name: _stacked(arrays, rooms.get(name)) for name, arrays in parts.items()})
 
     def _window(self, name: str, place: int) -> tuple:
         """Which part of the image at this place of the order is shown: the same part of registered images."""
@@ -208,35 +234,12 @@ class Batches:
             return self._orders[key]
 
 
-def augmented(batch: Batch, augments: Sequence, paired: bool) -> Batch:
-    """The batch after random changes, drawn from torch's global generator: what moves pixels moves an image with its
-    mask, and pairs together; what changes brightness changes images alone. Labels stay."""
-    images = [name for name in batch if batch[name].ndim > 1 and not name.startswith("mask_")]
-    masked = {name: [n for n in (name, f"mask_{name}") if n in batch] for name in images}
-    for augment in augments:
-        groups = list(masked.values()) if augment.geometric else [[name] for name in images]
-        for names in [sum(groups, [])] if paired and augment.geometric else groups:
-            parts = [batch[name] for name in names]
-            together = augment(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-            batch = Batch(batch | dict(zip(names, together.split([p.shape[1] for p in parts], dim=1), strict=True)))
-    return batch
+def _ordinary(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
-def hide_contrasts(batch: Batch, data) -> Batch:
-    """The batch with some contrasts of every second image turned black, so that a network learns to do without them.
-
-    Of a domain with several contrasts each image loses, with probability 1/2, a random subset that is neither empty
-    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is touched. `data` is
-    the run's `Data`. Random numbers come from torch's global generator.
-    """
-    hidden = Batch(batch)
-    for name, contrasts in data.contrasts.items():
-        count = len(contrasts)
-        if count < 2 or name not in batch or (data.paired and name != "a"):
-            continue
-        image = batch[name]
-        chosen = torch.randint(1, 2**count - 1, (len(image), 1))
-        drawn = (torch.rand(len(image), 1) < 0.5) & (chosen >> torch.arange(count) & 1).bool()
-        lost = drawn.repeat(1, image.shape[1] // count).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
-        hidden[name] = torch.where(lost.to(image.device), torch.full_like(image[:, :1], data.range[0]), image)
-    return hidden
+def _stacked(arrays: list[np.ndarray], room: Tensor | None) -> Tensor:
+    if room is None:
+        return torch.from_numpy(np.stack(arrays))
+    np.stack(arrays, out=room.numpy())
+    return room

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -86,6 +87,7 @@ def _placed(
     return canvas
 
 
+@lru_cache(maxsize=64)
 def _weights(side: int, to: int) -> np.ndarray:
     """(to, side): a triangle as wide as the larger of the two pixels, each row summing to 1."""
     step = side / to

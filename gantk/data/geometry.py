@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from nibabel.orientations import inv_ornt_aff
 
 from gantk.data.image import Image
-from gantk.data.orientation import turn
 from gantk.errors import UserError
 
 # Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
@@ -176,6 +174,10 @@ def _coarser(affine: np.ndarray, native: Sequence[int], grid: Sequence[tuple[int
 
 def upright_affine(image: Image) -> np.ndarray:
     """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
+    from nibabel.orientations import inv_ornt_aff  # not for pictures
+
+    from gantk.data.orientation import turn
+
     if image.dims != 3 or image.affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
         raise UserError(f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes")

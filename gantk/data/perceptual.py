@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import dctn
-from scipy.ndimage import gaussian_filter
 
 SIDE = 64  # of a thumbnail
 COARSE = 16  # frequencies of each axis that the hash looks at: 255 bits without the mean
@@ -208,6 +206,8 @@ def _detail_share(thumbnails: np.ndarray) -> float:
 
 def _hash(thumbnail: np.ndarray) -> np.ndarray:
     """uint64 (4): which of the low frequencies, without the mean, are above their median."""
+    from scipy.fft import dctn  # translating needs this module's neighbours, and none of scipy
+
     low = dctn(_halved(thumbnail[None])[0], norm="ortho")[:COARSE, :COARSE].ravel()[1:]
     return np.packbits(np.append(low > np.median(low), False)).view(np.uint64)
 
@@ -224,6 +224,8 @@ _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 def _detail(thumbnails: np.ndarray) -> np.ndarray:
     """What is finer than about 5 pixels."""
+    from scipy.ndimage import gaussian_filter
+
     sigma = (0,) * (thumbnails.ndim - 2) + (2.0, 2.0)
     return thumbnails - gaussian_filter(thumbnails, sigma, truncate=3.0)
 

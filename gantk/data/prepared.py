@@ -109,6 +109,7 @@ class Data:
                 patch=table.patch,
                 masks=table.mask,
                 classes=self.classes,
+                channels=self.channels[letter],
                 preparation=self.preparation,
             )
             for letter, records in by_letter.items()

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.integrate import trapezoid
-from scipy.stats import rankdata
 from torch import Tensor
 
 from gantk.metrics.bootstrap import estimate
@@ -110,6 +108,8 @@ def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
+    from scipy.integrate import trapezoid  # not needed before a training's end, and slow to import
+
     if curve[0] == 0:
         return float("nan")  # without an error there is nothing to predict
     rejected = 1 - np.array(KEPT)
@@ -118,6 +118,8 @@ def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
 
 def _auroc(errors: np.ndarray, uncertainties: np.ndarray, threshold: float | None) -> float:
     """The Mann-Whitney statistic as a share of all pairs."""
+    from scipy.stats import rankdata
+
     large = errors > (np.quantile(errors, WORST) if threshold is None else threshold)
     positive, negative = int(large.sum()), int((~large).sum())
     if not positive or not negative:
@@ -127,6 +129,8 @@ def _auroc(errors: np.ndarray, uncertainties: np.ndarray, threshold: float | Non
 
 
 def _spearman(errors: np.ndarray, uncertainties: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
     ranks = [rankdata(values) for values in (errors, uncertainties)]
     if min(np.ptp(values) for values in ranks) == 0:
         return float("nan")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
+from gantk.nets import kernels
 from gantk.nets.calls import parts_of
 from gantk.nets.statistics import moments, normalised
 
@@ -36,7 +37,8 @@ class FitsOrFloat32:
             return super().forward(x)
         bias = None if self.bias is None else self.bias.float()
         with torch.autocast("cpu", enabled=False):
-            return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+            y = self._conv_forward(x.float(), self.weight.float(), bias)
+        return y.to(kernels.precision(x))
 
     def settle(self, dtype: torch.dtype | None) -> None:
         """Weights in `dtype`; a single output is made ready to be computed by rows. See the function of that name."""
@@ -62,16 +64,52 @@ class FitsOrFloat32:
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
 
-class Conv2d(FitsOrFloat32, nn.Conv2d):
-    """torch's, safe on small maps."""
+class Quick:
+    """A convolution that takes the quickest of the ways in `gantk.nets.kernels`; `kernels` False: torch's."""
+
+    kernels = True
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        plain = self.groups == 1 and set(self.dilation) == {1} and not isinstance(self.padding, str)
+        if not (self.kernels and plain and kernels.usable(x)):
+            return super()._conv_forward(x, weight, bias)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = kernels.framed(x, self._reversed_padding_repeated_twice, self.padding_mode)
+            padding = (0,) * len(padding)
+        return kernels.convolution(x, weight, bias, self.stride, padding)
 
 
-class Conv3d(FitsOrFloat32, nn.Conv3d):
-    """torch's, safe on small maps."""
+class QuickTransposed:
+    """Likewise for a transposed convolution."""
+
+    kernels = True
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        plain = self.groups == 1 and set(self.dilation) == {1} and set(self.output_padding) == {0}
+        if not (self.kernels and plain and output_size is None and kernels.usable(x)):
+            return super().forward(x, output_size)
+        return kernels.transposed_convolution(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class Conv2d(FitsOrFloat32, Quick, nn.Conv2d):
+    """torch's, quick and safe on small maps."""
+
+
+class Conv3d(FitsOrFloat32, Quick, nn.Conv3d):
+    """torch's, quick and safe on small maps."""
+
+
+class ConvTranspose2d(QuickTransposed, nn.ConvTranspose2d):
+    """torch's, quick on small maps."""
+
+
+class ConvTranspose3d(QuickTransposed, nn.ConvTranspose3d):
+    """torch's, quick on small maps."""
 
 
 CONV = {2: Conv2d, 3: Conv3d}
-CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONV_TRANSPOSE = {2: ConvTranspose2d, 3: ConvTranspose3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LARGE = 1 << 16  # positions up to which torch's kernels for norms add up well enough on a CPU
 
@@ -105,6 +143,7 @@ class InstanceNorm(nn.Module):
     """
 
     position_groups = 0  # see `statistics.groups`
+    kernels = True
 
     def __init__(self, channels: int, *, affine: bool = False, eps: float = 1e-5):
         super().__init__()
@@ -118,8 +157,7 @@ class InstanceNorm(nn.Module):
                 self.register_buffer(name, values, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        if x.device.type == "cpu" and not traced:
+        if kernels.usable(x) and (self.kernels or memory_format(x) is not torch.contiguous_format):
             images = [self._of_one(image) for image in x.split(1)]
             return torch.cat(images) if len(images) > 1 else images[0]
         y = F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
@@ -138,8 +176,7 @@ class GroupNorm(nn.GroupNorm):
     """torch's, with statistics taken in parts where its kernel loses its sums (see `moments`): of large images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        if traced or x.device.type != "cpu" or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
+        if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
             return super().forward(x)
         images = [normalised(self, image, moments(image, self.num_groups)) for image in x.split(1)]
         return torch.cat(images) if len(images) > 1 else images[0]
@@ -172,6 +209,7 @@ class ResizeConv(nn.Module):
     """
 
     indivisible = True  # see `gantk.nets.calls`: what it does with its convolution is its own affair
+    kernels = True
 
     def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
         super().__init__()
@@ -182,11 +220,11 @@ class ResizeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         settled = self.kernel is not None and _unchanged(self.conv)
-        if self.linear or (prod(x.shape[2:]) < 512 and not settled):
+        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and not settled):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
-        transposed = F.conv_transpose2d if self.dims == 2 else F.conv_transpose3d
         kernel = self.kernel if settled else summed_kernel(self.conv.weight)
-        return transposed(x, kernel, self.conv.bias, stride=2, padding=1)
+        twos, ones = (2,) * self.dims, (1,) * self.dims
+        return kernels.transposed_convolution(x, kernel, self.conv.bias, twos, ones)
 
     def settle(self, dtype: torch.dtype | None) -> None:
         """Weights in `dtype`, the kernel summed. See the function of that name."""

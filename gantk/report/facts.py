@@ -63,10 +63,14 @@ def usage(speed: dict[str, Any]) -> list[tuple[str, str]]:
     steps = sorted(each for each in speed.get("step_seconds") or () if isinstance(each, int | float))
     first, memory, energy = (speed.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j"))
     spread = f" ({short_time(steps[0])} to {short_time(steps[-1])})" if len(steps) > 1 else ""
+    predicted = speed.get("predicted") or {}
+    step, peak = (predicted.get(name) for name in ("step_s", "peak_memory_gib"))
+    step_said = f", {short_time(step)} predicted" if step else ""
+    peak_said = f", {number(peak, 3)} GiB predicted" if peak else ""
     return [
-        ("Step time", f"{short_time(median(steps))}{spread}" if steps else ""),
+        ("Step time", f"{short_time(median(steps))}{spread}{step_said}" if steps else ""),
         ("First step after", short_time(first) if first else ""),
-        ("Peak memory", f"{number(memory, 3)} GiB" if memory else ""),
+        ("Peak memory", f"{number(memory, 3)} GiB{peak_said}" if memory else ""),
         ("Energy", joules(energy) if energy else ""),
     ]
 

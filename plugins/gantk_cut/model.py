@@ -12,7 +12,7 @@ from gantk.adaptive import DiscriminatorAugment
 from gantk.cycle import check_coarse, coarse_stages
 from gantk.errors import UserError
 from gantk.losses.structure import structure_and_flatness
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
 from gantk_cut.patchnce import PatchNCE
 
@@ -86,9 +86,9 @@ class CUT(Method):
         batch["fake_b"] = fake_b.detach()
         losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
         if self.weights["nce"]:
-            losses["nce"] = self.weights["nce"] * self._contrast(fake_b, real_a)
-            if self.nce_identity:
-                losses["nce_identity"] = self.weights["nce"] * self._contrast(same_b[0], real_b)
+            names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
+            found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
+            losses |= {name: self.weights["nce"] * loss for name, loss in zip(names, found, strict=True)}
         if self.weights["structure"] or self.weights["flatness"]:
             found = structure_and_flatness(fake_b, real_a, threshold=self.texture)
             terms = dict(zip(("structure", "flatness"), found, strict=True))
@@ -98,7 +98,7 @@ class CUT(Method):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""
         real, fake = batch["b"], batch["fake_b"]
-        logits = self.together(self.d_b, self.augment_b(real), self.augment_b(fake))
+        logits = self.together(self.d_b, real, fake, call=chained(self.augment_b, self.d_b))
         self.augment_b.observe(logits[0])
         losses = {"d_b": self.adversarial.discriminator(*logits)}
         penalty = self.adversarial.penalty(self.d_b, real, fake)
@@ -111,11 +111,12 @@ class CUT(Method):
             raise UserError("cut translates a to b only", where="to", allowed="b", remedy=remedy)
         return self.g_ab(image)
 
-    def _contrast(self, output: Tensor, source: Tensor) -> Tensor:
-        """The contrastive loss of outputs against their sources, both seen by the generator's encoder."""
+    def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
+        """The contrastive loss of each output against its source, all seen by the generator's encoder."""
         with torch.no_grad():
-            keys = self._maps(source)
-        return self.nce(self._maps(output), keys)
+            keys = self.together(self.g_ab, *sources, call=self._maps)
+        queries = self.together(self.g_ab, *outputs, call=self._maps)
+        return [self.nce(*maps) for maps in zip(queries, keys, strict=True)]
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = [image, *self.g_ab.features(image)]

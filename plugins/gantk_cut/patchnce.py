@@ -41,8 +41,10 @@ class PatchNCE(nn.Module):
         losses = []
         for head, query, key in zip(self.heads, queries, keys, strict=True):
             places = torch.randperm(prod(query.shape[2:]), device=query.device)[: self.patches]
-            # Sources are what to find, not what to change: no gradient through them.
-            losses.append(info_nce(embed(head, query, places), embed(head, key, places).detach(), self.temperature))
+            found = embed(head, query, places)  # first: autocast keeps the weights that it made, with or without grad
+            with torch.no_grad():  # sources are what to find, not what to change
+                wanted = embed(head, key, places)
+            losses.append(info_nce(found, wanted, self.temperature))
         return torch.stack(losses).mean()
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import UpKind
+from gantk.nets.labels import one_hot
 from gantk.spec import AdversarialLoss, Augment, Discriminator
 from gantk_dcgan.network import DCGANGenerator
 
@@ -85,7 +84,7 @@ class DCGAN(Method):
         """The adversarial loss of new images, of the classes that the batch has."""
         label = self._label(batch)
         if self.classes:
-            self.shown += F.one_hot(label, self.classes).sum(dim=0)
+            self.shown += one_hot(label, self.classes).sum(dim=0)
         fake = self._generate(self._noise_for(batch), label)
         batch["fake"] = fake.detach()
         return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
@@ -105,9 +104,7 @@ class DCGAN(Method):
         real, fake = self.together(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
-        judge = partial(self._judge, label=label)
-        judge.batch_independent = getattr(self.discriminator, "batch_independent", True)
-        penalty = self.adversarial.penalty(judge, image, batch["fake"])
+        penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
         return losses if penalty is None else losses | {"penalty": penalty}
 
     def train(self, mode: bool = True) -> DCGAN:
@@ -172,7 +169,7 @@ class DCGAN(Method):
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """The class goes beside the noise: the first layer then holds a learned map for each class."""
         if self.classes:
-            noise = torch.cat([noise, F.one_hot(label, self.classes).to(noise.dtype)], dim=1)
+            noise = torch.cat([noise, one_hot(label, self.classes).to(noise.dtype)], dim=1)
         return self.generator(noise)
 
     def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
@@ -182,5 +179,16 @@ class DCGAN(Method):
         """The image, with one more channel for each class: 1 for its own, 0 for the others."""
         if not self.classes:
             return image
-        maps = F.one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
+        maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
         return torch.cat([image, maps.expand(-1, -1, *image.shape[2:])], dim=1)
+
+
+class Judge:
+    """The discriminator of a DCGAN for images of these labels; a function of images alone, as penalties need it."""
+
+    def __init__(self, method: DCGAN, label: Tensor | None):
+        self.batch_independent = getattr(method.discriminator, "batch_independent", True)
+        self._method, self._label = method, label
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self._method._judge(image, self._label)

@@ -11,7 +11,7 @@ from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.losses.structure import structure_and_flatness
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.nets.blocks import OutputKind
 from gantk.spec import AdversarialLoss, Augment, Discriminator
 from gantk_munit.discriminator import MultiScale
@@ -122,7 +122,8 @@ class MUNIT(Method):
         losses = {}
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
-            same, fake = self._decode(name, (content[name], style[name]), (content[other], codes.drawn[name]))
+            auto, own = self._auto(name), (content[name], style[name])
+            same, fake = self.together(auto, own, (content[other], codes.drawn[name]), call=auto.decode)
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
@@ -135,7 +136,8 @@ class MUNIT(Method):
         """Real against fake for both domains, summed over the scales."""
         losses = {}
         for name, network, augment in (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b)):
-            real, fake = (network.pyramid(augment(image)) for image in (batch[name], batch[f"fake_{name}"]))
+            images = batch[name], batch[f"fake_{name}"]
+            real, fake = self.together(network, *images, call=chained(augment, network.pyramid))
             scales = list(zip(network.judges, real, fake, strict=True))
             logits = [self.together(judge, r, f) for judge, r, f in scales]
             augment.observe(torch.cat([r.flatten(1) for r, _ in logits], 1))
@@ -212,21 +214,17 @@ class MUNIT(Method):
         """The content code of images that are to become `to`: they are of the other domain."""
         return self._auto("a" if to == "b" else "b").content(image)
 
-    def _decode(self, name: str, *codes: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """The image of each (content, style), in one pass where that is wanted."""
-        decode = self._auto(name).decode
-        if not self.batched:
-            return [decode(content, style) for content, style in codes]
-        contents, styles = zip(*codes, strict=True)
-        return list(decode(torch.cat(contents), torch.cat(styles)).split([len(content) for content in contents]))
-
     @torch.no_grad()
     def _remember(self, name: str, codes: Tensor) -> None:
-        """Image by image, so that microbatches leave the same mean as a whole batch; a plain mean of the first ones."""
+        """As if the images came one by one, so that microbatches leave the same mean as a whole batch; a plain mean of
+        the first ones."""
         mean, seen = getattr(self, f"style_{name}"), getattr(self, f"styles_seen_{name}")
-        for code in codes.detach():
-            seen += 1
-            mean += (code - mean) / seen.clamp_max(MEMORY)
+        numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
+        share = numbers.clamp_max(MEMORY).reciprocal()  # of each image in the mean, just after it came
+        kept = (1 - share).flip(0).cumprod(0).flip(0)  # of what the mean was ahead of each image, after all of them
+        share[:-1] *= kept[1:]
+        mean.mul_(kept[0]).add_((share[:, None] * codes).sum(0))
+        seen += len(codes)
 
     @staticmethod
     def _for_each(style: Tensor, image: Tensor) -> Tensor:

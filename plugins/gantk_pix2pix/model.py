@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Phase
+from gantk.method import Batch, Geometry, Phase, chained
 from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
 from gantk_pix2pix.regression import OTHER, Regression
 
@@ -71,7 +71,7 @@ class Pix2Pix(Regression):
         for to in self.directions():
             judge, augment = self.judge_of(to)
             real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
-            logits = self.together(judge, augment(real), augment(fake))
+            logits = self.together(judge, real, fake, call=chained(augment, judge))
             augment.observe(logits[0])
             losses[f"d_{OTHER[to]}{to}"] = self.adversarial.discriminator(*logits)
             penalty = self.adversarial.penalty(judge, real, fake)

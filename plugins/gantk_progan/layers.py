@@ -62,19 +62,21 @@ class MinibatchDeviation(nn.Module):
     The deviation of every feature at every place over a group, averaged to one number (Karras et al. 2018, section 3);
     float32 whatever the input's precision. Groups have 4 images, as the paper's networks do, or 3 or 2 where that
     divides the batch and 4 does not; any other batch is one group.
+
+    With `batches`, so many equal batches lie one behind the other, and a group's images are of one of them.
     """
 
     mixes_batch = True
     GROUP = 4
     EPSILON = 1e-8
 
-    def forward(self, x: Tensor) -> Tensor:
-        count = len(x)
+    def forward(self, x: Tensor, batches: int = 1) -> Tensor:
+        count = len(x) // batches
         group = next((size for size in range(min(self.GROUP, count), 1, -1) if count % size == 0), count)
-        y = x.float().reshape(group, count // group, -1)  # the images k, k + N / group, ... are a group
-        deviation = (y.var(0, correction=0) + self.EPSILON).sqrt().mean(1)
+        y = x.float().reshape(batches, group, count // group, -1)  # the images k, k + count / group, ... are a group
+        deviation = (y.var(1, correction=0) + self.EPSILON).sqrt().mean(2)
         ones = [1] * (x.ndim - 1)
-        statistic = deviation.to(x.dtype).repeat(group).view(count, *ones).expand(count, 1, *x.shape[2:])
+        statistic = deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
         return torch.cat([x, statistic], 1)
 
 

@@ -119,10 +119,9 @@ class ProGAN(Method):
             with torch.no_grad():
                 batch["fake"] = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
         real, fake = self.augment(real), self.augment(batch["fake"])
-        # One pass for each, as in the paper: the minibatch deviation would show a mixed batch for what it is.
-        logits = self.d(real, level, alpha, label)
+        logits, of_fakes = self._judged(real, fake, label)
         self.augment.observe(logits)
-        losses = {"adversarial": self.adversarial.discriminator(logits, self.d(fake, level, alpha, label))}
+        losses = {"adversarial": self.adversarial.discriminator(logits, of_fakes)}
         penalty = self.adversarial.penalty(lambda image: self.d(image, level, alpha, label), real, fake)
         if penalty is not None:
             losses["penalty"] = penalty
@@ -138,6 +137,8 @@ class ProGAN(Method):
             raise UserError("this method was not trained on labels", where="labels", remedy=remedy)
         if labels is None:
             labels = torch.arange(n) % max(1, self.classes)
+        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
+            raise UserError("a label is not among the classes", where="labels", allowed=f"0 to {self.classes - 1}")
         noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(device)
         make = self.sampler()
         parts = zip(noise.split(AT_ONCE), labels.to(device).split(AT_ONCE), strict=True)
@@ -163,6 +164,16 @@ class ProGAN(Method):
         low, high = self._growth.fade
         self.alpha.copy_(((self.progress - low) / (high - low)).clamp(0, 1))
         return self.alpha
+
+    def _judged(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of both: in one pass where that is wanted, the minibatch deviation of either for itself as in the
+        paper. Together it would show the batch for what it is."""
+        alpha, level = self.alpha if self._growth.fade else None, self._growth.level
+        if not self.batched:
+            return self.d(real, level, alpha, label), self.d(fake, level, alpha, label)
+        labels = None if label is None else torch.cat([label, label])
+        first, second = self.d(torch.cat([real, fake]), level, alpha, labels, batches=2).chunk(2)
+        return first, second
 
     def _label(self, batch: Batch) -> Tensor | None:
         return batch["label"] if self.classes else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.nets.blocks import in_layout_of
+from gantk.nets.labels import one_hot
 from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
 
 SMALLEST = 4  # side of the images that level 0 makes; level k makes 4 * 2**k
@@ -58,7 +59,7 @@ class Generator(nn.Module):
         """Feature maps of 4 pixels a side."""
         z = pixel_norm(latent)
         if self.classes:
-            z = torch.cat([z, nn.functional.one_hot(label, self.classes).to(z.dtype)], 1)
+            z = torch.cat([z, one_hot(label, self.classes).to(z.dtype)], 1)
         ones = [1] * self.dims
         x = self.first(z).unflatten(1, (-1, *[SMALLEST] * self.dims)) + self.first_bias.view(1, -1, *ones)
         x = pixel_norm(leaky(in_layout_of(self, x)))
@@ -85,15 +86,20 @@ class Discriminator(nn.Module):
         self.whole = EqualLinear(filters[0] * SMALLEST**dims, filters[0])  # the paper's 4x4 convolution to 1x1
         self.score = EqualLinear(filters[0], max(1, classes), gain=1.0)
 
-    def forward(self, image: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """`alpha` fades what comes from the halved image (0) to what this level makes of it (1)."""
+    def forward(
+        self, image: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None, batches: int = 1
+    ) -> Tensor:
+        """`alpha` fades what comes from the halved image (0) to what this level makes of it (1).
+
+        `batches` equal ones may lie one behind the other: they are judged as if each had come alone.
+        """
         image = in_layout_of(self, image)
         x = leaky(self.from_image[level](image))
         for k in reversed(range(level)):
             x = halved(leaky(self.shrink[k](leaky(self.refine[k](x)))))
             if alpha is not None and k == level - 1:
                 x = torch.lerp(leaky(self.from_image[k](halved(image))), x, alpha.to(x.dtype))
-        x = leaky(self.last(self.deviation(x)))
+        x = leaky(self.last(self.deviation(x, batches)))
         x = leaky(self.whole(x.flatten(1)))
         with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
             scores = self.score(x.float())

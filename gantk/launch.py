@@ -1,0 +1,102 @@
+"""Which of how many processes this one is: as torchrun says it, or SLURM's srun, or alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from gantk.errors import UserError
+
+TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+FIRST_PORT, PORTS = 15000, 17000  # below the ports that systems hand out by themselves
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Process `rank` of `world`, the `local`-th on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    restarts: int = 0  # how often torchrun, or SLURM, has started all processes again
+    may_restart: bool = False  # whether torchrun would
+    elastic: bool = False  # whether torchrun started it
+
+    @property
+    def restarted(self) -> bool:
+        return self.restarts > 0
+
+
+def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
+    """This process's place; UserError where its environment says half of it.
+
+    What srun says is written down as torchrun would have done, for torch reads RANK, MASTER_ADDR and the like.
+    """
+    environment = os.environ if environment is None else environment
+    if "WORLD_SIZE" not in environment and (found := slurm(environment)):
+        environment.update(found)
+    if "WORLD_SIZE" not in environment:
+        return Launch()
+    world = _number(environment, "WORLD_SIZE", 1)
+    counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
+    restarts = sum(int(count) for count in counts if count.isdecimal())
+    may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if world == 1 and "RANK" not in environment:
+        return Launch()
+    missing = [name for name in NEEDED if not environment.get(name)]
+    if missing:
+        what = f"WORLD_SIZE says {world} processes, but not where this one stands: no {', '.join(missing)}"
+        raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE")
+    rank = _number(environment, "RANK", 0)
+    if rank >= world:
+        what = f"RANK is {rank}, and WORLD_SIZE says {world} processes, counted from 0"
+        raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}")
+    _number(environment, "MASTER_PORT", 1)
+    elastic = "TORCHELASTIC_RUN_ID" in environment
+    return Launch(rank, world, _number(environment, "LOCAL_RANK", 0), restarts, may_restart, elastic)
+
+
+def slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables from those of srun; {} outside of a step of several tasks.
+
+    Rank 0's machine is the first of the node list, and the port a function of job and step: all tasks find it without
+    asking. MASTER_ADDR and MASTER_PORT are kept where they are set. A batch script is no step: gantk in it, without
+    srun, is one process.
+    """
+    if "SLURM_STEP_NUM_TASKS" not in environment and "SLURM_STEP_ID" not in environment:
+        return {}
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    if not tasks.isdecimal() or int(tasks) < 2:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    found = {"WORLD_SIZE": tasks}
+    for name, source in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID")):
+        if source not in environment:
+            what = f"SLURM says {tasks} tasks, and {source} is missing"
+            raise UserError(what, where="environment", remedy="start gantk with srun, or with torchrun")
+        found[name] = environment[source]
+    found["MASTER_ADDR"] = environment.get("MASTER_ADDR") or first_host(nodes)
+    job, step = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    found["MASTER_PORT"] = environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + step) % PORTS)
+    return found
+
+
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's list: `node[01-04,07],login` is `node01`, `rack[1-2]n[3,4]` is `rack1n3`."""
+    text = re.split(r",(?![^\[]*\])", nodes.strip())[0]
+    host = re.sub(r"\[([^\]]*)\]", lambda match: re.split("[-,]", match[1])[0], text)
+    if not host or not re.fullmatch(r"[\w.-]+", host):
+        what = f"SLURM's list of nodes '{nodes}' names no host"
+        raise UserError(what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task")
+    return host
+
+
+def _number(environment: Mapping[str, str], name: str, least: int) -> int:
+    text = environment[name]
+    if not text.isdecimal() or int(text) < least:
+        allowed = f"a whole number from {least}"
+        raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}")
+    return int(text)

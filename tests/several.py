@@ -1,0 +1,70 @@
+"""Commands that run as several processes, as torchrun and srun start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import tomli_w
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def recipe_file(recipe: dict, folder: Path) -> Path:
+    path = folder / "recipe-of-ranks.toml"
+    path.write_text(tomli_w.dumps(recipe), "utf-8")
+    return path
+
+
+def start(
+    recipe: dict, folder: Path, *options: str, world: int = 2, own: dict[int, list[str]] | None = None
+) -> list[subprocess.Popen]:
+    """`gantk run` once for each rank, into folder/ranks; `own` are further options of single ranks."""
+    command = [sys.executable, "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(folder / "ranks")]
+    launch = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [*command, "--device", "cpu", *options, *(own or {}).get(rank, [])],
+            env=os.environ | launch | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen], timeout: float = 900) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each."""
+    try:
+        ends = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *end) for process, end in zip(processes, ends, strict=True)]
+
+
+def torchrun(recipe: dict, folder: Path, out: Path, *options: str) -> subprocess.Popen:
+    """`torchrun OPTIONS --nproc-per-node 2 -m gantk run RECIPE --out OUT`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port()), *options]
+    run = ["--nproc-per-node", "2", "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *run, "--device", "cpu"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that it started and that are at work, the last one last."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found]

@@ -1,0 +1,184 @@
+"""A device that cannot be computed on is one error with a remedy, whatever torch says of it; the GPUs are stand-ins."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from gantk import device, doctor
+from gantk.errors import UserError
+from gantk.runtime import describe, start
+
+OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
+    "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx"
+)
+NO_KERNEL = (
+    "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be reported later"
+)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine with two cards of one kind: `cuda(capability=(7, 5))` says which; sums fail with `fails`."""
+
+    def cards(count=2, capability=(9, 0), name="NVIDIA H200", fails=None):
+        cuda, plain = torch.cuda, torch.zeros
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+        monkeypatch.setattr(cuda, "is_available", lambda: True)
+        monkeypatch.setattr(cuda, "device_count", lambda: count)
+        monkeypatch.setattr(cuda, "get_device_capability", lambda device=None: capability)
+        monkeypatch.setattr(cuda, "get_device_name", lambda device=None: name)
+        monkeypatch.setattr(cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+        monkeypatch.setattr(cuda, "set_device", lambda device: None)
+
+        def zeros(*size, device=None, **options):
+            if fails is not None and torch.device(device).type == "cuda":
+                raise fails
+            return plain(*size, **options)
+
+        monkeypatch.setattr(torch, "zeros", zeros)
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return cards
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A torch for CUDA 12.8 on a machine where CUDA starts with this error."""
+
+    def says(error, built="12.8"):
+        def init():
+            raise error
+
+        def available():
+            warnings.warn(f"CUDA initialization: {error}", stacklevel=2)
+            return False
+
+        monkeypatch.setattr(torch.version, "cuda", built)
+        monkeypatch.setattr(torch.cuda, "is_available", available)
+        monkeypatch.setattr(torch.cuda, "init", init)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return says
+
+
+def said(*arguments) -> str:
+    with pytest.raises(UserError) as error:
+        start(*arguments)
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA initialization")
+@pytest.mark.parametrize(
+    ("error", "built", "message"),
+    [
+        (
+            RuntimeError(OLD),
+            "12.8",
+            "the NVIDIA driver is too old: this torch is built for CUDA 12.8, and it knows CUDA 11.4 at most. "
+            "Update the driver, or install a torch that is built for that CUDA, or use --device cpu.  (--device)",
+        ),
+        (
+            RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
+            "12.8",
+            "no CUDA device is available. Leave --device out, or use --device cpu.  (--device)",
+        ),
+        (
+            AssertionError("Torch not compiled with CUDA enabled"),
+            None,
+            "this torch is built without CUDA. Install one with it, or use --device cpu.  (--device)",
+        ),
+        (
+            RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment. Setting the"),
+            "12.8",
+            "CUDA does not start: CUDA unknown error - this may be due to an incorrectly set up environment. "
+            "See what `nvidia-smi` says, restart the machine, or use --device cpu.  (--device)",
+        ),
+    ],
+)
+def test_cuda_that_does_not_start_is_one_error_that_says_why(broken, error, built, message):
+    broken(error, built)
+    assert said("cuda") == message
+
+
+@pytest.mark.filterwarnings("ignore:CUDA initialization")
+def test_nobody_is_stopped_who_did_not_ask_for_cuda_and_the_doctor_says_why_it_is_not_used(broken):
+    broken(RuntimeError(OLD))
+    assert start(None).device == torch.device("cpu")
+    wrong = {what: problem for what, _, problem in doctor.findings()}
+    assert "driver is too old" in wrong["cuda"] and "update the driver" in wrong["cuda"]
+    broken(RuntimeError("Found no NVIDIA driver on your system."))
+    assert {what: problem for what, _, problem in doctor.findings()}["cuda"] is None
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", None])
+def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
+    cuda(capability=(5, 0), name="Quadro M2000", fails=RuntimeError(NO_KERNEL))
+    assert said(name) == (
+        "this torch has no kernels for Quadro M2000 (compute capability 5.0), only for sm_80, sm_90. "
+        "Install a torch that is built for it, or use --device cpu.  (--device)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."), "has no memory left to start with"),
+        (
+            RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors"),
+            "does not compute: CUDA error: all CUDA-capable devices are busy or unavailable. See what `nvidia-smi`",
+        ),
+    ],
+)
+def test_a_card_that_does_not_answer_is_named(cuda, error, words):
+    cuda(fails=error)
+    assert said("cuda:0").startswith(f"NVIDIA H200 (compute capability 9.0) {words}")
+
+
+def test_a_card_that_is_not_there_is_an_error_that_lists_those_that_are(cuda, monkeypatch):
+    cuda(count=2)
+    assert said("cuda:7") == "there is no cuda:7. Allowed: cuda:0, cuda:1.  (--device)"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert said("cuda:3") == "there is no cuda:3: CUDA_VISIBLE_DEVICES is '3,4'. Allowed: cuda:0, cuda:1.  (--device)"
+
+
+def test_bf16_is_taken_where_the_card_has_it_and_refused_where_it_was_asked_for_in_vain(cuda):
+    cuda(capability=(8, 0))
+    assert start("cuda").precision == start("cuda", "bf16").precision == "bf16"
+    cuda(capability=(7, 5), name="Tesla T4")
+    assert start("cuda").precision == "fp32"
+    assert said("cuda", "bf16") == (
+        "Tesla T4 (compute capability 7.5) has no bfloat16 arithmetic. Allowed: auto, fp32. "
+        'Set train.precision = "auto", which takes fp32 here.  (train.precision)'
+    )
+
+
+def test_a_cpu_does_bf16_when_it_is_asked_to():
+    assert start("cpu", "bf16").precision == "bf16"
+
+
+def test_the_record_of_a_run_names_the_driver(cuda, tmp_path, monkeypatch):
+    cuda()
+    file = tmp_path / "version"
+    text = "NVRM version: UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs)\nGCC version: 12\n"
+    file.write_text(text)
+    monkeypatch.setattr(device, "DRIVER", file)
+    found = describe(start("cuda"))
+    assert (found["device"], found["cuda"], found["driver"]) == ("NVIDIA H200", "12.8", "580.65.06")
+    file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n")
+    assert device.driver_version() == "535.183.01"
+    monkeypatch.setattr(device, "DRIVER", tmp_path / "none")
+    assert device.driver_version() is None
+
+
+@pytest.mark.filterwarnings("ignore:CUDA initialization")
+def test_the_command_line_says_it_in_one_message_and_exits_with_2(broken, gantk, tmp_path):
+    broken(RuntimeError(OLD))
+    outcome = gantk("run", "dualgan_t1t2", "--out", tmp_path / "new", "--device", "cuda")
+    assert outcome.code == 2 and "driver is too old" in outcome.err and not (tmp_path / "new").exists()

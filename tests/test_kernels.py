@@ -1,0 +1,229 @@
+"""Convolutions as matrix products are what torch's convolutions are: values, gradients, precision, layout, state."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.nets import kernels
+from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, channels_last, conv, memory_format
+from gantk.nets.kernels import Windows, use_kernels
+from gantk.nets.patchgan import PatchGAN
+from gantk.nets.resnet import ResNet
+from gantk.nets.unet import UNet
+from gantk.testing.recorded import host_reads
+
+LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+# transposed, inputs, outputs, side, kernel, stride, padding
+SHAPES = {
+    "halving": (False, 6, 5, 8, 4, 2, 1),
+    "halving two pixels": (False, 6, 5, 2, 4, 2, 1),
+    "kernel as large as the map": (False, 6, 5, 3, 3, 1, 1),
+    "one pixel": (False, 6, 5, 1, 3, 1, 1),
+    "kernel larger than the map": (False, 6, 5, 3, 4, 1, 1),
+    "pixels that no window sees": (False, 6, 5, 8, 3, 3, 0),
+    "one input": (False, 1, 5, 5, 4, 1, 2),
+    "one output": (False, 6, 1, 5, 4, 1, 1),
+    "doubling": (True, 6, 5, 4, 4, 2, 1),
+    "doubling one pixel": (True, 6, 5, 1, 4, 2, 1),
+    "doubling to one channel": (True, 6, 1, 4, 4, 2, 1),
+    "spreading": (True, 6, 5, 3, 3, 1, 0),
+}
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every layer is a matrix product, however small."""
+    monkeypatch.setattr(kernels, "HEAVY", 0)
+    monkeypatch.setattr(kernels, "TAPS", range(1, 65))
+
+
+@pytest.fixture(params=[True, False], ids=["tiles", "no tiles"])
+def tiles(request, monkeypatch):
+    monkeypatch.setattr(kernels, "has_tiles", lambda: request.param)
+
+
+def layer(dims: int, shape: tuple, dtype: torch.dtype = torch.float32) -> nn.Module:
+    transposed, inputs, outputs, _, kernel, stride, padding = shape
+    if transposed:
+        found = CONV_TRANSPOSE[dims](inputs, outputs, kernel, stride, padding)
+    else:
+        found = conv(dims, inputs, outputs, kernel, stride=stride, padding=padding)
+    nn.init.normal_(found.weight)
+    return found.to(dtype, memory_format=LAST[dims])
+
+
+def image(dims: int, n: int, channels: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return channels_last(torch.randn(n, channels, *[side] * dims, dtype=dtype)).detach().requires_grad_()
+
+
+def passed(module: nn.Module, x: Tensor, bf16: bool = False) -> list[Tensor]:
+    """Output and gradients, of the input first, for a fixed random gradient of the output."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = module(x)
+    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return [y.detach(), *torch.autograd.grad(y, (x, *module.parameters()), gradient)]
+
+
+def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
+    """The largest difference of each, relative to its largest value."""
+    return [float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("n", [1, 3])
+def test_products_are_torchs_convolutions(name, dims, n, always, tiles):
+    torch.manual_seed(n)
+    module, x = layer(dims, SHAPES[name]), image(dims, n, SHAPES[name][1], SHAPES[name][3])
+    assert "Product" in type(module(x).grad_fn).__name__
+    found = passed(module, x)
+    exact = passed(use_kernels(copy.deepcopy(module).double(), False), x.detach().double().requires_grad_())
+    assert max(apart(found, exact)) < 1e-5
+    assert found[0].is_contiguous(memory_format=LAST[dims])
+    # autograd takes a gradient as it is only where it lies in memory as the weights do
+    assert found[2].dtype == torch.float32 and found[2].stride() == module.weight.stride()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("n", [1, 3])
+def test_products_in_bfloat16_are_no_worse_than_torchs_convolutions(name, dims, n, always, tiles):
+    torch.manual_seed(n)
+    module, x = layer(dims, SHAPES[name]), image(dims, n, SHAPES[name][1], SHAPES[name][3])
+    found = passed(module, x, bf16=True)
+    plain = use_kernels(copy.deepcopy(module), False)
+    exact = passed(plain.double(), x.detach().double().requires_grad_())
+    theirs = passed(use_kernels(copy.deepcopy(module), False), x, bf16=True)
+    assert found[0].dtype == torch.bfloat16
+    for mine, other in zip(apart(found, exact), apart(theirs, exact), strict=True):
+        assert mine <= max(1.5 * other, 2**-7)  # bfloat16 rounds to 1 in 256
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_gradients_of_gradients_are_torchs(name, dims, always):
+    torch.manual_seed(0)
+    module = layer(dims, SHAPES[name], torch.float64)
+    x = image(dims, 2, SHAPES[name][1], SHAPES[name][3], torch.float64)
+    found = []
+    for on in (True, False):
+        use_kernels(module, on)
+        slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
+        found.append(torch.autograd.grad(slope.square().sum(), (x, module.weight, module.bias)))
+    assert max(apart(*found)) < 1e-9
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize("name", ["halving", "doubling"])
+def test_gradients_that_nobody_needs_are_not_computed(name, wanted, always):
+    module, x = layer(2, SHAPES[name]), image(2, 2, 6, 8).detach()
+    leaves = x, module.weight, module.bias
+    for leaf, needed in zip(leaves, wanted, strict=True):
+        leaf.requires_grad_(needed)
+    module(x).sum().backward()
+    assert [leaf.grad is not None for leaf in leaves] == list(wanted)
+
+
+def test_taps_that_see_nothing_are_left_out():
+    assert Windows((2, 2), (1, 1), (4, 4), (2, 2), (1, 1)).taps == [slice(1, 3)] * 2
+    assert Windows((4, 4), (2, 2), (4, 4), (2, 2), (1, 1)).taps == [slice(0, 4)] * 2
+    assert Windows((1, 8), (1, 8), (3, 3), (1, 1), (1, 1)).taps == [slice(1, 2), slice(0, 3)]
+
+
+def test_strips_of_the_weights_give_the_same_as_the_whole(always):
+    torch.manual_seed(0)
+    for transposed in (False, True):
+        shape = (transposed, 80, 70, 2, 4, 2, 1)
+        module, x = layer(2, shape), image(2, 1, 80, 2)
+        exact = passed(use_kernels(copy.deepcopy(module).double(), False), x.detach().double().requires_grad_())
+        assert max(apart(passed(module, x), exact)) < 1e-5
+
+
+def test_many_weights_on_few_positions_become_products_and_nothing_else_does():
+    def way(module: nn.Module, x: Tensor) -> str:
+        return type(module.to(memory_format=torch.channels_last)(x).grad_fn).__name__
+
+    assert way(conv(2, 128, 128, 4, stride=2, padding=1), image(2, 1, 128, 8)) == "ProductBackward"
+    assert way(conv(2, 128, 128, 4, stride=2, padding=1), image(2, 1, 128, 32)) == "ConvolutionBackward0"
+    assert way(CONV_TRANSPOSE[2](128, 64, 4, 2, 1), image(2, 1, 128, 4)) == "TransposedProductBackward"
+    assert way(conv(2, 8, 1, 7), image(2, 1, 8, 32)) == "TransposedProductBackward"
+    contiguous = conv(2, 128, 128, 4, stride=2, padding=1)(torch.randn(1, 128, 8, 8))
+    assert type(contiguous.grad_fn).__name__ == "ConvolutionBackward0"  # its weights would have to be put in order
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_offset_of_a_transposed_convolution_gets_its_gradient(dims):
+    module, x = ResizeConv(dims, 4, 3).to(memory_format=LAST[dims]), image(dims, 2, 4, 24 if dims == 2 else 8)
+    found = passed(module, x)
+    assert max(apart(found, passed(use_kernels(copy.deepcopy(module).double(), False), x.double()))) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_frames_are_made_in_the_precision_of_the_convolution(mode, dims):
+    module = conv(dims, 4, 3, 3, mode=mode).to(memory_format=LAST[dims])
+    x = image(dims, 2, 4, 6)
+    frames = []
+    pad, F.pad = F.pad, lambda *args, **options: frames.append(pad(*args, **options)) or frames[-1]
+    try:
+        found = passed(module, x, bf16=True)
+    finally:
+        F.pad = pad
+    assert [frame.dtype for frame in frames] == [torch.bfloat16] and memory_format(found[0]) is LAST[dims]
+    exact = passed(use_kernels(copy.deepcopy(module).double(), False), x.detach().double().requires_grad_())
+    assert max(apart(found, exact)) < 2**-6
+    assert max(apart(passed(module, x), exact)) < 1e-5
+
+
+NETWORKS = {
+    "unet": (lambda: UNet(1, 1, 2, width=16, depth=5, up="transpose", bias=True), 32),
+    "unet by resizing": (lambda: UNet(1, 1, 2, width=16, depth=5), 32),
+    "resnet": (lambda: ResNet(1, 1, 2, width=8, blocks=1, bias=True), 32),
+    "patchgan": (lambda: PatchGAN(1, 2, width=8, layers=4, coordinates=True), 32),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_the_same_with_and_without(name, always):
+    torch.manual_seed(0)
+    make, side = NETWORKS[name]
+    network = make().to(memory_format=torch.channels_last)
+    names = list(network.state_dict())
+    x = image(2, 3, 1, side)
+    found = passed(network, x)
+    plain = use_kernels(copy.deepcopy(network).double(), False)
+    exact = passed(plain, x.detach().double().requires_grad_())
+    assert list(plain.state_dict()) == names
+    assert not any(part.kernels for part in plain.modules() if hasattr(part, "kernels"))
+    # an offset ahead of an instance norm has no effect: its gradient is rounding alone
+    scale = max(float(wanted.abs().max()) for wanted in exact[2:])
+    for mine, wanted in zip(found, exact, strict=True):
+        assert float((mine.double() - wanted).abs().max()) < 1e-4 * max(scale, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_never_wait_for_the_device(name, always):
+    make, side = NETWORKS[name]
+    network, x = make().to(memory_format=torch.channels_last), image(2, 2, 1, side)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = network(x)
+        y.float().square().mean().backward()
+
+    assert host_reads(step) == []
+
+
+def test_without_kernels_instance_norm_is_torchs(monkeypatch):
+    calls = []
+    own = F.instance_norm
+    monkeypatch.setattr(F, "instance_norm", lambda *args, **options: calls.append(1) or own(*args, **options))
+    norm, x = InstanceNorm(4), torch.randn(2, 4, 8, 8)
+    mine = norm(x)
+    assert not calls
+    assert torch.allclose(use_kernels(norm, False)(x), mine, atol=1e-5) and calls

@@ -1,0 +1,346 @@
+"""What a step costs: one pass where one is enough, no gradients that nobody wants, nothing that a device waits for."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import get_args
+
+import pytest
+import torch
+from test_contracts import DISCRIMINATORS, GENERATORS, METHODS, MUNIT
+from torch import nn
+
+from gantk.capture import State
+from gantk.method import Batch, Geometry, Method
+from gantk.nets.labels import one_hot
+from gantk.plugins import registry
+from gantk.spec import options_model
+from gantk.testing import MethodContract
+from gantk.testing.recorded import Recording, host_reads
+from gantk.testing.small import SMALL, random_images, small_part, small_size
+from gantk_munit.discriminator import MultiScale
+from gantk_munit.network import Autoencoder
+from gantk_progan.networks import Discriminator
+
+CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
+ALL = {"structure": 2.0, "flatness": 4.0, "lesion": 3.0, "coarse": 0.5, "augment": CHANGES, "adapt": 0.6}
+# Every option that brings a loss or a change of its own, all at once.
+EVERYTHING = {
+    "cyclegan": ALL | {"adversarial": "wgan_gp", "defense": 0.1, "air": 1.0, "contrast": "inverted"},
+    "dualgan": ALL | {"adversarial": "hinge", "critic": 2, "pool": 3, "cycle_b": 2.0, "contrast": "same"},
+    "pix2pix": {"both": True, "lesion": 2.0, "augment": CHANGES, "adapt": 0.6, "adversarial": "wgan_gp"},
+    "regression": {"both": True, "lesion": 2.0},
+    "dcgan": {"conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6, "adversarial": "wgan_gp", "width": 4,
+              "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}},
+    "munit": MUNIT | ALL | {"scales": 2, "cycle": 10.0, "adversarial": "wgan_gp"},
+    "cut": {"structure": 2.0, "flatness": 4.0, "coarse": 0.5, "augment": CHANGES, "adapt": 0.6, "width": 8,
+            "patches": 16, "adversarial": "wgan_gp"},
+    "progan": {"width": 8, "latent": 8, "conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6},
+}  # fmt: skip
+CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
+CASES += [(name, "everything") for name in EVERYTHING]
+
+
+def options_of(name: str, number: int | str) -> dict:
+    return EVERYTHING[name] if number == "everything" else METHODS[name][number]
+
+
+def method_of(name: str, number: int | str, dims: int = 2, **changes) -> Method:
+    """A method at its last stage, fading in where it can."""
+    torch.manual_seed(0)
+    options = options_of(name, number) | changes
+    part, size = small_part("method", name, options), small_size(dims)
+    classes = ("one", "other") if options.get("conditional") else ()
+    method = part(Geometry(dims, size, dict.fromkeys(part.target.reads, 1), classes)).train()
+    stages = [stage for stage in method.stages(100) if stage.size == size]
+    method.progress.fill_(0.75)  # in the middle of the last fade-in of progan
+    method.begin(stages[0], batch_of(method))
+    return method
+
+
+def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
+    size, batch = method.geometry.size, Batch()
+    for place, name in enumerate(method.reads):
+        batch[name] = random_images(count, 1, size, seed=seed + place)
+        batch[f"mask_{name}"] = (random_images(count, 1, size, seed=seed + 10 + place) > 0.5).float()
+    if method.geometry.classes:
+        batch["label"] = torch.arange(count) % 2
+    return batch
+
+
+def backward(losses: dict) -> None:
+    torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+
+
+# ---- what a network says of itself ----------------------------------------------------------------
+
+
+def norms(kind: str, name: str) -> list[dict]:
+    """Every norm that a network can have, as options."""
+    field = options_model(registry().get(kind, name).load()).model_fields.get("norm")
+    return [{"norm": norm} for norm in get_args(field.annotation)] if field else []
+
+
+def network_cases() -> list[tuple[str, str, dict]]:
+    found = []
+    for kind, variants in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        for name in registry().names(kind):
+            small = next((options for options in variants.get(name, []) if options), {})
+            small = {key: value for key, value in small.items() if key in ("width", "depth", "layers", "blocks")}
+            for options in [*(variants.get(name) or [None]), *(small | norm for norm in norms(kind, name))]:
+                found.append((kind, name, options or SMALL.get(name, {})))
+    return found
+
+
+def apart(network: nn.Module, images: torch.Tensor) -> bool:
+    """Whether a batch gives what its images give alone, and one image leaves the others' results as they are."""
+    for layer in network.modules():  # what it draws at random differs between two passes, rightly
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()
+    other = images.clone()
+    other[0] = -2 * other[0].flip(-1) + 0.3
+
+    def outputs(batch: torch.Tensor) -> torch.Tensor:
+        result = copy.deepcopy(network)(batch)  # a copy: passes change what it remembers, as spectral norm does
+        return torch.cat([each.flatten(1) for each in result], 1) if isinstance(result, list) else result
+
+    with torch.no_grad():
+        whole, singles = outputs(images), torch.cat([outputs(image) for image in images.split(1)])
+        neighbours = outputs(other)[1:]
+    size = whole.abs().max()
+    return bool((whole - singles).abs().max() < 1e-3 * size and (neighbours - whole[1:]).abs().max() < 1e-4 * size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options"), network_cases(), ids=lambda v: str(v).replace(" ", "") if isinstance(v, dict) else v
+)
+def test_a_network_says_rightly_whether_it_mixes_the_images_of_a_batch(kind, name, options):
+    torch.manual_seed(0)
+    part = small_part(kind, name, options)
+    network = part(1, 1, 2) if kind == "generator" else part(1, 2)
+    assert network.batch_independent == apart(network, random_images(3, 1, (32, 32)))
+
+
+@pytest.mark.parametrize("norm", ["none", "instance", "group", "batch"])
+def test_networks_inside_methods_say_it_rightly_too(norm):
+    torch.manual_seed(0)
+    images = random_images(3, 1, (32, 32))
+    auto = Autoencoder(1, 2, width=4, blocks=1, mlp_dim=8)
+    assert auto.batch_independent and apart(auto, images)
+    judge = small_part("discriminator", "munit", {"width": 4, "layers": 2, "norm": norm})
+    judges = MultiScale(judge, 1, 2, scales=2)
+    assert judges.batch_independent == apart(judges, images) == (norm != "batch")
+
+
+# ---- one pass for several inputs -------------------------------------------------------------------
+
+
+class Counting(nn.Conv2d):
+    """Keeps the sizes of the batches that it sees; does not say whether it mixes them."""
+
+    def __init__(self):
+        super().__init__(1, 1, 3)
+        self.seen: list[int] = []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+class Saying(Counting):
+    batch_independent = True
+
+
+@pytest.mark.parametrize(
+    ("network", "batched", "shapes", "seen"),
+    [
+        (Saying, True, [(2, 8), (3, 8)], [5]),
+        (Saying, True, [(2, 8)], [2]),
+        (Saying, True, [(2, 8), (2, 9)], [2, 2]),  # no batch can hold them both
+        (Saying, False, [(2, 8), (3, 8)], [2, 3]),
+        (Counting, True, [(2, 8), (3, 8)], [2, 3]),  # a plugin's network that says nothing is not joined
+    ],
+)
+def test_passes_are_joined_where_that_is_wanted_and_allowed(network, batched, shapes, seen):
+    method, network = Method(Geometry(2, (8, 8), {"image": 1})), network()
+    method.batched = batched
+    inputs = [random_images(count, 1, (side, side), seed=side + count) for count, side in shapes]
+    found = method.together(network, *inputs)
+    assert network.seen == seen
+    for output, image in zip(found, inputs, strict=True):
+        torch.testing.assert_close(output, network(image))
+
+
+def test_calls_of_several_arguments_and_results_are_joined_too():
+    method, network = Method(Geometry(2, (8, 8), {"image": 1})), Saying()
+
+    def call(image, factor):
+        return [network(image) * factor, [image + factor]]
+
+    inputs = [(random_images(n, 1, (8, 8), seed=n), torch.full((n, 1, 1, 1), float(n))) for n in (1, 2)]
+    found = method.together(network, *inputs, call=call)
+    assert network.seen == [3]
+    for (first, (second,)), (image, factor) in zip(found, inputs, strict=True):
+        torch.testing.assert_close(first, network(image) * factor)
+        torch.testing.assert_close(second, image + factor)
+
+
+def passes(method: Method, phase: int) -> dict[str, int]:
+    """How often each network, or encoder in it, is called in a phase."""
+    counts: Counter = Counter()
+    names = {module: name for name, module in method.named_modules()}
+    watched = [m for m, n in names.items() if n.split(".")[0][:2] in ("g_", "d_", "g", "d") or n.startswith("auto")]
+    handles = [m.register_forward_pre_hook(lambda m, args: counts.update([names[m]])) for m in watched]
+    method.phases()[phase].loss(batch := batch_of(method))
+    if phase == 0:
+        assert not any(image.requires_grad for image in batch.values()), "what is left for the next phase is detached"
+    for handle in handles:
+        handle.remove()
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "joined", "single"),
+    [
+        ("cyclegan", 0, {"g_ab": 2, "g_ba": 1, "d_a": 1}, {"g_ab": 3, "g_ba": 3, "d_a": 1}),
+        ("cyclegan", 1, {"d_a": 1, "d_b": 1, "g_ab": 1}, {"d_a": 2, "d_b": 2, "g_ab": 1}),
+        ("pix2pix", 1, {"d_ab": 1}, {"d_ab": 2}),
+        ("progan", 1, {"d": 1}, {"d": 2}),
+        ("munit", 0, {"auto_a.decode": 1, "auto_a.content": 2}, {"auto_a.decode": 2, "auto_a.content": 2}),
+        ("munit", 1, {"d_a.judges.0": 1, "d_b.judges.2": 1}, {"d_a.judges.0": 2, "d_b.judges.2": 2}),
+        # the generator itself once, and its encoder for all sources and for all outputs
+        ("cut", 0, {"g_ab": 1, "g_ab.layers.0": 3}, {"g_ab": 2, "g_ab.layers.0": 6}),
+        ("cut", 1, {"d_b": 1}, {"d_b": 2}),
+    ],
+)
+def test_a_method_calls_its_networks_as_seldom_as_it_can(name, phase, joined, single):
+    changes = {"adversarial": "ls"} if name == "progan" else {}
+    for batched, expected in ((True, joined), (False, single)):
+        method = method_of(name, 0, **changes)
+        method.batched = batched
+        if phase and name != "cyclegan":
+            method.phases()[0].loss(left := batch_of(method))
+            left_behind = {key: image for key, image in left.items() if key.startswith("fake")}
+            method.phases = lambda given=method.phases, left=left_behind: [
+                type(p)(p.name, p.updates, lambda batch, p=p: p.loss(Batch(batch | left))) for p in given()
+            ]
+        counts = passes(method, phase)
+        assert {key: counts[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("name", "number"), [case for case in CASES if case[1] != "everything"])
+def test_one_pass_for_several_inputs_changes_no_loss(name, number):
+    if options_of(name, number).get("augment"):
+        pytest.skip("draws its random numbers in another order")
+    results = []
+    for batched in (True, False):
+        method, losses = method_of(name, number), {}
+        method.batched = batched
+        batch = batch_of(method)
+        torch.manual_seed(1)
+        for phase in method.phases():
+            torch.manual_seed(2)
+            losses |= {f"{phase.name}/{key}": loss.detach() for key, loss in phase.loss(batch).items()}
+        results.append(losses | {key: tensor.clone() for key, tensor in method.named_buffers()})
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+def test_batches_that_lie_behind_each_other_are_judged_as_if_each_came_alone(count):
+    torch.manual_seed(0)
+    judge = Discriminator(1, 2, [8, 8], classes=2)
+    real, fake = random_images(count, 1, (8, 8), seed=1), random_images(count, 1, (8, 8), seed=2) * 3
+    label, alpha = torch.arange(count) % 2, torch.tensor(0.4)
+    together = judge(torch.cat([real, fake]), 1, alpha, torch.cat([label, label]), batches=2)
+    alone = torch.cat([judge(image, 1, alpha, label) for image in (real, fake)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    mixed = judge(torch.cat([real, fake]), 1, alpha, torch.cat([label, label]))
+    assert not torch.allclose(mixed, alone, rtol=1e-3), "the deviation tells a mixed batch from a pure one"
+
+
+# ---- no gradient that nobody wants -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, 0) for name in sorted(METHODS)])
+def test_a_phase_builds_gradients_of_what_it_updates_alone(name, number):
+    options = METHODS[name][number]
+    contract = type("Contract", (MethodContract,), {"method": name, "options": options})()
+    method = contract.build(2)
+    engine, stage = contract.engine(method), method.stages(4)[-1]
+    batch = contract.batch_at(method, 0, stage.size)
+    method.begin(stage, batch)
+    names = {parameter: key for key, parameter in method.named_parameters()}
+    for phase in engine.phases:
+        optimizer, own = engine.optimizers[phase.name], set(engine.parameters[phase.name])
+
+        def step(closure, own=own, phase=phase):
+            total = closure()
+            built = {names[p] for p in names if p.grad is not None}
+            assert built, f"'{phase.name}' builds no gradient"
+            assert built <= {names[p] for p in own}, f"'{phase.name}' builds gradients that nobody wants"
+            assert not any(p.requires_grad for p in names if p not in own)
+            return total
+
+        optimizer.step = step
+    engine.train_step(batch)
+    assert not any(image.requires_grad for image in batch.values())
+
+
+# ---- nothing that a device waits for ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_no_loss_asks_the_device_for_a_value_or_feeds_it(name, number, dims):
+    method = method_of(name, number, dims)
+    batch = batch_of(method)
+    for phase in method.phases():
+        assert host_reads(lambda phase=phase: backward(phase.loss(batch))) == [], phase.name
+    fresh = batch_of(method)  # a critic step between two generator steps makes its own fakes
+    last = method.phases()[-1]
+    if not {name for name in batch if name.startswith("fake")} or options_of(name, number).get("critic", 1) > 1:
+        assert host_reads(lambda: backward(last.loss(fresh))) == []
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_recorded_losses_follow_progress_weights_and_noise(name, number):
+    """Recorded once, as a CUDA graph is; then all that changes from step to step is changed, and it runs again."""
+    method = method_of(name, number)
+    batch = batch_of(method)
+    for phase in method.phases():
+        phase.loss(Batch(batch))  # warm
+        recording, inside = Recording(), Batch(batch)
+        losses = recording.record(lambda phase=phase, inside=inside: recorded(phase, inside))
+        with torch.no_grad():
+            method.progress.fill_(0.8)
+            for parameter in method.parameters():
+                parameter.mul_(1.1)
+            for image in batch.values():
+                if image.is_floating_point():
+                    image.mul_(0.9)
+        state = State([*method.parameters(), *method.buffers()])
+        torch.manual_seed(5)
+        recording.replay()
+        left = {key: tensor.clone() for key, tensor in [*method.named_buffers(), *inside.items()]}
+        state.restore()
+        torch.manual_seed(5)
+        again = Batch(batch)
+        for key, loss in recorded(phase, again).items():
+            torch.testing.assert_close(losses[key], loss, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        for key, tensor in [*method.named_buffers(), *again.items()]:
+            torch.testing.assert_close(left[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        batch = again
+
+
+def recorded(phase, batch: Batch) -> dict[str, torch.Tensor]:
+    losses = phase.loss(batch)
+    backward(losses)
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def test_labels_become_rows_without_a_look_at_them():
+    label = torch.tensor([2, 0, 1])
+    assert torch.equal(one_hot(label, 3).long(), nn.functional.one_hot(label, 3))
+    assert host_reads(lambda: one_hot(label, 3)) == []

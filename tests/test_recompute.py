@@ -1,0 +1,243 @@
+"""Activation checkpointing: the same training to the bit, with less to remember, for every method."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from test_contracts import METHODS
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from gantk.engine import Engine, Plan
+from gantk.errors import GantkError
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.calls import Memory
+from gantk.nets.resnet import ResNet
+from gantk.nets.unet import UNet
+from gantk.optim import Constant, sgd
+from gantk.plugins import registry
+from gantk.recompute import Recomputed, recompute
+from gantk.runtime import Runtime
+from gantk.testing import MethodContract
+from gantk.testing.small import random_images
+
+CASES = [(name, number) for name in registry().names("method") for number in range(len(METHODS.get(name, [{}])))]
+DROPPED = ("pix2pix", {"generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
+                       "discriminator": {"name": "patchgan", "width": 4, "layers": 3, "spectral": True}})  # fmt: skip
+
+
+def contract(name: str, options: dict) -> MethodContract:
+    found = MethodContract()
+    found.method, found.options = name, options
+    found.classes = ("healthy", "tumour") if options.get("conditional") else ()
+    return found
+
+
+def trained(tools: MethodContract, *, on: bool, precision: str = "fp32", microbatch: int | None = None, dims: int = 2):
+    """The engine after three steps, and the losses of the last."""
+    method = tools.build(dims)
+    engine = tools.engine(recompute(method) if on else method, precision=precision, microbatch=microbatch, steps=3)
+    return engine, tools.train(engine, until=3)
+
+
+def assert_same(tools: MethodContract, **options) -> None:
+    (plain, expected), (other, found) = (trained(tools, on=on, **options) for on in (False, True))
+    assert {name: float(loss) for name, loss in found.items()} == {name: float(loss) for name, loss in expected.items()}
+    states = plain.method.state_dict(), other.method.state_dict()
+    assert states[0].keys() == states[1].keys()
+    different = [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])]
+    assert not different, f"{len(different)} tensors differ, '{different[0]}' among them"
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_a_training_is_the_same_to_the_bit(name, number):
+    assert_same(contract(name, METHODS.get(name, [{}])[number]), precision="bf16")
+
+
+@pytest.mark.parametrize("options", [{"precision": "fp32"}, {"microbatch": 1}, {"dims": 3}], ids=str)
+def test_dropout_batch_and_spectral_norm_do_what_they_did_the_first_time(options):
+    assert_same(contract(*DROPPED), **options)
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "dualgan", "munit"])
+def test_microbatches_and_recomputation_go_together(name):
+    assert_same(contract(name, METHODS[name][-1]), microbatch=1)
+
+
+@pytest.mark.parametrize("game", [{"adversarial": "wgan_gp"}, {"critic": 2, "adversarial": "wgan_gp"}], ids=str)
+@pytest.mark.parametrize("name", ["dualgan", "dcgan", "progan"])
+def test_gradients_of_gradients_are_the_same(name, game):
+    judge = {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}
+    extra = {"dcgan": {"discriminator": judge}, "progan": {"width": 8, "latent": 8}}.get(name, {})
+    assert_same(contract(name, game | extra))
+
+
+def kept(network: nn.Module, image: torch.Tensor, on: bool) -> tuple[int, list[torch.Tensor]]:
+    """Bytes that wait for the backward pass, and the gradients."""
+    network = copy.deepcopy(network)
+    if on:
+        recompute(Lone(network))
+    with Memory() as memory:
+        loss = network(image).square().mean()
+        waiting = memory.now
+        loss.backward()
+    return waiting, [parameter.grad for parameter in network.parameters()]
+
+
+class Lone(Method):
+    """A method of one network."""
+
+    reads = ("image",)
+
+    def __init__(self, network: nn.Module):
+        super().__init__(Geometry(2, (32, 32), {"image": 4}))
+        self.network = network
+
+    def phases(self) -> list[Phase]:
+        return [Phase("only", (self.network,), self.losses)]
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"square": self.network(batch["image"]).square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("network", "share"),
+    [(ResNet(1, 1, 2, width=8, blocks=6), 0.45), (UNet(1, 1, 2, width=8, depth=4), 0.8)],
+    ids=["resnet", "unet"],
+)
+def test_less_waits_for_the_backward_pass(network, share):
+    image = random_images(1, 1, (64, 64))
+    plain, expected = kept(network, image, on=False)
+    less, found = kept(network, image, on=True)
+    assert less < share * plain
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def blocks(network: nn.Module) -> nn.Module:
+    recompute(Lone(network))
+    return network
+
+
+def test_statistics_move_once_and_vectors_are_iterated_once():
+    torch.manual_seed(0)
+    plain = nn.Sequential(spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    other = blocks(copy.deepcopy(plain))
+    assert isinstance(other.forward, Recomputed)
+    image, again = random_images(2, 4, (8, 8)), random_images(2, 4, (8, 8), seed=1)
+    for network in (plain, other):
+        torch.manual_seed(1)
+        (network(image) + network(again)).square().mean().backward()
+    assert int(other[1].num_batches_tracked) == 2
+    for (name, expected), found in zip(plain.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(found, expected), name
+    for expected, found in zip(plain.parameters(), other.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad)
+
+
+def test_nothing_is_kept_or_computed_again_where_nothing_is_learnt(monkeypatch):
+    network = blocks(ResNet(1, 1, 2, width=4, blocks=1))
+    monkeypatch.setattr("gantk.recompute.checkpoint", lambda *args, **options: pytest.fail("recomputed"))
+    image = random_images(1, 1, (16, 16))
+    with torch.no_grad():
+        network(image)
+    network.eval()(image)
+
+
+def test_a_network_of_lone_layers_is_one_block():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.relu(layer(x))
+            return x
+
+    assert isinstance(blocks(Functional()).forward, Recomputed)
+
+
+def test_a_run_never_begins_with_a_layer_that_changes_its_input():
+    layers = [nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2, inplace=True), nn.Dropout(0.1), nn.Conv2d(4, 4, 3),
+              nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)]  # fmt: skip
+    plain = nn.Sequential(*layers)
+    image = random_images(1, 4, (16, 16))
+    _, expected = kept(plain, image.clone(), on=False)
+    torch.manual_seed(0)
+    _, expected = kept(plain, image, on=False)
+    torch.manual_seed(0)
+    _, found = kept(plain, image, on=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_block_that_changes_its_input_stops_with_a_remedy():
+    class Hasty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.two(self.one(x.relu_()))
+
+    with pytest.raises(GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."):
+        blocks(Hasty())(random_images(1, 4, (16, 16)) * 2)
+
+
+class Card:
+    """A CUDA device as far as random numbers go."""
+
+    def __init__(self, monkeypatch):
+        self.capturing, self.state = False, torch.zeros(1)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", self.told)
+
+    def told(self) -> torch.Tensor:
+        assert not self.capturing, "a capture does not tell the state of the random numbers"
+        return self.state.clone()
+
+
+def test_a_capture_is_told_apart_by_whether_random_numbers_are_drawn(monkeypatch):
+    card = Card(monkeypatch)
+    calm, drawing = (Recomputed(nn.Dropout(), nn.Identity()) for _ in range(2))
+    with calm._random_state(cuda=True) as keep:
+        assert keep
+    with drawing._random_state(cuda=True) as keep:
+        assert keep
+        card.state += 1
+    card.capturing = True
+    with calm._random_state(cuda=True) as keep:
+        assert not keep
+    with pytest.raises(ValueError, match="Dropout draws random numbers"), drawing._random_state(cuda=True):
+        pass
+
+
+def test_a_recipe_switches_it_on(tiny_recipe):
+    from gantk.recipe import load_recipe
+    from gantk.training import build_method
+
+    runtime = Runtime(torch.device("cpu"), "fp32", True)
+    for on in (False, True):
+        model = load_recipe(tiny_recipe).override([f"train.recompute={str(on).lower()}"]).check()
+        method = build_method(model, {"a": 1, "b": 1}, (), (-1.0, 1.0), runtime)
+        assert any("forward" in module.__dict__ for module in method.modules()) is on
+
+
+def test_a_network_can_still_be_exported():
+    network = blocks(ResNet(1, 1, 2, width=4, blocks=1)).eval().requires_grad_(False)
+    image = random_images(1, 1, (16, 16))
+    program = torch.export.export(network, (image,))
+    torch.testing.assert_close(program.module()(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_shared_with_an_engine_stay_where_they_are():
+    method = recompute(Lone(ResNet(4, 4, 2, width=4, blocks=1)))
+    plan = Plan(1, sgd, {}, Constant(), None, ema=0.5, seed=0)
+    engine = Engine(method, plan, Runtime(torch.device("cpu"), "fp32", True))
+    twin = copy.deepcopy(method)
+    losses = [engine.train_step(Batch(image=random_images(1, 4, (16, 16)))) for _ in range(2)]
+    assert float(losses[1]["only/square"]) < float(losses[0]["only/square"])
+    own = {id(module) for module in twin.modules()}
+    stand_ins = [m.forward for m in twin.modules() if isinstance(m.__dict__.get("forward"), Recomputed)]
+    assert stand_ins and all(id(stand_in.module) in own for stand_in in stand_ins), "a copy runs its own layers"
