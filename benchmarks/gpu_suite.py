@@ -6,7 +6,7 @@
     python benchmarks/gpu_suite.py --table FILE             # a run's rows as Markdown; nothing is measured
 
 gantk need not be installed. Rows are written as they come, most important first; what does not fit into the minutes is
-a row that says so. What is timed stands in benchmarks/gpu/cases.toml.
+a row that says so. What is timed stands in benchmarks/gpu/cases.toml, what is to be reached in benchmarks/gpu/bars.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shlex  # noqa: E402
-import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -28,50 +27,65 @@ sys.path[:0] = [folder for folder in (str(Path(__file__).resolve().parent),) if 
 from gpu import cases  # noqa: E402
 from gpu.checkout import ROOT, use_checkout  # noqa: E402
 from gpu.clock import Clock  # noqa: E402
+
+use_checkout()
+
 from gpu.rows import read_rows  # noqa: E402
-from gpu.suite import PARTS, Options, Suite  # noqa: E402
+from gpu.suite import PARTS, Options, Suite, Worker  # noqa: E402
 from gpu.table import markdown  # noqa: E402
+
+from gantk.errors import GantkError, UserError  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where rows were measured, 1 where there is nothing to measure on, 2 for a wrong command line."""
+    """0 where rows were measured, 1 where the device was lost on the way, 2 for a wrong command line or device."""
     options = parsed(arguments)
     if options.table:
         print(markdown(list(read_rows(Path(options.table)))), end="")
         return 0
-    use_checkout()
     if options.tiny:  # so little work is slower on several threads, and much slower on a busy machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    device, name = chosen_device(options.device)
-    if device is None:
-        print("no CUDA device answers here; `--device cpu --tiny` tries everything out on the CPU", file=sys.stderr)
-        return 1
-    typed = shlex.join(sys.argv[1:] if arguments is None else arguments)
-    file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{name}.jsonl"
+    worker = Worker(options.device)
+    try:
+        name = worker.meet()
+    except GantkError as error:
+        worker.end()
+        advice = " `--device cpu --tiny` tries everything out on the CPU." if isinstance(error, UserError) else ""
+        print(f"error: {error}{advice}", file=sys.stderr)
+        return error.exit_code
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
     suite = Suite(
         Options(
-            device=device,
+            device=options.device,
             minutes=options.minutes,
             file=file,
             tiny=options.tiny,
             peers=dict(each.split("=", 1) for each in options.peer),
             cases=options.cases,
             parts=tuple(options.parts or PARTS),
-            command=f"python benchmarks/gpu_suite.py {typed}".strip(),
+            command=shown(sys.argv[1:] if arguments is None else arguments),
         ),
         Clock(options.minutes, BEGAN),
         say=lambda line: print(line, flush=True),
+        worker=worker,
     )
     rows = suite.run()
     print(f"\n{markdown(rows)}\nrows     {file}")
     return 0 if any(row["part"] == "ceiling" and row["status"] == "ok" for row in rows) or options.parts else 1
 
 
+def shown(arguments: list[str]) -> str:
+    """The command for the record: files and folders by their own names, not by where they lie on this machine."""
+    plain = [re.sub(r"(^|=)[^=]*/", r"\1", each.rstrip("/")) for each in arguments]
+    return f"python benchmarks/gpu_suite.py {shlex.join(plain)}".strip()
+
+
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; it ends with a message where it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu. Default: cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="the longest that the run may take. Default: 9")
+    parser.add_argument("--minutes", type=float, default=8.0, help="the longest that the run may take. Default: 8")
     parser.add_argument("--tiny", action="store_true", help="networks of a few filters, few samples: a trial run")
     parser.add_argument("--json", metavar="FILE", help="where the rows go; a file that is there is replaced")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout to compare with")
@@ -88,24 +102,6 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     if options.minutes < 0:
         parser.error(f"--minutes {options.minutes:g}: 0 or more")
     return options
-
-
-def chosen_device(wanted: str) -> tuple[str | None, str]:
-    """(device or None, the name that the file gets): asked of the driver, so that this process never holds the card."""
-    if not wanted.startswith("cuda"):
-        return wanted, wanted.replace(":", "-")
-    index = wanted.partition(":")[2] or "0"
-    command = ["nvidia-smi", f"--id={index}", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        name = said.stdout.strip().splitlines()[0] if said.returncode == 0 and said.stdout.strip() else None
-    except (OSError, subprocess.TimeoutExpired):
-        name = None
-    if name is None:  # no nvidia-smi: torch may see a card all the same
-        ask = f"import torch; print(torch.cuda.get_device_name({index}) if torch.cuda.is_available() else '')"
-        said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
-        name = said.stdout.strip() or None
-    return (f"cuda:{index}", re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")) if name else (None, "")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ RECIPES = ["cyclegan_3d", "dualgan_t1t2", "pix2pix_t1t2", "progan_phantom", "dcg
 
 def trained(recipe: str, settings: list[str], profile: str | None, steps: int) -> dict:
     """Train some steps on noise of the recipe's shape; GiB before and at the peak, seconds per step."""
-    from gantk.allocator import give_back, keep_memory
+    from gantk.allocator import use_allocator
     from gantk.budget import batch_of, build, largest, shape_of
     from gantk.engine import Engine
     from gantk.recipe import load_recipe
@@ -46,7 +46,7 @@ def trained(recipe: str, settings: list[str], profile: str | None, steps: int) -
 
     model = load_recipe(recipe).override(settings, profile).check()
     runtime = start("cpu", model.train.precision, model.train.channels_last)
-    keep_memory() if model.train.allocator == "keep" else give_back()
+    use_allocator(model.train.allocator)
     before, shape = resident() / 2**30, shape_of(model)
     method = build(model, shape, runtime)
     stage = largest(method.stages(model.train.steps or 1000))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gantk.allocator import give_back, keep_memory
+from gantk.allocator import use_allocator
 from gantk.budget import Need, Shape, need_of, shape_of
 from gantk.errors import GantkError
 from gantk.runtime import Runtime
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 LOADED = 80 << 20  # bytes that torch loads, compiles and keeps in its first steps on a CPU; see benchmarks/memory.py
-WORTH = 1500.0  # seconds of training from which on a prediction is made to compare with
+WORTH = 240.0  # seconds of training from which on a prediction, which takes 5 to 10, is made to compare with
 # Bytes of memory for each byte of tensors that live at once, by (train.allocator, train.recompute); measured, see
 # benchmarks/memory.py. Where freed memory stays with glibc it leaves gaps, most where blocks come in another order.
 SPARE = {("keep", False): 1.55, ("keep", True): 1.8, ("system", False): 1.2, ("system", True): 1.4}
@@ -94,8 +94,7 @@ def forecast(
     """
     shape, device = shape or shape_of(model), runtime.device.type
     process = LOADED + (process or resident() or 0)
-    if device == "cpu":  # as a training has it
-        keep_memory() if model.train.allocator == "keep" else give_back()
+    use_allocator(model.train.allocator, device)  # as a training has it
     need = need_of(model, runtime, shape=shape)
     capture = need.state if device == "cuda" and model.train.capture == "auto" else 0
     available = memory_of(runtime.device)
@@ -111,7 +110,7 @@ def spare_of(model: Model, device: str) -> float:
 
 
 def look_back(training: Training) -> None:
-    """Put beside what a training used what would have been predicted of it, where that costs less than 1 % of it."""
+    """Put beside what a training used what would have been predicted of it, after a training that was long enough."""
     if training.seconds < WORTH:
         return
     parts = training.parts

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.allocator import use_allocator
 from gantk.checkpoint import load_into, load_meta_of, load_weights
 from gantk.data.channels import to_network
 from gantk.data.fit import Fit
@@ -56,6 +57,7 @@ class Translator:
         model = folder.recipe().check()
         meta, weights = load_meta_of(model.method.name, saved), load_weights(saved)
         runtime = start(device, model.train.precision, model.train.channels_last)
+        use_allocator(model.train.allocator, runtime.device.type)
         intensity = intensity_from(model.data, meta["intensity"])
         span = tuple(map(float, next(iter(intensity.values())).range))
         classes = tuple(meta.get("classes", ()))

@@ -36,6 +36,7 @@ KINDS = (  # the first pattern that is found in an operator's or kernel's name d
     (RANKS, r"gloo|nccl|c10d|all_?reduce|broadcast_$"),
     (None, rf"^aten::({LOOKS})|^detach"),
     (NORMS, r"(batch|instance|group|layer)_?norm|Norm|bn_(fw|bw)|norm_(fwd|bwd)"),
+    (CONVOLUTIONS, r"^(Transposed)?Product|^Offset"),  # of gantk.nets.kernels
     (CONVOLUTIONS, r"conv(?!ert)|cudnn|fprop|dgrad|wgrad|xmma|implicit|slow_conv|winograd"),
     ("resampling and padding", r"upsample|interpolate|::pad|_pad|pool|grid_sampl|pixel_(un)?shuffle|::roll|::flip"),
     ("matrix products", r"::(add|b|addb|badd)?mm|matmul|linear|einsum|gemm|gemv|cublas|cutlass"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gantk import checkpoint
-from gantk.allocator import give_back, keep_memory
+from gantk.allocator import use_allocator
 from gantk.data.batches import Batches
 from gantk.data.changes import augmented, hide_contrasts
 from gantk.data.feeding import Feed
@@ -83,8 +83,7 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
 
 def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
     train = model.train
-    if runtime.device.type == "cpu":
-        keep_memory() if train.allocator == "keep" else give_back()
+    use_allocator(train.allocator, runtime.device.type)
     data = Data.load(model.data, model.method.target)
     method = build_method(model, data.channels, data.classes, data.range, runtime)
     sets = data.training_sets()

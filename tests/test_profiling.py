@@ -163,6 +163,7 @@ def test_a_trace_without_marked_steps_is_refused():
     [
         ("aten::mkldnn_convolution", "convolutions"),
         ("aten::convolution_backward", "convolutions"),
+        ("TransposedProductBackward", "convolutions"),
         ("cudnn::bn_fw_tr_1C11", "norms"),
         ("sm80_xmma_dgrad_implicit_gemm_bf16", "convolutions"),
         ("aten::addmm", "matrix products"),

@@ -40,7 +40,8 @@ def measure(task: dict[str, Any], device: torch.device) -> Iterator[dict[str, An
     values |= _card(device) if cuda else {}
     runtime = start(str(device))
     told = describe(runtime)
-    values |= {key: told[key] for key in ("device", "python", "torch", "cuda", "cpu", "threads")}
+    values |= {key: told[key] for key in ("device", "python", "torch", "cuda", "cudnn", "cpu", "threads")}
+    values["driver"] = values.get("driver") or told["driver"]
     yield row("environment", **values, packages=_packages(), gantk=version_of_gantk(), git=commit())
 
 
@@ -56,14 +57,13 @@ def _card(device: torch.device) -> dict[str, Any]:
         "capability": f"{properties.major}.{properties.minor}",
         "memory_gib": properties.total_memory / 2**30,
         "multiprocessors": properties.multi_processor_count,
-        "cudnn": torch.backends.cudnn.version(),
-    } | _smi(device)
+    } | _smi(f"GPU-{uuid}" if (uuid := getattr(properties, "uuid", None)) else str(device.index or 0))
 
 
-def _smi(device: torch.device) -> dict[str, Any]:
-    """What nvidia-smi says of the card; None for what it does not say."""
+def _smi(card: str) -> dict[str, Any]:
+    """What nvidia-smi says of the card, which it counts otherwise than torch; None for what it does not say."""
     names = ",".join(name for name, _ in QUERY.values())
-    command = ["nvidia-smi", f"--id={device.index or 0}", f"--query-gpu={names}", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={names}", "--format=csv,noheader,nounits"]
     return answers(_said(command))
 
 

@@ -9,16 +9,12 @@ from typing import Any
 import torch
 
 from gpu import timing
-from gpu.cases import OWN, PLAIN
+from gpu.catalogue import OWN, PLAIN
 from gpu.rows import SKIPPED, row
 from gpu.steps import EFFORT, TINY, Subject, attempt, memory_watched, own_values, values
 
 BAR = {"seconds": 1.5, "least": 40, "most": 80}  # single steps of gantk: their spread is looked at
 TURNS = 8.0  # seconds of steps that are taken in turns
-
-
-class Absent(Exception):
-    """A toolkit that is not here, or does not do this."""
 
 
 @dataclass
@@ -34,9 +30,8 @@ def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
     """A row for each side of task["sides"] by itself, then one for all that could, taking turns."""
     from peers.cases import CASES
 
-    case = replace(CASES[task["case"]], batch=task["batch"])
-    if task["tiny"]:
-        case = replace(case, size=128, batch=1, width=4, judge=4)
+    case = replace(CASES[task["case"]], batch=task["batch"], size=task["size"])
+    case = replace(case, width=4, judge=4) if task["tiny"] else case
     about = {"case": case.name, "dims": 2, "size": [case.size] * 2, "batch": case.batch, "method": case.method}
     ready: dict[str, Entry] = {}
     for name in task["sides"]:
@@ -50,15 +45,22 @@ def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
             yield row("peer", *(why or ("ok", None)), **about, peer=name, **known, peak_memory_gib=memory)
             if found:
                 ready[name] = entry
+            entry = None  # one that failed gives its memory back before the next is built
     yield _in_turns(ready, about, torch.device(device), 0.0 if task["tiny"] else TURNS)
 
 
 def _entry(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Entry | None, tuple[str, str] | None]:
-    make = _own if name in (OWN, PLAIN) else _other
-    try:
-        return attempt(lambda: make(name, case, task, device))
-    except Absent as absent:
-        return None, (SKIPPED, str(absent))
+    """What takes part under that name, or (status, reason) where it does not."""
+    from peers.adapters import asked_for
+
+    if name in (OWN, PLAIN):
+        return attempt(lambda: _own(name, case, task, device))
+    folder = task["folders"].get(name)
+    peer, why = attempt(lambda: asked_for([f"{name}={folder}" if folder else name])[0])
+    absent = peer and (peer.reason or peer.unable(case))
+    if peer is None or absent:
+        return None, why or (SKIPPED, absent)
+    return attempt(lambda: _other(peer, case, task, device))
 
 
 def _own(name: str, case: Any, task: dict[str, Any], device: str) -> Entry:
@@ -73,15 +75,10 @@ def _own(name: str, case: Any, task: dict[str, Any], device: str) -> Entry:
     return Entry(subject.step, lambda: own_values(subject, effort), about | {"recipe": case.name, "settings": settings})
 
 
-def _other(name: str, case: Any, task: dict[str, Any], device: str) -> Entry:
+def _other(peer: Any, case: Any, task: dict[str, Any], device: str) -> Entry:
     """The toolkit's own step at its own precision, on the same device and from the same kind of noise."""
-    from peers.adapters import asked_for
     from peers.side import Setup
 
-    folder = task["folders"].get(name)
-    peer = asked_for([f"{name}={folder}" if folder else name])[0]
-    if absent := peer.reason or peer.unable(case):
-        raise Absent(absent)
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
     shape = (case.batch, 1, case.size, case.size)
     batch = {domain: torch.rand(shape, generator=generator) * 2 - 1 for domain in "ab"}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
-OUT_OF_TIME = "skipped: out of time budget"
-MEMORY, REFUSED, DIFFERS, FAILED, SKIPPED = "out of memory", "refused", "differs", "failed", "skipped"
+FORMAT = 2
+OUT_OF_TIME = "out of time budget"
+MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
-MEASURED = ("samples_s", "median_s", "spread")  # what `timing.summary` gives
+MEASURED = ("samples_s", "median_s", "spread", "spread_90")  # what `timing.summary` gives
 STEP = (
     "case", "recipe", "method", "settings", "dims", "size", "batch", "precision", "mode", "parameters", *MEASURED,
     "first_step_s", "images_per_s", "flops", "operators", "tflops_per_s", "of_matmul", "of_conv", "peak_memory_gib",
-    "loss_difference",
+    "host_waits", "notes",
 )  # fmt: skip
 FIELDS = {
     "environment": (
@@ -47,6 +49,7 @@ FIELDS = {
     "ceiling": ("kind", "precision", "dims", "shape", "work", "unit", *MEASURED, "reached"),
     "step": STEP,
     "peer": ("peer", *STEP),
+    "ratio": ("case", "method", "dims", "size", "batch", "turns_s", "times"),
     "cost": ("what", "beside", "size", "batch", "precision", "images_per_s", *MEASURED, "beside_s", "ratio"),
     "training": (
         "recipe",
@@ -68,19 +71,27 @@ FIELDS = {
         "verdict",
         "alarms",
     ),  # fmt: skip
+    "bar": ("what", "case", "batch", "needed", "value", "ci95", "met", "text"),
     "definitions": ("format", "text"),
     "end": ("wall_s", "budget_s", "counts"),
 }
 
 DEFINITIONS = {
-    "status": "ok; out of memory; refused (the step could not be captured, `why` says what stopped it); differs "
-    "(captured, but its losses are not those of the eager step); failed; killed; skipped (`why` says for what reason)",
+    "status": "ok; out of memory; failed; killed; skipped: `why` says for what reason",
     "step": "one whole training step: losses, gradients and updates of all phases and the moving average, on a batch "
     "that stays on the device; seeded as in training, nothing read or augmented",
     "samples_s": "seconds of single steps after a warm-up, back to back; on a GPU from one event to the next",
     "spread": "interquartile range of the samples over their median",
+    "spread_90": "95th less 5th percentile of the samples, over their median",
     "precision": "bf16: autocast; fp32: float32 with TF32 in convolutions and matrix products where the card has it",
-    "mode": "eager: operator by operator from Python; captured: the step as one graph, replayed",
+    "mode": "captured: gantk's default, the step as one graph where that can be, `notes` says where not; eager: "
+    "operator by operator, train.capture = off; compiled: train.compile = true without capture",
+    "peer": "gantk: its default path; gantk plain: all that can be turned off turned off; others at their own "
+    "defaults, each by itself on a batch that stays on the device",
+    "turns_s": "mean seconds of a few steps at a time, all sides in turns, their order swapped from round to round",
+    "times": "how many times as long as gantk's a side's step takes: median over rounds, bootstrap 95 % interval",
+    "host_waits": "how often a step makes the host wait for the device, as torch.cuda.set_sync_debug_mode counts, over "
+    "up to 20 steps; null: not counted",
     "images_per_s": "images of each domain that went through a step, a second",
     "flops": "floating-point operations of the step's convolutions, matrix products and attention, forward and "
     "backward, two for a multiplication with its addition, by the formulas of torch.utils.flop_counter",
@@ -90,7 +101,6 @@ DEFINITIONS = {
     "of_matmul, of_conv": "tflops_per_s over the best matrix product, and over the best convolution of as many "
     "dimensions, that was measured in the same run at the same precision",
     "peak_memory_gib": "the most that tensors held on the device, from building the method to its last step",
-    "loss_difference": "largest relative difference of a loss between two replays and two eager steps from one state",
     "first_step_s": "the first step, choice of kernels included",
     "compute_share": "median step on a batch that stays on the device, over the mean step of the training",
     "cost": "`what` against `beside`, on the same images: ratio = beside_s / median_s for throughputs (1: as fast as "
@@ -120,7 +130,12 @@ def plain(value: Any) -> Any:
 def first_line(error: BaseException) -> str:
     """Class and first line of an error: what a row says of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")[:300]
+    return without_folders(f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))[:300]
+
+
+def without_folders(text: str) -> str:
+    """The text with files named by themselves: where they lie on this machine is nobody's business."""
+    return FOLDERS.sub("", text)
 
 
 class Writer:

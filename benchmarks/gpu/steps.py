@@ -23,7 +23,7 @@ from gpu import timing
 from gpu.cases import MODES
 from gpu.flops import counted
 from gpu.rows import FAILED, MEMORY, first_line, row
-from gpu.waits import host_waits
+from gpu.waits import host_waits, how_many
 
 STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
 EFFORT = {"seconds": 0.6, "least": 3, "most": 40}  # samples of one row
@@ -124,10 +124,14 @@ def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
 
 
 def own_values(subject: Subject, effort: dict[str, Any], countable: bool = True) -> dict[str, Any]:
-    """What `values` measures of gantk's step, with the notes of its engine."""
-    found = values(subject.step, len(subject.batch["a"]), subject.device, effort, subject.settling, countable)
+    """What `values` measures of gantk's step, how often the host waits in it, and the notes of its engine."""
+    images = len(next(iter(subject.batch.values())))
+    found = values(subject.step, images, subject.device, effort, subject.settling, countable)
     subject.engine.check_finite("")  # numbers that are not finite may be quicker than others
-    return found | {"notes": [*subject.notes, *found["notes"]]}
+    steps = how_many(found["median_s"])
+    places = host_waits(subject.step, subject.device, steps)
+    notes = subject.notes + [f"the host waits at {place}" for place in list(dict.fromkeys(places or ()))[:5]]
+    return found | {"host_waits": None if places is None else len(places) / steps, "notes": notes}
 
 
 def values(
@@ -150,7 +154,6 @@ def values(
     for _ in range(settling - 1 - countable):
         step()
     found = timing.summary(timing.samples(step, device, **effort))
-    waits = host_waits(step, device)
     median = found["median_s"]
     return found | {
         "first_step_s": first,
@@ -158,8 +161,6 @@ def values(
         "flops": flops,
         "operators": operators,
         "tflops_per_s": flops / median / 1e12 if flops else None,
-        "host_waits": None if waits is None else len(waits),
-        "notes": [f"the host waits at {place}" for place in list(dict.fromkeys(waits or ()))[:5]],
     }
 
 

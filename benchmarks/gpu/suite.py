@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gantk.errors import GantkError, UserError
 from gpu import cases, catalogue
+from gpu.bars import bars
 from gpu.clock import Clock
-from gpu.rows import DEFINITIONS, FORMAT, OUT_OF_TIME, REFUSED, SKIPPED, Writer, row
+from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Writer, row
 
-KILLED = "killed"
-START = 60.0  # seconds that a process may take to start, over a task's own limit
-LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "cost": 60, "training": 180, "peer": 60}  # seconds for a task
+START = 120.0  # seconds that a process may take to start
+LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "cost": 60, "training": 180, "peer": 150}  # seconds for a task
+COMPILING = 240.0  # for one that compiles
 LEAST = 3.0  # seconds below which nothing is begun
 PARTS = tuple(LIMITS)
 
@@ -35,7 +38,7 @@ class Options:
 
 
 class Worker:
-    """A process that measures on a device; it can be asked, waited for, and ended."""
+    """A process that measures on a device; it can be asked, waited for, and ended. `device_name` is the card's."""
 
     def __init__(self, device: str):
         from gpu.worker import serve
@@ -45,12 +48,33 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, device), daemon=True)
         self.process.start()
         theirs.close()
-        self.fresh = True
+        self.device_name: str | None = None  # once it has answered
+
+    def meet(self, seconds: float = START) -> str:
+        """Wait until it is ready; the device's name. UserError where it cannot be computed on, GantkError where the
+        process dies or takes too long."""
+        try:
+            answered = self.connection.poll(seconds)
+            said = self.connection.recv() if answered else f"the process that measures took {seconds:.0f} s to start"
+        except (EOFError, OSError):
+            self.process.join(5)
+            said = f"the process that measures ended with code {self.process.exitcode}"
+        if isinstance(said, UserError):
+            raise said
+        if isinstance(said, str):
+            raise GantkError(said)
+        self.device_name = said[1]
+        return said[1]
 
     def answers(self, task: dict[str, Any], clock: Clock, limit: float) -> Iterator[Any]:
         """What it says to a task, up to ("done", ...); ("killed", reason) where it dies or takes too long."""
-        ends = clock.spent() + min(clock.left(), limit + (START if self.fresh else 0.0))
-        self.fresh = False
+        try:
+            if self.device_name is None:
+                self.meet(min(clock.left(), START))
+        except GantkError as error:
+            yield KILLED, OUT_OF_TIME if clock.left() <= 0 else str(error)
+            return
+        ends = clock.spent() + min(clock.left(), limit)
         try:
             self.connection.send(task)
             said: Any = None
@@ -65,19 +89,28 @@ class Worker:
             yield KILLED, f"the process that measured ended with code {self.process.exitcode}"
 
     def end(self) -> None:
-        """Make it stop, whatever it does."""
+        """Make it stop: by itself where it has nothing to do, else at once."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self.process.join(2.0)
         self.process.kill()
         self.process.join(10)
         self.connection.close()
 
 
 class Suite:
-    """Runs the tasks and keeps their rows."""
+    """Runs the tasks and keeps their rows. `worker`: the process to begin with; None: one is started."""
 
-    def __init__(self, options: Options, clock: Clock, start: Callable[[str], Worker] = Worker, say=print):
-        self.options, self.clock, self.start, self.say = options, clock, start, say
-        self.worker: Worker | None = None
-        self.refused: dict[str, str] = {}  # case -> why its step could not be captured
+    def __init__(
+        self,
+        options: Options,
+        clock: Clock,
+        start: Callable[[str], Worker] = Worker,
+        say: Callable[[str], None] = print,
+        worker: Worker | None = None,
+    ):
+        self.options, self.clock, self.start, self.say, self.worker = options, clock, start, say, worker
+        self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> what it did to the process
         self.writer = Writer(options.file)
 
     def run(self) -> list[dict[str, Any]]:
@@ -87,6 +120,8 @@ class Suite:
             for task in self.tasks():
                 self._do(task)
             counts = Counter(one["status"] for one in self.writer.rows if one["part"] != "definitions")
+            for one in bars(self.writer.rows):
+                self.writer(one)
             budget = {"wall_s": self.clock.spent(), "budget_s": self.clock.seconds}
             self.writer(row("end", **budget, counts=dict(counts)))
         finally:
@@ -96,24 +131,19 @@ class Suite:
 
     def tasks(self) -> Iterator[dict[str, Any]]:
         """Every task of the parts that were asked for."""
-        options, compared = self.options, set()
-        for task in catalogue.tasks(options.tiny, options.cases, options.peers, options.command):
-            if task["part"] not in options.parts:
-                continue
-            if task["part"] == "step":
-                task["compare"] = task["case"] not in compared
-                compared.add(task["case"])
-            yield task
+        options = self.options
+        found = catalogue.tasks(options.tiny, options.cases, options.peers, options.command)
+        return (task for task in found if task["part"] in options.parts)
 
     def _do(self, task: dict[str, Any]) -> None:
-        if task["part"] == "step":
-            task["captured"] = self.refused.get(task["case"])
-        if self.clock.left() < LEAST:
-            self._missing(task, SKIPPED, OUT_OF_TIME, [])
+        before = self.killed.get((task.get("case"), task.get("mode")))
+        if before or self.clock.left() < LEAST:
+            self._missing(task, SKIPPED, before or OUT_OF_TIME, [])
             return
         self.worker = self.worker or self.start(self.options.device)
         told: list[dict[str, Any]] = []
-        for said in self.worker.answers(task, self.clock, LIMITS[task["part"]]):
+        limit = COMPILING if task.get("mode") == "compiled" else LIMITS[task["part"]]
+        for said in self.worker.answers(task, self.clock, limit):
             if isinstance(said, dict):
                 told.append(self._write(said))
             elif said[0] == "done":
@@ -127,24 +157,32 @@ class Suite:
 
     def _write(self, one: dict[str, Any]) -> dict[str, Any]:
         """Keep a row; what only the whole run knows is added."""
+        if one["part"] == "step" and one["status"] == "ok" and one["flops"] is None:
+            self._counts_of_another_mode(one)
         if one["part"] in ("step", "peer") and one["tflops_per_s"] and one["precision"]:
             for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", one["dims"])):
                 ceiling = best(self.writer.rows, kind, one["precision"], dims)
                 one[key] = one["tflops_per_s"] / ceiling if ceiling else None
-        stopped = one["status"] in (REFUSED, KILLED) and one.get("mode") == "captured"
-        if one["part"] == "step" and stopped and one["case"] not in self.refused:
+        if one["part"] == "step" and one["status"] == KILLED:
             at = f"{' x '.join(map(str, one['size']))}, batch {one['batch']}, {one['precision']}"
-            self.refused[one["case"]] = f"not tried again; at {at}: {one['why']}"
+            self.killed[one["case"], one["mode"]] = f"not tried again; at {at}: {one['why']}"
         self.writer(one)
         self.say(line_of(one))
         return one
 
     def _missing(self, task: dict[str, Any], status: str, why: str, told: list[dict[str, Any]]) -> None:
         """Rows in the place of those that a task did not give."""
-        measured = [one["mode"] for one in told if one["part"] == "step"]
+        measured = [(one["part"], one.get("peer")) for one in told]
         for one in blanks(task, status, why):
-            if one.get("mode") not in measured:
+            if (one["part"], one.get("peer")) not in measured:
                 self._write(one)
+
+    def _counts_of_another_mode(self, one: dict[str, Any]) -> None:
+        """What a step computes is the same in every mode: taken from where it could be counted."""
+        cell = ("case", "size", "batch", "precision")
+        for other in self.writer.rows:
+            if other["part"] == "step" and other["flops"] and all(other[key] == one[key] for key in cell):
+                one |= {"flops": other["flops"], "tflops_per_s": other["flops"] / one["median_s"] / 1e12}
 
     def _end_worker(self) -> None:
         if self.worker is not None:
@@ -165,12 +203,14 @@ def best(rows: list[dict[str, Any]], kind: str, precision: str, dims: int | None
 
 def blanks(task: dict[str, Any], status: str, why: str) -> list[dict[str, Any]]:
     """The rows of a task that gave none: what it was about, and why there is nothing."""
-    keys = ("case", "recipe", "settings", "dims", "size", "batch", "precision")
+    keys = ("case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
     about = {key: task[key] for key in keys if key in task}
     if task["part"] == "step":
-        return [row("step", status, why, **about, mode=mode) for mode in ("eager", "captured")]
+        return [row("step", status, why, **about)]
     if task["part"] == "peer":
-        return [row("peer", status, why, case=task["case"], peer=task["peer"])]
+        about |= {"dims": 2, "size": [task["size"]] * 2}
+        return [*(row("peer", status, why, **about, peer=side) for side in task["sides"]),
+                row("ratio", status, why, **about)]  # fmt: skip
     if task["part"] == "ceiling":
         return [row("ceiling", status, why, **{k: task.get(k) for k in ("kind", "precision", "dims")})]
     if task["part"] == "cost":

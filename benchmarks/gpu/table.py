@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
+
+from gpu.bars import bars
+from gpu.cases import MODES
 
 Row = dict[str, Any]
 
 
 def markdown(rows: list[Row]) -> str:
-    """The whole file: machine, ceilings, steps, peers, costs, training, and what is missing."""
+    """The whole file: machine, targets, ceilings, steps, peers, costs, training, and what is missing."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
         by_part.setdefault(row["part"], []).append(row)
+    by_part["bar"] = list(bars(rows))  # anew: a run that was cut off has none
     lines: list[str] = []
     for part, section in SECTIONS.items():
         if part in by_part:
             lines += [*section(by_part[part]), ""]
-    missing = Counter((row["part"], row["status"], _reason(row)) for row in rows if row["status"] != "ok")
+    rows = [row for row in rows if row["status"] != "ok" and row["part"] != "bar"]
+    missing = Counter((row["part"], row["status"], _reason(row)) for row in rows)
     if missing:
         lines += ["| not measured | status | rows | why |", "|---|---|---|---|"]
         lines += [f"| {part} | {status} | {count} | {why} |" for (part, status, why), count in missing.items()]
@@ -51,25 +57,65 @@ def _ceilings(rows: list[Row]) -> Iterator[str]:
         yield f"| {name} | {precision} | {_sides(row['shape'])} | {reached} |"
 
 
+def _bars(rows: list[Row]) -> Iterator[str]:
+    yield "| target | case | batch | needed | reached | |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        verdict = {True: "met", False: "MISSED", None: ""}[row["met"]]
+        yield f"| {row['what']} | {row['case']} | {row['batch']} | {row['needed']} | {row['text']} | {verdict} |"
+
+
 def _steps(rows: list[Row]) -> Iterator[str]:
-    titles = "case | size | batch | precision | eager | captured | images/s | TFLOP/s | of conv | of matmul | memory"
-    yield f"| {titles} |"
-    yield "|---" * 11 + "|"
+    modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
+    titles = ["case", "size", "batch", "precision", *modes, "images/s", "TFLOP/s", "of conv", "of matmul", "memory"]
+    yield f"| {' | '.join(titles)} |"
+    yield "|---" * len(titles) + "|"
     cells: dict[tuple, dict[str, Row]] = {}
     for row in rows:
-        named = f"{row['case']}: {row['peer']}" if row.get("peer") else row["case"]
-        key = (named, _sides(row["size"]), row["batch"], row["precision"])
-        cells.setdefault(key, {})[row["mode"] or "eager"] = row
-    for (case, size, batch, precision), modes in cells.items():
-        done = [row for row in modes.values() if row["median_s"]]
-        if not done:
-            continue
-        best = min(done, key=lambda row: row["median_s"])
-        times = " | ".join(_time(modes.get(mode)) for mode in ("eager", "captured"))
-        rates = f"{_number(best['images_per_s'])} | {_number(best['tflops_per_s'])}"
-        shares = f"{_share(best['of_conv'])} | {_share(best['of_matmul'])}"
-        memory = f"{best['peak_memory_gib']:.1f} GiB" if best["peak_memory_gib"] else "-"
-        yield f"| {case} | {size} | {batch} | {precision} | {times} | {rates} | {shares} | {memory} |"
+        key = (row["case"], _sides(row["size"]), row["batch"], row["precision"])
+        cells.setdefault(key, {})[row["mode"]] = row
+    for (case, size, batch, precision), found in cells.items():
+        done = [row for row in found.values() if row["median_s"]]
+        if done:
+            times = " | ".join(_time(found.get(mode)) for mode in modes)
+            best = min(done, key=lambda row: row["median_s"])
+            yield f"| {case} | {size} | {batch} | {precision} | {times} | {_rates(best)} |"
+    yield from _notes(rows)
+
+
+def _peers(rows: list[Row]) -> Iterator[str]:
+    yield "| case | size | batch | side | precision | step | images/s | TFLOP/s | of conv | of matmul | memory |"
+    yield "|---" * 11 + "|"
+    for row in (row for row in rows if row["status"] == "ok"):
+        about = f"{row['case']} | {_sides(row['size'])} | {row['batch']} | {row['peer']} | {row['precision']}"
+        yield f"| {about} | {_time(row)} | {_rates(row)} |"
+    yield from _notes(rows)
+
+
+def _ratios(rows: list[Row]) -> Iterator[str]:
+    yield "| in turns | size | batch | gantk | beside | its step | times as long |"
+    yield "|---" * 7 + "|"
+    for row in (row for row in rows if row["status"] == "ok"):
+        own = 1e3 * median(row["turns_s"]["gantk"])
+        for side, times in row["times"].items():
+            low, high = times["ci95"]
+            theirs = f"{side} | {1e3 * median(row['turns_s'][side]):.2f} ms"
+            ratio = f"{times['median']:.2f} [{low:.2f}, {high:.2f}]"
+            yield f"| {row['case']} | {_sides(row['size'])} | {row['batch']} | {own:.2f} ms | {theirs} | {ratio} |"
+
+
+def _notes(rows: list[Row]) -> Iterator[str]:
+    """What steps did otherwise than they were asked to, each said once."""
+    noted = Counter(note for row in rows for note in row["notes"] or ())
+    if noted:
+        yield ""
+        yield from (f"{count} of these rows: {note}" for note, count in noted.items())
+
+
+def _rates(row: Row) -> str:
+    memory = f"{row['peak_memory_gib']:.1f} GiB" if row["peak_memory_gib"] else "-"
+    shares = f"{_share(row['of_conv'])} | {_share(row['of_matmul'])}"
+    return f"{_number(row['images_per_s'])} | {_number(row['tflops_per_s'])} | {shares} | {memory}"
 
 
 def _costs(rows: list[Row]) -> Iterator[str]:
@@ -120,9 +166,11 @@ def _share(value: float | None) -> str:
 
 SECTIONS = {
     "environment": _environment,
+    "bar": _bars,
+    "ratio": _ratios,
     "ceiling": _ceilings,
+    "peer": _peers,
     "step": _steps,
-    "peer": _steps,
     "cost": _costs,
     "training": _training,
 }

@@ -18,23 +18,24 @@ from gantk import api
 from gantk.recipe import load_recipe
 from gpu import cases, timing
 from gpu.rows import row
-from gpu.steps import EFFORT, TINY, WARM_UP, Subject, peak_memory
+from gpu.steps import EFFORT, TINY, Subject, memory_watched
 
 
 def measure(task: dict[str, Any], device: torch.device) -> Iterator[dict[str, Any]]:
     """One row: `gantk run` on the phantom in a temporary folder, then the same step without its data."""
     plan = cases.training(task["tiny"])
     settings = [*plan["settings"], f"train.steps={plan['steps']}"]
-    with tempfile.TemporaryDirectory(prefix="gantk-gpu-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with memory_watched(str(device)) as peak, tempfile.TemporaryDirectory(prefix="gantk-gpu-") as folder, quiet:
         began = time.perf_counter()
         run = api.run(plan["recipe"], set=settings, out=Path(folder) / "run", device=str(device), say=lambda _: None)
         wall = time.perf_counter() - began
         result, log = json.loads((run.path / "metrics.json").read_text()), run.read_log()
+        most = peak()
     train = load_recipe(plan["recipe"]).override(settings).check()
     about = {"recipe": plan["recipe"], "settings": settings, "size": train.data.size, "batch": train.train.batch}
-    peak = peak_memory(device)
     subject = Subject.build(plan["recipe"], settings, train.train.batch, train.train.precision, str(device))
-    for _ in range(WARM_UP):
+    for _ in range(subject.settling):
         subject.step()
     alone = timing.summary(timing.samples(subject.step, device, **(TINY if task["tiny"] else EFFORT)))["median_s"]
     step = step_seconds(log)
@@ -49,7 +50,7 @@ def measure(task: dict[str, Any], device: torch.device) -> Iterator[dict[str, An
         step_s=step,
         compute_step_s=alone,
         compute_share=alone / step if step else None,
-        peak_memory_gib=peak,
+        peak_memory_gib=most,
         metrics=_values(result["metrics"]),
         baselines={name: _values(rows) for name, rows in result["baselines"].items()},
         verdict=result["verdict"],

@@ -9,10 +9,16 @@ from pathlib import Path
 import torch
 
 STEPS = 20  # between two log points of a training, by default
+SECONDS = 2.0  # that they may take: fewer are looked at where steps are slow
 WARNING = "called a synchronizing CUDA operation"
 
 
-def host_waits(step: Callable[[], object], device: torch.device, steps: int = STEPS) -> list[str] | None:
+def how_many(step_s: float) -> int:
+    """The steps to look at, where one takes so long."""
+    return max(2, min(STEPS, int(SECONDS / step_s)))
+
+
+def host_waits(step: Callable[[], object], device: torch.device, steps: int) -> list[str] | None:
     """The places, `file.py:line`, at which the host waited in so many steps; None where torch does not count it."""
     if device.type != "cuda":
         return None

@@ -10,8 +10,17 @@ from gpu.rows import first_line
 
 
 def serve(connection: Connection, device: str) -> None:
-    """Take tasks until None comes. To each it answers with rows, ("failed", reason) where it broke off, and at the end
-    ("done", whether the device still works)."""
+    """Say ("ready", the device's name), or a UserError where it cannot be computed on; then take tasks until None
+    comes. To each it answers with rows, ("failed", reason) where it broke off, and at the end ("done", whether the
+    device still works)."""
+    from gantk.errors import UserError
+    from gantk.runtime import describe, start
+
+    try:
+        connection.send(("ready", describe(start(device))["device"]))
+    except UserError as error:
+        connection.send(error)
+        return
     while (task := connection.recv()) is not None:
         try:
             for row in perform(task, device):
@@ -26,9 +35,6 @@ def perform(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
     import torch
 
     place = torch.device(device)
-    if place.type == "cuda":
-        torch.cuda.init()  # counting memory asks for it
-        torch.cuda.set_device(place)
     if task["part"] == "environment":
         from gpu import machine as part
     elif task["part"] == "ceiling":

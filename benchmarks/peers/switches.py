@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from gantk.allocator import give_back, keep_memory
+from gantk.allocator import use_allocator
 
 OFF: dict[str, str] = {  # what is lost -> the setting that turns it off
     "bf16": 'train.precision="fp32"',
@@ -39,7 +39,7 @@ def enter(mode: str) -> bool:
     On a change, all that is free goes back to the system: no side profits from what the one before it had kept.
     """
     global _mode
-    keep_memory() if mode == "keep" else give_back()
+    use_allocator(mode)
     changed, _mode = mode != _mode, mode
     if changed:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

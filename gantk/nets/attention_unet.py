@@ -104,7 +104,8 @@ class AttentionUNet(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        *skips, x = self.features(x)
+        skips = self.features(x)
+        x = skips.pop()
         for step, (enlarge, unit) in enumerate(zip(self.enlarge, self.decoder, strict=True)):
             skip = skips.pop()
             if step < len(self.gates):
