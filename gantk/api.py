@@ -53,6 +53,7 @@ def run(
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
+    from gantk.exhausted import memory_advice
     from gantk.recipe import load_recipe, resolved
     from gantk.restart import advice, opened
     from gantk.runfolder import environment
@@ -72,7 +73,7 @@ def run(
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
-    with runtime.watched(lambda: advice(Path(out or "."), runtime.world)):
+    with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
         parts = assemble(model, runtime)
         traced = runtime.together(lambda: _profile(profile_steps, parts))
         leaks = runtime.together(lambda: _accepted(parts.data.leaks(), allow_leakage))
@@ -101,6 +102,7 @@ def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    from gantk.exhausted import memory_advice
     from gantk.restart import advice
     from gantk.runfolder import RunFolder
     from gantk.runtime import start, together
@@ -113,7 +115,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
     folder, model, saved = together(checked)
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
-    with runtime.watched(lambda: advice(folder.path, runtime.world)):
+    with runtime.watched(lambda: advice(folder.path, runtime.world)), memory_advice(model, runtime):
         return _go_on(assemble(model, runtime), folder, saved, say)
 
 

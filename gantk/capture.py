@@ -7,29 +7,29 @@ tensor that the engine fills before it. Random numbers follow the generator's se
 Every kind of step (its phases, its stage, the shapes of its batch) has a graph of its own. The first few are taken
 operator by operator: memory is claimed, kernels are chosen, optimizers make their state. Then one is recorded and tried
 out: from the same state it must lead where the operators lead, at another point of the training too. Where anything
-stands in the way, training goes on operator by operator, and `notes` says why.
+stands in the way, all is put back, training goes on operator by operator, and `notes` says why.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-import random
 from collections.abc import Callable, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantk.method import Batch
+from gantk.python_state import PythonState
 
 WARM_UP = 3  # steps of each kind before it is recorded
 TRIED = 2  # steps that a fresh graph is compared over: what one leaves out, the next one shows
-LATER = 1000  # steps ahead: learning rates, `progress` and the average's share are others there
 TOLERANCE = 0.05  # of its losses, relative: bfloat16 kernels that add in any order stay far below
+# Of what steps change, relative to the change: where a gradient is nothing but rounding, Adam makes a whole step of it.
+MOVED = 0.5
 Losses = dict[str, Tensor]
 Step = Callable[[Batch], Losses]
 
@@ -45,7 +45,7 @@ class Graph(Protocol):
 class CudaGraph:
     """One recorded call. Nothing is computed while it is recorded."""
 
-    def __init__(self, stream: torch.cuda.Stream, pool: Any):
+    def __init__(self, stream: torch.cuda.Stream, pool: tuple[int, int]):
         self._stream, self._pool = stream, pool
         self._graph = torch.cuda.CUDAGraph()
 
@@ -58,6 +58,11 @@ class CudaGraph:
                 self._graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
                 return call()
+        except BaseException:
+            # The generator waits for the end of a recording that never comes, and would not draw outside of one.
+            generator = torch.cuda.default_generators[self._stream.device_index]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
         finally:
             gc.enable()
 
@@ -77,7 +82,7 @@ class Recorded:
 
 @dataclass
 class State:
-    """All that steps change, as it was when this was made; `restore` puts it back into the same tensors."""
+    """Tensors as they were when this was made; `restore` puts that back into the same tensors."""
 
     tensors: list[Tensor]
     values: list[Tensor] = field(init=False)
@@ -90,6 +95,14 @@ class State:
         for tensor, value in zip(self.tensors, self.values, strict=True):
             tensor.detach().copy_(value)
 
+    def moved(self, since: State) -> float:
+        """How far these values are from those of another state of the same tensors."""
+        return _distance(self.values, since.values)
+
+    def away(self) -> float:
+        """How far the tensors are from here now."""
+        return _distance(self.tensors, self.values)
+
 
 class Capture:
     """Takes steps: operator by operator, and by graph as soon as that is possible.
@@ -97,8 +110,9 @@ class Capture:
     Args:
         step: batch -> losses, one whole training step without anything that the host decides by the step's number.
         at: sets the tensors that follow the step's number, for the step that many ahead of this one.
-        changes: the tensors that a step changes, optimizers' and averages' among them.
-        python: names and values that Python holds, which no replay would change; see `python_state`.
+        later: how many steps ahead learning rates, `progress` and the average's share are others.
+        changes: the tensors that a step changes, by kind: weights, averages and the like.
+        python: what Python holds now, which no replay would change.
         device: where it all happens.
         obstacle: why nothing is to be recorded at all; None: try.
         graph: makes a graph; None: CUDA's.
@@ -108,17 +122,18 @@ class Capture:
         self,
         step: Step,
         at: Callable[[int], None],
-        changes: Callable[[], list[Tensor]],
-        python: Callable[[], dict[str, Any]],
+        later: Callable[[], int],
+        changes: Callable[[], dict[str, list[Tensor]]],
+        python: Callable[[], PythonState],
         device: torch.device,
         obstacle: str | None = None,
         graph: Callable[[], Graph] | None = None,
     ):
-        self.step, self.at, self.changes, self.python, self.device = step, at, changes, python, device
-        self.obstacle = obstacle
+        self.step, self.at, self.later, self.changes = step, at, later, changes
+        self.python, self.device, self.obstacle = python, device, obstacle
         self.notes: list[str] = []  # why steps are not recorded although they might be
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and obstacle is None else None
-        self._pool = torch.cuda.graph_pool_handle() if self._stream else None
+        self._pool = self._new_pool()
         self._graph = graph or (lambda: CudaGraph(self._stream, self._pool))
         self._counts: dict[Hashable, int] = {}
         self._recorded: dict[Hashable, Recorded] = {}
@@ -150,60 +165,62 @@ class Capture:
         """Let go of all graphs and their memory: steps of another size come."""
         self._recorded.clear()
         self._counts.clear()
+        self._pool = self._new_pool()  # one that no graph is left of must not be used again
+
+    def _new_pool(self) -> tuple[int, int] | None:
+        return torch.cuda.graph_pool_handle() if self._stream else None
 
     def _record(self, key: Hashable, batch: Batch) -> bool:
-        """Record a step and try it out; whether it can be used. State and random numbers are as before afterwards."""
-        state, random = None, _random_state(self.device)
+        """Record a step and try it out; whether it can be used. All is as before afterwards."""
+        state, python, random = None, self.python(), _random_state(self.device)
         try:
-            state = State(self.changes())
+            state = {kind: State(tensors) for kind, tensors in self.changes().items()}
             inputs = Batch({name: tensor.clone() for name, tensor in batch.items()})
-            self._check_python(inputs)
-            state.restore()
+            self.step(Batch(inputs))
+            python.expect_same()
+            _restore(state)
             inside, graph = Batch(inputs), self._graph()
             losses = graph.record(lambda: self.step(inside))
             recorded = Recorded(graph, inputs, inside, losses)
-            state.restore()
-            apart = self._apart(recorded, state)
-            why = f"replayed steps differ from others by {apart:.2g}: something in it follows what only Python knows"
+            _restore(state)
+            why = self._differs(recorded, state)
         except ValueError as error:
-            apart, why = math.inf, str(error).split("\n")[0]
+            why = str(error).split("\n")[0]
         except Exception as error:  # whatever it is: training goes on without
-            apart, why = math.inf, f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
-        if state is not None:
-            state.restore()
+            why = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
+        _restore(state or {})
+        python.restore()
         self.at(0)
         _set_random_state(self.device, random)
-        if apart <= TOLERANCE:
+        if why is None:
             self._recorded[key] = recorded
             return True
         self.obstacle = f"the step could not be recorded: {why}"
         self.notes.append(self.obstacle)
         return False
 
-    def _check_python(self, inputs: Batch) -> None:
-        """Take a step; ValueError where it changed what only Python holds."""
-        before = self.python()
-        self.step(Batch(inputs))
-        after = self.python()
-        changed = [name for name in before | after if before.get(name) != after.get(name)]
-        if changed:
-            raise ValueError(f"every step changes {', '.join(changed)} in Python; hold it in a buffer, as a tensor")
-
-    def _apart(self, recorded: Recorded, state: State) -> float:
-        """The largest relative difference of a loss between replays and other steps, of now and of much later."""
-        worst = 0.0
-        for ahead in (0, LATER):
+    def _differs(self, recorded: Recorded, state: dict[str, State]) -> str | None:
+        """How replays differ from other steps, now or later; None where they do not."""
+        for ahead in (0, self.later()):
             self.at(ahead)
             torch.manual_seed(ahead)
             expected = [_floats(self.step(Batch(recorded.inputs))) for _ in range(TRIED)]
-            state.restore()
+            there = {kind: State(each.tensors) for kind, each in state.items()}
+            _restore(state)
             self.at(ahead)
             torch.manual_seed(ahead)
+            apart = {"losses": 0.0}
             for wanted in expected:
                 recorded.graph.replay()
-                worst = max(worst, _difference(wanted, _floats(recorded.losses)))
-            state.restore()
-        return worst
+                apart["losses"] = max(apart["losses"], _difference(wanted, _floats(recorded.losses)))
+            for kind, each in there.items():
+                apart[kind] = each.away() / max(each.moved(state[kind]), 1e-12)
+            _restore(state)
+            for kind, distance in apart.items():
+                if not distance <= (TOLERANCE if kind == "losses" else MOVED):
+                    what = f"the {kind} of replayed steps differ from those of others by {distance:.2g}"
+                    return f"{what}: something in it follows what only Python knows"
+        return None
 
     @contextmanager
     def _on_stream(self):
@@ -217,16 +234,15 @@ class Capture:
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def python_state(module: nn.Module) -> dict[str, Any]:
-    """Numbers and texts among the attributes of a module and its parts, and the state of Python's random numbers."""
-    found: dict[str, Any] = {"the random numbers of `random`": random.getstate()}
-    name, keys, place, *_ = np.random.get_state()
-    found["the random numbers of `numpy`"] = name, keys.tobytes(), place
-    for path, part in module.named_modules():
-        for attribute, value in vars(part).items():
-            if isinstance(value, int | float | str) and attribute != "training":
-                found[f"{path}.{attribute}" if path else attribute] = value
-    return found
+def _restore(states: dict[str, State]) -> None:
+    for state in states.values():
+        state.restore()
+
+
+def _distance(one: list[Tensor], other: list[Tensor]) -> float:
+    """The norm of all differences together."""
+    squares = [(a.detach().float() - b.detach().float()).square().sum() for a, b in zip(one, other, strict=True)]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def _floats(losses: Losses) -> dict[str, float]:

@@ -20,9 +20,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gantk.capture import State, python_state
+from gantk.capture import State
 from gantk.method import Batch, Method, Phase, check_losses
 from gantk.nets.blocks import summed_kernel
+from gantk.python_state import PythonState
 from gantk.recompute import Recomputed
 
 Losses = dict[str, Tensor]
@@ -75,20 +76,22 @@ class CompiledLoss:
         """Why the first of the ways cannot be used for such a batch; None where it can. All is as before afterwards."""
         if len(self._known) >= KINDS:
             return f"there are more than {KINDS} kinds of steps"
-        way, state, python = self.ways[0], Buffers(self.method), python_state(self.method)
+        way, state, python = self.ways[0], Buffers(self.method), PythonState(self.method)
         with _outermost(self.method) as called:
             expected = self._outcome(self.phase.loss, batch, state)
-        changed = [name for name, value in python_state(self.method).items() if python.get(name) != value]
-        if changed:
-            self.ways = self.ways[:1]
-            return f"every step changes {', '.join(changed)} in Python; hold it in a buffer, as a tensor"
         try:
-            limits = {"recompile_limit": KINDS, "accumulated_recompile_limit": 16 * KINDS}
-            with torch._dynamo.config.patch(limits), _silence():
+            python.expect_same()
+        except ValueError as error:
+            python.restore()
+            self.ways = self.ways[:1]
+            return str(error)
+        try:
+            with torch._dynamo.config.patch(_limits()), _silence():
                 way.prepare(called)
                 found = self._outcome(way, batch, state)
         except Exception as error:  # whatever it is: training goes on without
             state.restore()
+            python.restore()
             why, missing = reason(error)
             self.ways = self.ways[:1] if missing else self.ways
             return why
@@ -204,6 +207,12 @@ def reason(error: BaseException) -> tuple[str, bool]:
     lines = [line.strip() for line in str(chain[-1]).split("\n") if line.strip()] or ["no message"]
     explained = [line.removeprefix("Explanation: ") for line in lines if line.startswith("Explanation: ")]
     return f"{type(chain[-1]).__name__}: {(explained or lines)[0]}"[:200], False
+
+
+def _limits() -> dict[str, int]:
+    """How many kinds of calls are compiled, by the names that this torch has for it."""
+    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    return {name: KINDS, f"accumulated_{name}": 16 * KINDS}
 
 
 def _compiled(function: Callable, backend: str) -> Callable:

@@ -37,7 +37,7 @@ class EMA:
 
     @torch.no_grad()
     def average_in(self) -> None:
-        """Take one step towards the live weights: a few multi-tensor calls, whatever the number of tensors."""
+        """Take one step towards the live weights: on a GPU a few multi-tensor calls, whatever the number of tensors."""
         average, live = self._of(self.average, self._averaged), self._of(self._live, self._averaged)
         if self.fused and average and self._share.is_cuda:
             # no multi-tensor kernel interpolates by a share that lies on the device

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gantk.capture import Capture, Graph, python_state
+from gantk.capture import Capture, Graph
 from gantk.ema import EMA
 from gantk.errors import GantkError, UserError
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.optim import settle_on
+from gantk.python_state import PythonState
 from gantk.runtime import Runtime
+
+AHEAD = 1000  # steps, at most, by which a recorded step is tried at another point of the training
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,7 @@ class Engine:
         self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
-        obstacle = self._obstacle(plan.capture and (graph is not None or runtime.device.type == "cuda"))
-        self.capture = Capture(
-            self._take, self._at, self._changes, lambda: python_state(method), runtime.device, obstacle, graph
-        )
+        self.capture = self._capture(graph)
         self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
@@ -117,8 +116,7 @@ class Engine:
         for phase in self.phases:
             if phase.name in active:
                 self._freeze_all_but(phase)
-                with _memory_advice(self.runtime):
-                    self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
+                self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
         self._unfreeze()
         if self.ema is not None:
             self.ema.average_in()
@@ -155,6 +153,8 @@ class Engine:
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
         losses.update(sums)
         _join(batch, parts)
+        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # it decides by the loss whether to go on
+            total = self.runtime.mean(total)
         return total
 
     def check_finite(self, saved: str) -> None:
@@ -172,9 +172,10 @@ class Engine:
         losses = dict(zip(names, values.tolist(), strict=True))
         bad = [name for name, loss in losses.items() if not math.isfinite(loss)] or names
         bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
+        exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
         raise GantkError(
             f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
-            "Lower train.optimizer.lr, set train.precision = \"fp32\", or take a milder adversarial loss (ls)."
+            f"Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
         )
 
     def state_dict(self) -> dict:
@@ -204,10 +205,26 @@ class Engine:
         for optimizer in self.optimizers.values():
             settle_on(optimizer, self.runtime.device, self.plan.fused)
 
-    def _obstacle(self, wanted: bool) -> str | None:
+    def _capture(self, graph: Callable[[], Graph] | None) -> Capture:
+        device, wanted = self.runtime.device, self.plan.capture
+        wanted = wanted and (graph is not None or device.type == "cuda")
+        obstacle = self._obstacle() if wanted else "not asked for"
+        capture = Capture(
+            self._take,
+            self._at,
+            lambda: max(1, min(AHEAD, (self.plan.steps - self.step) // 2)),
+            self._changes,
+            lambda: PythonState(self.method, self.optimizers.values()),
+            device,
+            obstacle,
+            graph,
+        )
+        if wanted and obstacle:
+            capture.notes.append(f"steps are not recorded: {obstacle}")
+        return capture
+
+    def _obstacle(self) -> str | None:
         """Why steps are not even tried to be recorded; None where they are."""
-        if not wanted:
-            return "not asked for"
         if self.runtime.world > 1:
             return "several ranks: what they tell each other is not recorded"
         for name, optimizer in self.optimizers.items():
@@ -215,12 +232,15 @@ class Engine:
                 return f"the optimizer of the {name} ({type(optimizer).__name__}) keeps its state on the host"
         return None
 
-    def _changes(self) -> list[Tensor]:
+    def _changes(self) -> dict[str, list[Tensor]]:
         """Every tensor that a step changes."""
         states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
-        remembered = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        average = list(self.ema.average.values()) if self.ema else []
-        return [*self.method.parameters(), *self.method.buffers(), *average, *remembered]
+        return {
+            "weights": list(self.method.parameters()),
+            "buffers": list(self.method.buffers()),
+            "averages": list(self.ema.average.values()) if self.ema else [],
+            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+        }
 
     def _stages(self) -> Iterator[tuple[Stage, int]]:
         """(stage, the step at which it ends), laid end to end; stages that are behind us are left out."""
@@ -280,20 +300,3 @@ def _join(batch: Batch, parts: list[tuple[Batch, float]]) -> None:
         for name, tensor in first.items():
             if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
                 batch[name] = torch.cat([part[name] for part, _ in parts])
-
-
-@contextmanager
-def _memory_advice(runtime: Runtime):
-    """Out of memory, in words that help."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            first = text.strip().split("\n")[0]
-            raise GantkError(
-                f"out of memory on {runtime.device}: {first} "
-                "Lower train.batch, set train.microbatch = 1 or train.recompute = true, lower data.size, or set "
-                'train.precision = "bf16". gantk doctor --recipe RECIPE says what would fit.'
-            ) from error
-        raise

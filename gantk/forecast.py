@@ -93,11 +93,11 @@ def forecast(
     what is known of the data; None: what the recipe tells.
     """
     shape, device = shape or shape_of(model), runtime.device.type
+    available = memory_of(runtime.device, shared=process is not None)
     process = LOADED + (process or resident() or 0)
     use_allocator(model.train.allocator, device)  # as a training has it
     need = need_of(model, runtime, shape=shape)
-    capture = need.state if device == "cuda" and model.train.capture == "auto" else 0
-    available = memory_of(runtime.device)
+    capture = 2 * need.state if device == "cuda" and model.train.capture == "auto" else 0
     seconds, how = step_seconds(model, runtime, need, shape, available)
     hours = hours_of(model, runtime, need, seconds, shape)
     process = 0 if device == "cuda" else process
@@ -124,13 +124,16 @@ def look_back(training: Training) -> None:
     training.run.write_json("usage.json", training.run.usage() | {"predicted": said})
 
 
-def memory_of(device: torch.device) -> int | None:
-    """Bytes that a process may have on the device: a GPU's memory, or what the system can give now."""
+def memory_of(device: torch.device, shared: bool = False) -> int | None:
+    """Bytes that a process may have on the device: a GPU's memory, or what the system can give now.
+
+    `shared`: what this process holds already is in use, and does not count.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.mem_get_info(device)[0] if shared else torch.cuda.get_device_properties(device).total_memory
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError, IndexError):
         return None
-    return free + (resident() or 0)
+    return free if shared else free + (resident() or 0)

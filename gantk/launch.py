@@ -38,14 +38,14 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment and (found := slurm(environment)):
         environment.update(found)
-    if "WORLD_SIZE" not in environment:
-        return Launch()
-    world = _number(environment, "WORLD_SIZE", 1)
     counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
     restarts = sum(int(count) for count in counts if count.isdecimal())
+    if "WORLD_SIZE" not in environment:
+        return Launch(restarts=restarts)
+    world = _number(environment, "WORLD_SIZE", 1)
     may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     if world == 1 and "RANK" not in environment:
-        return Launch()
+        return Launch(restarts=restarts)
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         what = f"WORLD_SIZE says {world} processes, but not where this one stands: no {', '.join(missing)}"
@@ -54,7 +54,7 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     if rank >= world:
         what = f"RANK is {rank}, and WORLD_SIZE says {world} processes, counted from 0"
         raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}")
-    _number(environment, "MASTER_PORT", 1)
+    _number(environment, "MASTER_PORT", 1, 65535)
     elastic = "TORCHELASTIC_RUN_ID" in environment
     return Launch(rank, world, _number(environment, "LOCAL_RANK", 0), restarts, may_restart, elastic)
 
@@ -94,9 +94,9 @@ def first_host(nodes: str) -> str:
     return host
 
 
-def _number(environment: Mapping[str, str], name: str, least: int) -> int:
+def _number(environment: Mapping[str, str], name: str, least: int, most: int | None = None) -> int:
     text = environment[name]
-    if not text.isdecimal() or int(text) < least:
-        allowed = f"a whole number from {least}"
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        allowed = f"a whole number from {least}" + (f" to {most}" if most else "")
         raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}")
     return int(text)

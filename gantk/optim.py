@@ -40,7 +40,7 @@ def rmsprop(
     decay: float = 0.9,  # of the mean of squared gradients
 ):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
-    return torch.optim.RMSprop(params, lr=lr, alpha=decay)
+    return RMSprop(params, lr=lr, alpha=decay)
 
 
 def sgd(
@@ -50,7 +50,7 @@ def sgd(
     momentum: float = 0.0,  # share of the last update that is taken again
 ):
     """Stochastic gradient descent, with momentum as an option."""
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, fused=True)
+    return SameOrderSGD(params, lr=lr, momentum=momentum, fused=True)
 
 
 def lbfgs(
@@ -64,11 +64,23 @@ def lbfgs(
     return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
-class StorageOrder(Untraced):
+class SameOrder(Untraced):
+    """For an optimizer of torch's whose fused kernel goes through memory as it lies, whatever its order: gradients that
+    lie in another order than their weights, as hooks may leave them, are brought into theirs."""
+
+    def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
+        answer = super()._init_group(group, params, gradients, *others)
+        for place, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
+            if not gradient.is_sparse and not same_order(gradient, weight):
+                gradients[place] = torch.empty_like(weight).copy_(gradient)
+        return answer
+
+
+class StorageOrder(SameOrder):
     """For an Adam of torch's: weights, gradients and moments are handed to the kernel as they lie in memory.
 
-    The fused kernel takes contiguous tensors only, and copies those that are channels-last, there and back. Every
-    element is updated by itself, so any order does.
+    On a CPU the fused kernel would copy those that are channels-last. Every element is updated by itself, so any order
+    does, as long as it is the same for all four.
     """
 
     def _init_group(self, group: dict, params: list, *others: list) -> bool:
@@ -89,12 +101,26 @@ class StorageOrderAdamW(StorageOrder, torch.optim.AdamW):
     """torch's."""
 
 
+class SameOrderSGD(SameOrder, torch.optim.SGD):
+    """torch's."""
+
+
+class RMSprop(Untraced, torch.optim.RMSprop):
+    """torch's."""
+
+
 def storage_order(tensor: Tensor) -> list[int] | None:
     """The order of dimensions in which a tensor is contiguous; None where it is so already, or in no order."""
     if tensor.is_contiguous():
         return None
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     return order if tensor.detach().permute(order).is_contiguous() else None
+
+
+def same_order(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape lie in memory alike."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
 
 
 def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
@@ -112,6 +138,11 @@ def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: boo
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
         else:
             group["lr"] = float(group["lr"])
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            alike = isinstance(value, Tensor) and value.shape == weight.shape
+            if alike and not same_order(value, weight):  # saved with another train.channels_last
+                state[name] = torch.empty_like(weight).copy_(value)
     if device.type == "cuda":
         optimizer._warned_capturable_if_run_uncaptured = True  # steps that warm up are meant to
         for state in optimizer.state.values():
@@ -119,7 +150,7 @@ def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: boo
                 state["step"] = state["step"].to(device)
 
 
-class AnyLayoutLBFGS(torch.optim.LBFGS):
+class AnyLayoutLBFGS(Untraced, torch.optim.LBFGS):
     """L-BFGS for weights in any memory layout: torch's own cannot flatten gradients that are channels-last."""
 
     def _gather_flat_grad(self) -> torch.Tensor:

@@ -155,9 +155,9 @@ class Ranks:
             self._leave(f"told/{self.rank}", str(error.exit_code))
             raise
         except RuntimeError as error:
-            if not _is_broken(error):
+            if not _is_broken(error) or (loss := self._loss(error, advice)) is None:
                 raise
-            raise self._loss(error, advice) from error
+            raise loss from error
 
     def _leave(self, key: str, value: str) -> None:
         if self._store_is_there():
@@ -168,14 +168,17 @@ class Ranks:
         """False where the store is known to have gone with rank 0: torch would print pages about it."""
         return not (self._held_here and self.names[0].here and not self.names[0].running)
 
-    def _loss(self, error: RuntimeError, advice: Callable[[], str]) -> GantkError:
-        """What to say when a connection broke: the first rank that is still there says it."""
+    def _loss(self, error: RuntimeError, advice: Callable[[], str]) -> GantkError | None:
+        """What to say when a connection broke: the first rank that is still there says it. None where all are there
+        and torch does not say so itself: the words were about something else."""
         self._leave(f"here/{self.rank}", "1")
         here, told = self._roll_call()
         if told:
             rank, code = next(iter(told.items()))
             return Elsewhere(rank, code)
         lost = sorted(set(range(self.world)) - here)
+        if not lost and not isinstance(error, dist.DistError) and not re.search("gloo|nccl", str(error), re.I):
+            return None
         if here and min(here) < self.rank:
             return Elsewhere(min(here), GantkError.exit_code)
         names = ", ".join(f"rank {rank} ({self.names[rank]})" for rank in lost)

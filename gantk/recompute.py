@@ -74,7 +74,8 @@ class Recomputed:
             yield False
         else:
             name = type(self.module).__name__
-            raise ValueError(f"{name} draws random numbers, and train.recompute cannot draw them again in a graph")
+            what = f"{name} draws random numbers, and train.recompute cannot draw them again in a graph"
+            raise ValueError(f"{what}; set train.recompute = false where memory allows, or train.capture = \"off\"")
 
 
 class Runs:

@@ -64,6 +64,12 @@ class Runtime:
         """What averages the gradients of these parameters over all ranks."""
         return Reduction(parameters, self.world, self.ranks and self.ranks.gradients, overlap)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all ranks."""
+        if self.world > 1:
+            dist.all_reduce(value, group=self.ranks and self.ranks.gradients)
+        return value / self.world
+
     def broadcast(self, method: nn.Module) -> None:
         """Give every rank the first rank's weights and buffers."""
         if self.world > 1:
@@ -126,11 +132,13 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     chosen = together(lambda: tried(_device(device, place)))
     if ranks is not None and ranks.gradients is None:
         ranks.connect(chosen)
+    precision = together(lambda: precision_on(chosen, precision))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-    precision = together(lambda: precision_on(chosen, precision))
+        # What bf16 leaves in float32 is multiplied in TF32; where fp32 is asked for, it is.
+        torch.backends.cudnn.allow_tf32 = precision == "bf16"
+        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
     return Runtime(chosen, precision, channels_last, place.rank, place.world, ranks, place)
 
 

@@ -101,6 +101,7 @@ class TrainTable(Table):
     kernels: bool = True  # gantk's own ways to compute norms, doublings and tiny maps; False: torch's
     frozen: bool = True  # networks that a phase does not update get no gradients; False: they do, for nothing
     allocator: Literal["keep", "system"] = "keep"  # CPU: freed memory stays at hand, or goes back to the system at once
+    benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms; False: the one cuDNN guesses
     capture: Literal["auto", "off"] = "auto"  # CUDA: the whole step as one graph, or operator by operator
     compile: bool = False  # torch.compile of each phase's losses
     recompute: bool = False  # activations are computed again in the backward pass: saves memory, costs time

@@ -84,6 +84,8 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
 def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
     train = model.train
     use_allocator(train.allocator, runtime.device.type)
+    if runtime.device.type == "cuda":
+        torch.backends.cudnn.benchmark = train.benchmark
     data = Data.load(model.data, model.method.target)
     method = build_method(model, data.channels, data.classes, data.range, runtime)
     sets = data.training_sets()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,13 +16,14 @@ DRAWING |= {"xavier_uniform_"}
 
 
 class Undrawn(TorchFunctionMode):
-    """Inside the `with`, parameters keep whatever lies in their memory where they would be filled at random."""
+    """Inside the `with`, parameters become nan where they would be filled at random."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__name__", "") in DRAWING:
             tensor = args[0] if args else kwargs.get("tensor")
             if isinstance(tensor, nn.Parameter):
+                tensor.detach().fill_(math.nan)
                 return tensor
         return function(*args, **kwargs)
 
@@ -29,11 +31,20 @@ class Undrawn(TorchFunctionMode):
 def to_be_loaded(build: Callable[[], Module], seed: int) -> Module:
     """What `build` makes, whose parameters will all be loaded; it seeds torch with `seed` before it draws anything.
 
-    Drawing 80 million numbers takes seconds. Where it draws others beside parameters, such as a buffer that no
-    checkpoint holds, which would now be others, it builds again, as it does by itself.
+    Drawing 80 million numbers takes seconds. Where it draws others beside parameters, which would now be others, or
+    makes of drawn ones what no checkpoint holds, it builds again, as it does by itself.
     """
     torch.manual_seed(seed)
     untouched = torch.get_rng_state()
     with Undrawn():
         module = build()
-    return module if torch.equal(torch.get_rng_state(), untouched) else build()
+    whole = torch.equal(torch.get_rng_state(), untouched) and not _spoilt(module)
+    return module if whole else build()
+
+
+def _spoilt(module: nn.Module) -> bool:
+    """Whether nan of a parameter went on to a buffer that no checkpoint holds, or to a number."""
+    saved = module.state_dict().keys()
+    buffers = (buffer for name, buffer in module.named_buffers() if name not in saved)
+    numbers = (value for part in module.modules() for value in vars(part).values() if isinstance(value, float))
+    return any(bool(buffer.isnan().any()) for buffer in buffers) or any(map(math.isnan, numbers))

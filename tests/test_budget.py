@@ -222,7 +222,7 @@ def test_remedies_are_the_mildest_first_and_end_with_one_that_fits(tiny_recipe, 
     assert list(remedies(recipe, CPU, enough))[-1].fits
 
 
-def test_a_card_holds_no_python_and_a_copy_of_what_is_recorded(tiny_recipe, monkeypatch):
+def test_a_card_holds_no_python_and_two_copies_of_what_is_recorded(tiny_recipe, monkeypatch):
     card = SimpleNamespace(total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert memory_of(torch.device("cuda", 0)) == 80 << 30
@@ -232,12 +232,13 @@ def test_a_card_holds_no_python_and_a_copy_of_what_is_recorded(tiny_recipe, monk
     runtime = Runtime(torch.device("cuda", 0), "bf16", True)
     monkeypatch.setattr(forecasting, "hours_of", lambda *args: 0.5)
     recorded = forecast(model_of(tiny_recipe), runtime)
-    assert recorded.process == 0 and recorded.capture == need.state and recorded.available == 80 << 30
+    assert recorded.process == 0 and recorded.capture == 2 * need.state and recorded.available == 80 << 30
     assert forecast(model_of(tiny_recipe, 'train.capture="off"'), runtime).capture == 0
 
 
 def test_memory_at_hand_is_what_is_free_and_what_the_process_has_already():
     assert memory_of(torch.device("cpu")) > resident() > 10 * MIB
+    assert memory_of(torch.device("cpu"), shared=True) < memory_of(torch.device("cpu"))
 
 
 def test_the_command_predicts_without_data(tiny_file, tmp_path, invoke_doctor):

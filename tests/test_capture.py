@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -129,7 +130,7 @@ def test_what_only_python_knows_is_found_before_a_step_is_wrong():
     train(engine)
     assert engine.capture.graphs == 0
     (note,) = engine.notes
-    assert note.startswith("the step could not be recorded: replayed steps differ from others by ")
+    assert note.startswith("the step could not be recorded: the losses of replayed steps differ from those of others")
 
 
 def test_what_a_method_remembers_in_python_is_named():
@@ -145,6 +146,73 @@ def test_what_a_method_remembers_in_python_is_named():
     assert engine.notes == [
         "the step could not be recorded: every step changes calls in Python; hold it in a buffer, as a tensor"
     ]
+
+
+@pytest.mark.parametrize("held", [0, [0], {"calls": 0}, (0, "calls")])
+def test_what_a_trial_changes_in_python_is_put_back(held):
+    """So that a training whose step cannot be recorded goes where it goes without the attempt."""
+
+    def counting(engine: Engine) -> Engine:
+        method = engine.method
+        method.held = copy.deepcopy(held)
+
+        def spoil(image, progress):
+            if isinstance(method.held, list | dict):
+                key = 0 if isinstance(method.held, list) else "calls"
+                method.held[key] += 1
+                count = method.held[key]
+            else:
+                tuples = isinstance(method.held, tuple)
+                count = (method.held[0] if tuples else method.held) + 1
+                method.held = (count, "calls") if tuples else count
+            return image * (1 + 0.01 * count + 0.01 * random.random())
+
+        method.spoil = spoil
+        return engine
+
+    plain, replayed = counting(engine_of()), counting(engine_of(Recording))
+    for engine in (plain, replayed):
+        random.seed(0)
+        train(engine)
+    assert "every step changes held, the random numbers of `random` in Python" in replayed.notes[0]
+    assert plain.method.held == replayed.method.held
+    assert_same(plain, replayed)
+
+
+def test_replays_that_leave_the_weights_alone_are_refused():
+    class Idle(Recording):
+        engine: Engine
+
+        def replay(self):
+            before = [weight.detach().clone() for weight in self.engine.method.parameters()]
+            super().replay()
+            with torch.no_grad():
+                for weight, value in zip(self.engine.method.parameters(), before, strict=True):
+                    weight.copy_(value)
+
+    plain, idle = engine_of(), engine_of(Idle)
+    Idle.engine = idle
+    train(plain)
+    train(idle)
+    assert "the weights of replayed steps differ from those of others by " in idle.notes[0]
+    assert_same(plain, idle)
+
+
+def test_an_optimizer_that_counts_in_python_is_not_recorded():
+    class Slowing(torch.optim.SGD):
+        taken = 0
+
+        def step(self, closure=None):
+            self.taken += 1
+            for group in self.param_groups:
+                group["lr"] = torch.as_tensor(0.01 / self.taken)
+            return super().step(closure)
+
+    plain, replayed = (engine_of(g, rule=lambda p: Slowing(p, lr=0.01, fused=True)) for g in (None, Recording))
+    train(plain)
+    train(replayed)
+    assert "every step changes optimizer Slowing.taken" in replayed.notes[0]
+    assert_same(plain, replayed)
 
 
 def test_a_step_that_draws_python_s_random_numbers_is_not_recorded():
@@ -169,7 +237,7 @@ def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
 
     engine.capture.at = engine._at = watched
     train(engine)
-    assert "replayed steps differ" in engine.notes[0]
+    assert "of replayed steps differ" in engine.notes[0]
 
 
 def test_a_host_read_is_named_with_its_place_and_training_goes_on_as_without():

@@ -253,7 +253,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_what_to_try(value)
     text = str(raised.value)
     assert "the loss play/size is not finite at step 3" in text
     assert "The last good checkpoint is step 2." in text
-    assert "train.optimizer.lr" in text and "train.precision" in text
+    assert "train.optimizer.lr" in text and "train.precision" not in text  # which is fp32 already
     assert raised.value.exit_code == 1
 
 
@@ -275,13 +275,18 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_out_of_memory_says_what_to_lower():
-    class Greedy(Toy):
-        def play(self, batch):
-            torch.empty(2**60)
+def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_recipe, tmp_path, monkeypatch):
+    def greedy(engine, batch):
+        torch.empty(2**60)
 
-    with pytest.raises(GantkError, match=r"out of memory on cpu.*train\.batch.*microbatch.*data\.size.*precision"):
-        Engine(Greedy(), plan(), CPU).train_step(ones())
+    monkeypatch.setattr(Engine, "train_step", greedy)
+    tiny_recipe["train"] |= {"batch": 2, "precision": "fp32"}
+    with pytest.raises(GantkError, match=r"memory on cpu: .*microbatch = 1; .*recompute = true; .*bf16.*below 2;"):
+        gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    tiny_recipe["train"] |= {"microbatch": 1, "recompute": True, "precision": "bf16"}
+    with pytest.raises(GantkError) as error:
+        gantk.run(tiny_recipe, out=tmp_path / "less", device="cpu", say=lambda line: None)
+    assert "What takes less: train.batch below 2; smaller images (data.size). gantk doctor" in str(error.value)
 
 
 # ---- schedules -----------------------------------------------------------------------------------

@@ -227,3 +227,9 @@ def test_without_kernels_instance_norm_is_torchs(monkeypatch):
     mine = norm(x)
     assert not calls
     assert torch.allclose(use_kernels(norm, False)(x), mine, atol=1e-5) and calls
+
+
+def test_only_layers_of_ours_are_switched():
+    module = nn.Module()
+    module.kernels = [3, 5, 7]
+    assert use_kernels(module, False).kernels == [3, 5, 7]

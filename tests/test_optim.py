@@ -54,6 +54,32 @@ def test_channels_last_weights_are_not_copied():
     assert not {"aten::clone", "aten::copy_", "aten::contiguous"} & set(large)
 
 
+@pytest.mark.parametrize("rule", [adam, adamw, sgd])
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(rule, last):
+    one, other = networks()
+    for net in (one, other):
+        net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    rules = [rule(net.parameters()) for net in (one, other)]
+    settle_on(rules[1], CPU)
+    wrong = torch.contiguous_format if last else torch.channels_last
+    for step in range(3):
+        for net in (one, other):
+            for k, parameter in enumerate(net.parameters()):
+                drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(10 * step + k))
+                parameter.grad = torch.empty_like(parameter).copy_(drawn)
+                if net is other and parameter.ndim == 4:
+                    parameter.grad = parameter.grad.contiguous(memory_format=wrong)
+        for each in rules:
+            each.step()
+        for state in rules[1].state.values():
+            moments = {name: value for name, value in state.items() if value is not None and value.ndim == 4}
+            state |= {name: value.contiguous(memory_format=wrong) for name, value in moments.items()}
+        settle_on(rules[1], CPU)  # as after a checkpoint
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_storage_order_is_the_order_in_memory():
     weight = torch.randn(4, 3, 2, 2)
     assert storage_order(weight) is None

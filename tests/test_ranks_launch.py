@@ -65,6 +65,7 @@ def test_a_batch_script_is_one_process_however_many_tasks_its_job_has():
 
 def test_a_job_that_slurm_requeued_was_started_again():
     assert launch(SRUN | {"SLURM_RESTART_COUNT": "1"}).restarted
+    assert launch({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}).restarts == 2  # of one task
 
 
 def test_a_meeting_point_that_is_set_is_kept():
@@ -96,6 +97,7 @@ def test_the_first_host_of_a_node_list(nodes, host):
         (TORCHRUN | {"RANK": "4"}, "RANK is 4, and WORLD_SIZE says 4 processes, counted from 0"),
         (TORCHRUN | {"RANK": "-1"}, "RANK is '-1'"),
         (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'. Allowed: a whole number from 1 to 65535"),
         ({k: v for k, v in SRUN.items() if k != "SLURM_PROCID"}, "SLURM_PROCID is missing"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
     ],

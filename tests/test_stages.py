@@ -112,6 +112,23 @@ class Small(nn.Module):
         self.register_buffer("other", torch.randn(4) if noisy else torch.ones(4), persistent=False)
 
 
+@pytest.mark.parametrize("kept", ["buffer", "number"])
+def test_what_is_made_of_drawn_weights_and_not_saved_is_that_of_drawn_ones(kept):
+    class Derived(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            if kept == "buffer":
+                self.register_buffer("start", self.layer.weight.detach().clone(), persistent=False)
+            else:
+                self.start = float(self.layer.weight.detach().mean())
+
+    torch.manual_seed(3)
+    ordinary = Derived()
+    module = to_be_loaded(lambda: (torch.manual_seed(3), Derived())[1], 3)
+    assert torch.equal(torch.as_tensor(module.start), torch.as_tensor(ordinary.start))
+
+
 @pytest.mark.parametrize("noisy", [False, True])
 def test_weights_that_are_loaded_are_not_drawn_and_all_else_is_as_ever(noisy):
     built = []

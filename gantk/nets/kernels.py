@@ -24,10 +24,16 @@ STRIP = 32  # rows of the weights
 FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs with and without tiles (AMX)
 
 
+class HasKernels:
+    """A layer with a way of its own to compute; `kernels` False: as torch's layer does."""
+
+    kernels = True
+
+
 def use_kernels(module: nn.Module, on: bool) -> nn.Module:
     """Let a network compute in gantk's own ways, or (False) all by torch's modules as they are; the same module."""
     for part in module.modules():
-        if hasattr(part, "kernels"):
+        if isinstance(part, HasKernels):
             part.kernels = on
     return module
 
@@ -253,8 +259,8 @@ class Offset(Function):
         return y
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, offset_gradient(gradient, *ctx.saved_tensors)
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, offset_gradient(gradient, *ctx.saved_tensors) if ctx.needs_input_grad[1] else None
 
 
 def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
