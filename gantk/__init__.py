@@ -12,7 +12,9 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
-    "gantk.api": ["run", "resume", "evaluate", "compare", "translate", "sample", "load", "export", "check", "fetch"],
+    "gantk.api": [
+        "run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check", "fetch",
+    ],  # fmt: skip
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gantk.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
 from gantk.errors import UserError
 from gantk.launch import Launch, launch
+from gantk.layout import CHANNELS_LAST
 from gantk.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -51,10 +52,9 @@ class Runtime:
         """Move images or a network to the device, in the memory format in force."""
         if not self.channels_last:
             return thing.to(self.device)
-        memory_format = torch.channels_last if dims == 2 else torch.channels_last_3d
         if isinstance(thing, Tensor) and thing.ndim != dims + 2:
             return thing.to(self.device)
-        return thing.to(self.device, memory_format=memory_format)
+        return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
     def seed(self, seed: int, step: int) -> None:
         """Random numbers of this step: a function of (seed, rank, step) alone, so that any step can be run again."""

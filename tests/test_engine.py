@@ -6,6 +6,8 @@ import io
 import math
 import re
 import tokenize
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from gantk.cycle import CycleMethod, Terms
 from gantk.engine import Engine, Plan, check_plan
 from gantk.errors import GantkError, UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_networks
-from gantk.optim import Constant, Cosine, Linear, Warmup
+from gantk.optim import Constant, Cosine, Linear, Warmup, lbfgs
 from gantk.plugins import registry
 from gantk.runtime import Runtime
 from gantk.spec import bind
@@ -287,6 +289,24 @@ def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_reci
     with pytest.raises(GantkError) as error:
         gantk.run(tiny_recipe, out=tmp_path / "less", device="cpu", say=lambda line: None)
     assert "What takes less: train.batch below 2; smaller images (data.size). gantk doctor" in str(error.value)
+
+
+def test_ranks_agree_on_the_loss_where_the_optimizer_decides_by_it(monkeypatch):
+    """L-BFGS stops early where the loss hardly falls: on every rank or on none."""
+    told = []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda value, group=None: told.append(value.mul_(2)))
+    toy, several = Toy(), Runtime(torch.device("cpu"), "fp32", True, world=2)
+    engine = Engine(toy, replace(plan(), optimizer=lambda p: lbfgs(p, iterations=3), overlap=False), several)
+    monkeypatch.setattr(engine, "reductions", {name: Unreduced() for name in engine.reductions})
+    engine.train_step(ones())
+    assert told and all(value.ndim == 0 for value in told)
+
+
+class Unreduced:
+    """A reduction that reduces nothing."""
+
+    def during(self, last: bool = True):
+        return nullcontext()
 
 
 # ---- schedules -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.batches import Batches
+from gantk.layout import CHANNELS_LAST
 from gantk.method import Batch
 from gantk.runtime import Runtime
 
@@ -68,8 +69,7 @@ class Feed:
 
     def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         inside = self.runtime.channels_last and len(shape) == self.dims + 2
-        last = torch.channels_last if self.dims == 2 else torch.channels_last_3d
-        memory_format = last if inside else torch.contiguous_format
+        memory_format = CHANNELS_LAST[self.dims] if inside else torch.contiguous_format
         if self.lane is None:
             return torch.empty(shape, dtype=dtype, memory_format=memory_format)
         return self.lane.room(shape, dtype, memory_format)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
+from gantk.layout import CHANNELS_LAST
 from gantk.nets import kernels
 from gantk.nets.calls import parts_of
 from gantk.nets.statistics import moments, normalised
@@ -45,7 +46,7 @@ class FitsOrFloat32:
         plain = self.groups == 1 and set(self.stride) == set(self.dilation) == {1} and self.padding_mode != "circular"
         if self.out_channels == 1 and self.kernel_size[0] > 2 and plain and not isinstance(self.padding, str):
             rows = self.weight.detach().transpose(0, 2)  # (kernel, inputs, 1, ...): each row an output of its own
-            last = torch.channels_last if rows.ndim == 4 else torch.channels_last_3d
+            last = CHANNELS_LAST[rows.ndim - 2]
             rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
             self.register_buffer("rows", rows, persistent=False)
         _to_precision(self, dtype)
@@ -312,7 +313,7 @@ def batch_independent(module: nn.Module) -> bool:
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The layout that `x` is in: channels-last (of its dimensions) or contiguous."""
-    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    last = CHANNELS_LAST[x.ndim - 2]
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
@@ -323,12 +324,12 @@ def channels_last(x: Tensor) -> Tensor:
     """
     if x.shape[1] == 1 and x.is_contiguous():
         return x.reshape(len(x), *x.shape[2:], 1).movedim(-1, 1)
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
 
 
 def in_layout_of(network: nn.Module, x: Tensor) -> Tensor:
     """`x` in channels-last where the network's kernels are, so that one `.to(memory_format=...)` decides for all."""
-    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    last = CHANNELS_LAST[x.ndim - 2]
     kernels = (p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1)
     kernel = next(kernels, None)
     return channels_last(x) if kernel is not None and kernel.is_contiguous(memory_format=last) else x

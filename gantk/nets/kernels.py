@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from gantk.layout import CHANNELS_LAST
+
 HEAVY = 4096  # weights for each position of the smaller map, all images together, from which it is a matrix product
 TAPS = range(17, 65)  # of the kernel of a single output, where it is a matrix product
 STRIP = 32  # rows of the weights
@@ -117,8 +119,7 @@ class Windows:
 
 def blank(n: int, channels: int, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A map yet to be written, channels-last. What a Function gives must be no view, or nothing may change it."""
-    last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
-    return torch.empty(n, channels, *size, dtype=dtype, memory_format=last)
+    return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[len(size)])
 
 
 def rows(x: Tensor, dtype: torch.dtype) -> Tensor:

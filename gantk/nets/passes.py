@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from gantk.layout import CHANNELS_LAST
 from gantk.nets.calls import Call, Unfit, Watched
 from gantk.nets.coarse import Cut, Place, Whole, checked, unknown
 from gantk.nets.statistics import Moments, moments, normalised
@@ -125,7 +126,7 @@ class Passes:
         """The tiles' inner parts of a small map, put together."""
         if self.found is None:
             sides = [side // factor for side, factor in zip(self.size, call.factors, strict=True)]
-            last = torch.channels_last if y.ndim == 4 else torch.channels_last_3d
+            last = CHANNELS_LAST[y.ndim - 2]
             form = last if y.is_contiguous(memory_format=last) else torch.contiguous_format
             empty = torch.empty((1, y.shape[1], *sides), dtype=y.dtype, device=y.device, memory_format=form)
             self.found = number, empty

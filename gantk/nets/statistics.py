@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk.layout import CHANNELS_LAST
+
 CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
 
 
@@ -79,7 +81,7 @@ def moments(image: Tensor, groups: int) -> Moments:
 def _summed(part: Tensor) -> Moments:
     """Of so few positions that float32 holds their sums, channel by channel."""
     eps, count = 1e-12, part.shape[2:].numel()
-    last = torch.channels_last if part.ndim == 4 else torch.channels_last_3d
+    last = CHANNELS_LAST[part.ndim - 2]
     part = part.contiguous(memory_format=last if part.stride(1) == 1 else torch.contiguous_format)
     one, zero = (value.expand(part.shape[1]).contiguous() for value in (torch.ones(()), torch.zeros(())))
     _, mean, deviation = torch.native_batch_norm(part, one, zero, None, None, True, 0.0, eps)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from gantk.checkpoint import load_into, load_weights, save
 from gantk.errors import UserError
+from gantk.layout import CHANNELS_LAST
 from gantk.spec import Part
 from gantk.testing.small import SMALL, random_images, small_part, small_size
-
-MEMORY_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class NetworkContract:
@@ -79,8 +78,8 @@ class NetworkContract:
         network, images = self.build(2, d).eval(), self.images(2, 2, d)
         with torch.no_grad():
             expected = network(images)
-            network.to(memory_format=MEMORY_FORMAT[d])
-            found = network(images.to(memory_format=MEMORY_FORMAT[d]))
+            network.to(memory_format=CHANNELS_LAST[d])
+            found = network(images.to(memory_format=CHANNELS_LAST[d]))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
     def test_sizes_that_are_let_pass_can_be_taken(self, d):
@@ -124,9 +123,9 @@ class GeneratorContract(NetworkContract):
         assert torch.isfinite(result).all()
 
     def test_channels_last_images_come_out_channels_last(self, d):
-        network = self.build(2, d).to(memory_format=MEMORY_FORMAT[d])
-        result = network(self.images(2, 2, d).to(memory_format=MEMORY_FORMAT[d]))
-        assert result.is_contiguous(memory_format=MEMORY_FORMAT[d]), "some layer inside leaves channels-last"
+        network = self.build(2, d).to(memory_format=CHANNELS_LAST[d])
+        result = network(self.images(2, 2, d).to(memory_format=CHANNELS_LAST[d]))
+        assert result.is_contiguous(memory_format=CHANNELS_LAST[d]), "some layer inside leaves channels-last"
 
 
 class DiscriminatorContract(NetworkContract):
