@@ -290,3 +290,17 @@ def test_a_box_of_content_comes_back_to_its_place():
     np.testing.assert_array_equal(back[(slice(None), *box)], part)
     assert (back == -1.0).sum() == pixels.size - part.size
     assert content_box(np.zeros((1, 8, 9))) == (slice(0, 8), slice(0, 9)), "nothing to cut an empty image to"
+
+
+@pytest.mark.parametrize(("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4), (512, 64)])
+def test_resizing_is_the_product_with_a_matrix_of_triangles(side, to):
+    from gantk.data.fit import resize
+
+    step = side / to
+    centres = (np.arange(to) + 0.5) * step - 0.5
+    weights = np.clip(1 - np.abs(np.arange(side) - centres[:, None]) / max(step, 1.0), 0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    image = np.random.default_rng(0).random((2, side, 3))
+    np.testing.assert_allclose(resize(image, (to, 3)), np.einsum("ts,csw->ctw", weights, image), rtol=1e-6)
+    turned = np.swapaxes(image, 1, 2)
+    np.testing.assert_allclose(resize(turned, (3, to)), np.einsum("ts,cws->cwt", weights, turned), rtol=1e-6)

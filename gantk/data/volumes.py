@@ -161,7 +161,7 @@ class Reader:
             return np.repeat(pixels, 3, axis=0)
         if self.channels == 1 and len(pixels) == 3:
             gray = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
-            return pixels[:1] if gray else np.tensordot(LUMA, pixels, axes=1)[None]
+            return pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
         return pixels
 
     def _volume(self, item: Item) -> np.ndarray:
