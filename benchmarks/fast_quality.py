@@ -103,7 +103,7 @@ def welch(plain: list[float], fast: list[float], level: float = 0.95) -> tuple[f
     if error == 0:
         return mean(fast) - mean(plain), mean(fast) - mean(plain)
     freedom = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (fast, plain), strict=True))
-    reach = stats.t.ppf(0.5 + level / 2, freedom) * error
+    reach = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
     return mean(fast) - mean(plain) - reach, mean(fast) - mean(plain) + reach
 
 
