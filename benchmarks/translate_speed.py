@@ -45,7 +45,7 @@ FILES = {"nii.gz": 6, "png": 60, "dcm": 4}  # how many of each a folder has
 FOLDER_CASE = "unet at 96 x 96"
 
 
-def make_run(case: str, folder: Path) -> Path:
+def make_run(case: str, folder: Path, pipelined: bool = True) -> Path:
     """A run of no steps, as a training would leave it."""
     import gantk
 
@@ -60,6 +60,7 @@ def make_run(case: str, folder: Path) -> Path:
         },
         "train": {"steps": 0},
         "evaluate": {"samples": 1},
+        "translate": {"pipelined": pipelined},
     }
     return gantk.run(recipe, out=folder, device="cpu", say=lambda line: None).path
 
@@ -197,31 +198,35 @@ def write_series(values: np.ndarray, folder: Path) -> None:
 def folder_row(kind: str, folder: Path, rounds: int) -> dict:
     """A folder of one kind of files, side by side and one after the other."""
     import gantk
-    from gantk import pipeline, translation
+    from gantk.pipeline import PLAIN
+    from gantk.translation import Translation
 
-    run, source, out = make_run(FOLDER_CASE, folder / "run"), folder / "in", folder / "out"
+    source, out, at_work = folder / "in", folder / "out", [0.0]
     make_files(kind, source)
-    model, at_work = gantk.load(run, device="cpu"), [0.0]
-    whole = model.pipeline(model.domain(None))
-    network = whole.run
 
-    def timed(batch: np.ndarray) -> np.ndarray:
-        began = time.perf_counter()
-        made = network(batch)
-        at_work[0] += time.perf_counter() - began
-        return made
+    def timed(network: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        def run(batch: np.ndarray) -> np.ndarray:
+            began = time.perf_counter()
+            made = network(batch)
+            at_work[0] += time.perf_counter() - began
+            return made
 
-    whole.run = timed
+        return run
 
-    def translate(ahead: int) -> None:
-        translation.AHEAD = pipeline.AHEAD = ahead
+    ways = {}
+    for name, pipelined in (("side by side", True), ("one after the other", False)):
+        model = gantk.load(make_run(FOLDER_CASE, folder / name, pipelined), device="cpu")
+        whole = model.pipeline(model.domain(None))
+        whole.run = timed(whole.run)
+        ways[name] = Translation(model, None, PLAIN, None, lambda line: None, None)
+
+    def translate(name: str) -> None:
         shutil.rmtree(out, ignore_errors=True)
-        translation.Translation(model, None, pipeline.PLAIN, None, lambda line: None, None).path(source, out)
+        ways[name].path(source, out)
 
-    ways = {"side by side": 1, "one after the other": 0}
     seen = {}
-    for name, ahead in ways.items():
-        translate(ahead)
+    for name in ways:
+        translate(name)
         seen[name] = pixels_of(out)
     if not all(map(np.array_equal, *seen.values())):
         raise SystemExit(f"{kind}: the two ways differ")
@@ -231,7 +236,7 @@ def folder_row(kind: str, folder: Path, rounds: int) -> dict:
     for turn in range(rounds):
         for name in list(ways) if turn % 2 else list(reversed(ways)):
             at_work[0], began = 0.0, time.perf_counter()
-            translate(ways[name])
+            translate(name)
             seconds[name].append(time.perf_counter() - began)
             shares[name].append(at_work[0] / seconds[name][-1])
     ratios = np.divide(seconds["one after the other"], seconds["side by side"])

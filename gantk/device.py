@@ -82,6 +82,13 @@ def precision_on(device: torch.device, wanted: str) -> str:
     return wanted
 
 
+def slow_bf16(device: torch.device, precision: str) -> str | None:
+    """What to say where bf16 was asked for and this processor only imitates it: right all the same, and slow."""
+    if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
+        return None
+    return 'this processor has no bf16 arithmetic and imitates it, which is slow: train.precision = "auto" takes fp32'
+
+
 def good_at_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is native: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":

@@ -168,6 +168,7 @@ class Translator:
             batch=table.batch,
             detail=table.detail,
             masked=table.masked,
+            pipelined=table.pipelined,
         )
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:

@@ -20,7 +20,6 @@ from gantk.detail import with_detail
 from gantk.errors import UserError
 from gantk.stages import staged
 
-AHEAD = 1  # batches of slices that are got ready, and put back, while the network is at work
 PLANES = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
@@ -57,6 +56,7 @@ class Frame:
     batch: int = 16  # slices per pass
     detail: str = "guided"  # how results are brought to a larger grid
     masked: bool = False  # whether what is masked out of an image is masked out of its translation
+    pipelined: bool = True  # whether slices and files are got ready, and put away, while the network is at work
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON."""
@@ -143,7 +143,7 @@ class Pipeline:
 
         if not filled:  # the first tells how many channels come out
             work([0], ready([0]))
-        for chosen, _ in staged(batches, ready, work, away, ahead=min(AHEAD, len(batches) - 1)):
+        for chosen, _ in staged(batches, ready, work, away, ahead=int(frame.pipelined and len(batches) > 1)):
             if progress and chosen is not batches[-1]:
                 progress(chosen[-1] + 1, len(images))
         if progress:

@@ -131,6 +131,7 @@ class TranslateTable(Table):
 
     batch: int = Field(16, ge=1)  # slices per pass
     overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where they are blended
+    pipelined: bool = True  # reading and writing go on while the network computes; False: one thing after the other
     memory: float = Field(1.0, gt=0)  # GiB that a pass may need: images that need more go through in tiles
     statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
     masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result

@@ -19,6 +19,7 @@ from gantk.data.batches import Batches
 from gantk.data.changes import augmented, hide_contrasts
 from gantk.data.feeding import Feed
 from gantk.data.prepared import Data
+from gantk.device import slow_bf16
 from gantk.engine import Engine, Plan, check_plan
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.evaluation import Scorer, alarms
@@ -74,6 +75,8 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
         runtime.agree(identity_of(model, data))
     runtime.broadcast(method)
     engine = runtime.together(lambda: Engine(method, plan, runtime))
+    if note := slow_bf16(runtime.device, runtime.precision):
+        engine.notes.append(note)
     if model.train.compile:
         from gantk.compiled import compile_phases  # torch's compiler takes a second to import
 

@@ -21,7 +21,6 @@ from gantk.stages import staged
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done, what is at work)
-AHEAD = 1  # files that are read, and written, while one is at work
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
 
 
@@ -54,7 +53,7 @@ class Translation:
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
         letter = model.domain(to)
-        self.target_contrasts = model.contrasts(letter)
+        self.frame, self.target_contrasts = model.frame(letter), model.contrasts(letter)
         self.contrasts = model.contrasts("a" if letter == "b" else "b")
 
     def path(self, source: Path, target: Path) -> list[Path]:
@@ -73,7 +72,7 @@ class Translation:
         if target.resolve() == source.resolve():
             raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
-            jobs = _patients(source, target, self.contrasts, self.model.frame(self.model.domain(self.to)).target)
+            jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
             below = [scan for scan in scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
@@ -110,7 +109,7 @@ class Translation:
 
         done = staged(
             new, lambda item: self._read(item[1]), make, put,
-            ahead=AHEAD, size=lambda image: image.pixels.nbytes, expected=FAILURES,
+            ahead=int(self.frame.pipelined), size=lambda image: image.pixels.nbytes, expected=FAILURES,
         )  # fmt: skip
         for (number, _), outcome in done:
             outcomes[number] = outcome
@@ -138,7 +137,7 @@ class Translation:
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
-            return _stacked(job.scans, self.contrasts, self.model.frame(self.model.domain(self.to)).missing)
+            return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 
     def _made(self, job: Job, image: Image, step: Callable[[float], None]) -> list[Image]:
@@ -148,7 +147,7 @@ class Translation:
         return self.model.images(image, self.to, self.look, lambda done, total: step(done / total))
 
     def _put(self, job: Job, results: Sequence[Image]) -> list[Path]:
-        written, domain = [], self.model.frame(self.model.domain(self.to)).target
+        written, domain = [], self.frame.target
         for tail, result in zip(self._tails(), results, strict=True):
             for part, name in _channels(result, self.target_contrasts):
                 path = _with_tail(job.target, tail + (f"_{name}" if name else ""))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
 import torch
 
+import gantk as toolkit
 from gantk import device, doctor
 from gantk.errors import UserError
 from gantk.runtime import describe, start
@@ -159,8 +161,15 @@ def test_bf16_is_taken_where_the_card_has_it_and_refused_where_it_was_asked_for_
     )
 
 
-def test_a_cpu_does_bf16_when_it_is_asked_to():
+def test_a_cpu_does_bf16_when_it_is_asked_to_and_says_where_it_only_imitates_it(tiny_recipe, tmp_path, monkeypatch):
     assert start("cpu", "bf16").precision == "bf16"
+    tiny_recipe["train"] |= {"precision": "bf16", "steps": 1, "save_every": 1}
+    for flags, expected in (("avx2 avx512_bf16", []), ("avx2", ["this processor has no bf16 arithmetic"])):
+        monkeypatch.setattr(device, "cpu_info", lambda flags=flags: f"flags : {flags}\n")
+        run = toolkit.run(tiny_recipe, out=tmp_path / flags, device="cpu", say=lambda line: None)
+        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text("utf-8").splitlines()]
+        assert [line["note"][:37] for line in lines if "note" in line] == expected
+    assert start("cpu", "auto").precision == "fp32"
 
 
 def test_the_record_of_a_run_names_the_driver(cuda, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from PIL import Image as Picture
 
 import gantk as toolkit
-from gantk import pipeline, translation
 from gantk.data.image import Image
 from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
@@ -313,10 +313,13 @@ def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tm
     (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image at all")
     with pytest.raises(GantkError, match="bad.nii.gz"):
         toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "one", device="cpu", say=lambda line: None)
-    monkeypatch.setattr(translation, "AHEAD", 0)
-    monkeypatch.setattr(pipeline, "AHEAD", 0)
+    recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
+    assert recipe.read_text("utf-8") != text
+    monkeypatch.setattr("gantk.stages.ThreadPoolExecutor", None)  # the second way has no use for threads
     with pytest.raises(GantkError, match="bad.nii.gz"):
-        toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
+        toolkit.translate(recipe.parent, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
     for k in range(3):
         one, other = (nib.load(tmp_path / folder / f"{k}.nii.gz").get_fdata() for folder in ("one", "other"))
         assert np.array_equal(one, other)
