@@ -28,7 +28,7 @@ test-slow: $(VENV)/ready-dev  ## run the tests that build, install or train for 
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 # What runs first of: .venv, then any Python at hand that has PyTorch. Nothing is installed, no network is needed.
-bench-gpu:  ## time the training steps on this machine's GPU in under 9 minutes (ARGS='--minutes 5')
+bench-gpu:  ## time the training steps on this machine's GPU in 8 minutes (ARGS='--minutes 5')
 	@for python in $(BIN)/python python3 python $(PYTHON); do \
 		"$$python" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("torch"))' >/dev/null 2>&1 || continue; \
 		PYTHONPATH="$(CURDIR):$(CURDIR)/plugins:$(CURDIR)/benchmarks$${PYTHONPATH:+:$$PYTHONPATH}" \

@@ -42,7 +42,6 @@ SMALL = (  # about 40 s on two cores on the plain path
     "train.steps=350",
     "train.save_every=350",
     "train.sample_every=350",
-    "method.coarse=0.0",
     'evaluate.metrics=["psnr", "ssim", "kid"]',
 )
 ENVIRONMENT = ("device", "cpu", "threads", "torch", "gantk")
@@ -145,8 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
                 return error.exit_code
             print(f"seed {seed}  {way:<6} {rows[-1]['seconds']:6.1f} s of training", flush=True)
             write(file, rows)
-    here = [row for row in rows if (row["recipe"], row["set"]) == (options.recipe, settings)]
-    write(file, rows, summary := summarise(here))
+    write(file, rows)
+    summary = summaries(rows)[named(options.recipe, settings)]
     if options.table:
         print(table(summary))
     outside = [f"{name} {direction}" for direction, found in summary.items() for name in found
@@ -155,10 +154,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write(file: Path, rows: list[dict[str, Any]], summary: dict[str, Any] | None = None) -> None:
-    """All trainings, and what follows from them once all are done."""
+def named(recipe: str, settings: list[str]) -> str:
+    """What was trained, for a reader: the recipe, and what differs from the small settings."""
+    return " ".join([recipe, *(each for each in settings if each not in SMALL)])
+
+
+def summaries(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """What `summarise` finds of each recipe and its settings."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault(named(row["recipe"], row["set"]), []).append(row)
+    return {name: summarise(part) for name, part in parts.items()}
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """All trainings, and what follows from them."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": "python benchmarks/fast_quality.py", "summary": summary or {}, "runs": rows}
+    content = {"command": "python benchmarks/fast_quality.py", "summary": summaries(rows), "runs": rows}
     write_file(file, (json.dumps(content, indent=1) + "\n").encode())
 
 

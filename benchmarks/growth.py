@@ -176,6 +176,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     networks = list(dict.fromkeys(row["series"].split(",")[0] for row in rows))
     figure, axes = plt.subplots(2, len(networks), figsize=(3.2 * len(networks), 5.4), squeeze=False, sharey="row")
@@ -192,6 +193,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             left = min(ends)[0]
             panel.plot([left, right[0]], [right[1] * left / right[0], right[1]], "--", color="0.6", linewidth=0.8)
             panel.set(xscale="log", yscale="log", title=f"{network}: {what}")
+            panel.xaxis.set_minor_formatter(NullFormatter())
             panel.title.set_fontsize(9)
             panel.tick_params(labelsize=7)
             panel.legend(fontsize=6.5, frameon=False)
