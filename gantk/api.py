@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
-    from gantk.forecast import Forecast
+    from gantk.costs.forecast import Forecast
+    from gantk.costs.profiling import Profile
+    from gantk.exports.onnx_model import OnnxModel
     from gantk.inference import Translator
-    from gantk.onnx_model import OnnxModel
-    from gantk.profiling import Profile
     from gantk.recipe import Recipe
     from gantk.runfolder import RunFolder
     from gantk.tables import Model
@@ -53,9 +53,9 @@ def run(
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
-    from gantk.exhausted import memory_advice
+    from gantk.costs.exhausted import memory_advice
+    from gantk.parallel.restart import advice, opened
     from gantk.recipe import load_recipe, resolved
-    from gantk.restart import advice, opened
     from gantk.runfolder import environment
     from gantk.runtime import describe, start, together
     from gantk.training import assemble
@@ -102,8 +102,8 @@ def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
-    from gantk.exhausted import memory_advice
-    from gantk.restart import advice
+    from gantk.costs.exhausted import memory_advice
+    from gantk.parallel.restart import advice
     from gantk.runfolder import RunFolder
     from gantk.runtime import start, together
     from gantk.training import assemble
@@ -145,9 +145,9 @@ def predict(
     """
     from dataclasses import replace
 
-    from gantk.forecast import forecast
+    from gantk.costs.forecast import forecast
+    from gantk.costs.remedies import remedies
     from gantk.recipe import load_recipe
-    from gantk.remedies import remedies
     from gantk.runtime import start
 
     loaded = load_recipe(recipe).override(set, profile)
@@ -208,7 +208,7 @@ def compare(
 def load(model: str | Path, *, device: str | None = None) -> Translator | OnnxModel:
     """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
     if Path(model).suffix.lower() == ".onnx":
-        from gantk.onnx_model import OnnxModel
+        from gantk.exports.onnx_model import OnnxModel
 
         return OnnxModel.load(Path(model))
     from gantk.inference import Translator
@@ -307,7 +307,7 @@ def export(
     Its answers to held-out images are compared with PyTorch's; GantkError, and no file, where they differ by more than
     `tolerance`, a share of the range. Returns the path written.
     """
-    from gantk.exporting import export as write
+    from gantk.exports.exporting import export as write
 
     return write(run, format=format, out=out, to=to, tolerance=tolerance, say=say)
 
@@ -354,7 +354,7 @@ def _profile(steps: int | None, parts: Parts) -> Profile | None:
     """What traces some steps, on the first rank, where that was asked for."""
     if steps is None:
         return None
-    from gantk.profiling import Profile, check_steps
+    from gantk.costs.profiling import Profile, check_steps
 
     check_steps(steps, parts.engine.plan.steps, parts.runtime)
     return Profile(steps) if parts.runtime.main else None
@@ -363,7 +363,7 @@ def _profile(steps: int | None, parts: Parts) -> Profile | None:
 def _train(
     parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: Profile | None = None
 ) -> RunFolder:
-    from gantk.restart import advice
+    from gantk.parallel.restart import advice
     from gantk.training import Training, restore
 
     runtime = parts.runtime
@@ -371,7 +371,7 @@ def _train(
         training = Training(parts, folder, seconds, profile)
         training.fit()
         if runtime.main:
-            from gantk.forecast import look_back  # not before the first step
+            from gantk.costs.forecast import look_back  # not before the first step
 
             look_back(training)
         if runtime.main and folder.chosen() != folder.latest():

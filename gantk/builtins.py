@@ -30,7 +30,7 @@ PARTS = {
         "images": "gantk.data.images:Images",
         "contrasts": "gantk.data.contrasts:Contrasts",
         "nifti": "gantk.data.nifti_source:Nifti",
-        "dicom": "gantk.data.dicom_source:Dicom",
+        "dicom": "gantk.data.dicom.source:Dicom",
         "bids": "gantk.data.bids:Bids",
         "manifest": "gantk.data.manifest:Manifest",
     },

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gantk.plugins import load
 
 if TYPE_CHECKING:
-    from gantk.forecast import Forecast
+    from gantk.costs.forecast import Forecast
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "nilearn", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "app": "gradio"}

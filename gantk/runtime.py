@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from gantk.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
 from gantk.errors import UserError
-from gantk.launch import Launch, launch
 from gantk.layout import CHANNELS_LAST
-from gantk.reduction import Reduction
+from gantk.parallel.launch import Launch, launch
+from gantk.parallel.reduction import Reduction
 
 if TYPE_CHECKING:
-    from gantk.ranks import Ranks
+    from gantk.parallel.ranks import Ranks
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ def _met(place: Launch) -> Ranks | None:
     """The other ranks; None where there are none."""
     if place.world == 1:
         return None
-    from gantk.ranks import meet
+    from gantk.parallel.ranks import meet
 
     return meet(place)
 

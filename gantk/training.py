@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gantk import checkpoint
 from gantk.allocator import use_allocator
+from gantk.costs.usage import Used
 from gantk.data.batches import Batches
 from gantk.data.changes import augmented, hide_contrasts
 from gantk.data.feeding import Feed
@@ -23,10 +24,10 @@ from gantk.device import slow_bf16
 from gantk.engine import Engine, Plan, check_plan
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.evaluation import Scorer, alarms
-from gantk.identity import identity_of
 from gantk.live import LiveView
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.nets.kernels import use_kernels
+from gantk.parallel.identity import identity_of
 from gantk.plugins import load
 from gantk.recompute import recompute
 from gantk.runfolder import RunFolder
@@ -34,10 +35,9 @@ from gantk.runtime import Runtime
 from gantk.selection import Choice, judge_for
 from gantk.stopping import stop_on_ctrl_c
 from gantk.tables import Model, TrainTable
-from gantk.usage import Used
 
 if TYPE_CHECKING:
-    from gantk.profiling import Profile
+    from gantk.costs.profiling import Profile
 
 
 @dataclass

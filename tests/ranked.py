@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from gantk import reduction
 from gantk.engine import Engine, Plan
 from gantk.method import Batch, Geometry, Method, Stage
 from gantk.optim import Constant, sgd
+from gantk.parallel import reduction
 from gantk.runtime import Runtime
 from gantk.testing.small import random_images, small_part, small_size
 

@@ -8,24 +8,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gantk import forecast as forecasting
-from gantk import step_time
-from gantk.budget import AsksForValues, Need, Watch, batch_of, largest, need_of, shape_of
 from gantk.cli import cli
+from gantk.costs import forecast as forecasting
+from gantk.costs import step_time
+from gantk.costs.budget import AsksForValues, Need, Watch, batch_of, largest, need_of, shape_of
+from gantk.costs.forecast import Forecast, Way, forecast, look_back, memory_of
+from gantk.costs.remedies import remedies
+from gantk.costs.step_time import smaller, step_seconds
+from gantk.costs.usage import Used, resident
 from gantk.doctor import prospects
 from gantk.engine import Engine
 from gantk.errors import UserError
-from gantk.forecast import Forecast, Way, forecast, look_back, memory_of
 from gantk.method import Stage
 from gantk.recipe import load_recipe
-from gantk.remedies import remedies
 from gantk.report.facts import usage as told
 from gantk.runtime import Runtime
-from gantk.step_time import smaller, step_seconds
 from gantk.summary import speed_of
 from gantk.tables import Model
 from gantk.training import build_method, plan_of
-from gantk.usage import Used, resident
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 MIB = 2**20
@@ -208,7 +208,7 @@ def test_remedies_are_the_mildest_first_and_end_with_one_that_fits(tiny_recipe, 
         pixels = model.data.size[0] * model.data.size[1] * (model.train.microbatch or model.train.batch)
         return replace(need, activations=pixels * (500 if model.train.recompute else 1000))
 
-    monkeypatch.setattr("gantk.remedies.need_of", bytes_of)
+    monkeypatch.setattr("gantk.costs.remedies.need_of", bytes_of)
     recipe = load_recipe(tiny_recipe).override(["data.size=[64,64]", "train.batch=4"])
     need = Need(MIB, MIB, MIB, MIB, MIB, 100 * MIB, 1e9)
     low = Forecast(need, 0, 0, "cpu", 1, 1.0, 1.0, "", 1.55)

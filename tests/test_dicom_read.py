@@ -146,7 +146,7 @@ def test_a_file_without_preamble_is_read_by_its_suffix(tmp_path):
 
 
 def test_a_deflated_file_is_bounded_before_it_is_inflated(tmp_path, monkeypatch):
-    from gantk.data import dicom_header
+    from gantk.data.dicom import header as dicom_header
 
     path = made.series(tmp_path, made.head(1))[0]
     dataset = dcmread(path)

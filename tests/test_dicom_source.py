@@ -8,7 +8,7 @@ import dicom_files as made
 import numpy as np
 import pytest
 
-from gantk.data.dicom_source import Dicom, contrast_of
+from gantk.data.dicom.source import Dicom, contrast_of
 from gantk.data.geometry import View
 from gantk.data.sources import source_for
 from gantk.errors import UserError

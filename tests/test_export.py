@@ -16,18 +16,18 @@ import torch
 from torch import nn
 
 import gantk as toolkit
-from gantk.bundle_inference import scaling
-from gantk.bundle_script import Fitted, Masked, Stacked, loaded, saved, scripted
 from gantk.data.image import Image
 from gantk.data.intensity import MinMax, Percentile, Window, ZScore
 from gantk.data.nyul import Nyul
 from gantk.errors import GantkError, UserError
-from gantk.export_network import exact_norms
-from gantk.exporting import export
+from gantk.exports.bundle_inference import scaling
+from gantk.exports.bundle_script import Fitted, Masked, Stacked, loaded, saved, scripted
+from gantk.exports.exporting import export
+from gantk.exports.network import exact_norms
+from gantk.exports.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
+from gantk.exports.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
 from gantk.inference import Translator
 from gantk.nets.blocks import InstanceNorm, norm
-from gantk.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
-from gantk.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
 from gantk.pipeline import Frame, Look, Pipeline
 
 onnx = pytest.importorskip("onnx")
@@ -233,7 +233,7 @@ def test_onnxruntime_that_is_not_installed_is_named(exported, monkeypatch):
 
 
 def test_packages_that_write_onnx_are_named_where_they_are_missing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk.onnx_file.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("gantk.exports.onnx_file.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UserError, match=r"onnxscript needed.*gantk\[onnx\]"):
         export(run, out=tmp_path / "x.onnx")
 
@@ -264,7 +264,7 @@ def test_wrong_input_is_refused_before_anything_is_written(run, tmp_path, option
 
 def test_the_command_hands_its_options_on(run, tmp_path, gantk, monkeypatch):
     calls = []
-    monkeypatch.setattr("gantk.exporting.export", lambda run, **options: calls.append((run, options)))
+    monkeypatch.setattr("gantk.exports.exporting.export", lambda run, **options: calls.append((run, options)))
     outcome = gantk("export", run, "--format", "monai", "--out", tmp_path / "x", "--to", "T2", "--tolerance", "0.01")
     assert outcome.code == 0, outcome.err
     ((given, options),) = calls
@@ -347,7 +347,7 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
     def gone(*args):
         raise UserError("there is no folder '/secret/patients'")
 
-    monkeypatch.setattr("gantk.parity.Data.load", gone)
+    monkeypatch.setattr("gantk.exports.parity.Data.load", gone)
     probes = real_images(Translator.load(run, "cpu"), "b")
     assert "not real ones" in probes.what and "/secret" not in probes.what
     assert "/secret/patients" in probes.why

@@ -63,7 +63,7 @@ def test_importing_gantk_imports_next_to_nothing(tmp_path):
 
 FIRST_STEP = """
 import json, sys
-from gantk import usage
+from gantk.costs import usage
 import gantk
 
 class Reached(Exception):

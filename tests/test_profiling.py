@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gantk import step_costs
 from gantk.checkpoint import latest
-from gantk.profiling import Profile
-from gantk.step_advice import Facts, lines, operators, remedies, whole_shares
-from gantk.step_costs import MARK, Costs, costs, kind_of
+from gantk.costs import step_costs
+from gantk.costs.profiling import Profile
+from gantk.costs.step_advice import Facts, lines, operators, remedies, whole_shares
+from gantk.costs.step_costs import MARK, Costs, costs, kind_of
 from gantk.tables import TrainTable
 
 # ---- synthetic traces

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from gantk import reduction
 from gantk.errors import GantkError
 from gantk.optim import AnyLayoutLBFGS
-from gantk.reduction import Reduction
+from gantk.parallel import reduction
+from gantk.parallel.reduction import Reduction
 
 
 class Done:

@@ -10,10 +10,10 @@ import types
 
 import pytest
 
-from gantk import usage
+from gantk.costs import usage
+from gantk.costs.usage import Used
 from gantk.runfolder import RunFolder
 from gantk.summary import speed_of
-from gantk.usage import Used
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk import budget
 from gantk.capture import WARM_UP, Graph
+from gantk.costs import budget
 from gantk.engine import Engine
 from gantk.method import Batch, Method
 from gantk.recipe import load_recipe

@@ -143,7 +143,7 @@ def _content(pixels: np.ndarray) -> float:
 
 def _dicom(image: Image, item: Inspected) -> None:
     from gantk.data import dicom
-    from gantk.data.dicom_source import MODALITIES, contrast_of
+    from gantk.data.dicom.source import MODALITIES, contrast_of
 
     words = dicom.summary(item.scan.files[0])
     first = image.header[0] if isinstance(image.header, list) and image.header else None

@@ -184,7 +184,7 @@ def code_of(target: Callable) -> str:
 
     Changed code may read other pixels from the same file, so it makes entries of its own.
     """
-    files = set(Path(__file__).parent.glob("*.py"))
+    files = set(Path(__file__).parent.rglob("*.py"))
     module = getattr(sys.modules.get(getattr(target, "__module__", "")), "__file__", None)
     if module:
         inside = (Path(module).parent / "__init__.py").is_file()

@@ -66,7 +66,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
-        from gantk.onnx_model import call, open_session
+        from gantk.exports.onnx_model import call, open_session
 
         self.session, self.call = open_session(path), call
         inputs = self.session.get_inputs()

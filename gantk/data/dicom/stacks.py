@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gantk.data.dicom_slices import Slice
+from gantk.data.dicom.slices import Slice
 from gantk.errors import UserError
 
 EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it

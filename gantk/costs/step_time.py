@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from gantk.budget import Need, Shape, batch_of, build, largest, need_of, same_random_numbers, steps_of
 from gantk.capture import WARM_UP
+from gantk.costs.budget import Need, Shape, batch_of, build, largest, need_of, same_random_numbers, steps_of
 from gantk.engine import Engine
 from gantk.errors import GantkError
 from gantk.runtime import Runtime

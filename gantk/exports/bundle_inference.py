@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gantk.bundle_config import lines_of, whole
 from gantk.data.intensity import Linear
 from gantk.errors import UserError
+from gantk.exports.bundle_config import lines_of, whole
 from gantk.inference import OTHER
 
 # The anatomical ends of the axes of an upright volume (planes, rows, columns) in each plane's view.

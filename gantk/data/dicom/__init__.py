@@ -98,15 +98,15 @@ def write(path: Path, image: Image, description: str = "") -> None:
 
     `path` is a folder (new, empty, or of an earlier result), which gets a file for each of the source's, or one .dcm
     file. `description` is what the image shows, the target domain's name: "T2". No value is clipped: see
-    `gantk.data.dicom_stored`.
+    `gantk.data.dicom.stored`.
     """
-    _room("write").write(Path(path), image, description)
+    _room("writing").write(Path(path), image, description)
 
 
 def _room(name: str) -> ModuleType:
     """A module that needs the extra; its absence is one UserError."""
     try:
-        return importlib.import_module(f"gantk.data.dicom_{name}")
+        return importlib.import_module(f"gantk.data.dicom.{name}")
     except ImportError as error:
         missing = (error.name or str(error)).split(".")[0]
         raise UserError(

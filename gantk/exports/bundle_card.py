@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gantk.bundle_config import MONAI, evaluation, intended_use, lines_of, whole
-from gantk.bundle_inference import AXCODES
+from gantk.exports.bundle_config import MONAI, evaluation, intended_use, lines_of, whole
+from gantk.exports.bundle_inference import AXCODES
 from gantk.inference import OTHER
 from gantk.version import version_of_gantk
 

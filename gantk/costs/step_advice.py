@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gantk.step_costs import (
+from gantk.costs.step_costs import (
     APART,
     AVERAGE,
     CONVOLUTIONS,

@@ -35,7 +35,7 @@ class OnnxModel:
     """One direction of a trained model in a .onnx file that `gantk export` wrote."""
 
     session: Any  # onnxruntime's
-    meta: dict[str, Any]  # what the file says beside the network: `gantk.exporting.Direction.state`, and more
+    meta: dict[str, Any]  # what the file says beside the network: `gantk.exports.exporting.Direction.state`, and more
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:

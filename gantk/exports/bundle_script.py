@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.detail import FLAT, WINDOW
-from gantk.export_network import Program, quiet
+from gantk.exports.network import Program, quiet
 from gantk.pipeline import Frame
 
 

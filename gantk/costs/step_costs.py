@@ -1,8 +1,8 @@
 """What training steps spent their time on, out of a Chrome trace: categories that add up to the steps.
 
 On a CPU, every instant of the traced steps belongs to what the main thread had begun last: an operator, or a range that
-`gantk.profiling` marked. On a GPU an instant belongs to the kernel that runs; where none does, to what the host was
-doing meanwhile, and that is overhead unless it waits for data, prepares a batch or logs.
+`gantk.costs.profiling` marked. On a GPU an instant belongs to the kernel that runs; where none does, to what the host
+was doing meanwhile, and that is overhead unless it waits for data, prepares a batch or logs.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from gantk.data.dicom_header import expect_possible, header, no_image, readable
-from gantk.data.dicom_pixels import COLOUR, Coding, colour, frames
-from gantk.data.dicom_slices import FILMS, Slice, slices_of
-from gantk.data.dicom_stacks import TO_RAS, Stack, Straightening, separated, stacked
+from gantk.data.dicom.header import expect_possible, header, no_image, readable
+from gantk.data.dicom.pixels import COLOUR, Coding, colour, frames
+from gantk.data.dicom.slices import FILMS, Slice, slices_of
+from gantk.data.dicom.stacks import TO_RAS, Stack, Straightening, separated, stacked
 from gantk.data.image import Image
 from gantk.data.limits import expect_room
 from gantk.data.orientation import to_upright, upright_sides

@@ -1,6 +1,6 @@
 """What a training will take before it begins: memory beside what the device has, seconds a step, hours in all.
 
-Memory is counted (see `gantk.budget`), time is measured (see `gantk.step_time`).
+Memory is counted (see `gantk.costs.budget`), time is measured (see `gantk.costs.step_time`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gantk.allocator import use_allocator
-from gantk.budget import Need, Shape, need_of, shape_of
+from gantk.costs.budget import Need, Shape, need_of, shape_of
+from gantk.costs.step_time import hours_of, step_seconds
+from gantk.costs.usage import resident
 from gantk.errors import GantkError
 from gantk.runtime import Runtime
-from gantk.step_time import hours_of, step_seconds
 from gantk.tables import Model
-from gantk.usage import resident
 
 if TYPE_CHECKING:
     from gantk.training import Training

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.bundle_card import LICENSE, card
-from gantk.bundle_config import metadata, shows_pictures, whole
-from gantk.bundle_inference import inference
-from gantk.bundle_script import Fitted, Masked, Plain, Stacked, loaded, saved, scripted, traced
 from gantk.data.image import Image
 from gantk.data.prepared import Data
 from gantk.errors import GantkError, UserError
+from gantk.exports.bundle_card import LICENSE, card
+from gantk.exports.bundle_config import metadata, shows_pictures, whole
+from gantk.exports.bundle_inference import inference
+from gantk.exports.bundle_script import Fitted, Masked, Plain, Stacked, loaded, saved, scripted, traced
+from gantk.exports.onnx_model import WHOLE, by_windows, padded
+from gantk.exports.parity import Parity, checked
 from gantk.files import write_file
 from gantk.inference import OTHER
 from gantk.method import check_networks
-from gantk.onnx_model import WHOLE, by_windows, padded
-from gantk.parity import Parity, checked
 from gantk.pipeline import Pipeline
 
 # Per cent of the pixels that have to agree with gantk's own chain: the slopes that carry detail to a larger grid are

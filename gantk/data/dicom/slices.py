@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from gantk.data.dicom_header import frames_of
+from gantk.data.dicom.header import frames_of
 from gantk.errors import UserError
 
 # What tells stacks apart that one series holds at the same positions: by element, or group and element of a frame.

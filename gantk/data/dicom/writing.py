@@ -14,13 +14,13 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from gantk.data.dicom import SUFFIXES, is_dicom
-from gantk.data.dicom_derived import MARK, Making, derived, frame_groups
-from gantk.data.dicom_header import header
-from gantk.data.dicom_image import Headers
-from gantk.data.dicom_pixels import Coding
-from gantk.data.dicom_slices import TAGS, slices_of
-from gantk.data.dicom_stacks import TO_RAS
-from gantk.data.dicom_stored import Scale, scales_for
+from gantk.data.dicom.derived import MARK, Making, derived, frame_groups
+from gantk.data.dicom.header import header
+from gantk.data.dicom.image import Headers
+from gantk.data.dicom.pixels import Coding
+from gantk.data.dicom.slices import TAGS, slices_of
+from gantk.data.dicom.stacks import TO_RAS
+from gantk.data.dicom.stored import Scale, scales_for
 from gantk.data.image import Image
 from gantk.data.io import replacing
 from gantk.data.layout import words_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gantk.budget import need_of, shape_of
+from gantk.costs.budget import need_of, shape_of
+from gantk.costs.forecast import Forecast, Way, spare_of
 from gantk.errors import GantkError
-from gantk.forecast import Forecast, Way, spare_of
 from gantk.recipe import Recipe
 from gantk.runtime import Runtime
 

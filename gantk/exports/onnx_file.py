@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from gantk.errors import GantkError, UserError
-from gantk.export_network import Program, quiet
-from gantk.onnx_model import EXTRA, INPUT, KEY, OUTPUT
+from gantk.exports.network import Program, quiet
+from gantk.exports.onnx_model import EXTRA, INPUT, KEY, OUTPUT
 
 OPSET = 18  # the first with every operator that our networks become; onnxruntime runs it from 1.14 on
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -22,12 +22,12 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from gantk import step_costs as ranges
 from gantk.capture import WARM_UP
+from gantk.costs import step_costs as ranges
+from gantk.costs.step_advice import Facts, lines, summary
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.runtime import Runtime, describe
-from gantk.step_advice import Facts, lines, summary
 
 if TYPE_CHECKING:
     from gantk.training import Training

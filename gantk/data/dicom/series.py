@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from gantk.data.dicom_header import frames_of, header, no_image, readable
-from gantk.data.dicom_slices import TAGS, Slice, slices_of
-from gantk.data.dicom_stacks import separated
+from gantk.data.dicom.header import frames_of, header, no_image, readable
+from gantk.data.dicom.slices import TAGS, Slice, slices_of
+from gantk.data.dicom.stacks import separated
 from gantk.data.io import Scan, natural
 from gantk.errors import UserError
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from gantk.errors import Elsewhere, GantkError, UserError
-from gantk.launch import Launch
+from gantk.parallel.launch import Launch
 
 T = TypeVar("T")
 MEETING = timedelta(minutes=10)  # until all ranks must have come: machines load torch at different speeds

@@ -20,7 +20,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from gantk.data.dicom_header import frames_of, readable
+from gantk.data.dicom.header import frames_of, readable
 from gantk.errors import UserError
 
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
