@@ -33,7 +33,7 @@ from gantk.data.image import Image
 from gantk.data.intensity import Window
 from gantk.data.io import Scan, read, scans, suffix_of, write
 from gantk.errors import UserError
-from gantk.pipeline import Frame, Pipeline
+from gantk.inference.pipeline import Frame, Pipeline
 
 FOLDERS = ("io", "templates", "open_ms", "brats", "brainix_dicom")
 VERDICTS = ("identical", "within 1e-6", "refused", "failed")

@@ -25,12 +25,12 @@ from scipy.stats import spearmanr
 
 import gantk
 from gantk import checkpoint
+from gantk.inference.whole import whole_images
 from gantk.metrics.pairs import PSNR, SSIM
 from gantk.runfolder import RunFolder
 from gantk.runtime import start
 from gantk.selection import MOST, Choice, judge_for
 from gantk.training import Parts, assemble, inference_weights, restore
-from gantk.whole import whole_images
 
 OTHER = {"a": "b", "b": "a"}
 

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 
 import gantk
 from gantk.data.io import read
+from gantk.inference.tiles import Tiling
+from gantk.inference.windows import by_windows, corners, padded, tiles
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.runtime import describe, start
-from gantk.tiles import Tiling
-from gantk.windows import by_windows, corners, padded, tiles
 
 SLICES = (70, 85, 100)  # planes of the volume, counted from below
 

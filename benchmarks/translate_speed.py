@@ -198,8 +198,8 @@ def write_series(values: np.ndarray, folder: Path) -> None:
 def folder_row(kind: str, folder: Path, rounds: int) -> dict:
     """A folder of one kind of files, side by side and one after the other."""
     import gantk
-    from gantk.pipeline import PLAIN
-    from gantk.translation import Translation
+    from gantk.inference.pipeline import PLAIN
+    from gantk.inference.translation import Translation
 
     source, out, at_work = folder / "in", folder / "out", [0.0]
     make_files(kind, source)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # torch is imported by the functions that need it: an exporte
     from gantk.costs.forecast import Forecast
     from gantk.costs.profiling import Profile
     from gantk.exports.onnx_model import OnnxModel
-    from gantk.inference import Translator
+    from gantk.inference.translator import Translator
     from gantk.recipe import Recipe
     from gantk.runfolder import RunFolder
     from gantk.tables import Model
@@ -211,7 +211,7 @@ def load(model: str | Path, *, device: str | None = None) -> Translator | OnnxMo
         from gantk.exports.onnx_model import OnnxModel
 
         return OnnxModel.load(Path(model))
-    from gantk.inference import Translator
+    from gantk.inference.translator import Translator
 
     return Translator.load(Path(model), device)
 
@@ -251,8 +251,8 @@ def translate(
     Returns the paths written. A folder that was translated in part goes on where it was stopped.
     """
     from gantk.data.io import read
-    from gantk.pipeline import PLANES, Look
-    from gantk.translation import Translation
+    from gantk.inference.pipeline import PLANES, Look
+    from gantk.inference.translation import Translation
 
     if variants is not None and style is not None:
         raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
@@ -286,7 +286,7 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's post-steps follow.
     """
-    from gantk.sampling import sample_to
+    from gantk.inference.sampling import sample_to
 
     written = sample_to(load(run, device=device), n, Path(out), seed, label, post)
     say(f"written  {len(written)} images to {out}")

@@ -12,6 +12,8 @@ from torch import Tensor
 from gantk.data.prepared import Data
 from gantk.data.records import Record
 from gantk.held import Held, alarms, difference
+from gantk.inference.uncertainty import Uncertain, uncertain
+from gantk.inference.whole import whole_images
 from gantk.method import Method
 from gantk.metrics.choice import chosen_metrics
 from gantk.metrics.pair_scores import PairScorer, Truth
@@ -26,8 +28,6 @@ from gantk.post import Posts, spread_examples
 from gantk.runtime import Runtime
 from gantk.summary import speed_of, summary_lines
 from gantk.tables import Model
-from gantk.uncertainty import Uncertain, uncertain
-from gantk.whole import whole_images
 
 __all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
 

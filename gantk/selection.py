@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from gantk.data.prepared import Data
 from gantk.data.records import Record
 from gantk.held import difference
+from gantk.inference.whole import whole_images
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Method
 from gantk.metrics.baselines import identity
@@ -48,7 +49,6 @@ from gantk.metrics.sets import ImageGroup, Kid
 from gantk.metrics.truths import OTHER
 from gantk.runtime import Runtime
 from gantk.tables import Model
-from gantk.whole import whole_images
 
 NEAREST = "lowest kid + structure^4 + cycle^4: kid 1 for a copy of the input, structure 1 for an unrelated image"
 SAMPLES = "lowest kid_random of images from noise"

@@ -26,9 +26,9 @@ from gantk.exports.exporting import export
 from gantk.exports.network import exact_norms
 from gantk.exports.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
 from gantk.exports.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
-from gantk.inference import Translator
+from gantk.inference.pipeline import Frame, Look, Pipeline
+from gantk.inference.translator import Translator
 from gantk.nets.blocks import InstanceNorm, norm
-from gantk.pipeline import Frame, Look, Pipeline
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -369,7 +369,7 @@ def test_norms_whose_means_are_taken_axis_by_axis_are_the_same_norms():
 
 
 def test_windows_and_borders_are_those_of_the_run_folder():
-    from gantk import windows
+    from gantk.inference import windows
 
     images = native((2, 1, 40, 50)) / 300
     smooth = nn.AvgPool2d(5, 1, 2)

@@ -13,7 +13,7 @@ from PIL import Image as Picture
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
-from gantk.inference import Look
+from gantk.inference.translator import Look
 
 UNET = {"name": "unet", "width": 4, "depth": 2}
 PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantk.stages import staged
+from gantk.inference.stages import staged
 from gantk.undrawn import to_be_loaded
 
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk.inference.tiles import Tiling
+from gantk.inference.windows import padded, tiles
 from gantk.nets.attention_unet import AttentionUNet
 from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, settle, upsample
 from gantk.nets.calls import Memory, Watched, calls_of, parts_of
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups, moments, normalised
 from gantk.nets.unet import UNet
-from gantk.tiles import Tiling
-from gantk.windows import padded, tiles
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SIZES = {2: (41, 58), 3: (22, 33, 30)}  # no multiples of anything

@@ -17,8 +17,8 @@ import gantk as toolkit
 from gantk.data.image import Image
 from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
-from gantk.pipeline import Frame, Look, Pipeline
-from gantk.translation import Translation
+from gantk.inference.pipeline import Frame, Look, Pipeline
+from gantk.inference.translation import Translation
 
 IDENTITY = """
 import torch
@@ -253,7 +253,7 @@ def test_what_is_masked_out_stays_masked_out():
 KILLED = """
 import os, signal, sys
 import gantk
-import gantk.translation as translation
+import gantk.inference.translation as translation
 
 write, stopped = translation.write, sys.argv[4]
 
@@ -317,7 +317,7 @@ def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tm
     text = recipe.read_text("utf-8")
     recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
     assert recipe.read_text("utf-8") != text
-    monkeypatch.setattr("gantk.stages.ThreadPoolExecutor", None)  # the second way has no use for threads
+    monkeypatch.setattr("gantk.inference.stages.ThreadPoolExecutor", None)  # the second way has no use for threads
     with pytest.raises(GantkError, match="bad.nii.gz"):
         toolkit.translate(recipe.parent, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
     for k in range(3):

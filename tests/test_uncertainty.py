@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk.inference.uncertainty import KINDS, Uncertain, dropping, uncertain
 from gantk.metrics.uncertainty import foreground, judge
-from gantk.uncertainty import KINDS, Uncertain, dropping, uncertain
 
 # ---- how well an uncertainty predicts the error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantk.windows import by_windows, corners
+from gantk.inference.windows import by_windows, corners
 
 
 @pytest.mark.parametrize(("size", "window"), [((40, 50), (16, 16)), ((20, 24, 17), (8, 8, 8)), ((16, 16), (16, 16))])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from gantk.capture import WARM_UP
 from gantk.data.records import Record
 from gantk.data.sources import source_for
+from gantk.inference.whole import whole_images
 from gantk.method import Batch, Method, Stage
 from gantk.recipe import load_recipe
 from gantk.runtime import start
 from gantk.tables import Model
 from gantk.training import Parts, assemble, inference_weights, resized
-from gantk.whole import whole_images
 from peers.cases import STRUCTURE, Case
 from peers.side import Side
 from peers.switches import PLAIN, enter

@@ -24,9 +24,9 @@ from gantk.exports.bundle_script import Fitted, Masked, Plain, Stacked, loaded, 
 from gantk.exports.onnx_model import WHOLE, by_windows, padded
 from gantk.exports.parity import Parity, checked
 from gantk.files import write_file
-from gantk.inference import OTHER
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.translator import OTHER
 from gantk.method import check_networks
-from gantk.pipeline import Pipeline
 
 # Per cent of the pixels that have to agree with gantk's own chain: the slopes that carry detail to a larger grid are
 # quotients of two rounding errors where an image is all but flat.

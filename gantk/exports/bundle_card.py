@@ -6,7 +6,7 @@ from typing import Any
 
 from gantk.exports.bundle_config import MONAI, evaluation, intended_use, lines_of, whole
 from gantk.exports.bundle_inference import AXCODES
-from gantk.inference import OTHER
+from gantk.inference.translator import OTHER
 from gantk.version import version_of_gantk
 
 LICENSE = """\

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gantk.data.channels import PerChannel
-from gantk.inference import OTHER
+from gantk.inference.translator import OTHER
 from gantk.version import version_of_gantk
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

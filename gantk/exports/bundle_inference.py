@@ -11,7 +11,7 @@ from typing import Any
 from gantk.data.intensity import Linear
 from gantk.errors import UserError
 from gantk.exports.bundle_config import lines_of, whole
-from gantk.inference import OTHER
+from gantk.inference.translator import OTHER
 
 # The anatomical ends of the axes of an upright volume (planes, rows, columns) in each plane's view.
 AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}

@@ -9,9 +9,9 @@ import zipfile
 import torch
 from torch import Tensor, nn
 
-from gantk.detail import FLAT, WINDOW
 from gantk.exports.network import Program, quiet
-from gantk.pipeline import Frame
+from gantk.inference.detail import FLAT, WINDOW
+from gantk.inference.pipeline import Frame
 
 
 class Plain(nn.Module):
@@ -28,7 +28,7 @@ class Plain(nn.Module):
 
 
 class Fitted(nn.Module):
-    """Images of any size: brought to the network's, through it, and back, as gantk.data.fit and gantk.pipeline do it.
+    """Images of any size to the network's and back, as gantk.data.fit and gantk.inference.pipeline do it.
 
     (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours, where the
     network sees those; the result is the middle slice's. An image of one value throughout stays what it is, or becomes
@@ -37,7 +37,7 @@ class Fitted(nn.Module):
 
     def __init__(self, network: nn.Module, frame: Frame, window: tuple, overlap: float):
         super().__init__()
-        from gantk.windows import corners
+        from gantk.inference.windows import corners
 
         self.network, self.reach, self.low = network, frame.neighbours, float(frame.range[0])
         self.stretch, self.guided, self.box, self.flat = frame.fit == "stretch", frame.detail == "guided", WINDOW, FLAT

@@ -20,7 +20,7 @@ from gantk.exports.onnx_file import OPSET, require_onnx, to_onnx, with_metadata
 from gantk.exports.onnx_model import FORMAT, INPUT, call, open_session
 from gantk.exports.parity import TOLERANCE, OnlyAlone, Probes, checked, noise, real_images, require_steady
 from gantk.files import write_file
-from gantk.inference import OTHER, Translator
+from gantk.inference.translator import OTHER, Translator
 from gantk.version import version_of_gantk
 
 FORMATS = ("onnx", "monai")

@@ -15,7 +15,7 @@ import numpy as np
 from gantk.data.channels import PerChannel
 from gantk.data.image import Image
 from gantk.errors import UserError
-from gantk.pipeline import PLAIN, Frame, Look, Pipeline, Progress
+from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
 from gantk.plugins import registry
 
 KEY = "gantk"  # the one entry of the model's metadata: JSON that says all that a network alone does not

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from gantk.inference.windows import Tile
 from gantk.layout import CHANNELS_LAST
 from gantk.nets.calls import Call, Unfit, Watched
 from gantk.nets.coarse import Cut, Place, Whole, checked, unknown
 from gantk.nets.statistics import Moments, moments, normalised
-from gantk.windows import Tile
 
 
 class _Reached(Exception):

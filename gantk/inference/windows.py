@@ -27,7 +27,7 @@ def by_windows(
 
     Returns (N, D, *size), float32, on the images' device. A window counts most at its middle and least at its border
     (a Gaussian of a quarter of its side), where it knows least of its surroundings. Each window is on its own:
-    `gantk.tiles.Tiling` makes them agree.
+    `gantk.inference.tiles.Tiling` makes them agree.
     """
     size = tuple(images.shape[2:])
     if any(side < part for side, part in zip(size, window, strict=True)):

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gantk.inference.tiles import Tiling
 from gantk.method import Method
 from gantk.runtime import Runtime
 from gantk.tables import Model
-from gantk.tiles import Tiling
 
 
 def whole_images(

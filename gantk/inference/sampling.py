@@ -12,7 +12,7 @@ from gantk.data.image import Image
 from gantk.data.io import write
 from gantk.errors import UserError
 from gantk.files import write_file
-from gantk.inference import Translator, flat
+from gantk.inference.translator import Translator, flat
 
 LARGEST = {8: 255, 16: 65535}
 

@@ -15,9 +15,9 @@ from gantk.data.dicom import is_dicom, remarks
 from gantk.data.image import Image
 from gantk.data.io import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, scans, stem_of, suffix_of, write
 from gantk.errors import GantkError, UserError
-from gantk.ledger import Ledger
-from gantk.pipeline import Look
-from gantk.stages import staged
+from gantk.inference.ledger import Ledger
+from gantk.inference.pipeline import Look
+from gantk.inference.stages import staged
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done, what is at work)

@@ -16,9 +16,9 @@ from gantk.data.channels import PerChannel, to_network
 from gantk.data.fit import Fit
 from gantk.data.geometry import View
 from gantk.data.image import Image
-from gantk.detail import with_detail
 from gantk.errors import UserError
-from gantk.stages import staged
+from gantk.inference.detail import with_detail
+from gantk.inference.stages import staged
 
 PLANES = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)

@@ -20,18 +20,18 @@ from gantk.data.image import Image
 from gantk.data.prepared import Data, intensity_from
 from gantk.data.stacks import middle
 from gantk.errors import UserError
-from gantk.ledger import sha256_of
+from gantk.inference.ledger import sha256_of
+from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
+from gantk.inference.uncertainty import Uncertain, uncertain
+from gantk.inference.whole import whole_images
 from gantk.method import Method
 from gantk.nets.blocks import settle
-from gantk.pipeline import PLAIN, Frame, Look, Pipeline, Progress
 from gantk.post import Posts, spread_examples
 from gantk.runfolder import RunFolder
 from gantk.runtime import Runtime, start
 from gantk.tables import Model
 from gantk.training import build_method, earlier_weights, split_weights
-from gantk.uncertainty import Uncertain, uncertain
 from gantk.undrawn import to_be_loaded
-from gantk.whole import whole_images
 
 OTHER = {"a": "b", "b": "a"}
 
