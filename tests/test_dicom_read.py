@@ -312,7 +312,7 @@ def test_a_series_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, mon
 
 def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatch):
     path = made.series(tmp_path, made.head(1))[0]
-    for name in [name for name in sys.modules if name.startswith("gantk.data.dicom_")]:
+    for name in [name for name in sys.modules if name.startswith("gantk.data.dicom.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"needs pydicom, which is not installed.*gantk\[dicom\]"):
