@@ -83,18 +83,23 @@ def precision_on(device: torch.device, wanted: str) -> str:
 
 
 def slow_bf16(device: torch.device, precision: str) -> str | None:
-    """What to say where bf16 was asked for and this processor only imitates it: right all the same, and slow."""
+    """What to say where bf16 was asked for and costs time on this processor; the results are right all the same."""
     if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
         return None
-    return 'this processor has no bf16 arithmetic and imitates it, which is slow: train.precision = "auto" takes fp32'
+    return 'bf16 is slower than float32 on this processor: train.precision = "auto" takes fp32'
 
 
 def good_at_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is native: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
+    """Whether bf16 is quicker than float32: on Ampere and later, on CPUs with AMX, on AMD's with AVX512-BF16.
+
+    Intel's AVX512-BF16 without AMX, which virtual machines may hide, multiplies at float32's rate and converts besides:
+    a CycleGAN's step takes 1.1 (U-Net) to 1.5 times as long as in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return any(flag in cpu_info() for flag in ("avx512_bf16", "amx_bf16"))
+        known = cpu_info()
+        return "amx_bf16" in known or ("avx512_bf16" in known and "GenuineIntel" not in known)
     return False
 
 
