@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import shutil
@@ -11,7 +12,9 @@ import tempfile
 # machine threads that wait for each other take minutes for what one does in seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for weights
-os.environ.setdefault("GANTK_CACHE", tempfile.mkdtemp(prefix="gantk-cache-"))  # the user's own stays as it is
+if "GANTK_CACHE" not in os.environ:  # the user's own stays as it is
+    os.environ["GANTK_CACHE"] = tempfile.mkdtemp(prefix="gantk-cache-")
+    atexit.register(shutil.rmtree, os.environ["GANTK_CACHE"], ignore_errors=True)
 
 import subprocess
 import sys
