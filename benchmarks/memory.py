@@ -2,7 +2,7 @@
 
 Every figure is of a process of its own, by the system's count (ru_maxrss), beside what was predicted in another one.
 
-    python benchmarks/memory.py budget [--json FILE]      128^3 and 1024^2: plain, microbatch, recompute, both, least
+    python benchmarks/memory.py budget [--json FILE]      128^3 and 1024^2 with what saves memory, alone and together
     python benchmarks/memory.py accuracy [--json FILE]    recipes as they come, cpu profile where there is one
     python benchmarks/memory.py one RECIPE [--set KEY=VALUE]... [--profile NAME] [--steps N] [--json FILE]
 
@@ -23,6 +23,8 @@ SAVING = {
     "plain": [],
     "microbatch": ["train.microbatch=1"],
     "recompute": ["train.recompute=true"],
+    "system": ['train.allocator="system"'],
+    "recompute, system": ["train.recompute=true", 'train.allocator="system"'],
     "both": ["train.microbatch=1", "train.recompute=true"],
     "least": ["train.microbatch=1", "train.recompute=true", 'train.allocator="system"'],
 }

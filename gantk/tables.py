@@ -104,7 +104,7 @@ class TrainTable(Table):
     benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms; False: the one cuDNN guesses
     capture: Literal["auto", "off"] = "auto"  # CUDA: the whole step as one graph, or operator by operator
     compile: bool = False  # torch.compile of each phase's losses
-    recompute: bool = False  # activations are computed again in the backward pass: saves memory, costs time
+    recompute: bool = False  # compute activations twice: saves memory (CPU: with allocator = "system"), costs time
     overlap: bool = True  # ranks: gradients are reduced while others are still computed; False: all in one message
     ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
     seed: int = 0
