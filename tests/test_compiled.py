@@ -320,13 +320,12 @@ def test_the_real_compiler_goes_where_the_plain_phases_go(precision):
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_compiler_trains_without(monkeypatch):
+def test_a_machine_without_a_compiler_trains_without():
     import torch._inductor.config
     import torch._inductor.cpp_builder
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
     engine = sketched("inductor", rule=adam)
-    with torch._inductor.config.patch(force_disable_caches=True):
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
         train(engine)
     assert [note.split(": ")[-1] for note in engine.notes] == ["there is no C++ compiler; install g++"] * 2
 
