@@ -24,7 +24,7 @@ SAVING = {
     "microbatch": ["train.microbatch=1"],
     "recompute": ["train.recompute=true"],
     "system": ['train.allocator="system"'],
-    "recompute, system": ["train.recompute=true", 'train.allocator="system"'],
+    "recompute+system": ["train.recompute=true", 'train.allocator="system"'],
     "both": ["train.microbatch=1", "train.recompute=true"],
     "least": ["train.microbatch=1", "train.recompute=true", 'train.allocator="system"'],
 }
