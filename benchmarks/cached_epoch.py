@@ -27,10 +27,10 @@ import numpy as np
 
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.cache import Cache
-from gantk.data.images import Images
 from gantk.data.intensity import Percentile
 from gantk.data.preparation import Preparation
-from gantk.runtime import describe, start
+from gantk.data.sources.images import Images
+from gantk.machine.runtime import describe, start
 
 EPOCHS = ("uncached", "first", "second", "next run")
 NOTHING = 1e-9  # GiB of images to keep in memory

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gantk.machine.runtime import Runtime, describe, start
 from gantk.metrics import features
-from gantk.runtime import Runtime, describe, start
 
 LAYOUTS = {"bare": torch.contiguous_format, "bare, channels-last": torch.channels_last}
 

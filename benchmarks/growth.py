@@ -35,12 +35,12 @@ from gpu.flops import Counter
 from gpu.timing import once
 from peers.switches import enter
 
-from gantk.engine import Engine
 from gantk.files import write_file
+from gantk.machine.runtime import describe, start
 from gantk.method import Batch
-from gantk.recipe import load_recipe
-from gantk.runtime import describe, start
-from gantk.training import build_method, inference_weights, plan_of
+from gantk.recipe.load import load_recipe
+from gantk.training.engine import Engine
+from gantk.training.loop import build_method, inference_weights, plan_of
 
 LIMIT = 1.1  # exponents above it are more than timing and caches explain
 TAIL = 3  # the largest sizes of a series

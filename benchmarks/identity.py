@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.data.image import Image
 from gantk.data.intensity import Window
-from gantk.data.io import Scan, read, scans, suffix_of, write
 from gantk.errors import UserError
+from gantk.formats.files import Scan, read, scans, suffix_of, write
+from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Pipeline
 
 FOLDERS = ("io", "templates", "open_ms", "brats", "brainix_dicom")

@@ -12,10 +12,10 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from gantk import checkpoint
-from gantk.runfolder import RunFolder
-from gantk.runtime import start
-from gantk.training import assemble, inference_weights, restore
+from gantk.machine.runtime import start
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
+from gantk.training.loop import assemble, inference_weights, restore
 
 
 def main() -> None:

@@ -28,10 +28,10 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 
+from gantk.machine.runtime import describe, start
 from gantk.method import Batch
-from gantk.recipe import load_recipe
-from gantk.runtime import describe, start
-from gantk.training import Training, assemble
+from gantk.recipe.load import load_recipe
+from gantk.training.loop import Training, assemble
 
 SMALL = (
     'method.generator={name="unet", width=8, depth=4}',

@@ -38,13 +38,13 @@ RECIPES = ["cyclegan_3d", "dualgan_t1t2", "pix2pix_t1t2", "progan_phantom", "dcg
 
 def trained(recipe: str, settings: list[str], profile: str | None, steps: int) -> dict:
     """Train some steps on noise of the recipe's shape; GiB before and at the peak, seconds per step."""
-    from gantk.allocator import use_allocator
     from gantk.costs.budget import batch_of, build, largest, shape_of
-    from gantk.costs.usage import peak_memory, resident
-    from gantk.engine import Engine
-    from gantk.recipe import load_recipe
-    from gantk.runtime import describe, start
-    from gantk.training import plan_of
+    from gantk.machine.allocator import use_allocator
+    from gantk.machine.runtime import describe, start
+    from gantk.machine.usage import peak_memory, resident
+    from gantk.recipe.load import load_recipe
+    from gantk.training.engine import Engine
+    from gantk.training.loop import plan_of
 
     model = load_recipe(recipe).override(settings, profile).check()
     runtime = start("cpu", model.train.precision, model.train.channels_last)
@@ -105,7 +105,7 @@ def row(recipe: str, settings: list[str], profile: str | None, steps: int) -> di
 
 
 def has_profile(recipe: str, name: str) -> bool:
-    from gantk.recipe import load_recipe
+    from gantk.recipe.load import load_recipe
 
     return name in load_recipe(recipe).tables.get("profile", {})
 

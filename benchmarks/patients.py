@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 import gantk
-from gantk.data.fit import Fit
-from gantk.data.io import read
+from gantk.data.resize import Fit
+from gantk.formats.files import read
 from gantk.metrics.bootstrap import estimate
 from gantk.metrics.pairs import MAE, PSNR, SSIM
-from gantk.runfolder import environment
+from gantk.runs.folder import environment
 
 OPEN_MS = "open_ms/patient{0}/{1}_N4_noneck_reduced_winsor_regtoFLAIR{2}_regtoMNI.nii.gz"
 BRATS = "brats/Brats18_2013_2_1/Brats18_2013_2_1_{0}.nii.gz"

@@ -72,7 +72,7 @@ def _rank(rank: int, port: int, recipe: str, settings: list[str], rounds: int, s
     import torch
     import torch.distributed as dist
 
-    from gantk.runtime import describe, start
+    from gantk.machine.runtime import describe, start
 
     torch.set_num_threads(1)
     place = {"WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -101,8 +101,8 @@ class _Way:
     """One way of taking the recipe's steps."""
 
     def __init__(self, name: str, recipe: str, settings: list[str], ranks):
-        from gantk.recipe import load_recipe
-        from gantk.training import Training, assemble
+        from gantk.recipe.load import load_recipe
+        from gantk.training.loop import Training, assemble
 
         overlap = "true" if name == "overlapped" else "false"
         model = load_recipe(recipe).override([*settings, f"train.overlap={overlap}"]).check()
@@ -146,8 +146,8 @@ def bytes_per_step() -> dict[str, dict]:
 
     from gantk.errors import UserError
     from gantk.method import Geometry, check_networks
-    from gantk.plugins import registry
-    from gantk.spec import bind_or_raise
+    from gantk.plugin.loader import registry
+    from gantk.plugin.spec import bind_or_raise
 
     found = {}
     for name in registry().names("method"):

@@ -10,7 +10,7 @@ import numpy as np
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 STEPS = (0.01, 0.03, 0.1)  # seconds that one GPU computes for a step
 BACKWARD = 2 / 3  # of a step's arithmetic is its backward pass: two products for each of the forward pass
-BUCKET = 25 * 2**20  # bytes, gantk.parallel.reduction.LARGEST
+BUCKET = 25 * 2**20  # bytes, gantk.machine.reduction.LARGEST
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ import torch
 from scipy.stats import spearmanr
 
 import gantk
-from gantk import checkpoint
 from gantk.inference.whole import whole_images
+from gantk.machine.runtime import start
+from gantk.metrics.checkpoint_choice import MOST, Choice, judge_for
 from gantk.metrics.pairs import PSNR, SSIM
-from gantk.runfolder import RunFolder
-from gantk.runtime import start
-from gantk.selection import MOST, Choice, judge_for
-from gantk.training import Parts, assemble, inference_weights, restore
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
+from gantk.training.loop import Parts, assemble, inference_weights, restore
 
 OTHER = {"a": "b", "b": "a"}
 

@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
 
-    from gantk.runtime import describe, start
+    from gantk.machine.runtime import describe, start
 
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place))

@@ -30,12 +30,12 @@ from peers import switches
 from peers.cases import CASES
 from peers.speed import ratio, take_turns
 
-from gantk.capture import WARM_UP
 from gantk.errors import GantkError
 from gantk.files import write_file
-from gantk.recipe import Recipe, load_recipe
-from gantk.runtime import describe, start
-from gantk.training import Training, assemble
+from gantk.machine.runtime import describe, start
+from gantk.recipe.load import Recipe, load_recipe
+from gantk.training.accelerate.cuda_graph import WARM_UP
+from gantk.training.loop import Training, assemble
 
 DEFAULT = "dualgan_t1t2"
 

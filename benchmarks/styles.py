@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import gantk
-from gantk.data.prepared import Data
+from gantk.data.dataset import Data
 from gantk.losses.structure import structure_and_flatness
 
 TEXTURE = 0.06  # as the recipe has it

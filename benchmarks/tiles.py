@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 
 import gantk
-from gantk.data.io import read
+from gantk.formats.files import read
 from gantk.inference.tiles import Tiling
 from gantk.inference.windows import by_windows, corners, padded, tiles
+from gantk.machine.runtime import describe, start
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
-from gantk.runtime import describe, start
 
 SLICES = (70, 85, 100)  # planes of the volume, counted from below
 

@@ -252,7 +252,7 @@ def folder_row(kind: str, folder: Path, rounds: int) -> dict:
 
 def pixels_of(folder: Path) -> list[np.ndarray]:
     """What a folder of results shows, in order."""
-    from gantk.data.io import read, scans
+    from gantk.formats.files import read, scans
 
     return [read(scan).pixels for scan in scans(folder)]
 
@@ -317,7 +317,7 @@ def main() -> None:
     if options.folder == (options.volume is not None):
         parser.error("give a VOLUME, or --folder")
 
-    from gantk.runtime import describe, start
+    from gantk.machine.runtime import describe, start
 
     if options.folder:
         folders(options, {"date": date.today().isoformat(), "machine": describe(start("cpu"))})

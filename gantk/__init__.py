@@ -10,25 +10,27 @@ CHANGELOG.md only. Every other module is the toolkit's own and may change any da
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+import warnings
 
 _PUBLIC = {
     "gantk.api": [
         "run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check", "fetch",
     ],  # fmt: skip
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
-    "gantk.hookspecs": ["hookimpl", "hookspec"],
+    "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
-    "gantk.adaptive": ["DiscriminatorAugment"],
-    "gantk.cycle": ["CycleMethod", "Terms"],
-    "gantk.pool": ["ImagePool"],
-    "gantk.recipe": ["Recipe", "load_recipe"],
-    "gantk.runfolder": ["RunFolder"],
-    "gantk.data.records": ["Record"],
-    "gantk.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
+    "gantk.training.adaptive": ["DiscriminatorAugment"],
+    "gantk.training.two_way": ["CycleMethod", "Terms"],
+    "gantk.training.pool": ["ImagePool"],
+    "gantk.recipe.load": ["Recipe", "load_recipe"],
+    "gantk.runs.folder": ["RunFolder"],
+    "gantk.data.items": ["Record"],
+    "gantk.plugin.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
 }
-PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.metrics", "gantk.testing")
-PLUGIN_ROOMS += ("gantk.adaptive", "gantk.cycle", "gantk.errors", "gantk.hookspecs", "gantk.method", "gantk.pool")
-PLUGIN_ROOMS += ("gantk.recipe", "gantk.runtime", "gantk.spec", "gantk.weights")
+PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.formats", "gantk.metrics", "gantk.testing")
+PLUGIN_ROOMS += ("gantk.plugin", "gantk.errors", "gantk.method", "gantk.recipe", "gantk.machine", "gantk.training")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
 
@@ -45,3 +47,51 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+# Module paths that plugins written for 0.1 import, and where each stands now.
+MOVED = {
+    "gantk.adaptive": "gantk.training.adaptive",
+    "gantk.checkpoint": "gantk.runs.checkpoint",
+    "gantk.cycle": "gantk.training.two_way",
+    "gantk.data.contrasts": "gantk.data.sources.patients",
+    "gantk.data.fit": "gantk.data.resize",
+    "gantk.data.image": "gantk.formats.image",
+    "gantk.data.images": "gantk.data.sources.images",
+    "gantk.data.io": "gantk.formats.files",
+    "gantk.data.labels": "gantk.data.sources.labels",
+    "gantk.data.mapping": "gantk.data.intensity_mapping",
+    "gantk.data.reading": "gantk.data.sources.reading",
+    "gantk.data.records": "gantk.data.items",
+    "gantk.hookspecs": "gantk.plugin.hookspecs",
+    "gantk.optim": "gantk.training.optim",
+    "gantk.plugins": "gantk.plugin.loader",
+    "gantk.pool": "gantk.training.pool",
+    "gantk.registry": "gantk.plugin.registry",
+    "gantk.runfolder": "gantk.runs.folder",
+    "gantk.runtime": "gantk.machine.runtime",
+    "gantk.spec": "gantk.plugin.spec",
+    "gantk.weights": "gantk.nets.pretrained",
+}
+
+
+class _MovedModules:
+    """An import finder that answers the old paths of `MOVED` with the modules at their new ones."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None):
+        return importlib.util.spec_from_loader(name, _MovedModules) if name in MOVED else None
+
+    @staticmethod
+    def create_module(spec):
+        warnings.warn(f"{spec.name} is now {MOVED[spec.name]}", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(MOVED[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    @staticmethod
+    def exec_module(module) -> None:
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_MovedModules)

@@ -10,13 +10,13 @@ from gantk.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
     from gantk.costs.forecast import Forecast
-    from gantk.costs.profiling import Profile
     from gantk.exports.onnx_model import OnnxModel
     from gantk.inference.translator import Translator
-    from gantk.recipe import Recipe
-    from gantk.runfolder import RunFolder
-    from gantk.tables import Model
-    from gantk.training import Parts
+    from gantk.recipe.load import Recipe
+    from gantk.recipe.tables import Model
+    from gantk.runs.folder import RunFolder
+    from gantk.training.loop import Parts
+    from gantk.training.profiling import Profile
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share that is done, what is at work)
@@ -53,12 +53,12 @@ def run(
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
-    from gantk.costs.exhausted import memory_advice
-    from gantk.parallel.restart import advice, opened
-    from gantk.recipe import load_recipe, resolved
-    from gantk.runfolder import environment
-    from gantk.runtime import describe, start, together
-    from gantk.training import assemble
+    from gantk.machine.memory_advice import memory_advice
+    from gantk.machine.restart import advice, opened
+    from gantk.machine.runtime import describe, start, together
+    from gantk.recipe.load import load_recipe, resolved
+    from gantk.runs.folder import environment
+    from gantk.training.loop import assemble
 
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
@@ -102,11 +102,11 @@ def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
-    from gantk.costs.exhausted import memory_advice
-    from gantk.parallel.restart import advice
-    from gantk.runfolder import RunFolder
-    from gantk.runtime import start, together
-    from gantk.training import assemble
+    from gantk.machine.memory_advice import memory_advice
+    from gantk.machine.restart import advice
+    from gantk.machine.runtime import start, together
+    from gantk.runs.folder import RunFolder
+    from gantk.training.loop import assemble
 
     def checked() -> tuple[RunFolder, Model, Path]:
         folder = RunFolder.open(run)
@@ -121,7 +121,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
 def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> RunFolder:
     """Train on from a save, or from the start where nothing had been saved."""
-    from gantk.training import restore
+    from gantk.training.loop import restore
 
     runtime, engine = parts.runtime, parts.engine
     if saved is not None:
@@ -147,8 +147,8 @@ def predict(
 
     from gantk.costs.forecast import forecast
     from gantk.costs.remedies import remedies
-    from gantk.recipe import load_recipe
-    from gantk.runtime import start
+    from gantk.machine.runtime import start
+    from gantk.recipe.load import load_recipe
 
     loaded = load_recipe(recipe).override(set, profile)
     model = loaded.check()
@@ -169,9 +169,9 @@ def evaluate(
 
     `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
     """
-    from gantk.runfolder import RunFolder
-    from gantk.runtime import start
-    from gantk.training import assemble, restore
+    from gantk.machine.runtime import start
+    from gantk.runs.folder import RunFolder
+    from gantk.training.loop import assemble, restore
 
     folder = RunFolder.open(run)
     recipe = folder.recipe()
@@ -195,9 +195,9 @@ def compare(
     say: Say = print,
 ) -> dict[str, Any]:
     """Score a folder (or file) of images against another, matched by file name; no model is needed."""
-    from gantk.comparison import compare_folders
-    from gantk.evaluation import summary_lines
-    from gantk.runtime import start
+    from gantk.machine.runtime import start
+    from gantk.metrics.compare_folders import compare_folders
+    from gantk.metrics.evaluate import summary_lines
 
     result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device)
     for line in summary_lines(result):
@@ -250,7 +250,7 @@ def translate(
 
     Returns the paths written. A folder that was translated in part goes on where it was stopped.
     """
-    from gantk.data.io import read
+    from gantk.formats.files import read
     from gantk.inference.pipeline import PLANES, Look
     from gantk.inference.translation import Translation
 
@@ -314,7 +314,7 @@ def export(
 
 def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained."""
-    from gantk.data.check import check as look
+    from gantk.data.check.check import check as look
 
     return look(Path(path), recipe=recipe, progress=progress)
 
@@ -331,14 +331,14 @@ def fetch(
 
     `base_url` is a mirror to take it from instead.
     """
-    from gantk.data.fetch import fetch as download
+    from gantk.data.fetch.fetch import fetch as download
 
     return download(name, out, base_url=base_url, say=say, progress=progress)
 
 
 def public_sets() -> list[tuple[str, ...]]:
     """The data sets that `fetch` knows: name, what it is, size, licence, where it is from."""
-    from gantk.data.public import rows
+    from gantk.data.fetch.public import rows
 
     return rows()
 
@@ -354,7 +354,7 @@ def _profile(steps: int | None, parts: Parts) -> Profile | None:
     """What traces some steps, on the first rank, where that was asked for."""
     if steps is None:
         return None
-    from gantk.costs.profiling import Profile, check_steps
+    from gantk.training.profiling import Profile, check_steps
 
     check_steps(steps, parts.engine.plan.steps, parts.runtime)
     return Profile(steps) if parts.runtime.main else None
@@ -363,8 +363,8 @@ def _profile(steps: int | None, parts: Parts) -> Profile | None:
 def _train(
     parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: Profile | None = None
 ) -> RunFolder:
-    from gantk.parallel.restart import advice
-    from gantk.training import Training, restore
+    from gantk.machine.restart import advice
+    from gantk.training.loop import Training, restore
 
     runtime = parts.runtime
     with runtime.watched(lambda: advice(folder.path, runtime.world)):
@@ -388,8 +388,8 @@ def _train(
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
-    from gantk.evaluation import speed_of, summary_lines
-    from gantk.training import earlier_weights, inference_weights
+    from gantk.metrics.evaluate import speed_of, summary_lines
+    from gantk.training.loop import earlier_weights, inference_weights
 
     main = parts.runtime.main
     wanted = main and parts.model.evaluate.uncertainty == "checkpoints"
@@ -407,7 +407,7 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
 
 
 def _machine_line(parts: Parts) -> str:
-    from gantk.runtime import describe
+    from gantk.machine.runtime import describe
 
     runtime, engine = parts.runtime, parts.engine
     weights = sum(parameter.numel() for parameter in parts.method.parameters())

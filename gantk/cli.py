@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gantk.cli_data import data
 from gantk.errors import Elsewhere, GantkError, Interrupted, UserError
-from gantk.plugins import attach_commands, load
+from gantk.plugin.loader import attach_commands, load
 from gantk.terminal import console, progress_bar, say
 from gantk.version import version_of_gantk
 
@@ -226,7 +226,7 @@ def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
 @click.argument("kind", required=False)
 def list_(kind) -> None:
     """Everything that a recipe can name, or one KIND of it."""
-    from gantk.registry import KINDS
+    from gantk.plugin.registry import KINDS
 
     registry = load().registry
     kinds = [_kind(kind)] if kind else KINDS
@@ -247,7 +247,7 @@ def show(kind, name) -> None:
     """What the part NAME of KIND is, with its options."""
     import inspect
 
-    from gantk.spec import options_help
+    from gantk.plugin.spec import options_help
 
     entry = load().registry.get(_kind(kind), name)
     target = entry.load()
@@ -284,7 +284,7 @@ def recipes(ctx) -> None:
         return
     import tomllib
 
-    from gantk.recipe import all_recipes
+    from gantk.recipe.load import all_recipes
 
     table = Table(box=None, pad_edge=False)
     for header in ("recipe", "summary", "from"):
@@ -304,7 +304,7 @@ def recipes(ctx) -> None:
 def copy_recipe(name, target) -> None:
     """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
     from gantk.files import write_file
-    from gantk.recipe import find_recipe
+    from gantk.recipe.load import find_recipe
 
     path, _ = find_recipe(name)
     target = Path(target or path.name)
@@ -328,7 +328,7 @@ def new() -> None:
 @click.option("--folder", default=".", metavar="DIR", help="Where to put it. Default: here.")
 def new_plugin(name, folder) -> None:
     """Write a small package NAME with a method, a recipe and a contract test, all green as written."""
-    from gantk import scaffold
+    from gantk.plugin import scaffold
 
     path = scaffold.new_plugin(name, Path(folder))
     say(f"written  {path}")
@@ -343,7 +343,7 @@ def new_plugin(name, folder) -> None:
 @_device
 def doctor(recipe, settings, profile, json_file, device) -> None:
     """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
-    from gantk.doctor import findings, prospects
+    from gantk.machine.doctor import findings, prospects
 
     if recipe is None and (settings or profile or json_file or device):
         raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be looked at")
@@ -372,7 +372,7 @@ def doctor(recipe, settings, profile, json_file, device) -> None:
 
 def _kind(kind: str) -> str:
     """`generators` means `generator`; an unknown kind is an error of the registry's."""
-    from gantk.registry import KINDS
+    from gantk.plugin.registry import KINDS
 
     single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
     load().registry.of_kind(single)

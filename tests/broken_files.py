@@ -322,9 +322,9 @@ def _numbered() -> Callable[[], str]:
 
 def read_all(folder: Path) -> dict:
     """What became of each thing in a folder, of each scan that is listed in it, and how much memory that took."""
-    from gantk.data import itk
-    from gantk.data.io import list_images, read, scans
     from gantk.errors import UserError
+    from gantk.formats import itk
+    from gantk.formats.files import list_images, read, scans
 
     def outcome(source) -> dict:
         faulthandler.dump_traceback_later(SECONDS, exit=True)

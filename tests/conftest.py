@@ -136,7 +136,7 @@ def gantk(monkeypatch):
     from click.testing import CliRunner
 
     from gantk.cli import cli
-    from gantk.plugins import attach_commands
+    from gantk.plugin.loader import attach_commands
 
     attach_commands(cli)
 
@@ -178,7 +178,7 @@ def add_plugin(tmp_path, monkeypatch):
     """
     import importlib
 
-    from gantk import plugins
+    from gantk.plugin import loader as plugins
 
     folder = tmp_path / "installed"
     folder.mkdir()

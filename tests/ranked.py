@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from gantk.engine import Engine, Plan
+from gantk.machine import reduction
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
-from gantk.optim import Constant, sgd
-from gantk.parallel import reduction
-from gantk.runtime import Runtime
 from gantk.testing.small import random_images, small_part, small_size
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, sgd
 
 STEPS, IMAGES = 2, 4  # images of all ranks together; later, kinks of ReLU and L1 make much of a rounding error
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)

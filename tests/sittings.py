@@ -23,10 +23,11 @@ from pathlib import Path
 import torch
 
 import gantk.api as gantk
-from gantk import checkpoint, report
-from gantk.engine import Engine
-from gantk.evaluation import Scorer
+from gantk import report
+from gantk.metrics.evaluate import Scorer
 from gantk.report import animation
+from gantk.runs import checkpoint
+from gantk.training.engine import Engine
 
 
 def kill() -> None:

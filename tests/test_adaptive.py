@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantk.adaptive import DiscriminatorAugment, undecided
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
-from gantk.spec import bind
+from gantk.plugin.spec import bind
 from gantk.testing.recorded import Recording, host_reads
+from gantk.training.adaptive import DiscriminatorAugment, undecided
 
 BRIGHTER = bind("augment", {"name": "brightness", "p": 1.0, "by": 0.5})
 SIZES = {2: (8, 8), 3: (6, 6, 6)}

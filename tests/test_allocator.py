@@ -10,7 +10,7 @@ import pytest
 
 CHILD = """
 import resource, sys, torch
-from gantk.allocator import give_back, keep_memory
+from gantk.machine.allocator import give_back, keep_memory
 print({"keep": keep_memory, "system": give_back}[sys.argv[1]]())
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -37,7 +37,7 @@ def test_kept_memory_is_not_asked_for_again():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from gantk import allocator
+    from gantk.machine import allocator
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     allocator._mallopt.cache_clear()

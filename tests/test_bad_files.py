@@ -12,8 +12,8 @@ import broken_files
 import numpy as np
 import pytest
 
-from gantk.data import io
 from gantk.errors import UserError
+from gantk.formats import files as io
 
 SEED = 0
 MEMORY = 128 * 2**20  # bytes that reading them may add to what reading small whole files takes

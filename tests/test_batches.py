@@ -13,8 +13,8 @@ import torch
 
 from gantk.data.batches import AHEAD, Batches, ImageSet
 from gantk.data.intensity import Window
+from gantk.data.items import Record
 from gantk.data.preparation import Preparation
-from gantk.data.records import Record
 from gantk.errors import UserError
 
 SIZE = (9, 7)
@@ -149,7 +149,7 @@ LEAVE = """
 import numpy as np
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.intensity import Window
-from gantk.data.records import Record
+from gantk.data.items import Record
 
 records = [Record("a", "", str(n), lambda n=n: np.full((1, 8, 8), n, np.float32)) for n in range(9)]
 batches = Batches({"a": ImageSet(records, Window(), (8, 8), "pad")}, 1, 0, False, workers=2)

@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from gantk.errors import UserError
-from gantk.recipe import Recipe, all_recipes, load_recipe
+from gantk.recipe.load import Recipe, all_recipes, load_recipe
 from gantk_bench.grid import combinations, parse_axis, short_keys
 from gantk_bench.plan import Wish, jobs_for, recipe_hash, recipe_names
 from gantk_bench.suite import all_suites, load_suite

@@ -15,17 +15,17 @@ from gantk.costs.budget import AsksForValues, Need, Watch, batch_of, largest, ne
 from gantk.costs.forecast import Forecast, Way, forecast, look_back, memory_of
 from gantk.costs.remedies import remedies
 from gantk.costs.step_time import smaller, step_seconds
-from gantk.costs.usage import Used, resident
-from gantk.doctor import prospects
-from gantk.engine import Engine
 from gantk.errors import UserError
+from gantk.machine.doctor import prospects
+from gantk.machine.runtime import Runtime
+from gantk.machine.usage import Used, resident
 from gantk.method import Stage
-from gantk.recipe import load_recipe
+from gantk.metrics.summary import speed_of
+from gantk.recipe.load import load_recipe
+from gantk.recipe.tables import Model
 from gantk.report.facts import usage as told
-from gantk.runtime import Runtime
-from gantk.summary import speed_of
-from gantk.tables import Model
-from gantk.training import build_method, plan_of
+from gantk.training.engine import Engine
+from gantk.training.loop import build_method, plan_of
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 MIB = 2**20

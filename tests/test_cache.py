@@ -19,16 +19,16 @@ from hypothesis.extra import numpy as hnp
 
 from gantk.data import cache as caching
 from gantk.data.cache import FORGOTTEN, Cache, digest, narrowest
-from gantk.data.images import Images
+from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
+from gantk.data.items import Record
 from gantk.data.journal import Journal
+from gantk.data.neighbour_slices import Stacks
 from gantk.data.preparation import Preparation, code_of, named_files
-from gantk.data.prepared import Data
-from gantk.data.records import Record
-from gantk.data.stacks import Stacks
+from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 SIZE = (16, 16)
 LONG_AGO = 1e9  # seconds: files are not as young as the test
@@ -243,7 +243,7 @@ FILL = """
 import hashlib, sys
 from pathlib import Path
 from gantk.data.cache import Cache
-from gantk.data.images import Images
+from gantk.data.sources.images import Images
 from gantk.data.preparation import Preparation
 
 study, folder = sys.argv[1:3]
@@ -622,7 +622,7 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
 
 
 def test_masks_are_kept_where_it_is_known_what_is_read_for_them(tmp_path):
-    from gantk.data.volumes import Item, Reader
+    from gantk.data.sources.volumes import Item, Reader
 
     reader, mask = Reader(2), tmp_path / "mask.nii"
     item = Item("a", tmp_path / "image.nii", "image", mask=mask)
@@ -686,8 +686,8 @@ def test_a_scans_own_line_is_measured_once_for_all_runs(study, cache, no_decodin
 
 
 def test_the_search_for_copies_decodes_nothing_twice(study, cache, no_decoding):
-    from gantk.data.likeness import see
-    from gantk.data.looks import see_once
+    from gantk.data.split.near_duplicates import see
+    from gantk.data.split.thumbnails import see_once
 
     save(study / "p3.nii.gz", np.full((20, 24, 12), 5, np.int16))
     records, preparation = prepared(study, cache, planes=(0.0, 1.0))
@@ -711,8 +711,8 @@ def test_the_search_for_copies_decodes_nothing_twice(study, cache, no_decoding):
 
 
 def test_looks_of_volumes_and_of_computed_images(study, cache):
-    from gantk.data.likeness import see
-    from gantk.data.looks import see_once
+    from gantk.data.split.near_duplicates import see
+    from gantk.data.split.thumbnails import see_once
 
     records = Images(("MR",), 3, (16, 16, 16), path=str(study)).records()
     computed = Record("a", "", "x", lambda: np.eye(20, dtype=np.float32)[None])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from gantk.engine import Engine, Plan
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.optim import Linear, adam, lbfgs, rmsprop, sgd
-from gantk.runtime import Runtime
 from gantk.testing.recorded import Recording, host_reads
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Linear, adam, lbfgs, rmsprop, sgd
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 STEPS = 14

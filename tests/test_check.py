@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from gantk.data.check import check
-from gantk.data.comparisons import wrong_contrast
-from gantk.data.inspection import Inspected
-from gantk.data.io import Scan
-from gantk.data.phantom import Phantom
+from gantk.data.check.check import check
+from gantk.data.check.compare import wrong_contrast
+from gantk.data.check.inspect import Inspected
+from gantk.data.phantom.source import Phantom
 from gantk.errors import UserError
+from gantk.formats.files import Scan
 
 HEADS = {
     (record.domain, record.subject): record.read()[0]

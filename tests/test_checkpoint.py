@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantk import checkpoint
 from gantk.errors import UserError
+from gantk.runs import checkpoint
 
 
 def content(step: int) -> tuple[dict, dict, dict]:

@@ -14,9 +14,9 @@ from PIL import Image
 from gantk import api
 from gantk.cli import cli, main
 from gantk.errors import GantkError
-from gantk.plugins import registry
-from gantk.recipe import all_recipes
-from gantk.registry import KINDS
+from gantk.plugin.loader import registry
+from gantk.plugin.registry import KINDS
+from gantk.recipe.load import all_recipes
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.comparison import compare_folders
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
+from gantk.metrics.compare_folders import compare_folders
 from gantk.metrics.pairs import MAE, PSNR, RMSE, SSIM
 
 

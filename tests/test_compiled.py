@@ -12,17 +12,17 @@ import torch
 from test_contracts import METHODS
 from torch import nn
 
-from gantk.checkpoint import load_weights
-from gantk.compiled import CompiledLoss, compile_phases, reason
-from gantk.engine import Engine, Plan
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.unet import UNet
-from gantk.optim import Constant, adam, sgd
-from gantk.recompute import recompute
-from gantk.runtime import Runtime
+from gantk.runs.checkpoint import load_weights
 from gantk.testing import MethodContract
 from gantk.testing.small import random_images
+from gantk.training.accelerate.compile import CompiledLoss, compile_phases, reason
+from gantk.training.accelerate.recompute import recompute
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, adam, sgd
 
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 

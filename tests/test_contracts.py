@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gantk.plugins import registry
+from gantk.plugin.loader import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
 from gantk.testing.small import random_images, small_size
 

@@ -9,8 +9,8 @@ import torch
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
-from gantk.optim import adam
-from gantk.spec import bind, bind_or_raise
+from gantk.plugin.spec import bind, bind_or_raise
+from gantk.training.optim import adam
 from gantk_cut.model import feature_channels
 from gantk_cut.patchnce import PatchNCE, embed, info_nce
 

@@ -9,7 +9,7 @@ from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, lesion_weight
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Batch, Geometry
-from gantk.spec import bind
+from gantk.plugin.spec import bind
 
 SMALL = {
     "generator": {"name": "unet", "width": 4, "depth": 2},

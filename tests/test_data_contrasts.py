@@ -12,14 +12,14 @@ import torch
 from gantk.data.batches import Batches, prepare
 from gantk.data.changes import hide_contrasts
 from gantk.data.channels import PerChannel
-from gantk.data.contrasts import Contrasts, contrast_files
+from gantk.data.dataset import Data, intensity_from
 from gantk.data.intensity import MinMax, Percentile, Window
-from gantk.data.prepared import Data, intensity_from
-from gantk.data.sources import source_for
-from gantk.data.split import split_records
+from gantk.data.sources.folders import source_for
+from gantk.data.sources.patients import Contrasts, contrast_files
+from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.method import Batch, Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 SCALE = {"t1": 100.0, "t1ce": 500.0, "t2": 1000.0, "flair": 2000.0}
 DOMAINS = ("T1+T1ce+FLAIR", "T2")

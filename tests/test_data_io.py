@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data import io, voxels
-from gantk.data.image import Image
 from gantk.errors import UserError
+from gantk.formats import files as io
+from gantk.formats import voxels
+from gantk.formats.image import Image
 
 RNG = np.random.default_rng(0)
 GRAY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)

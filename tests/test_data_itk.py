@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from gantk.data import io
-from gantk.data.image import Image
 from gantk.errors import UserError
+from gantk.formats import files as io
+from gantk.formats.image import Image
 
 RNG = np.random.default_rng(0)
 NAMES = ["x.mha", "x.mhd", "x.nrrd", "x.nhdr"]

@@ -11,13 +11,13 @@ from conftest import draw_pictures
 
 from gantk.data.batches import Batches
 from gantk.data.changes import augmented
-from gantk.data.images import Images
-from gantk.data.leakage import check_leakage
-from gantk.data.prepared import Data
-from gantk.data.split import SETS, split_records
+from gantk.data.dataset import Data
+from gantk.data.sources.images import Images
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.split import SETS, split_records
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 
 class FromNoise(Method):

@@ -11,12 +11,12 @@ import torch
 from gantk.data.augment import Affine, Brightness, HFlip, Noise
 from gantk.data.batches import Batches
 from gantk.data.changes import augmented
-from gantk.data.images import Images
-from gantk.data.prepared import Data
-from gantk.data.sources import Folders
+from gantk.data.dataset import Data
+from gantk.data.sources.folders import Folders
+from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.method import Batch, Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 SIZE = (32, 32)
 

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from gantk.data.batches import Batches
-from gantk.data.prepared import Data
-from gantk.data.sources import Folders, source_for
-from gantk.data.split import SETS
+from gantk.data.dataset import Data
+from gantk.data.sources.folders import Folders, source_for
+from gantk.data.split.split import SETS
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 
 class Paired(Method):

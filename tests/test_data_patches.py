@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from gantk.data.batches import Batches, ImageSet
+from gantk.data.dataset import Data
 from gantk.data.intensity import Window
-from gantk.data.prepared import Data
-from gantk.data.records import Record
-from gantk.data.split import split_records
-from gantk.data.stacks import Stacks
+from gantk.data.items import Record
+from gantk.data.neighbour_slices import Stacks
+from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 
 class Paired(Method):

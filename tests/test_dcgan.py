@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from gantk.engine import Engine, Plan
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, check_networks
 from gantk.nets.dcgan import DCGANDiscriminator
-from gantk.optim import Constant, adam
-from gantk.runtime import Runtime
-from gantk.spec import bind_or_raise
+from gantk.plugin.spec import bind_or_raise
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, adam
 from gantk_dcgan.network import DCGANGenerator, doublings
 
 SMALL = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}

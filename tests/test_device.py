@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import gantk as toolkit
-from gantk import device, doctor
 from gantk.errors import UserError
-from gantk.runtime import describe, start
+from gantk.machine import device, doctor
+from gantk.machine.runtime import describe, start
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "

@@ -19,9 +19,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from gantk.data import dicom, io
-from gantk.data.orientation import to_upright
 from gantk.errors import UserError
+from gantk.formats import dicom
+from gantk.formats import files as io
+from gantk.formats.orientation import to_upright
 
 # Where filters of warnings are set anew for every test, pydicom tells of odd files, which some tests make.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -146,7 +147,7 @@ def test_a_file_without_preamble_is_read_by_its_suffix(tmp_path):
 
 
 def test_a_deflated_file_is_bounded_before_it_is_inflated(tmp_path, monkeypatch):
-    from gantk.data.dicom import header as dicom_header
+    from gantk.formats.dicom import header as dicom_header
 
     path = made.series(tmp_path, made.head(1))[0]
     dataset = dcmread(path)
@@ -312,7 +313,7 @@ def test_a_series_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, mon
 
 def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatch):
     path = made.series(tmp_path, made.head(1))[0]
-    for name in [name for name in sys.modules if name.startswith("gantk.data.dicom.")]:
+    for name in [name for name in sys.modules if name.startswith("gantk.formats.dicom.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"needs pydicom, which is not installed.*gantk\[dicom\]"):

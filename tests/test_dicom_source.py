@@ -8,9 +8,9 @@ import dicom_files as made
 import numpy as np
 import pytest
 
-from gantk.data.dicom.source import Dicom, contrast_of
-from gantk.data.geometry import View
-from gantk.data.sources import source_for
+from gantk.data.resample import View
+from gantk.data.sources.dicom import Dicom, contrast_of
+from gantk.data.sources.folders import source_for
 from gantk.errors import UserError
 
 
@@ -130,7 +130,8 @@ def test_descriptions_of_scanners_are_understood(text, contrast):
 
 
 def test_what_gantk_wrote_is_not_trained_on(tmp_path):
-    from gantk.data import dicom, io
+    from gantk.formats import dicom
+    from gantk.formats import files as io
 
     root = tree(tmp_path)
     dicom.write(root / "synthetic", io.read(io.scans(root)[0]), "T2")

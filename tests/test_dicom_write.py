@@ -11,9 +11,10 @@ import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
 
-from gantk.data import dicom, io
-from gantk.data.dicom.writing import modality_of
 from gantk.errors import UserError
+from gantk.formats import dicom
+from gantk.formats import files as io
+from gantk.formats.dicom.writing import modality_of
 
 
 def names(text: str) -> list[str]:
@@ -264,7 +265,7 @@ def test_a_series_written_as_nifti_lies_where_simpleitk_puts_it(tmp_path, axes):
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    from gantk.data.dicom import writing as dicom_write
+    from gantk.formats.dicom import writing as dicom_write
 
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantk.ema import EMA
+from gantk.training.ema import EMA
 
 
 def network(seed: int = 0) -> nn.Sequential:

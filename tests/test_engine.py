@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 import gantk
-from gantk.cycle import CycleMethod, Terms
-from gantk.engine import Engine, Plan, check_plan
 from gantk.errors import GantkError, UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_networks
-from gantk.optim import Constant, Cosine, Linear, Warmup, lbfgs
-from gantk.plugins import registry
-from gantk.runtime import Runtime
-from gantk.spec import bind
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import bind
+from gantk.training.engine import Engine, Plan, check_plan
+from gantk.training.optim import Constant, Cosine, Linear, Warmup, lbfgs
+from gantk.training.two_way import CycleMethod, Terms
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
@@ -446,7 +446,7 @@ def test_the_engine_knows_no_model(name):
 
 def test_an_identity_loss_between_different_channels_is_refused():
     from gantk import Geometry, UserError
-    from gantk.spec import bind_or_raise
+    from gantk.plugin.spec import bind_or_raise
 
     part = bind_or_raise("method", {"name": "cyclegan", "identity": 5.0})
     with pytest.raises(UserError, match="as many channels in as out"):

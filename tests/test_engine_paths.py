@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gantk.engine import Engine, Plan
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method
-from gantk.optim import Constant
-from gantk.plugins import registry
-from gantk.runtime import Runtime
-from gantk.spec import bind
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import bind
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant
 
 OPTIONS = {
     "dualgan": {"structure": 2.0, "flatness": 4.0},

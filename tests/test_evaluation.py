@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.comparison import compare_folders
-from gantk.data.prepared import Data
+from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.evaluation import Scorer
-from gantk.held import Held, alarms, difference
+from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
+from gantk.metrics.compare_folders import compare_folders
+from gantk.metrics.evaluate import Scorer
+from gantk.metrics.sample_batch import Held, alarms, difference
 from gantk.metrics.scoring import scores_of
 from gantk.metrics.sets import ImageGroup
-from gantk.plugins import registry
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime
-from gantk.spec import Part, bind_or_raise
-from gantk.summary import summary_lines
+from gantk.metrics.summary import summary_lines
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import Part, bind_or_raise
+from gantk.recipe.load import load_recipe
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
@@ -284,8 +284,8 @@ def test_slices_and_volumes_stand_beside_patients(translation):
 
 
 def test_a_volume_is_a_scan_else_its_patient():
-    from gantk.data.records import Record
-    from gantk.metrics.truths import volume_of
+    from gantk.data.items import Record
+    from gantk.metrics.references import volume_of
 
     make = lambda subject, scan="": Record("a", subject, "key", lambda: None, scan_key=scan)  # noqa: E731
     assert volume_of(make("p", "visit-1")) != volume_of(make("p", "visit-2")) != volume_of(make("q", "visit-2"))
@@ -320,7 +320,7 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
     from types import SimpleNamespace
 
     from gantk.data.intensity import Percentile, Window
-    from gantk.data.records import Record
+    from gantk.data.items import Record
     from gantk.metrics.units import units_of
 
     learnt, gray = Percentile(), Percentile()
@@ -381,7 +381,7 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
 
 
 def test_baselines_learn_from_training_images_alone(translation):
-    from gantk.metrics.rivals import rivals
+    from gantk.metrics.run_baselines import rivals
 
     scorer, seen = scorer_of(translation, Translates), []
     load = lambda record: seen.append(record) or scorer._shown(record)  # noqa: E731
@@ -405,8 +405,8 @@ def test_images_too_small_for_a_metric_are_refused_before_training(translation):
 
 
 def test_set_metrics_that_need_masks_are_given_those_of_the_sources(translation, monkeypatch):
-    from gantk.metrics.segmentation import Segmentation
     from gantk.metrics.sets import Score
+    from gantk_tasks.segmentation import Segmentation
 
     seen = []
 

@@ -16,19 +16,19 @@ import torch
 from torch import nn
 
 import gantk as toolkit
-from gantk.data.image import Image
 from gantk.data.intensity import MinMax, Percentile, Window, ZScore
 from gantk.data.nyul import Nyul
 from gantk.errors import GantkError, UserError
-from gantk.exports.bundle_inference import scaling
-from gantk.exports.bundle_script import Fitted, Masked, Stacked, loaded, saved, scripted
 from gantk.exports.exporting import export
 from gantk.exports.network import exact_norms
 from gantk.exports.onnx_model import FORMAT, KEY, OnnxModel, by_windows, padded
 from gantk.exports.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
+from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
 from gantk.nets.blocks import InstanceNorm, norm
+from gantk_monai.inference import scaling
+from gantk_monai.torchscript import Fitted, Masked, Stacked, loaded, saved, scripted
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from gantk.comparison import compare_folders
 from gantk.errors import UserError
+from gantk.metrics.compare_folders import compare_folders
 from gantk.metrics.feature_files import found_file, matched, read_state
 from gantk.metrics.features import INCEPTION_FILE, Features, RandomConv
 from gantk.metrics.neighbours import Prdc
 from gantk.metrics.sets import Fid, ImageGroup, Kid
-from gantk.spec import bind
-from gantk.weights import timm_model
+from gantk.nets.pretrained import timm_model
+from gantk.plugin.spec import bind
 
 TINY = "test_resnet"  # timm's smallest
 

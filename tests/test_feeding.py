@@ -12,10 +12,10 @@ from gantk.data.batches import Batches, ImageSet
 from gantk.data.feeding import CudaLane, Feed
 from gantk.data.intensity import Window
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime, start
-from gantk.training import Training, assemble
+from gantk.recipe.load import load_recipe
+from gantk.training.loop import Training, assemble
 
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 

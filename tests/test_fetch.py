@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from gantk.data import download, fetch, public, unpack
-from gantk.data.public import PublicSet, Remote
+from gantk.data.fetch import download, fetch, public, unpack
+from gantk.data.fetch.public import PublicSet, Remote
 from gantk.errors import GantkError, UserError
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}

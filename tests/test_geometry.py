@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from nibabel.processing import resample_from_to
 
-from gantk.data import geometry, io
-from gantk.data.geometry import View, content_box, put_back, resample_onto, same_grid, upright_affine
-from gantk.data.grids import outline
-from gantk.data.image import Image
-from gantk.data.orientation import from_upright, to_upright
+from gantk.data import resample as geometry
+from gantk.data.resample import View, content_box, put_back, resample_onto, same_grid, upright_affine
 from gantk.errors import UserError
+from gantk.formats import files as io
+from gantk.formats.grids import outline
+from gantk.formats.image import Image
+from gantk.formats.orientation import from_upright, to_upright
 
 # Straight, flipped and permuted, anisotropic, oblique, and sheared by 3 % as rounded headers are.
 STRAIGHT = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -236,7 +237,7 @@ def mutual_information(one, other):
 
 
 def test_a_patients_raw_scans_overlap_after_resampling(shared_data):
-    from gantk.data.fit import resize
+    from gantk.data.resize import resize
 
     folder = shared_data / "open_ms" / "raw" / "patient01"
     t1, t2 = io.read(folder / "study1_T1W.nii.gz"), io.read(folder / "study1_T2W.nii.gz")
@@ -294,7 +295,7 @@ def test_a_box_of_content_comes_back_to_its_place():
 
 @pytest.mark.parametrize(("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4), (512, 64)])
 def test_resizing_is_the_product_with_a_matrix_of_triangles(side, to):
-    from gantk.data.fit import resize
+    from gantk.data.resize import resize
 
     step = side / to
     centres = (np.arange(to) + 0.5) * step - 0.5

@@ -19,12 +19,12 @@ from gpu.flops import counted
 from gpu.training import step_seconds
 from gpu.worker import serve
 
-from gantk import compiled
-from gantk.compiled import CompiledLoss
 from gantk.errors import UserError
-from gantk.recipe import all_recipes, load_recipe
-from gantk.runtime import start
+from gantk.machine.runtime import start
+from gantk.recipe.load import all_recipes, load_recipe
 from gantk.testing.recorded import Recording
+from gantk.training.accelerate import compile as compiled
+from gantk.training.accelerate.compile import CompiledLoss
 from gantk_cyclegan.model import CycleGAN
 
 SUITE = Path(__file__).parent.parent / "benchmarks" / "gpu_suite.py"

@@ -210,7 +210,7 @@ def test_variants_and_a_style_image_exclude_each_other(multimodal, tmp_path):
 
 
 def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
-    from gantk.runfolder import RunFolder
+    from gantk.runs.folder import RunFolder
 
     run, file = RunFolder(copied_run), copied_run / "recipe.toml"
     best = json.loads((copied_run / "best.json").read_text())
@@ -227,7 +227,7 @@ def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
 
 @pytest.mark.parametrize("damage", ["absent", "half", "no step", "gone"])
 def test_a_best_checkpoint_that_is_not_there_is_one_clear_error(copied_run, damage):
-    from gantk.runfolder import RunFolder
+    from gantk.runs.folder import RunFolder
 
     path = copied_run / "best.json"
     path.unlink()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data.channels import PerChannel, to_network
-from gantk.data.fit import Fit, resize
 from gantk.data.foreground import otsu, split_values
 from gantk.data.intensity import Linear, MinMax, Percentile, Unit, Window, ZScore, from_state
+from gantk.data.resize import Fit, resize
 from gantk.errors import UserError
 
 KINDS = [Percentile, MinMax, ZScore, Window, Unit]
@@ -208,7 +208,7 @@ def test_foregrounds_leave_air_out_of_every_kind(foreground, lowest):
 
 
 def test_a_whole_head_is_foreground_and_the_air_around_it_is_not(shared_data):
-    from gantk.data.io import read
+    from gantk.formats.files import read
 
     for name in ("patient07/T1*.nii.gz", "raw/patient01/study1_T1W.nii.gz"):
         pixels = read(next((shared_data / "open_ms").glob(name))).pixels
@@ -242,7 +242,7 @@ def test_a_kind_that_no_one_offers_is_named():
 
 
 def test_networks_that_are_exported_need_no_torch_for_their_intensities():
-    look = "import sys, gantk.data.nyul, gantk.data.channels, gantk.data.fit; print('torch' in sys.modules)"
+    look = "import sys, gantk.data.nyul, gantk.data.channels, gantk.data.resize; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "False"
 

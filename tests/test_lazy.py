@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from gantk.cli import cli
-from gantk.data.anatomy import template
+from gantk.data.phantom.anatomy import template
 
 HEAVY = ("torch", "torchvision", "timm", "kornia", "lpips", "numpy", "scipy", "nibabel", "nilearn", "matplotlib", "PIL")
 HEAVY += ("pydicom", "SimpleITK", "sklearn", "pandas", "jinja2", "onnxruntime", "pydantic")
@@ -63,7 +63,7 @@ def test_importing_gantk_imports_next_to_nothing(tmp_path):
 
 FIRST_STEP = """
 import json, sys
-from gantk.costs import usage
+from gantk.machine import usage
 import gantk
 
 class Reached(Exception):

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.images import Images
-from gantk.data.leakage import check_leakage
-from gantk.data.likeness import near_copies, see
-from gantk.data.phantom import Phantom
-from gantk.data.prepared import Data
-from gantk.data.records import Record
-from gantk.data.split import split_records
+from gantk.data.dataset import Data
+from gantk.data.items import Record
+from gantk.data.phantom.source import Phantom
+from gantk.data.sources.images import Images
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.near_duplicates import near_copies, see
+from gantk.data.split.split import split_records
 from gantk.errors import UserError
-from gantk.recipe import load_recipe
+from gantk.recipe.load import load_recipe
 
 
 def pixels(number):
@@ -185,7 +185,7 @@ def test_near_copies_share_a_fold(pictures_with_copies):
 
 
 def test_real_stacks_split_by_blocks_or_at_random_are_no_leak(shared_data):
-    from gantk.data.sources import Folders
+    from gantk.data.sources.folders import Folders
 
     records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
     for options in ({}, {"by": "image"}, {"gap": 0}):
@@ -193,7 +193,7 @@ def test_real_stacks_split_by_blocks_or_at_random_are_no_leak(shared_data):
 
 
 def test_real_patients_are_not_alike(shared_data):
-    from gantk.data.sources import Folders
+    from gantk.data.sources.folders import Folders
 
     path = str(shared_data / "ct_mri")
     records = Folders(("CT", "MR"), 2, (96, 96), path=path, patient=r"(\d+)\d{3}\.png").records()[::2]

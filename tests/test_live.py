@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gantk.live import LiveView, clock_time, sparkline, trend_arrow
+from gantk.training.live import LiveView, clock_time, sparkline, trend_arrow
 
 LOSSES = {"generators/adversarial_b": 0.9123, "generators/cycle": 1.2, "discriminators/d_a": 0.2}
 SCORES = {"a_to_b": {"psnr": 20.1, "ssim": 0.713}, "b_to_a": {"psnr": 19.0, "ssim": 0.7}}
@@ -144,5 +144,5 @@ def test_small_drawings():
 
 
 def test_the_view_imports_no_torch():
-    check = "import sys, gantk.live; sys.exit('torch' in sys.modules)"
+    check = "import sys, gantk.training.live; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parent.parent).returncode == 0

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gantk.engine import Engine, Plan
 from gantk.errors import UserError
 from gantk.losses.structure import structure_and_flatness
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, check_networks
-from gantk.optim import Constant, adam
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime
-from gantk.spec import bind, bind_or_raise
+from gantk.plugin.spec import bind, bind_or_raise
+from gantk.recipe.load import load_recipe
 from gantk.testing.small import random_images
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, adam
 from gantk_munit.discriminator import MultiScale, Strided
 from gantk_munit.model import MUNIT
 from gantk_munit.network import AdaIN, Autoencoder, Doubling, LayerNorm

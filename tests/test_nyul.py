@@ -11,10 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from gantk.data.channels import PerChannel
 from gantk.data.intensity import Percentile, from_state
-from gantk.data.io import read
 from gantk.data.nyul import Nyul, corners
 from gantk.errors import UserError
-from gantk.plugins import registry
+from gantk.formats.files import read
+from gantk.plugin.loader import registry
 
 
 def head(gain=1.0, gamma=1.0, seed=0):

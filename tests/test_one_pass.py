@@ -11,14 +11,14 @@ import torch
 from test_contracts import DISCRIMINATORS, GENERATORS, METHODS, MUNIT
 from torch import nn
 
-from gantk.capture import State
 from gantk.method import Batch, Geometry, Method
 from gantk.nets.labels import one_hot
-from gantk.plugins import registry
-from gantk.spec import options_model
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import options_model
 from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import SMALL, random_images, small_part, small_size
+from gantk.training.accelerate.cuda_graph import State
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
 from gantk_progan.networks import Discriminator

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from gantk.optim import adam, adamw, rmsprop, settle_on, sgd, storage_order
+from gantk.training.optim import adam, adamw, rmsprop, settle_on, sgd, storage_order
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ import torch
 from test_metrics import pair
 
 from gantk.errors import UserError
+from gantk.metrics.aggregation import Values, of_volumes, per_level
 from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.bootstrap import estimate, estimate_alike, probability_better
-from gantk.metrics.levels import Values, of_volumes, per_level
 from gantk.metrics.pair_scores import PairScorer, Truth
 from gantk.metrics.pairs import MAE, MSSSIM, NRMSE, PSNR, RMSE, SSIM
 from gantk.metrics.perceptual import FILES, LPIPS

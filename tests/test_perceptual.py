@@ -7,9 +7,9 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data import perceptual
-from gantk.data.perceptual import ALIKE, NEAR_BITS, Look, likely_copies, likenesses, look_of
-from gantk.data.phantom import Phantom
+from gantk.data.phantom.source import Phantom
+from gantk.data.split import image_hash as perceptual
+from gantk.data.split.image_hash import ALIKE, NEAR_BITS, Look, likely_copies, likenesses, look_of
 
 SLICES = {
     size: [record.read() for record in Phantom(("T1",), 2, (size, size), subjects=5, slices=4).records()]
@@ -126,7 +126,7 @@ def test_nothing_is_like_nothing():
 
 
 def test_real_slices_of_other_patients_are_no_copies(shared_data):
-    from gantk.data.io import read
+    from gantk.formats.files import read
 
     patients = {}
     for path in sorted((shared_data / "ct_mri" / "MRI").iterdir()):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gantk.data.imaging import CONTRASTS, RELAXATION, contrast_of, signal
-from gantk.data.phantom import SHOWN, Phantom
+from gantk.data.phantom.contrast import CONTRASTS, RELAXATION, contrast_of, signal
+from gantk.data.phantom.source import SHOWN, Phantom
 from gantk.errors import UserError
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gantk.engine import Engine, Plan
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method
-from gantk.optim import Constant, adam
-from gantk.runtime import Runtime
-from gantk.spec import bind_or_raise
+from gantk.plugin.spec import bind_or_raise
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, adam
 
 GENERATOR = {"name": "unet", "width": 4, "depth": 2}
 SMALL = {"generator": GENERATOR, "discriminator": {"name": "patchgan", "width": 4, "layers": 3}}

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
-from gantk import hookspecs
 from gantk.errors import UserError
-from gantk.plugins import attach_commands, load, registry
-from gantk.recipe import all_recipes, load_recipe
-from gantk.registry import KINDS, Add, Entry, Registry
+from gantk.plugin import hookspecs
+from gantk.plugin.loader import attach_commands, load, registry
+from gantk.plugin.registry import KINDS, Add, Entry, Registry
+from gantk.recipe.load import all_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
 GENERATOR = """

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantk.method import Batch, Geometry
-from gantk.pool import ImagePool
-from gantk.spec import bind
+from gantk.plugin.spec import bind
 from gantk.testing.recorded import Recording, host_reads
+from gantk.training.pool import ImagePool
 
 
 def numbered(first: int, count: int) -> torch.Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.plugins import load
-from gantk.post import Posts, spread_examples
-from gantk.recipe import Recipe, load_recipe, resolved
-from gantk.registry import Entry
+from gantk.inference.post import Posts, spread_examples
+from gantk.plugin.loader import load
+from gantk.plugin.registry import Entry
+from gantk.recipe.load import Recipe, load_recipe, resolved
 
 
 class Shift:

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gantk.data import fitting
-from gantk.data.prepared import Data
+from gantk.data import intensity_fit as fitting
+from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 
 class OneDomain(Method):

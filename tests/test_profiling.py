@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gantk.checkpoint import latest
 from gantk.costs import step_costs
-from gantk.costs.profiling import Profile
 from gantk.costs.step_advice import Facts, lines, operators, remedies, whole_shares
 from gantk.costs.step_costs import MARK, Costs, costs, kind_of
-from gantk.tables import TrainTable
+from gantk.recipe.tables import TrainTable
+from gantk.runs.checkpoint import latest
+from gantk.training.profiling import Profile
 
 # ---- synthetic traces
 

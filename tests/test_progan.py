@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from gantk import checkpoint
-from gantk.engine import Engine, Plan
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
-from gantk.optim import Constant, adam
-from gantk.runtime import Runtime
-from gantk.spec import bind_or_raise
+from gantk.plugin.spec import bind_or_raise
+from gantk.runs import checkpoint
 from gantk.testing.small import random_images
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, adam
 from gantk_progan.layers import EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
 from gantk_progan.model import faded
 from gantk_progan.networks import Discriminator, Generator, filters_at

@@ -13,8 +13,8 @@ import torch
 from several import children, finish, start, torchrun
 
 import gantk
-from gantk import checkpoint
-from gantk.runfolder import RunFolder
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
 
 
 @pytest.fixture

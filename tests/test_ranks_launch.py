@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.parallel.launch import Launch, first_host, launch, slurm
-from gantk.runtime import _device
+from gantk.machine.launch import Launch, first_host, launch, slurm
+from gantk.machine.runtime import _device
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node01", "MASTER_PORT": "29500"}
 SRUN = {

@@ -13,7 +13,7 @@ import pytest
 import ranked
 import torch
 
-from gantk.plugins import registry
+from gantk.plugin.loader import registry
 
 GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
 NETWORK = {"name": "unet", "width": 4, "depth": 2}

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from gantk.errors import GantkError
-from gantk.optim import AnyLayoutLBFGS
-from gantk.parallel import reduction
-from gantk.parallel.reduction import Reduction
+from gantk.machine import reduction
+from gantk.machine.reduction import Reduction
+from gantk.training.optim import AnyLayoutLBFGS
 
 
 class Done:

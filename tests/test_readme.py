@@ -10,8 +10,8 @@ import pytest
 
 from gantk.cli import cli
 from gantk.errors import UserError
-from gantk.plugins import attach_commands
-from gantk.recipe import Recipe, load_recipe
+from gantk.plugin.loader import attach_commands
+from gantk.recipe.load import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text("utf-8")

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from gantk.errors import UserError
-from gantk.recipe import Recipe, all_recipes, find_line, load_recipe, resolved
+from gantk.recipe.load import Recipe, all_recipes, find_line, load_recipe, resolved
 
 TEXT = """\
 format = 1

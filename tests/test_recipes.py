@@ -10,8 +10,8 @@ from torch import nn
 
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks
-from gantk.recipe import Recipe, load_recipe, resolved
-from gantk.tables import Model
+from gantk.recipe.load import Recipe, load_recipe, resolved
+from gantk.recipe.tables import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -10,18 +10,18 @@ from test_contracts import METHODS
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from gantk.engine import Engine, Plan
 from gantk.errors import GantkError
+from gantk.inference.layer_trace import Memory
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.calls import Memory
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
-from gantk.optim import Constant, sgd
-from gantk.plugins import registry
-from gantk.recompute import Recomputed, recompute
-from gantk.runtime import Runtime
+from gantk.plugin.loader import registry
 from gantk.testing import MethodContract
 from gantk.testing.small import random_images
+from gantk.training.accelerate.recompute import Recomputed, recompute
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, sgd
 
 CASES = [(name, number) for name in registry().names("method") for number in range(len(METHODS.get(name, [{}])))]
 DROPPED = ("pix2pix", {"generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
@@ -138,7 +138,8 @@ def test_statistics_move_once_and_vectors_are_iterated_once():
 
 def test_nothing_is_kept_or_computed_again_where_nothing_is_learnt(monkeypatch):
     network = blocks(ResNet(1, 1, 2, width=4, blocks=1))
-    monkeypatch.setattr("gantk.recompute.checkpoint", lambda *args, **options: pytest.fail("recomputed"))
+    target = "gantk.training.accelerate.recompute.checkpoint"
+    monkeypatch.setattr(target, lambda *args, **options: pytest.fail("recomputed"))
     image = random_images(1, 1, (16, 16))
     with torch.no_grad():
         network(image)
@@ -214,8 +215,8 @@ def test_a_capture_is_told_apart_by_whether_random_numbers_are_drawn(monkeypatch
 
 
 def test_a_recipe_switches_it_on(tiny_recipe):
-    from gantk.recipe import load_recipe
-    from gantk.training import build_method
+    from gantk.recipe.load import load_recipe
+    from gantk.training.loop import build_method
 
     runtime = Runtime(torch.device("cpu"), "fp32", True)
     for on in (False, True):

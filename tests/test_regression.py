@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.metrics import regression
 from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.regression import Regression, mirrored
-from gantk.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 SETTINGS = dict(dims=2, steps=60, seed=0, low=-1.0, high=1.0, runtime=CPU)

@@ -14,9 +14,9 @@ import pytest
 import tomli_w
 import torch
 
-from gantk import checkpoint
-from gantk.recipe import load_recipe
-from gantk.runfolder import RunFolder
+from gantk.recipe.load import load_recipe
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
 STEPS, SAVE_EVERY = 14, 3
@@ -209,8 +209,8 @@ def test_a_run_of_no_steps_leaves_a_checkpoint(tiny_recipe, tmp_path):
 
 
 def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
-    from gantk.runtime import start
-    from gantk.training import assemble, restore
+    from gantk.machine.runtime import start
+    from gantk.training.loop import assemble, restore
 
     model = RunFolder.open(copied_run).recipe().check()
     checkpointed = copied_run / "checkpoints" / "step-000004"

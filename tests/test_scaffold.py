@@ -7,8 +7,8 @@ import tomllib
 import pytest
 from packages import install, python
 
-from gantk import scaffold
 from gantk.errors import UserError
+from gantk.plugin import scaffold
 
 
 def test_the_package_works_as_written(tmp_path):

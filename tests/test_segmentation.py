@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.prepared import Data
+from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.evaluation import Scorer
+from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
-from gantk.metrics import segmentation
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.reals import RealImages
-from gantk.metrics.segmentation import Segmentation, Segmenter, agreement, dice_loss
 from gantk.metrics.sets import ImageGroup, halves
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime
+from gantk.recipe.load import load_recipe
+from gantk_tasks import segmentation
+from gantk_tasks.segmentation import Segmentation, Segmenter, agreement, dice_loss
 
 QUICK = {"steps": 16, "side": 16}
 CPU = Runtime(torch.device("cpu"), "fp32", False)

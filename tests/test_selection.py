@@ -12,15 +12,16 @@ import torch
 from conftest import TINY
 
 import gantk
-from gantk import checkpoint, training
-from gantk.data.prepared import Data
+from gantk.data.dataset import Data
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.metrics.baselines import IntensityMap
-from gantk.recipe import load_recipe
-from gantk.runfolder import RunFolder
-from gantk.runtime import Runtime
-from gantk.selection import Choice, Judge, OnPairs, Sampled, Unpaired, judge_for, without
+from gantk.metrics.checkpoint_choice import Choice, Judge, OnPairs, Sampled, Unpaired, judge_for, without
+from gantk.recipe.load import load_recipe
+from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
+from gantk.training import loop as training
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 KNOWN: dict[str, dict] = {}

@@ -7,12 +7,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from gantk.data.images import Images
-from gantk.data.layout import likeness, split_of
-from gantk.data.pairing import NAMED_ALIKE
-from gantk.data.records import Record
-from gantk.data.sources import Aligned, Folders, channels, nothing_fits, source_for
-from gantk.data.split import split_records
+from gantk.data.items import Record
+from gantk.data.sources.file_names import likeness, split_of
+from gantk.data.sources.folders import Aligned, Folders, channels, nothing_fits, source_for
+from gantk.data.sources.images import Images
+from gantk.data.sources.pairing import NAMED_ALIKE
+from gantk.data.split.split import split_records
 from gantk.errors import UserError
 
 SIZE = (32, 32)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 
-from gantk.plugins import registry
-from gantk.registry import KINDS
-from gantk.spec import Discriminator, Generator, Part, Problem, bind, options_help, options_model
+from gantk.plugin.loader import registry
+from gantk.plugin.registry import KINDS
+from gantk.plugin.spec import Discriminator, Generator, Part, Problem, bind, options_help, options_model
 
 
 def wrong(kind: str, value) -> tuple[tuple, str]:
@@ -41,7 +41,7 @@ class Sampler:
 @pytest.fixture
 def sampler(monkeypatch):
     """`Sampler` registered as the augmentation 'sampler'."""
-    from gantk.registry import Entry
+    from gantk.plugin.registry import Entry
 
     monkeypatch.setitem(registry().entries, ("augment", "sampler"), Entry("augment", "sampler", Sampler, "a test"))
     return Sampler

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantk.data.leakage import check_leakage
-from gantk.data.phantom import Phantom
-from gantk.data.records import Record
-from gantk.data.split import SETS, Splits, split_json, split_records, unpair
+from gantk.data.items import Record
+from gantk.data.phantom.source import Phantom
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.split import SETS, Splits, split_json, split_records, unpair
 from gantk.errors import UserError
 
 
@@ -414,7 +414,7 @@ def test_splits_keep_what_they_are_when_a_set_is_replaced():
 
 
 def test_the_course_set_holds_out_the_same_anatomy_of_both_domains(shared_data):
-    from gantk.data.sources import Folders
+    from gantk.data.sources.folders import Folders
 
     records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
     splits, _ = split_records(records, test=0.2, validation=0.1)

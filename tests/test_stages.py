@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gantk.inference.stages import staged
-from gantk.undrawn import to_be_loaded
+from gantk.nets.skip_init import to_be_loaded
 
 
 def plain(item):

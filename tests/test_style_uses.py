@@ -11,12 +11,12 @@ from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 from PIL import Image
 
 import gantk
-from gantk import checkpoint
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime
-from gantk.spec import bind_or_raise
-from gantk.training import assemble
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.load import load_recipe
+from gantk.runs import checkpoint
+from gantk.training.loop import assemble
 from gantk_style.objective import encoder_for
 from gantk_style.transfer import transfer
 

@@ -9,8 +9,8 @@ from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 from PIL import Image
 
 from gantk.cli import cli
-from gantk.data.io import READABLE
-from gantk.plugins import attach_commands
+from gantk.formats.files import READABLE
+from gantk.plugin.loader import attach_commands
 from gantk_style.stylize import stylize
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.metrics.classifier import Classifier
 from gantk.metrics.sets import ImageGroup, halves
-from gantk.metrics.task import (
+from gantk_tasks.classification import (
     Classification,
     TwoSample,
     accuracy,
@@ -19,6 +18,7 @@ from gantk.metrics.task import (
     crossed,
     strangers,
 )
+from gantk_tasks.classifier import Classifier
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 
@@ -222,7 +222,7 @@ def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
 def test_the_p_value_is_that_of_the_binomial_test():
     from scipy.stats import binomtest
 
-    from gantk.metrics.task import _chance
+    from gantk_tasks.classification import _chance
 
     for right in (0, 13, 20, 30):
         assert _chance(right, 30) == pytest.approx(binomtest(right, 30, 0.5, alternative="greater").pvalue)

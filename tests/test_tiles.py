@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk.inference.layer_trace import Memory, Watched, calls_of, parts_of
 from gantk.inference.tiles import Tiling
 from gantk.inference.windows import padded, tiles
 from gantk.nets.attention_unet import AttentionUNet
 from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, settle, upsample
-from gantk.nets.calls import Memory, Watched, calls_of, parts_of
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups, moments, normalised
 from gantk.nets.unet import UNet

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image as Picture
 
 import gantk as toolkit
-from gantk.data.image import Image
 from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
+from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translation import Translation
 

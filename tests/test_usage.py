@@ -10,10 +10,10 @@ import types
 
 import pytest
 
-from gantk.costs import usage
-from gantk.costs.usage import Used
-from gantk.runfolder import RunFolder
-from gantk.summary import speed_of
+from gantk.machine import usage
+from gantk.machine.usage import Used
+from gantk.metrics.summary import speed_of
+from gantk.runs.folder import RunFolder
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():

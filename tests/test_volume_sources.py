@@ -9,22 +9,22 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from gantk.data import io
-from gantk.data.bids import Bids
-from gantk.data.contrasts import Contrasts
-from gantk.data.geometry import View
-from gantk.data.images import Images
-from gantk.data.manifest import Manifest
-from gantk.data.nifti_source import Nifti
-from gantk.data.pairing import complete_pairs, expect_pairs
-from gantk.data.prepared import Data
-from gantk.data.sources import Folders, source_for
-from gantk.data.split import split_records
-from gantk.data.stacks import Stacks
-from gantk.data.volumes import Item, Reader, Shelf, planes_within
+from gantk.data.dataset import Data
+from gantk.data.neighbour_slices import Stacks
+from gantk.data.resample import View
+from gantk.data.sources.bids import Bids
+from gantk.data.sources.folders import Folders, source_for
+from gantk.data.sources.images import Images
+from gantk.data.sources.manifest import Manifest
+from gantk.data.sources.nifti import Nifti
+from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.sources.patients import Contrasts
+from gantk.data.sources.volumes import Item, Reader, Shelf, planes_within
+from gantk.data.split.split import split_records
 from gantk.errors import UserError
+from gantk.formats import files as io
 from gantk.method import Method
-from gantk.tables import DataTable
+from gantk.recipe.tables import DataTable
 
 SIZE = (16, 16)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -37,8 +37,8 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
     else:
-        from gantk.data.image import Image
-        from gantk.data.orientation import to_upright
+        from gantk.formats.image import Image
+        from gantk.formats.orientation import to_upright
 
         io.write(path, Image(np.ascontiguousarray(to_upright(voxels, affine))[None], affine))
     return path

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from gantk.errors import UserError
-from gantk.weights import timm_model, weights_file
+from gantk.nets.pretrained import timm_model, weights_file
 
 NAME = "test_vit3.r160_in1k"  # timm's smallest, 0.9 M weights
 
@@ -122,7 +122,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
 
 
 def test_what_timm_fetches_is_used_and_its_failures_are_told(monkeypatch):
-    monkeypatch.setattr("gantk.weights._unreachable", lambda config: None)
+    monkeypatch.setattr("gantk.nets.pretrained._unreachable", lambda config: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.nn.Linear(1, 1))
     assert isinstance(timm_model(NAME), torch.nn.Linear)
 

@@ -59,7 +59,7 @@ def test_a_wheel_holds_the_core_the_plugins_and_the_recipes(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     core = shipped(ROOT / "gantk", (".py", ".j2", ".css", ".js", ".in"))
     assert {f"gantk/{name}" for name in core} <= names
-    assert {"gantk/report/page.html.j2", "gantk/templates/plugin/pyproject.toml.in"} <= names
+    assert {"gantk/report/page.html.j2", "gantk/plugin/templates/pyproject.toml.in"} <= names
     assert shipped(ROOT / "plugins", (".py",)) <= names
     assert {f"gantk/recipes/{name}" for name in shipped(ROOT / "recipes", (".toml",))} <= names
 

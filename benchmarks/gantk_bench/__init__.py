@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

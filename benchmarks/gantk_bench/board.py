@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gantk.live import clock_time
-from gantk.summary import title_of
+from gantk.metrics.summary import title_of
+from gantk.training.live import clock_time
 from gantk_bench.child import Child
 from gantk_bench.plan import Job
 from gantk_bench.spread import Spread

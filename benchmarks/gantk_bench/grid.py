@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gantk.errors import UserError
-from gantk.recipe import Recipe
+from gantk.recipe.load import Recipe
 
 SEED = "train.seed"  # the one key that makes the same experiment again, not another
 OPENING, CLOSING = "[{", "]}"

@@ -12,8 +12,8 @@ from typing import Any
 
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.recipe import Recipe, all_recipes, load_recipe, resolved
-from gantk.tables import Model
+from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
+from gantk.recipe.tables import Model
 from gantk_bench.grid import SEED, Value, combinations, short_keys
 from gantk_bench.suite import RecipeTable, Suite
 from gantk_bench.tomltext import settings_of, toml_value

@@ -12,7 +12,7 @@ from typing import Any
 
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.runfolder import RunFolder
+from gantk.runs.folder import RunFolder
 
 FORMAT = 1
 # an absolute path of two names or more: between quotes with its blanks, or up to the next blank

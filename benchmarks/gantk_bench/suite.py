@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr
 
 from gantk.errors import UserError, did_you_mean
-from gantk.plugins import registry
-from gantk.recipe import all_recipes, find_line
-from gantk.spec import Problem, Table, check
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import Problem, Table, check
+from gantk.recipe.load import all_recipes, find_line
 
 
 class Scored(Table):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gantk.metrics.features import INCEPTION_FILE, Features
-from gantk.spec import bind_or_raise
-from gantk.training import inference_weights
-from gantk.weights import VARIABLE
+from gantk.nets.pretrained import VARIABLE
+from gantk.plugin.spec import bind_or_raise
+from gantk.training.loop import inference_weights
 from gpu import cases, timing
 from gpu.rows import row
 from gpu.steps import TINY, Subject

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from gantk.runfolder import version_of_gantk
-from gantk.runtime import describe, start
+from gantk.machine.runtime import describe, start
+from gantk.runs.folder import version_of_gantk
 from gpu.checkout import ROOT
 from gpu.rows import row
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.capture import WARM_UP, Graph
 from gantk.costs import budget
-from gantk.engine import Engine
+from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method
-from gantk.recipe import load_recipe
-from gantk.runtime import Runtime, start
-from gantk.tables import Model
-from gantk.training import plan_of
+from gantk.recipe.load import load_recipe
+from gantk.recipe.tables import Model
+from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
+from gantk.training.engine import Engine
+from gantk.training.loop import plan_of
 from gpu import timing
 from gpu.cases import MODES
 from gpu.flops import counted
@@ -64,7 +64,7 @@ class Subject:
         method.begin(stage, images)
         engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
         if model.train.compile:
-            from gantk import compiled  # torch's compiler takes a second to import
+            from gantk.training.accelerate import compile as compiled  # torch's compiler takes a second to import
 
             engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)
         return cls(model, engine, images, runtime.device)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from gantk import api
-from gantk.recipe import load_recipe
+from gantk.recipe.load import load_recipe
 from gpu import cases, timing
 from gpu.rows import row
 from gpu.steps import EFFORT, TINY, Subject, memory_watched

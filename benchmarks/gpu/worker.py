@@ -14,7 +14,7 @@ def serve(connection: Connection, device: str) -> None:
     comes. To each it answers with rows, ("failed", reason) where it broke off, and at the end ("done", whether the
     device still works)."""
     from gantk.errors import UserError
-    from gantk.runtime import describe, start
+    from gantk.machine.runtime import describe, start
 
     try:
         connection.send(("ready", describe(start(device))["device"]))

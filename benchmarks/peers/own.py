@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gantk.capture import WARM_UP
-from gantk.data.records import Record
-from gantk.data.sources import source_for
+from gantk.data.items import Record
+from gantk.data.sources.folders import source_for
 from gantk.inference.whole import whole_images
+from gantk.machine.runtime import start
 from gantk.method import Batch, Method, Stage
-from gantk.recipe import load_recipe
-from gantk.runtime import start
-from gantk.tables import Model
-from gantk.training import Parts, assemble, inference_weights, resized
+from gantk.recipe.load import load_recipe
+from gantk.recipe.tables import Model
+from gantk.training.accelerate.cuda_graph import WARM_UP
+from gantk.training.loop import Parts, assemble, inference_weights, resized
 from peers.cases import STRUCTURE, Case
 from peers.side import Side
 from peers.switches import PLAIN, enter

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.evaluation import Scorer
-from gantk.runtime import start
+from gantk.machine.runtime import start
+from gantk.metrics.evaluate import Scorer
 from peers.own import Guest, Own
 from peers.side import OTHER, Side
 from peers.speed import WARM, Turn

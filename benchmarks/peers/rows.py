@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError
 from gantk.files import write_file
-from gantk.recipe import resolved
-from gantk.runfolder import environment
-from gantk.runtime import describe
+from gantk.machine.runtime import describe
+from gantk.recipe.load import resolved
+from gantk.runs.folder import environment
 from gantk.version import version_of_gantk
 from peers.cases import Case
 from peers.own import Own

@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from gantk.allocator import use_allocator
+from gantk.machine.allocator import use_allocator
 
 OFF: dict[str, str] = {  # what is lost -> the setting that turns it off
     "bf16": 'train.precision="fp32"',

@@ -20,14 +20,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException as AsksFo
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils.flop_counter import flop_registry
 
-from gantk.data.records import contrast_names, domain_letters
-from gantk.engine import Engine, check_plan
+from gantk.data.items import contrast_names, domain_letters
 from gantk.errors import UserError
+from gantk.inference.layer_trace import Memory
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Stage
-from gantk.nets.calls import Memory
-from gantk.runtime import Runtime
-from gantk.tables import Model
-from gantk.training import build_method, plan_of
+from gantk.recipe.tables import Model
+from gantk.training.engine import Engine, check_plan
+from gantk.training.loop import build_method, plan_of
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gantk.allocator import use_allocator
 from gantk.costs.budget import Need, Shape, need_of, shape_of
 from gantk.costs.step_time import hours_of, step_seconds
-from gantk.costs.usage import resident
 from gantk.errors import GantkError
-from gantk.runtime import Runtime
-from gantk.tables import Model
+from gantk.machine.allocator import use_allocator
+from gantk.machine.runtime import Runtime
+from gantk.machine.usage import resident
+from gantk.recipe.tables import Model
 
 if TYPE_CHECKING:
-    from gantk.training import Training
+    from gantk.training.loop import Training
 
 GIB = 2**30
 LOADED = 80 << 20  # bytes that torch loads, compiles and keeps in its first steps on a CPU; see benchmarks/memory.py

@@ -8,8 +8,8 @@ from dataclasses import replace
 from gantk.costs.budget import need_of, shape_of
 from gantk.costs.forecast import Forecast, Way, spare_of
 from gantk.errors import GantkError
-from gantk.recipe import Recipe
-from gantk.runtime import Runtime
+from gantk.machine.runtime import Runtime
+from gantk.recipe.load import Recipe
 
 
 def remedies(recipe: Recipe, runtime: Runtime, found: Forecast) -> Iterator[Way]:

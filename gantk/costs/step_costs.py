@@ -1,8 +1,8 @@
 """What training steps spent their time on, out of a Chrome trace: categories that add up to the steps.
 
 On a CPU, every instant of the traced steps belongs to what the main thread had begun last: an operator, or a range that
-`gantk.costs.profiling` marked. On a GPU an instant belongs to the kernel that runs; where none does, to what the host
-was doing meanwhile, and that is overhead unless it waits for data, prepares a batch or logs.
+`gantk.training.profiling` marked. On a GPU an instant belongs to the kernel that runs; where none does, to what the
+host was doing meanwhile, and that is overhead unless it waits for data, prepares a batch or logs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS = (  # the first pattern that is found in an operator's or kernel's name d
     (RANKS, r"gloo|nccl|c10d|all_?reduce|broadcast_$"),
     (None, rf"^aten::({LOOKS})|^detach"),
     (NORMS, r"(batch|instance|group|layer)_?norm|Norm|bn_(fw|bw)|norm_(fwd|bwd)"),
-    (CONVOLUTIONS, r"^(Transposed)?Product|^Offset"),  # of gantk.nets.kernels
+    (CONVOLUTIONS, r"^(Transposed)?Product|^Offset"),  # of gantk.training.accelerate.kernels
     (CONVOLUTIONS, r"conv(?!ert)|cudnn|fprop|dgrad|wgrad|xmma|implicit|slow_conv|winograd"),
     ("resampling and padding", r"upsample|interpolate|::pad|_pad|pool|grid_sampl|pixel_(un)?shuffle|::roll|::flip"),
     ("matrix products", r"::(add|b|addb|badd)?mm|matmul|linear|einsum|gemm|gemv|cublas|cutlass"),

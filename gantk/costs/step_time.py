@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from gantk.capture import WARM_UP
 from gantk.costs.budget import Need, Shape, batch_of, build, largest, need_of, same_random_numbers, steps_of
-from gantk.engine import Engine
 from gantk.errors import GantkError
-from gantk.runtime import Runtime
-from gantk.tables import Model
-from gantk.training import plan_of
+from gantk.machine.runtime import Runtime
+from gantk.recipe.tables import Model
+from gantk.training.accelerate.cuda_graph import WARM_UP
+from gantk.training.engine import Engine
+from gantk.training.loop import plan_of
 
 SECONDS = 4.0  # that a timed step may take, and all of a size together but the second
 FIRST, LEAP = 1 / 64, 8  # share of the recipe's pixels that is timed first; how many times as many come next

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gantk.data.channels import to_network
-from gantk.data.fit import Fit
+from gantk.data.items import Record
 from gantk.data.preparation import Preparation
-from gantk.data.records import Record
+from gantk.data.resize import Fit
 from gantk.method import Batch
 
 AHEAD = 2  # batches that are read ahead, for each worker

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.data.fit import Fit
-from gantk.data.mapping import is_tensor
+from gantk.data.intensity_mapping import is_tensor
+from gantk.data.resize import Fit
 from gantk.errors import UserError
 
 if TYPE_CHECKING:
-    from gantk.data.mapping import Pixels
+    from gantk.data.intensity_mapping import Pixels
 
 
 class PerChannel:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gantk.data.batches import Batches
-from gantk.layout import CHANNELS_LAST
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch
-from gantk.runtime import Runtime
+from gantk.nets.layout import CHANNELS_LAST
 
 
 class Lane(Protocol):

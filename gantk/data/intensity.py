@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gantk.data.foreground import Foreground, split_values
-from gantk.data.mapping import Mapping, from_state, is_tensor, like
+from gantk.data.intensity_mapping import Mapping, from_state, is_tensor, like
 from gantk.errors import UserError
 
 if TYPE_CHECKING:
-    from gantk.data.mapping import Pixels
+    from gantk.data.intensity_mapping import Pixels
 
 __all__ = ["Linear", "Mapping", "MinMax", "Percentile", "Unit", "Window", "ZScore", "from_state"]
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from gantk.data.cache import Cache, digest
 from gantk.data.channels import to_intensities, to_size
-from gantk.data.fit import Fit
-from gantk.data.masks import fitted
-from gantk.data.records import Record
+from gantk.data.items import Record
+from gantk.data.resize import Fit
+from gantk.data.sources.masks import fitted
 
 if TYPE_CHECKING:
-    from gantk.data.stacks import Stacks
+    from gantk.data.neighbour_slices import Stacks
 
 Key = tuple[str, str]  # a record's domain and key
 
@@ -201,8 +201,8 @@ def _behind(path: Path) -> list[Path]:
         return sorted(file for file in path.iterdir() if file.is_file())
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return [path]
-    from gantk.data.itk_headers import voxels_of
     from gantk.errors import UserError
+    from gantk.formats.itk_headers import voxels_of
 
     try:
         return [path, voxels_of(path).path]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantk import checkpoint
 from gantk.errors import GantkError, UserError
 from gantk.exports.network import Program, Sampling, Sizes, Translation, exact_norms, plain_copy, programs, sizes_of
 from gantk.exports.onnx_file import OPSET, require_onnx, to_onnx, with_metadata
@@ -21,6 +20,7 @@ from gantk.exports.onnx_model import FORMAT, INPUT, call, open_session
 from gantk.exports.parity import TOLERANCE, OnlyAlone, Probes, checked, noise, real_images, require_steady
 from gantk.files import write_file
 from gantk.inference.translator import OTHER, Translator
+from gantk.runs import checkpoint
 from gantk.version import version_of_gantk
 
 FORMATS = ("onnx", "monai")
@@ -159,7 +159,7 @@ def export(
         names = ", ".join(part.name for part in translator.model.post)
         say(f"warning  the recipe's post-steps are no part of the file: {names}")
     if format == "monai":
-        from gantk.exports.bundle import write_bundle
+        from gantk_monai.bundle import write_bundle
 
         return write_bundle(direction, out, tolerance, say)
     return write_onnx(direction, out, tolerance, say)

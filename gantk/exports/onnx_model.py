@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gantk.data.channels import PerChannel
-from gantk.data.image import Image
 from gantk.errors import UserError
+from gantk.formats.image import Image
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
-from gantk.plugins import registry
+from gantk.plugin.loader import registry
 
 KEY = "gantk"  # the one entry of the model's metadata: JSON that says all that a network alone does not
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes

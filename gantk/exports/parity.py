@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.prepared import Data
+from gantk.data.dataset import Data
 from gantk.errors import GantkError, UserError
 
 IMAGES = {2: 4, 3: 2}  # real images that are compared, by dimensions

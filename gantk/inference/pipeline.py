@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.channels import PerChannel, to_network
-from gantk.data.fit import Fit
-from gantk.data.geometry import View
-from gantk.data.image import Image
+from gantk.data.resample import View
+from gantk.data.resize import Fit
 from gantk.errors import UserError
+from gantk.formats.image import Image
 from gantk.inference.detail import with_detail
 from gantk.inference.stages import staged
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.data.image import Image
-from gantk.data.io import write
 from gantk.errors import UserError
 from gantk.files import write_file
+from gantk.formats.files import write
+from gantk.formats.image import Image
 from gantk.inference.translator import Translator, flat
 
 LARGEST = {8: 255, 16: 65535}

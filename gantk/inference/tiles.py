@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gantk.inference.layer_trace import Unfit, Watched
+from gantk.inference.receptive_field import Needs
+from gantk.inference.split_network import Cut
+from gantk.inference.tiled_norm import Passes
 from gantk.inference.windows import by_windows, padded, tiles
-from gantk.nets.calls import Unfit, Watched
-from gantk.nets.coarse import Cut
-from gantk.nets.needs import Needs
-from gantk.nets.passes import Passes
 
 DEAREST = 4096  # bytes a voxel, more than any network here needs: what then fits into memory goes whole, unmeasured
 SHARE = 0.75  # of the memory, at most, for the small maps of the whole image

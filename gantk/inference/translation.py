@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.contrasts import contrast_files
-from gantk.data.dicom import is_dicom, remarks
-from gantk.data.image import Image
-from gantk.data.io import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, scans, stem_of, suffix_of, write
+from gantk.data.sources.patients import contrast_files
 from gantk.errors import GantkError, UserError
+from gantk.formats.dicom import is_dicom, remarks
+from gantk.formats.files import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, scans, stem_of, suffix_of, write
+from gantk.formats.image import Image
 from gantk.inference.ledger import Ledger
 from gantk.inference.pipeline import Look
 from gantk.inference.stages import staged

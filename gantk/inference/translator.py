@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.allocator import use_allocator
-from gantk.checkpoint import load_into, load_meta_of, load_weights
 from gantk.data.channels import to_network
-from gantk.data.fit import Fit
-from gantk.data.geometry import View
-from gantk.data.image import Image
-from gantk.data.prepared import Data, intensity_from
-from gantk.data.stacks import middle
+from gantk.data.dataset import Data, intensity_from
+from gantk.data.neighbour_slices import middle
+from gantk.data.resample import View
+from gantk.data.resize import Fit
 from gantk.errors import UserError
+from gantk.formats.image import Image
 from gantk.inference.ledger import sha256_of
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
+from gantk.inference.post import Posts, spread_examples
 from gantk.inference.uncertainty import Uncertain, uncertain
 from gantk.inference.whole import whole_images
+from gantk.machine.allocator import use_allocator
+from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import settle
-from gantk.post import Posts, spread_examples
-from gantk.runfolder import RunFolder
-from gantk.runtime import Runtime, start
-from gantk.tables import Model
-from gantk.training import build_method, earlier_weights, split_weights
-from gantk.undrawn import to_be_loaded
+from gantk.nets.skip_init import to_be_loaded
+from gantk.recipe.tables import Model
+from gantk.runs.checkpoint import load_into, load_meta_of, load_weights
+from gantk.runs.folder import RunFolder
+from gantk.training.loop import build_method, earlier_weights, split_weights
 
 OTHER = {"a": "b", "b": "a"}
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gantk.inference.tiles import Tiling
+from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.runtime import Runtime
-from gantk.tables import Model
+from gantk.recipe.tables import Model
 
 
 def whole_images(

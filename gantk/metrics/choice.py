@@ -7,8 +7,8 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.metrics.reals import RealImages
-from gantk.spec import bind_or_raise
-from gantk.tables import Model
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.tables import Model
 
 TRANSLATED = ("psnr", "ssim", "mae")  # by default, for methods that translate
 SAMPLED = ("kid",)  # by default, for images from noise

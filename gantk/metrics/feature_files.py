@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.weights import timm_model, weights_file
+from gantk.nets.pretrained import timm_model, weights_file
 
 WHERE = "evaluate.metrics"
 SIDE = 224  # pixels, where neither the file nor the recipe says another size

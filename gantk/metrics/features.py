@@ -154,7 +154,7 @@ def inception_network() -> nn.Module:
 
 def _file(name: str) -> Path | None:
     """A weight file in $GANTK_WEIGHTS or in torch's own cache."""
-    from gantk.weights import weights_file
+    from gantk.nets.pretrained import weights_file
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     return weights_file(name) or (cached if cached.is_file() else None)

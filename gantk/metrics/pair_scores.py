@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.metrics.aggregation import Values, per_level
 from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.bootstrap import estimate
 from gantk.metrics.lesions import LesionContrast
-from gantk.metrics.levels import Values, per_level
 from gantk.metrics.regions import FOREGROUND, LESION, SUFFIXES, definition_in, maskable
 from gantk.metrics.scoring import report
 from gantk.metrics.units import Units

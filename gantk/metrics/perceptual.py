@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pair_metric import PairMetric
-from gantk.weights import VARIABLE, weights_file
+from gantk.nets.pretrained import VARIABLE, weights_file
 
 FILES = {  # torchvision's own names
     "alex": "alexnet-owt-7be5be79.pth",

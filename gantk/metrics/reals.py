@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.prepared import Data
-from gantk.data.records import Record
+from gantk.data.dataset import Data
+from gantk.data.items import Record
 from gantk.metrics.sets import ImageGroup
 
 MOST = 1024  # images of a set; more are thinned evenly

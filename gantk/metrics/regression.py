@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.inference.windows import padded
+from gantk.machine.runtime import Runtime
 from gantk.nets.unet import UNet
-from gantk.optim import adam
-from gantk.runtime import Runtime
+from gantk.training.optim import adam
 
 WIDTH, DEPTH = 16, 3  # of the U-Net
 BATCH = {2: 8, 3: 2}  # images of a training step, by dimensions

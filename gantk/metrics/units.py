@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gantk.data.channels import PerChannel
-from gantk.data.io import FORMATS, PICTURES, suffix_of
-from gantk.data.prepared import Data
-from gantk.data.records import Record
+from gantk.data.dataset import Data
+from gantk.data.items import Record
+from gantk.formats.files import FORMATS, PICTURES, suffix_of
 
 CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")  # "CT", "sCT", "CBCT", "low-dose CT"
 AIR = -200.0  # a scale whose black lies below this is one of Hounsfield units: fat ends at about -120

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
-from gantk.layout import CHANNELS_LAST
-from gantk.nets import kernels
-from gantk.nets.calls import parts_of
+from gantk.inference.layer_trace import parts_of
+from gantk.nets.layout import CHANNELS_LAST
 from gantk.nets.statistics import moments, normalised
+from gantk.training.accelerate import kernels
 
 NormKind = Literal["instance", "batch", "group", "none"]
 UpKind = Literal["resize", "linear", "transpose"]
@@ -66,7 +66,7 @@ class FitsOrFloat32:
 
 
 class Quick(kernels.HasKernels):
-    """A convolution that takes the quickest of the ways in `gantk.nets.kernels`."""
+    """A convolution that takes the quickest of the ways in `gantk.training.accelerate.kernels`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = self.groups == 1 and set(self.dilation) == {1} and not isinstance(self.padding, str)
@@ -204,7 +204,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
     kernel costs more than that saves, are done step by step.
     """
 
-    indivisible = True  # see `gantk.nets.calls`: what it does with its convolution is its own affair
+    indivisible = True  # see `gantk.inference.layer_trace`: what it does with its convolution is its own affair
 
     def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
         super().__init__()

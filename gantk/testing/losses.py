@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gantk.spec import Part, bind_or_raise
+from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import random_images, small_size
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gantk import checkpoint
-from gantk.engine import Engine, Plan
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.nets.blocks import batch_independent
-from gantk.optim import Constant, Linear, adam, sgd
-from gantk.runtime import Runtime
-from gantk.spec import bind_or_raise
+from gantk.plugin.spec import bind_or_raise
+from gantk.runs import checkpoint
 from gantk.testing.recorded import Recording
 from gantk.testing.small import POOL, random_images, small_part, small_size
+from gantk.training.engine import Engine, Plan
+from gantk.training.optim import Constant, Linear, adam, sgd
 
 BATCH = 2
 
@@ -136,7 +136,7 @@ class MethodContract:
         """Recorded once and replayed, as a CUDA graph is, training goes where it goes without, to the bit."""
         if not self.captures:
             pytest.skip("asks the device for values")
-        monkeypatch.setattr("gantk.capture.WARM_UP", 1)
+        monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
         steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step comes at least three times
         plain = self.engine(self.build(d), steps=steps, schedule=Linear())
         replayed = self.engine(self.build(d), steps=steps, schedule=Linear(), graph=Recording)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gantk.checkpoint import load_into, load_weights, save
 from gantk.errors import UserError
-from gantk.layout import CHANNELS_LAST
-from gantk.spec import Part
+from gantk.nets.layout import CHANNELS_LAST
+from gantk.plugin.spec import Part
+from gantk.runs.checkpoint import load_into, load_weights, save
 from gantk.testing.small import SMALL, random_images, small_part, small_size
 
 

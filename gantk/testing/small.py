@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.plugins import registry
-from gantk.spec import Kind, Part, bind_or_raise, options_model
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import Kind, Part, bind_or_raise, options_model
 
 # What is passed to a part of that name where it is a default; every other part keeps its own defaults.
 SMALL = {

@@ -1,6 +1,6 @@
 """CUT (Park et al. 2020) as a gantk plugin."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gantk.adaptive import DiscriminatorAugment
-from gantk.cycle import check_coarse, coarse_stages
 from gantk.errors import UserError
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
-from gantk.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk.training.two_way import check_coarse, coarse_stages
 from gantk_cut.patchnce import PatchNCE
 
 Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps

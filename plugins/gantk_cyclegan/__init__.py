@@ -1,6 +1,6 @@
 """CycleGAN (Zhu et al. 2017) as a gantk plugin."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gantk.cycle import CycleMethod, Terms
 from gantk.losses.structure import Contrast
 from gantk.method import Geometry
-from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator
+from gantk.training.two_way import CycleMethod, Terms
 
 
 class CycleGAN(CycleMethod):

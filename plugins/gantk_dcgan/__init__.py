@@ -1,6 +1,6 @@
 """DCGAN (Radford et al. 2016) as a gantk plugin."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

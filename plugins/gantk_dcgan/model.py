@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import UpKind
 from gantk.nets.labels import one_hot
-from gantk.spec import AdversarialLoss, Augment, Discriminator
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
+from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
 
 CHUNK = 16  # images that are made at once

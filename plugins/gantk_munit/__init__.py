@@ -1,6 +1,6 @@
 """MUNIT (Huang et al. 2018) as a gantk plugin."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.nets.blocks import NormKind, batch_independent, conv, in_layout_of, init_weights, require_size
 from gantk.nets.blocks import norm as make_norm
-from gantk.spec import Part
+from gantk.plugin.spec import Part
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.losses.structure import structure_and_flatness
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.nets.blocks import OutputKind
-from gantk.spec import AdversarialLoss, Augment, Discriminator
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
+from gantk.training.adaptive import DiscriminatorAugment
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
 

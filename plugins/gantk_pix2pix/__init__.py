@@ -1,6 +1,6 @@
 """Pix2Pix (Isola et al. 2017) and the regression that it must beat, as a gantk plugin."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Phase, chained
-from gantk.spec import AdversarialLoss, Augment, Discriminator, Generator
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator
+from gantk.training.adaptive import DiscriminatorAugment
 from gantk_pix2pix.regression import OTHER, Regression
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

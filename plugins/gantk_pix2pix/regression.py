@@ -7,7 +7,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.spec import Generator
+from gantk.plugin.spec import Generator
 
 OTHER = {"a": "b", "b": "a"}
 

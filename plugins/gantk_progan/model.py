@@ -9,10 +9,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from gantk.adaptive import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.spec import AdversarialLoss, Augment
+from gantk.plugin.spec import AdversarialLoss, Augment
+from gantk.training.adaptive import DiscriminatorAugment
 from gantk_progan.layers import doubled, halved
 from gantk_progan.networks import SMALLEST, Discriminator, Generator, filters_at
 

@@ -1,6 +1,6 @@
 """Style transfer (Gatys et al. 2016) as a gantk plugin: a method, a step after any generator, and a command."""
 
-from gantk.hookspecs import hookimpl
+from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl

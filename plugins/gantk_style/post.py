@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.fit import resize
 from gantk.data.intensity import Percentile
-from gantk.data.io import read
+from gantk.data.resize import resize
 from gantk.errors import UserError
+from gantk.formats.files import read
 from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, check_weights, encoder_for
 from gantk_style.transfer import transfer
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.fit import resize
-from gantk.data.image import Image
 from gantk.data.intensity import Percentile
-from gantk.data.io import READABLE, VOLUMES, is_image, read, suffix_of, write
+from gantk.data.resize import resize
 from gantk.errors import UserError
+from gantk.formats.files import READABLE, VOLUMES, is_image, read, suffix_of, write
+from gantk.formats.image import Image
+from gantk.machine.runtime import start
 from gantk.nets.encoder import check_colours
-from gantk.recipe import Recipe, load_recipe
-from gantk.runtime import start
-from gantk.spec import bind_or_raise, options_model
+from gantk.plugin.spec import bind_or_raise, options_model
+from gantk.recipe.load import Recipe, load_recipe
 from gantk_style.canvas import luminance
 from gantk_style.post import StylePost, network_values
 

@@ -1,0 +1,259 @@
+"""A recipe's [data] table at work: records split, intensities fitted on the training split, image sets ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gantk.data.batches import ImageSet
+from gantk.data.cache import Cache
+from gantk.data.channels import PerChannel
+from gantk.data.intensity_fit import fitted_mapping
+from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.neighbour_slices import Stacks, middle
+from gantk.data.preparation import Preparation, code_of
+from gantk.data.resample import View
+from gantk.data.sources.labels import classes_of
+from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.split import Splits, split_json, split_records, unpair
+from gantk.data.split.thumbnails import see_once
+from gantk.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gantk.recipe.tables import DataTable
+
+
+@dataclass
+class Data:
+    """The data of one run: `splits` of records, and one fitted intensity mapping per domain."""
+
+    table: DataTable
+    letters: tuple[str, ...]  # ("a", "b") or ("image",)
+    paired: bool
+    splits: dict[str, list[Record]]  # train, validation, test
+    how: str  # how the split was made, in words
+    training: list[Record]  # the training split as this method sees it: unpaired where it must be
+    intensity: dict[str, Any]
+    channels: dict[str, int]  # per domain: contrasts x (2 neighbours + 1)
+    classes: tuple[str, ...] = ()  # of the labels that batches carry, sorted
+    contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each domain: ("T1", "FLAIR")
+    slices: Splits = field(default_factory=lambda: Splits({}, ""))  # the splits without neighbours, train as trained on
+    preparation: Preparation = field(default=None, repr=False)  # how records become images
+
+    @classmethod
+    def load(cls, table: DataTable, method: type) -> Data:
+        """Records of the recipe's source, split; UserError where they are not what the method needs."""
+        letters = domain_letters(table.domains)
+        records = _records(table, method)
+        classes = classes_of(records, method.reads) if table.labels else ()
+        _expect(table, method, records)
+        stacks = Stacks(records, table.neighbours) if table.neighbours else None
+        preparation = _preparation(table, records)
+        splits, how = split_records(records, **table.split.model_dump())
+        training = _training(table, method, splits["train"])
+        used = [record for record in training if record.domain in method.reads]
+        contrasts = {letter: contrast_names(name) for letter, name in zip(letters, table.domains, strict=True)}
+        intensity, channels = {}, {}
+        for letter, names in contrasts.items():
+            shown = [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter]
+            intensity[letter], count = fitted_mapping(table, names, shown, preparation)
+            channels[letter] = count * (2 * table.neighbours + 1)
+        slices = splits | {"train": used}
+        if stacks:
+            for members in (*splits.values(), used):
+                preparation.with_neighbours(stacks, members)
+            used = stacks.of(used)
+            splits = Splits({name: stacks.of(members) for name, members in splits.items()}, splits.by)
+        return cls(
+            table,
+            letters,
+            method.paired,
+            splits,
+            how,
+            used,
+            intensity,
+            channels,
+            classes,
+            contrasts,
+            slices,
+            preparation,
+        )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The network intensities of black and white."""
+        low, high = next(iter(self.intensity.values())).range
+        return float(low), float(high)
+
+    def centre(self, images: Tensor) -> Tensor:
+        """The middle slice's channels of (N, C, *size) images; all of them where no neighbours come along."""
+        return middle(images, self.table.neighbours)
+
+    def training_sets(self) -> dict[str, ImageSet]:
+        """The training images by domain, whole; paired ones in the same order."""
+        table = self.table
+        by_letter = {letter: [r for r in self.training if r.domain == letter] for letter in self.letters}
+        return {
+            letter: ImageSet(
+                records,
+                self.intensity[letter],
+                table.size,
+                table.fit,
+                table.memory / len(self.letters),
+                patch=table.patch,
+                masks=table.mask,
+                classes=self.classes,
+                channels=self.channels[letter],
+                preparation=self.preparation,
+            )
+            for letter, records in by_letter.items()
+            if records
+        }
+
+    def image(self, record: Record) -> Tensor:
+        """A record as the networks see it, (C, *size), neighbours and all, by its scan's own intensities where each has
+        its own."""
+        return torch.from_numpy(self.preparation.image(record, self.intensity[record.domain]))
+
+    def pairs(self, split: str) -> list[dict[str, Record]]:
+        """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order."""
+        return self._pairs[split]
+
+    def unpaired(self, letter: str) -> list[Record]:
+        """Held-out records of a domain where no pairs are known; training records where nothing is held out."""
+        for split in ("validation", "test", "train"):
+            found = [record for record in self.splits[split] if record.domain == letter]
+            if found:
+                return found
+        return []
+
+    def leaks(self) -> UserError | None:
+        """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
+        known = dict(self.slices.seen)
+        near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
+        if sum(map(bool, self.slices.values())) > 1:
+            for record in (record for members in self.slices.values() for record in members):
+                if (record.domain, record.key) not in known:
+                    known[record.domain, record.key] = see_once(self.preparation, record, near=near)
+        slices = Splits(self.slices, self.slices.by, self.slices.made, known)
+        try:
+            check_leakage(slices, same_patient=self.paired or self.table.same_patient, near=near)
+        except UserError as error:
+            return error
+        return None
+
+    def description(self) -> list[str]:
+        """What the data are, in lines for a person."""
+        names = dict(zip(self.letters, self.table.domains, strict=False))
+        counts = ", ".join(f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters)
+        what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
+        held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
+        size = " x ".join(map(str, self.table.size))
+        lines = [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
+        if self.classes:
+            labels = [record.label for record in self.training]
+            lines.append("classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes))
+        lacking = sum(bool(record.missing) for record in self.training)
+        if lacking:
+            lines.append(f"missing  {lacking} of {len(self.training)} training images lack a contrast, which is masked")
+        return lines
+
+    def split_json(self) -> dict[str, Any]:
+        """What split.json says: every image of every split, with a hash of every file."""
+        return {"how": self.how, "splits": split_json(self.slices)}
+
+    def intensity_state(self) -> dict[str, Any]:
+        """The fitted mappings, for the checkpoint."""
+        return {letter: mapping.state() for letter, mapping in self.intensity.items()}
+
+    def restore_intensity(self, state: dict[str, Any]) -> None:
+        """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
+        self.intensity.update(intensity_from(self.table, state))
+
+    @cached_property
+    def _pairs(self) -> dict[str, list[dict[str, Record]]]:
+        return {split: list(complete_pairs(records).values()) for split, records in self.splits.items()}
+
+
+def intensity_from(table: DataTable, state: dict[str, Any]) -> dict[str, Any]:
+    """The fitted mappings that `Data.intensity_state` described."""
+    one = table.intensity.target.from_state
+    return {
+        letter: PerChannel.from_state(each, one) if "contrasts" in each else one(each) for letter, each in state.items()
+    }
+
+
+def _records(table: DataTable, method: type) -> list[Record]:
+    """All records of the recipe's source, seen in the plane and at the spacing that the recipe asks for."""
+    if set(method.reads) - set(domain_letters(table.domains)):
+        what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
+        raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
+    view = View(table.plane, table.spacing)
+    try:
+        source = table.source(table.domains, table.dims, table.size)
+        if not view.is_plain:
+            _show(source, table, view)
+        return source.records()
+    except UserError as error:
+        error.where = error.where or "data.source"
+        raise
+
+
+def _show(source: Any, table: DataTable, view: View) -> None:
+    """Tell a source which view is wanted; UserError where it has no other than its own."""
+    if not hasattr(source, "sees"):
+        key = "plane" if view.plane != "axial" else "spacing"
+        raise UserError(
+            f"the source '{table.source.name}' cannot show its images in another {key}",
+            where=f"data.{key}",
+            remedy=f"leave out data.{key}, or use a source of volumes, such as 'nifti'",
+        )
+    source.sees(view)
+
+
+def _preparation(table: DataTable, records: list[Record]) -> Preparation:
+    """How these records become images, with the user's cache where there are files."""
+    cache = Cache.default() if table.cache and any(record.files for record in records) else None
+    source = {key: value for key, value in table.source.table().items() if key != "path"}
+    seen = [table.domains, table.dims, table.size, table.plane, table.spacing]
+    about = [source, seen, code_of(table.source.target)] if cache else None
+    intensity = [table.intensity.table(), code_of(table.intensity.target)] if cache else None
+    return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
+
+
+def _training(table: DataTable, method: type, records: list[Record]) -> list[Record]:
+    """The training split as the method wants it: complete pairs, a[i] beside b[i], or an unpaired study."""
+    if method.paired:
+        complete = complete_pairs(records)
+        paired = (record for record in records if record.pair in complete)
+        return sorted(paired, key=lambda record: (record.domain, record.pair))
+    return unpair(records, table.split.seed) if table.unpair else records
+
+
+def _expect(table: DataTable, method: type, records: list[Record]) -> None:
+    """UserError where records lack what the recipe or the method asks for."""
+    needed = [record for record in records if record.domain in method.reads]
+    if method.paired:
+        expect_pairs(needed, table.domains)
+    if table.mask and not any(record.mask for record in needed):
+        raise UserError(
+            "no image of the source has a lesion mask",
+            where="data.mask",
+            remedy='tell the source which files are masks (mask = "seg"), give the phantom lesions, or do without',
+        )
+    lacking = [r for r in needed if r.missing and (table.missing == "refuse" or (method.paired and r.domain == "b"))]
+    if lacking:
+        refused = table.missing == "refuse"
+        raise UserError(
+            f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
+            f"the first is '{lacking[0].key}' without {' and '.join(lacking[0].missing)}",
+            where="data.missing",
+            remedy=("remove them, " + ('set data.missing = "mask" to train a network that does without, ' * refused))
+            + "or leave that contrast out of data.domains",
+        )

@@ -1,0 +1,192 @@
+"""Brain MR and CT from nothing: seeded heads, imaged by the spin-echo equation; the data that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from gantk.data.items import Record, domain_letters
+from gantk.data.phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
+from gantk.data.phantom.contrast import CONTRASTS, attenuation, contrasts_of, magnitude
+from gantk.errors import UserError
+
+FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
+SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
+
+
+class Phantom:
+    """Registered brain images of seeded subjects, computed when read: no download, ground truth for every pair.
+
+    Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1; "T1+FLAIR" is two
+    contrasts, one channel each. 2-D records are axial slices (C, H, W), anterior up, the patient's right on the left;
+    3-D records are volumes (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise
+    alone; CT is in Hounsfield units, air -1000. Subject k of a seed is the same whatever the number of subjects.
+    With lesions, records carry their mask and a label: a slice that shows a lesion is a "tumour", as is a volume of a
+    subject that has any; all else is "healthy". An unknown contrast is a `UserError`.
+    """
+
+    drawn = True  # each subject is computed anew: none can be a saved copy of another
+
+    def __init__(
+        self,
+        domains: tuple[str, ...],
+        dims: int,
+        size: tuple[int, ...],
+        *,
+        subjects: int = 40,  # how many heads
+        slices: int = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
+        noise: float = 0.03,  # standard deviation of the noise in both channels, as a share of white matter's T1 signal
+        jitter: float = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share, below 1
+        deform: float = 2.0,  # mm, root mean square of the smooth deformation along each axis
+        bias: float = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
+        lesions: int = 0,  # lesions in each head; records then carry their mask and a label, tumour or healthy
+        radius: tuple[float, float] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
+        healthy: float = 0.0,  # share of the subjects that have no lesions
+        only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
+        skull: bool = False,  # bone and scalp around the brain; False: brain alone
+        seed: int = 0,  # another seed, other heads
+    ):
+        if dims not in (2, 3) or len(size) != dims or min(size) < 8:
+            raise UserError(
+                f"the phantom cannot be imaged with dims={dims} and size={list(size)}",
+                where="data.size",
+                allowed="dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more",
+            )
+        for name, value, least in (("subjects", subjects, 1), ("slices", slices, 1), ("noise", noise, 0),
+                                   ("jitter", jitter, 0), ("deform", deform, 0), ("bias", bias, 0),
+                                   ("lesions", lesions, 0), ("seed", seed, 0)):  # fmt: skip
+            if value < least:
+                raise UserError(f"{name} = {value} is too small", where="data.source", allowed=f"{least} or more")
+        for name, value, fine, allowed in (
+            ("jitter", jitter, jitter < 1, "below 1"),
+            ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
+            ("radius", list(radius), 0 < radius[0] <= radius[1], "[smallest, largest], above 0"),
+        ):
+            if not fine:
+                raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)
+        if only != "all" and not lesions:
+            what = f'only = "{only}" asks for a class, and without lesions there are none'
+            raise UserError(what, where="data.source", remedy="set lesions = 1 or more")
+        self.domains, self.dims, self.size = tuple(domains), dims, tuple(size)
+        self.contrasts = tuple(contrasts_of(name) for name in domains)
+        self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
+        self.tissues = TISSUES + SHELLS if skull else TISSUES
+        self.shape = dict(
+            jitter=jitter, deform=deform, bias=bias, lesions=lesions, radius=tuple(radius), healthy=healthy, skull=skull
+        )
+        sides = tuple(FIELD_OF_VIEW / side for side in size)
+        self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
+        half = FIELD_OF_VIEW / 2
+        if dims == 2:
+            self.levels = np.linspace(*CEREBRUM, slices) if slices > 1 else np.array([sum(CEREBRUM) / 2])
+        else:
+            self.levels = CENTRE[2] - half + self.voxel[0] * (np.arange(size[0]) + 0.5)
+        self._heads: dict[int, Subject] = {}
+        self._tissue: dict[int, torch.Tensor] = {}  # what a head's slices and contrasts share
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """None: a phantom is computed, no path leads to it."""
+        return None
+
+    def channels(self) -> dict[str, int]:
+        """One channel for each contrast of a domain."""
+        counts = [len(contrasts) for contrasts in self.contrasts]
+        return dict(zip(domain_letters(self.domains), counts, strict=True))
+
+    def records(self) -> list[Record]:
+        """Every domain of every subject, and in 2-D of every slice; domains of one place share their pair."""
+        found = [record for number in range(self.subjects) for record in self._records_of(number)]
+        if not found:
+            what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
+            raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
+        return found
+
+    def _records_of(self, number: int) -> list[Record]:
+        subject, found = f"subject-{number:03d}", []
+        labels = self._labels(number)
+        for level in range(len(self.levels)) if self.dims == 2 else (None,):
+            label = labels[level or 0]
+            if self.only not in ("all", label):
+                continue
+            key = subject if level is None else f"{subject}/slice-{level:03d}"
+            mask: Callable | None = partial(self._mask, number, level) if self.lesions else None
+            for letter, contrasts in zip(domain_letters(self.domains), self.contrasts, strict=True):
+                found.append(
+                    Record(
+                        domain=letter,
+                        subject=subject,
+                        key=key,
+                        read=partial(self._read, number, level, contrasts),
+                        pair=key,
+                        position=None if level is None else float(self.levels[level]),
+                        mask=mask,
+                        label=label,
+                    )
+                )
+        return found
+
+    def _labels(self, number: int) -> list[str | None]:
+        """The class of each slice, or of the one volume; only voxels around the lesions are computed for it."""
+        if not self.lesions:
+            return [None] * len(self.levels)
+        subject = self._subject(number)
+        if self.dims == 3:
+            return ["tumour" if subject.lesions else "healthy"]
+        points = self._points()
+        near = torch.zeros(points.shape[:-1], dtype=torch.bool)
+        for low, high in subject.lesion_boxes():
+            near |= ((points >= low) & (points <= high)).all(dim=-1)
+        shown = torch.zeros(near.shape, dtype=torch.bool)
+        if near.any():
+            shown[near] = subject.hurt(points[near], self.voxel) > 0.5
+        return ["tumour" if count >= SHOWN else "healthy" for count in shown.sum(dim=(1, 2)).tolist()]
+
+    def _points(self) -> torch.Tensor:
+        """MNI mm of every voxel, (D, H, W, 3) as x, y, z; rows run from anterior, columns from the patient's right."""
+        height, width = self.size[-2:]
+        half = FIELD_OF_VIEW / 2
+        x = CENTRE[0] + half - self.voxel[2] * (torch.arange(width) + 0.5)
+        y = CENTRE[1] + half - self.voxel[1] * (torch.arange(height) + 0.5)
+        z = torch.tensor(self.levels, dtype=torch.float32)
+        z, y, x = torch.meshgrid(z, y, x, indexing="ij")
+        return torch.stack([x, y, z], dim=-1)
+
+    def _subject(self, number: int) -> Subject:
+        if number not in self._heads:
+            self._heads[number] = Subject(self.seed, number, **self.shape)
+        return self._heads[number]
+
+    def _tissue_of(self, number: int) -> torch.Tensor:
+        tissue = self._tissue.get(number)
+        if tissue is None:
+            tissue = self._subject(number).tissue(self._points(), self.voxel)
+            room = max(1, int(2**28 / (tissue.numel() * 4)))  # 256 MB of heads, the oldest leaves first
+            for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - room)]:
+                self._tissue.pop(oldest, None)  # another thread may have taken it away
+            self._tissue[number] = tissue
+        return tissue
+
+    def _read(self, number: int, level: int | None, contrasts: tuple[str, ...]) -> np.ndarray:
+        tissue = self._tissue_of(number)
+        tissue = (tissue if level is None else tissue[:, level]).numpy()
+        shares, gain, factors = tissue[:-1], tissue[-1], self._subject(number).relaxation
+        channels = []
+        for contrast in contrasts:
+            # Noise belongs to one acquisition: its own for each contrast and slice.
+            place = [self.seed, number, 1 + CONTRASTS.index(contrast), 0 if level is None else 1 + level]
+            rng = np.random.default_rng(place)
+            if contrast == "CT":
+                channels.append(attenuation(self.tissues, shares, self.noise, rng))
+            else:
+                channels.append(magnitude(contrast, self.tissues, shares, gain, factors, self.noise, rng))
+        return np.stack(channels).astype(np.float32)
+
+    def _mask(self, number: int, level: int | None) -> np.ndarray:
+        hurt = self._tissue_of(number)[3]
+        return ((hurt if level is None else hurt[level]) > 0.5).float().numpy()[None]

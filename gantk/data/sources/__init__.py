@@ -1,0 +1,1 @@
+"""Data sources: which files are which image of which domain and patient."""

@@ -1,0 +1,150 @@
+"""Which file is the lesion mask of which image, and the mask as the losses see it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+
+from gantk.data.resize import Fit
+from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, likeness, split_of, words_of
+from gantk.errors import UserError
+from gantk.formats.files import stem_of
+from gantk.formats.grids import difference
+
+GLOB = re.compile(r"[*?\[]")
+
+
+def set_masks_apart(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
+    """Images and masks: a mask has `name` as a word, or matches it as a glob, in its own or in a folder's name.
+
+    Nothing of that name is a UserError. An empty `name`: there are no masks.
+    """
+    masks = [path for path in images if is_mask(path, root, name)]
+    if name and images and not masks:
+        shown = ", ".join(f"'{path.name}'" for path in images[:4])
+        raise UserError(
+            f"no file in '{root}' is named '{name}'; there are {shown}",
+            where="data.source.mask",
+            allowed="a word of the masks' names or folders, such as seg, or a glob, such as mask*",
+        )
+    apart = set(masks)
+    return [path for path in images if path not in apart], masks
+
+
+def masks_of(
+    found: Sequence[Found],
+    masks: Sequence[Path],
+    root: Path,
+    name: str,
+    domains: Sequence[str],
+    one_grid: bool = True,
+) -> dict[Path, Path]:
+    """The mask of each image that has one: named alike in the same patient's place, else the only one beside it.
+
+    Two that fit equally well, and, with `one_grid`, a mask on another grid than its image, are a UserError.
+    """
+    alike: dict[str, list[Path]] = defaultdict(list)
+    beside: dict[Path, list[Path]] = defaultdict(list)
+    for mask in masks:
+        alike[_bare_name(mask, name, domains)].append(mask)
+        beside[mask.parent].append(mask)
+    alone = Counter((image.letter, image.path.parent) for image in found)
+    chosen = {}
+    for image in found:
+        fitting = [mask for mask in alike[bare_stem(image.stem, domains)] if _of_its_place(mask, image, root)]
+        if not fitting and alone[image.letter, image.path.parent] == 1 and len(beside[image.path.parent]) == 1:
+            fitting = beside[image.path.parent]
+        if fitting:
+            chosen[image.path] = _clearest(fitting, image, domains, root)
+            if one_grid:
+                expect_one_grid(chosen[image.path], image.path)
+    return chosen
+
+
+def expect_one_grid(mask: Path, image: Path) -> None:
+    """UserError that names both where a mask does not lie on its image's voxels."""
+    differs = difference(mask, image)
+    if differs:
+        raise UserError(
+            f"the mask '{mask}' is on another grid than its image '{image}': {differs}",
+            where="data.source.mask",
+            remedy="resample the mask onto its image's grid, or leave both out",
+        )
+
+
+def fitted(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit: str, key: str) -> np.ndarray:
+    """A mask (1, *native) brought to `size` like its image, from 0 to 1, 0 in the padding; UserError where it is on
+    another grid."""
+    if mask.shape != (1, *native):
+        sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
+        raise UserError(f"the mask of '{key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
+    return Fit(native, size, fit).forward(mask.astype(np.float32), fill=0.0)
+
+
+def _below(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def is_mask(image: Path, root: Path, name: str) -> bool:
+    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
+    path = _below(image, root)
+    if not name:
+        return False
+    if GLOB.search(name):
+        texts = (path.as_posix(), *path.parts, stem_of(path))
+        return any(fnmatch(text.lower(), name.lower()) for text in texts)
+    wanted = [word.lower() for word in words_of(name)]
+    return any(_has_words(part, wanted) for part in (*path.parts[:-1], stem_of(path)))
+
+
+def _has_words(text: str, wanted: list[str]) -> bool:
+    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", text))]
+    several = [*wanted[:-1], wanted[-1] + "s"]  # a folder of masks
+    runs = [words[i : i + len(wanted)] for i in range(len(words))]
+    return wanted in runs or several in runs
+
+
+def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
+    """What a mask's name shares with its image's: without the word for masks and the domains' names."""
+    stem = stem_of(mask)
+    if GLOB.search(name):
+        literals = [part for part in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]) if len(part) > 1]
+        text = mask.name
+        for literal in literals:
+            text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
+        stem = stem_of(text)
+    else:
+        wanted = {word.lower() for word in words_of(name)}
+        pieces = re.split(r"([_\-. ]+)", stem)
+        stem = "".join(piece for piece in pieces if not wanted & {word.lower() for word in words_of(piece)})
+    return bare_stem(stem, domains)
+
+
+def _of_its_place(mask: Path, image: Found, root: Path) -> bool:
+    parts = _below(mask, root).parts[:-1]
+    return set(image.place) <= set(parts) and (image.split is None or split_of(parts) in (None, image.split))
+
+
+def _clearest(masks: Sequence[Path], image: Found, domains: Sequence[str], root: Path) -> Path:
+    """The mask that names its image's domain, else the one that lies nearest to it."""
+    own = domains["ab".index(image.letter)] if image.letter in "ab" else ""
+
+    def score(mask: Path) -> tuple[int, int]:
+        parts = [*_below(mask, root).parts[:-1], stem_of(mask)]
+        names = {domain for domain in domains for part in parts if domain and likeness(part, domain) >= 2}
+        shared = sum(1 for one, other in zip(mask.parts, image.path.parts, strict=False) if one == other)
+        return (own in names) - bool(names - {own}), shared
+
+    ranked = sorted(masks, key=score, reverse=True)
+    if len(ranked) > 1 and score(ranked[0]) == score(ranked[1]):
+        raise UserError(
+            f"'{image.path}' has two masks: '{ranked[0]}' and '{ranked[1]}'",
+            where="data.source.mask",
+            remedy="name the masks more exactly, for example with a glob",
+        )
+    return ranked[0]

@@ -1,0 +1,1 @@
+"""Training, validation and test: who is held out, and whether anything stands on two sides."""

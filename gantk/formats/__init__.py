@@ -1,0 +1,1 @@
+"""The bytes of image files to and from `Image`: NIfTI, NRRD and MetaImage, pictures, DICOM."""

@@ -1,0 +1,114 @@
+"""DICOM: series of slices and multi-frame objects, read upright on one grid, and written back as derived series.
+
+pydicom parses; it decodes too, or, where it lacks the codec (JPEG lossless, JPEG-LS, 12-bit JPEG), SimpleITK does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gantk.errors import UserError
+from gantk.formats.image import Image
+
+if TYPE_CHECKING:
+    from gantk.formats.files import Scan
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
+           "ImageType", "SOPClassUID")  # fmt: skip
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM: by its suffix (.dcm, .dicom, .ima), or, without a known one, by the mark at byte 128."""
+    from gantk.formats.files import FORMATS, suffix_of
+
+    path = Path(path)
+    suffix = suffix_of(path)
+    if path.name.startswith(".") or suffix in FORMATS:
+        return False
+    if suffix in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def series_in(folder: Path, files: Sequence[Path]) -> list[Scan]:
+    """The images among the DICOM files of one folder, from their headers alone.
+
+    Slices of one SeriesInstanceUID are one scan, sorted by position; a series that holds several stacks (a localizer's
+    three planes, echoes, b-values, magnitude and phase) gives one for each. Multi-frame files, single slices, pictures
+    without a position, and files that cannot be read are scans of their own. What is no image (reports,
+    segmentations, structure sets, DICOMDIR) is left out: `not_images` names it.
+    """
+    return _room("series").series_in(Path(folder), files)
+
+
+def summary(file: Path) -> dict[str, str]:
+    """Whose image a file is, and of what: the elements of SUMMARY as text, "" where absent; UserError if unreadable."""
+    found = _room("header").header(Path(file), (*SUMMARY, "Rows"))
+    return {name: str(found.get(name) or "").strip() for name in SUMMARY}
+
+
+def installed() -> None:
+    """UserError where the extra is missing."""
+    _room("header")
+
+
+def not_images(files: Sequence[Path]) -> dict[Path, str]:
+    """Which DICOM files hold no image, and what they are: `{path: "Segmentation Storage"}`."""
+    return _room("series").not_images(files)
+
+
+def read_series(files: Sequence[Path]) -> Image:
+    """The volume (1, D, H, W) that the files of one series make up, or the slice (1, H, W) of one.
+
+    UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are of
+    several stacks. `remarks` tells what was put right.
+    """
+    return _room("image").read_files(files)
+
+
+def outline(files: Sequence[Path]) -> Image:
+    """What `read_series` or `read` gives, from headers alone: its grid, with zeros that take no memory for pixels."""
+    return _room("image").outline(files)
+
+
+def read(path: Path, volume: int | None = None) -> Image:
+    """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
+
+    `volume` chooses one stack of frames, counted from 0, where the file holds several.
+    """
+    return _room("image").read_files([Path(path)], volume)
+
+
+def remarks(image: Image) -> tuple[str, ...]:
+    """What a user should know of how an image was read: slices left out, tilt taken out, too few slices."""
+    return tuple(getattr(image.header, "remarks", ()))
+
+
+def write(path: Path, image: Image, description: str = "") -> None:
+    """Write an image that came from DICOM as a derived series on the same grid, of the same patient and study.
+
+    `path` is a folder (new, empty, or of an earlier result), which gets a file for each of the source's, or one .dcm
+    file. `description` is what the image shows, the target domain's name: "T2". No value is clipped: see
+    `gantk.formats.dicom.stored`.
+    """
+    _room("writing").write(Path(path), image, description)
+
+
+def _room(name: str) -> ModuleType:
+    """A module that needs the extra; its absence is one UserError."""
+    try:
+        return importlib.import_module(f"gantk.formats.dicom.{name}")
+    except ImportError as error:
+        missing = (error.name or str(error)).split(".")[0]
+        raise UserError(
+            f"DICOM needs {missing}, which is not installed", remedy='pip install "gantk[dicom]"'
+        ) from error

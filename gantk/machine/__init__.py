@@ -1,0 +1,1 @@
+"""The machine: device, precision, memory, and the ranks of one training over several processes."""

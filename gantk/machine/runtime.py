@@ -1,0 +1,223 @@
+"""The machine: device, precision, memory format, ranks, random numbers. The engine asks; nothing else does."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.machine.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
+from gantk.machine.launch import Launch, launch
+from gantk.machine.reduction import Reduction
+from gantk.nets.layout import CHANNELS_LAST
+
+if TYPE_CHECKING:
+    from gantk.machine.ranks import Ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how one process computes. `rank` of `world` processes, started by torchrun, by srun or alone."""
+
+    device: torch.device
+    precision: str  # "bf16" or "fp32"
+    channels_last: bool
+    rank: int = 0
+    world: int = 1
+    ranks: Ranks | None = None  # how it reaches the others
+    launched: Launch = Launch()  # what started it
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def autocast(self):
+        """bf16 autocast where the precision is bf16, else nothing."""
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
+        """Move images or a network to the device, in the memory format in force."""
+        if not self.channels_last:
+            return thing.to(self.device)
+        if isinstance(thing, Tensor) and thing.ndim != dims + 2:
+            return thing.to(self.device)
+        return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
+
+    def seed(self, seed: int, step: int) -> None:
+        """Random numbers of this step: a function of (seed, rank, step) alone, so that any step can be run again."""
+        torch.manual_seed(_mix(seed, self.rank, step))
+
+    def reduction(self, parameters: Iterable[nn.Parameter], overlap: bool = True) -> Reduction:
+        """What averages the gradients of these parameters over all ranks."""
+        return Reduction(parameters, self.world, self.ranks and self.ranks.gradients, overlap)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all ranks."""
+        if self.world > 1:
+            dist.all_reduce(value, group=self.ranks and self.ranks.gradients)
+        return value / self.world
+
+    def broadcast(self, method: nn.Module) -> None:
+        """Give every rank the first rank's weights and buffers."""
+        if self.world > 1:
+            for tensor in method.state_dict().values():
+                dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+
+    def alike(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The first rank's batch on every rank: what is made of it once is the same everywhere."""
+        if self.world == 1:
+            return batch
+        same = {name: tensor.contiguous().clone() for name, tensor in batch.items()}
+        for tensor in same.values():
+            dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+        return type(batch)(same)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        return self.ranks.any(flag) if self.ranks else flag
+
+    def wait(self) -> None:
+        """Wait for all ranks, however long it takes."""
+        if self.ranks:
+            self.ranks.wait()
+
+    def together(self, work: Callable[[], T]) -> T:
+        """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
+        return self.ranks.together(work) if self.ranks else work()
+
+    def agree(self, about: dict[str, Any]) -> None:
+        """UserError where the ranks were started with different things."""
+        if self.ranks:
+            self.ranks.agree(about)
+
+    def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
+        """`work` of every part, shared out over the ranks; the first one gets the results, the others None."""
+        return self.ranks.share(parts, work) if self.ranks else [work(part) for part in parts]
+
+    def collect(self, thing: T) -> list[T] | None:
+        """What each rank has, on the first one; None on the others."""
+        return self.ranks.collect(thing) if self.ranks else [thing]
+
+    def first(self, thing: T) -> T:
+        """What the first rank has."""
+        return self.ranks.gather(thing)[0] if self.ranks else thing
+
+    def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
+        """Around all that needs the other ranks: where one is gone, GantkError with its name and `advice`."""
+        return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished: before and after a timed stretch."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
+    """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
+    place = launch()
+    ranks = _met(place)
+    chosen = together(lambda: tried(_device(device, place)))
+    if ranks is not None and ranks.gradients is None:
+        ranks.connect(chosen)
+    precision = together(lambda: precision_on(chosen, precision))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.benchmark = True
+        # What bf16 leaves in float32 is multiplied in TF32; where fp32 is asked for, it is.
+        torch.backends.cudnn.allow_tf32 = precision == "bf16"
+        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+    return Runtime(chosen, precision, channels_last, place.rank, place.world, ranks, place)
+
+
+def together(work: Callable[[], T]) -> T:
+    """`work()` before there is a runtime, on all ranks; where it fails on one with a GantkError, all stop."""
+    ranks = _met(launch())
+    return ranks.together(work) if ranks else work()
+
+
+def _met(place: Launch) -> Ranks | None:
+    """The other ranks; None where there are none."""
+    if place.world == 1:
+        return None
+    from gantk.machine.ranks import meet
+
+    return meet(place)
+
+
+def _device(name: str | None, place: Launch) -> torch.device:
+    if name in (None, "auto"):
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"'{name}' is not a device", where="--device", allowed="auto, cpu, cuda, cuda:0, mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise no_cuda()
+    if device.type == "cuda":
+        check_index(device)
+        device = device if device.index is not None else torch.device("cuda", _own_gpu(place))
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            "no MPS device is available", where="--device", remedy="leave --device out, or use --device cpu"
+        )
+    return device
+
+
+def _own_gpu(place: Launch) -> int:
+    """The GPU of this process; UserError where its machine has fewer than processes."""
+    count = torch.cuda.device_count()
+    if count == 1:  # srun shows each task its own GPU only: whether two have the same one is seen when they meet
+        return 0
+    if place.local >= count:
+        what = f"rank {place.rank} is process {place.local + 1} of its machine, which has {count} GPUs"
+        remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
+        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
+    return place.local
+
+
+def _cpu_name() -> str:
+    names = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def describe(runtime: Runtime) -> dict:
+    """The machine in words and numbers, for environment.json."""
+    cuda = runtime.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device.type,
+        "precision": runtime.precision,
+        "channels_last": runtime.channels_last,
+        "ranks": runtime.world,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "driver": driver_version() if cuda else None,
+        "platform": platform.platform(),
+    }
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed of several numbers (splitmix64), so that near numbers give unrelated seeds."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1

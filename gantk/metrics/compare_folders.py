@@ -1,0 +1,161 @@
+"""Scoring files against files: any tool's output against the truth, no model needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gantk.errors import UserError
+from gantk.formats.files import READABLE, Scan, read, scans, suffix_of
+from gantk.formats.grids import difference
+from gantk.metrics.pair_scores import PairScorer, Scores, Truth, joined
+from gantk.metrics.scoring import score_row, scores_of
+from gantk.metrics.sets import ImageGroup
+from gantk.plugin.spec import Part, bind_or_raise
+
+Pair = tuple[Scan, Scan]  # predicted, truth
+SHOWN = 5  # names in a message
+
+
+def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu") -> dict[str, Any]:
+    """Scores of files against files; the data range is the file type's, or the set's for floats.
+
+    Metrics of pairs take files of the same name, on the same grid; those of sets, such as kid, take each folder as a
+    whole, whatever the names, and then the truth stands for training images too. UserError, before anything is scored,
+    where names or grids do not match; for a file that cannot be read, or holds NaN; and where the truth is constant.
+    """
+    parts = [bind_or_raise("metric", name) for name in metrics]
+    sets = [part for part in parts if getattr(part.target, "sets", False)]
+    rows: dict[str, Any] = {}
+    if len(sets) < len(parts):
+        rows |= _pair_rows(matched(predicted, truth), [part for part in parts if part not in sets], device)
+    if sets:
+        rows |= _set_rows([_files(predicted), _files(truth)], sets, device)
+    return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
+
+
+def matched(predicted: Path, truth: Path) -> list[Pair]:
+    """What has the same name up to the suffix; UserError that lists what stands on one side only."""
+    folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
+    if predicted.is_file() and truth.is_file():
+        return [(sides[0][0], sides[1][0])]
+    named, bare = ([{key(scan): scan for scan in side} for side in sides] for key in (_stem, _bare))
+    unique = all(len(names) == len(side) for names, side in zip(bare, sides, strict=True))
+    if unique and named[0].keys() != named[1].keys():  # sorted into other sub-folders: the names alone will do
+        named = bare
+    shared = named[0].keys() & named[1].keys()
+    for folder, side, names, alone in zip(folders, sides, named, bare, strict=True):
+        if len(names) < len(side) or (not shared and len(alone) < len(side)):
+            raise _ambiguous(folder, side)
+    lonely = [sorted(named[i].keys() - named[1 - i].keys()) for i in (0, 1)]
+    if any(lonely):
+        lists = [f"{len(names)} only in {f}: {_some(names)}" for f, names in zip(folders, lonely, strict=True) if names]
+        what = f"the two folders do not hold the same names; {'; '.join(lists)}"
+        raise UserError(what, where="--pred, --truth", remedy="name each image like its truth")
+    return [(scan, named[1][name]) for name, scan in named[0].items()]
+
+
+def _pair_rows(pairs: list[Pair], parts: list[Part], device: Any) -> dict[str, Any]:
+    _expect_one_grid(pairs)
+    black, data_range = _scale([truth for _, truth in pairs])
+    scorers: dict[int, PairScorer] = {}
+    found: list[Scores] = []
+    for pair in pairs:
+        made, real = (torch.from_numpy(read(scan).pixels)[None] for scan in pair)
+        _expect_alike(pair, made.shape, real.shape)
+        dims = real.ndim - 2
+        if dims not in scorers:
+            metrics = [part(data_range, dims) for part in parts]
+            scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
+        found.append(scorers[dims](made, Truth(real, [""])))
+    return next(iter(scorers.values())).rows(joined(found))
+
+
+def _set_rows(folders: list[list[Scan]], parts: list[Part], device: Any) -> dict[str, Any]:
+    black, data_range = _scale(folders[1])
+    fakes, truths = ([read(scan) for scan in scans] for scans in folders)
+    shapes = {image.pixels.shape for image in [*fakes, *truths]}
+    if len(shapes) > 1:
+        found = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
+        raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
+    fake, real = (
+        ImageGroup(torch.stack([torch.from_numpy(i.pixels) for i in images]).to(device) - black, [""] * len(images))
+        for images in (fakes, truths)
+    )
+    rows = {}
+    for part in parts:
+        metric = part(data_range, truths[0].dims)
+        rows |= {name: score_row(metric, score) for name, score in scores_of(metric, real, real, fake).items()}
+    return rows
+
+
+def _files(path: Path) -> list[Scan]:
+    """The images below a folder, or the one that is named."""
+    found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
+    if not found:
+        raise UserError(f"no images in the folder '{path}'", where="--pred, --truth", allowed=READABLE)
+    return found
+
+
+def _stem(scan: Scan) -> str:
+    """Its name below the folder, without the suffix."""
+    return scan.name[: len(scan.name) - len(suffix_of(scan.name))]
+
+
+def _bare(scan: Scan) -> str:
+    """The same without its sub-folders."""
+    return _stem(scan).rpartition("/")[2]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _ambiguous(folder: Path, side: list[Scan]) -> UserError:
+    counts = Counter(map(_bare, side))
+    twice = [scan.name for scan in side if counts[_bare(scan)] > 1]
+    what = f"{len(twice)} images in {folder} share their names: {_some(twice)}"
+    return UserError(what, where="--pred, --truth", remedy="give both folders the same sub-folders, or other names")
+
+
+def _expect_one_grid(pairs: list[Pair]) -> None:
+    """UserError for pairs of different sizes or places, told from headers before anything is decoded."""
+    wrong = [(pair, differs) for pair in pairs if (differs := difference(*pair))]
+    if wrong:
+        (made, real), differs = wrong[0]
+        more = f" ({len(wrong)} of {len(pairs)} pairs differ)" if len(wrong) > 1 else ""
+        raise UserError(
+            f"'{made.path}' is on another grid than its truth '{real.path}': {differs}{more}",
+            where="--pred, --truth",
+            remedy="resample the one onto the other's grid first",
+        )
+
+
+def _expect_alike(pair: Pair, made: torch.Size, real: torch.Size) -> None:
+    if made != real:
+        shapes = f"{list(made[1:])} against {list(real[1:])} (channels first)"
+        what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
+        raise UserError(what, where="--pred, --truth", remedy="bring both to the same channels first")
+
+
+def _scale(truths: list[Scan]) -> tuple[float, float]:
+    """Black and the data range: of whole numbers of one or two bytes all that they can say, else the set's extremes."""
+    kinds, lows, highs = set(), [], []
+    for scan in truths:
+        image = read(scan)
+        kinds.add(np.dtype(image.dtype) if image.dtype is not None else None)
+        lows.append(float(image.pixels.min()))
+        highs.append(float(image.pixels.max()))
+    low, high = min(lows), max(highs)
+    full = max((np.iinfo(kind).max for kind in kinds if kind in (np.uint8, np.uint16)), default=0)
+    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)} and low >= 0 and high <= full:  # else a header rescales them
+        return 0.0, float(full)
+    if high <= low:
+        what = f"the truth is {low:g} throughout, in all {len(truths)} images from '{truths[0].path}' on"
+        remedy = "look at the images: without contrast there is no range, and no score is defined"
+        raise UserError(what, where="--truth", remedy=remedy)
+    return low, high - low

@@ -1,0 +1,41 @@
+"""The whole plugin surface: three hooks. A plugin is a module named in the entry-point group `gantk`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from gantk.plugin.registry import Add
+
+hookspec = pluggy.HookspecMarker("gantk")
+hookimpl = pluggy.HookimplMarker("gantk")
+
+
+@hookspec
+def gantk_register(add: Add) -> None:
+    """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
+
+    `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
+    `optimizer`, `schedule`, `intensity`, `post`), each taking a name and a callable or a
+    `"package.module:attribute"` string that is imported at first use, and `add.recipes("my_package.recipes")` for a
+    package that holds TOML recipes, `add.suites("my_package.suites")` for one that holds suites of `gantk bench`.
+    """
+
+
+@hookspec
+def gantk_commands(cli: click.Group) -> None:
+    """Attach click commands to the `gantk` command line: `cli.add_command(my_command)`."""
+
+
+@hookspec
+def gantk_step(run, stage, step, logs, batch) -> None:
+    """Watch a training: called at every log point, on the first rank.
+
+    `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished steps, `logs` the
+    line written to log.jsonl (a dict), `batch` the training batch (a dict of tensors, detached fakes included). All of
+    it only to be read.
+    """

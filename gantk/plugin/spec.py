@@ -1,0 +1,261 @@
+"""The signature is the schema: what a recipe may say to a part is read off the part's keyword-only parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import json
+import tokenize
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticCustomError, core_schema
+
+from gantk.errors import UserError, did_you_mean
+from gantk.plugin.loader import registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered target with its options bound: call it with the positional arguments of its kind."""
+
+    kind: str
+    name: str
+    target: Callable[..., Any]
+    options: dict[str, Any]
+
+    def __call__(self, *context: Any) -> Any:
+        return self.target(*context, **self.options)
+
+    def table(self) -> dict[str, Any]:
+        """The recipe's table for this part, every default filled in."""
+        return {"name": self.name} | {key: plain(value) for key, value in self.options.items() if value is not None}
+
+
+class Kind:
+    """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] = "unet"`.
+
+    `having` names attributes that the target must have, for kinds whose members play different roles.
+    """
+
+    def __init__(self, kind: str, having: tuple[str, ...] = ()):
+        self.kind, self.having = kind, having
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._bind)
+
+    def _bind(self, value: Any) -> Part:
+        try:
+            part = value if isinstance(value, Part) else bind(self.kind, value)
+            if not all(hasattr(part.target, name) for name in self.having):
+                raise Problem((), self._refusal(part.name))
+            return part
+        except Problem as problem:  # pydantic then knows which parameter it was
+            raise PydanticCustomError("gantk", "part", {"problem": problem}) from problem
+
+    def _refusal(self, name: str) -> UserError:
+        fit = [e.name for e in registry().of_kind(self.kind) if all(hasattr(e.load(), a) for a in self.having)]
+        return UserError(f"the {self.kind} '{name}' cannot be used here", allowed=fit)
+
+
+Generator = Annotated[Part, Kind("generator")]
+Discriminator = Annotated[Part, Kind("discriminator")]
+Loss = Annotated[Part, Kind("loss")]
+AdversarialLoss = Annotated[Part, Kind("loss", having=("generator", "discriminator"))]
+Augment = Annotated[Part, Kind("augment")]
+Source = Annotated[Part, Kind("source")]
+Intensity = Annotated[Part, Kind("intensity")]
+MetricPart = Annotated[Part, Kind("metric")]
+OptimizerPart = Annotated[Part, Kind("optimizer")]
+PostPart = Annotated[Part, Kind("post")]
+SchedulePart = Annotated[Part, Kind("schedule")]
+MethodPart = Annotated[Part, Kind("method")]
+
+
+class Problem(Exception):
+    """A UserError with the path of keys that leads to it inside a recipe."""
+
+    def __init__(self, path: tuple, error: UserError):
+        super().__init__(str(error))
+        self.path, self.error = path, error
+
+
+class Table(BaseModel):
+    """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand for a decimal)."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+def bind(kind: str, value: Any) -> Part:
+    """The part that a recipe's value names: a bare name, or a table with `name` and options. Raises Problem."""
+    options = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        what = f"{_one(kind)} is a name or a table with a name, not {json.dumps(value, default=str)}"
+        raise Problem((), UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'))
+    try:
+        target = registry().get(kind, name).load()
+    except UserError as error:
+        raise Problem((), error) from error
+    model = options_model(target)
+    checked = check(model, options, f"'{name}'")
+    return Part(kind, name, target, {key: getattr(checked, key) for key in model.model_fields})
+
+
+@functools.cache
+def options_model(target: Callable[..., Any]) -> type[BaseModel]:
+    """The keyword-only parameters of a callable as a pydantic model."""
+    hints = _hints(target)
+    fields = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return create_model(getattr(target, "__name__", "options"), __base__=Table, **fields)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+
+
+def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
+    """`values` as that model; Problem with the first mistake, in a recipe's words. `owner` is who has the options."""
+    try:
+        # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
+        return model.model_validate_json(json.dumps(_with_default_names(model, values)))
+    except ValidationError as error:
+        # a misspelt key may also leave the right one missing: the spelling is the mistake
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise _problem(model, first, owner) from None
+    except TypeError as error:
+        raise Problem((), UserError(f"{owner} has a value that no recipe can hold: {error}")) from None
+
+
+def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options alone are the default part's: `generator = { width = 32 }`, or `--set train.optimizer.lr=1e-4`."""
+    named = dict(values)
+    for key, field in model.model_fields.items():
+        value, inner = named.get(key), field.annotation
+        if not isinstance(value, Mapping):
+            continue
+        if isinstance(inner, type) and issubclass(inner, Table):
+            named[key] = _with_default_names(inner, value)
+        elif isinstance(field.default, str) and any(isinstance(mark, Kind) for mark in field.metadata):
+            named[key] = {"name": field.default} | dict(value)
+    return named
+
+
+def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Problem:
+    """pydantic's report in our words."""
+    path = tuple(error["loc"])
+    if error["type"] == "gantk":
+        inner = error["ctx"]["problem"]
+        return Problem(path + inner.path, inner.error)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        what = f"{owner} has no option '{path[-1]}'" if len(path) == 1 else f"there is no key '{path[-1]}' here"
+        options = "Options: " + ", ".join(known) if known else "It takes no options"
+        return Problem(
+            path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options])))
+        )
+    if error["type"] == "missing":
+        return Problem(path, _required(model.model_fields.get(path[-1]), str(path[-1])))
+    return Problem(path, UserError(f"{_in_words(error['msg'])}, not {json.dumps(error['input'], default=str)}"))
+
+
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _required(field: Any, name: str) -> UserError:
+    kind = next((mark.kind for mark in getattr(field, "metadata", ()) if isinstance(mark, Kind)), None)
+    if kind is None:
+        return UserError(f"'{name}' is required")
+    remedy = f'write {name} = {{ name = "..." }}'
+    return UserError(f"{_one(kind)} is required", allowed=registry().names(kind), remedy=remedy)
+
+
+def _in_words(message: str) -> str:
+    """pydantic speaks JSON, a recipe is TOML."""
+    message = message.removeprefix("Value error, ").replace("an object", "a table").replace("a valid array", "a list")
+    return message[0].lower() + message[1:]
+
+
+def _fields_at(model: Any, path: tuple) -> list[str]:
+    """The field names of the model nested at `path`."""
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        model = field.annotation if field is not None else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def plain(value: Any) -> Any:
+    """A bound value as TOML can hold it."""
+    if isinstance(value, Part):
+        return value.table()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
+    """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
+    comments, hints = _comments(target), _hints(target)
+    rows = []
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default, default=str)
+            rows.append((name, _type_in_words(hints.get(name, Any)), default, comments.get(name, "")))
+    return rows
+
+
+def _type_in_words(hint: Any) -> str:
+    """What may be written: choices by their values, parts by their kind."""
+    kinds = [mark.kind for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Kind)]
+    if kinds:
+        return kinds[0]
+    inner, origin = get_args(hint), get_origin(hint)
+    if origin is Literal:
+        return " | ".join(map(json.dumps, inner))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_in_words, inner))
+    if origin is list:
+        return f"list of {_type_in_words(inner[0])}"
+    if hint is type(None):
+        return "none"
+    return str(hint) if inner else getattr(hint, "__name__", str(hint))
+
+
+def _comments(target: Callable[..., Any]) -> dict[str, str]:
+    """The trailing comment of each parameter's line in the signature."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return {}
+    comments, name = {}, None
+    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
+        if token.type == tokenize.NAME and token.line.strip().startswith(token.string):
+            name = token.string
+        elif token.type == tokenize.COMMENT and name:
+            comments.setdefault(name, token.string.lstrip("# "))
+        elif token.type == tokenize.NEWLINE:  # the end of the signature
+            break
+    return comments
+
+
+def bind_or_raise(kind: str, value: Any) -> Part:
+    """`bind` for use outside a recipe: a UserError that names the option itself."""
+    try:
+        return bind(kind, value)
+    except Problem as problem:
+        dotted = ".".join(map(str, problem.path))
+        raise (problem.error.at(f"{kind}: {dotted}") if dotted else problem.error) from None

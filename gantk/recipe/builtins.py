@@ -1,0 +1,92 @@
+"""What the core itself offers, through the same hook as everyone. Strings are imported at first use."""
+
+from __future__ import annotations
+
+from gantk.plugin.hookspecs import hookimpl
+
+PARTS = {
+    "generator": {
+        "unet": "gantk.nets.unet:UNet",
+        "resnet": "gantk.nets.resnet:ResNet",
+        "attention_unet": "gantk.nets.attention_unet:AttentionUNet",
+    },
+    "discriminator": {"patchgan": "gantk.nets.patchgan:PatchGAN", "dcgan": "gantk.nets.dcgan:DCGANDiscriminator"},
+    "loss": {
+        "bce": "gantk.losses.adversarial:BCE",
+        "ls": "gantk.losses.adversarial:LS",
+        "hinge": "gantk.losses.adversarial:Hinge",
+        "wgan_gp": "gantk.losses.adversarial:WGANGP",
+        "l1": "gantk.losses.reconstruction:L1",
+        "cycle": "gantk.losses.reconstruction:Cycle",
+        "identity": "gantk.losses.reconstruction:Identity",
+        "structure": "gantk.losses.structure:Structure",
+        "flatness": "gantk.losses.structure:Flatness",
+        "gram": "gantk.losses.gram:GramStyle",
+    },
+    "source": {
+        "phantom": "gantk.data.phantom.source:Phantom",
+        "folders": "gantk.data.sources.folders:Folders",
+        "aligned": "gantk.data.sources.folders:Aligned",
+        "images": "gantk.data.sources.images:Images",
+        "contrasts": "gantk.data.sources.patients:Contrasts",
+        "nifti": "gantk.data.sources.nifti:Nifti",
+        "dicom": "gantk.data.sources.dicom:Dicom",
+        "bids": "gantk.data.sources.bids:Bids",
+        "manifest": "gantk.data.sources.manifest:Manifest",
+    },
+    "intensity": {
+        "percentile": "gantk.data.intensity:Percentile",
+        "minmax": "gantk.data.intensity:MinMax",
+        "zscore": "gantk.data.intensity:ZScore",
+        "nyul": "gantk.data.nyul:Nyul",
+        "window": "gantk.data.intensity:Window",
+        "unit": "gantk.data.intensity:Unit",
+    },
+    "augment": {
+        "hflip": "gantk.data.augment:HFlip",
+        "vflip": "gantk.data.augment:VFlip",
+        "rot90": "gantk.data.augment:Rot90",
+        "rotate": "gantk.data.augment:Rotate",
+        "affine": "gantk.data.augment:Affine",
+        "crop": "gantk.data.augment:Crop",
+        "translate": "gantk.data.augment:Translate",
+        "cutout": "gantk.data.augment:Cutout",
+        "brightness": "gantk.data.augment:Brightness",
+        "contrast": "gantk.data.augment:Contrast",
+        "noise": "gantk.data.augment:Noise",
+    },
+    "metric": {
+        "psnr": "gantk.metrics.pairs:PSNR",
+        "ssim": "gantk.metrics.structural:SSIM",
+        "ms_ssim": "gantk.metrics.structural:MSSSIM",
+        "lpips": "gantk.metrics.perceptual:LPIPS",
+        "mae": "gantk.metrics.pairs:MAE",
+        "rmse": "gantk.metrics.pairs:RMSE",
+        "nrmse": "gantk.metrics.pairs:NRMSE",
+        "kid": "gantk.metrics.sets:Kid",
+        "fid": "gantk.metrics.sets:Fid",
+        "prdc": "gantk.metrics.neighbours:Prdc",
+        "diversity": "gantk.metrics.diversity:Diversity",
+    },
+    "optimizer": {
+        "adam": "gantk.training.optim:adam",
+        "adamw": "gantk.training.optim:adamw",
+        "rmsprop": "gantk.training.optim:rmsprop",
+        "sgd": "gantk.training.optim:sgd",
+        "lbfgs": "gantk.training.optim:lbfgs",
+    },
+    "schedule": {
+        "constant": "gantk.training.optim:Constant",
+        "linear": "gantk.training.optim:Linear",
+        "cosine": "gantk.training.optim:Cosine",
+        "warmup": "gantk.training.optim:Warmup",
+    },
+}
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Register the parts above."""
+    for kind, parts in PARTS.items():
+        for name, target in parts.items():
+            getattr(add, kind)(name, target)

@@ -1,0 +1,251 @@
+"""Recipes: one TOML file says what to train, on what, how, and how it is judged. All is checked before use."""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError, did_you_mean
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import Problem, Table, check, plain
+from gantk.recipe.tables import FORMAT, Model
+
+
+@dataclass
+class Recipe:
+    """A recipe as text and tables, before its parts are bound. `origin` is what errors name."""
+
+    tables: dict[str, Any]
+    name: str = "recipe"
+    origin: str = "recipe"
+    text: str = ""
+    overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
+
+    def override(self, settings: Iterable[str], profile: str | None = None) -> Recipe:
+        """A copy with a `[profile.NAME]` laid over it, then `key=value` settings with dotted keys and TOML values."""
+        tables, overridden = copy.deepcopy(self.tables), dict(self.overridden)
+        profiles = tables.pop("profile", {})
+        if profile is not None:
+            tables_of = profiles if isinstance(profiles, dict) else {}
+            known = [name for name, over in tables_of.items() if isinstance(over, dict)]
+            if profile not in known:
+                remedy, what = did_you_mean(profile, known), f"there is no profile '{profile}'"
+                raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
+            over = tables_of[profile]
+            _drop_other_length(tables, over.get("train", {}))
+            _merge(tables, over)
+            for path in _leaves(over):
+                overridden[".".join(path)] = f"{self.origin}:{find_line(self.text, ('profile', profile, *path))}"
+        for setting in settings:
+            key, value = _parse_setting(setting)
+            if key in ("train.steps", "train.epochs"):
+                _drop_other_length(tables, {key[6:]: value})
+            overridden[_put(tables, key, value, setting)] = f"--set {setting}"
+        return Recipe(tables, self.name, self.origin, self.text, overridden)
+
+    def with_data(self, path: str | Path) -> Recipe:
+        """A copy whose source is the one that fits `path`; where its own is of that kind, its other options stay.
+
+        UserError where no source fits.
+        """
+        from gantk.data.sources.folders import source_for
+
+        recipe = self.override([])
+        table = recipe.tables.setdefault("data", {})
+        if not isinstance(table, dict):
+            return recipe  # the check's to refuse
+        own, domains = table.get("source"), table.get("domains")
+        name = own.get("name") if isinstance(own, dict) else own
+        source = source_for(Path(path), len(domains) if isinstance(domains, list) else 2, name)
+        if "path" in source:  # the run's recipe is read again from wherever the user then is
+            source["path"] = str(Path(source["path"]).absolute())
+        kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
+        table["source"] = kept | source
+        recipe.overridden["data.source"] = f"--data {path}"
+        return recipe
+
+    def check(self) -> Model:
+        """Every key, name and type checked, every part bound; UserError with the key, the line and the nearest name."""
+        tables = {key: value for key, value in self.tables.items() if key != "profile"}
+        newest = tables.get("format", FORMAT)
+        if isinstance(newest, int) and newest > FORMAT:
+            what = f"this recipe has format {newest}, and this gantk reads up to {FORMAT}"
+            raise UserError(what, where=self._place(("format",)), remedy="upgrade gantk: pip install --upgrade gantk")
+        try:
+            model = check(Model, tables, "the recipe")
+        except Problem as problem:
+            raise self._error(problem) from None
+        if (model.train.steps is None) == (model.train.epochs is None):
+            given = "neither" if model.train.steps is None else "both"
+            what = f"train.steps and train.epochs: {given} given"
+            raise UserError(
+                what, where=self._place(("train",)), remedy="give one of the two, for example train.steps = 2400"
+            )
+        return model
+
+    def _error(self, problem: Problem) -> UserError:
+        path = tuple(key for key in problem.path if not isinstance(key, int))
+        error, owner = problem.error, path
+        if "has no option" in error.what or "there is no key" in error.what:
+            owner = path[:-1]
+        dotted = ".".join(map(str, owner))
+        error.what = f"{dotted}: {error.what}" if dotted else error.what
+        return error.at(self._place(path))
+
+    def _place(self, path: tuple) -> str:
+        """`file:line` of a key, or the command-line option that set it."""
+        for depth in range(len(path), 0, -1):
+            dotted = ".".join(map(str, path[:depth]))
+            if dotted in self.overridden:
+                return self.overridden[dotted]
+        line = find_line(self.text, path)
+        return f"{self.origin}:{line}" if line else self.origin
+
+
+def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
+    """A recipe from a path, the name of a bundled or a plugin's one, or tables; UserError where it is no TOML."""
+    if isinstance(source, Mapping):
+        return Recipe(dict(source))
+    path, origin = find_recipe(str(source))
+    try:
+        text = path.read_text("utf-8-sig")  # Windows editors write a byte-order mark
+        tables = tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"'{origin}' is not a text file", remedy="a recipe is a TOML file; see `gantk recipes`"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"'{origin}' is not valid TOML: {error}", remedy="compare it with a recipe of `gantk recipes`"
+        ) from None
+    return Recipe(tables, path.stem, origin, text)
+
+
+def find_recipe(name: str) -> tuple[Path, str]:
+    """(file, how to call it): the path as typed, else a bundled recipe, else a plugin's own."""
+    typed = Path(name)
+    if typed.is_file():
+        return typed, name
+    known = all_recipes()
+    stem = re.sub(r"\.toml$", "", re.sub(r"^(\./)?recipes/", "", name))
+    if stem in known:
+        path, owner = known[stem]
+        return path, f"{stem}.toml (bundled with {owner})"
+    if typed.is_dir():
+        raise UserError(
+            f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
+        )
+    remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
+    raise UserError(f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy)
+
+
+def all_recipes() -> dict[str, tuple[Path, str]]:
+    """name -> (file, distribution) of every bundled and plugin recipe; the bundled ones win."""
+    found: dict[str, tuple[Path, str]] = {}
+    for package, owner in reversed(registry().recipe_packages):
+        try:
+            files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
+        except Exception as error:  # importing a third party's package may raise anything
+            registry().broken[f"{package} of {owner}"] = f"its recipes cannot be read: {type(error).__name__}: {error}"
+            continue
+        found |= {path.stem: (path, owner) for path in sorted(files) if path.suffix == ".toml"}
+    inside = Path(__file__).parents[1] / "recipes"  # the wheel keeps them inside the package, a checkout beside it
+    bundled = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+    return found | {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
+
+
+def resolved(model: Model) -> dict[str, Any]:
+    """The recipe in force as tables that TOML can hold: every default filled in."""
+    return {key: _tables(getattr(model, key)) for key in Model.model_fields}
+
+
+def _tables(value: Any) -> Any:
+    if isinstance(value, Table):
+        pairs = ((key, _tables(getattr(value, key))) for key in type(value).model_fields)
+        return {key: inner for key, inner in pairs if inner is not None}
+    if isinstance(value, dict):
+        return {key: _tables(inner) for key, inner in value.items()}
+    return plain(value)
+
+
+def find_line(text: str, path: tuple) -> int | None:
+    """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key found on the way."""
+    table: tuple[str, ...] = ()
+    best, best_depth = None, 0
+    keys = tuple(map(str, path))
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
+        pair = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
+        if header:
+            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+        here = table if header else table + tuple(part.strip(" \"'") for part in pair[1].split(".")) if pair else None
+        if here and keys[: len(here)] == here and len(here) > best_depth:
+            best, best_depth = number, len(here)
+    return best
+
+
+def _drop_other_length(tables: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
+    if not isinstance(given, Mapping) or not isinstance(tables.get("train"), dict):
+        return  # no table: the check's to refuse
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in given and other not in given:
+            tables["train"].pop(other, None)
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
+        raise UserError(f"'{setting}' is not key=value", where="--set", remedy="for example --set train.steps=200")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        if re.fullmatch(r"[\w./\\ ~:@#+\-]+", value):
+            return key, value  # a bare word or path: the quotes are the shell's
+        raise UserError(
+            f"'{value}' is not a TOML value", where=f"--set {setting}", remedy="quote it for the shell"
+        ) from None
+
+
+def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
+    """Set a dotted key; returns the key of the first table that had to be made for it, or the key itself."""
+    *parents, last = key.split(".")
+    made = None
+    for depth, parent in enumerate(parents, 1):
+        if parent not in tables:
+            made = made or ".".join(parents[:depth])
+        inner = tables.get(parent, {})
+        if isinstance(inner, str) and parent not in ("summary",):
+            inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
+        if not isinstance(inner, dict):
+            raise UserError(f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}")
+        tables[parent] = inner
+        tables = inner
+    tables[last] = value
+    return made or key
+
+
+def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every value that is not a table."""
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and "name" not in value:
+            _merge(tables[key], value)
+        else:
+            tables[key] = copy.deepcopy(value)

@@ -1,0 +1,160 @@
+"""The run folder: everything one training leaves behind, and the only place where its file names are written."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from PIL import Image as Picture
+
+from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.recipe.load import Recipe
+from gantk.runs import checkpoint
+from gantk.version import version_of_gantk
+
+PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", "safetensors", "pydantic", "pluggy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: str | Path | None, name: str) -> RunFolder:
+        """A new folder; UserError where it already holds a run."""
+        path = Path(out) if out else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        if (path / "recipe.toml").exists():
+            remedy = f"choose another --out, or go on with it: gantk resume {path}"
+            raise UserError(f"'{path}' already holds a run", where="--out", remedy=remedy)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"'{path}' is a file", where="--out", remedy="name a folder")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"'{path}' cannot be made: {error.strerror}", where="--out", remedy="choose another"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run; UserError where the folder is not one."""
+        path = Path(path)
+        if path.is_file() or not path.exists():
+            what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
+            raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
+        if not (path / "recipe.toml").is_file():
+            raise UserError(
+                f"'{path}' is not a run folder: it has no recipe.toml", remedy="name a folder made by `gantk run`"
+            )
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def recipe(self) -> Recipe:
+        """The recipe that the run was started with, every default filled in."""
+        path = self.path / "recipe.toml"
+        text = path.read_text("utf-8")
+        try:
+            return Recipe(tomllib.loads(text), self.path.name, str(path), text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"'{path}' is not valid TOML: {error}", remedy="restore it from a copy") from None
+
+    def write_recipe(self, tables: dict[str, Any]) -> None:
+        write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())
+
+    def write_json(self, name: str, content: Any) -> None:
+        write_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to log.jsonl."""
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All whole lines of log.jsonl; one cut off by a crash is left out."""
+        path = self.path / "log.jsonl"
+        lines = []
+        for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+        return lines
+
+    def rewind_log(self, step: int) -> float:
+        """Drop what was logged after `step`, which a resume will do again; the training seconds up to there."""
+        kept = [line for line in self.read_log() if line["step"] <= step]
+        write_file(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
+        return max([line.get("seconds", 0.0) for line in kept], default=0.0)
+
+    def write_picture(self, group: str, name: str, image: np.ndarray, low: float, high: float) -> None:
+        """samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black and `high` white."""
+        if image.ndim == 4:
+            image = image[:, image.shape[1] // 2]  # the middle slice of a volume
+        image = image[:3] if len(image) >= 3 else image[:1]
+        pixels = np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+        folder = self.path / "samples" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).save(folder / f"{name}.png")
+
+    def latest(self) -> Path:
+        """The newest whole checkpoint."""
+        return checkpoint.latest(self.checkpoints)
+
+    def best(self) -> Path:
+        """The checkpoint that best.json names; UserError where there is none, or no such file."""
+        path = self.path / "best.json"
+        remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
+        try:
+            step = int(json.loads(path.read_text("utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            what = f"'{self.path}' names no best checkpoint: it has no readable best.json"
+            raise UserError(what, where="evaluate.checkpoint", remedy=remedy) from None
+        if step not in checkpoint.steps_saved(self.checkpoints):
+            what = f"the best checkpoint of '{self.path}', step {step}, is not there any more"
+            raise UserError(what, where=str(path), remedy=remedy)
+        return checkpoint.path_of(self.checkpoints, step)
+
+    def chosen(self) -> Path:
+        """The checkpoint by which the run is used: its newest, or its best where evaluate.checkpoint says so."""
+        table = self.recipe().tables.get("evaluate")
+        wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
+        return self.best() if wanted == "best" else self.latest()
+
+    def usage(self) -> dict[str, Any]:
+        """usage.json, what the training used beside its steps; {} where it is absent or not readable."""
+        try:
+            found = json.loads((self.path / "usage.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def environment() -> dict[str, Any]:
+    """What made this run, beside the machine: versions, command, time."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "gantk": version_of_gantk(),
+        "packages": packages,
+        "command": " ".join(["gantk", *sys.argv[1:]]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,317 @@
+"""Convolutions as matrix products, where a CPU's convolution kernels are badly off: small maps and single outputs.
+
+oneDNN brings the weights into an order of its own at every call, and their gradient back. On a map of a few positions
+that is most of the time: forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images
+of 8 x 8 pixels and 13 ms on 2 x 2; as matrix products with the weights where they lie, 9 ms and 4 ms. Where a single
+output is asked for it computes 16. Everything else is left to it, and all of it on other devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product as combinations
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from gantk.nets.layout import CHANNELS_LAST
+
+HEAVY = 4096  # weights for each position of the smaller map, all images together, from which it is a matrix product
+TAPS = range(17, 65)  # of the kernel of a single output, where it is a matrix product
+STRIP = 32  # rows of the weights
+FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs with and without tiles (AMX)
+
+
+class HasKernels:
+    """A layer with a way of its own to compute; `kernels` False: as torch's layer does."""
+
+    kernels = True
+
+
+def use_kernels(module: nn.Module, on: bool) -> nn.Module:
+    """Let a network compute in gantk's own ways, or (False) all by torch's modules as they are; the same module."""
+    for part in module.modules():
+        if isinstance(part, HasKernels):
+            part.kernels = on
+    return module
+
+
+def usable(x: Tensor) -> bool:
+    """Whether gantk's own ways are any good here: on a CPU, and where nobody writes the operations down."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
+
+
+def precision(x: Tensor) -> torch.dtype:
+    """In which a convolution of `x` on a CPU is asked for: autocast's, or the input's own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a large map (N, C, *large) that the positions of a small one (N, D, *small) look at.
+
+    A convolution goes from the large map to the small one, a transposed convolution and gradients the other way. The
+    weights (D, C, *kernel) are a matrix (D, taps x C), in the order in which channels-last weights lie in memory. Taps
+    that only ever see the zeros around the map are left out: of a 4x4 kernel on 2x2 pixels just the inner 2x2 count.
+    """
+
+    large: tuple[int, ...]
+    small: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    @property
+    def taps(self) -> list[slice]:
+        """Along each axis, the taps that see any of the large map."""
+        axes = zip(self.large, self.small, self.kernel, self.stride, self.padding, strict=True)
+        return [slice(max(0, p - s * (few - 1)), min(k, many + p)) for many, few, k, s, p in axes]
+
+    def matrix(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(D, taps x C): a view where nothing is left out and the precision is right."""
+        return weight.movedim(1, -1)[(slice(None), *self.taps)].to(dtype).flatten(1)
+
+    def weights(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """(D, C, *kernel), laid out as `like`: what `matrix` takes apart, with zeros for taps that are left out."""
+        sides = [taps.stop - taps.start for taps in self.taps]
+        block = matrix.unflatten(1, (*sides, -1)).movedim(-1, 1)
+        if sides == list(self.kernel) and block.stride() == like.stride():
+            return block.to(like.dtype).detach()  # autograd adds to it in place as long as it is no view
+        whole = torch.zeros_like(like)
+        whole[(slice(None), slice(None), *self.taps)] = block
+        return whole
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """The large map's windows, (N x positions of the small map, taps x C)."""
+        axes, n, c = range(len(self.large)), x.shape[0], x.shape[1]
+        around = [side for p in reversed(self.padding) for side in (p, p)]
+        x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
+        steps = x.stride()
+        starts = sum(taps.start * steps[1 + a] for a, taps in enumerate(self.taps))
+        sides = [taps.stop - taps.start for taps in self.taps]
+        places = [steps[0], *(steps[1 + a] * self.stride[a] for a in axes)]
+        shape, strides = (n, *self.small, *sides, c), (*places, *steps[1:])
+        windows = x.as_strided(shape, strides, x.storage_offset() + starts)
+        if c > 1:
+            return windows.reshape(-1, prod(sides) * c)
+        taps = range(1 + len(axes), 1 + 2 * len(axes))  # one channel: rows of pixels are longer than rows of taps
+        return windows.squeeze(-1).permute(*taps, *range(1 + len(axes))).reshape(prod(sides), -1).t()
+
+    def fold(self, windows: Tensor, n: int, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+        """The large map (N, C, *large) in `dtype`: each pixel the sum, in float32, of all that windows hold of it."""
+        sides = [taps.stop - taps.start for taps in self.taps]
+        windows = windows.unflatten(1, (*sides, -1)).unflatten(0, (n, *self.small))
+        first = 1 + len(self.small)
+        whole = [many + 2 * p for many, p in zip(self.large, self.padding, strict=True)]
+        out = windows.new_zeros(n, *whole, windows.shape[-1], dtype=torch.promote_types(windows.dtype, torch.float32))
+        out = out if bias is None else out.add_(bias)
+        for tap in combinations(*map(range, sides)):
+            axes = zip(tap, self.taps, self.stride, self.small, strict=True)
+            places = [slice(i + taps.start, i + taps.start + s * (few - 1) + 1, s) for i, taps, s, few in axes]
+            out[(slice(None), *places)] += windows[(*[slice(None)] * first, *tap)]
+        inner = [slice(p, p + many) for p, many in zip(self.padding, self.large, strict=True)]
+        return blank(n, out.shape[-1], self.large, dtype).copy_(out[(slice(None), *inner)].movedim(-1, 1))
+
+
+def blank(n: int, channels: int, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A map yet to be written, channels-last. What a Function gives must be no view, or nothing may change it."""
+    return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[len(size)])
+
+
+def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A map (N, C, *size) as (N x positions, C)."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1]).to(dtype)
+
+
+def gather(unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """The small map's rows of the large one's windows: what a convolution adds up."""
+    if _in_strips(unfolded, matrix):
+        y = torch.cat([unfolded @ strip.t() for strip in matrix.split(STRIP)], 1, out=out)
+        return y if bias is None else y.add_(bias)
+    if bias is None:
+        return torch.mm(unfolded, matrix.t(), out=out)
+    return torch.addmm(bias, unfolded, matrix.t(), out=out)
+
+
+def spread(small: Tensor, matrix: Tensor) -> Tensor:
+    """The large map's windows of the small one's rows: what a transposed convolution adds up."""
+    if _in_strips(small, matrix):
+        y = small.new_zeros(len(small), matrix.shape[1])
+        for part, strip in zip(small.split(STRIP, 1), matrix.split(STRIP), strict=True):
+            y.addmm_(part, strip)
+        return y
+    single = matrix.shape[1] < TAPS.stop  # then rows of pixels are longer than rows of taps
+    return (matrix.t() @ small.t()).t() if single else small @ matrix
+
+
+def _in_strips(few: Tensor, matrix: Tensor) -> bool:
+    """Whether to go through the weights a few rows at a time, as they lie in memory: twice as fast in float32."""
+    return few.dtype == torch.float32 and len(few) <= FEW[True] and len(matrix) > STRIP
+
+
+def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Tensor) -> Tensor:
+    """Of the weights, from the small map's rows and the large one's windows, one of them a gradient."""
+    if len(small) <= 2 * FEW[has_tiles()]:  # bfloat16 would have to be brought to float32 afterwards
+        small, unfolded = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded))
+    return windows.weights(small.t() @ unfolded, like)
+
+
+def inner_precision(dtype: torch.dtype, weight: Tensor, positions: int) -> torch.dtype:
+    """In which a product is computed where the answer is to be `dtype`."""
+    return torch.float32 if weight.dtype == torch.float32 and positions <= FEW[has_tiles()] else dtype
+
+
+@lru_cache(maxsize=1)
+def has_tiles() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in tiles: without, float32 is as fast and nothing is converted."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+class Product(Function):
+    """A convolution from the large map to the small one, answered in `dtype`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, dtype: torch.dtype) -> Tensor:
+        inner = inner_precision(dtype, weight, len(x) * prod(windows.small))
+        with torch.autocast("cpu", enabled=False):
+            matrix = windows.matrix(weight, inner)
+            y = blank(len(x), len(weight), windows.small, inner)
+            gather(windows.unfold(x.to(inner)), matrix, None if bias is None else bias.to(inner), out=rows(y, inner))
+            y = y.to(dtype)
+        ctx.windows = windows
+        ctx.save_for_backward(x, weight, bias, matrix)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        x, weight, bias, matrix = ctx.saved_tensors
+        windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return *_differentiable(F.conv2d if x.ndim == 4 else F.conv3d, ctx, gradient), None, None
+        with torch.autocast("cpu", enabled=False):
+            small = rows(gradient, matrix.dtype)
+            unfolded = windows.unfold(x.to(matrix.dtype)) if of_weight else None
+            return (
+                windows.fold(spread(small, matrix), len(x), x.dtype) if of_x else None,
+                weight_gradient(windows, small, unfolded, weight) if of_weight else None,
+                offset_gradient(gradient, bias) if of_bias else None,
+                None,
+                None,
+            )
+
+
+class TransposedProduct(Function):
+    """A transposed convolution, from the small map to the large one, answered in `dtype`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, dtype: torch.dtype) -> Tensor:
+        inner = inner_precision(dtype, weight, len(x) * prod(windows.small))
+        with torch.autocast("cpu", enabled=False):
+            matrix = windows.matrix(weight, inner)
+            y = windows.fold(spread(rows(x, inner), matrix), len(x), dtype, bias)
+        ctx.windows = windows
+        ctx.save_for_backward(x, weight, bias, matrix)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        x, weight, bias, matrix = ctx.saved_tensors
+        windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            transposed = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
+            return *_differentiable(transposed, ctx, gradient), None, None
+        with torch.autocast("cpu", enabled=False):
+            unfolded = windows.unfold(gradient.to(matrix.dtype))
+            small = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1) if of_x else None
+            return (
+                small.to(x.dtype) if of_x else None,
+                weight_gradient(windows, rows(x, matrix.dtype), unfolded, weight) if of_weight else None,
+                offset_gradient(gradient, bias) if of_bias else None,
+                None,
+                None,
+            )
+
+
+def _differentiable(convolve, ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again, of a gradient penalty for instance: torch's own, in float32."""
+    inputs = ctx.saved_tensors[:3]
+    wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+    with torch.autocast("cpu", enabled=False):
+        x, weight, bias = (None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs)
+        y = convolve(x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding)
+        found = iter(torch.autograd.grad(y, wanted, gradient.to(y.dtype), create_graph=True))
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
+
+
+class Offset(Function):
+    """Hands `y`, to which `bias` has been added already, on; the bias gets its gradient.
+
+    oneDNN takes three times as long for it as for the rest of a transposed convolution's backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, y: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(bias)
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, offset_gradient(gradient, *ctx.saved_tensors) if ctx.needs_input_grad[1] else None
+
+
+def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
+    """Of an offset a channel."""
+    return gradient.sum((0, *range(2, gradient.ndim))).to(bias.dtype)
+
+
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """torch's, as a matrix product where that is faster."""
+    kernel, large = tuple(weight.shape[2:]), tuple(x.shape[2:])
+    small = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True))
+    if usable(x) and x.stride(1) == 1:
+        if heavy(weight, len(x) * prod(small)):
+            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), precision(x))
+        around = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
+        if weight.shape[0] == 1 and prod(kernel) in TAPS and set(stride) == {1} and min(around) >= 0:
+            # A kernel turned round is the transposed convolution's.
+            turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
+            return TransposedProduct.apply(x, turned, bias, Windows(small, large, kernel, stride, around), precision(x))
+    return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, stride, padding)
+
+
+def transposed_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """torch's, as a matrix product where that is faster."""
+    kernel, small = tuple(weight.shape[2:]), tuple(x.shape[2:])
+    sizes = zip(small, kernel, stride, padding, strict=True)
+    large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
+    if usable(x) and x.stride(1) == 1:
+        narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
+        if narrow or heavy(weight, len(x) * prod(small), HEAVY // 2):  # oneDNN is slower at these
+            windows = Windows(large, small, kernel, stride, padding)
+            return TransposedProduct.apply(x, weight, bias, windows, precision(x))
+    transposed = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
+    if bias is None or not usable(x):
+        return transposed(x, weight, bias, stride, padding)
+    return Offset.apply(transposed(x, weight, bias.detach(), stride, padding), bias)
+
+
+def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
+    """`x` with a frame in the precision that its convolution needs: autocast on a CPU would make one in float32."""
+    x = x.to(precision(x))
+    with torch.autocast("cpu", enabled=False):
+        y = F.pad(x, around, mode=mode)
+    return y.view(len(y), *y.shape[2:], 1).movedim(-1, 1) if x.shape[1] == 1 and x.stride(1) == 1 else y
+
+
+def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
+    """Whether weights are so many, and positions so few, that bringing the weights in order is most of the time."""
+    return weight.numel() >= (HEAVY if least is None else least) * positions and weight.movedim(1, -1).is_contiguous()

@@ -1,0 +1,302 @@
+"""The training loop: phases in turn, every step alike, whatever the method. It knows no model by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gantk.errors import GantkError, UserError
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
+from gantk.training.accelerate.cuda_graph import Capture, Graph
+from gantk.training.accelerate.python_state import PythonState
+from gantk.training.ema import EMA
+from gantk.training.optim import settle_on
+
+AHEAD = 1000  # steps, at most, by which a recorded step is tried at another point of the training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the engine needs of a recipe's [train] table."""
+
+    steps: int
+    optimizer: Callable  # parameters -> Optimizer
+    optimizers: dict[str, Callable]  # per phase, where it differs
+    schedule: Callable[[float], float]
+    microbatch: int | None
+    ema: float
+    seed: int
+    fused: bool = True  # optimizers and averages take all weights at once
+    frozen: bool = True  # what a phase does not update gets no gradients
+    overlap: bool = True  # ranks: gradients are reduced while others are still computed
+    capture: bool = True  # whole steps as CUDA graphs, where that can be
+
+
+class Engine:
+    """Trains one method. `step` is the number of finished steps; all else that a resume needs is in `state_dict`.
+
+    `graph` makes what records a step, in the place of CUDA's graphs.
+    """
+
+    def __init__(
+        self, method: Method, plan: Plan, runtime: Runtime, graph: Callable[[], Graph] | None = None
+    ):
+        self.method, self.plan, self.runtime = method, plan, runtime
+        self.schedule = plan.schedule
+        self.step = 0
+        self.phases = method.phases()
+        self.parameters = {phase.name: _parameters(phase) for phase in self.phases}
+        self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
+        reduction = runtime.reduction
+        self.reductions = {name: reduction(found, plan.overlap) for name, found in self.parameters.items()}
+        self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
+        averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
+        self.ema = EMA(method, averaged, plan.ema, plan.fused) if plan.ema and averaged else None
+        self._settle()
+        self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
+        for parameter in set(method.parameters()) - set(self._trained):
+            parameter.requires_grad_(False)
+        self.capture = self._capture(graph)
+        self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
+
+    def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+        """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
+        for stage, last in self._stages():
+            begun = False
+            self.capture.forget()
+            while self.step < last:
+                self.runtime.seed(self.plan.seed, self.step)
+                batch = batch_at(self.step, stage)
+                if not begun:
+                    self.method.begin(stage, self.runtime.alike(batch))
+                    begun = True
+                losses = self.train_step(batch)
+                self.step += 1
+                yield stage, batch, losses
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step: every phase's losses, gradients, reduction over ranks, update; then the moving average.
+
+        The losses are tensors on the device; nothing waits for them.
+        """
+        if not self.method.training:
+            self.method.train()
+        self._at(0)
+        losses = self.capture(self._active(), batch)
+        if self.ema is not None:
+            self.ema.updates += 1
+        if not losses:
+            return {}
+        values = torch.stack(list(losses.values()))  # of this step: a graph writes the next one's over them
+        self._seen.append((self.step + 1, list(losses), values))
+        return dict(zip(losses, values.unbind(), strict=True))
+
+    def _active(self) -> tuple[str, ...]:
+        """The phases that this step runs."""
+        return tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
+
+    def _at(self, ahead: int) -> None:
+        """All that follows the step's number, as tensors: for this step, or one so many steps ahead."""
+        progress = min(1.0, (self.step + ahead) / max(1, self.plan.steps))
+        self.method.progress.fill_(progress)
+        for name, optimizer in self.optimizers.items():
+            _set_lr(optimizer, self.base_lrs[name], self.schedule(progress))
+        if self.ema is not None:
+            self.ema.prepare(ahead)
+
+    def _take(self, batch: Batch) -> dict[str, Tensor]:
+        """The step itself: operations on tensors alone, so that it can be recorded."""
+        losses: dict[str, Tensor] = {}
+        active = self._active()
+        for phase in self.phases:
+            if phase.name in active:
+                self._freeze_all_but(phase)
+                self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
+        self._unfreeze()
+        if self.ema is not None:
+            self.ema.average_in()
+        return losses
+
+    def _freeze_all_but(self, phase: Phase) -> None:
+        """Gradients for what the phase updates only: the rest costs no backward pass."""
+        if self.plan.frozen:
+            updated = set(self.parameters[phase.name])
+            for parameter in self._trained:
+                parameter.requires_grad_(parameter in updated)
+
+    def _unfreeze(self) -> None:
+        """As it was before the step: what stays frozen is what the method froze."""
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
+
+    def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
+        """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
+        for parameter in self._trained:
+            parameter.grad = None
+        parts = _split(batch, self.plan.microbatch)
+        total = torch.zeros((), device=self.runtime.device)
+        sums: dict[str, Tensor] = {}
+        for number, (part, weight) in enumerate(parts, 1):
+            with torch.enable_grad(), self.runtime.autocast():
+                named = check_losses(self.method, phase, phase.loss(part))
+                part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
+            with self.reductions[phase.name].during(last=number == len(parts)):
+                part_total.backward()
+            total += part_total.detach()
+            for name, loss in named.items():
+                key = f"{phase.name}/{name}"
+                sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
+        losses.update(sums)
+        _join(batch, parts)
+        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # it decides by the loss whether to go on
+            total = self.runtime.mean(total)
+        return total
+
+    def check_finite(self, saved: str) -> None:
+        """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
+        for reduction in self.reductions.values():
+            reduction.check()
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist()
+        wrong = next((k for k, total in enumerate(totals) if not math.isfinite(total)), None)
+        if wrong is None:
+            return
+        step, names, values = seen[wrong]
+        losses = dict(zip(names, values.tolist(), strict=True))
+        bad = [name for name, loss in losses.items() if not math.isfinite(loss)] or names
+        bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
+        exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
+        raise GantkError(
+            f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
+            f"Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
+        )
+
+    def state_dict(self) -> dict:
+        """All that a resume needs beside the method's weights: tensors, numbers, lists and dicts."""
+        return {
+            "step": self.step,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "ema_updates": self.ema.updates if self.ema else 0,
+        }
+
+    def load_state_dict(self, state: dict, average: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` gave; `average` are the moving average's tensors by name."""
+        self.step = state["step"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self._settle()
+        self.capture.forget()
+        if self.ema:
+            self.ema.load_state_dict(average, state["ema_updates"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What the step does otherwise than it could, and why."""
+        return self.capture.notes
+
+    def _settle(self) -> None:
+        for optimizer in self.optimizers.values():
+            settle_on(optimizer, self.runtime.device, self.plan.fused)
+
+    def _capture(self, graph: Callable[[], Graph] | None) -> Capture:
+        device, wanted = self.runtime.device, self.plan.capture
+        wanted = wanted and (graph is not None or device.type == "cuda")
+        obstacle = self._obstacle() if wanted else "not asked for"
+        capture = Capture(
+            self._take,
+            self._at,
+            lambda: max(1, min(AHEAD, (self.plan.steps - self.step) // 2)),
+            self._changes,
+            lambda: PythonState(self.method, self.optimizers.values()),
+            device,
+            obstacle,
+            graph,
+        )
+        if wanted and obstacle:
+            capture.notes.append(f"steps are not recorded: {obstacle}")
+        return capture
+
+    def _obstacle(self) -> str | None:
+        """Why steps are not even tried to be recorded; None where they are."""
+        if self.runtime.world > 1:
+            return "several ranks: what they tell each other is not recorded"
+        for name, optimizer in self.optimizers.items():
+            if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
+                return f"the optimizer of the {name} ({type(optimizer).__name__}) keeps its state on the host"
+        return None
+
+    def _changes(self) -> dict[str, list[Tensor]]:
+        """Every tensor that a step changes."""
+        states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
+        return {
+            "weights": list(self.method.parameters()),
+            "buffers": list(self.method.buffers()),
+            "averages": list(self.ema.average.values()) if self.ema else [],
+            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+        }
+
+    def _stages(self) -> Iterator[tuple[Stage, int]]:
+        """(stage, the step at which it ends), laid end to end; stages that are behind us are left out."""
+        last = 0
+        for stage in self.method.stages(self.plan.steps):
+            last += stage.steps
+            if last > self.step:
+                yield stage, last
+
+    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        make = self.plan.optimizers.get(phase.name) or phase.optimizer or self.plan.optimizer
+        try:
+            return make(self.parameters[phase.name])
+        except ValueError as error:  # torch checks its own ranges
+            what = f"the optimizer of the {phase.name} does not take its options: {error}"
+            remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
+            raise UserError(what, where="train.optimizer", remedy=remedy) from None
+
+
+def check_plan(method: Method, plan: Plan) -> None:
+    """UserError where the plan names a phase that the method does not have, or a stage's size does not fit."""
+    known = [phase.name for phase in method.phases()]
+    for name in plan.optimizers:
+        if name not in known:
+            raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
+    for stage in method.stages(plan.steps):
+        check_networks(method, stage.size)
+
+
+def _parameters(phase: Phase) -> list[torch.nn.Parameter]:
+    """What a phase updates; parameters that a method froze itself, as of a pretrained encoder, stay frozen."""
+    return list(dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad))
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:
+    for group, lr in zip(optimizer.param_groups, base, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * factor)
+        else:
+            group["lr"] = lr * factor
+
+
+def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
+    """Microbatches with the weight of each in the whole; the batch itself where there is one only."""
+    count = len(next(iter(batch.values())))
+    if size is None or size >= count:
+        return [(batch, 1.0)]
+    pieces = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
+    sizes = [len(piece) for piece in next(iter(pieces.values()))]
+    return [(Batch({k: v[i] for k, v in pieces.items()}), n / count) for i, n in enumerate(sizes)]
+
+
+def _join(batch: Batch, parts: list[tuple[Batch, float]]) -> None:
+    """Bring back what the microbatches left behind, or put anew, for a later phase."""
+    first = parts[0][0]
+    if first is not batch:
+        for name, tensor in first.items():
+            if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
+                batch[name] = torch.cat([part[name] for part, _ in parts])

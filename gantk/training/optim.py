@@ -1,0 +1,212 @@
+"""Update rules and learning-rate schedules. Torch does the work; this is where a recipe's words meet it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gantk.training.untraced import Untraced
+
+
+def adam(
+    params: Iterable,
+    *,
+    lr: float = 2e-4,  # learning rate at full schedule
+    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: float = 0.0,  # L2 penalty, added to the gradient
+):
+    """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
+    return StorageOrderAdam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def adamw(
+    params: Iterable,
+    *,
+    lr: float = 2e-4,  # learning rate at full schedule
+    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
+):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
+    return StorageOrderAdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def rmsprop(
+    params: Iterable,
+    *,
+    lr: float = 5e-5,  # learning rate at full schedule
+    decay: float = 0.9,  # of the mean of squared gradients
+):
+    """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
+    return RMSprop(params, lr=lr, alpha=decay)
+
+
+def sgd(
+    params: Iterable,
+    *,
+    lr: float = 0.01,  # learning rate at full schedule
+    momentum: float = 0.0,  # share of the last update that is taken again
+):
+    """Stochastic gradient descent, with momentum as an option."""
+    return SameOrderSGD(params, lr=lr, momentum=momentum, fused=True)
+
+
+def lbfgs(
+    params: Iterable,
+    *,
+    lr: float = 1.0,  # length of a step
+    history: int = 10,  # updates that the curvature is estimated from
+    iterations: int = 1,  # inner iterations per training step
+):
+    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
+    return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+
+
+class SameOrder(Untraced):
+    """For an optimizer of torch's whose fused kernel goes through memory as it lies, whatever its order: gradients that
+    lie in another order than their weights, as hooks may leave them, are brought into theirs."""
+
+    def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
+        answer = super()._init_group(group, params, gradients, *others)
+        for place, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
+            if not gradient.is_sparse and not same_order(gradient, weight):
+                gradients[place] = torch.empty_like(weight).copy_(gradient)
+        return answer
+
+
+class StorageOrder(SameOrder):
+    """For an Adam of torch's: weights, gradients and moments are handed to the kernel as they lie in memory.
+
+    On a CPU the fused kernel would copy those that are channels-last. Every element is updated by itself, so any order
+    does, as long as it is the same for all four.
+    """
+
+    def _init_group(self, group: dict, params: list, *others: list) -> bool:
+        complex_numbers = super()._init_group(group, params, *others)
+        orders = [storage_order(p) for p in params]
+        for tensors in (params, *others):
+            for place, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
+                if order is not None and tensor.ndim == len(order):
+                    tensors[place] = tensor.detach().permute(order)
+        return complex_numbers
+
+
+class StorageOrderAdam(StorageOrder, torch.optim.Adam):
+    """torch's."""
+
+
+class StorageOrderAdamW(StorageOrder, torch.optim.AdamW):
+    """torch's."""
+
+
+class SameOrderSGD(SameOrder, torch.optim.SGD):
+    """torch's."""
+
+
+class RMSprop(Untraced, torch.optim.RMSprop):
+    """torch's."""
+
+
+def storage_order(tensor: Tensor) -> list[int] | None:
+    """The order of dimensions in which a tensor is contiguous; None where it is so already, or in no order."""
+    if tensor.is_contiguous():
+        return None
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    return order if tensor.detach().permute(order).is_contiguous() else None
+
+
+def same_order(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape lie in memory alike."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
+
+
+def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
+    """Learning rates and counts of steps where the update rule computes, so that a recorded step follows them.
+
+    `fused` false: one parameter after the other, for comparison. To be called again after `load_state_dict`.
+    """
+    for group in optimizer.param_groups:
+        if not fused:
+            group |= {key: False for key in ("fused", "foreach") if key in group}
+        capturable = fused and device.type == "cuda" and "capturable" in group
+        if "capturable" in group:
+            group["capturable"] = capturable
+        if fused and (group.get("fused") or capturable):
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
+        else:
+            group["lr"] = float(group["lr"])
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            alike = isinstance(value, Tensor) and value.shape == weight.shape
+            if alike and not same_order(value, weight):  # saved with another train.channels_last
+                state[name] = torch.empty_like(weight).copy_(value)
+    if device.type == "cuda":
+        optimizer._warned_capturable_if_run_uncaptured = True  # steps that warm up are meant to
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].to(device)
+
+
+class AnyLayoutLBFGS(Untraced, torch.optim.LBFGS):
+    """L-BFGS for weights in any memory layout: torch's own cannot flatten gradients that are channels-last."""
+
+    def _gather_flat_grad(self) -> torch.Tensor:
+        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
+class Constant:
+    """The same learning rate throughout."""
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
+
+
+class Linear:
+    """Constant, then linearly to zero: the schedule of CycleGAN (Zhu et al. 2017)."""
+
+    def __init__(
+        self,
+        *,
+        start: float = 0.5,  # the part of the training after which the decay begins, 0..1
+        end: float = 0.0,  # the factor at the end
+    ):
+        self.start, self.end = start, end
+
+    def __call__(self, progress: float) -> float:
+        done = max(0.0, progress - self.start) / max(1e-9, 1.0 - self.start)
+        return 1.0 + (self.end - 1.0) * min(1.0, done)
+
+
+class Cosine:
+    """Half a cosine from 1 to `end`."""
+
+    def __init__(
+        self,
+        *,
+        end: float = 0.0,  # the factor at the end
+    ):
+        self.end = end
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0
+
+
+class Warmup:
+    """A linear rise from zero, then half a cosine to `end`."""
+
+    def __init__(
+        self,
+        *,
+        rise: float = 0.05,  # the part of the training that the rise takes, 0..1
+        end: float = 0.0,  # the factor at the end
+    ):
+        self.rise, self.cosine = rise, Cosine(end=end)
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.rise:
+            return progress / self.rise
+        return self.cosine((progress - self.rise) / max(1e-9, 1.0 - self.rise))

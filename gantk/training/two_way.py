@@ -1,0 +1,175 @@
+"""Two-way translation without pairs: what CycleGAN and DualGAN share. Each is a plugin with terms of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
+from gantk.losses.structure import Contrast, air_left_empty, structure_and_flatness
+from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.plugin.spec import Part
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk.training.pool import ImagePool
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
+
+    cycle_a: float  # L1 of a -> b -> a
+    cycle_b: float  # L1 of b -> a -> b
+    identity: float = 0.0  # L1 of an image of the target domain to itself
+    structure: float = 0.0  # 1 - squared local correlation of input and output
+    flatness: float = 0.0  # local deviation of the output where the input is flat
+    texture: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
+    contrast: Contrast = "any"  # how tissue contrast changes, for the structure loss
+    air: float = 0.0  # distance of the output from black where the input is air
+    adversarial: float = 1.0
+    defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
+    lesion: float = 1.0  # how often a pixel inside a lesion counts in cycle and identity losses
+    augments: Sequence[Part] = field(default=())  # differentiable changes of what the discriminators see
+    adapt: float = 0.0  # see gantk.training.adaptive; 0 = every image takes them
+
+
+class CycleMethod(Method):
+    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, tied by cycle consistency (Zhu et al. 2017, eq. 3).
+
+    Args:
+        generator, discriminator, adversarial: parts to build the networks and the adversarial loss from.
+        terms: the loss weights.
+        pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
+        critic: discriminator steps per generator step.
+        coarse: share of the steps that come first, at half the size. Which tissue becomes how bright is settled there,
+            where one patch of the discriminator sees the whole head, at a quarter of the cost.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Part,
+        discriminator: Part,
+        adversarial: Part,
+        terms: Terms,
+        pool: int,
+        critic: int = 1,
+        coarse: float = 0.0,
+    ):
+        super().__init__(geometry)
+        for name, value, least in (("pool", pool, 0), ("critic", critic, 1)):
+            if value < least:
+                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
+        check_coarse(coarse)
+        if terms.lesion < 0:
+            raise UserError(f"lesion = {terms.lesion:g} is no weight", where="method.lesion", allowed="0 or more")
+        self.weighs_lesions = terms.lesion != 1
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        if terms.identity and a != b:
+            what = f"an identity loss needs as many channels in as out, and the domains have {a} and {b}"
+            raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
+        self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
+        self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
+        self.adversarial, self.terms, self.critic, self.coarse = adversarial(), terms, critic, coarse
+        self.cycle, self.identity = Cycle(), Identity()
+        self.augment_a, self.augment_b = (
+            DiscriminatorAugment(terms.augments, dims, terms.adapt, self.adversarial) for _ in range(2)
+        )
+        self.pool_a = ImagePool(pool, a, geometry.size)
+        self.pool_b = ImagePool(pool, b, geometry.size)
+
+    def phases(self) -> list[Phase]:
+        """Generators, then discriminators on the fakes that the first phase left."""
+        return [
+            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, every=self.critic, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
+        return coarse_stages(self.geometry.size, steps, self.coarse)
+
+    def begin(self, stage: Stage, batch: Batch) -> None:
+        """Fakes of another size leave the pools."""
+        self.pool_a.expect(stage.size)
+        self.pool_b.expect(stage.size)
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial, cycle, identity, structure and flatness losses, each by name and direction."""
+        real_a, real_b = batch["a"], batch["b"]
+        terms = self.terms
+        same = [real_b] if terms.identity else []
+        fake_b, *identity_b = self.together(self.g_ab, real_a, *same)
+        same = [real_a] if terms.identity else []
+        fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, self._defended(fake_b), *same)
+        cycled_b = self.g_ab(self._defended(fake_a))
+        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        weight_a, weight_b = (lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b"))
+        losses = {
+            "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a, weight_a),
+            "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b, weight_b),
+        }
+        if terms.adversarial:
+            judged_a, judged_b = self.d_a(self.augment_a(fake_a)), self.d_b(self.augment_b(fake_b))
+            losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(judged_a)
+            losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
+        if terms.identity:
+            losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
+            losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
+        if terms.structure or terms.flatness:
+            losses |= self._structure(real_a, fake_b, "b") | self._structure(real_b, fake_a, "a")
+        if terms.air:
+            low, high = self.geometry.range
+            for name, output, source in (("b", fake_b, real_a), ("a", fake_a, real_b)):
+                losses[f"air_{name}"] = terms.air * air_left_empty(output, source, data_range=high - low, black=low)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake for both domains; fakes come through the image pool."""
+        if "fake_a" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake_b"], batch["fake_a"] = self.g_ab(batch["a"]), self.g_ba(batch["b"])
+        losses = {}
+        judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
+        for name, network, pool, augment in judges:
+            real, fake = batch[name], pool(batch[f"fake_{name}"])
+            logits = self.together(network, real, fake, call=chained(augment, network))
+            augment.observe(logits[0])
+            losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
+            penalty = self.adversarial.penalty(network, real, fake)
+            if penalty is not None:
+                losses[f"penalty_{name}"] = penalty
+        return losses
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of `a` as `b`, or of `b` as `a`."""
+        return self.g_ab(image) if to == "b" else self.g_ba(image)
+
+    def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
+        low, high = self.geometry.range
+        options = {"threshold": self.terms.texture, "data_range": high - low, "black": low}
+        structure, flatness = structure_and_flatness(output, source, contrast=self.terms.contrast, **options)
+        losses = {"structure": self.terms.structure * structure, "flatness": self.terms.flatness * flatness}
+        return {f"{kind}_{name}": loss for kind, loss in losses.items() if getattr(self.terms, kind)}
+
+    def _defended(self, fake: Tensor) -> Tensor:
+        """A fake with noise: what the generator hides in it for the way back drowns (Bashkirova et al. 2019, 4.2)."""
+        return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
+
+
+def coarse_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
+    """`steps` steps at `size`; where `share` is above 0, that share of them comes first, at half the size."""
+    first = round(share * steps)
+    half = tuple(side // 2 for side in size)
+    whole = Stage("main", steps - first, size)
+    return [Stage("coarse", first, half), whole] if first else [whole]
+
+
+def check_coarse(share: float) -> None:
+    """Raises a UserError unless it is a share of the steps."""
+    if not 0 <= share <= 1:
+        raise UserError(f"coarse = {share} is no share of the steps", where="method.coarse", allowed="0 to 1")
