@@ -99,7 +99,7 @@ class Way:
             elif side == "fed":
                 batch = self.training.feed.at(engine.step)
             else:
-                batch = self.training._batch_at(engine.step, self.stage)
+                batch = self.training.batch_at(engine.step, self.stage)
             engine.train_step(batch)
             engine.step += 1
         runtime.synchronize()

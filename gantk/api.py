@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
-    from gantk.costs.forecast import Forecast
     from gantk.exports.onnx_model import OnnxModel
     from gantk.inference.translator import Translator
     from gantk.recipe.load import Recipe
     from gantk.recipe.tables import Model
     from gantk.runs.folder import RunFolder
     from gantk.training.loop import Parts
-    from gantk.training.profiling import Profile
+    from gantk.training.trial import StepProfile, Trial
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share that is done, what is at work)
@@ -47,35 +46,31 @@ def run(
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
         precision, seed: shorthands for train.precision and train.seed.
         allow_leakage: train although the same patient or image stands on both sides of the split; recorded in the run.
-        profile_steps: trace so many steps, once the training has settled: what they cost is said and written to
-            profile/ in the run folder. A resume traces nothing.
+        profile_steps: trace so many steps with torch.profiler, once the training has settled: a table and a trace in
+            profile/ of the run folder. A resume traces nothing.
         say: where lines of text go.
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
-    from gantk.machine.memory_advice import memory_advice
     from gantk.machine.restart import advice, opened
     from gantk.machine.runtime import describe, start, together
-    from gantk.recipe.load import load_recipe, resolved
+    from gantk.recipe.load import resolved
     from gantk.runs.folder import environment
     from gantk.training.loop import assemble
+    from gantk.training.trial import StepProfile, memory_advice
 
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
 
-    def checked() -> tuple[Recipe, Model]:
-        loaded = load_recipe(recipe).override([], profile)
-        loaded = (loaded if data is None else loaded.with_data(data)).override([*set, *shorthands])
-        _anchor_split_file(loaded)
-        return loaded, loaded.check()
-
-    loaded, model = together(checked)
+    loaded, model = together(lambda: _checked(recipe, data, [*set, *shorthands], profile))
     runtime = start(device, model.train.precision, model.train.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
     with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
         parts = assemble(model, runtime)
-        traced = runtime.together(lambda: _profile(profile_steps, parts))
+        traced = None
+        if profile_steps is not None and runtime.main:
+            traced = StepProfile(profile_steps, parts.engine.plan.steps, runtime.device)
         leaks = runtime.together(lambda: _accepted(parts.data.leaks(), allow_leakage))
         for line in parts.data.description():
             say(line)
@@ -87,6 +82,8 @@ def run(
             folder.write_json("environment.json", environment() | describe(runtime))
             allowed = {"leakage_allowed": str(leaks) if leaks else None}
             folder.write_json("split.json", parts.data.split_json() | allowed)
+        if traced is not None:
+            traced.folder = folder.path / "profile"
         say(f"run      {folder.path}")
         if again:
             return _go_on(parts, folder, saved, say)
@@ -102,11 +99,11 @@ def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
-    from gantk.machine.memory_advice import memory_advice
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, together
     from gantk.runs.folder import RunFolder
     from gantk.training.loop import assemble
+    from gantk.training.trial import memory_advice
 
     def checked() -> tuple[RunFolder, Model, Path]:
         folder = RunFolder.open(run)
@@ -135,26 +132,21 @@ def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> Run
 def predict(
     recipe: str | Path | Mapping[str, Any],
     *,
+    data: str | Path | None = None,
     set: Iterable[str] = (),
     profile: str | None = None,
     device: str | None = None,
-) -> Forecast:
-    """What a training would take, memory and time, before it begins and without a look at the data.
+    memory: float | None = None,
+) -> Trial:
+    """What a training would take, found by three real steps of it: memory, time a step, hours; nothing is written.
 
-    Where it does not fit, what would make it fit. UserError where the recipe is wrong or does not fit itself.
+    Where it does not fit, `ways` holds trials of what takes less memory. `memory`: GiB that may be used on a CPU; None:
+    what is free. UserError where the recipe or its data are wrong.
     """
-    from dataclasses import replace
+    from gantk.training.trial import try_recipe
 
-    from gantk.costs.forecast import forecast
-    from gantk.costs.remedies import remedies
-    from gantk.machine.runtime import start
-    from gantk.recipe.load import load_recipe
-
-    loaded = load_recipe(recipe).override(set, profile)
-    model = loaded.check()
-    runtime = start(device, model.train.precision, model.train.channels_last)
-    found = forecast(model, runtime)
-    return found if found.fits else replace(found, ways=tuple(remedies(loaded, runtime, found)))
+    loaded, _ = _checked(recipe, data, set, profile)
+    return try_recipe(loaded, device, memory)
 
 
 def evaluate(
@@ -343,6 +335,16 @@ def public_sets() -> list[tuple[str, ...]]:
     return rows()
 
 
+def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tuple[Recipe, Model]:
+    """A recipe with everything that was said over it, and what it is checked."""
+    from gantk.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe).override([], profile)
+    loaded = (loaded if data is None else loaded.with_data(data)).override(settings)
+    _anchor_split_file(loaded)
+    return loaded, loaded.check()
+
+
 def _anchor_split_file(recipe: Recipe) -> None:
     """Make the path of a split's CSV absolute: the run's recipe is read again from wherever the user then is."""
     split = recipe.tables.get("data", {}).get("split") if isinstance(recipe.tables.get("data"), dict) else None
@@ -350,18 +352,8 @@ def _anchor_split_file(recipe: Recipe) -> None:
         split["file"] = str(Path(split["file"]).absolute())
 
 
-def _profile(steps: int | None, parts: Parts) -> Profile | None:
-    """What traces some steps, on the first rank, where that was asked for."""
-    if steps is None:
-        return None
-    from gantk.training.profiling import Profile, check_steps
-
-    check_steps(steps, parts.engine.plan.steps, parts.runtime)
-    return Profile(steps) if parts.runtime.main else None
-
-
 def _train(
-    parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: Profile | None = None
+    parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: StepProfile | None = None
 ) -> RunFolder:
     from gantk.machine.restart import advice
     from gantk.training.loop import Training, restore
@@ -370,10 +362,6 @@ def _train(
     with runtime.watched(lambda: advice(folder.path, runtime.world)):
         training = Training(parts, folder, seconds, profile)
         training.fit()
-        if runtime.main:
-            from gantk.costs.forecast import look_back  # not before the first step
-
-            look_back(training)
         if runtime.main and folder.chosen() != folder.latest():
             restore(parts, folder.chosen())
             say(f"best     step {parts.engine.step}, chosen by: {training.choice.rule}")

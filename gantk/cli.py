@@ -81,15 +81,22 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
     "--profile-steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Trace N steps after a few others: says what they cost, writes profile/ in the run. Not on resume.",
+    help="Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run.",
 )
-def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage, profile_steps) -> None:
+@click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
+def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage, profile_steps, trial) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
     from gantk import api
 
+    if trial:
+        shorthands = [f'train.precision="{precision}"'] if precision else []
+        found = api.predict(recipe, data=data, set=[*settings, *shorthands], profile=profile, device=device)
+        for line in found.lines():
+            say(line)
+        sys.exit(0 if found.fits else 1)
     api.run(
         recipe,
         data=data,
@@ -336,34 +343,13 @@ def new_plugin(name, folder) -> None:
 
 
 @cli.command()
-@click.option("--recipe", metavar="RECIPE", help="Predict memory and time of a training instead; no data are read.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the prediction as JSON too.")
-@_device
-def doctor(recipe, settings, profile, json_file, device) -> None:
-    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
-    from gantk.machine.doctor import findings, prospects
+def doctor() -> None:
+    """The machine, the versions and the plugins, and what is amiss."""
+    from gantk.machine.doctor import findings
 
-    if recipe is None and (settings or profile or json_file or device):
-        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be looked at")
-    if recipe is None:
-        rows = findings()
-    else:
-        import json
-
-        from gantk import api
-        from gantk.files import write_file
-
-        if json_file and not Path(json_file).absolute().parent.is_dir():
-            raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
-        found = api.predict(recipe, set=settings, profile=profile, device=device)
-        if json_file:
-            write_file(Path(json_file), (json.dumps(found.state(), indent=1) + "\n").encode())
-        rows = prospects(found)
     table = Table(box=None, pad_edge=False, show_header=False)
     amiss = 0
-    for name, value, problem in rows:
+    for name, value, problem in findings():
         amiss += bool(problem)
         table.add_row(name, escape(value), f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]")
     console().print(table)

@@ -1,4 +1,4 @@
-"""What a training used: time since the process began, memory, energy; earlier sittings are counted in."""
+"""What a training costs: tried before it, traced in it, and used in all its sittings (time, memory, energy)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import types
 
 import pytest
 
+import gantk
+from gantk.errors import UserError
 from gantk.machine import usage
 from gantk.machine.usage import Used
 from gantk.metrics.summary import speed_of
+from gantk.recipe.load import load_recipe
 from gantk.runs.folder import RunFolder
+from gantk.training import trial
+from gantk.training.trial import Trial
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():
-    code = "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk.costs import usage; "
+    code = "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk.machine import usage; "
     code += "print(usage.since_start(), time.monotonic() - usage.IMPORTED, time.monotonic() - t)"
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -100,7 +105,7 @@ def test_a_resumed_training_counts_what_earlier_sittings_used(counters):
     counters("intel-rapl:0", 1_000_000)
     used = Used({}, "cpu")
     assert used.first_step is None and used.seconds_at(0, 7.0) == 7.0
-    used.first()
+    used.first_step = usage.since_start()
     counters("intel-rapl:0", 4_000_000)
     first = used.state(10, 2.5)
     assert first["energy_j"] == 3.0 and first["first_step_s"] > 0
@@ -144,3 +149,54 @@ def test_a_run_leaves_what_it_used(copied_run):
     assert folder.usage() == {}
     (copied_run / "usage.json").write_text(json.dumps([1]))
     assert folder.usage() == {}
+
+
+SMALL = {
+    "method": {"name": "dualgan", "generator": {"width": 4, "depth": 2}, "discriminator": {"width": 4}},
+    "data": {"domains": ["T1", "T2"], "size": [32, 32], "source": {"name": "phantom", "subjects": 6}},
+    "train": {"steps": 40, "batch": 2},
+}
+
+
+def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = gantk.predict(SMALL, device="cpu")
+    assert found.fits and 0.1 < found.peak_gib < found.available_gib and not found.ways
+    assert found.step_s > 0 and found.hours == pytest.approx(40 * found.step_s / 3600)
+    assert not list(tmp_path.iterdir())
+    assert [line.split()[0] for line in found.lines()] == ["memory", "step", "training"]
+
+
+def test_what_does_not_fit_is_tried_with_less(monkeypatch):
+    asked = []
+
+    def child(recipe, settings, device, memory):
+        asked.append(settings)
+        fits = any("microbatch" in each for each in settings)
+        return Trial(fits, 1.0, memory, 0.1, 0.2, 20.0, "cpu", settings)
+
+    monkeypatch.setattr(trial, "_in_child", child)
+    found = gantk.predict(SMALL, device="cpu", memory=0.5)
+    assert not found.fits and found.ways[-1].fits and asked[0] == ()
+    assert any("train.microbatch=1" in each for each in found.ways[-1].settings)
+    assert "does not fit" in next(found.lines()) and list(found.lines())[-1].startswith("with")
+
+
+def test_running_out_of_memory_ends_the_trial_alone():
+    found = trial._in_child(load_recipe(SMALL).override(["data.size=[256, 256]", "train.batch=64"]), (), "cpu", 0.6)
+    assert not found.fits
+
+
+def test_a_trial_of_a_wrong_recipe_is_one_error():
+    with pytest.raises(UserError, match="size"):
+        gantk.predict(SMALL, set=["data.size=[30, 30]"], device="cpu")
+
+
+def test_traced_steps_leave_a_table_and_a_trace(tmp_path):
+    lines = []
+    run = gantk.run(SMALL, set=["train.steps=6"], profile_steps=2, device="cpu", out=tmp_path / "run", say=lines.append)
+    assert (run.path / "profile" / "trace.json.gz").stat().st_size > 1000
+    assert "convolution" in (run.path / "profile" / "table.txt").read_text()
+    with pytest.raises(UserError, match="3 others"):
+        gantk.run(SMALL, set=["train.steps=4"], profile_steps=2, device="cpu", out=tmp_path / "short", say=lines.append)
+    assert not (tmp_path / "short").exists()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.costs import budget
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method
 from gantk.recipe.load import load_recipe
@@ -19,7 +18,7 @@ from gantk.recipe.tables import Model
 from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
 from gantk.training.engine import Engine
 from gantk.training.loop import plan_of
-from gpu import timing
+from gpu import noise, timing
 from gpu.cases import MODES
 from gpu.flops import counted
 from gpu.rows import FAILED, MEMORY, first_line, row
@@ -57,10 +56,10 @@ class Subject:
         own = [f"train.batch={batch}", *([f'train.precision="{precision}"'] if precision else [])]
         model = load_recipe(recipe).override([*settings, *own]).check()
         runtime = start(device, model.train.precision, model.train.channels_last)
-        shape = budget.shape_of(model)
+        shape = noise.shape_of(model)
         method = built(model, shape, runtime)
         stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
-        images = budget.batch_of(model, shape, stage, runtime)
+        images = noise.batch_of(model, shape, stage, runtime)
         method.begin(stage, images)
         engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
         if model.train.compile:
@@ -97,12 +96,12 @@ class Subject:
         return sum(parameter.numel() for parameter in self.engine.method.parameters())
 
 
-def built(model: Model, shape: budget.Shape, runtime: Runtime) -> Method:
+def built(model: Model, shape: noise.Shape, runtime: Runtime) -> Method:
     """The method as a training builds it, its first weights drawn on the device where that can be: seconds less."""
     if runtime.device.type == "cuda":
         with contextlib.suppress(Exception), runtime.device:
-            return budget.build(model, shape, runtime)
-    return budget.build(model, shape, runtime)
+            return noise.build(model, shape, runtime)
+    return noise.build(model, shape, runtime)
 
 
 def measure(task: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:

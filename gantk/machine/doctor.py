@@ -1,4 +1,4 @@
-"""`gantk doctor`: the machine, the versions, the plugins, what a recipe would take, and a word on what is amiss."""
+"""`gantk doctor`: the machine, the versions and the plugins, and what is amiss with any of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import platform
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 from gantk.plugin.loader import load
-
-if TYPE_CHECKING:
-    from gantk.costs.forecast import Forecast
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "nilearn", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "app": "gradio"}
@@ -63,39 +59,6 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     except Exception as error:
         remedy = "install the torchvision that belongs to this torch"
         yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): {remedy}"
-
-
-def prospects(found: Forecast) -> Iterator[tuple[str, str, str | None]]:
-    """What a training takes, line by line, as `findings` has it."""
-    from gantk.report.facts import duration, short_time
-
-    need = found.need
-    parts = [
-        ("weights", need.weights, "and their average " + _size(need.average) if need.average else ""),
-        ("gradients", need.gradients, ""),
-        ("optimizer", need.optimizer, ""),
-        ("buffers", need.buffers, "image pools, statistics"),
-        ("activations", need.activations, "what waits for the backward pass, and what is at work"),
-        ("capture", found.capture, "copies while the step is recorded"),
-        ("process", found.process, "Python, torch and what they load"),
-        ("gaps", round(need.total * (found.spare - 1)), "between the allocator's blocks"),
-    ]
-    for name, size, about in parts:
-        if size:
-            yield name, f"{_size(size)}{', ' + about if about else ''}", None
-    has = "" if found.available is None else f" of the {_size(found.available)} that {found.device} has"
-    yield "peak", f"{_size(found.peak)}{has}, decoded images apart", None if found.fits else "it will not fit"
-    for way in found.ways:
-        verdict = "fits" if way.fits else "still too much"
-        yield "with", f"{' '.join(f'--set {each}' for each in way.settings)}: {_size(way.peak)}, {verdict}", None
-    yield "step", f"{short_time(found.step_s)}, {found.timed}", None
-    if found.hours is not None:
-        yield "training", f"{duration(3600 * found.hours)}, samples and scores apart", None
-
-
-def _size(count: int) -> str:
-    """`31.2 GiB`, `640 MiB`."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a training costs beside its steps: seconds since the process began, memory at its peak, energy."""
+"""What a process uses: seconds since it began, memory now and at its peak, energy; and the sum of a run's sittings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = time.monotonic()
-STAT, STATM, POWERCAP = Path("/proc/self/stat"), Path("/proc/self/statm"), Path("/sys/class/powercap")
+STAT, MEMINFO, POWERCAP = Path("/proc/self/stat"), Path("/proc/meminfo"), Path("/sys/class/powercap")
 START_TICKS = 19  # field 22 of /proc/PID/stat, counted behind the command's name, which may hold blanks
+GIB = 2**30
 _rapl: dict[Path, tuple[int, int]] = {}  # a counter's file -> (its last reading, full turns so far in microjoules)
 
 
 def since_start() -> float:
-    """Seconds since this process was started, the interpreter's own start and all imports included.
-
-    From /proc/self/stat; on systems without it, seconds since this module was imported.
-    """
+    """Seconds since this process was started, imports included (Linux); elsewhere since this module was imported."""
     imported = time.monotonic() - IMPORTED
     try:
         behind = STAT.read_text().rpartition(")")[2].split()
@@ -29,37 +27,37 @@ def since_start() -> float:
 
 
 def peak_memory(device: Any = "cpu") -> float | None:
-    """The most memory that this process has held so far, in GiB; None where the system does not tell.
-
-    On a CUDA device (a torch.device or its name) what torch had allocated there at most; elsewhere the process's
-    largest resident set.
-    """
+    """The most memory held so far, in GiB: torch's tensors on a CUDA device, else this process; None: not known."""
     if str(device).startswith("cuda"):
         import torch
 
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device) / GIB
     try:
         import resource
     except ImportError:  # Windows
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def resident() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not tell."""
+def free_memory(device: Any = "cpu") -> float | None:
+    """Memory that can still be had, in GiB: of the CUDA device, else of the system; None: not known."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0] / GIB
     try:
-        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+    except (OSError, StopIteration, ValueError, IndexError):
         return None
 
 
 def energy(device: Any = "cpu") -> float | None:
     """A running counter in joules: subtract two readings. None where the machine has none that may be read.
 
-    On a CUDA device the card's own (NVML, through the package pynvml); else that of all CPU packages (RAPL, under
-    /sys/class/powercap), which count what other processes use as well. Read it more often than a RAPL counter turns
-    over, which takes some ten minutes at the least.
+    On a CUDA device the card's own (NVML, by the package pynvml); else that of all CPU packages (RAPL), which counts
+    what other processes use as well. Read it more often than a RAPL counter turns over: some ten minutes at the least.
     """
     return _card(device) if str(device).startswith("cuda") else _packages()
 
@@ -96,31 +94,22 @@ def _packages() -> float | None:
 
 
 class Used:
-    """What the sittings of a training used beside its seconds: usage.json of its run folder.
+    """What all sittings of a training used beside its steps: usage.json of its run folder.
 
-    `earlier` is what that file says so far, {} where there is none.
+    `earlier` is what that file holds so far, {} where there is none.
     """
 
     def __init__(self, earlier: dict[str, Any], device: Any):
         self.earlier, self.device = earlier, device
         self.first_step: float | None = earlier.get("first_step_s")
-        self.began, self.process = energy(device), resident()
-        self.predicted: dict[str, Any] | None = earlier.get("predicted")
-
-    def first(self) -> None:
-        """The first step is done: how long that took, counted from the start of the process."""
-        self.first_step = since_start()
-
-    def look(self) -> None:
-        """Read the counter of energy, so that no turn of it is missed."""
-        energy(self.device)
+        self.began = energy(device)
 
     def seconds_at(self, step: int, logged: float) -> float:
         """Seconds of training up to a step: as they were saved with its checkpoint, else as logged before it."""
         return self.earlier.get("seconds", logged) if step and self.earlier.get("step") == step else logged
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
-        """What usage.json says after a step: energy and peak include those of the sittings before this one."""
+        """What usage.json holds after a step: energy and peak include those of the sittings before this one."""
         now = energy(self.device)
         spent = None if now is None or self.began is None else now - self.began
         energies = [part for part in (self.earlier.get("energy_j"), spent) if part is not None]
@@ -131,5 +120,4 @@ class Used:
             "first_step_s": self.first_step,
             "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
             "energy_j": sum(energies) if energies else None,
-            **({"predicted": self.predicted} if self.predicted else {}),
         }

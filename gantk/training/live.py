@@ -25,8 +25,8 @@ class LiveView:
     """Shows how a training goes, on rank 0; a context manager that leaves the terminal as it was, Ctrl-C included.
 
     `total_steps` is the length of the whole training, `losses_hint` names losses whose rows are there from the start,
-    `console` is where to write (None: stdout), `clock` a source of seconds. Away from a terminal, and where NO_COLOR,
-    CI or TERM=dumb is set, it writes plain lines without a control character.
+    `console` is where to write (None: stdout; nowhere unless `shown`), `clock` a source of seconds. Off a terminal,
+    and where NO_COLOR, CI or TERM=dumb is set, it writes plain lines without a control character.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class LiveView:
         losses_hint: Iterable[str] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shown: bool = True,
     ):
-        self.console = console or Console()
+        self.console = console or Console(quiet=not shown)
         self.total, self.step, self.clock = max(int(total_steps), 1), 0, clock
         self.plain = (
             not self.console.is_terminal
@@ -103,7 +104,8 @@ class LiveView:
                 self.console.print(Text(line, style=style or ""))
 
     def _write(self, line: str) -> None:
-        print(line, file=self.console.file, flush=True)
+        if not self.console.quiet:
+            print(line, file=self.console.file, flush=True)
 
     def _left(self) -> float | None:
         """Seconds to the end at the pace of the last log points; None before there are two."""

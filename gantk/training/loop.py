@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from gantk.machine.allocator import use_allocator
 from gantk.machine.device import slow_bf16
 from gantk.machine.identity import identity_of
 from gantk.machine.runtime import Runtime
-from gantk.machine.usage import Used
+from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.metrics.checkpoint_choice import Choice, judge_for
 from gantk.metrics.evaluate import Scorer, alarms
@@ -35,9 +35,7 @@ from gantk.training.accelerate.recompute import recompute
 from gantk.training.engine import Engine, Plan, check_plan
 from gantk.training.live import LiveView
 from gantk.training.stopping import stop_on_ctrl_c
-
-if TYPE_CHECKING:
-    from gantk.training.profiling import Profile
+from gantk.training.trial import StepProfile
 
 
 @dataclass
@@ -125,7 +123,7 @@ class Training:
     """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
 
     def __init__(
-        self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: Profile | None = None
+        self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: StepProfile | None = None
     ):
         self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
@@ -146,18 +144,20 @@ class Training:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
         self._take_up()
-        traced = self.profile.watch(self) if self.profile else nullcontext()
-        with stop_on_ctrl_c() as stopped, self._view(last) as view, closing(self.feed), traced:
+        shown = LiveView(last, shown=self.runtime.main)
+        with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as traced:
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
                 self._save()
+            if self.profile:
+                traced.enter_context(self.profile.profiler)
             self._mark = time.perf_counter()
-            for stage, batch, losses in self.engine.fit(self._batch_at):
+            for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
                 if self.used.first_step is None:
                     with self._clock_stopped():
-                        self.used.first()
+                        self.used.first_step = since_start()
                 ending, stopping = step == last, self._stopping(stopped, step)
                 due = [step % every == 0 or ending for every in (self.table.log_every, self.table.sample_every)]
                 saving = step % self.table.save_every == 0 or ending or stopping
@@ -169,9 +169,9 @@ class Training:
                             self._samples(view)
                         if saving:
                             self._save()
-                if self.profile is not None and self.profile.due(step):
+                if self.profile is not None:
                     with self._clock_stopped():
-                        view.print(*self.profile.turn(step))
+                        view.print(*self.profile.step())
                 if stopping:
                     self.runtime.wait()
                     if not self.runtime.main:
@@ -185,10 +185,7 @@ class Training:
             return bool(stopped)
         return step % self.table.log_every == 0 and self.runtime.any(bool(stopped))
 
-    def _view(self, steps: int):
-        return LiveView(steps) if self.runtime.main else _Silent()
-
-    def _batch_at(self, step: int, stage: Stage) -> Batch:
+    def batch_at(self, step: int, stage: Stage) -> Batch:
         batch = resized(self.feed.at(step), stage.size)
         batch = augmented(batch, self.augments, self.parts.data.paired)
         return hide_contrasts(batch, self.parts.data) if self.parts.model.data.missing == "mask" else batch
@@ -198,7 +195,7 @@ class Training:
         elapsed, steps = self._interval, self.engine.step - self._logged
         self._interval, self._logged = 0.0, self.engine.step
         self.seconds += elapsed
-        self.used.look()
+        energy(self.runtime.device)  # so that no turn of its counter is missed
         if not self.runtime.main:
             return
         speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
@@ -381,22 +378,9 @@ def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
 def inference_weights(method: Method, engine: Engine):
     """Averaged weights, evaluation mode, no gradients; the random state is as before afterwards."""
     state = torch.get_rng_state()
-    average = engine.ema.applied() if engine.ema else _Silent()
+    average = engine.ema.applied() if engine.ema else nullcontext()
     with torch.no_grad(), average:
         method.eval()
         yield
     method.train()
     torch.set_rng_state(state)
-
-
-class _Silent:
-    """Stands in for the live view on ranks that do not print."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        return None
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to show."""

@@ -1,0 +1,245 @@
+"""What a training costs: tried with real steps (`--try`), traced (`--profile-steps`), and advice when memory ends.
+
+Trying replaces forecasting: memory depends on kernels, allocators and layouts that no formula knows. Each try runs in a
+process of its own, so that its peak is its own and that running out of memory ends the try alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gantk.errors import GantkError, UserError
+from gantk.machine.usage import free_memory, peak_memory
+from gantk.recipe.load import Recipe, resolved
+
+if TYPE_CHECKING:
+    from gantk.machine.runtime import Runtime
+    from gantk.recipe.tables import Model
+
+STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
+SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `STEPS` steps of every stage of a training took on this machine.
+
+    step_s: seconds a step, at the last stage's size. hours: of all steps; samples, scores and saving apart. peak_gib:
+    most memory held, of the process on a CPU, of its tensors on a GPU. available_gib: what there was before.
+    settings: `--set` texts that were in force; ways: the trials with less memory, where this one did not fit.
+    """
+
+    fits: bool
+    peak_gib: float | None
+    available_gib: float | None
+    step_s: float | None
+    hours: float | None
+    images_per_s: float | None
+    device: str
+    settings: tuple[str, ...] = ()
+    ways: tuple[Trial, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal."""
+        of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
+        peak = "more" if self.peak_gib is None else f"{self.peak_gib:.2f} GiB"
+        yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
+        if self.step_s is not None:
+            yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
+            yield f"training {in_words(3600 * self.hours)}, samples and scores apart"
+        for way in self.ways:
+            took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step" if way.fits else "does not fit either"
+            yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
+
+
+def in_words(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def try_recipe(recipe: Recipe, device: str | None = None, memory: float | None = None) -> Trial:
+    """Take real steps of a checked recipe; where they do not fit, try what takes less memory until something does.
+
+    `memory`: GiB that may be used on a CPU; None: what is free. UserError where the recipe or its data are wrong.
+    """
+    found = _in_child(recipe, (), device, memory)
+    if found.fits:
+        return found
+    ways = []
+    for settings in lighter(recipe.check(), found.device):
+        try:
+            ways.append(_in_child(recipe, settings, device, memory))
+        except UserError:  # networks that do not take so small an image
+            continue
+        if ways[-1].fits:
+            break
+    return Trial(**{**found.__dict__, "ways": tuple(ways)})
+
+
+def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
+    """Settings that lower the memory of a training and are not in force, the mildest first."""
+    train, data = model.train, model.data
+    base = ('train.allocator="system"',) if device.startswith("cpu") else ()
+    again = () if train.recompute else ("train.recompute=true",)
+    micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
+    for settings in dict.fromkeys((again, micro, again + micro)):
+        if settings:
+            yield base + settings
+    single = ("train.batch=1",) if train.batch > 1 else ()
+    if single:
+        yield base + again + single
+    for halvings in (1, 2):
+        sides = [side >> halvings for side in data.patch or data.size]
+        if min(sides) >= 8:
+            yield (*base, *again, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
+
+
+@contextmanager
+def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
+    """Around a training: where memory runs out, GantkError with the settings that would take less."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        first = str(error).strip().split("\n")[0].rstrip(".")
+        remedies = list(dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way))
+        remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
+        what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"
+        raise GantkError(f"{what}. `gantk run RECIPE --try` finds out which of them fits.") from error
+
+
+class StepProfile:
+    """Traces `count` steps with torch.profiler once a training has settled; a table and a trace go to `folder`.
+
+    UserError where a training of so many `steps` is too short for it.
+    """
+
+    folder: Path  # set before the first step
+
+    def __init__(self, count: int, steps: int, device: torch.device):
+        if steps < SETTLING + count:
+            what = f"{count} traced steps come after {SETTLING} others, and this training has {steps}"
+            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
+        self.lines, cuda = [], device.type == "cuda"
+        kinds = torch.profiler.ProfilerActivity
+        if not cuda:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it prints that there is no GPU
+        self.order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+        self.profiler = torch.profiler.profile(
+            activities=[kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU],
+            schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
+            on_trace_ready=self._write,
+            acc_events=True,
+        )
+
+    def step(self) -> list[str]:
+        """To be called after every step; the lines to print, once the trace is written."""
+        self.profiler.step()
+        lines, self.lines = self.lines, []
+        return lines
+
+    def _write(self, profiler: torch.profiler.profile) -> None:
+        self.folder.mkdir(exist_ok=True)
+        table = profiler.key_averages().table(sort_by=self.order, row_limit=15, max_name_column_width=40)
+        (self.folder / "table.txt").write_text(table)
+        trace = self.folder / "trace.json.gz"
+        profiler.export_chrome_trace(str(trace))
+        self.lines = [*table.splitlines(), f"trace    {trace}: open it at ui.perfetto.dev or chrome://tracing"]
+
+
+def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
+    """One trial in a process of its own; UserError and GantkError as that process had them."""
+    model = recipe.override(settings).check()
+    ask = {"tables": resolved(model), "device": device, "memory": memory, "settings": settings}
+    command = [sys.executable, "-m", "gantk.training.trial"]
+    child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
+    answer = json.loads(child.stdout.splitlines()[-1]) if child.returncode == 0 and child.stdout.strip() else {}
+    if "user_error" in answer:
+        raise UserError(**answer["user_error"])
+    if "trial" in answer:
+        return Trial(**{**answer["trial"], "settings": settings, "ways": ()})
+    if child.returncode < 0:  # the system ended it
+        return Trial(False, None, memory, None, None, None, device or "cpu", settings)
+    last = child.stderr.strip().splitlines() or ["no output"]
+    raise GantkError(f"the trial failed: {last[-1]}")
+
+
+def _measure(ask: dict[str, Any]) -> Trial:
+    """`STEPS` steps of every stage, in this process."""
+    from gantk.machine.runtime import start
+    from gantk.training.loop import Training, assemble
+
+    model = Recipe(ask["tables"]).check()
+    runtime = start(ask["device"], model.train.precision, model.train.channels_last)
+    free = ask["memory"] or free_memory(runtime.device)
+    if runtime.device.type == "cpu" and free:
+        _limit(free)
+    try:
+        parts = assemble(model, runtime)
+        training, engine, first = Training(parts, None), parts.engine, 0
+        seconds = step_s = 0.0
+        for stage in parts.method.stages(engine.plan.steps):
+            engine.step, took = first, []
+            runtime.synchronize()
+            began = time.perf_counter()
+            for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
+                runtime.synchronize()
+                took.append(time.perf_counter() - began)
+                began = time.perf_counter()
+            step_s = min(took[1:] or took)
+            seconds, first = seconds + stage.steps * step_s, first + stage.steps
+        training.feed.close()
+    except (RuntimeError, MemoryError, ImportError, OSError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return Trial(False, None, free, None, None, None, str(runtime.device))
+    peak, rate = peak_memory(runtime.device), model.train.batch / step_s
+    fits = peak is None or free is None or peak <= free
+    return Trial(fits, peak, free, step_s, seconds / 3600, rate, str(runtime.device))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
+
+
+def _limit(gib: float) -> None:
+    """Let allocations beyond `gib` fail in this process, before the system has to choose whom to end."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (round(gib * 2**30),) * 2)
+    except (ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
+        return
+
+
+def main() -> None:
+    """The child's side: a question as JSON on standard input, the answer as the last line of standard output."""
+    try:
+        answer = {"trial": _measure(json.loads(sys.stdin.read())).state()}
+    except UserError as error:
+        answer = {"user_error": {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
