@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import gantk
-from gantk.data.resize import Fit
+from gantk.data.resample import Resize
 from gantk.formats.files import read
 from gantk.metrics.bootstrap import estimate
 from gantk.metrics.pairs import MAE, PSNR, SSIM
@@ -77,7 +77,7 @@ def judged(model, source: Path, truth: Path, mask: Path, to: str, shares: tuple[
         np.moveaxis(each, 1, 0)[chosen] for each in (made, true, unit(image.pixels, there), lesions)
     )
     height, width = made.shape[2:]
-    fit = Fit((height, width), (ROWS, round(ROWS * width / height)), "stretch")
+    fit = Resize((height, width), (ROWS, round(ROWS * width / height)), "stretch")
     small = [np.stack([fit.forward(plane) for plane in each]) for each in (made, true, own, lesions)]
     small[3] = (small[3] > 0.5).astype(np.float32)
     return {

@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data import cache as caching
-from gantk.data.cache import FORGOTTEN, Cache, digest, narrowest
+from gantk.data.cache import FORGOTTEN, Cache, Journal, digest, narrowest
 from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
 from gantk.data.items import Record
-from gantk.data.journal import Journal
-from gantk.data.neighbour_slices import Stacks
-from gantk.data.preparation import Preparation, code_of, named_files
+from gantk.data.preparation import Preparation, Stacks, code_of, named_files
 from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.method import Method
@@ -83,8 +81,8 @@ def no_decoding(monkeypatch):
         def refuse(*args, **keywords):
             raise AssertionError("something was decoded again")
 
-        for format in ("nifti", "png"):
-            monkeypatch.setattr(f"gantk.data.{format}.read", refuse)
+        for format in ("nifti", "pictures"):
+            monkeypatch.setattr(f"gantk.formats.{format}.read", refuse)
 
     return forbid
 
@@ -374,7 +372,7 @@ def test_journals_pass_over_broken_lines(tmp_path):
 
 
 def test_a_journal_that_has_grown_too_large_is_begun_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk.data.journal.LARGEST", 1000)
+    monkeypatch.setattr("gantk.data.cache.JOURNAL_LIMIT", 1000)
     journal = Journal(tmp_path / "j.jsonl")
     for number in range(100):
         journal.put(f"name {number}", "value " * 5)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import draw_pictures
 
+from gantk.data.augment import augmented
 from gantk.data.batches import Batches
-from gantk.data.changes import augmented
 from gantk.data.dataset import Data
 from gantk.data.sources.images import Images
 from gantk.data.split.leakage import check_leakage

@@ -8,9 +8,8 @@ import PIL.Image
 import pytest
 import torch
 
-from gantk.data.augment import Affine, Brightness, HFlip, Noise
+from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
 from gantk.data.batches import Batches
-from gantk.data.changes import augmented
 from gantk.data.dataset import Data
 from gantk.data.sources.folders import Folders
 from gantk.data.sources.images import Images

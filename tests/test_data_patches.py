@@ -11,7 +11,7 @@ from gantk.data.batches import Batches, ImageSet
 from gantk.data.dataset import Data
 from gantk.data.intensity import Window
 from gantk.data.items import Record
-from gantk.data.neighbour_slices import Stacks
+from gantk.data.preparation import Stacks
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.method import Method

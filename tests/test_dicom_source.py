@@ -8,7 +8,7 @@ import dicom_files as made
 import numpy as np
 import pytest
 
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.dicom import Dicom, contrast_of
 from gantk.data.sources.folders import source_for
 from gantk.errors import UserError
@@ -111,7 +111,7 @@ def test_ct_and_mr_are_told_apart_by_modality(tmp_path):
 
 def test_another_plane_and_whole_volumes_are_seen(tmp_path):
     coronal = source(tree(tmp_path), planes=(0, 1))
-    coronal.sees(View("coronal"))
+    coronal.sees(SamplingGrid("coronal"))
     assert {record.read().shape for record in coronal.records()} == {(1, 8, 20)}
     whole = source(tmp_path, dims=3).records()
     assert len(whole) == 6 and whole[0].read().shape == (1, 8, 24, 20) and whole[0].scan is None

@@ -7,9 +7,8 @@ import pytest
 import torch
 from test_batches import broken_at, partial, readers, records, sets
 
-from gantk.data import feeding
-from gantk.data.batches import Batches, ImageSet
-from gantk.data.feeding import CudaLane, Feed
+from gantk.data import batches as feeding
+from gantk.data.batches import Batches, CudaLane, Feed, ImageSet
 from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime, start

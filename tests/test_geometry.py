@@ -6,7 +6,7 @@ import pytest
 from nibabel.processing import resample_from_to
 
 from gantk.data import resample as geometry
-from gantk.data.resample import View, content_box, put_back, resample_onto, same_grid, upright_affine
+from gantk.data.resample import SamplingGrid, content_box, put_back, resample_onto, same_grid, upright_affine
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.grids import outline
@@ -43,7 +43,7 @@ def millimetres(shape, affine):
 @pytest.mark.parametrize("affine", [STRAIGHT, FLIPPED, turned((20, -30), (1, 2, 3))], ids=["ras", "flipped", "oblique"])
 def test_a_plane_and_back_is_exact_to_the_bit(plane, affine):
     image = image_of(np.random.default_rng(0).random((7, 9, 11)), affine)
-    view = View(plane)
+    view = SamplingGrid(plane)
     seen = view.forward(image)
     assert np.shares_memory(seen.pixels, image.pixels), "turning costs no memory"
     assert seen.pixels.shape[1:] == view.sides(image.pixels.shape[1:], image.spacing)
@@ -65,14 +65,15 @@ def test_a_plane_and_back_is_exact_to_the_bit(plane, affine):
 def test_heads_stand_upright_in_every_plane(plane, stack, row, column, affine):
     places = millimetres((8, 9, 10), affine)
     for axis, (world, sign) in enumerate((stack, row, column), start=1):
-        seen = View(plane).forward(image_of(places[world], affine)).pixels
+        seen = SamplingGrid(plane).forward(image_of(places[world], affine)).pixels
         assert (np.sign(np.diff(seen, axis=axis)) == sign).all()
 
 
 def test_a_plain_view_changes_nothing():
     image = image_of(np.zeros((4, 5, 6)), STRAIGHT)
-    assert View().is_plain and View().forward(image) is image and View("axial", (1, 1, 1)).forward(image) is image
-    assert not View("coronal").is_plain and not View("axial", (1, 1, 1)).is_plain
+    plain, spaced = SamplingGrid(), SamplingGrid("axial", (1, 1, 1))
+    assert plain.is_plain and plain.forward(image) is image and spaced.forward(image) is image
+    assert not SamplingGrid("coronal").is_plain and not spaced.is_plain
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 2.5, 0.7), (2.0, 2.0)])
@@ -80,7 +81,7 @@ def test_a_plain_view_changes_nothing():
 def test_a_spacing_keeps_every_point_where_it_lies(spacing, affine):
     places = millimetres((20, 22, 24), affine)
     image = image_of(places[0], affine)
-    seen = View("axial", spacing).forward(image)
+    seen = SamplingGrid("axial", spacing).forward(image)
     asked = spacing if len(spacing) == 3 else (image.spacing[0], *spacing)
     np.testing.assert_allclose(seen.spacing, asked, rtol=1e-6)
     native, counts = np.array(image.pixels.shape[1:]), np.array(seen.pixels.shape[1:])
@@ -90,34 +91,35 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing, affine):
     at = millimetres(counts[::-1], upright_affine(seen))[0].transpose(2, 1, 0)
     np.testing.assert_allclose(seen.pixels[inner], at[None][inner], atol=0.03)
     np.testing.assert_allclose(
-        View("axial", spacing).inverse(seen.pixels, image)[inner], image.pixels[inner], atol=0.03
+        SamplingGrid("axial", spacing).inverse(seen.pixels, image)[inner], image.pixels[inner], atol=0.03
     )
 
 
 def test_spacing_follows_the_plane():
     image = image_of(np.zeros((10, 20, 40)), np.diag([-4.0, -2.0, 1.0, 1.0]))  # 40 mm in each direction
     for plane in geometry.PLANES:
-        seen = View(plane, (1.0, 2.0, 4.0)).forward(image)
+        seen = SamplingGrid(plane, (1.0, 2.0, 4.0)).forward(image)
         assert seen.pixels.shape == (1, 40, 20, 10)
-        assert View(plane, (1.0, 2.0, 4.0)).inverse(seen.pixels, image).shape == image.pixels.shape
+        assert SamplingGrid(plane, (1.0, 2.0, 4.0)).inverse(seen.pixels, image).shape == image.pixels.shape
 
 
 def test_shrinking_averages_and_constants_stay():
     stripes = np.zeros((16, 16, 16), np.float32)
     stripes[::2] = 1.0
     image = Image(stripes[None])
-    seen = View("axial", (4.0, 1.0, 1.0)).forward(image).pixels
+    seen = SamplingGrid("axial", (4.0, 1.0, 1.0)).forward(image).pixels
     np.testing.assert_allclose(seen, 0.5, atol=0.08)
     flat = Image(np.full((1, 9, 10, 11), 7.0, np.float32))
     for spacing in ((2.3, 1.7, 0.6), (0.5, 3, 1)):
-        np.testing.assert_allclose(View("sagittal", spacing).forward(flat).pixels, 7.0, rtol=1e-6)
+        np.testing.assert_allclose(SamplingGrid("sagittal", spacing).forward(flat).pixels, 7.0, rtol=1e-6)
 
 
 def test_pictures_have_no_plane_and_take_the_last_two_spacings():
     picture = Image(np.random.default_rng(0).random((3, 12, 8), dtype=np.float32))
-    assert View("coronal").forward(picture) is picture
-    seen = View("sagittal", (9.0, 2.0, 4.0)).forward(picture).pixels
-    assert seen.shape == (3, 6, 2) and View("sagittal", (9.0, 2.0, 4.0)).inverse(seen, picture).shape == (3, 12, 8)
+    assert SamplingGrid("coronal").forward(picture) is picture
+    grid = SamplingGrid("sagittal", (9.0, 2.0, 4.0))
+    seen = grid.forward(picture).pixels
+    assert seen.shape == (3, 6, 2) and grid.inverse(seen, picture).shape == (3, 12, 8)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,13 @@ def test_pictures_have_no_plane_and_take_the_last_two_spacings():
 )
 def test_a_view_that_cannot_be_is_explained(arguments, says):
     with pytest.raises(UserError, match=says):
-        View(*arguments)
+        SamplingGrid(*arguments)
 
 
 def test_a_spacing_that_would_fill_the_memory_is_refused():
     image = Image(np.broadcast_to(np.float32(0), (1, 100, 100, 100)))
     with pytest.raises(UserError, match="100 x 100 x 100 voxels becomes one of 10000 x 10000 x 10000.*data.spacing"):
-        View("axial", (0.01, 0.01, 0.01)).forward(image)
+        SamplingGrid("axial", (0.01, 0.01, 0.01)).forward(image)
 
 
 GRIDS = {
@@ -237,7 +239,7 @@ def mutual_information(one, other):
 
 
 def test_a_patients_raw_scans_overlap_after_resampling(shared_data):
-    from gantk.data.resize import resize
+    from gantk.data.resample import resize
 
     folder = shared_data / "open_ms" / "raw" / "patient01"
     t1, t2 = io.read(folder / "study1_T1W.nii.gz"), io.read(folder / "study1_T2W.nii.gz")
@@ -295,7 +297,7 @@ def test_a_box_of_content_comes_back_to_its_place():
 
 @pytest.mark.parametrize(("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4), (512, 64)])
 def test_resizing_is_the_product_with_a_matrix_of_triangles(side, to):
-    from gantk.data.resize import resize
+    from gantk.data.resample import resize
 
     step = side / to
     centres = (np.arange(to) + 0.5) * step - 0.5

@@ -11,10 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.channels import PerChannel, to_network
-from gantk.data.foreground import otsu, split_values
-from gantk.data.intensity import Linear, MinMax, Percentile, Unit, Window, ZScore, from_state
-from gantk.data.resize import Fit, resize
+from gantk.data.intensity import (
+    Linear,
+    MinMax,
+    Percentile,
+    PerChannel,
+    Unit,
+    Window,
+    ZScore,
+    from_state,
+    otsu,
+    split_values,
+    to_network,
+)
+from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
 
 KINDS = [Percentile, MinMax, ZScore, Window, Unit]
@@ -227,7 +237,7 @@ def test_every_contrast_of_a_scan_has_its_own_line():
     lacking = volumes[1].copy()
     lacking[0] = np.nan
     assert mapping.of(lacking).lines[0] is mapping.lines[0]
-    seen = to_network(lacking[:, 2], mapping.of(lacking), Fit((12, 10), (12, 12)))
+    seen = to_network(lacking[:, 2], mapping.of(lacking), Resize((12, 10), (12, 12)))
     assert (seen[0] == -1).all() and np.isfinite(seen).all() and seen[1].max() > 0.5
 
 
@@ -242,7 +252,7 @@ def test_a_kind_that_no_one_offers_is_named():
 
 
 def test_networks_that_are_exported_need_no_torch_for_their_intensities():
-    look = "import sys, gantk.data.nyul, gantk.data.channels, gantk.data.resize; print('torch' in sys.modules)"
+    look = "import sys, gantk.data.nyul, gantk.data.intensity, gantk.data.resample; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "False"
 
@@ -253,7 +263,7 @@ sides = st.integers(3, 40)
 @given(native=st.tuples(sides, sides), size=st.tuples(sides, sides), mode=st.sampled_from(["pad", "stretch"]))
 @settings(max_examples=60, deadline=None)
 def test_any_size_fits_and_comes_back(native, size, mode):
-    fit = Fit(native, size, mode)
+    fit = Resize(native, size, mode)
     image = np.random.default_rng(0).random((2, *native)).astype(np.float32)
     fitted = fit.forward(image)
     assert fitted.shape == (2, *size) and fit.inverse(fitted).shape == image.shape
@@ -265,13 +275,13 @@ def test_any_size_fits_and_comes_back(native, size, mode):
 @settings(max_examples=20, deadline=None)
 def test_a_flat_image_stays_flat(value, native, size):
     image = np.full((1, *native), value, np.float32)
-    fitted = Fit(native, size).forward(image)
+    fitted = Resize(native, size).forward(image)
     np.testing.assert_allclose(fitted, value, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_keeps_the_aspect_and_the_pixels():
     image = np.random.default_rng(0).random((1, 96, 80)).astype(np.float32)
-    fit = Fit((96, 80), (96, 96))
+    fit = Resize((96, 80), (96, 96))
     fitted = fit.forward(image, fill=-7.0)
     np.testing.assert_array_equal(fitted[:, :, 8:88], image)
     assert (fitted[:, :, :8] == -7).all() and (fitted[:, :, 88:] == -7).all()
@@ -280,7 +290,7 @@ def test_padding_keeps_the_aspect_and_the_pixels():
 
 def test_padding_takes_the_images_own_minimum():
     image = np.random.default_rng(0).random((1, 20, 10)).astype(np.float32) + 3
-    assert Fit((20, 10), (20, 20)).forward(image)[0, 0, 0] == image.min()
+    assert Resize((20, 10), (20, 20)).forward(image)[0, 0, 0] == image.min()
 
 
 @given(
@@ -291,7 +301,7 @@ def test_padding_takes_the_images_own_minimum():
 @settings(max_examples=40, deadline=None)
 def test_crop_keeps_the_resolution_and_cuts_about_the_centre(native, size, fill):
     image = np.random.default_rng(0).random((2, *native)).astype(np.float32) + 1
-    fit = Fit(native, size, "crop")
+    fit = Resize(native, size, "crop")
     fitted = fit.forward(image, fill)
     assert fitted.shape == (2, *size)
     shown = image[(slice(None), *fit.shown)]
@@ -312,7 +322,7 @@ def test_crop_keeps_the_resolution_and_cuts_about_the_centre(native, size, fill)
 def test_each_channel_is_padded_with_its_own_air():
     image = np.stack([np.full((4, 8), 5.0), np.full((4, 8), -3.0)]).astype(np.float32)
     for mode in ("pad", "crop"):
-        fitted = Fit((4, 8), (8, 8), mode).forward(image)
+        fitted = Resize((4, 8), (8, 8), mode).forward(image)
         assert (fitted[0] == 5).all() and (fitted[1] == -3).all()
 
 
@@ -331,4 +341,4 @@ def test_shrinking_does_not_alias():
 
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match="takes images of"):
-        Fit((8, 8), (16, 16)).forward(np.zeros((1, 9, 8), np.float32))
+        Resize((8, 8), (16, 16)).forward(np.zeros((1, 9, 8), np.float32))

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.channels import PerChannel
-from gantk.data.intensity import Percentile, from_state
+from gantk.data.intensity import Percentile, PerChannel, from_state
 from gantk.data.nyul import Nyul, corners
 from gantk.errors import UserError
 from gantk.formats.files import read

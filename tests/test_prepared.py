@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gantk.data import intensity_fit as fitting
+from gantk.data import preparation as fitting
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.method import Method

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from gantk.data.dataset import Data
-from gantk.data.neighbour_slices import Stacks
-from gantk.data.resample import View
+from gantk.data.preparation import Stacks
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.bids import Bids
 from gantk.data.sources.folders import Folders, source_for
 from gantk.data.sources.images import Images
@@ -103,12 +103,12 @@ def test_every_source_of_volumes_takes_any_plane(tree, source):
     axial = build().records()
     for plane, sides in (("coronal", (14, 16, 12)), ("sagittal", (12, 16, 14))):
         chosen = build()
-        chosen.sees(View(plane))
+        chosen.sees(SamplingGrid(plane))
         records = chosen.records()
         per_scan = len(planes_within(sides[0], (0.25, 0.75)))
         assert len(records) == len(axial) // 8 * per_scan
         record = records[3]
-        expected = View(plane).forward(io.read(record.path)).pixels
+        expected = SamplingGrid(plane).forward(io.read(record.path)).pixels
         assert record.scan().shape[1:] == sides and record.read().flags.c_contiguous
         np.testing.assert_array_equal(record.scan()[0], expected[0])
         np.testing.assert_array_equal(record.read()[0], expected[0, int(record.position)])
@@ -121,7 +121,7 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
         lesion = np.zeros((12, 14, 16), np.float32)
         lesion[4:8, 4:10, 4:12] = 3.0
         volume(tmp_path / f"p{n}" / "seg.nii", affine=np.diag([-2.0, -2.0, 1.0, 1.0]), values=lesion)
-    view = View("coronal", (2.0, 1.0, 1.0))
+    view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
     assert records[0].read().shape == (1, 16, 24) and len(of(records, "a")) == 2 * 7
     middle = next(record for record in records if record.position == 6)
@@ -140,7 +140,7 @@ def test_the_data_table_asks_for_the_plane(tree):
 
 
 def test_slices_of_any_plane_have_neighbours(tree):
-    records = nifti(tree, view=View("coronal"))
+    records = nifti(tree, view=SamplingGrid("coronal"))
     stacked = Stacks(records, 1).of(records)
     record, inner = records[3], stacked[3]
     np.testing.assert_array_equal(inner.read(), record.scan()[0, 5:8])
@@ -359,7 +359,7 @@ def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(
 
 
 def test_views_are_taken_of_the_grid_onto_which_scans_are_brought(apart):
-    moved = nifti(apart, onto="a", view=View("sagittal", (1.0, 2.0, 1.0)))
+    moved = nifti(apart, onto="a", view=SamplingGrid("sagittal", (1.0, 2.0, 1.0)))
     pair = next(iter(complete_pairs(moved).values()))
     assert pair["a"].scan().shape == pair["b"].scan().shape == (1, 12, 8, 14)
     np.testing.assert_allclose(pair["b"].read(), 2 * pair["a"].read(), atol=1e-3)

@@ -10,12 +10,10 @@ import torch
 
 from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
-from gantk.data.channels import PerChannel
-from gantk.data.intensity_fit import fitted_mapping
+from gantk.data.intensity import PerChannel
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.neighbour_slices import Stacks, middle
-from gantk.data.preparation import Preparation, code_of
-from gantk.data.resample import View
+from gantk.data.preparation import Preparation, Stacks, code_of, fitted_mapping, middle
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.labels import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split.leakage import check_leakage
@@ -194,7 +192,7 @@ def _records(table: DataTable, method: type) -> list[Record]:
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
-    view = View(table.plane, table.spacing)
+    view = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
         if not view.is_plain:
@@ -205,7 +203,7 @@ def _records(table: DataTable, method: type) -> list[Record]:
         raise
 
 
-def _show(source: Any, table: DataTable, view: View) -> None:
+def _show(source: Any, table: DataTable, view: SamplingGrid) -> None:
     """Tell a source which view is wanted; UserError where it has no other than its own."""
     if not hasattr(source, "sees"):
         key = "plane" if view.plane != "axial" else "spacing"

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gantk.data.foreground import Foreground, split_values
-from gantk.data.intensity import rises
-from gantk.data.intensity_mapping import Mapping, is_tensor, like
+from gantk.data.intensity import Foreground, Mapping, is_tensor, like, rises, split_values
 from gantk.errors import UserError
 
 if TYPE_CHECKING:
-    from gantk.data.intensity_mapping import Pixels
+    from gantk.data.intensity import Pixels
 
 NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of the scale
 SAME = 1e-6  # of a scan's own span: landmarks nearer to each other are one

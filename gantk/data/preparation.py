@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gantk.data.cache import Cache, digest
-from gantk.data.channels import to_intensities, to_size
+from gantk.data.intensity import PerChannel, to_intensities, to_size
 from gantk.data.items import Record
-from gantk.data.resize import Fit
+from gantk.data.resample import Resize
 from gantk.data.sources.masks import fitted
+from gantk.errors import UserError
 
 if TYPE_CHECKING:
-    from gantk.data.neighbour_slices import Stacks
+    from torch import Tensor
+
+    from gantk.recipe.tables import DataTable
 
 Key = tuple[str, str]  # a record's domain and key
 
@@ -148,7 +152,7 @@ class Preparation:
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
         self._shapes[record.domain, record.key] = pixels.shape[1:]
-        return to_size(pixels, Fit(pixels.shape[1:], self.size, self.fit))
+        return to_size(pixels, Resize(pixels.shape[1:], self.size, self.fit))
 
     def _mask(self, record: Record) -> np.ndarray:
         native = self._shapes.get((record.domain, record.key)) or record.read().shape[1:]
@@ -208,3 +212,156 @@ def _behind(path: Path) -> list[Path]:
         return [path, voxels_of(path).path]
     except UserError:  # reading it will say so
         return [path]
+
+
+CACHE = 512 * 2**20  # bytes of slices that are kept for their neighbours
+
+
+class Stacks:
+    """Knows which slice lies beside which: within one domain, subject and folder, by `position`.
+
+    Built of all slices before they are split, so that two slices between which some were left out are no neighbours.
+    Slices without a position are a UserError.
+    """
+
+    def __init__(self, records: Sequence[Record], neighbours: int):
+        without = [record for record in records if record.position is None]
+        if without:
+            raise UserError(
+                f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'",
+                where="data.neighbours",
+                remedy="set data.neighbours = 0, or use a source of volumes or of numbered slices",
+            )
+        self.neighbours = neighbours
+        stacks: dict[tuple, list[Record]] = defaultdict(list)
+        for record in records:
+            stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
+        self._place: dict[tuple[str, str], tuple[tuple, int]] = {}
+        for name, stack in stacks.items():
+            for rank, record in enumerate(sorted(stack, key=lambda one: one.position)):
+                self._place[record.domain, record.key] = (name, rank)
+        self._slices = _Slices()
+
+    def of(self, records: Sequence[Record]) -> list[Record]:
+        """The records of one set with their neighbours: 2k + 1 slices, the first lowest, each with its own channels.
+
+        Where a neighbour is not in the set, the slice nearest to it on the way stands in for it. Masks stay those of
+        the middle slice.
+        """
+        there = {self._place[record.domain, record.key]: record for record in records}
+        return [self._with_neighbours(record, there) for record in records]
+
+    def _with_neighbours(self, record: Record, there: dict[tuple, Record]) -> Record:
+        name, rank = self._place[record.domain, record.key]
+        below, above = [record], [record]
+        for distance in range(1, self.neighbours + 1):
+            below.append(there.get((name, rank - distance), below[-1]))
+            above.append(there.get((name, rank + distance), above[-1]))
+        return replace(record, read=partial(self._read, tuple([*below[:0:-1], record, *above[1:]])))
+
+    def _read(self, slices: tuple[Record, ...]) -> np.ndarray:
+        """float32 ((2k + 1) C, H, W)."""
+        images = [self._slices.read(record) for record in slices]
+        if len({image.shape for image in images}) > 1:
+            shapes = ", ".join(f"{image.shape} in '{record.key}'" for record, image in zip(slices, images, strict=True))
+            raise UserError(f"neighbouring slices differ in size: {shapes}", where="data.neighbours")
+        return np.concatenate(images)
+
+
+class _Slices:
+    """The slices read last: each is wanted by all its neighbours. Safe to share between threads."""
+
+    def __init__(self):
+        self._kept: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._room, self._lock = CACHE, Lock()
+
+    def read(self, record: Record) -> np.ndarray:
+        key = (record.domain, record.key)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        image = record.read()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = image
+                self._room -= image.nbytes
+            while self._room < 0:
+                self._room += self._kept.popitem(last=False)[1].nbytes
+        return image
+
+
+def middle(images: Tensor, neighbours: int) -> Tensor:
+    """The middle slice's channels of (N, C, *size) images that carry so many neighbours on each side."""
+    return images.chunk(2 * neighbours + 1, dim=1)[neighbours]
+
+
+FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
+FITTED_BYTES = 2**31  # ... and how much of them is held in memory
+
+
+def fitted_mapping(
+    table: DataTable, contrasts: tuple[str, ...], shown: list[Record], preparation: Preparation
+) -> tuple[Any, int]:
+    """The intensity mapping of a domain, fitted to these training images, and their channels."""
+    if not shown:
+        raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
+    mapping = table.intensity()
+    if len(contrasts) > 1:
+        mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
+    if getattr(mapping, "per", "set") == "volume":  # each scan once, whichever of its slices are trained on
+        shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
+    shown = _thinned(shown, FITTED)
+    names = [contrasts, table.mask, [record.key for record in shown]]
+    learnt = preparation.fact("fitted", shown, names, lambda: _learnt(table, contrasts, mapping, shown, preparation))
+    one = table.intensity.target.from_state
+    state = learnt["state"]
+    return (PerChannel.from_state(state, one) if "contrasts" in state else one(state)), learnt["channels"]
+
+
+def _learnt(
+    table: DataTable, contrasts: tuple[str, ...], mapping: Any, shown: list[Record], preparation: Preparation
+) -> dict[str, Any]:
+    """The state of a mapping once it is fitted to these images, and their channels; UserError where they do not fit."""
+    first = shown[0].read()
+    if getattr(mapping, "per", "set") == "volume":
+        _expect_contrasts(contrasts, len(first))
+        counts, measured = {}, []
+        for record in shown:
+            counts.setdefault(len(record.read()), record.key)
+            measured.append(preparation.measured(record, mapping))
+        _expect_one_count(counts)
+        mapping.settle(measured)
+    else:
+        shown = _thinned(shown, max(1, FITTED_BYTES // first.nbytes))
+        images = [record.read() for record in shown]
+        _expect_one_count({len(image): record.key for image, record in zip(images, shown, strict=True)})
+        _expect_contrasts(contrasts, len(first))
+        mapping.fit(images)
+    for record in shown if table.mask else ():
+        preparation.mask(record)
+    return {"state": mapping.state(), "channels": len(first)}
+
+
+def _expect_contrasts(contrasts: tuple[str, ...], count: int) -> None:
+    if len(contrasts) in (1, count):
+        return
+    what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have {count}"
+    raise UserError(
+        what + (" channels" if count > 1 else " channel"),
+        where="data.domains",
+        remedy='use the source "contrasts", which takes one file for each contrast',
+    )
+
+
+def _expect_one_count(counts: dict[int, str]) -> None:
+    """UserError where images of one domain differ in their channels; `counts` has an example of each."""
+    if len(counts) > 1:
+        detail = ", ".join(f"{count} in '{key}'" for count, key in counts.items())
+        what = f"the images of one domain have different numbers of channels: {detail}"
+        raise UserError(what, where="data.source", remedy="set data.source.channels = 1 or 3")
+
+
+def _thinned(records: list[Record], count: int) -> list[Record]:
+    step = max(1, -(-len(records) // count))
+    return records[::step]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.channels import PerChannel
+from gantk.data.intensity import PerChannel
 from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress

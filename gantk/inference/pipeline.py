@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.channels import PerChannel, to_network
-from gantk.data.resample import View
-from gantk.data.resize import Fit
+from gantk.data.intensity import PerChannel, to_network
+from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.detail import with_detail
@@ -116,7 +115,7 @@ class Pipeline:
         frame = self.frame
         native = tuple(images.shape[2:])
         whole = frame.fit == "crop"
-        fit = Fit(native, native if whole else frame.size, "pad" if whole else frame.fit)
+        fit = Resize(native, native if whole else frame.size, "pad" if whole else frame.fit)
         done: list[np.ndarray] = []
         filled = [i for i in range(len(images)) if np.nanmax(images[i]) > np.nanmin(images[i])]
         batches = [filled[first : first + frame.batch] for first in range(0, len(filled), frame.batch)]
@@ -186,7 +185,7 @@ class Pipeline:
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None) -> list[np.ndarray]:
         """(D, *spatial) on the image's grid for each map, a volume's slices taken along one plane."""
-        view = View(plane, self.frame.spacing)
+        view = SamplingGrid(plane, self.frame.spacing)
         seen = view.forward(image).pixels
         by_slice = self.frame.dims < image.dims
         done = self.stack(np.moveaxis(seen, 1, 0) if by_slice else seen[None], mapping, progress)
@@ -217,7 +216,7 @@ class Pipeline:
             for channel, value in zip(result, values, strict=True):
                 channel[outside] = value
 
-    def _native(self, native, seen, outputs, mapping, fit: Fit) -> list[np.ndarray]:
+    def _native(self, native, seen, outputs, mapping, fit: Resize) -> list[np.ndarray]:
         """The maps (D, *size) of one image as (D, *native) in native intensities."""
         frame, results = self.frame, []
         reach, shown = frame.neighbours, None

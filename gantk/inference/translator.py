@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.channels import to_network
 from gantk.data.dataset import Data, intensity_from
-from gantk.data.neighbour_slices import middle
-from gantk.data.resample import View
-from gantk.data.resize import Fit
+from gantk.data.intensity import to_network
+from gantk.data.preparation import middle
+from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.ledger import sha256_of
@@ -227,10 +226,10 @@ class Translator:
         there.check_channels(image, "--style")
         pixels, data = image.pixels, self.model.data
         if image.dims > data.dims:
-            pixels = View(data.plane, data.spacing).forward(image).pixels
+            pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
             pixels = pixels[:, pixels.shape[1] // 2]
         stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
-        fit = Fit(pixels.shape[1:], data.size, data.fit)
+        fit = Resize(pixels.shape[1:], data.size, data.fit)
         return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), fit))[None]
 
     def _examples(self, letter: str) -> Callable[[int], Tensor]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.data.channels import PerChannel
 from gantk.data.dataset import Data
+from gantk.data.intensity import PerChannel
 from gantk.data.items import Record
 from gantk.formats.files import FORMATS, PICTURES, suffix_of
 

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.batches import Batches
-from gantk.data.changes import augmented, hide_contrasts
+from gantk.data.augment import augmented, hide_contrasts
+from gantk.data.batches import Batches, Feed
 from gantk.data.dataset import Data
-from gantk.data.feeding import Feed
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.machine.allocator import use_allocator
 from gantk.machine.device import slow_bf16

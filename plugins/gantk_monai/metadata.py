@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.channels import PerChannel
+from gantk.data.intensity import PerChannel
 from gantk.inference.translator import OTHER
 from gantk.version import version_of_gantk
 

@@ -28,7 +28,7 @@ class Plain(nn.Module):
 
 
 class Fitted(nn.Module):
-    """Images of any size to the network's and back, as gantk.data.resize and gantk.inference.pipeline do it.
+    """Images of any size to the network's and back, as gantk.data.resample and gantk.inference.pipeline do it.
 
     (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours, where the
     network sees those; the result is the middle slice's. An image of one value throughout stays what it is, or becomes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import Percentile
-from gantk.data.resize import resize
+from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, check_weights, encoder_for

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gantk.data.intensity import Percentile
-from gantk.data.resize import resize
+from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import READABLE, VOLUMES, is_image, read, suffix_of, write
 from gantk.formats.image import Image

@@ -11,7 +11,7 @@ from typing import Any
 from gantk.data.check.findings import Problem, counted, named
 from gantk.data.check.inspect import Inspected
 from gantk.data.items import Record, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.csv_rows import read_rows
 from gantk.data.sources.file_names import likeness
 from gantk.data.sources.folders import source_for
@@ -125,7 +125,7 @@ def _guesses(path: Path, source: str) -> list[tuple[str, ...]]:
 
 def _records(table: DataTable) -> list[Record]:
     source = table.source(table.domains, table.dims, table.size)
-    view = View(table.plane, table.spacing)
+    view = SamplingGrid(table.plane, table.spacing)
     if not view.is_plain and hasattr(source, "sees"):
         source.sees(view)
     return source.records()

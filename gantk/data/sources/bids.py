@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.data.items import Record, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, plain
 from gantk.data.sources.csv_rows import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, is_mask
@@ -89,7 +89,7 @@ class Bids:
         held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
         return {"path": str(path)} if described or held else None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

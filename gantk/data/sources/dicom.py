@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
 from gantk.data.sources.file_names import SPLIT_WORD, split_of, words_of
 from gantk.data.sources.reading import expected_records, needed_path, patient_of, patient_pattern
@@ -110,7 +110,7 @@ class Dicom:
         except (UserError, OSError):
             return None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

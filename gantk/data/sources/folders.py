@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, contrast_in
 from gantk.data.sources.file_names import Found, below, discover
 from gantk.data.sources.masks import is_mask, masks_of, set_masks_apart
@@ -75,7 +75,7 @@ class Folders:
             return None
         return None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

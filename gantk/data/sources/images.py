@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantk.data.items import Record
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import below
 from gantk.data.sources.labels import beyond_class, classes_of_folders, of_class
 from gantk.data.sources.masks import masks_of, set_masks_apart
@@ -49,7 +49,7 @@ class Images:
         except UserError:
             return None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gantk.data.items import Record, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
 from gantk.data.sources.csv_rows import read_rows, split_named
 from gantk.data.sources.reading import Channels, expected_records, needed_path
@@ -49,7 +49,7 @@ class Manifest:
         """`{"path": ...}` of a .csv or .tsv file."""
         return {"path": str(path)} if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

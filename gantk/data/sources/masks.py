@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.data.resize import Fit
+from gantk.data.resample import Resize
 from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, likeness, split_of, words_of
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
@@ -83,7 +83,7 @@ def fitted(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit
     if mask.shape != (1, *native):
         sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
         raise UserError(f"the mask of '{key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
-    return Fit(native, size, fit).forward(mask.astype(np.float32), fill=0.0)
+    return Resize(native, size, fit).forward(mask.astype(np.float32), fill=0.0)
 
 
 def _below(path: Path, root: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
 from gantk.data.sources.file_names import SPLIT_WORD, Found, split_of, words_of
 from gantk.data.sources.masks import masks_of, set_masks_apart
@@ -79,7 +79,7 @@ class Nifti:
         meant = {MEANING.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(meant) > 1 else None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.resample import View
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
 from gantk.data.sources.file_names import SPLIT_WORD, split_of
 from gantk.data.sources.masks import expect_one_grid, is_mask, set_masks_apart
@@ -79,7 +79,7 @@ class Contrasts:
         patients = {folder for folder, names in folders.items() if len(names) >= ENOUGH}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.resample import View, resample_onto
+from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.grids import Source, difference, outline
@@ -99,7 +99,7 @@ class Shelf:
 class Reader:
     """Reads images of `dims` axes under a view, and checks each against the first of its domain."""
 
-    def __init__(self, dims: int, channels: int | None = None, view: View = View()):  # noqa: B008
+    def __init__(self, dims: int, channels: int | None = None, view: SamplingGrid = SamplingGrid()):  # noqa: B008
         self.dims, self.channels, self.view = dims, channels, view
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self._shelf = Shelf()
