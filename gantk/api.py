@@ -377,7 +377,8 @@ def _train(
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     from gantk.metrics.evaluate import speed_of, summary_lines
-    from gantk.training.loop import earlier_weights, inference_weights
+    from gantk.runs.trained import earlier_weights
+    from gantk.training.loop import inference_weights
 
     main = parts.runtime.main
     wanted = main and parts.model.evaluate.uncertainty == "checkpoints"

@@ -26,11 +26,10 @@ from gantk.machine.allocator import use_allocator
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import settle
-from gantk.nets.skip_init import to_be_loaded
 from gantk.recipe.tables import Model
-from gantk.runs.checkpoint import load_into, load_meta_of, load_weights
+from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
-from gantk.training.loop import build_method, earlier_weights, split_weights
+from gantk.runs.trained import earlier_weights, load_method
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -54,16 +53,12 @@ class Translator:
         folder = RunFolder.open(path.parent.parent if inside else path)
         saved = path if inside else folder.chosen()
         model = folder.recipe().check()
-        meta, weights = load_meta_of(model.method.name, saved), load_weights(saved)
+        meta = load_meta_of(model.method.name, saved)
         runtime = start(device, model.train.precision, model.train.channels_last)
         use_allocator(model.train.allocator, runtime.device.type)
         intensity = intensity_from(model.data, meta["intensity"])
         span = tuple(map(float, next(iter(intensity.values())).range))
-        classes = tuple(meta.get("classes", ()))
-        method = to_be_loaded(lambda: build_method(model, meta["channels"], classes, span, runtime), model.train.seed)
-        live, average = split_weights(weights)
-        load_into(method, live | average, str(saved))
-        method.eval().requires_grad_(False)
+        method = load_method(model, saved, meta, span, runtime)
         return cls(model, method, intensity, runtime, saved)
 
     def domain(self, name: str | None) -> str:

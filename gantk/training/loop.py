@@ -22,14 +22,13 @@ from gantk.machine.device import slow_bf16
 from gantk.machine.identity import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import Used, energy, since_start
-from gantk.method import Batch, Geometry, Method, Stage, check_networks
+from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, judge_for
 from gantk.metrics.evaluate import Scorer, alarms
 from gantk.plugin.loader import load
 from gantk.recipe.tables import Model, TrainTable
-from gantk.runs import checkpoint
+from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.training.accelerate.kernels import use_kernels
 from gantk.training.accelerate.recompute import recompute
 from gantk.training.engine import Engine, Plan, check_plan
 from gantk.training.live import LiveView
@@ -53,16 +52,9 @@ class Parts:
 def build_method(
     model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
 ) -> Method:
-    """The recipe's method on the device, its weights drawn from train.seed; UserError where the size does not fit."""
-    torch.manual_seed(model.train.seed)
-    size = model.data.patch or model.data.size
-    method = model.method(Geometry(model.data.dims, size, channels, classes, range))
-    check_networks(method)
-    method.batched = model.train.batched
-    use_kernels(method, model.train.kernels)
-    if model.train.recompute:
-        recompute(method)
-    return runtime.place(method, model.data.dims)
+    """`gantk.runs.trained.build_method`, ready to be trained."""
+    method = trained.build_method(model, channels, classes, range, runtime)
+    return recompute(method) if model.train.recompute else method
 
 
 def assemble(model: Model, runtime: Runtime) -> Parts:
@@ -348,7 +340,7 @@ def own_buffers(method: Method) -> dict[str, Tensor]:
 def restore(parts: Parts, folder: Path) -> None:
     """Put a checkpoint's weights and engine state back, to the bit."""
     meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
-    live, average = split_weights(weights)
+    live, average = trained.split_weights(weights)
     state, rank = checkpoint.load_state(folder), parts.runtime.rank
     own = state.get("ranks", [])
     if rank > 0 and len(own) == parts.runtime.world - 1:
@@ -358,19 +350,6 @@ def restore(parts: Parts, folder: Path) -> None:
     parts.data.restore_intensity(meta["intensity"])
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]
-
-
-def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(live weights, averaged weights) of a checkpoint, by the method's own names."""
-    live = {name[6:]: tensor for name, tensor in weights.items() if name.startswith("model.")}
-    return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
-
-
-def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
-    """What the other checkpoints of a run would translate with: averaged weights where there are any."""
-    folders = [saved.parent / f"step-{step:06d}" for step in checkpoint.steps_saved(saved.parent)]
-    weights = (split_weights(checkpoint.load_weights(folder)) for folder in folders if folder != saved)
-    return [live | average for live, average in weights]
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""Which of our modules an entry point imports, read from the source without running it.
+
+    python benchmarks/import_closure.py translate run
+    python benchmarks/import_closure.py gantk.api:export gantk.formats.nifti
+
+An entry is a module, a module's function (`package.module:function`), or a name in ENTRIES. Of every module the imports
+at its top count, but not what stands under `if TYPE_CHECKING`. Imports inside functions count for the function that an
+entry names, and for those of its own module that it calls. Parts that a recipe names are strings in the registry,
+imported at first use: they do not count, and neither does a package's `__init__` with nothing but a docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = ("gantk.__main__", "gantk.cli")
+ENTRIES = {
+    "translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"),
+    "run": (*COMMAND, "gantk.api:run"),
+}
+
+
+def closure(entries: Iterable[str]) -> list[str]:
+    """The names of all our modules that the entries import, themselves included, sorted."""
+    waiting, found = [], {}
+    for entry in entries:
+        module, _, function = entry.partition(":")
+        waiting += [module, *(_inside(_parsed(module), function) if function else ())]
+    while waiting:
+        module = waiting.pop()
+        if module not in found and (tree := _parsed(module)):
+            found[module] = tree
+            waiting += [module.rpartition(".")[0], *_imported(_at_import(tree.body))]
+    return sorted(module for module, tree in found.items() if len(tree.body) > 1)
+
+
+def _parsed(module: str) -> ast.Module | None:
+    path = ROOT / module.replace(".", "/")
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((ast.parse(file.read_text("utf-8")) for file in files if module and file.is_file()), None)
+
+
+def _at_import(body: list[ast.AST]) -> Iterator[ast.AST]:
+    """The statements that run when a module is imported."""
+    for node in body:
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not typing and not isinstance(node, ast.FunctionDef):
+            yield node
+            yield from _at_import([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
+
+
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def _inside(tree: ast.Module, function: str) -> list[str]:
+    """What a function, and those of its module that it calls, import when they run."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    waiting, seen = [function], {}
+    while waiting:
+        name = waiting.pop()
+        if name in functions and name not in seen:
+            seen[name] = list(ast.walk(functions[name]))
+            calls = [node.func for node in seen[name] if isinstance(node, ast.Call)]
+            waiting += [called.id for called in calls if isinstance(called, ast.Name)]
+    return [module for nodes in seen.values() for module in _imported(nodes)]
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:] or ENTRIES:
+        modules = closure(ENTRIES.get(asked, (asked,)))
+        print(f"{asked}: {len(modules)} modules", *modules, sep="\n  ")
