@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         for way in list(WAYS) if seed % 2 == 0 else reversed(WAYS):
             if (options.recipe, *settings, way, seed) in done:
                 continue
-            enter("system" if way == "plain" else "keep")
+            enter(way != "plain")
             try:
                 rows.append(train(options.recipe, settings, way, seed, options.device))
             except GantkError as error:

@@ -98,7 +98,7 @@ class Point:
             "train": {"steps": 1_000_000, "batch": known["batch"]},
         }
         model = load_recipe(recipe).check()
-        self.value, self.runtime = value, start(device, model.train.precision, model.train.channels_last)
+        self.value, self.runtime = value, start(device, model.train.precision, model.train.fast.channels_last)
         self.method = build_method(model, {"a": 1, "b": 1}, (), (-1.0, 1.0), self.runtime)
         self.engine = Engine(self.method, plan_of(model.train, model.train.steps), self.runtime)
         noise = torch.Generator().manual_seed(0)
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = [name for name in SERIES if not options.series or any(fnmatch(name, part) for part in options.series)]
     if not names:
         parser.error(f"no series fits; there are {', '.join(SERIES)}")
-    enter("keep" if start(options.device).device.type == "cpu" else "system")
+    enter(start(options.device).device.type == "cpu")
     rows = []
     for name in names:
         rows.append(measure(name, options.seconds, options.device))

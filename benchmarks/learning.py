@@ -29,7 +29,7 @@ def main() -> None:
     recipe = folder.recipe()
     recipe.tables.setdefault("evaluate", {})["metrics"] = options.metrics
     model = recipe.check()
-    parts = assemble(model, start(None, model.train.precision, model.train.channels_last))
+    parts = assemble(model, start(None, model.train.precision, model.train.fast.channels_last))
     rows = []
     for step in checkpoint.steps_saved(folder.checkpoints):
         if options.steps and step not in options.steps:

@@ -78,7 +78,7 @@ class Way:
 
     def __init__(self, settings: list[str]):
         model = load_recipe("cyclegan_t1t2").override([*SMALL, *settings]).check()
-        self.parts = assemble(model, start(None, model.train.precision, model.train.channels_last))
+        self.parts = assemble(model, start(None, model.train.precision, model.train.fast.channels_last))
         self.training = Training(self.parts, run=None)
         self.stage = self.parts.method.stages(1)[0]
         self.fixed = self.training.feed.at(0)

@@ -106,7 +106,7 @@ class _Way:
 
         overlap = "true" if name == "overlapped" else "false"
         model = load_recipe(recipe).override([*settings, f"train.overlap={overlap}"]).check()
-        runtime = replace(ranks, precision=_precision(model, ranks), channels_last=model.train.channels_last)
+        runtime = replace(ranks, precision=_precision(model, ranks), channels_last=model.train.fast.channels_last)
         alone = replace(runtime, world=1, rank=0, ranks=None)
         self.idle = name == "alone" and ranks.rank > 0
         self.parts = assemble(model, runtime if name in ("flat", "overlapped") else alone)

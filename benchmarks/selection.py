@@ -71,7 +71,7 @@ def judged(folder: RunFolder) -> dict:
     """Every checkpoint of a run, judged and scored, and what follows from it."""
     recipe = folder.recipe()
     model = recipe.check()
-    parts = assemble(model, start(None, model.train.precision, model.train.channels_last))
+    parts = assemble(model, start(None, model.train.precision, model.train.fast.channels_last))
     if not parts.method.directions() or not parts.data.pairs("test"):
         sys.exit(f"{folder.path} has no hidden pairs to hold the choice against")
     judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)

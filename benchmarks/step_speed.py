@@ -47,21 +47,21 @@ class Way:
 
     def __init__(self, recipe: Recipe, settings: tuple[str, ...], device: str | None = None):
         model = recipe.override([*settings, "train.steps=1000000"]).check()
-        self.parts = assemble(model, start(device, model.train.precision, model.train.channels_last))
+        self.parts = assemble(model, start(device, model.train.precision, model.train.fast.channels_last))
         self.training = Training(self.parts, run=None)
         self.stage = self.parts.method.stages(1_000_000)[0]
         cpu = self.parts.runtime.device.type == "cpu"
-        self.mode = model.train.allocator if cpu else "system"
+        self.keep = cpu and model.train.fast.keep_memory
         self._settling = 0 if cpu else WARM_UP + 1
 
     def settle(self) -> None:
         """Untimed steps: what a GPU needs before its step is recorded, and one where memory is handled otherwise."""
-        steps, self._settling = max(int(switches.enter(self.mode)), self._settling), 0
+        steps, self._settling = max(int(switches.enter(self.keep)), self._settling), 0
         self._steps(steps)
 
     def take(self, steps: int = 1) -> float:
         """Seconds per step over `steps` steps, synchronised on both sides."""
-        switches.enter(self.mode)
+        switches.enter(self.keep)
         runtime = self.parts.runtime
         runtime.synchronize()
         began = time.perf_counter()

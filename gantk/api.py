@@ -63,9 +63,11 @@ def run(
     shorthands += [f"train.seed={seed}"] if seed is not None else []
 
     loaded, model = together(lambda: _checked(recipe, data, [*set, *shorthands], profile))
-    runtime = start(device, model.train.precision, model.train.channels_last)
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
+    if loaded.notes:
+        say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
     with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
         parts = assemble(model, runtime)
         traced = None
@@ -110,7 +112,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
         return folder, folder.recipe().check(), folder.latest()
 
     folder, model, saved = together(checked)
-    runtime = start(device, model.train.precision, model.train.channels_last)
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else _mute
     with runtime.watched(lambda: advice(folder.path, runtime.world)), memory_advice(model, runtime):
         return _go_on(assemble(model, runtime), folder, saved, say)
@@ -172,7 +174,7 @@ def evaluate(
     if uncertainty:
         recipe.tables.setdefault("evaluate", {})["uncertainty"] = uncertainty
     model = recipe.check()
-    runtime = start(device, model.train.precision, model.train.channels_last)
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
     parts = assemble(model, runtime)
     restore(parts, folder.chosen())
     return _evaluate(parts, folder, say)

@@ -617,7 +617,7 @@ def test_sides_of_a_case_are_measured_alone_and_then_take_turns():
     own, plain, turns = found
     assert (own["mode"], own["notes"], own["of_conv"]) == ("captured", [steps.NO_GRAPHS], None)
     assert (plain["mode"], plain["notes"], plain["precision"]) == ("eager", [], "fp32")
-    assert 'train.capture="off"' in plain["settings"] and own["parameters"] == plain["parameters"]
+    assert "train.fast.cuda_graph=false" in plain["settings"] and own["parameters"] == plain["parameters"]
     assert list(turns["turns_s"]) == ["gantk", "gantk plain"] and list(turns["times"]) == ["gantk plain"]
     low, high = turns["times"]["gantk plain"]["ci95"]
     assert 0 < low <= turns["times"]["gantk plain"]["median"] <= high

@@ -82,7 +82,7 @@ def test_options_alone_are_the_default_parts():
         ("train.precision=fp32", lambda m: m.train.precision, "fp32"),
         ('train.precision="fp32"', lambda m: m.train.precision, "fp32"),
         ("data.size=[64, 48]", lambda m: m.data.size, (64, 48)),
-        ("train.channels_last=false", lambda m: m.train.channels_last, False),
+        ("train.channels_last=false", lambda m: m.train.fast.channels_last, False),
         ("train.optimizer.lr=1e-5", lambda m: m.train.optimizer.options["lr"], 1e-5),
         ("train.optimizer=sgd", lambda m: m.train.optimizer.name, "sgd"),
         ('method.generator={name="resnet", width=4}', lambda m: m.method.options["generator"].options["width"], 4),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gantk.errors import UserError
-from gantk.recipe.load import Recipe
+from gantk.recipe.load import parse_setting
 
 SEED = "train.seed"  # the one key that makes the same experiment again, not another
 OPENING, CLOSING = "[{", "]}"
@@ -98,10 +98,7 @@ def _split(text: str) -> list[str]:
 def _read(key: str, text: str) -> Any:
     """As a recipe's setting is read."""
     try:
-        tables: Any = Recipe({}).override([f"{key}={text}"]).tables
+        return parse_setting(f"{key}={text}")[1]
     except UserError as error:
         error.where = f"--grid {key}"
         raise
-    for part in key.split("."):
-        tables = tables[part]
-    return tables

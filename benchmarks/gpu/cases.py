@@ -12,8 +12,8 @@ from typing import Any
 FILE = Path(__file__).with_name("cases.toml")
 MODES = {  # of a step -> what a recipe sets for it
     "captured": (),  # the default
-    "eager": ('train.capture="off"',),
-    "compiled": ('train.capture="off"', "train.compile=true"),
+    "eager": ("train.fast.cuda_graph=false",),
+    "compiled": ("train.fast.cuda_graph=false", "train.fast.compile=true"),
 }
 
 

@@ -55,14 +55,14 @@ class Subject:
         """
         own = [f"train.batch={batch}", *([f'train.precision="{precision}"'] if precision else [])]
         model = load_recipe(recipe).override([*settings, *own]).check()
-        runtime = start(device, model.train.precision, model.train.channels_last)
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
         shape = noise.shape_of(model)
         method = built(model, shape, runtime)
         stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
         images = noise.batch_of(model, shape, stage, runtime)
         method.begin(stage, images)
         engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
-        if model.train.compile:
+        if model.train.fast.compile:
             from gantk.training.accelerate import compile as compiled  # torch's compiler takes a second to import
 
             engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)

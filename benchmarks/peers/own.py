@@ -45,7 +45,7 @@ class Own(Side):
 
     def __init__(self, model: Model, device: str | None):
         self.model = model
-        self.parts: Parts = assemble(model, start(device, model.train.precision, model.train.channels_last))
+        self.parts: Parts = assemble(model, start(device, model.train.precision, model.train.fast.channels_last))
         self._batch: dict[str, Tensor] = {}
         self._running = self.parts.engine.fit(self._placed)
 
@@ -55,7 +55,7 @@ class Own(Side):
         return WARM_UP + 1 if self.parts.runtime.device.type == "cuda" else 0
 
     def enter(self) -> bool:
-        return enter(self.model.train.allocator if self.parts.runtime.device.type == "cpu" else "system")
+        return enter(self.parts.runtime.device.type == "cpu" and self.model.train.fast.keep_memory)
 
     def step(self, batch: dict[str, Tensor]) -> None:
         self._batch = batch

@@ -52,7 +52,7 @@ class Side:
 
     def enter(self) -> bool:
         """Called before each turn: the process's memory as this side has it alone; whether that is a change."""
-        return enter("system")
+        return enter(False)
 
     def step(self, batch: dict[str, Tensor]) -> None:
         """One training step on host tensors `a` and `b`, (N, C, H, W) in [-1, 1]; bringing them over is part of it."""

@@ -10,20 +10,19 @@ from gantk.machine.allocator import use_allocator
 
 OFF: dict[str, str] = {  # what is lost -> the setting that turns it off
     "bf16": 'train.precision="fp32"',
-    "one pass": "train.batched=false",
-    "channels-last": "train.channels_last=false",
-    "fused updates": "train.fused=false",
-    "kernels": "train.kernels=false",
-    "frozen networks": "train.frozen=false",
-    "kept memory": 'train.allocator="system"',
-    "capture": 'train.capture="off"',
-    "pinned memory": "data.pin=false",
+    "one pass": "train.fast.batched_forward=false",
+    "channels-last": "train.fast.channels_last=false",
+    "fused updates": "train.fast.fused=false",
+    "kernels": "train.fast.kernels=false",
+    "kept memory": "train.fast.keep_memory=false",
+    "capture": "train.fast.cuda_graph=false",
+    "pinned memory": "train.fast.pin=false",
 }
 PLAIN = tuple(OFF.values())
-ON: dict[str, str] = {"compile": "train.compile=true"}  # what is off unless asked for
+ON: dict[str, str] = {"compile": "train.fast.compile=true"}  # what is off unless asked for
 ONLY = {"cpu": ("kept memory",), "cuda": ("capture", "pinned memory")}  # without effect on other devices
 
-_mode = "system"  # as a process starts
+_keeps = False  # as a process starts
 
 
 def one_by_one(device: torch.device) -> dict[str, tuple[str, ...]]:
@@ -33,14 +32,14 @@ def one_by_one(device: torch.device) -> dict[str, tuple[str, ...]]:
     return without | {f"with {name}": (setting,) for name, setting in ON.items()}
 
 
-def enter(mode: str) -> bool:
-    """Handle memory from now on as train.allocator = `mode` does ("keep" or "system"); whether that is a change.
+def enter(keep: bool) -> bool:
+    """Handle memory from now on as train.fast.keep_memory = `keep` does; whether that is a change.
 
     On a change, all that is free goes back to the system: no side profits from what the one before it had kept.
     """
-    global _mode
-    use_allocator(mode)
-    changed, _mode = mode != _mode, mode
+    global _keeps
+    use_allocator(keep)
+    changed, _keeps = keep != _keeps, keep
     if changed:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -54,8 +54,8 @@ class Translator:
         saved = path if inside else folder.chosen()
         model = folder.recipe().check()
         meta = load_meta_of(model.method.name, saved)
-        runtime = start(device, model.train.precision, model.train.channels_last)
-        use_allocator(model.train.allocator, runtime.device.type)
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
+        use_allocator(model.train.fast.keep_memory, runtime.device.type)
         intensity = intensity_from(model.data, meta["intensity"])
         span = tuple(map(float, next(iter(intensity.values())).range))
         method = load_method(model, saved, meta, span, runtime)
@@ -162,7 +162,7 @@ class Translator:
             batch=table.batch,
             detail=table.detail,
             masked=table.masked,
-            pipelined=table.pipelined,
+            pipelined=self.model.train.fast.pipelined,
         )
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:

@@ -15,10 +15,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 LARGEST = 32 << 20  # bytes: where glibc's own threshold for blocks of their own ends up in a training (mallopt(3))
 
 
-def use_allocator(mode: str, device: str = "cpu") -> None:
-    """Handle this process's memory as train.allocator = `mode` says, "keep" or "system", where it computes on a CPU."""
+def use_allocator(keep: bool, device: str = "cpu") -> None:
+    """Keep freed memory, or give it back to the system, as train.fast.keep_memory says; CPU only."""
     if device == "cpu":
-        keep_memory() if mode == "keep" else give_back()
+        keep_memory() if keep else give_back()
 
 
 def keep_memory() -> bool:

@@ -28,7 +28,7 @@ def opened(out: str | Path | None, name: str, tables: dict[str, Any], runtime: R
     if out is not None and (place.elastic or place.restarted) and (Path(out) / "recipe.toml").is_file():
         folder = RunFolder.open(out)
         unfinished = place.restarted or not (folder.path / "report.html").exists()
-        if unfinished and folder.recipe().tables == tomllib.loads(tomli_w.dumps(tables)):
+        if unfinished and folder.recipe().override([]).tables == tomllib.loads(tomli_w.dumps(tables)):
             saved = steps_saved(folder.checkpoints)
             return folder, True, path_of(folder.checkpoints, saved[-1]) if saved else None
     return RunFolder.create(out, name), False, None

@@ -13,8 +13,25 @@ from typing import Any
 
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Problem, Table, check, plain
+from gantk.plugin.spec import Problem, Table, check, options_model, plain
 from gantk.recipe.tables import FORMAT, Model
+
+# Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
+RENAMED: dict[str, str | None | tuple[str, dict]] = {
+    **{f"train.{name}": f"train.fast.{name}" for name in ("channels_last", "fused", "kernels", "benchmark", "compile")},
+    "train.batched": "train.fast.batched_forward",
+    "train.allocator": ("train.fast.keep_memory", {"keep": True, "system": False}),
+    "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
+    "train.frozen": None,
+    "train.overlap": None,
+    "data.pin": "train.fast.pin",
+    "translate.pipelined": "train.fast.pipelined",
+    # of methods that have the new key and not the old one
+    "method.structure": "method.local_ncc",
+    "method.flatness": "method.flat_region",
+    "method.texture": "method.noise_floor",
+    "method.coarse": "method.low_res_warmup",
+}
 
 
 @dataclass
@@ -26,10 +43,14 @@ class Recipe:
     origin: str = "recipe"
     text: str = ""
     overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
+    notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
 
     def override(self, settings: Iterable[str], profile: str | None = None) -> Recipe:
         """A copy with a `[profile.NAME]` laid over it, then `key=value` settings with dotted keys and TOML values."""
-        tables, overridden = copy.deepcopy(self.tables), dict(self.overridden)
+        recipe = Recipe(copy.deepcopy(self.tables), self.name, self.origin, self.text, dict(self.overridden))
+        tables, overridden = recipe.tables, recipe.overridden
+        recipe.notes |= self.notes
+        recipe._rename(tables)
         profiles = tables.pop("profile", {})
         if profile is not None:
             tables_of = profiles if isinstance(profiles, dict) else {}
@@ -37,17 +58,47 @@ class Recipe:
             if profile not in known:
                 remedy, what = did_you_mean(profile, known), f"there is no profile '{profile}'"
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
-            over = tables_of[profile]
-            _drop_other_length(tables, over.get("train", {}))
-            _merge(tables, over)
+            over = copy.deepcopy(tables_of[profile])
             for path in _leaves(over):
                 overridden[".".join(path)] = f"{self.origin}:{find_line(self.text, ('profile', profile, *path))}"
+            recipe._rename(over, ("profile", profile))
+            _drop_other_length(tables, over.get("train", {}))
+            _merge(tables, over)
         for setting in settings:
-            key, value = _parse_setting(setting)
+            key, value = recipe._renamed(*parse_setting(setting))
+            if key is None:
+                continue
             if key in ("train.steps", "train.epochs"):
                 _drop_other_length(tables, {key[6:]: value})
             overridden[_put(tables, key, value, setting)] = f"--set {setting}"
-        return Recipe(tables, self.name, self.origin, self.text, overridden)
+        recipe._rename(tables)
+        return recipe
+
+    def _renamed(self, key: str, value: Any) -> tuple[str | None, Any]:
+        """A setting under the key of today; no key where it has no effect any more."""
+        new = RENAMED.get(key, key)
+        new, values = new if isinstance(new, tuple) else (new, {})
+        if new == key or (key.startswith("method.") and not _has_option(self.tables.get("method"), new, key)):
+            return key, value
+        self.notes[key] = f"{key} is now {new}" if new else f"{key} has no effect any more"
+        return new, values.get(value, value) if isinstance(value, str) else value
+
+    def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
+        """Move what stands under old keys to today's; in the text, the tables are found under the keys `inside`."""
+        for old in RENAMED:
+            table, last = tables.get(old.split(".")[0]), old.split(".")[1]
+            if not isinstance(table, dict) or last not in table:
+                continue
+            new, value = self._renamed(old, table[last])
+            if new == old:
+                continue
+            del table[last]
+            if new is None:
+                continue
+            if not any(new == ".".join(path) for path in _leaves(tables)):  # else what was said anew holds
+                _put(tables, new, value, f"{old}={value}")
+                if line := find_line(self.text, (*inside, *old.split("."))):
+                    self.overridden[new] = f"{self.origin}:{line}"
 
     def with_data(self, path: str | Path) -> Recipe:
         """A copy whose source is the one that fits `path`; where its own is of that kind, its other options stay.
@@ -72,7 +123,8 @@ class Recipe:
 
     def check(self) -> Model:
         """Every key, name and type checked, every part bound; UserError with the key, the line and the nearest name."""
-        tables = {key: value for key, value in self.tables.items() if key != "profile"}
+        tables = copy.deepcopy({key: value for key, value in self.tables.items() if key != "profile"})
+        self._rename(tables)
         newest = tables.get("format", FORMAT)
         if isinstance(newest, int) and newest > FORMAT:
             what = f"this recipe has format {newest}, and this gantk reads up to {FORMAT}"
@@ -201,7 +253,8 @@ def _drop_other_length(tables: dict[str, Any], given: Mapping[str, Any]) -> None
             tables["train"].pop(other, None)
 
 
-def _parse_setting(setting: str) -> tuple[str, Any]:
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """The key and the value of `key=value`, the value in TOML or a bare word; UserError where it is neither."""
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
@@ -232,6 +285,16 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         tables = inner
     tables[last] = value
     return made or key
+
+
+def _has_option(method: Any, new: str, old: str) -> bool:
+    """Whether the method of a recipe has the option of that key and none of the old one's name."""
+    name = method.get("name") if isinstance(method, Mapping) else method
+    try:
+        options = options_model(registry().get("method", str(name)).load()).model_fields
+    except UserError:  # the check's to report
+        return False
+    return new.split(".")[1] in options and old.split(".")[1] not in options
 
 
 def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -57,7 +57,6 @@ class DataTable(Table):
     memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
     workers: int = Field(2, ge=0)  # threads that read ahead of the training
-    pin: bool = True  # CUDA: batches are copied to the device while the step before is at work
     split: SplitTable = SplitTable()
 
     @field_validator("domains")
@@ -92,6 +91,21 @@ class DataTable(Table):
         return neighbours
 
 
+class FastTable(Table):
+    """What makes a step quicker with the same result. `train.fast = false` turns all of it off."""
+
+    channels_last: bool = True  # memory format of images and weights that CPUs and tensor cores prefer
+    batched_forward: bool = True  # one pass where one network has several inputs and its norm allows it
+    fused: bool = True  # optimizers and averages take all weights at once
+    kernels: bool = True  # CPU: gantk's own ways to compute norms, doublings and small maps
+    keep_memory: bool = True  # CPU: freed memory stays with the process for the next step
+    cuda_graph: bool = True  # CUDA: the whole step as one graph; where that cannot be, the log says why
+    benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms
+    pin: bool = True  # CUDA: batches are copied to the device while the step before is at work
+    pipelined: bool = True  # translating: reading and writing go on while the network computes
+    compile: bool = False  # torch.compile of each phase's losses: its first steps take minutes
+
+
 class TrainTable(Table):
     """How long, how fast, how exact."""
 
@@ -105,23 +119,19 @@ class TrainTable(Table):
     ] = {}  # per phase, where it differs: { discriminators = { name = "adam", lr = 1e-4 } }
     schedule: SchedulePart = "linear"
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
-    channels_last: bool = True  # memory format of images and weights; faster on CPUs and tensor cores
-    batched: bool = True  # one pass where one network has several inputs and its norm allows it
-    fused: bool = True  # optimizers and averages take all weights at once; False: one after the other
-    kernels: bool = True  # gantk's own ways to compute norms, doublings and tiny maps; False: torch's
-    frozen: bool = True  # networks that a phase does not update get no gradients; False: they do, for nothing
-    allocator: Literal["keep", "system"] = "keep"  # CPU: freed memory stays at hand, or goes back to the system at once
-    benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms; False: the one cuDNN guesses
-    capture: Literal["auto", "off"] = "auto"  # CUDA: the whole step as one graph, or operator by operator
-    compile: bool = False  # torch.compile of each phase's losses
-    recompute: bool = False  # compute activations twice: saves memory (CPU: with allocator = "system"), costs time
-    overlap: bool = True  # ranks: gradients are reduced while others are still computed; False: all in one message
+    fast: FastTable = FastTable()  # true, false, or a table of the parts to turn off: { kernels = false }
+    recompute: bool = False  # compute activations twice: saves memory (CPU: with fast.keep_memory = false), costs time
     ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
     seed: int = 0
     log_every: int = Field(20, ge=1)
     sample_every: int = Field(200, ge=1)  # sample pictures and validation scores
     save_every: int = Field(400, ge=1)
     keep: int = Field(3, ge=1)  # how many checkpoints stay
+
+    @field_validator("fast", mode="before")
+    @classmethod
+    def _all_or_nothing(cls, fast: Any) -> Any:
+        return dict.fromkeys(FastTable.model_fields, False) if fast is False else {} if fast is True else fast
 
 
 class EvaluateTable(Table):
@@ -141,7 +151,6 @@ class TranslateTable(Table):
 
     batch: int = Field(16, ge=1)  # slices per pass
     overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where they are blended
-    pipelined: bool = True  # reading and writing go on while the network computes; False: one thing after the other
     memory: float = Field(1.0, gt=0)  # GiB that a pass may need: images that need more go through in tiles
     statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
     masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result

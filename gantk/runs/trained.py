@@ -24,8 +24,8 @@ def build_method(
     size = model.data.patch or model.data.size
     method = model.method(Geometry(model.data.dims, size, channels, classes, range))
     check_networks(method)
-    method.batched = model.train.batched
-    use_kernels(method, model.train.kernels)
+    method.batched = model.train.fast.batched_forward
+    use_kernels(method, model.train.fast.kernels)
     return runtime.place(method, model.data.dims)
 
 

@@ -32,8 +32,6 @@ class Plan:
     ema: float
     seed: int
     fused: bool = True  # optimizers and averages take all weights at once
-    frozen: bool = True  # what a phase does not update gets no gradients
-    overlap: bool = True  # ranks: gradients are reduced while others are still computed
     capture: bool = True  # whole steps as CUDA graphs, where that can be
 
 
@@ -52,8 +50,7 @@ class Engine:
         self.phases = method.phases()
         self.parameters = {phase.name: _parameters(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
-        reduction = runtime.reduction
-        self.reductions = {name: reduction(found, plan.overlap) for name, found in self.parameters.items()}
+        self.reductions = {name: runtime.reduction(found) for name, found in self.parameters.items()}
         self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema = EMA(method, averaged, plan.ema, plan.fused) if plan.ema and averaged else None
@@ -124,10 +121,9 @@ class Engine:
 
     def _freeze_all_but(self, phase: Phase) -> None:
         """Gradients for what the phase updates only: the rest costs no backward pass."""
-        if self.plan.frozen:
-            updated = set(self.parameters[phase.name])
-            for parameter in self._trained:
-                parameter.requires_grad_(parameter in updated)
+        updated = set(self.parameters[phase.name])
+        for parameter in self._trained:
+            parameter.requires_grad_(parameter in updated)
 
     def _unfreeze(self) -> None:
         """As it was before the step: what stays frozen is what the method froze."""

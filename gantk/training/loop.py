@@ -66,7 +66,7 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
     engine = runtime.together(lambda: Engine(method, plan, runtime))
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
-    if model.train.compile:
+    if model.train.fast.compile:
         from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
 
         engine.phases = compile_phases(method, engine.phases, engine.notes)
@@ -75,9 +75,9 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
 
 def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
     train = model.train
-    use_allocator(train.allocator, runtime.device.type)
+    use_allocator(train.fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
-        torch.backends.cudnn.benchmark = train.benchmark
+        torch.backends.cudnn.benchmark = train.fast.benchmark
     data = Data.load(model.data, model.method.target)
     method = build_method(model, data.channels, data.classes, data.range, runtime)
     sets = data.training_sets()
@@ -103,10 +103,8 @@ def plan_of(train: TrainTable, steps: int) -> Plan:
         train.microbatch,
         train.ema,
         train.seed,
-        fused=train.fused,
-        frozen=train.frozen,
-        overlap=train.overlap,
-        capture=train.capture == "auto",
+        fused=train.fast.fused,
+        capture=train.fast.cuda_graph,
     )
 
 
@@ -119,7 +117,7 @@ class Training:
         self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         data = parts.model.data
-        self.feed = Feed(parts.batches, parts.runtime, data.dims, data.pin)
+        self.feed = Feed(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.held = self.scorer.held_out_samples()

@@ -97,7 +97,7 @@ def try_recipe(recipe: Recipe, device: str | None = None, memory: float | None =
 def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
     """Settings that lower the memory of a training and are not in force, the mildest first."""
     train, data = model.train, model.data
-    base = ('train.allocator="system"',) if device.startswith("cpu") else ()
+    base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
     again = () if train.recompute else ("train.recompute=true",)
     micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
     for settings in dict.fromkeys((again, micro, again + micro)):
@@ -189,7 +189,7 @@ def _measure(ask: dict[str, Any]) -> Trial:
     from gantk.training.loop import Training, assemble
 
     model = Recipe(ask["tables"]).check()
-    runtime = start(ask["device"], model.train.precision, model.train.channels_last)
+    runtime = start(ask["device"], model.train.precision, model.train.fast.channels_last)
     free = ask["memory"] or free_memory(runtime.device)
     if runtime.device.type == "cpu" and free:
         _limit(free)
