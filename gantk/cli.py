@@ -1,7 +1,8 @@
-"""The command line: a thin skin on gantk.api. Nothing heavy is imported before a command needs it."""
+"""The command line: a thin skin on `gantk.api`; nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk.cli_data import data
-from gantk.errors import Elsewhere, GantkError, Interrupted, UserError
+from gantk import __version__
+from gantk.errors import Elsewhere, GantkError, Interrupted, UserError, did_you_mean
 from gantk.plugin.loader import attach_commands, load
 from gantk.terminal import console, progress_bar, say
-from gantk.version import version_of_gantk
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
 
@@ -43,8 +44,6 @@ class Commands(click.Group):
             sys.exit(130)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
-        from gantk.errors import did_you_mean
-
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -54,23 +53,22 @@ class Commands(click.Group):
             raise
 
 
-@click.group(
-    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
-@click.version_option(version_of_gantk(), prog_name="gantk", message="%(prog)s %(version)s")
+@click.group(cls=Commands, epilog=EPILOG, context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="gantk", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
 
 
-cli.add_command(data)
-
 _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+
+
+# ---- trained models
 
 
 @cli.command()
 @click.argument("recipe")
 @click.option("--data", metavar="PATH", help="Train on this folder or file instead; the source that fits it is chosen.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200.")
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
 @click.option("--out", metavar="DIR", help="The run folder. Default: runs/NAME-TIME.")
 @_device
@@ -84,32 +82,22 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
     help="Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run.",
 )
 @click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
-def run(recipe, data, settings, profile, out, device, precision, seed, allow_leakage, profile_steps, trial) -> None:
+def run(recipe, trial, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
     from gantk import api
 
-    if trial:
-        shorthands = [f'train.precision="{precision}"'] if precision else []
-        found = api.predict(recipe, data=data, set=[*settings, *shorthands], profile=profile, device=device)
-        for line in found.lines():
-            say(line)
-        sys.exit(0 if found.fits else 1)
-    api.run(
-        recipe,
-        data=data,
-        set=settings,
-        profile=profile,
-        out=out,
-        device=device,
-        precision=precision,
-        seed=seed,
-        allow_leakage=allow_leakage,
-        profile_steps=profile_steps,
-        say=say,
-    )
+    if not trial:
+        api.run(recipe, **options, say=say)
+        return
+    given = [f'train.precision="{options["precision"]}"'] if options["precision"] else []
+    options = {name: options[name] for name in ("data", "profile", "device")} | {"set": [*options["set"], *given]}
+    found = api.predict(recipe, **options)
+    for line in found.lines():
+        say(line)
+    sys.exit(0 if found.fits else 1)
 
 
 @cli.command()
@@ -134,7 +122,7 @@ def resume(run, device) -> None:
 @click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
 @click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
 @_device
-def translate(run, input, output, to, planes, uncertainty, volume, variants, seed, style, device) -> None:
+def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.
 
     RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx).
@@ -149,30 +137,16 @@ def translate(run, input, output, to, planes, uncertainty, volume, variants, see
     from gantk import api
 
     with progress_bar() as progress:
-        api.translate(
-            run,
-            input,
-            output,
-            to=to,
-            variants=variants,
-            seed=seed,
-            style=style,
-            planes=planes,
-            uncertainty=uncertainty,
-            volume=volume,
-            device=device,
-            say=say,
-            progress=progress,
-        )
+        api.translate(run, input, output, **options, say=say, progress=progress)
 
 
 @cli.command()
 @click.argument("run")
-@click.option("--format", "kind", type=click.Choice(["onnx", "monai"]), default="onnx", help="Default: onnx.")
+@click.option("--format", type=click.Choice(["onnx", "monai"]), default="onnx", help="Default: onnx.")
 @click.option("--out", required=True, metavar="PATH", help="The .onnx file, or the folder of the MONAI bundle.")
 @click.option("--to", metavar="DOMAIN", help="Which direction, by the domain it makes. Default: the recipe's second.")
 @click.option("--tolerance", type=float, metavar="T", help="Largest difference from PyTorch, as a share of the range.")
-def export(run, kind, out, to, tolerance) -> None:
+def export(run, **options) -> None:
     """Write the model of RUN as ONNX or a MONAI bundle.
 
     The file is compared with PyTorch on real images before it is called done. `gantk translate model.onnx IN OUT` needs
@@ -180,25 +154,25 @@ def export(run, kind, out, to, tolerance) -> None:
     """
     from gantk import api
 
-    api.export(run, format=kind, out=out, to=to, tolerance=tolerance, say=say)
+    api.export(run, **options, say=say)
 
 
 @cli.command()
 @click.argument("run")
-@click.option("-n", "count", type=int, default=64, metavar="N", help="How many images. Default: 64.")
+@click.option("-n", type=int, default=64, metavar="N", help="How many images. Default: 64.")
 @click.option("--out", required=True, metavar="DIR", help="The folder for them.")
 @click.option("--seed", type=int, default=0, metavar="N", help="Another seed, other images. Default: 0.")
 @click.option("--label", metavar="CLASS", help="The class to make, for methods trained on classes. Default: in turn.")
 @click.option("--no-post", is_flag=True, help="Leave the recipe's [[post]] steps out.")
 @_device
-def sample(run, count, out, seed, label, no_post, device) -> None:
+def sample(run, no_post, **options) -> None:
     """Make images from noise with the model of RUN.
 
     They have the training images' intensities.
     """
     from gantk import api
 
-    api.sample(run, n=count, out=out, seed=seed, label=label, post=not no_post, device=device, say=say)
+    api.sample(run, post=not no_post, **options, say=say)
 
 
 @cli.command("eval")
@@ -211,8 +185,6 @@ def sample(run, count, out, seed, label, no_post, device) -> None:
 @_device
 def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
-    import json
-
     from gantk import api
     from gantk.files import write_file
 
@@ -229,6 +201,72 @@ def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
         write_file(Path(json_file), (json.dumps(result, indent=1) + "\n").encode())
 
 
+# ---- images
+
+
+@cli.group()
+def data() -> None:
+    """Look at images before they are trained on, or get public ones."""
+
+
+@data.command()
+@click.argument("path")
+@click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the findings as JSON too; - is the terminal.")
+def check(path, recipe, json_file) -> None:
+    """Say what the images in PATH are and what is wrong with them; nothing is trained.
+
+    PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same patient or the same pixels
+    on both sides of a split, near copies, mixed planes, sizes and spacings, empty images, and images that look like the
+    other domain's. Exit code 1 where something would spoil a training.
+    """
+    from gantk import api
+    from gantk.files import write_file
+
+    with progress_bar() as progress:
+        result = api.check(path, recipe=recipe, progress=progress)
+    text = json.dumps(result, indent=1) + "\n"
+    if json_file == "-":
+        click.echo(text, nl=False)
+    else:
+        for name, value in result["summary"].items():
+            console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
+        colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
+        problems = sorted(result["problems"], key=lambda problem: list(colours).index(problem["severity"]))
+        rows = [
+            (f"[{colours[p['severity']]}]{p['severity']}[/]", escape(p["what"]), escape(p["remedy"] or ""))
+            for p in problems
+        ]
+        console().print(_table((), rows) if rows else "[green]nothing is wrong[/]")
+        if json_file:
+            write_file(Path(json_file), text.encode())
+    sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
+
+
+@data.command()
+@click.argument("name", required=False)
+@click.option("--out", metavar="DIR", help="Where to put it. Default: data/NAME.")
+@click.option("--from", "base_url", metavar="URL", help="Fetch from this mirror instead; its checksum has to be right.")
+def fetch(name, **options) -> None:
+    """Download the public data set NAME, or list those there are.
+
+    An interrupted download goes on where it stopped; nothing is unpacked before its size and checksum are right. Files
+    without a published checksum are trusted once, and held against what was written down then. Sets behind a
+    registration name their keeper. The licence is shown: it is yours to keep.
+    """
+    from gantk import api
+
+    if name is None:
+        rows = [map(escape, row) for row in api.public_sets()]
+        console().print(_table(("name", "what", "size", "licence", "where"), rows))
+        return
+    with progress_bar() as progress:
+        api.fetch(name, **options, say=say, progress=progress)
+
+
+# ---- what there is
+
+
 @cli.command("list")
 @click.argument("kind", required=False)
 def list_(kind) -> None:
@@ -237,14 +275,11 @@ def list_(kind) -> None:
 
     registry = load().registry
     kinds = [_kind(kind)] if kind else KINDS
-    table = Table(box=None, pad_edge=False)
-    for header in ("kind", "name", "from"):
-        table.add_column(header)
-    for each in kinds:
-        for entry in registry.of_kind(each):
-            table.add_row(each, entry.name, entry.owner)
-    console().print(table)
-    _problems()
+    rows = [(each, entry.name, entry.owner) for each in kinds for entry in registry.of_kind(each)]
+    console().print(_table(("kind", "name", "from"), rows))
+    for name, problem in registry.broken.items():
+        text = f"[yellow]plugin {name} did not load: {escape(problem)}[/]"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
 
 
 @cli.command()
@@ -257,28 +292,19 @@ def show(kind, name) -> None:
     from gantk.plugin.spec import options_help
 
     entry = load().registry.get(_kind(kind), name)
-    target = entry.load()
-    out = console()
+    target, out = entry.load(), console()
     out.print(f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}\n")
     out.print(escape(inspect.getdoc(target) or "no description") + "\n")
-    table = Table(box=None, pad_edge=False)
-    for header in ("option", "type", "default", ""):
-        table.add_column(header, overflow="fold")
-    for row in options_help(target):
-        table.add_row(*map(escape, row))
-    out.print(table if table.row_count else "It takes no options.")
+    rows = [map(escape, row) for row in options_help(target)]
+    out.print(_table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
 
 @cli.command()
 def plugins() -> None:
     """The plugins found, and why any of them did not load."""
-    table = Table(box=None, pad_edge=False)
-    for header in ("plugin", "distribution", "version", "state"):
-        table.add_column(header, overflow="fold")
-    for plugin in load().plugins:
-        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
-        table.add_row(plugin.name, plugin.distribution, plugin.version, state)
-    console().print(table)
+    states = [f"[red]did not load: {escape(p.problem)}[/]" if p.problem else "loaded" for p in load().plugins]
+    rows = [(p.name, p.distribution, p.version, s) for p, s in zip(load().plugins, states, strict=True)]
+    console().print(_table(("plugin", "distribution", "version", "state"), rows))
     for (kind, name), owners in load().registry.contested.items():
         console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
 
@@ -293,16 +319,14 @@ def recipes(ctx) -> None:
 
     from gantk.recipe.load import all_recipes
 
-    table = Table(box=None, pad_edge=False)
-    for header in ("recipe", "summary", "from"):
-        table.add_column(header, overflow="fold")
+    rows = []
     for name, (path, owner) in sorted(all_recipes().items()):
         try:
             summary = tomllib.loads(path.read_text("utf-8")).get("summary", "")
         except (OSError, ValueError) as error:
             summary = f"not readable: {error}"
-        table.add_row(name, escape(str(summary)), owner)
-    console().print(table)
+        rows.append((name, escape(str(summary)), owner))
+    console().print(_table(("recipe", "summary", "from"), rows))
 
 
 @recipes.command("copy")
@@ -315,8 +339,7 @@ def copy_recipe(name, target) -> None:
 
     path, _ = find_recipe(name)
     target = Path(target or path.name)
-    if target.is_dir():
-        target = target / path.name
+    target = target / path.name if target.is_dir() else target
     if target.exists():
         raise UserError(f"'{target}' exists already", remedy="name another target")
     if not target.parent.is_dir():
@@ -347,13 +370,20 @@ def doctor() -> None:
     """The machine, the versions and the plugins, and what is amiss."""
     from gantk.machine.doctor import findings
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    amiss = 0
-    for name, value, problem in findings():
-        amiss += bool(problem)
-        table.add_row(name, escape(value), f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]")
-    console().print(table)
-    sys.exit(1 if amiss else 0)
+    found = list(findings())
+    states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
+    console().print(_table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
+    sys.exit(1 if any(problem for _, _, problem in found) else 0)
+
+
+def _table(headers: tuple[str, ...], rows) -> Table:
+    """Rows of markup under their headers (none: no header line); long cells are folded, not cut."""
+    table = Table(box=None, pad_edge=False, show_header=bool(headers))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _kind(kind: str) -> str:
@@ -363,13 +393,6 @@ def _kind(kind: str) -> str:
     single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
     load().registry.of_kind(single)
     return single
-
-
-def _problems() -> None:
-    for name, problem in load().registry.broken.items():
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[yellow]plugin {name} did not load: {escape(problem)}[/]"
-        )
 
 
 def main() -> None:
