@@ -39,9 +39,12 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "__version__":
-        from gantk.version import version_of_gantk
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version_of_gantk()
+        try:
+            return version("gantk")
+        except PackageNotFoundError:  # run from a checkout that nobody installed
+            return "0.1.0+source"
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 
 

@@ -54,7 +54,7 @@ def test_every_command_explains_itself(gantk, words, command):
 def test_commands_take_what_their_functions_take(command, function):
     import inspect
 
-    renamed = {"settings": "set", "json_file": None, "pred": None, "truth": None}  # files, and another function's
+    renamed = {"trial": None, "json_file": None, "pred": None, "truth": None}  # files, and another function's
     names = {renamed.get(parameter.name, parameter.name) for parameter in cli.commands[command].params} - {None}
     assert names == set(inspect.signature(function).parameters) - {"say", "progress"}
 

@@ -288,7 +288,7 @@ def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_reci
     tiny_recipe["train"] |= {"microbatch": 1, "recompute": True, "precision": "bf16"}
     with pytest.raises(GantkError) as error:
         gantk.run(tiny_recipe, out=tmp_path / "less", device="cpu", say=lambda line: None)
-    assert "What takes less: train.batch below 2; smaller images (data.size). gantk doctor" in str(error.value)
+    assert "What takes less: train.batch below 2; smaller images (data.size). `gantk run RECIPE --try`" in str(error.value)
 
 
 def test_ranks_agree_on_the_loss_where_the_optimizer_decides_by_it(monkeypatch):

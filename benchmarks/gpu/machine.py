@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from gantk import __version__
 from gantk.machine.runtime import describe, start
-from gantk.runs.folder import version_of_gantk
 from gpu.checkout import ROOT
 from gpu.rows import row
 
@@ -42,7 +42,7 @@ def measure(task: dict[str, Any], device: torch.device) -> Iterator[dict[str, An
     told = describe(runtime)
     values |= {key: told[key] for key in ("device", "python", "torch", "cuda", "cudnn", "cpu", "threads")}
     values["driver"] = values.get("driver") or told["driver"]
-    yield row("environment", **values, packages=_packages(), gantk=version_of_gantk(), git=commit())
+    yield row("environment", **values, packages=_packages(), gantk=__version__, git=commit())
 
 
 def commit() -> str | None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.machine.runtime import describe
 from gantk.recipe.load import resolved
 from gantk.runs.folder import environment
-from gantk.version import version_of_gantk
 from peers.cases import Case
 from peers.own import Own
 
@@ -52,7 +52,7 @@ def begun(case: Case, label: str, peer: Peer | None, options: Namespace) -> Row:
         "side": label,
         "size": case.size,
         "batch": case.batch,
-        "version": found.version if found else None if peer else version_of_gantk(),
+        "version": found.version if found else None if peer else __version__,
         "found": found.where if found else None,
         "notes": [],
         "ratio": {},
@@ -62,7 +62,7 @@ def begun(case: Case, label: str, peer: Peer | None, options: Namespace) -> Row:
 def measured(row: Row, host: Own, samples: list[float], steps: int, weights: int, seconds: float) -> Row:
     """What a finished row says beside its scores; `samples` are seconds per step, `seconds` what all took."""
     parts, found = host.parts, environment()
-    versions = found["packages"] | {"gantk": version_of_gantk(), "python": platform.python_version()}
+    versions = found["packages"] | {"gantk": __version__, "python": platform.python_version()}
     machine = describe(parts.runtime)
     return {
         "method": host.model.method.name,

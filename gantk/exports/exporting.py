@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gantk import __version__
 from gantk.errors import GantkError, UserError
 from gantk.exports.network import Program, Sampling, Sizes, Translation, exact_norms, plain_copy, programs, sizes_of
 from gantk.exports.onnx_file import OPSET, require_onnx, to_onnx, with_metadata
@@ -21,7 +22,6 @@ from gantk.exports.parity import TOLERANCE, OnlyAlone, Probes, checked, noise, r
 from gantk.files import write_file
 from gantk.inference.translator import OTHER, Translator
 from gantk.runs import checkpoint
-from gantk.version import version_of_gantk
 
 FORMATS = ("onnx", "monai")
 LARGE = 2**14  # positions of a map
@@ -96,7 +96,7 @@ class Direction:
         saved = checkpoint.load_meta(translator.checkpoint)
         common = {
             "format": FORMAT,
-            "gantk": version_of_gantk(),
+            "gantk": __version__,
             "torch": torch.__version__,
             "method": model.method.name,
             "trained": {"step": saved["step"], "steps": saved.get("steps"), **_without_name(translator.identity())},

@@ -16,9 +16,9 @@ EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "ap
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
     """(what, how it stands, what is wrong or None), line by line."""
-    from gantk.version import version_of_gantk
+    from gantk import __version__
 
-    yield "gantk", version_of_gantk(), None
+    yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
     for name in NEEDED:
         found = _version(name)

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
+from gantk import __version__
 from gantk.data.dataset import Data
 from gantk.recipe.load import resolved
 from gantk.recipe.tables import Model
-from gantk.version import version_of_gantk
 
 LOCAL = {"data.source.path", "data.split.file"}  # machines may keep the same files at different places
 
 
 def identity_of(model: Model, data: Data) -> dict[str, str]:
     """Versions, every key of the recipe in force, and the images of each split with the sizes of their files."""
-    found = {"gantk": version_of_gantk(), "torch": torch.__version__}
+    found = {"gantk": __version__, "torch": torch.__version__}
     found |= {key: str(value) for key, value in _flat(resolved(model)) if key not in LOCAL}
     for split, records in data.splits.items():
         seen = hashlib.sha256()

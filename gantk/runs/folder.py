@@ -15,11 +15,11 @@ import numpy as np
 import tomli_w
 from PIL import Image as Picture
 
+from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.recipe.load import Recipe
 from gantk.runs import checkpoint
-from gantk.version import version_of_gantk
 
 PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", "safetensors", "pydantic", "pluggy")
 
@@ -153,7 +153,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             packages[name] = None
     return {
-        "gantk": version_of_gantk(),
+        "gantk": __version__,
         "packages": packages,
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gantk import __version__
 from gantk.inference.translator import OTHER
-from gantk.version import version_of_gantk
 from gantk_monai.inference import AXCODES
 from gantk_monai.metadata import MONAI, evaluation, intended_use, lines_of, whole
 
@@ -28,7 +28,7 @@ def card(direction: Any, pictures: bool, parity_line: str) -> str:
             f"# {frame.source} to {frame.target}",
             "",
             f"Translates {frame.source} images into {frame.target} images. Method: {model.method.name}; "
-            f"{state['trained']['step']} training steps, with gantk {version_of_gantk()}.",
+            f"{state['trained']['step']} training steps, with gantk {__version__}.",
             "",
             "## Intended use",
             "",

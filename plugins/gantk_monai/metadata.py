@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gantk import __version__
 from gantk.data.intensity import PerChannel
 from gantk.inference.translator import OTHER
-from gantk.version import version_of_gantk
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 MONAI, IGNITE = "1.5.0", "0.4.11"  # the versions that the configuration is written for
@@ -40,7 +40,7 @@ def metadata(direction: Any, pictures: bool, tolerance: float, parity: dict[str,
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by gantk {version_of_gantk()}"},
+        "changelog": {"0.1.0": f"exported by gantk {__version__}"},
         "monai_version": MONAI,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
