@@ -121,7 +121,7 @@ class _Way:
         for _ in range(0 if self.idle else steps):
             engine = self.parts.engine
             self.parts.runtime.seed(0, engine.step)
-            engine.train_step(self.training._batch_at(engine.step, self.stage))
+            engine.train_step(self.training.batch_at(engine.step, self.stage))
             engine.step += 1
         ranks.wait()
         return (time.perf_counter() - began) / steps

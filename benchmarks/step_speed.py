@@ -78,7 +78,7 @@ class Way:
         engine = self.parts.engine
         for _ in range(count):
             self.parts.runtime.seed(0, engine.step)
-            engine.train_step(self.training._batch_at(engine.step, self.stage))
+            engine.train_step(self.training.batch_at(engine.step, self.stage))
             engine.step += 1
 
 

@@ -211,5 +211,5 @@ def test_a_training_is_fed_as_its_recipe_says():
     training = Training(assemble(model.check(), start("cpu", "fp32")), run=None)
     assert training.feed.lane is None
     stage = training.parts.method.stages(1)[0]
-    batch = training._batch_at(0, stage)
+    batch = training.batch_at(0, stage)
     assert set(batch) >= {"a", "b"} and batch["a"].is_contiguous(memory_format=torch.channels_last)

@@ -63,16 +63,16 @@ def test_importing_gantk_imports_next_to_nothing(tmp_path):
 
 FIRST_STEP = """
 import json, sys
-from gantk.machine import usage
 import gantk
+from gantk.training import loop
 
 class Reached(Exception):
     pass
 
-def first(self):
+def first():
     raise Reached
 
-usage.Used.first = first
+loop.since_start = first
 recipe = {
     "method": {"name": "cyclegan", "generator": {"name": "unet", "width": 4, "depth": 2},
                "discriminator": {"name": "patchgan", "width": 4, "layers": 3}},
