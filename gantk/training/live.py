@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,39 +16,34 @@ from rich.text import Text
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 20  # log points in a loss's sparkline
-LOWER_IS_BETTER = ("mae", "nrmse", "lpips", "fid", "kid")  # a fall of these is shown in green
+LOWER_IS_BETTER = ("mae", "rmse", "nrmse", "lpips", "fid", "kid")  # a fall of these is shown in green
+SHORT = {"generators": "g", "discriminators": "d"}
 
 
 class LiveView:
-    """Shows how a training goes, on rank 0; a context manager that leaves the terminal as it was, Ctrl-C included.
+    """Shows how a training goes; a context manager that leaves the terminal as it was, Ctrl-C included.
 
-    `total_steps` is the length of the whole training, `losses_hint` names losses whose rows are there from the start,
-    `console` is where to write (None: stdout; nowhere unless `shown`), `clock` a source of seconds. Off a terminal,
-    and where NO_COLOR, CI or TERM=dumb is set, it writes plain lines without a control character.
+    `total_steps` is the length of the whole training, `console` where to write (None: stdout), `clock` a source of
+    seconds; `shown` False is for ranks that do not print. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is
+    set, it writes plain lines without a control character.
     """
 
     def __init__(
         self,
         total_steps: int,
-        losses_hint: Iterable[str] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         shown: bool = True,
     ):
-        self.console = console or Console(quiet=not shown)
-        self.total, self.step, self.clock = max(int(total_steps), 1), 0, clock
-        self.plain = (
-            not self.console.is_terminal
-            or self.console.is_dumb_terminal
-            or bool(os.environ.get("NO_COLOR") or os.environ.get("CI"))
-        )
+        self.console, self.shown, self.clock = console or Console(), shown, clock
+        self.total, self.step = max(int(total_steps), 1), 0
+        unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
+        self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self._started = clock()
         self._pace: deque[tuple[float, int]] = deque(maxlen=30)  # recent (time, step): the present speed
-        self._losses: dict[str, deque[float]] = {name: deque(maxlen=SPARK_WIDTH) for name in losses_hint or ()}
+        self._losses: dict[str, deque[float]] = {}
         self._scores: dict[tuple[str, str], tuple[float, float | None]] = {}  # (direction, metric): now, before
         self._images_per_s: float | None = None
-        self._lr: float | None = None
-        self._lock = threading.RLock()  # the display is drawn by a thread of its own
         self._live: Live | None = None
 
     def __enter__(self) -> LiveView:
@@ -60,12 +53,9 @@ class LiveView:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live = None
 
     def update(
         self,
@@ -74,38 +64,33 @@ class LiveView:
         images_per_s: float | None = None,
         losses: dict[str, float] | None = None,
         validation: dict[str, dict[str, float]] | None = None,
-        lr: float | None = None,
         message: str | None = None,
     ) -> None:
-        """What is known after `step`: losses by "group/name", scores by direction and metric, a message that stays."""
-        with self._lock:
-            self.step = step
-            if not self._pace or self._pace[-1][1] != step:
-                self._pace.append((self.clock(), step))
-            self._images_per_s = self._images_per_s if images_per_s is None else images_per_s
-            self._lr = self._lr if lr is None else lr
-            for name, value in (losses or {}).items():
-                self._losses.setdefault(name, deque(maxlen=SPARK_WIDTH)).append(float(value))
-            for direction, scores in (validation or {}).items():
-                for metric, value in scores.items():
-                    before = self._scores.get((direction, metric))
-                    self._scores[direction, metric] = float(value), before[0] if before else None
+        """What is known after `step`: losses by "phase/name", scores by direction and metric, a message that stays."""
+        self.step = step
+        if not self._pace or self._pace[-1][1] != step:
+            self._pace.append((self.clock(), step))
+        self._images_per_s = images_per_s or self._images_per_s
+        known = dict(self._losses)  # replaced as a whole: the display is drawn by a thread of its own
+        for name, value in (losses or {}).items():
+            known[name] = deque([*known.get(name, ()), float(value)], maxlen=SPARK_WIDTH)
+        scores = dict(self._scores)
+        for direction, row in (validation or {}).items():
+            for metric, value in row.items():
+                scores[direction, metric] = float(value), scores.get((direction, metric), (None,))[0]
+        self._losses, self._scores = known, scores
         if self.plain and (losses or validation):
-            self._write(self._line(losses or {}, validation or {}))
+            self.print(self._line(losses or {}, validation or {}))
         if message is not None:
             self.print(message, style="yellow")
 
-    def print(self, *lines: str, style: str | None = None) -> None:
+    def print(self, *lines: str, style: str = "") -> None:
         """Lines that stay, above the display; nothing in them is read as markup."""
-        for line in lines:
+        for line in lines if self.shown else ():
             if self.plain:
-                self._write(line)
+                print(line, file=self.console.file, flush=True)
             else:
-                self.console.print(Text(line, style=style or ""))
-
-    def _write(self, line: str) -> None:
-        if not self.console.quiet:
-            print(line, file=self.console.file, flush=True)
+                self.console.print(Text(line, style=style))
 
     def _left(self) -> float | None:
         """Seconds to the end at the pace of the last log points; None before there are two."""
@@ -123,33 +108,25 @@ class LiveView:
         left = self._left()
         if left is not None and self.step < self.total:
             parts.append(f"left {clock_time(left)}")
-        for group, names in _grouped(losses).items():
+        for phase, names in _by_phase(losses).items():
             values = " ".join(f"{name} {losses[full]:.3g}" for name, full in names.items())
-            parts.append(f"{ {'generators': 'g', 'discriminators': 'd'}.get(group, group or 'loss') }: {values}")
-        metrics = dict.fromkeys(metric for scores in validation.values() for metric in scores)
-        for metric in metrics:
+            parts.append(f"{SHORT.get(phase, phase or 'loss')}: {values}")
+        for metric in dict.fromkeys(metric for scores in validation.values() for metric in scores):
             values = " ".join(f"{d} {scores[metric]:.3g}" for d, scores in validation.items() if metric in scores)
             parts.append(f"{metric} {values}")
         return "  ".join(parts)
 
     def _render(self) -> RenderableType:
-        with self._lock:
-            parts: list[RenderableType] = [self._progress()]
-            tables = [self._loss_table(group, names) for group, names in _grouped(self._losses).items()]
-            if tables and self.console.width >= 50 * len(tables):
-                beside = Table.grid(padding=(0, 4))
-                beside.add_row(*tables)
-                parts += [Text(), beside]
-            else:
-                parts += [Text(), *tables] if tables else []
-            if self._scores:
-                parts += [Text(), self._score_table()]
-            return Group(*parts)
+        tables = [self._loss_table(phase, names) for phase, names in _by_phase(self._losses).items()]
+        if tables and self.console.width >= 50 * len(tables):
+            beside = Table.grid(padding=(0, 4))
+            beside.add_row(*tables)
+            tables = [beside]
+        parts = [self._progress(), *([Text(), *tables] if tables else [])]
+        return Group(*parts, *([Text(), self._score_table()] if self._scores else []))
 
     def _progress(self) -> RenderableType:
         left = self._left()
-        line = Table.grid(padding=(0, 2), expand=True)
-        line.add_column(ratio=1, min_width=10)
         words = [
             Text(f"{100 * self.step // self.total}%", style="bold"),
             Text(f"{self.step}/{self.total}"),
@@ -158,62 +135,41 @@ class LiveView:
         ]
         if self._images_per_s is not None:
             words.append(Text(f"{self._images_per_s:.1f} images/s", style="dim"))
-        if self._lr is not None and self.console.width >= 90:
-            words.append(Text(f"lr {self._lr:.2g}", style="dim"))
+        line = Table.grid(padding=(0, 2), expand=True)
+        line.add_column(ratio=1, min_width=10)
         for _ in words:
             line.add_column(no_wrap=True, justify="right")
         line.add_row(ProgressBar(total=self.total, completed=min(self.step, self.total)), *words)
         return line
 
-    def _loss_table(self, group: str, names: dict[str, str]) -> Table:
+    def _loss_table(self, phase: str, names: dict[str, str]) -> Table:
         table = Table.grid(padding=(0, 2))
-        table.add_row(Text(group or "losses", style="bold"))
+        table.add_row(Text(phase or "losses", style="bold"))
         for name, full in names.items():
-            values = list(self._losses[full])
-            table.add_row(
-                Text("  " + name), Text(f"{values[-1]:.4g}" if values else "-", style="bold"), self._trend(values)
-            )
-        table.columns[1].justify = "right"
-        table.columns[1].min_width = 7
+            values = self._losses[full]
+            trend = "" if self.console.options.ascii_only else sparkline(values)
+            table.add_row(Text("  " + name), Text(f"{values[-1]:.4g}", style="bold"), Text(trend, style="dim"))
         return table
-
-    def _trend(self, values: list[float]) -> Text:
-        if self.console.options.ascii_only:
-            return Text(trend_arrow(values, "v-^"), style="dim")
-        return Text(f"{trend_arrow(values)} {sparkline(values)}", style="dim")
 
     def _score_table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        directions = dict.fromkeys(direction for direction, _ in self._scores)
-        for direction in directions:
+        for direction in dict.fromkeys(direction for direction, _ in self._scores):
             row = [Text(direction, style="bold")]
             for (of, metric), (value, before) in self._scores.items():
                 if of == direction:
                     row.append(Text(f"{metric} ", style="dim") + Text(f"{value:.4g}", style="bold"))
-                    row.append(_delta(metric, value, before))
+                    row.append(_change(metric, value, before))
             table.add_row(*row)
         return table
 
 
-def sparkline(values: list[float]) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """Values as bars of eight heights between their least and greatest; what is not finite leaves a gap."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
     low, span = min(finite), (max(finite) - min(finite)) or 1.0
     return "".join(SPARKS[round(7 * (v - low) / span)] if math.isfinite(v) else " " for v in values)
-
-
-def trend_arrow(values: list[float], arrows: str = "↘→↗") -> str:
-    """Down, level or up: the mean of the later half against the earlier, level within two per cent."""
-    finite = [value for value in values if math.isfinite(value)]
-    half = len(finite) // 2
-    if not half:
-        return " "
-    before, now = sum(finite[:half]) / half, sum(finite[-half:]) / half
-    if abs(now - before) <= 0.02 * max(abs(before), abs(now)):
-        return arrows[1]
-    return arrows[2] if now > before else arrows[0]
 
 
 def clock_time(seconds: float) -> str:
@@ -223,16 +179,16 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _grouped(losses: Iterable[str]) -> dict[str, dict[str, str]]:
-    """ "group/name" names by group: {group: {name: full name}}, in the order they came."""
-    groups: dict[str, dict[str, str]] = {}
+def _by_phase(losses: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Names such as "phase/name" as {phase: {name: whole name}}, in the order they came."""
+    phases: dict[str, dict[str, str]] = {}
     for full in losses:
-        group, _, name = full.rpartition("/")
-        groups.setdefault(group, {})[name] = full
-    return groups
+        phase, _, name = full.rpartition("/")
+        phases.setdefault(phase, {})[name] = full
+    return phases
 
 
-def _delta(metric: str, value: float, before: float | None) -> Text:
+def _change(metric: str, value: float, before: float | None) -> Text:
     if before is None:
         return Text("")
     change = value - before

@@ -202,7 +202,7 @@ class Training:
             self.run.log({"step": self.engine.step, "note": note})
             view.update(self.engine.step, message=note)
         self._noted = len(self.engine.notes)
-        view.update(line["step"], images_per_s=speed, losses=line["losses"], lr=line["lr"])
+        view.update(line["step"], images_per_s=speed, losses=line["losses"])
         load().hook.gantk_step(run=self.run.path, stage=stage.name, step=line["step"], logs=line, batch=batch)
 
     def _samples(self, view: LiveView) -> None:
