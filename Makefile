@@ -10,7 +10,7 @@ ARGS   ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow bench-gpu lint clean
+.PHONY: help run test test-bench test-slow bench-gpu lint clean
 
 help:  ## show this list
 	@echo "make COMMAND, one of:"
@@ -20,12 +20,18 @@ help:  ## show this list
 run: $(VENV)/ready  ## install into .venv, train the DualGAN recipe and write its report
 	@$(BIN)/gantk run $(RECIPE) $(ARGS)
 
-test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests
-	@$(BIN)/ruff check
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+# One file is one process's: its fixtures are made once. Several processes of one thread each beat one of several.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-slow: $(VENV)/ready-dev  ## run the tests that build, install or train for longer
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests on two cores
+	@$(BIN)/ruff check
+	@$(PYTEST) -m "not slow and not bench" $(ARGS)
+
+test-bench: $(VENV)/ready-dev  ## run the tests of benchmarks/
+	@$(PYTEST) -m "bench and not slow" $(ARGS)
+
+test-slow: $(VENV)/ready-dev test-bench  ## run the tests that build, install or train for longer, and test-bench
+	@$(PYTEST) -m slow $(ARGS)
 
 # What runs first of: .venv, then any Python at hand that has PyTorch. Nothing is installed, no network is needed.
 bench-gpu:  ## time the training steps on this machine's GPU in 8 minutes (ARGS='--minutes 5')

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from gantk.plugin.loader import load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "nilearn", "safetensors", "pytorch-fid", "lpips")
-EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "track": "tensorboard", "app": "gradio"}
+EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "monai": "monai"}
 
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
