@@ -323,7 +323,6 @@ def _numbered() -> Callable[[], str]:
 def read_all(folder: Path) -> dict:
     """What became of each thing in a folder, of each scan that is listed in it, and how much memory that took."""
     from gantk.errors import UserError
-    from gantk.formats import itk
     from gantk.formats.files import list_images, read, scans
 
     def outcome(source) -> dict:
@@ -338,7 +337,7 @@ def read_all(folder: Path) -> dict:
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    itk.simpleitk(), read(folder / "good x.png"), read(folder / "good x.nii.gz"), read(folder / "good series")
+    read(folder / "good x.png"), read(folder / "good x.nii.gz"), read(folder / "good series")
     before = _peak()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     each = {path.name: outcome(path) for path in sorted(folder.iterdir())}

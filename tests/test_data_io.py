@@ -1,6 +1,5 @@
 """Files: every kind of image is read as what it is, written without loss on its own grid, and broken ones are named."""
 
-import importlib
 import os
 import pickle
 import struct
@@ -471,8 +470,7 @@ def test_an_outline_is_what_reading_gives_without_its_values(tmp_path, name):
         nifti(tmp_path / "x.nii.gz", codes="PIR")
         image = io.read(tmp_path / "x.nii.gz") if name != "colour.mha" else Image(RNG.random((3, 9, 8), np.float32))
         io.write(tmp_path / name, image)
-    form = importlib.import_module(io.FORMATS[io.suffix_of(name)])
-    outline = form.outline(tmp_path / name, *(() if volume is None else (volume,)))
+    outline = io.outline(tmp_path / name, volume)
     image = io.read(tmp_path / name, volume)
     assert outline.pixels.shape == image.pixels.shape and outline.grid == image.grid
     assert outline.spacing == image.spacing and not outline.pixels.any()

@@ -22,7 +22,7 @@ from pydicom.uid import (
 from gantk.errors import UserError
 from gantk.formats import dicom
 from gantk.formats import files as io
-from gantk.formats.orientation import to_upright
+from gantk.formats.image import to_upright
 
 # Where filters of warnings are set anew for every test, pydicom tells of odd files, which some tests make.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

@@ -9,9 +9,8 @@ from gantk.data import resample as geometry
 from gantk.data.resample import SamplingGrid, content_box, put_back, resample_onto, same_grid, upright_affine
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.grids import outline
-from gantk.formats.image import Image
-from gantk.formats.orientation import from_upright, to_upright
+from gantk.formats.files import outline
+from gantk.formats.image import Image, in_file_order, to_upright
 
 # Straight, flipped and permuted, anisotropic, oblique, and sheared by 3 % as rounded headers are.
 STRAIGHT = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -250,7 +249,7 @@ def test_a_patients_raw_scans_overlap_after_resampling(shared_data):
     assert mutual_information(moved.pixels, t2.pixels) > 1.3 * before
     stored = nib.load(folder / "study1_T2W.nii.gz")
     truth = resample_from_to(nib.load(folder / "study1_T1W.nii.gz"), stored.slicer[:, :, 17:19], order=1)
-    voxels = from_upright(moved.pixels[0], stored.shape, t2.affine)[:, :, 17:19]
+    voxels = in_file_order(moved.pixels[0], stored.shape, t2.affine)[:, :, 17:19]
     assert np.mean(np.abs(voxels - truth.get_fdata(dtype=np.float32)) < 1.0) > 0.98
 
 

@@ -9,7 +9,7 @@ from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 from PIL import Image
 
 from gantk.cli import cli
-from gantk.formats.files import READABLE
+from gantk.formats.files import readable
 from gantk.plugin.loader import attach_commands
 from gantk_style.stylize import stylize
 
@@ -102,7 +102,7 @@ REFUSALS = {
     "no such file": (("nothing.png", "style.png", "out.png"), "'nothing.png' does not exist. Name one image file."),
     "no image": (
         ("content.png", "notes.txt", "out.png"),
-        f"'notes.txt' is not an image that gantk reads. Allowed: {READABLE}.  (STYLE)",
+        f"'notes.txt' is not an image that gantk reads. Allowed: {readable()}.  (STYLE)",
     ),
     "no contrast": (
         ("content.png", "flat.png", "out.png"),

@@ -37,8 +37,7 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
     else:
-        from gantk.formats.image import Image
-        from gantk.formats.orientation import to_upright
+        from gantk.formats.image import Image, to_upright
 
         io.write(path, Image(np.ascontiguousarray(to_upright(voxels, affine))[None], affine))
     return path

@@ -20,6 +20,7 @@ from gantk.data.items import Record
 from gantk.data.resample import Resize
 from gantk.data.sources.masks import fitted
 from gantk.errors import UserError
+from gantk.formats.files import files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +146,7 @@ class Preparation:
         if self.cache is None:
             return None
         try:
-            return [self.cache.content(file) for path in dict.fromkeys(files) for file in _behind(path)]
+            return [self.cache.content(file) for path in dict.fromkeys(files) for file in files_of(path)]
         except OSError:
             return None
 
@@ -197,21 +198,6 @@ def code_of(target: Callable) -> str:
     for file in sorted(files):
         code.update(file.read_bytes())
     return code.hexdigest()
-
-
-def _behind(path: Path) -> list[Path]:
-    """The files that are read for a path: those of a folder; for a header alone also the file that holds its voxels."""
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return [path]
-    from gantk.errors import UserError
-    from gantk.formats.itk_headers import voxels_of
-
-    try:
-        return [path, voxels_of(path).path]
-    except UserError:  # reading it will say so
-        return [path]
 
 
 CACHE = 512 * 2**20  # bytes of slices that are kept for their neighbours

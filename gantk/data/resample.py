@@ -178,7 +178,7 @@ def upright_affine(image: Image) -> np.ndarray:
     """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
     from nibabel.orientations import inv_ornt_aff  # not for pictures
 
-    from gantk.formats.orientation import turn
+    from gantk.formats.image import turn
 
     if image.dims != 3 or image.affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"

@@ -1,13 +1,13 @@
-"""Files to images and back: the suffix chooses the format, and a name appears only when its file is complete.
+"""Reads, writes, lists and compares image files: the suffix chooses the format, whoever registered it.
 
 Memory is bounded before anything is decoded: an image of which the float32 pixels would take more than GANTK_MAX_GIB
-(an environment variable, 16 unless set) is refused, and so is a file that is too small for what its header declares.
+(an environment variable, 16 unless set) is refused. What is written appears only when it is complete.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib
+import functools
 import os
 import re
 import shutil
@@ -16,53 +16,55 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import Image
+from gantk.formats.image import Format, Image
+from gantk.plugin.loader import registry
+from gantk.plugin.registry import Entry
 
-PICTURES = "gantk.formats.pictures"
-# A format is a module with `read(path, volume) -> Image` and `write(path, image)`, imported at first use; pictures hold
-# no volumes.
-FORMATS = {
-    ".png": PICTURES,
-    ".jpg": PICTURES,
-    ".jpeg": PICTURES,
-    ".tif": PICTURES,
-    ".tiff": PICTURES,
-    ".bmp": PICTURES,
-    ".nii": "gantk.formats.nifti",
-    ".nii.gz": "gantk.formats.nifti",
-    ".hdr": "gantk.formats.nifti",
-    ".nrrd": "gantk.formats.itk",
-    ".nhdr": "gantk.formats.itk",
-    ".mha": "gantk.formats.itk",
-    ".mhd": "gantk.formats.itk",
-}
-SUFFIXES = tuple(FORMATS)
-VOLUMES = tuple(suffix for suffix, form in FORMATS.items() if form != PICTURES)  # may hold three axes
-PAIRS = (".hdr", ".nhdr", ".mhd")  # a header, with the voxels in a second file beside it
 DICOM = (".dcm", ".dicom", ".ima")  # slices of a series, hence no images of their own to `is_image`
-READABLE = (
-    "PNG, JPEG, TIFF, BMP, NIfTI (.nii, .nii.gz, .hdr), DICOM (.dcm), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd)"
-)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One thing that `read` gives an image of: a file, or the files of one DICOM series."""
+    """One thing that `read` makes an image of: a file, or the files of one DICOM series."""
 
     path: Path  # the file, or the folder of the series
     files: tuple[Path, ...]  # that file, or the series' files sorted by position
     name: str  # relative name of the result: the file's path, for a series its folder or folder/NUMBER-DESCRIPTION
 
 
+def formats() -> dict[str, Format]:
+    """The format of each suffix, those of plugins included; UserError where two claim one suffix."""
+    return _formats(tuple(registry().of_kind("format")))
+
+
+@functools.lru_cache(maxsize=4)
+def _formats(entries: tuple[Entry, ...]) -> dict[str, Format]:
+    found, owners = {}, {}
+    for entry in entries:
+        form = entry.load()()
+        form.name = form.name or entry.name
+        for suffix in form.suffixes:
+            if suffix in found:
+                what = f"the suffix '{suffix}' is claimed by the formats '{found[suffix].name}' of {owners[suffix]}"
+                raise UserError(f"{what} and '{form.name}' of {entry.owner}", remedy="uninstall one of them")
+            found[suffix], owners[suffix] = form, entry.owner
+    return found
+
+
+def readable() -> str:
+    """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd, .nhdr)"."""
+    return ", ".join(f"{form.name} ({', '.join(form.suffixes)})" for form in dict.fromkeys(formats().values()))
+
+
 def suffix_of(path: str | Path) -> str:
     """The suffix that chooses the format, in lower case: `.nii.gz` is one suffix."""
     name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+    two = "." + ".".join(name.split(".")[-2:])
+    return two if name.count(".") > 1 and two in formats() else Path(name).suffix
 
 
 def stem_of(path: str | Path) -> str:
@@ -72,8 +74,19 @@ def stem_of(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether the name says that this is an image that can be read; hidden files (`.x`, `._x.png`) are none."""
-    return suffix_of(path) in FORMATS and not Path(path).name.startswith(".")
+    """Whether the suffix is an image's; DICOM files, as slices of a series, and hidden files (`._x.png`) are none."""
+    suffix = suffix_of(path)
+    return suffix in formats() and suffix not in DICOM and not Path(path).name.startswith(".")
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether the suffix is that of a file that may hold three axes by itself, as NIfTI may."""
+    return suffix_of(path) in volume_suffixes()
+
+
+def volume_suffixes() -> tuple[str, ...]:
+    """The suffixes of files that may hold three axes by themselves."""
+    return tuple(suffix for suffix, form in formats().items() if form.volumes and suffix not in DICOM)
 
 
 def natural(path: str | Path) -> list[tuple[int, int, str]]:
@@ -94,13 +107,13 @@ def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
 def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     """Everything readable below a folder, in natural order: files, and DICOM files grouped to series by folder.
 
-    Links to files are followed, those to folders are not. A DICOM file that is broken, and a sub-folder that may not be
-    opened, are scans of their own, of which `read` then complains. A folder that is missing: UserError.
+    A DICOM file that is broken, and a sub-folder that may not be opened, are scans of their own, of which `read` then
+    complains. A folder that is missing: UserError.
     """
-    from gantk.formats import dicom
+    from gantk.formats.dicom import is_dicom
 
     folder, closed, slices = Path(folder), [], {}
-    files = _listed(folder, recursive, lambda path: is_image(path) or dicom.is_dicom(path), closed)
+    files = _listed(folder, recursive, lambda path: is_image(path) or is_dicom(path), closed)
     found = [Scan(path, (path,), path.relative_to(folder).as_posix()) for path in closed]
     for file in files:
         if is_image(file):
@@ -118,20 +131,35 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     `volume` chooses one volume, counted from 0, of a file that holds several; without it such a file is refused.
     What is missing, empty, cut short, of another kind than its suffix, or not finite is a `UserError` naming it.
     """
-    scan = path if isinstance(path, Scan) else _scan_of(Path(path))
+    return _opened(path, volume, "read")
+
+
+def outline(path: Path | Scan, volume: int | None = None) -> Image:
+    """What `read` returns with zeros for pixels, told from the headers alone where the format can."""
+    return _opened(path, volume, "outline")
+
+
+def difference(
+    one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
+) -> str | None:
+    """How the voxel grids of two sources differ, in words, told from their headers; None where they are one grid."""
+    from gantk.data.resample import same_grid
+
+    first, second = outline(one, volume), outline(other, other_volume)
+    if first.pixels.shape[1:] != second.pixels.shape[1:]:
+        return " against ".join(" x ".join(map(str, image.pixels.shape[1:])) for image in (first, second))
+    return None if same_grid(first, second) else "as many voxels, at other places (their affines differ)"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that `read` opens for a path: those of a folder; a header alone comes with the file of its voxels."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    form = formats().get(suffix_of(path))
     try:
-        image = _read(scan, volume)
-        wrong = _not_finite(image.pixels)
-    except MemoryError as error:
-        raise UserError(f"'{scan.path}' does not fit into memory", remedy="close other programs, or crop it") from error
-    except UserError as error:  # of a second file, or a library
-        raise error if scan.path.name in str(error) else error.at(str(scan.path)) from error.__cause__
-    if wrong:
-        raise UserError(
-            f"'{scan.path}' holds {wrong} values that are not finite, or beyond what float32 holds",
-            remedy="replace them (NaN outside the head is usually 0), or leave the file out",
-        )
-    return image
+        return form.files(path) if form else [path]
+    except Exception:  # of a broken header: reading it will say so
+        return [path]
 
 
 def write(path: str | Path, image: Image, description: str = "") -> None:
@@ -143,73 +171,108 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     path, suffix = Path(path), suffix_of(path)
     if _not_finite(image.pixels):
         raise UserError(f"'{path}' would hold values that are not finite", remedy="look for a diverged training")
-    if suffix in DICOM or (suffix not in SUFFIXES and isinstance(image.header, list)):
-        importlib.import_module("gantk.formats.dicom").write(path, image, description)
-        return
-    form = _format(path, "write")
     try:
-        with (_replacing_pair if suffix in PAIRS else replacing)(path) as temporary:
-            form.write(temporary, image)
+        if suffix not in formats() and isinstance(image.header, list):
+            from gantk.formats.dicom import write_series
+
+            write_series(path, image, description)
+            return
+        form = _format(path, "write")
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with beside(path) as folder:
+            form.write(folder / path.name, image, description)
+            settle(folder, path.parent, last=path.name)
     except OSError as error:
         what = f"'{path}' cannot be written: {error.strerror or error}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its suffix, that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{stem_of(path)}.{os.getpid()}{path.name[len(stem_of(path)) :]}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _replacing_pair(path: Path) -> Iterator[Path]:
-    """The same for a header that names a second file: both keep their names, in a hidden folder until complete."""
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+def beside(path: Path) -> Iterator[Path]:
+    """A hidden folder next to `path` for what is not complete yet; removed at the end with what is left in it."""
     folder = path.with_name(f".{path.name}.{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder / path.name
-        parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)  # the header last
-        for part in parts:
-            _sync(part)
-        for part in parts:
-            os.replace(part, path.with_name(part.name))
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def settle(folder: Path, target: Path, last: str = "") -> None:
+    """Sync the files of a folder to the disk, then move them to `target`; `last` is moved after all others."""
+    parts = sorted(folder.iterdir(), key=lambda part: (part.name == last, part.name))
+    for part in parts:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+    for part in parts:
+        os.replace(part, target / part.name)
 
 
-def _read(scan: Scan, volume: int | None) -> Image:
-    if len(scan.files) > 1 or scan.path != scan.files[0]:
-        _only_volume(scan.path, volume)
-        return importlib.import_module("gantk.formats.dicom").read_series(scan.files)
-    form = _format(scan.path, "read")
-    _expect_file(scan.path)
-    if FORMATS.get(suffix_of(scan.path)) != PICTURES:
-        return form.read(scan.path, volume)
-    _only_volume(scan.path, volume)
-    return form.read(scan.path)
+def expect_room(path: Path, values: int) -> None:
+    """UserError where the float32 pixels of an image of so many values would take more than GANTK_MAX_GIB."""
+    text = os.environ.get("GANTK_MAX_GIB") or "16"
+    try:
+        limit = float(text)
+    except ValueError as error:
+        raise UserError(f"GANTK_MAX_GIB is '{text}'", allowed="a number of GiB", remedy="unset it") from error
+    if not values * 4 <= limit * 2**30:
+        raise UserError(
+            f"'{path}' declares {values} values, {values * 4 / 2**30:.1f} GiB as float32",
+            allowed=f"{limit:g} GiB",
+            remedy="set the environment variable GANTK_MAX_GIB to more, if its header is right",
+        )
+
+
+def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
+    """Which of `count` volumes is meant; UserError where none was asked for, or one that is not there."""
+    if count > 1 and volume is None:
+        raise UserError(
+            f"'{path}' holds {what}",
+            allowed="one 2-D or 3-D image",
+            remedy=f"choose one with --volume N (0 to {count - 1}), or save it as a file of its own",
+        )
+    if not 0 <= (volume or 0) < count:
+        raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
+    return volume or 0
+
+
+def _opened(source: str | Path | Scan, volume: int | None, how: str) -> Image:
+    """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
+    scan = source if isinstance(source, Scan) else _scan_of(Path(source))
+    series = len(scan.files) > 1 or scan.path != scan.files[0]
+    form = formats()[".dcm"] if series else _format(scan.path, "read")
+    if volume not in (None, 0) and (series or not form.several):
+        raise UserError(f"'{scan.path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
+    if not series:
+        _expect_file(scan.path)
+    try:
+        with np.errstate(all="ignore"):
+            image = getattr(form, f"{how}_series")(scan.files) if series else getattr(form, how)(scan.path, volume)
+        wrong = _not_finite(image.pixels) if how == "read" else 0
+    except MemoryError as error:
+        raise UserError(f"'{scan.path}' does not fit into memory", remedy="close other programs, or crop it") from error
+    except UserError as error:  # of a second file, or of a missing library
+        raise error if scan.path.name in str(error) else error.at(str(scan.path)) from error.__cause__
+    except Exception as error:  # parsers and codecs answer a broken file with every kind of error
+        reason = " ".join(str(error).split()[-30:]) or type(error).__name__
+        what = f"'{scan.path}' cannot be read as {form.name}: {reason[:300]}"
+        raise UserError(what, remedy="copy it again, or leave it out") from error
+    if wrong:
+        raise UserError(
+            f"'{scan.path}' holds {wrong} values that are not finite, or beyond what float32 holds",
+            remedy="replace them (NaN outside the head is usually 0), or leave the file out",
+        )
+    return image
 
 
 def _scan_of(path: Path) -> Scan:
     """What a path names: a file, or the one series of a folder."""
     if not os.path.isdir(path):  # which, unlike Path.is_dir, never raises
         return Scan(path, (path,), path.name)
-    from gantk.formats import dicom
+    from gantk.formats.dicom import is_dicom
 
-    found = _series(path, path, _listed(path, False, lambda file: not is_image(file) and dicom.is_dicom(file)))
+    found = _series(path, path, _listed(path, False, lambda file: not is_image(file) and is_dicom(file)))
     if len(found) != 1:
         names = ", ".join(f"'{scan.name}'" for scan in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(
@@ -247,19 +310,14 @@ def _listed(
 
     def shut(error: OSError) -> None:
         if closed is None or Path(error.filename) == folder:
-            raise UserError(
-                f"the folder '{error.filename}' cannot be listed: {error.strerror}", remedy="look at its permissions"
-            )
+            what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
+            raise UserError(what, remedy="look at its permissions")
         closed.append(Path(error.filename))
 
     for place, folders, names in os.walk(folder, onerror=shut):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if name.startswith("."):
-                continue
-            if _is_regular(path) and wanted(path):
-                found.append(path)
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if _is_regular(path) and wanted(path)]
     return sorted(found, key=natural)
 
 
@@ -288,25 +346,19 @@ def _expect_file(path: Path) -> None:
         raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
 
 
-def _only_volume(path: Path, volume: int | None) -> None:
-    if volume not in (None, 0):
-        raise UserError(f"'{path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
-
-
 def _not_finite(pixels: np.ndarray) -> int:
-    """How many values are not finite, counted plane by plane."""
-    planes = pixels.reshape(-1, *pixels.shape[-2:])
-    return sum(int(plane.size - np.isfinite(plane).sum()) for plane in planes)
+    """How many values are not finite; the sum tells at once, and without memory, where there are none."""
+    return 0 if np.isfinite(pixels.sum(dtype=np.float64)) else int(pixels.size - np.isfinite(pixels).sum())
 
 
-def _format(path: Path, verb: str) -> ModuleType:
-    suffix = suffix_of(path)
-    if suffix in FORMATS:
-        return importlib.import_module(FORMATS[suffix])
-    if suffix in DICOM or (verb == "read" and _is_regular(path)):
-        dicom = importlib.import_module("gantk.formats.dicom")
-        if suffix in DICOM or dicom.is_dicom(path):
-            return dicom
-    if os.path.isdir(path):
+def _format(path: Path, verb: str) -> Format:
+    from gantk.formats.dicom import is_dicom
+
+    if os.path.isdir(path) and verb == "read":
         raise UserError(f"the folder '{path}' cannot be listed", remedy="look at its permissions")
-    raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=READABLE)
+    suffix = suffix_of(path)
+    if suffix not in formats() and verb == "read" and _is_regular(path) and is_dicom(path):
+        suffix = ".dcm"
+    if suffix not in formats():
+        raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=readable())
+    return formats()[suffix]

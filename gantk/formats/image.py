@@ -1,4 +1,8 @@
-"""An image in memory: its pixels, and what is needed to write another one onto the same grid."""
+"""`Image` (array, affine, spacing, header), `Format` (what reads and writes it), and the turn from a file's axes.
+
+Pixels always stand upright, whatever the order of the axes in the file: rows from anterior (or the top) down, columns
+from the patient's right (or the left of the picture), planes from inferior to superior. Writers undo this.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,18 @@ from typing import Any
 
 import numpy as np
 
+UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none; also LPS to RAS and back
+
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Pixels in native intensities, beside the file's own geometry.
+    """The pixels of one 2-D or 3-D image in native intensities, beside the geometry of its file."""
 
-    Pixels always stand upright, whatever the order in the file: rows from anterior (or the top) down, columns from
-    the patient's right (or the left of the picture), planes from inferior to superior. Writers undo this.
-    """
-
-    pixels: np.ndarray  # float32 (C, *spatial): (C, H, W) or (C, D, H, W)
-    affine: np.ndarray | None = None  # 4x4, the FILE's voxel indices (i, j, k) to mm (right, anterior, superior)
-    path: Path | None = None
-    dtype: np.dtype | None = None  # as stored in the file
-    header: Any = None  # the format's own, kept for writing back
+    pixels: np.ndarray  # float32 (C, H, W) or (C, D, H, W), C is 1 (gray) or 3 (RGB), upright
+    affine: np.ndarray | None = None  # float64 4x4: the FILE's voxel (i, j, k) to mm (right, anterior, superior)
+    path: Path | None = None  # the file, or the folder of a DICOM series
+    dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
+    header: Any = None  # the format's own metadata, kept for writing back
 
     @property
     def dims(self) -> int:
@@ -45,17 +47,18 @@ class Image:
         spatial = self.pixels.shape[1:]
         if sides and sorted(n for n in sides if n > 1) == sorted(n for n in spatial if n > 1):
             return sides + (1,) * (3 - len(sides))
-        if self.affine is None:
-            return (*spatial[::-1], 1) if self.dims == 2 else spatial[::-1]
-        return shape_in_file(spatial, self.affine)
+        affine = UPRIGHT if self.affine is None else self.affine
+        sides = (*spatial, *(1,) * (3 - len(spatial)))
+        for shape in sorted(set(permutations(sides)), key=lambda shape: shape[2] != 1):
+            if tuple(n for n in upright_sides(shape, affine) if n > 1) == tuple(n for n in spatial if n > 1):
+                return shape
+        raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
 
     @property
     def spacing(self) -> tuple[float, ...]:
         """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H, W); 1.0 if unknown."""
         if self.affine is None:
             return (1.0,) * self.dims
-        from gantk.formats.orientation import turn
-
         shape = self.file_shape
         steps, sides = np.ones(3), np.ones(3, int)
         for axis, target in enumerate(turn(self.affine, shape)[:, 0].astype(int)):
@@ -70,21 +73,85 @@ class Image:
         return self.pixels.shape[1:], affine
 
 
-def shape_in_file(spatial: tuple[int, ...], affine: np.ndarray) -> tuple[int, int, int]:
-    """The sides along (i, j, k) of a file with this affine whose upright pixels have the sides `spatial`."""
-    from gantk.formats.orientation import upright_sides
+class Format:
+    """A file format: which suffixes it has, and how its files become an `Image` and back.
 
-    sides = (*spatial, *(1,) * (3 - len(spatial)))
-    for shape in sorted(set(permutations(sides)), key=lambda shape: shape[2] != 1):
-        if tuple(n for n in upright_sides(shape, affine) if n > 1) == tuple(n for n in spatial if n > 1):
-            return shape
-    raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
+    A plugin adds one with `add.format("npy", "my_package.npy:Npy")`; the class is then used wherever files are read
+    or written. It is imported to learn its suffixes, so import heavy libraries within the methods. Complete:
+
+        class Npy(Format):
+            \"\"\"NumPy arrays (.npy), (H, W) or (D, H, W).\"\"\"
+
+            suffixes = (".npy",)
+            volumes = True
+
+            def read(self, path, volume=None):
+                array = np.load(path)
+                return Image(array[None].astype(np.float32), path=path, dtype=array.dtype)
+
+            def write(self, path, image, description=""):
+                np.save(path, image.pixels[0])
+
+    Whatever `read` and `write` raise that is not a UserError is a broken file for the caller; missing and empty files,
+    values that are not finite, and half-written results are taken care of outside.
+    """
+
+    name: str = ""  # in messages; "" is the name it is registered by
+    suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
+    volumes: bool = False  # whether a file may hold three axes
+    several: bool = False  # whether a file may hold several images, of which `volume` chooses one
+
+    def read(self, path: Path, volume: int | None = None) -> Image:
+        """The image in a file; `volume`, counted from 0, is only ever given where `several`."""
+        raise NotImplementedError
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        """Write to a new file; UserError where the format cannot hold the image. `description`: what it shows."""
+        raise NotImplementedError
+
+    def files(self, path: Path) -> list[Path]:
+        """All files that `read` opens for a path: two where a header names the file of its voxels."""
+        return [path]
+
+    def outline(self, path: Path, volume: int | None = None) -> Image:
+        """What `read` returns with zeros for pixels: worth overriding where the header alone tells the grid."""
+        image = self.read(path, volume)
+        return Image(zeros(*image.pixels.shape), image.affine, path, image.dtype, image.header)
+
+
+def zeros(*shape) -> np.ndarray:
+    """float32 zeros that take no memory, read-only."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """nibabel's orientation array (3, 2): where each axis of the file goes (columns, rows, planes), and its sign."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    axes = io_orientation(affine)
+    flat = [axes[axis, 0] for axis in range(3) if shape[axis] == 1]
+    # Left, posterior, superior; where a slice is not axial, its rows run from superior down instead.
+    return ornt_transform(axes, axcodes2ornt(("L", "P", "I") if flat and 2 not in flat else ("L", "P", "S")))
+
+
+def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
+    """(D, H, W) of the upright pixels of a file of this shape (i, j, k)."""
+    sides = [0, 0, 0]
+    for axis, target in enumerate(turn(affine, shape)[:, 0].astype(int)):
+        sides[target] = shape[axis]
+    return tuple(sides[::-1])
+
+
+def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Voxels (i, j, k), or more, in the file's order to (D, H, W): planes from inferior to superior, rows from anterior
+    down, columns from the patient's right. A single slice that is not axial has its rows from superior down."""
+    from nibabel.orientations import apply_orientation
+
+    return apply_orientation(voxels, turn(affine, voxels.shape)).transpose(2, 1, 0)
 
 
 def in_file_order(upright: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """A view (i, j, k) in the file's order of an upright array (D, H, W); what is written into it stands upright."""
-    from gantk.formats.orientation import turn
-
+    """A view (i, j, k) in the file's order of upright pixels, with or without axes of one voxel."""
     axes = turn(affine, shape)
-    view = upright.transpose(2, 1, 0).transpose(axes[:, 0].astype(int))
+    view = upright.reshape(upright_sides(shape, affine)).transpose(2, 1, 0).transpose(axes[:, 0].astype(int))
     return np.flip(view, [axis for axis in range(3) if axes[axis, 1] < 0])

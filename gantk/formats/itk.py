@@ -1,9 +1,8 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) through SimpleITK: read upright, written back with the same header.
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: read upright, written back.
 
-SimpleITK reads the headers, after `gantk.formats.itk_headers` has looked at them. The voxels are streamed by
-`gantk.formats.voxels`, since ITK reads damaged compressed ones without a word. Two axes are a picture, with three
-values in each voxel in colour; a fourth axis, or the values of a volume, are several volumes of which one has to be
-chosen.
+Both are a text header and a block of voxels, and are parsed here: ITK's own readers trust what a broken header says of
+sides and files, and read damaged compressed voxels without a word. Two axes are a picture, with three values in each
+voxel in colour; a fourth axis, or the values of a voxel, are several volumes of which one has to be chosen.
 
 Writing: same origin, direction, spacing and metadata, compressed where the source was; integers where the source held
 integers and the values are such (`gantk.formats.voxels`), else float32.
@@ -11,50 +10,57 @@ integers and the values are such (`gantk.formats.voxels`), else float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import gzip
+import os
+import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import Image, in_file_order
-from gantk.formats.itk_headers import AXES, Voxels, voxels_of
-from gantk.formats.limits import expect_room
-from gantk.formats.orientation import UPRIGHT, upright_sides
+from gantk.formats.files import chosen_volume, expect_room
+from gantk.formats.image import UPRIGHT, Format, Image, in_file_order, upright_sides, zeros
+from gantk.formats.nifti import expect_grid
 from gantk.formats.voxels import Stored, as_integers
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts millimetres to the left and to posterior
-KINDS = {  # SimpleITK's names of pixels
-    "8-bit unsigned integer": "u1",
-    "8-bit signed integer": "i1",
-    "16-bit unsigned integer": "u2",
-    "16-bit signed integer": "i2",
-    "32-bit unsigned integer": "u4",
-    "32-bit signed integer": "i4",
-    "64-bit unsigned integer": "u8",
-    "64-bit signed integer": "i8",
-    "32-bit float": "f4",
-    "64-bit float": "f8",
+HEADER = 2**22  # bytes that a header may have
+# By NumPy's name: the names of MetaImage and, as a pattern, of NRRD; the first of its alternatives is written.
+TYPES = {
+    "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
+    "i1": ("MET_CHAR", r"signed char|int8(_t)?"),
+    "u2": ("MET_USHORT", r"ushort|unsigned short( int)?|uint16(_t)?"),
+    "i2": ("MET_SHORT", r"short|(signed )?short( int)?|int16(_t)?"),
+    "u4": ("MET_UINT", r"uint|unsigned int|uint32(_t)?"),
+    "i4": ("MET_INT", r"int|signed int|int32(_t)?"),
+    "u8": ("MET_ULONG_LONG", r"ulonglong|unsigned long long( int)?|uint64(_t)?"),
+    "i8": ("MET_LONG_LONG", r"longlong|(signed )?long long( int)?|int64(_t)?"),
+    "f4": ("MET_FLOAT", "float"),
+    "f8": ("MET_DOUBLE", "double"),
 }
+PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # of NRRD
+DOMAINS = ("domain", "space", "time", "none", "???")  # kinds of NRRD's axes along which voxels follow
+KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that are handed on beside the user's own
+TURNED = {"right-anterior": (-1, -1), "left-anterior": (1, -1)}  # x and y of NRRD's spaces that are not LPS
+GRID = ("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementSpacing", "TransformMatrix", "Offset",
+        "Position", "Origin", "Orientation", "Rotation", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
+        "CompressedData", "CompressedDataSize", "HeaderSize", "ElementDataFile", "ElementSize")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """What ITK says of an image, in its own order (x, y, z) and its own LPS millimetres."""
+    """The grid and the remarks of an image, axes in the file's order (x, y, z), millimetres LPS as ITK counts them."""
 
     size: tuple[int, ...]  # of the one volume: two or three axes
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]  # row by row
-    metadata: dict[str, str] = field(default_factory=dict)
-    compressed: bool = False
+    spacing: tuple[float, ...]  # mm
+    origin: tuple[float, ...]  # mm
+    direction: np.ndarray  # (axes, axes), columns are the directions of x, y, z
+    metadata: dict[str, str] = field(default_factory=dict)  # NRRD's own fields with "NRRD_" before their names
+    compressed: bool = True
 
     def get_data_shape(self) -> tuple[int, ...]:
-        """The sides of the file's axes, as nibabel's headers tell them."""
+        """The sides of the file's axes, as nibabel's headers have it."""
         return self.size
 
     @property
@@ -66,187 +72,319 @@ class ItkHeader:
     def affine(self) -> np.ndarray:
         """4x4, voxel indices (i, j, k) to RAS millimetres; what a picture lacks is as in one plane at 0."""
         n, affine = len(self.size), np.eye(4)
-        affine[:n, :n] = np.reshape(self.direction, (n, n)) * self.spacing
+        affine[:n, :n] = self.direction * self.spacing
         affine[:n, 3] = self.origin
-        return LPS_TO_RAS @ affine
+        return UPRIGHT @ affine
 
 
-def read(path: Path, volume: int | None = None) -> Image:
-    """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped.
+@dataclass(frozen=True)
+class Contents:
+    """What a header says: the sides of all axes as stored, where the voxels are, and the geometry."""
 
-    `volume` chooses one of several, counted from 0; without it a file of several is a UserError.
-    """
-    voxels = voxels_of(path)
-    size, header, dtype = _opened(path, voxels)
-    chosen, shape = _channels(path, voxels, size, volume), header.shape
-    expect_room(path, int(np.prod(size[:3] if voxels.values is None else voxels.sides, dtype=object)))
-    every = None if voxels.values is None else _every_value(voxels, dtype)
-    pixels = np.empty((len(chosen), *upright_sides(shape, header.affine)), np.float32)
-    for upright, number in zip(pixels, chosen, strict=True):
-        view = in_file_order(upright, shape, header.affine)
-        if every is not None:
-            view[:] = every[..., number].reshape(shape)
-        else:
-            _stored(voxels, dtype, shape, number).decode(view)
-    pixels = pixels.reshape(len(pixels), *(n for n in pixels.shape[1:] if n > 1))
-    return Image(pixels, header.affine, path, dtype.newbyteorder("="), header)
+    path: Path
+    opens: int  # byte of that file
+    packing: str  # "", "gzip", "zlib" or "bzip2"
+    dtype: np.dtype  # with its byte order
+    sides: tuple[int, ...]  # the fastest first
+    values: int | None  # which of the axes counts the values of one voxel
+    vectors: np.ndarray  # (axes without `values`, as many) mm: columns are the steps along the axes, LPS
+    origin: np.ndarray
+    metadata: dict[str, str]
 
 
-def outline(path: Path, volume: int | None = None) -> Image:
-    """What `read` gives, from the header alone: its grid, with zeros that take no memory for pixels."""
-    voxels = voxels_of(path)
-    size, header, dtype = _opened(path, voxels)
-    channels = _channels(path, voxels, size, volume)
-    sides = [side for side in upright_sides(header.shape, header.affine) if side > 1]
-    zeros = np.broadcast_to(np.float32(0), (len(channels), *sides))
-    return Image(zeros, header.affine, path, dtype.newbyteorder("="), header)
+class Itk(Format):
+    """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file."""
 
+    volumes = several = True
 
-def _opened(path: Path, voxels: Voxels) -> tuple[tuple[int, ...], ItkHeader, np.dtype]:
-    """The sides, what the header says of one volume, and the stored type; UserError where it cannot be."""
-    sitk = simpleitk()
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
-    with _told(path):
-        reader.ReadImageInformation()
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID()).removeprefix("vector of ")
-    size = tuple(int(n) for n in reader.GetSize())
-    if kind not in KINDS:
-        raise UserError(f"'{path}' holds values of kind '{kind}'", allowed="integers and floats")
-    spatial = tuple(n for axis, n in enumerate(voxels.sides) if axis != voxels.values)
-    parts = int(np.prod(voxels.sides, dtype=object)) // int(np.prod(spatial, dtype=object))
-    if spatial != size or parts != reader.GetNumberOfComponents() or len(size) not in AXES or len(voxels.sides) > 4:
-        raise UserError(f"'{path}' has axes of the sides {voxels.sides}", allowed="2, 3 or 4, of space and then time")
-    if sum(n > 1 for n in size[:3]) < 2:
-        raise UserError(f"'{path}' is a line of voxels (sides {size})", allowed="2-D and 3-D images")
-    dtype = np.dtype(KINDS[kind]).newbyteorder(">" if voxels.big_endian else "<")
-    _stored(voxels, dtype, (1, 1, 1)).expect_whole()
-    return size, _header(path, reader, size, bool(voxels.packing)), dtype
+    def parse(self, path: Path, start: bytes) -> Contents:
+        """The header at the start of a file; ValueError or UserError where it is broken."""
+        raise NotImplementedError
 
+    def files(self, path: Path) -> list[Path]:
+        """The file, and the one that holds its voxels."""
+        return list(dict.fromkeys((path, self._contents(path).path)))
 
-def _header(path: Path, reader: Any, size: tuple[int, ...], compressed: bool) -> ItkHeader:
-    """What is kept of the header, of one volume."""
-    n, axes = min(len(size), 3), len(size)
-    spacing, origin = reader.GetSpacing()[:n], reader.GetOrigin()[:n]
-    direction = np.reshape(reader.GetDirection(), (axes, axes))[:n, :n]
-    wrong = [step for step, side in zip(spacing, size, strict=False) if not 0 < step < np.inf]
-    if wrong:
-        raise UserError(f"'{path}' has a spacing of {wrong[0]:g} mm", allowed="above 0", remedy="correct its header")
-    if not np.isfinite([*direction.ravel(), *origin]).all() or abs(np.linalg.det(direction)) < 1e-6:
-        raise UserError(f"'{path}' has directions that map no volume", remedy="correct its header")
-    with _told(path):
-        metadata = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    kept = {key: _utf8(text) for key, text in metadata.items() if not key.startswith("ITK_") and "[" not in key}
-    return ItkHeader(size[:n], tuple(spacing), tuple(origin), tuple(direction.ravel().tolist()), kept, compressed)
+    def read(self, path: Path, volume: int | None = None) -> Image:
+        """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
+        held, header, chosen = self._opened(path, volume)
+        expect_room(path, int(np.prod(held.sides if held.values is not None else header.size, dtype=object)))
+        every = None
+        if held.values is not None:  # (i, j, k, values): values of one voxel may lie anywhere among the axes
+            flat = np.empty((*held.sides[:2], int(np.prod(held.sides[2:]))), np.float32, order="F")
+            _stored(held, flat.shape).decode(flat)
+            every = np.moveaxis(flat.reshape(held.sides, order="F"), held.values, -1)
+            every = every.reshape(*header.shape, -1, order="F")
+        pixels = np.empty((len(chosen), *upright_sides(header.shape, header.affine)), np.float32)
+        for upright, number in zip(pixels, chosen, strict=True):
+            view = in_file_order(upright, header.shape, header.affine)
+            if every is not None:
+                view[:] = every[..., number]
+            else:
+                _stored(held, header.shape, number).decode(view)
+        pixels = pixels.reshape(len(pixels), *(n for n in pixels.shape[1:] if n > 1))
+        return Image(pixels, header.affine, path, held.dtype.newbyteorder("="), header)
 
+    def outline(self, path: Path, volume: int | None = None) -> Image:
+        """The grid, from the header alone."""
+        held, header, chosen = self._opened(path, volume)
+        sides = (side for side in upright_sides(header.shape, header.affine) if side > 1)
+        return Image(zeros(len(chosen), *sides), header.affine, path, held.dtype.newbyteorder("="), header)
 
-def _utf8(text: str) -> str:
-    """A remark of a header in Latin-1, as older programs write it, told by its not being UTF-8."""
-    return (
-        text.encode("utf-8", "surrogateescape").decode("latin-1")
-        if any("\ud800" <= letter <= "\udfff" for letter in text)
-        else text
-    )
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
+        header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
+        if image.channels != 1 and not (image.channels == 3 and image.dims == 2):
+            what = f"an image of {image.channels} channels does not fit into {path.suffix.lower()}"
+            raise UserError(what, allowed="one channel, or a colour picture", remedy="write each as a file of its own")
+        expect_grid(image, header.shape, header.affine)
+        views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
+        stored = [as_integers(view, image.dtype) for view in views]
+        stored = np.stack(views if any(part is None for part in stored) else stored)
+        data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+        self.save(path, header, stored.dtype.str[1:], len(stored), data)
 
+    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
+        """Write a header and little-endian voxels of a type of `TYPES`, with `values` in each."""
+        raise NotImplementedError
 
-def _stored(voxels: Voxels, dtype: np.dtype, shape: tuple[int, int, int], number: int = 0) -> Stored:
-    """One of the parts of this shape that lie one after the other in the file."""
-    start, end = (number * int(np.prod(shape, dtype=object)), int(np.prod(voxels.sides, dtype=object)))
-    size = dtype.itemsize
-    return Stored(voxels.path, shape, dtype, start * size, end * size, voxels.packing, voxels.opens)
+    def _contents(self, path: Path) -> Contents:
+        with path.open("rb") as file:
+            return self.parse(path, file.read(HEADER))
 
-
-def _every_value(voxels: Voxels, dtype: np.dtype) -> np.ndarray:
-    """Every value of a file with several in each voxel: (i, j, k, values), or (i, j, values)."""
-    first, second, *others = voxels.sides
-    flat = np.empty((first, second, int(np.prod(others))), np.float32, order="F")
-    _stored(voxels, dtype, flat.shape).decode(flat)
-    return np.moveaxis(flat.reshape(voxels.sides, order="F"), voxels.values, -1)
-
-
-def _channels(path: Path, voxels: Voxels, size: tuple[int, ...], volume: int | None) -> tuple[int, ...]:
-    """Which volumes, of a fourth axis or of the values of a voxel, are the channels: one, or the three of a picture."""
-    parts = 1 if voxels.values is None else voxels.sides[voxels.values]
-    if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
-        return (0, 1, 2)
-    count = parts * int(np.prod(size[3:]))
-    if count > 1 and volume is None:
+    def _opened(self, path: Path, volume: int | None) -> tuple[Contents, ItkHeader, tuple[int, ...]]:
+        """What the header says, of one volume too, and which volumes are the channels; UserError where it cannot be."""
+        held = self._contents(path)
+        size = tuple(n for axis, n in enumerate(held.sides) if axis != held.values)
+        parts = 1 if held.values is None else held.sides[held.values]
+        if not 2 <= len(size) <= 4 or min(held.sides) < 1:
+            raise UserError(f"'{path}' has axes of the sides {held.sides}", allowed="2, 3 or 4, of space and then time")
+        if sum(n > 1 for n in size[:3]) < 2:
+            raise UserError(f"'{path}' is a line of voxels (sides {size})", allowed="2-D and 3-D images")
+        _stored(held, (1, 1, 1)).expect_whole()
+        n = min(len(size), 3)
+        vectors, origin = held.vectors[:n, :n], held.origin[:n]
+        spacing = np.linalg.norm(vectors, axis=0)
+        if not (np.isfinite(spacing).all() and spacing.all()):
+            raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
+        direction = vectors / spacing
+        if not np.isfinite(origin).all() or abs(np.linalg.det(direction)) < 1e-6:
+            raise UserError(f"'{path}' has directions that map no volume", remedy="correct its header")
+        spacing, origin = tuple(spacing.tolist()), tuple(origin.tolist())
+        header = ItkHeader(size[:n], spacing, origin, direction, held.metadata, bool(held.packing))
+        if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
+            return held, header, (0, 1, 2)
+        count = parts * int(np.prod(size[3:]))
         what = f"{count} volumes" if parts == 1 else f"{parts} values in each voxel"
-        raise UserError(
-            f"'{path}' holds {what} (sides {size})",
-            allowed="one 2-D or 3-D image, 2-D colour",
-            remedy=f"choose one with --volume N (0 to {count - 1}), or save it as a file of its own",
-        )
-    if not 0 <= (volume or 0) < count:
-        raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
-    return (volume or 0,)
+        return held, header, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
 
 
-def write(path: Path, image: Image) -> None:
-    """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
-    header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-    shape = header.shape
-    if len(image.pixels) != 1 and not (len(image.pixels) == 3 and image.dims == 2):
-        what = f"an image of {len(image.pixels)} channels does not fit into {path.suffix.lower()}"
-        raise UserError(what, allowed="one channel, or a colour picture", remedy="write each as a file of its own")
-    sides = upright_sides(shape, header.affine)
-    if tuple(n for n in sides if n > 1) != tuple(n for n in image.pixels.shape[1:] if n > 1):
-        what = f"pixels of {image.pixels.shape[1:]} do not fit the grid {header.size} of '{image.path}'"
-        raise UserError(what, remedy="bring them back to the input's size first")
-    views = [in_file_order(channel.reshape(sides), shape, header.affine) for channel in image.pixels]
-    stored = [as_integers(view, image.dtype) for view in views]
-    if any(part is None for part in stored):
-        stored = views
-    arrays = [part.transpose(2, 1, 0).reshape(header.size[::-1]) for part in stored]
-    sitk = simpleitk()
-    array = np.stack(arrays, -1) if len(arrays) == 3 else arrays[0]
-    result = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=len(arrays) == 3)
-    result.SetSpacing(header.spacing)
-    result.SetOrigin(header.origin)
-    result.SetDirection(header.direction)
-    for key, text in header.metadata.items():
-        if _is_nrrd(path) or not key.startswith("NRRD_"):
-            result.SetMetaData(key, text)
-    with _told(path):
-        sitk.WriteImage(result, str(path), useCompression=header.compressed)
+class Nrrd(Itk):
+    """NRRD: one volume or picture, or one chosen of several, with its directions and remarks."""
+
+    name = "NRRD"
+    suffixes = (".nrrd", ".nhdr")
+
+    def parse(self, path: Path, start: bytes) -> Contents:
+        """Teem's definition of the format, without lists of files and skipped bytes."""
+        if not re.match(rb"NRRD000[1-5]\r?\n", start):
+            raise ValueError("it has no such header")
+        end = re.search(rb"\r?\n\r?\n", start)
+        fields, metadata = {}, {}
+        for line in _text(start[: end.start() if end else None]).splitlines()[1:]:
+            name, separator, value = line.partition(":")
+            if line.startswith("#") or not line.strip():
+                continue
+            if value.startswith("="):  # the user's own
+                metadata[name] = value[1:]
+                continue
+            short, value = re.sub(r"\s", "", name).lower(), value.strip()
+            if not separator or short in fields:
+                raise ValueError(f"its line '{line[:40]}' is broken")
+            fields[short] = value
+            if name in KEPT:
+                metadata[f"NRRD_{name}"] = value
+        sides = _whole(fields.get("sizes", ""))
+        if len(sides) != int(fields.get("dimension", -1)):
+            raise ValueError(f"its sides are '{fields.get('sizes', '')}'")
+        encoding, data = fields.get("encoding", ""), fields.get("datafile")
+        if encoding.lower() not in PACKINGS:
+            raise UserError(f"'{path}' holds its voxels as '{encoding}'", allowed=PACKINGS, remedy="save it anew")
+        if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
+            raise UserError(f"'{path}' skips a part of its voxels' file", remedy="save it anew, as one .nrrd file")
+        if data is None and not end:
+            raise ValueError("it ends before its voxels")
+        kind = next((kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields.get("type", ""))), None)
+        if kind is None:
+            raise UserError(f"'{path}' holds values of type '{fields.get('type')}'", allowed="integers and floats")
+        steps = re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
+        kinds = fields.get("kinds", "").lower().split()
+        apart = [n for n, kind in enumerate(kinds) if kind not in DOMAINS] or [
+            n for n, step in enumerate(steps) if step == "none"
+        ]
+        values = apart[0] if apart else None
+        axes = [axis for axis in range(len(sides)) if axis != values]
+        if steps:
+            rows = [_vector(steps[axis]) for axis in axes]
+            vectors = np.array([(row + [0.0] * len(axes))[: len(axes)] for row in rows]).T
+        else:
+            spacings = _floats(fields["spacings"]) if "spacings" in fields else [1.0] * len(sides)
+            vectors = np.diag([spacings[axis] for axis in axes])
+            vectors[np.isnan(vectors)] = 1.0
+        origin = np.zeros(len(axes))
+        said = _vector(fields.get("spaceorigin", "()"))[: len(axes)]
+        origin[: len(said)] = said
+        space = {"ras": "right-anterior", "las": "left-anterior"}.get(fields.get("space", "").lower()[:3])
+        space = space or fields.get("space", "").lower().partition("-superior")[0]
+        for axis, sign in enumerate(TURNED.get(space, ())):
+            vectors[axis] *= sign
+            origin[axis] *= sign
+        dtype = np.dtype(kind).newbyteorder(">" if fields.get("endian") == "big" else "<")
+        file, opens = (path, end.end()) if data is None else (_beside(path, data), 0)
+        return Contents(file, opens, PACKINGS[encoding.lower()], dtype, sides, values, vectors, origin, metadata)
+
+    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
+        """A .nrrd file, or a .nhdr header and a .raw or .raw.gz file."""
+        n, colour, apart = len(header.size), values > 1, path.suffix.lower() == ".nhdr"
+        steps = " ".join(f"({_words(step, ',')})" for step in (header.direction * header.spacing).T)
+        lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
+        lines += ["space: left-posterior-superior" if n == 3 else f"space dimension: {n}"]
+        lines += [f"sizes: {f'{values} ' * colour}{_words(header.size)}"]
+        lines += [f"space directions: {'none ' * colour}{steps}"]
+        lines += [f"kinds: {'vector ' * colour}{'domain ' * n}".strip(), "endian: little"]
+        lines += ["encoding: gzip" if header.compressed else "encoding: raw"]
+        lines += [f"space origin: ({_words(header.origin, ',')})"]
+        other = path.with_suffix(".raw.gz" if header.compressed else ".raw")
+        lines += [f"data file: {other.name}"] * apart
+        for key, text in header.metadata.items():
+            lines += [f"{key[5:]}: {text}" if key.startswith("NRRD_") else f"{key}:={text}"]
+        data = gzip.compress(data, 4, mtime=0) if header.compressed else data
+        text = "\n".join(lines).encode() + b"\n\n"
+        path.write_bytes(text if apart else text + data)
+        if apart:
+            other.write_bytes(data)
+
+
+class MetaImage(Itk):
+    """MetaImage: one volume or picture, or one chosen of several, with its directions and remarks."""
+
+    name = "MetaImage"
+    suffixes = (".mha", ".mhd")
+
+    def parse(self, path: Path, start: bytes) -> Contents:
+        """ITK's definition of the format, of images with binary voxels in one file."""
+        found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
+        if not found:
+            raise ValueError("it has no line 'ElementDataFile'")
+        fields: dict[str, str] = {}
+        for line in filter(str.strip, _text(start[: found.end()]).split("\n")):
+            match = re.fullmatch(r"\s*([ -<>-~]+?)\s*[=:]\s*([^\0]*?)\s*", line)
+            if not match or match[1] in fields:
+                raise ValueError(f"its line '{line.strip()[:40]}' is broken")
+            fields[match[1]] = match[2]
+
+        def true(*names: str) -> bool:
+            return next((fields[name] for name in names if name in fields), "")[:1].lower() in ("t", "1")
+
+        def numbers(names: str, count: int, default: np.ndarray) -> np.ndarray:
+            text = next((fields[name] for name in names.split() if name in fields), None)
+            made = default if text is None else np.array(_floats(text))
+            if made.size != count:
+                raise ValueError(f"it has {made.size} numbers as {names.split()[0]}, not {count}")
+            return made
+
+        sides, parts = _whole(fields.get("DimSize", "")), int(fields.get("ElementNumberOfChannels", 1))
+        n, skipped = int(fields.get("NDims", -1)), int(fields.get("HeaderSize", 0))
+        if len(sides) != n:
+            raise ValueError(f"its DimSize is '{fields.get('DimSize', '')[:40]}'")
+        if "BinaryData" in fields and not true("BinaryData"):
+            raise UserError(f"'{path}' holds its voxels as text", remedy="save it with binary voxels")
+        kind = fields.get("ElementType", "").removesuffix("_ARRAY").replace("G_LONG", "G_LONG")
+        kind = next((key for key, (name, _) in TYPES.items() if name == kind), None)
+        if kind is None:
+            raise UserError(f"'{path}' holds values of type '{fields.get('ElementType')}'", allowed="integers, floats")
+        data = fields["ElementDataFile"]
+        file = path if data.lower() == "local" else _beside(path, data)
+        if skipped < 0 or (skipped and file == path):
+            raise UserError(f"'{path}' has a HeaderSize of {skipped}", remedy="save it without one")
+        spacing = numbers("ElementSpacing ElementSize", n, np.ones(n))
+        if (spacing <= 0).any():
+            raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
+        direction = numbers("TransformMatrix Orientation Rotation", n * n, np.eye(n)).reshape(n, n).T
+        origin = numbers("Offset Position Origin", n, np.zeros(n))
+        dtype = np.dtype(kind).newbyteorder(">" if true("BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<")
+        opens, packing = found.end() if file == path else skipped, "zlib" if true("CompressedData") else ""
+        sides, values = (sides, None) if parts == 1 else ((parts, *sides), 0)
+        metadata = {name: text for name, text in fields.items() if name not in GRID}
+        return Contents(file, opens, packing, dtype, sides, values, direction * spacing, origin, metadata)
+
+    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
+        """A .mha file, or a .mhd header and a .raw or .zraw file."""
+        data = zlib.compress(data, 4) if header.compressed else data
+        other = path.with_suffix(".zraw" if header.compressed else ".raw")
+        apart = path.suffix.lower() == ".mhd"
+        fields = {"ObjectType": "Image", "NDims": len(header.size), "BinaryData": True}
+        fields |= {"BinaryDataByteOrderMSB": False, "CompressedData": header.compressed}
+        fields |= {"CompressedDataSize": len(data)} if header.compressed else {}
+        fields |= {key: text for key, text in header.metadata.items() if not key.startswith("NRRD_")}
+        fields |= {"TransformMatrix": _words(header.direction.T.ravel()), "Offset": _words(header.origin)}
+        fields |= {"ElementSpacing": _words(header.spacing), "DimSize": _words(header.size)}
+        fields |= {"ElementNumberOfChannels": values} if values > 1 else {}
+        fields |= {"ElementType": TYPES[kind][0], "ElementDataFile": other.name if apart else "LOCAL"}
+        text = "".join(f"{name} = {value}\n" for name, value in fields.items()).encode()
+        path.write_bytes(text if apart else text + data)
+        if apart:
+            other.write_bytes(data)
 
 
 def _header_for(image: Image) -> ItkHeader:
-    """The grid of an image from another format, for ITK."""
-    shape = image.file_shape
-    affine = LPS_TO_RAS @ (UPRIGHT if image.affine is None else image.affine)
+    """The grid of an image from another format."""
     n = 2 if image.affine is None and image.dims == 2 else 3
+    affine = UPRIGHT @ (UPRIGHT if image.affine is None else image.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     direction = (affine[:3, :3] / spacing)[:n, :n]
-    return ItkHeader(
-        shape[:n], tuple(spacing[:n]), tuple(affine[:n, 3]), tuple(direction.ravel().tolist()), compressed=True
-    )
+    return ItkHeader(image.file_shape[:n], tuple(spacing[:n].tolist()), tuple(affine[:n, 3].tolist()), direction)
 
 
-def _is_nrrd(path: Path) -> bool:
-    return path.suffix.lower() in (".nrrd", ".nhdr")
+def _stored(held: Contents, shape: tuple[int, ...], number: int = 0) -> Stored:
+    """One of the parts of this shape that lie one after the other in the file."""
+    start, end = number * int(np.prod(shape, dtype=object)), int(np.prod(held.sides, dtype=object))
+    size = held.dtype.itemsize
+    return Stored(held.path, shape, held.dtype, start * size, end * size, held.packing, held.opens)
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """ITK's errors as one UserError of one line that names the file."""
+def _beside(path: Path, name: str) -> Path:
+    """The file of voxels that a header names: a regular one, in the header's folder or below it."""
+    voxels = path.parent / name
+    if name.split()[:1] == ["LIST"] or "%" in name:
+        raise UserError(f"'{path}' is in several files ('{name[:40]}')", remedy="save it as one file")
+    if Path(name).is_absolute() or not Path(os.path.realpath(voxels)).is_relative_to(os.path.realpath(path.parent)):
+        raise UserError(f"'{path}' names voxels outside its folder: '{name[:80]}'", remedy="put both into one folder")
+    if not os.path.isfile(voxels):  # which takes any name
+        raise UserError(f"'{path}' lacks its second file '{name[:80]}'", remedy="keep both in one folder")
+    return voxels
+
+
+def _text(content: bytes) -> str:
+    """A header in UTF-8, or in Latin-1, as older programs write it."""
     try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        what = f"'{path}' cannot be read or written by ITK: {lines[-1] if lines else type(error).__name__}"
-        raise UserError(what, remedy="copy it again, or leave it out") from error
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
-def simpleitk() -> ModuleType:
-    """The library, which is an extra; UserError where it is not installed."""
-    try:
-        import SimpleITK
-    except ImportError as error:
-        remedy = 'pip install "gantk[dicom]"'
-        raise UserError("NRRD and MetaImage files need SimpleITK, which is not installed", remedy=remedy) from error
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
+def _whole(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split())
+
+
+def _floats(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
+
+
+def _vector(text: str) -> list[float]:
+    return _floats(text.strip("()").replace(",", " "))
+
+
+def _words(numbers, separator: str = " ") -> str:
+    """Numbers as text, floats with all their digits."""
+    return separator.join(repr(number) for number in np.asarray(numbers).tolist())

@@ -19,10 +19,21 @@ from typing import BinaryIO
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.limits import expect_held
 
 CHUNK = 8 * 2**20  # bytes that are decoded at a time
 SLACK = 2**20  # bytes that may follow the voxels, as padding or notes
+DEFLATE_RATIO = 1032  # bytes that one byte of a deflate stream can become at most (zlib's technical notes)
+
+
+def expect_held(path: Path, declared: int, held: int, packed: bool = False) -> None:
+    """UserError where `held` bytes of a file cannot be the `declared` bytes of its voxels, deflated where `packed`."""
+    if declared > held * (DEFLATE_RATIO if packed else 1):
+        packing = " of compressed data" if packed else ""
+        raise UserError(
+            f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and "
+            f"holds {held}{packing}",
+            remedy="copy it again, or leave it out",
+        )
 
 
 @dataclass(frozen=True)
@@ -44,57 +55,47 @@ class Stored:
         held = self.path.stat().st_size - self.opens
         if self.packing != "bzip2":  # of which a byte can become any number
             expect_held(self.path, self.end, held, packed=bool(self.packing))
-        if not self.packing and held > self.end + SLACK:
-            raise self._longer()
+        if not self.packing:
+            self._expect_end(held - self.end)
 
     def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32, a few planes k at a time. Cut short, damaged, or longer: UserError."""
-        try:
-            with np.errstate(all="ignore"):
-                self._decode(voxels)
-        except (OSError, EOFError, zlib.error) as error:  # gzip, bzip2 and zlib each have their own
-            what = f"the voxels of '{self.path}' cannot be unpacked: {error}"
-            raise UserError(what, remedy="copy it again, or leave it out") from error
-
-    def _decode(self, voxels: np.ndarray) -> None:
+        """Fill a view (i, j, k) of float32, a few planes k at a time; an error where the stream is cut short, damaged,
+        or goes on far beyond the last volume."""
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK // plane)
-        buffer = bytearray(min(planes, self.shape[2]) * plane)
         with self.path.open("rb") as file:
             file.seek(self.opens)
             stream = _unpacked(file, self.packing)
-            self._skip(stream, buffer)
+            skipped = 0  # a loop, since not every stream can seek without holding what it passes
+            while skipped < self.start:
+                skipped += len(self._bytes(stream, min(CHUNK, self.start - skipped)))
             for first in range(0, self.shape[2], planes):
                 count = min(planes, self.shape[2] - first)
-                self._fill(stream, memoryview(buffer)[: count * plane])
-                slab = np.frombuffer(buffer, self.dtype, count * plane // self.dtype.itemsize)
+                slab = np.frombuffer(self._bytes(stream, count * plane), self.dtype)
                 if (self.slope, self.inter) != (1, 0):
                     slab = slab.astype(np.float64) * self.slope + self.inter
                 voxels[:, :, first : first + count] = slab.reshape(*self.shape[:2], count, order="F")
-            if self.packing and self.start + self.shape[2] * plane == self.end and _goes_on(stream):
-                raise self._longer()
+            if self.packing and self.start + self.shape[2] * plane == self.end:
+                rest = 0  # reading to the end also has gzip check its sum
+                while rest <= SLACK and (part := stream.read(2**16)):
+                    rest += len(part)
+                self._expect_end(rest)
 
-    def _fill(self, stream: BinaryIO, view: memoryview) -> None:
+    def _bytes(self, stream: BinaryIO, count: int) -> bytearray:
+        content = bytearray(count)
+        view = memoryview(content)
         while view:
-            count = stream.readinto(view)
-            if not count:
+            got = stream.readinto(view)
+            if not got:
                 what = f"'{self.path}' is cut short: its voxels end before the {self.end} bytes that it declares"
                 raise UserError(what, remedy="copy it again, or leave it out")
-            view = view[count:]
+            view = view[got:]
+        return content
 
-    def _skip(self, stream: BinaryIO, buffer: bytearray) -> None:
-        if not self.packing:
-            stream.seek(self.opens + self.start)
-            return
-        rest = self.start
-        while rest:
-            part = memoryview(buffer)[: min(rest, len(buffer))]
-            self._fill(stream, part)
-            rest -= len(part)
-
-    def _longer(self) -> UserError:
-        what = f"'{self.path}' goes on far beyond the {self.end} bytes of voxels that its header declares"
-        return UserError(what, remedy="its header is wrong: copy it again, or leave it out")
+    def _expect_end(self, rest: int) -> None:
+        if rest > SLACK:
+            what = f"'{self.path}' goes on far beyond the {self.end} bytes of voxels that its header declares"
+            raise UserError(what, remedy="its header is wrong: copy it again, or leave it out")
 
 
 def as_integers(
@@ -119,25 +120,16 @@ def as_integers(
 
 
 def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
-    if packing == "zlib":
-        return _Inflated(file)
-    opener = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File}.get(packing)
-    return opener(filename=file) if packing == "bzip2" else opener(fileobj=file) if opener else file
-
-
-def _goes_on(stream: BinaryIO) -> bool:
-    """Whether more than a little follows; reading to the end also has a stream check its sum."""
-    rest, buffer = 0, bytearray(2**16)
-    while rest <= SLACK and (count := stream.readinto(buffer)):
-        rest += count
-    return rest > SLACK
+    if packing == "gzip":
+        return gzip.GzipFile(fileobj=file)
+    return {"bzip2": bz2.BZ2File, "zlib": _Inflated}[packing](file) if packing else file
 
 
 class _Inflated(io.RawIOBase):
     """A zlib stream as a file, of which no more is inflated than is asked for."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.inflater, self.packed = file, zlib.decompressobj(), b""
+        self.file, self.inflater = file, zlib.decompressobj()
 
     def readable(self) -> bool:
         return True

@@ -13,7 +13,7 @@ import numpy as np
 from gantk.data.sources.patients import contrast_files
 from gantk.errors import GantkError, UserError
 from gantk.formats.dicom import is_dicom, remarks
-from gantk.formats.files import READABLE, SUFFIXES, VOLUMES, Scan, is_image, read, scans, stem_of, suffix_of, write
+from gantk.formats.files import Scan, is_image, is_volume, read, readable, scans, stem_of, suffix_of, write
 from gantk.formats.image import Image
 from gantk.inference.ledger import Ledger
 from gantk.inference.pipeline import Look
@@ -78,10 +78,10 @@ class Translation:
             if len(below) == 1 and below[0].path == source:  # one DICOM series
                 return self._one(Job((below[0],), target, source.name))
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
-        if target.is_file() or suffix_of(target) in SUFFIXES:
+        if target.is_file() or is_image(target):
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
-            raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=READABLE)
+            raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=readable())
         return self._all(jobs, target)
 
     def _one(self, job: Job) -> list[Path]:
@@ -218,19 +218,19 @@ def _target_file(source: Path, target: Path) -> Path:
     """Where the translation of one file goes; UserError where it cannot be written."""
     kind = suffix_of(source) if not is_dicom(source) else ".dcm"
     if not is_image(source) and kind != ".dcm":
-        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=READABLE)
+        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=readable())
     if target.is_dir() or not target.suffix:
         target = target / source.name
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
     if not is_image(target) and suffix_of(target) != ".dcm":
         raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
-    if (suffix_of(source) in VOLUMES) != (suffix_of(target) in VOLUMES):
+    if is_volume(source) != is_volume(target):
         raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
     return target
 
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = stem_of(path) if suffix_of(path) in (*SUFFIXES, ".dcm") else path.name  # a series is a folder
+    stem = stem_of(path) if is_image(path) or suffix_of(path) == ".dcm" else path.name  # a series is a folder
     return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from gantk.errors import UserError
-from gantk.formats.files import READABLE, Scan, read, scans, suffix_of
-from gantk.formats.grids import difference
+from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.metrics.pair_scores import PairScorer, Scores, Truth, joined
 from gantk.metrics.scoring import score_row, scores_of
 from gantk.metrics.sets import ImageGroup
@@ -97,7 +96,7 @@ def _files(path: Path) -> list[Scan]:
     """The images below a folder, or the one that is named."""
     found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
     if not found:
-        raise UserError(f"no images in the folder '{path}'", where="--pred, --truth", allowed=READABLE)
+        raise UserError(f"no images in the folder '{path}'", where="--pred, --truth", allowed=readable())
     return found
 
 

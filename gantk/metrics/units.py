@@ -13,7 +13,7 @@ from torch import Tensor
 from gantk.data.dataset import Data
 from gantk.data.intensity import PerChannel
 from gantk.data.items import Record
-from gantk.formats.files import FORMATS, PICTURES, suffix_of
+from gantk.formats.files import is_image, is_volume
 
 CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")  # "CT", "sCT", "CBCT", "low-dose CT"
 AIR = -200.0  # a scale whose black lies below this is one of Hounsfield units: fat ends at about -120
@@ -55,7 +55,7 @@ def _mapping(data: Data, record: Record, intensity: Any) -> Any:
 
 def _hounsfield(domain: str, records: Sequence[Record], mappings: Sequence[Any]) -> bool:
     """A domain called CT whose window was chosen by hand, or whose black is air; pictures never hold such values."""
-    pictures = any(FORMATS.get(suffix_of(record.path)) == PICTURES for record in records if record.path)
+    pictures = any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
     if not CT.search(domain.lower()) or pictures:
         return False
     if all(getattr(mapping, "name", "") == "window" for mapping in mappings):

@@ -16,6 +16,7 @@ KINDS = {
     "discriminator": "a network from images to logits",
     "loss": "adversarial, reconstruction, structure and style losses",
     "source": "where images come from",
+    "format": "the bytes of a kind of image file to an image and back",
     "intensity": "native intensities to network values and back",
     "augment": "a random change of images, on the device",
     "metric": "a score of an output against the truth, or of a set of images against real ones",

@@ -34,6 +34,13 @@ PARTS = {
         "bids": "gantk.data.sources.bids:Bids",
         "manifest": "gantk.data.sources.manifest:Manifest",
     },
+    "format": {
+        "nifti": "gantk.formats.nifti:Nifti",
+        "nrrd": "gantk.formats.itk:Nrrd",
+        "metaimage": "gantk.formats.itk:MetaImage",
+        "picture": "gantk.formats.pictures:Picture",
+        "dicom": "gantk.formats.dicom:Dicom",
+    },
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",
         "minmax": "gantk.data.intensity:MinMax",

@@ -13,7 +13,7 @@ import torch
 from gantk.data.intensity import Percentile
 from gantk.data.resample import resize
 from gantk.errors import UserError
-from gantk.formats.files import READABLE, VOLUMES, is_image, read, suffix_of, write
+from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
 from gantk.nets.encoder import check_colours
@@ -117,11 +117,11 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
     if out.is_dir() or not is_image(out):
         what = f"'{out}' is a folder" if out.is_dir() else f"'{out.name}' has no suffix that gantk writes"
         raise UserError(what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}")
-    if content.is_file() and is_image(content) and (suffix_of(content) in VOLUMES) != (suffix_of(out) in VOLUMES):
+    if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
         raise UserError(f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content))
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.exists() and not path.is_dir() and not is_image(path):
-            raise UserError(f"'{path.name}' is not an image that gantk reads", where=name, allowed=READABLE)
+            raise UserError(f"'{path.name}' is not an image that gantk reads", where=name, allowed=readable())
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 

@@ -77,7 +77,7 @@ def _scans(path: Path, usage: Usage | Problem) -> list[io.Scan]:
     if not scans:
         from gantk.data.sources.folders import nothing_fits
 
-        raise UserError(nothing_fits(path), where="PATH", allowed=io.READABLE)
+        raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
     return scans
 
 

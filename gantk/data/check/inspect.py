@@ -180,7 +180,7 @@ def _said(name: str) -> str:
 
 def _format(scan: io.Scan) -> str:
     suffix = io.suffix_of(scan.path)
-    return suffix[1:] if suffix in io.SUFFIXES else "dicom" if scan.files else "folder"
+    return suffix[1:] if io.is_image(scan.path) else "dicom" if scan.files else "folder"
 
 
 def _hash(files: Sequence[Path]) -> str:

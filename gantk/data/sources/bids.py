@@ -18,7 +18,7 @@ from gantk.data.sources.reading import expected_records, needed_path
 from gantk.data.sources.volumes import Item, Onto, Reader, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
-from gantk.formats.grids import difference
+from gantk.formats.files import difference
 
 # What the usual contrasts are called in BIDS: a suffix, and an entity that has to be there.
 SUFFIXES = {"t1": "T1w", "t1ce": "ce-*_T1w", "t2": "T2w", "pd": "PDw", "flair": "FLAIR", "ct": "ct", "pet": "pet"}
@@ -131,7 +131,7 @@ class Bids:
             raise UserError(
                 f"'{self.root}' holds no '{'_'.join([*needed, suffix])}' for {self.domains[letter]}",
                 where=f"data.source.{'a' if letter == 'image' else letter}",
-                allowed=there or f"BIDS names such as sub-01/anat/sub-01_T1w.nii.gz ({', '.join(io.VOLUMES)})",
+                allowed=there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}",
                 remedy=did_you_mean(suffix, there),
             )
         studies: dict[str, list[Named]] = defaultdict(list)

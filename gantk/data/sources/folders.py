@@ -194,7 +194,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
 
 def _of_patients(found: Sequence[Found]) -> bool:
     """Whether two folders that say nothing hold volumes of the same contrasts: two patients, not two domains."""
-    if any(io.suffix_of(image.path) not in io.VOLUMES for image in found):
+    if any(not io.is_volume(image.path) for image in found):
         return False
     meant: dict[str, set] = {"a": set(), "b": set()}
     for image in found:
@@ -215,7 +215,7 @@ def nothing_fits(path: Path) -> str:
         return f"no data source knows what the images in '{path}' are: {held}"
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
     held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    return f"'{path}' holds no images that can be read ({io.READABLE}); it holds {held}"
+    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
 
 
 def _listed(root: Path, where: str, option: str) -> tuple[Path, list[Path]]:
@@ -228,7 +228,7 @@ def _listed(root: Path, where: str, option: str) -> tuple[Path, list[Path]]:
     start = Path(*parts[:fixed])
     images = [path for path in start.glob(str(Path(*parts[fixed:]))) if io.is_image(path) and path.is_file()]
     if not images:
-        raise UserError(f"no images match '{folder}'", where=option, allowed=io.READABLE)
+        raise UserError(f"no images match '{folder}'", where=option, allowed=io.readable())
     return start, sorted(images, key=io.natural)
 
 

@@ -14,7 +14,7 @@ from gantk.data.sources.reading import Channels, expected_records, needed_path
 from gantk.data.sources.volumes import Item, Onto, Reader, Source, is_volume, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
-from gantk.formats.grids import difference
+from gantk.formats.files import difference
 
 SHOWN = 5  # wrong rows that a message quotes
 LONGEST = 80  # signs of a cell that a message quotes
@@ -169,7 +169,7 @@ class Manifest:
         if not path.is_file():
             raise UserError(f"'{text}' is no file")
         if not is_volume(path) and not io.is_image(path):
-            raise UserError(f"'{text}' is no image that can be read", allowed=io.READABLE)
+            raise UserError(f"'{text}' is no image that can be read", allowed=io.readable())
         return path, shown
 
     def _with_mask(self, row: dict[str, str], items: list[Item]) -> list[Item]:

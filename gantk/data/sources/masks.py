@@ -13,8 +13,7 @@ import numpy as np
 from gantk.data.resample import Resize
 from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, likeness, split_of, words_of
 from gantk.errors import UserError
-from gantk.formats.files import stem_of
-from gantk.formats.grids import difference
+from gantk.formats.files import difference, stem_of
 
 GLOB = re.compile(r"[*?\[]")
 

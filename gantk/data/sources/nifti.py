@@ -74,7 +74,7 @@ class Nifti:
             images = io.list_images(path, recursive=True)
         except UserError:
             return None
-        if not images or any(io.suffix_of(image) not in io.VOLUMES for image in images):
+        if not images or any(not io.is_volume(image) for image in images):
             return None
         meant = {MEANING.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(meant) > 1 else None
@@ -85,7 +85,7 @@ class Nifti:
 
     def records(self) -> list[Record]:
         """One record for every volume, or for every plane of it; UserError where a domain has no files."""
-        listed = [image for image in io.list_images(self.root, recursive=True) if io.suffix_of(image) in io.VOLUMES]
+        listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
         images, masks = set_masks_apart(listed, self.root, self.mask)
         named = self._named(images)
         found = [Found(one.path, one.letter, one.split, _unsaid(one, self.root), one.rest) for one in named]
@@ -166,7 +166,7 @@ class Nifti:
 
     def _nothing_of(self, letter: str, images: Sequence[Path]) -> None:
         shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-        there = f"; there are {shown}" if shown else f", nor any volume ({', '.join(io.VOLUMES)})"
+        there = f"; there are {shown}" if shown else f", nor any volume ({', '.join(io.volume_suffixes())})"
         option = "a" if letter == "image" else letter
         asked = self.asked[letter]
         raise UserError(

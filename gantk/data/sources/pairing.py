@@ -10,8 +10,7 @@ from pathlib import Path
 from gantk.data.items import Record
 from gantk.data.sources.file_names import Found
 from gantk.errors import UserError
-from gantk.formats.files import VOLUMES, suffix_of
-from gantk.formats.grids import difference
+from gantk.formats.files import difference, is_volume
 
 NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must have for equal names to mean pairs
 
@@ -81,7 +80,7 @@ def from_names(found: Sequence[Found]) -> dict[Path, str]:
     shared = {name for name in names["a"] if names["a"][name] == 1 and names["b"].get(name) == 1}
     scans: dict[tuple, list[Path]] = {name: [] for name in shared}
     for image in found:
-        if (image.split, image.name) in shared and suffix_of(image.path) in VOLUMES:
+        if (image.split, image.name) in shared and is_volume(image.path):
             scans[image.split, image.name].append(image.path)
     # Scans on different grids are not registered.
     shared = {name for name in shared if len(scans[name]) < 2 or difference(*scans[name]) is None}
@@ -109,7 +108,7 @@ def _expect_one_grid(apart: Sequence[Record], remedy: str) -> None:
     """UserError where scans without a partner have one after all, on another grid."""
     files: dict[str, dict[str, set[Path]]] = {}
     for record in apart:
-        if record.subject and record.path and suffix_of(record.path) in VOLUMES:
+        if record.subject and record.path and is_volume(record.path):
             files.setdefault(record.subject, {}).setdefault(record.domain, set()).add(record.path)
     for domains in files.values():
         if [len(domains.get(letter, ())) for letter in "ab"] != [1, 1]:

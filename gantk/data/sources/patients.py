@@ -19,7 +19,7 @@ from gantk.data.sources.reading import expect_several, needed_path, patient_of, 
 from gantk.data.sources.volumes import Item, Reader
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.grids import difference
+from gantk.formats.files import difference
 
 ENOUGH = 3  # contrasts in a folder from which on it is taken for a patient's when nobody said so
 
@@ -74,7 +74,7 @@ class Contrasts:
             name = MEANING.get(contrast_in(io.stem_of(image), set())[0] or "")
             if name:
                 folders[image.parent].add(name)
-            if io.suffix_of(image) in io.VOLUMES:
+            if io.is_volume(image):
                 volumes.add(image.parent)
         patients = {folder for folder, names in folders.items() if len(names) >= ENOUGH}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None

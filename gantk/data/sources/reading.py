@@ -69,7 +69,7 @@ def expect_several(records: Sequence[Record], domain: str, root: Path) -> None:
     if len(records) < 2:
         of = f" of {domain}" if domain else ""
         what = f"only one image{of} in '{root}': '{records[0].key}'" if records else f"no images{of} in '{root}'"
-        raise UserError(what, where="data.source.path", allowed=io.READABLE, remedy="two or more are needed")
+        raise UserError(what, where="data.source.path", allowed=io.readable(), remedy="two or more are needed")
 
 
 def patient_of(path: str, pattern: re.Pattern) -> str:

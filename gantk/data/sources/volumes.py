@@ -17,9 +17,10 @@ from gantk.data.items import Record
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.grids import Source, difference, outline
+from gantk.formats.files import difference, outline
 from gantk.formats.image import Image
 
+Source = Path | io.Scan  # what a source names as one image: a file, or the files of a DICOM series
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
 
 SMALLEST = 8  # pixels on each side
@@ -254,4 +255,4 @@ def planes_within(count: int, shares: tuple[float, float]) -> tuple[int, ...]:
 
 def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
-    return isinstance(source, io.Scan) or io.suffix_of(source) in (*io.VOLUMES, *io.DICOM) or source.is_dir()
+    return isinstance(source, io.Scan) or io.is_volume(source) or io.suffix_of(source) in io.DICOM or source.is_dir()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from gantk.data.items import Record
 from gantk.data.split.near_duplicates import Seen, near_copies, see, usual_likeness
-from gantk.formats.files import VOLUMES, suffix_of
+from gantk.formats.files import is_volume
 
 Sets = dict[str, list[Record]]
 HELD_OUT_FIRST = ("test", "validation", "train")
@@ -139,7 +139,7 @@ def _contents(records: Sequence[Record]) -> list[Hashable | None]:
     found: list[Hashable | None] = []
     for record in records:
         parts = tuple(digests.get(path) for path in record.files)
-        sliced = record.scan_key or (record.files and suffix_of(record.files[0]) in VOLUMES)
+        sliced = record.scan_key or (record.files and is_volume(record.files[0]))
         plane = record.position if sliced else None
         found.append((parts, plane) if parts and None not in parts else None)
     return found

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gantk.errors import UserError
-from gantk.formats.image import Image
+from gantk.formats.image import Format, Image
 
 if TYPE_CHECKING:
     from gantk.formats.files import Scan
@@ -24,13 +24,12 @@ SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "
 
 def is_dicom(path: str | Path) -> bool:
     """Whether a file is DICOM: by its suffix (.dcm, .dicom, .ima), or, without a known one, by the mark at byte 128."""
-    from gantk.formats.files import FORMATS, suffix_of
+    from gantk.formats.files import is_image, suffix_of
 
     path = Path(path)
-    suffix = suffix_of(path)
-    if path.name.startswith(".") or suffix in FORMATS:
+    if path.name.startswith(".") or is_image(path):
         return False
-    if suffix in SUFFIXES:
+    if suffix_of(path) in SUFFIXES:
         return True
     try:
         with path.open("rb") as file:
@@ -75,9 +74,42 @@ def read_series(files: Sequence[Path]) -> Image:
     return _room("image").read_files(files)
 
 
-def outline(files: Sequence[Path]) -> Image:
+def outline(files: Sequence[Path], volume: int | None = None) -> Image:
     """What `read_series` or `read` gives, from headers alone: its grid, with zeros that take no memory for pixels."""
-    return _room("image").outline(files)
+    return _room("image").outline(files, volume)
+
+
+class Dicom(Format):
+    """DICOM: a file, or the series of a folder; written as a derived series with new UIDs."""
+
+    name = "DICOM"
+    suffixes = SUFFIXES
+    volumes = several = True
+
+    def read(self, path: Path, volume: int | None = None) -> Image:
+        """One file."""
+        return read(path, volume)
+
+    def read_series(self, files: Sequence[Path]) -> Image:
+        """The files of one series."""
+        return read_series(files)
+
+    def outline(self, path: Path, volume: int | None = None) -> Image:
+        """The grid of one file."""
+        return outline([path], volume)
+
+    def outline_series(self, files: Sequence[Path]) -> Image:
+        """The grid of one series."""
+        return outline(files)
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        """One file."""
+        write(path, image, description)
+
+
+def write_series(path: Path, image: Image, description: str = "") -> None:
+    """A folder."""
+    write(path, image, description)
 
 
 def read(path: Path, volume: int | None = None) -> Image:

@@ -14,7 +14,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from gantk.errors import UserError
-from gantk.formats.limits import expect_held, expect_room
+from gantk.formats.files import expect_room
+from gantk.formats.voxels import expect_held
 
 # Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")

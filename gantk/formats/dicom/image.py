@@ -15,9 +15,8 @@ from gantk.formats.dicom.header import expect_possible, header, no_image, readab
 from gantk.formats.dicom.pixels import COLOUR, Coding, colour, frames
 from gantk.formats.dicom.slices import FILMS, Slice, slices_of
 from gantk.formats.dicom.stacks import TO_RAS, Stack, Straightening, separated, stacked
-from gantk.formats.image import Image
-from gantk.formats.limits import expect_room
-from gantk.formats.orientation import to_upright, upright_sides
+from gantk.formats.files import expect_room
+from gantk.formats.image import Image, to_upright, upright_sides
 
 
 class Headers(list[Dataset]):
@@ -55,9 +54,9 @@ def read_files(files: Sequence[Path], volume: int | None = None) -> Image:
         return _picture(plan) if plan.colour else _volume(plan)
 
 
-def outline(files: Sequence[Path]) -> Image:
+def outline(files: Sequence[Path], volume: int | None = None) -> Image:
     """The image that `read_files` gives, all zeros and without memory: its grid, from headers alone."""
-    plan = planned(files)
+    plan = planned(files, volume)
     rows, columns, samples = plan.stack.slices[0].shape
     if plan.colour:
         return Image(np.broadcast_to(np.float32(0), (3, rows, columns)), None, plan.path, None, plan.headers)

@@ -24,9 +24,7 @@ from gantk.formats.dicom.pixels import Coding
 from gantk.formats.dicom.slices import TAGS, slices_of
 from gantk.formats.dicom.stacks import TO_RAS
 from gantk.formats.dicom.stored import Scale, scales_for
-from gantk.formats.files import replacing
-from gantk.formats.image import Image
-from gantk.formats.orientation import from_upright
+from gantk.formats.image import Image, in_file_order
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
 WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first
@@ -54,8 +52,7 @@ def write(path: Path, image: Image, description: str = "") -> None:
             where="OUTPUT",
             remedy="name a folder: a path without .dcm",
         )
-    with replacing(path) as temporary:
-        _save(next(_datasets(image, headers, making, one)), temporary)
+    _save(next(_datasets(image, headers, making, one)), path)
 
 
 def modality_of(description: str, source: str) -> str:
@@ -87,7 +84,7 @@ def _datasets(image: Image, headers: Headers, making: Making, one: bool) -> Iter
     if image.affine is None:
         volume = image.pixels.reshape(count, rows, columns)
     else:
-        volume = from_upright(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(2, 1, 0)
+        volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(2, 1, 0)
     if one:
         yield _framed(volume, headers, making)
     else:
