@@ -14,10 +14,9 @@ import gzip
 import logging
 import struct
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import io_orientation
 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
@@ -25,11 +24,11 @@ from gantk.formats.image import UPRIGHT, Format, Image, in_file_order, upright_s
 from gantk.formats.voxels import Stored, as_integers
 
 EXTENSIONS = 2**24  # bytes that may lie between a header and its voxels
-KINDS = {  # by the size that a header states first, and its mark
-    (348, b"n+1"): nib.Nifti1Image,
-    (348, b"ni1"): nib.Nifti1Pair,
-    (540, b"n+2"): nib.Nifti2Image,
-    (540, b"ni2"): nib.Nifti2Pair,
+KINDS = {  # nibabel's classes by the size that a header states first, and its mark
+    (348, b"n+1"): "Nifti1Image",
+    (348, b"ni1"): "Nifti1Pair",
+    (540, b"n+2"): "Nifti2Image",
+    (540, b"ni2"): "Nifti2Pair",
 }
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # what nibabel mends in a header is not told
 
@@ -62,6 +61,8 @@ class Nifti(Format):
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
+        import nibabel as nib
+
         if image.channels != 1:
             what = f"an image of {image.channels} channels does not fit into NIfTI"
             raise UserError(what, allowed="one channel", remedy="write it as PNG")
@@ -79,8 +80,9 @@ class Nifti(Format):
         if header is not None:
             data = data.reshape(header.get_data_shape())
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
-        kind = KINDS[540 if wide else 348, (b"ni" if path.suffix.lower() == ".hdr" else b"n+") + b"12"[wide : wide + 1]]
-        nifti = kind(data, affine, header, dtype=data.dtype)
+        mark = (b"ni" if path.suffix.lower() == ".hdr" else b"n+") + (b"2" if wide else b"1")
+        kind = KINDS[540 if wide else 348, mark]
+        nifti = getattr(nib, kind)(data, affine, header, dtype=data.dtype)
         nifti.header["cal_min"] = nifti.header["cal_max"] = 0  # what it said of other values: the window to show,
         nifti.header.set_intent("none")  # and the kind of map
         nifti.header.set_slope_inter(slope, inter)
@@ -104,8 +106,10 @@ def _voxels_of(path: Path) -> Path:
     return voxels
 
 
-def _opened(path: Path, volume: int | None) -> tuple[nib.Nifti1Header, np.ndarray, Stored]:
+def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     """The header of one volume, its affine, and where its voxels lie, checked against the size of the file."""
+    import nibabel as nib
+
     voxels = _voxels_of(path)
     stream = gzip.open if path.suffix.lower() == ".gz" else open
     with stream(path, "rb") as file:
@@ -113,10 +117,11 @@ def _opened(path: Path, volume: int | None) -> tuple[nib.Nifti1Header, np.ndarra
     order = next((order for order in "<>" if start[:4] in (struct.pack(f"{order}i", size) for size, _ in KINDS)), "<")
     size = int.from_bytes(start[:4], "little" if order == "<" else "big")
     kind = KINDS.get((size, start[344:347] if size == 348 else start[4:7]))
-    if kind is None or len(start) < size or issubclass(kind, nib.Nifti1Image) == (voxels != path):
+    if kind is None or len(start) < size or kind.endswith("Pair") != (voxels != path):
         what = f"'{path}' cannot be read as NIfTI: it has no such header"
         raise UserError(what, remedy="copy it again, or leave it out")
-    raw = kind.header_class(start[:size], order, check=False)
+    header_class = getattr(nib, kind).header_class
+    raw = header_class(start[:size], order, check=False)
     dtype, sides = raw.get_data_dtype(), tuple(int(n) for n in raw["dim"][1 : 1 + max(int(raw["dim"][0]), 0)])
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         kind = "colour (RGB)" if dtype.names else "complex numbers" if dtype.kind == "c" else f"type {dtype}"
@@ -138,7 +143,7 @@ def _opened(path: Path, volume: int | None) -> tuple[nib.Nifti1Header, np.ndarra
     stored = Stored(voxels, shape, dtype, first, end, "gzip" if path.suffix.lower() == ".gz" else "", **scale)
     stored.expect_whole()
     with stream(path, "rb") as file:
-        header = kind.header_class.from_fileobj(file, check=False)  # with its extensions
+        header = header_class.from_fileobj(file, check=False)  # with its extensions
     header.check_fix(SILENT, error_level=40)
     if count > 1:
         header.set_data_shape(shape)
@@ -150,6 +155,6 @@ def _opened(path: Path, volume: int | None) -> tuple[nib.Nifti1Header, np.ndarra
         remedy = "write the true distances into its header (pixdim)"
         raise UserError(f"'{path}' has a spacing of {wrong[0]:g} mm", allowed="finite, not 0", remedy=remedy)
     finite = np.isfinite(affine).all()
-    if not finite or np.linalg.matrix_rank(affine[:3, :3]) < 3 or np.isnan(io_orientation(affine)).any():
+    if not finite or np.linalg.matrix_rank(affine[:3, :3]) < 3 or np.isnan(nib.io_orientation(affine)).any():
         raise UserError(f"'{path}' has an affine that maps no volume", remedy="repair its sform or qform")
     return header, affine, stored
