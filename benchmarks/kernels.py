@@ -24,7 +24,7 @@ from torch import nn
 from gantk.machine.allocator import keep_memory
 from gantk.machine.runtime import describe, start
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, channels_last, conv
-from gantk.training.accelerate.kernels import use_kernels
+from gantk.nets.kernels import use_kernels
 
 # name -> layer, channels, side of the map; a batch of three, as CycleGAN's second generator sees it at batch 1
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {

@@ -53,7 +53,7 @@ def run(
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
     from gantk.machine.restart import advice, opened
-    from gantk.machine.runtime import describe, start, together
+    from gantk.machine.runtime import describe, start, sync_errors
     from gantk.recipe.load import resolved
     from gantk.runs.folder import environment
     from gantk.training.loop import assemble
@@ -62,7 +62,7 @@ def run(
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
 
-    loaded, model = together(lambda: _checked(recipe, data, [*set, *shorthands], profile))
+    loaded, model = sync_errors(lambda: _checked(recipe, data, [*set, *shorthands], profile))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else _mute
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
@@ -73,11 +73,11 @@ def run(
         traced = None
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.plan.steps, runtime.device)
-        leaks = runtime.together(lambda: _accepted(parts.data.leaks(), allow_leakage))
+        leaks = runtime.sync_errors(lambda: _accepted(parts.data.leaks(), allow_leakage))
         for line in parts.data.description():
             say(line)
         tables = resolved(model)
-        found = runtime.together(lambda: opened(out, loaded.name, tables, runtime) if runtime.main else None)
+        found = runtime.sync_errors(lambda: opened(out, loaded.name, tables, runtime) if runtime.main else None)
         folder, again, saved = runtime.first(found)
         if runtime.main and not again:
             folder.write_recipe(tables)
@@ -102,7 +102,7 @@ def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
     from gantk.machine.restart import advice
-    from gantk.machine.runtime import start, together
+    from gantk.machine.runtime import start, sync_errors
     from gantk.runs.folder import RunFolder
     from gantk.training.loop import assemble
     from gantk.training.trial import memory_advice
@@ -111,7 +111,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
         folder = RunFolder.open(run)
         return folder, folder.recipe().check(), folder.latest()
 
-    folder, model, saved = together(checked)
+    folder, model, saved = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else _mute
     with runtime.watched(lambda: advice(folder.path, runtime.world)), memory_advice(model, runtime):
@@ -124,7 +124,7 @@ def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> Run
 
     runtime, engine = parts.runtime, parts.engine
     if saved is not None:
-        runtime.together(lambda: restore(parts, saved))
+        runtime.sync_errors(lambda: restore(parts, saved))
     seconds = folder.rewind_log(engine.step if saved else -1) if runtime.main else 0.0
     say(_machine_line(parts))
     say(f"resume   {folder.path} after step {engine.step} of {engine.plan.steps}")

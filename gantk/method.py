@@ -65,7 +65,7 @@ class Method(nn.Module):
     """Base of every method. Keyword-only parameters of `__init__` are the keys of a recipe's `[method]` table.
 
     All that is remembered between steps lives in `state_dict`. `progress` is a scalar tensor, 0 at the first step and 1
-    at the last, set by the engine; `batched` says whether `together` may join passes.
+    at the last, set by the engine; `batched` says whether `batched_forward` may join passes.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
@@ -118,7 +118,9 @@ class Method(nn.Module):
         """The domains `translate` can produce."""
         return [d for d in ("b", "a") if type(self).translate is not Method.translate and d in self.reads]
 
-    def together(self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None) -> list:
+    def batched_forward(
+        self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None
+    ) -> list:
         """What the network makes of each input: in one pass where its norm keeps the samples of a batch apart.
 
         An input is a tensor (N, ...), or a tuple of such that are handed over side by side. `call` is what to call in
@@ -134,12 +136,14 @@ class Method(nn.Module):
             return [call(*entry) for entry in each]
         return _split(call(*map(torch.cat, zip(*each, strict=True))), [len(entry[0]) for entry in each])
 
+    together = batched_forward  # its name in 0.1
+
     def _unable(self, verb: str, instead: str) -> UserError:
         return UserError(f"the method '{type(self).__name__}' cannot {verb}", remedy=f"use a run of {instead}")
 
 
 def chained(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
-    """Both as one, such as a discriminator behind the change of what it sees: a `call` of `Method.together`."""
+    """Both as one, such as a discriminator behind the change of what it sees: a `call` of `Method.batched_forward`."""
     return lambda image: then(first(image))
 
 

@@ -8,7 +8,7 @@ import torch
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, check_networks
-from gantk.nets.dcgan import DCGANDiscriminator
+from gantk.nets.discriminators import DCGANDiscriminator
 from gantk.plugin.spec import bind_or_raise
 from gantk.training.engine import Engine, Plan
 from gantk.training.optim import Constant, adam

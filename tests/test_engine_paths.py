@@ -86,11 +86,11 @@ def test_passes_are_joined_where_the_norm_allows_it():
 def test_joining_keeps_order_and_shapes():
     method = build("cyclegan", 2)
     one, two = torch.rand(2, 1, 16, 16), torch.rand(3, 1, 16, 16)
-    outputs = method.together(method.g_ab, one, two)
+    outputs = method.batched_forward(method.g_ab, one, two)
     assert [len(output) for output in outputs] == [2, 3]
     torch.testing.assert_close(outputs[1], method.g_ab(two), rtol=1e-4, atol=1e-6)
     small = torch.rand(2, 1, 8, 8)  # of another size: they cannot share a pass
-    assert [output.shape[-1] for output in method.together(method.g_ab, one, small)] == [16, 8]
+    assert [output.shape[-1] for output in method.batched_forward(method.g_ab, one, small)] == [16, 8]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.attention import SelfAttention
-from gantk.nets.attention_unet import AttentionGate, AttentionUNet
-from gantk.nets.dcgan import DCGANDiscriminator
-from gantk.nets.patchgan import PatchGAN
+from gantk.nets.blocks import SelfAttention
+from gantk.nets.discriminators import DCGANDiscriminator, PatchGAN
 from gantk.nets.resnet import ResNet
-from gantk.nets.unet import UNet
+from gantk.nets.unet import AttentionGate, AttentionUNet, UNet
 
 DOWN = [64, 128, 256, 512, 512, 512, 512, 512]  # filters of U-Net-256's encoder: C64-C128-C256-C512 and four more C512
 UP = [512, 512, 512, 512, 256, 128, 64]  # of its decoder, ahead of the output

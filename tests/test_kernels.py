@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk.nets import kernels
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, channels_last, conv, memory_format
-from gantk.nets.patchgan import PatchGAN
+from gantk.nets.discriminators import PatchGAN
+from gantk.nets.kernels import Windows, use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.testing.recorded import host_reads
-from gantk.training.accelerate import kernels
-from gantk.training.accelerate.kernels import Windows, use_kernels
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # transposed, inputs, outputs, side, kernel, stride, padding

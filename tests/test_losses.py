@@ -20,8 +20,7 @@ from gantk.losses.structure import (
     local_statistics,
     structure_and_flatness,
 )
-from gantk.nets.dcgan import DCGANDiscriminator
-from gantk.nets.patchgan import PatchGAN
+from gantk.nets.discriminators import DCGANDiscriminator, PatchGAN
 
 GAMES = [BCE, LS, Hinge, WGANGP]
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}

@@ -8,12 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from gantk.errors import UserError
-from gantk.nets.attention_unet import AttentionUNet
 from gantk.nets.blocks import InstanceNorm, ResizeConv, channels_last, conv, init_weights, norm, upsample
-from gantk.nets.dcgan import DCGANDiscriminator
-from gantk.nets.patchgan import RECEPTIVE_FIELDS, PatchGAN, with_coordinates
+from gantk.nets.discriminators import RECEPTIVE_FIELDS, DCGANDiscriminator, PatchGAN, with_coordinates
 from gantk.nets.resnet import Residual, ResNet
-from gantk.nets.unet import UNet
+from gantk.nets.unet import AttentionUNet, UNet
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 GENERATORS = {

@@ -12,7 +12,7 @@ from test_contracts import DISCRIMINATORS, GENERATORS, METHODS, MUNIT
 from torch import nn
 
 from gantk.method import Batch, Geometry, Method
-from gantk.nets.labels import one_hot
+from gantk.nets.blocks import one_hot
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model
 from gantk.testing import MethodContract
@@ -166,7 +166,7 @@ def test_passes_are_joined_where_that_is_wanted_and_allowed(network, batched, sh
     method, network = Method(Geometry(2, (8, 8), {"image": 1})), network()
     method.batched = batched
     inputs = [random_images(count, 1, (side, side), seed=side + count) for count, side in shapes]
-    found = method.together(network, *inputs)
+    found = method.batched_forward(network, *inputs)
     assert network.seen == seen
     for output, image in zip(found, inputs, strict=True):
         torch.testing.assert_close(output, network(image))
@@ -179,7 +179,7 @@ def test_calls_of_several_arguments_and_results_are_joined_too():
         return [network(image) * factor, [image + factor]]
 
     inputs = [(random_images(n, 1, (8, 8), seed=n), torch.full((n, 1, 1, 1), float(n))) for n in (1, 2)]
-    found = method.together(network, *inputs, call=call)
+    found = method.batched_forward(network, *inputs, call=call)
     assert network.seen == [3]
     for (first, (second,)), (image, factor) in zip(found, inputs, strict=True):
         torch.testing.assert_close(first, network(image) * factor)

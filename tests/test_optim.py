@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from gantk.training.optim import adam, adamw, rmsprop, settle_on, sgd, storage_order
+from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd, storage_order
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_storage_order_changes_nothing_but_the_time(rule, other):
     last.to(memory_format=torch.channels_last)
     follow(plain, other(plain.parameters(), lr=2e-4, betas=(0.5, 0.999), weight_decay=0.01))
     mine = rule(last.parameters(), weight_decay=0.01)
-    settle_on(mine, CPU)
+    move_state(mine, CPU)
     follow(last, mine)
     for one, two in zip(plain.parameters(), last.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
@@ -61,7 +61,7 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
     for net in (one, other):
         net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     rules = [rule(net.parameters()) for net in (one, other)]
-    settle_on(rules[1], CPU)
+    move_state(rules[1], CPU)
     wrong = torch.contiguous_format if last else torch.channels_last
     for step in range(3):
         for net in (one, other):
@@ -75,7 +75,7 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
         for state in rules[1].state.values():
             moments = {name: value for name, value in state.items() if value is not None and value.ndim == 4}
             state |= {name: value.contiguous(memory_format=wrong) for name, value in moments.items()}
-        settle_on(rules[1], CPU)  # as after a checkpoint
+        move_state(rules[1], CPU)  # as after a checkpoint
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -91,14 +91,14 @@ def test_storage_order_is_the_order_in_memory():
 def test_learning_rates_lie_where_the_rule_computes():
     net, _ = networks()
     fused, plain = adam(net.parameters(), lr=0.5), adam(net.parameters(), lr=0.5)
-    settle_on(fused, CPU)
-    settle_on(plain, CPU, fused=False)
+    move_state(fused, CPU)
+    move_state(plain, CPU, fused=False)
     assert torch.equal(fused.param_groups[0]["lr"], torch.tensor(0.5))
     assert plain.param_groups[0]["lr"] == 0.5
     assert plain.param_groups[0]["fused"] is False
     for rule in (rmsprop, torch.optim.LBFGS):
         other = rule(net.parameters(), lr=0.5)
-        settle_on(other, CPU)
+        move_state(other, CPU)
         assert other.param_groups[0]["lr"] == 0.5
 
 
@@ -106,8 +106,8 @@ def test_learning_rates_lie_where_the_rule_computes():
 def test_one_after_the_other_is_the_same(rule):
     together, single = networks()
     first, second = rule(together.parameters()), rule(single.parameters())
-    settle_on(first, CPU)
-    settle_on(second, CPU, fused=False)
+    move_state(first, CPU)
+    move_state(second, CPU, fused=False)
     follow(together, first)
     follow(single, second)
     for one, two in zip(together.parameters(), single.parameters(), strict=True):
@@ -119,9 +119,9 @@ def test_state_that_was_saved_with_a_number_for_the_rate_is_taken_over():
     earlier = torch.optim.Adam(net.parameters(), lr=0.25, betas=(0.5, 0.999), fused=True)
     follow(net, earlier, 2)
     optimizer = adam(again.parameters())
-    settle_on(optimizer, CPU)
+    move_state(optimizer, CPU)
     optimizer.load_state_dict(copy.deepcopy(earlier.state_dict()))
-    settle_on(optimizer, CPU)
+    move_state(optimizer, CPU)
     assert torch.equal(optimizer.param_groups[0]["lr"], torch.tensor(0.25))
     again.load_state_dict(net.state_dict())
     follow(net, earlier)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-import torch
-from torch import nn
 
 from gantk.inference.stages import staged
-from gantk.nets.skip_init import to_be_loaded
 
 
 def plain(item):
@@ -100,51 +97,3 @@ def test_what_is_being_put_away_is_finished_when_all_is_stopped():
     with pytest.raises(KeyboardInterrupt):
         list(staged(range(9), plain, work, away, expected=(OSError,)))
     assert written == [0]
-
-
-class Small(nn.Module):
-    """A layer, and a buffer that no checkpoint holds."""
-
-    def __init__(self, noisy: bool):
-        super().__init__()
-        self.layer = nn.Conv2d(3, 8, 3)
-        nn.init.normal_(self.layer.weight, 0.0, 0.02)
-        self.register_buffer("other", torch.randn(4) if noisy else torch.ones(4), persistent=False)
-
-
-@pytest.mark.parametrize("kept", ["buffer", "number"])
-def test_what_is_made_of_drawn_weights_and_not_saved_is_that_of_drawn_ones(kept):
-    class Derived(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-            if kept == "buffer":
-                self.register_buffer("start", self.layer.weight.detach().clone(), persistent=False)
-            else:
-                self.start = float(self.layer.weight.detach().mean())
-
-    torch.manual_seed(3)
-    ordinary = Derived()
-    module = to_be_loaded(lambda: (torch.manual_seed(3), Derived())[1], 3)
-    assert torch.equal(torch.as_tensor(module.start), torch.as_tensor(ordinary.start))
-
-
-@pytest.mark.parametrize("noisy", [False, True])
-def test_weights_that_are_loaded_are_not_drawn_and_all_else_is_as_ever(noisy):
-    built = []
-
-    def build():
-        torch.manual_seed(3)
-        built.append(Small(noisy))
-        return built[-1]
-
-    ordinary = build()
-    built.clear()
-    module = to_be_loaded(build, 3)
-    assert len(built) == (2 if noisy else 1)
-    assert torch.equal(module.other, ordinary.other)
-    module.load_state_dict(ordinary.state_dict())
-    x = torch.ones(1, 3, 8, 8)
-    assert torch.equal(module.layer(x), ordinary.layer(x))
-    if noisy:
-        assert torch.equal(module.layer.weight, ordinary.layer.weight)

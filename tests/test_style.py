@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 
 from gantk.losses.gram import GramStyle, gram
-from gantk.nets.encoder import DEVIATION, LAYERS, MEAN, VGG19
+from gantk.nets.pretrained import DEVIATION, LAYERS, MEAN, VGG19
 from gantk_style.canvas import luminance, smooth_edges, total_variation
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, encoder_for

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from gantk.inference.layer_trace import Memory, Watched, calls_of, parts_of
 from gantk.inference.tiles import Tiling
 from gantk.inference.windows import padded, tiles
-from gantk.nets.attention_unet import AttentionUNet
-from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, settle, upsample
+from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, fold_for_inference, upsample
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups, moments, normalised
-from gantk.nets.unet import UNet
+from gantk.nets.unet import AttentionUNet, UNet
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SIZES = {2: (41, 58), 3: (22, 33, 30)}  # no multiples of anything
@@ -328,10 +327,10 @@ def test_a_settled_network_gives_the_same_but_for_rounding(name, dims, up):
     before = network(x)
     with torch.autocast("cpu", torch.bfloat16):
         half = network(x)
-    settled = settle(network)
+    settled = fold_for_inference(network)
     assert settled is network and set(network.state_dict()) == names
     assert difference(network(x), before) < 1e-5
-    settle(network, torch.bfloat16)
+    fold_for_inference(network, torch.bfloat16)
     weights = [p for p in network.parameters() if p.ndim > 1]
     assert all(weight.dtype == torch.bfloat16 for weight in weights)
     with torch.autocast("cpu", torch.bfloat16):
@@ -349,7 +348,7 @@ def test_a_single_output_by_rows_is_the_same_convolution(dims, mode, kernel, pad
     nn.init.normal_(layer.bias)
     x = channels_last(torch.randn(2, 5, *[9] * dims))
     before = layer(x)
-    layer.settle(None)
+    layer.fold(None)
     assert "rows" in layer._buffers and "rows" not in layer.state_dict()
     torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
     small = x[:, :, :2] if kernel > 2 and mode == "zeros" and padding is None else x
@@ -364,7 +363,7 @@ def test_a_settled_network_notices_other_weights():
         part.mul_(0.5)
     x, weights = images(2, (32, 32)), {name: weight.clone() for name, weight in other.state_dict().items()}
     expected = other(x)
-    settle(network)
+    fold_for_inference(network)
     assert not torch.allclose(network(x), expected, atol=1e-3)
     torch.testing.assert_close(torch.func.functional_call(network, weights, (x,)), expected)
     network.load_state_dict(weights)

@@ -17,7 +17,7 @@ from gantk.data.preparation import Preparation
 from gantk.data.resample import Resize
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
-from gantk.nets.layout import CHANNELS_LAST
+from gantk.nets.kernels import CHANNELS_LAST
 
 AHEAD = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # the stream of random numbers that places windows, apart from those that shuffle

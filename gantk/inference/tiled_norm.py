@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gantk.inference.layer_trace import Call, Unfit, Watched
 from gantk.inference.split_network import Cut, Place, Whole, checked, unknown
 from gantk.inference.windows import Tile
-from gantk.nets.layout import CHANNELS_LAST
+from gantk.nets.kernels import CHANNELS_LAST
 from gantk.nets.statistics import Moments, moments, normalised
 
 

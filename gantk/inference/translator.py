@@ -25,7 +25,7 @@ from gantk.inference.whole import whole_images
 from gantk.machine.allocator import use_allocator
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
-from gantk.nets.blocks import settle
+from gantk.nets.blocks import fold_for_inference
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
@@ -174,7 +174,7 @@ class Translator:
 
     def _pipeline(self, letter: str, look: Look) -> Pipeline:
         if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
-            settle(self.method)
+            fold_for_inference(self.method)
         if look.uncertainty:
             network, maps = self._uncertain(letter, look), ("image", "spread")
         else:

@@ -70,7 +70,7 @@ class Ranks:
     def connect(self, device: torch.device) -> None:
         """Make the group of gradients; UserError where the ranks' devices do not fit together."""
         found = self.gather((device.type, _card(device)))
-        self.together(lambda: self._expect_fitting(found) if self.rank == 0 else None)
+        self.sync_errors(lambda: self._expect_fitting(found) if self.rank == 0 else None)
         self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
 
     def _expect_fitting(self, devices: list[tuple[str, str | None]]) -> None:
@@ -105,7 +105,7 @@ class Ranks:
         found = self.collect(own)
         return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
-    def together(self, work: Callable[[], T]) -> T:
+    def sync_errors(self, work: Callable[[], T]) -> T:
         """`work()` on every rank. Where it fails on some, all stop: the first of them says why."""
         result, error = None, None
         try:
@@ -123,7 +123,7 @@ class Ranks:
     def agree(self, about: Mapping[str, Any]) -> None:
         """UserError where a rank was started with something else than rank 0."""
         found = self.gather(dict(about))
-        self.together(lambda: self._expect_alike(found) if self.rank == 0 else None)
+        self.sync_errors(lambda: self._expect_alike(found) if self.rank == 0 else None)
 
     def _expect_alike(self, found: list[dict[str, Any]]) -> None:
         for rank, other in enumerate(found):

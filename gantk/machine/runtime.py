@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.machine.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
 from gantk.machine.launch import Launch, launch
 from gantk.machine.reduction import Reduction
-from gantk.nets.layout import CHANNELS_LAST
+from gantk.nets.kernels import CHANNELS_LAST
 
 if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks
@@ -94,9 +94,9 @@ class Runtime:
         if self.ranks:
             self.ranks.wait()
 
-    def together(self, work: Callable[[], T]) -> T:
+    def sync_errors(self, work: Callable[[], T]) -> T:
         """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
-        return self.ranks.together(work) if self.ranks else work()
+        return self.ranks.sync_errors(work) if self.ranks else work()
 
     def agree(self, about: dict[str, Any]) -> None:
         """UserError where the ranks were started with different things."""
@@ -129,10 +129,10 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
     place = launch()
     ranks = _met(place)
-    chosen = together(lambda: tried(_device(device, place)))
+    chosen = sync_errors(lambda: tried(_device(device, place)))
     if ranks is not None and ranks.gradients is None:
         ranks.connect(chosen)
-    precision = together(lambda: precision_on(chosen, precision))
+    precision = sync_errors(lambda: precision_on(chosen, precision))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
@@ -142,10 +142,10 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     return Runtime(chosen, precision, channels_last, place.rank, place.world, ranks, place)
 
 
-def together(work: Callable[[], T]) -> T:
+def sync_errors(work: Callable[[], T]) -> T:
     """`work()` before there is a runtime, on all ranks; where it fails on one with a GantkError, all stop."""
     ranks = _met(launch())
-    return ranks.together(work) if ranks else work()
+    return ranks.sync_errors(work) if ranks else work()
 
 
 def _met(place: Launch) -> Ranks | None:

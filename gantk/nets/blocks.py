@@ -1,7 +1,8 @@
-"""The parts that every network is made of, for 2-D and 3-D alike: convolutions, norms, upsampling, initial weights."""
+"""The layers that networks are made of, in 2-D and 3-D: convolutions, norms, upsampling, attention, initial weights."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 from typing import Literal
 
@@ -11,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
-from gantk.inference.layer_trace import parts_of
-from gantk.nets.layout import CHANNELS_LAST
+from gantk.nets import kernels
+from gantk.nets.kernels import CHANNELS_LAST
 from gantk.nets.statistics import moments, normalised
-from gantk.training.accelerate import kernels
 
 NormKind = Literal["instance", "batch", "group", "none"]
 UpKind = Literal["resize", "linear", "transpose"]
@@ -41,8 +41,8 @@ class FitsOrFloat32:
             y = self._conv_forward(x.float(), self.weight.float(), bias)
         return y.to(kernels.precision(x))
 
-    def settle(self, dtype: torch.dtype | None) -> None:
-        """Weights in `dtype`; a single output is made ready to be computed by rows. See the function of that name."""
+    def fold(self, dtype: torch.dtype | None) -> None:
+        """Weights in `dtype`; a single output is made ready to be computed by rows. See `fold_for_inference`."""
         plain = self.groups == 1 and set(self.stride) == set(self.dilation) == {1} and self.padding_mode != "circular"
         if self.out_channels == 1 and self.kernel_size[0] > 2 and plain and not isinstance(self.padding, str):
             rows = self.weight.detach().transpose(0, 2)  # (kernel, inputs, 1, ...): each row an output of its own
@@ -65,8 +65,8 @@ class FitsOrFloat32:
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
 
-class Quick(kernels.HasKernels):
-    """A convolution that takes the quickest of the ways in `gantk.training.accelerate.kernels`."""
+class QuickConv(kernels.HasKernels):
+    """A convolution that takes the quickest of the ways in `gantk.nets.kernels`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = self.groups == 1 and set(self.dilation) == {1} and not isinstance(self.padding, str)
@@ -89,11 +89,11 @@ class QuickTransposed(kernels.HasKernels):
         return kernels.transposed_convolution(x, self.weight, self.bias, self.stride, self.padding)
 
 
-class Conv2d(FitsOrFloat32, Quick, nn.Conv2d):
+class Conv2d(FitsOrFloat32, QuickConv, nn.Conv2d):
     """torch's, quick and safe on small maps."""
 
 
-class Conv3d(FitsOrFloat32, Quick, nn.Conv3d):
+class Conv3d(FitsOrFloat32, QuickConv, nn.Conv3d):
     """torch's, quick and safe on small maps."""
 
 
@@ -211,20 +211,20 @@ class ResizeConv(kernels.HasKernels, nn.Module):
         self.dims, self.linear = dims, linear
         self.conv = conv(dims, inputs, outputs, 3, bias=bias)
         self.enlarge = ("bilinear" if dims == 2 else "trilinear") if linear else "nearest"
-        self.register_buffer("kernel", None, persistent=False)  # the summed one, once settled
+        self.register_buffer("kernel", None, persistent=False)  # the summed one, once folded
 
     def forward(self, x: Tensor) -> Tensor:
-        settled = self.kernel is not None and _unchanged(self.conv)
-        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and not settled):
+        folded = self.kernel is not None and _unchanged(self.conv)
+        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and not folded):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
-        kernel = self.kernel if settled else summed_kernel(self.conv.weight)
+        kernel = self.kernel if folded else summed_kernel(self.conv.weight)
         twos, ones = (2,) * self.dims, (1,) * self.dims
         return kernels.transposed_convolution(x, kernel, self.conv.bias, twos, ones)
 
-    def settle(self, dtype: torch.dtype | None) -> None:
-        """Weights in `dtype`, the kernel summed. See the function of that name."""
+    def fold(self, dtype: torch.dtype | None) -> None:
+        """Weights in `dtype`, the kernel summed. See `fold_for_inference`."""
         if self.linear:
-            self.conv.settle(dtype)
+            self.conv.fold(dtype)
         else:
             kernel = summed_kernel(self.conv.weight.detach().float())
             self.kernel = kernel.to(dtype or self.conv.weight.dtype)
@@ -253,32 +253,34 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
     raise UserError(f"there is no upsampling '{kind}'", where="up", allowed=kinds)
 
 
-def settle(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Make a network ready for inference alone, in place; the same module.
 
     What autocast and forward passes would work out anew at each call is worked out once: weights in autocast's `dtype`
     (None: they stay as they are), kernels summed. Results differ by rounding. Other weights that are put in its place
     later work too, but no faster than before. Training goes on with the network as it was loaded, not with this one.
     """
-    for part in parts_of(module):
-        if hasattr(part, "parametrizations"):
-            continue
-        if hasattr(part, "settle"):
-            part.settle(dtype)
-        elif isinstance(part, tuple(CONV_TRANSPOSE.values())):
-            _to_precision(part, dtype)
+    if hasattr(module, "parametrizations"):  # spectral norm works its weight out at each call
+        return module
+    if hasattr(module, "fold"):
+        module.fold(dtype)
+    elif isinstance(module, tuple(CONV_TRANSPOSE.values())):
+        _to_precision(module, dtype)
+    elif not getattr(module, "indivisible", False):
+        for part in module.children():
+            fold_for_inference(part, dtype)
     return module
 
 
 def _to_precision(layer: nn.Module, dtype: torch.dtype | None) -> None:
     for name, values in list(layer.named_parameters(recurse=False)):
         setattr(layer, name, nn.Parameter(values.detach().to(dtype or values.dtype), requires_grad=False))
-    layer.settled = layer.weight, layer.weight._version
+    layer.folded = layer.weight, layer.weight._version
 
 
 def _unchanged(layer: nn.Module) -> bool:
-    """Whether the weights are those that the layer was settled with."""
-    weight, version = layer.settled
+    """Whether the weights are those that the layer was folded with."""
+    weight, version = layer.folded
     return layer.weight is weight and weight._version == version
 
 
@@ -350,3 +352,43 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
         f"{who} cannot take images of {' x '.join(map(str, size))}",
         where="data.size", allowed=rule, remedy=f"Set data.size = {' or '.join(nearest)}, or {remedy}",
     )  # fmt: skip
+
+
+class SelfAttention(nn.Module):
+    """Adds to every place of a map what it finds at the places that are like it (Zhang et al., 2019, section 3).
+
+    (N, channels, *size) to the same shape: x + gain * o(x), where o weighs the values of all places by the softmax of
+    query times key (equation 1) and projects them back to `channels` (equation 2). Queries and keys have channels // 8
+    filters, values channels // 2; the gain is learned and starts at 0, so that a new block changes nothing
+    (equation 3). Time grows with the square of the number of places: a block stands where the map is small.
+    """
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        narrow, half = max(1, channels // 8), max(1, channels // 2)
+        self.query = conv(dims, channels, narrow, 1, bias=False)
+        self.key = conv(dims, channels, narrow, 1, bias=False)
+        self.value = conv(dims, channels, half, 1, bias=False)
+        self.out = conv(dims, half, channels, 1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).flatten(2).mT.unsqueeze(1) for layer in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, places, half); no scale there
+        return x + self.gain * self.out(found.squeeze(1).mT.unflatten(2, x.shape[2:]))
+
+
+def check_levels(attention: Collection[int], least: int, most: int, why: str = "") -> None:
+    """UserError unless every level (number of halvings) of `attention` lies between `least` and `most`."""
+    for level in attention:
+        if not least <= level <= most:
+            what = f"self-attention cannot stand where the size is halved {level} times"
+            raise UserError(what, where="attention", allowed=f"{least} to {most}{why}")
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """Labels (N,) as rows (N, classes) of one True each.
+
+    torch's own looks at the labels on the host first, whether they are in range; here one that is not has no True.
+    """
+    return label[:, None] == torch.arange(classes, device=label.device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gantk.nets.attention import SelfAttention, check_levels
 from gantk.nets.blocks import (
     NormKind,
     OutputKind,
     Padding,
+    SelfAttention,
     UpKind,
     batch_independent,
+    check_levels,
     conv,
     in_layout_of,
     init_weights,

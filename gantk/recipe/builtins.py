@@ -8,9 +8,12 @@ PARTS = {
     "generator": {
         "unet": "gantk.nets.unet:UNet",
         "resnet": "gantk.nets.resnet:ResNet",
-        "attention_unet": "gantk.nets.attention_unet:AttentionUNet",
+        "attention_unet": "gantk.nets.unet:AttentionUNet",
     },
-    "discriminator": {"patchgan": "gantk.nets.patchgan:PatchGAN", "dcgan": "gantk.nets.dcgan:DCGANDiscriminator"},
+    "discriminator": {
+        "patchgan": "gantk.nets.discriminators:PatchGAN",
+        "dcgan": "gantk.nets.discriminators:DCGANDiscriminator",
+    },
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
         "ls": "gantk.losses.adversarial:LS",

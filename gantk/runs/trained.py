@@ -10,10 +10,9 @@ from torch import Tensor
 
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method, check_networks
-from gantk.nets.skip_init import to_be_loaded
+from gantk.nets.kernels import use_kernels
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
-from gantk.training.accelerate.kernels import use_kernels
 
 
 def build_method(
@@ -38,7 +37,7 @@ def load_method(
     weights are damaged or another network's.
     """
     classes = tuple(meta.get("classes", ()))
-    method = to_be_loaded(lambda: build_method(model, meta["channels"], classes, range, runtime), model.train.seed)
+    method = build_method(model, meta["channels"], classes, range, runtime)
     checkpoint.load_into(method, inference_state(saved), str(saved))
     return method.eval().requires_grad_(False)
 

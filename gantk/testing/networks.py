@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.layout import CHANNELS_LAST
+from gantk.nets.kernels import CHANNELS_LAST
 from gantk.plugin.spec import Part
 from gantk.runs.checkpoint import load_into, load_weights, save
 from gantk.testing.small import SMALL, random_images, small_part, small_size

@@ -15,7 +15,7 @@ from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networ
 from gantk.training.accelerate.cuda_graph import Capture, Graph
 from gantk.training.accelerate.python_state import PythonState
 from gantk.training.ema import EMA
-from gantk.training.optim import settle_on
+from gantk.training.optim import move_state
 
 AHEAD = 1000  # steps, at most, by which a recorded step is tried at another point of the training
 
@@ -54,7 +54,7 @@ class Engine:
         self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema = EMA(method, averaged, plan.ema, plan.fused) if plan.ema and averaged else None
-        self._settle()
+        self._move_states()
         self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
@@ -187,7 +187,7 @@ class Engine:
         self.step = state["step"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self._settle()
+        self._move_states()
         self.capture.forget()
         if self.ema:
             self.ema.load_state_dict(average, state["ema_updates"])
@@ -197,9 +197,9 @@ class Engine:
         """What the step does otherwise than it could, and why."""
         return self.capture.notes
 
-    def _settle(self) -> None:
+    def _move_states(self) -> None:
         for optimizer in self.optimizers.values():
-            settle_on(optimizer, self.runtime.device, self.plan.fused)
+            move_state(optimizer, self.runtime.device, self.plan.fused)
 
     def _capture(self, graph: Callable[[], Graph] | None) -> Capture:
         device, wanted = self.runtime.device, self.plan.capture

@@ -59,11 +59,11 @@ def build_method(
 
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
-    data, method, batches, plan, scorer = runtime.together(lambda: _prepared(model, runtime))
+    data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
     if runtime.world > 1:
         runtime.agree(identity_of(model, data))
     runtime.broadcast(method)
-    engine = runtime.together(lambda: Engine(method, plan, runtime))
+    engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
     if model.train.fast.compile:
@@ -261,7 +261,7 @@ class Training:
         self.runtime.wait()
 
     def _check_finite(self) -> None:
-        self.runtime.together(lambda: self.engine.check_finite(self._last_saved()))
+        self.runtime.sync_errors(lambda: self.engine.check_finite(self._last_saved()))
 
     def _judged(self) -> dict[str, Any]:
         with inference_weights(self.parts.method, self.engine):

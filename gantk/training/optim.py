@@ -123,7 +123,7 @@ def same_order(one: Tensor, other: Tensor) -> bool:
     return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
 
 
-def settle_on(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
+def move_state(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
     """Learning rates and counts of steps where the update rule computes, so that a recorded step follows them.
 
     `fused` false: one parameter after the other, for comparison. To be called again after `load_state_dict`.

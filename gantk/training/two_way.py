@@ -103,9 +103,9 @@ class CycleMethod(Method):
         real_a, real_b = batch["a"], batch["b"]
         terms = self.terms
         same = [real_b] if terms.identity else []
-        fake_b, *identity_b = self.together(self.g_ab, real_a, *same)
+        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same)
         same = [real_a] if terms.identity else []
-        fake_a, cycled_a, *identity_a = self.together(self.g_ba, real_b, self._defended(fake_b), *same)
+        fake_a, cycled_a, *identity_a = self.batched_forward(self.g_ba, real_b, self._defended(fake_b), *same)
         cycled_b = self.g_ab(self._defended(fake_a))
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
         weight_a, weight_b = (lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b"))
@@ -137,7 +137,7 @@ class CycleMethod(Method):
         judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
         for name, network, pool, augment in judges:
             real, fake = batch[name], pool(batch[f"fake_{name}"])
-            logits = self.together(network, real, fake, call=chained(augment, network))
+            logits = self.batched_forward(network, real, fake, call=chained(augment, network))
             augment.observe(logits[0])
             losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
             penalty = self.adversarial.penalty(network, real, fake)

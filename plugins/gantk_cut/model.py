@@ -82,7 +82,7 @@ class CUT(Method):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial and contrastive losses (equation 5), and structure and flatness where they have weight."""
         real_a, real_b = batch["a"], batch["b"]
-        fake_b, *same_b = self.together(self.g_ab, real_a, *([real_b] if self.nce_identity else []))
+        fake_b, *same_b = self.batched_forward(self.g_ab, real_a, *([real_b] if self.nce_identity else []))
         batch["fake_b"] = fake_b.detach()
         losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
         if self.weights["nce"]:
@@ -98,7 +98,7 @@ class CUT(Method):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""
         real, fake = batch["b"], batch["fake_b"]
-        logits = self.together(self.d_b, real, fake, call=chained(self.augment_b, self.d_b))
+        logits = self.batched_forward(self.d_b, real, fake, call=chained(self.augment_b, self.d_b))
         self.augment_b.observe(logits[0])
         losses = {"d_b": self.adversarial.discriminator(*logits)}
         penalty = self.adversarial.penalty(self.d_b, real, fake)
@@ -114,8 +114,8 @@ class CUT(Method):
     def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
         """The contrastive loss of each output against its source, all seen by the generator's encoder."""
         with torch.no_grad():
-            keys = self.together(self.g_ab, *sources, call=self._maps)
-        queries = self.together(self.g_ab, *outputs, call=self._maps)
+            keys = self.batched_forward(self.g_ab, *sources, call=self._maps)
+        queries = self.batched_forward(self.g_ab, *outputs, call=self._maps)
         return [self.nce(*maps) for maps in zip(queries, keys, strict=True)]
 
     def _maps(self, image: Tensor) -> list[Tensor]:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import UpKind
-from gantk.nets.labels import one_hot
+from gantk.nets.blocks import UpKind, one_hot
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
@@ -101,7 +100,7 @@ class DCGAN(Method):
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
         shown = [self._labelled(self.augment(seen), label) for seen in (image, batch["fake"])]
-        real, fake = self.together(self.discriminator, *shown)
+        real, fake = self.batched_forward(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
         penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])

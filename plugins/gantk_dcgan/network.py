@@ -6,8 +6,17 @@ from math import ceil, log2, prod
 
 from torch import Tensor, nn
 
-from gantk.nets.attention import SelfAttention, check_levels
-from gantk.nets.blocks import UpKind, in_layout_of, init_weights, norm, output_activation, require_size, upsample
+from gantk.nets.blocks import (
+    SelfAttention,
+    UpKind,
+    check_levels,
+    in_layout_of,
+    init_weights,
+    norm,
+    output_activation,
+    require_size,
+    upsample,
+)
 
 SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes
 

@@ -123,7 +123,7 @@ class MUNIT(Method):
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
             auto, own = self._auto(name), (content[name], style[name])
-            same, fake = self.together(auto, own, (content[other], codes.drawn[name]), call=auto.decode)
+            same, fake = self.batched_forward(auto, own, (content[other], codes.drawn[name]), call=auto.decode)
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
@@ -137,9 +137,9 @@ class MUNIT(Method):
         losses = {}
         for name, network, augment in (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b)):
             images = batch[name], batch[f"fake_{name}"]
-            real, fake = self.together(network, *images, call=chained(augment, network.pyramid))
+            real, fake = self.batched_forward(network, *images, call=chained(augment, network.pyramid))
             scales = list(zip(network.judges, real, fake, strict=True))
-            logits = [self.together(judge, r, f) for judge, r, f in scales]
+            logits = [self.batched_forward(judge, r, f) for judge, r, f in scales]
             augment.observe(torch.cat([r.flatten(1) for r, _ in logits], 1))
             losses[f"d_{name}"] = sum(self.adversarial.discriminator(r, f) for r, f in logits)
             penalties = [self.adversarial.penalty(judge, r, f) for judge, r, f in scales]

@@ -71,7 +71,7 @@ class Pix2Pix(Regression):
         for to in self.directions():
             judge, augment = self.judge_of(to)
             real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
-            logits = self.together(judge, real, fake, call=chained(augment, judge))
+            logits = self.batched_forward(judge, real, fake, call=chained(augment, judge))
             augment.observe(logits[0])
             losses[f"d_{OTHER[to]}{to}"] = self.adversarial.discriminator(*logits)
             penalty = self.adversarial.penalty(judge, real, fake)

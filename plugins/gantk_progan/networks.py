@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gantk.nets.blocks import in_layout_of
-from gantk.nets.labels import one_hot
+from gantk.nets.blocks import in_layout_of, one_hot
 from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
 
 SMALLEST = 4  # side of the images that level 0 makes; level k makes 4 * 2**k

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.nets.encoder import VGG19
+from gantk.nets.pretrained import VGG19
 from gantk_style.canvas import bounds, shown
 from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, Objective, check_weights, encoder_for
 from gantk_style.transfer import check_channels, first_canvas, make_rule, transfer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.gram import GramStyle, gram
-from gantk.nets.encoder import VGG19
+from gantk.nets.pretrained import VGG19
 from gantk_style.canvas import total_variation
 
 CONTENT_LAYERS = ("conv4_2",)  # section 2.1

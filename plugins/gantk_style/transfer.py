@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.encoder import VGG19, check_colours
+from gantk.nets.pretrained import VGG19, check_colours
 from gantk_style.canvas import bounds, merged, noise_like, shown, smooth_edges
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, Objective

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from gantk.nets.layout import CHANNELS_LAST
-
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}  # by the number of spatial dimensions
 HEAVY = 4096  # weights for each position of the smaller map, all images together, from which it is a matrix product
 TAPS = range(17, 65)  # of the kernel of a single output, where it is a matrix product
 STRIP = 32  # rows of the weights
