@@ -24,7 +24,7 @@ import torch
 from scipy.stats import spearmanr
 
 import gantk
-from gantk.inference.whole import whole_images
+from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
 from gantk.metrics.checkpoint_choice import MOST, Choice, judge_for
 from gantk.metrics.pairs import PSNR, SSIM

@@ -11,8 +11,8 @@ trained run. For every way of going through a network, beside the whole image:
     seam         mean absolute gradient of the difference there, over the same: 0 where there is none
 
 Ways are `tiles` (the image's statistics, small maps whole), `passes` (the image's statistics alone, where a tile's halo
-covers all that the network sees), `blended` (the same with tiles that are too small for that), and `windows`, what was
-usual: each one with its own statistics, side by side or blended.
+covers all that the network sees), and `windows`, what was usual: each one with its own statistics, side by side or
+blended.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 import gantk
 from gantk.formats.files import read
 from gantk.inference.tiles import Tiling
-from gantk.inference.windows import by_windows, corners, padded, tiles
+from gantk.inference.windows import by_windows, padded, tiles
 from gantk.machine.runtime import describe, start
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
@@ -67,7 +67,7 @@ def cases() -> list[Case]:
             "unet, depth 5, width 32",
             2,
             lambda: UNet(1, 1, 2, width=32, depth=5),
-            (("tiles", square, 16, 0.0), ("blended", square, math.inf, 0.5), *plain),
+            (("tiles", square, 16, 0.0), *plain),
         ),
         Case(
             "resnet, 1 block, 1 halving, width 6",
@@ -108,17 +108,20 @@ def compare(network: nn.Module, images: Tensor, way: tuple, reference: Tensor) -
     began, plan = time.perf_counter(), ""
     if level is None:
         size = tuple(max(side, part) for side, part in zip(images.shape[2:], window, strict=True))
-        larger, inside = padded(images, size)
-        done = by_windows(larger, window, overlap, network)[(..., *inside)]
-        starts = [sorted({corner[axis] for corner in corners(size, window, overlap)}) for axis in range(len(window))]
-        cuts = [[start for start in along[1:]] for along in starts]
+        larger, inside = padded(images.numpy(), size)
+        done = by_windows(larger, window, overlap, lambda part: network(torch.from_numpy(part)).numpy())
+        done = torch.from_numpy(done[(..., *inside)])
+        shared = [part - max(1, int(part * (1 - overlap))) for part in window]
+        starts = [sorted({tile.box[axis].start for tile in tiles(size, window, shared, (1,) * len(size))})
+                  for axis in range(len(window))]  # fmt: skip
+        cuts = [along[1:] for along in starts]
     else:
         tiling = Tiling(network, network, window=window, memory=0, level=level, overlap=overlap)
         done, found = tiling(images), tiling.plan(tuple(images.shape[1:]))
         plan = str(found)
         larger, inside = padded(images, found.size)
-        step = found.cut.align(tiling._needs.calls)
-        inner = [tile.inner for tile in tiles(found.size, found.window, found.halo, step)]
+        step = tiling._needs.align(found.split)
+        inner = [tile.inner for tile in tiles(found.size, found.window, tiling._around(found.split), step)]
         cuts = [sorted({part[axis].start for part in inner} - {0}) for axis in range(len(window))]
     seconds = time.perf_counter() - began
     shown = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gantk.data.items import Record
 from gantk.data.sources.folders import source_for
-from gantk.inference.whole import whole_images
+from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
 from gantk.method import Batch, Method, Stage
 from gantk.recipe.load import load_recipe

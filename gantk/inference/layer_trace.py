@@ -1,12 +1,11 @@
-"""Every call of a network's smallest parts, in their order: watched, measured, and answered from outside."""
+"""Every call of a network's layers, in their order: recorded, measured, and answered from outside."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -17,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 from gantk.nets.statistics import groups
 
-Function = Callable[[Tensor], Tensor]
 Answer = Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]
 
 
@@ -27,7 +25,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a part gave: a map, whose sides are the image's divided by `factors`, or something else."""
+    """One call of a layer: its output is a map with the image's sides divided by `factors`, or something else."""
 
     part: nn.Module
     factors: tuple[int, ...] | None  # None: not a map
@@ -41,27 +39,72 @@ class Call:
         return math.prod(self.factors) if self.factors else 0
 
 
-class Watched:
-    """A function that runs a module, with every call of the module's smallest parts open to be answered.
+class Traced:
+    """A function that runs layers of a module, in the same order each time, whose calls can be answered from outside.
 
-    The smallest parts are the modules without children, and those that say `indivisible = True`: modules that do more
-    with their children than to call them, or that change the size of a map between two of them.
+    Layers are the modules without children, and those that say `indivisible = True`: modules that do more with their
+    children than to call them, or that change the size of a map between two of them.
     """
 
-    def __init__(self, function: Function, module: nn.Module):
-        self.function = function
-        self.parts = list({id(part): part for part in parts_of(module)}.values())
+    def __init__(self, function: Callable[[Tensor], Tensor], module: nn.Module):
+        self.function, self.layers = function, list(dict.fromkeys(parts_of(module)))
 
     def __call__(self, x: Tensor, answer: Answer | None = None) -> Tensor:
-        """`function(x)`, where `answer(number of the call, part, its forward, arguments)` stands for every call."""
+        """`function(x)`, where `answer(number of the call, layer, its forward, arguments)` stands for every call."""
         if answer is None:
             return self.function(x)
-        with _answered(self.parts, answer):
+        numbers, own = count(), {layer: layer.__dict__.get("forward") for layer in self.layers}
+
+        def stand_in(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return lambda *args, **options: answer(next(numbers), layer, partial(forward, **options), args)
+
+        try:
+            for layer in self.layers:
+                layer.forward = stand_in(layer, layer.forward)
             return self.function(x)
+        finally:
+            for layer, before in own.items():
+                layer.__dict__.pop("forward", None)
+                if before is not None:  # somebody else's stand-in
+                    layer.forward = before
+
+    def calls(self, x: Tensor) -> list[Call]:
+        """The calls of `function(x)`, x (1, C, *size), in order; Unfit where they cannot be told apart by their maps.
+
+        A second run with the last side doubled finds what is a map: a map's sides grow with the image's.
+        """
+        first, second = self._recorded(x), self._recorded(torch.cat([x, x.flip(-1)], -1))
+        if [call.part for call, _ in first] != [call.part for call, _ in second]:
+            raise Unfit("its layers come in another order for another size")
+        found = []
+        for (call, rows), (larger, _) in zip(first, second, strict=True):
+            if call.factors != larger.factors:
+                call = replace(call, factors=None)
+            if (call.factors and rows != 1) or (call.groups is not None and call.factors is None):
+                raise Unfit(f"{type(call.part).__name__} sees {rows} maps whose sides may not follow the image's")
+            found.append(call)
+        return found
+
+    def _recorded(self, x: Tensor) -> list[tuple[Call, int]]:
+        found = []
+
+        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+            y, given = forward(*args), args[0] if args else None
+            if not isinstance(y, Tensor):
+                raise Unfit(f"{type(layer).__name__} gives something else than one tensor")
+            norm = groups(layer, given.shape[1]) if isinstance(given, Tensor) and given.ndim > 1 else None
+            call = Call(layer, factors_of(y, x.shape[2:]), y.shape[1] if y.ndim > 1 else 0, y.dtype, norm)
+            found.append((call, len(y) if y.ndim else 0))
+            return y
+
+        y = self(x, answer)
+        if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
+            raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
+        return found
 
 
 def parts_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The smallest parts of a module, in the order in which they were added."""
+    """The layers of a module (see `Traced`), in the order in which they were added."""
     children = [child for name, child in module.named_children() if name != "parametrizations"]
     if not children or getattr(module, "indivisible", False):
         yield module
@@ -70,66 +113,18 @@ def parts_of(module: nn.Module) -> Iterator[nn.Module]:
             yield from parts_of(child)
 
 
-@contextmanager
-def _answered(parts: list[nn.Module], answer: Answer) -> Iterator[None]:
-    numbers, own = count(), {}
-
-    def stand_in(part: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args, **options: answer(next(numbers), part, partial(forward, **options), args)
-
-    for part in parts:
-        own[part] = part.__dict__.get("forward")  # somebody else's stand-in
-        part.forward = stand_in(part, part.forward)
-    try:
-        yield
-    finally:
-        for part, before in own.items():
-            del part.__dict__["forward"]
-            if before is not None:
-                part.forward = before
+def call_at(calls: Sequence[Call], number: int, layer: nn.Module) -> Call:
+    """The call of that number, which must be the layer's."""
+    if number >= len(calls) or calls[number].part is not layer:
+        raise Unfit("its layers come in another order each time")
+    return calls[number]
 
 
-def calls_of(watched: Watched, x: Tensor) -> list[Call]:
-    """The calls of `function(x)`, x (1, C, *size), in order; Unfit where they cannot be told apart by their maps.
-
-    What counts as a map is told by a second run with the last side doubled: a map's sides grow with the image's.
-    """
-    first = _recorded(watched, x)
-    second = _recorded(watched, torch.cat([x, x.flip(-1)], -1))
-    if [part for part, *_ in first] != [part for part, *_ in second]:
-        raise Unfit("its layers come in another order for another size")
-    return [_call(a, b) for a, b in zip(first, second, strict=True)]
-
-
-def _recorded(watched: Watched, x: Tensor) -> list[tuple]:
-    found = []
-
-    def answer(number: int, part: nn.Module, forward: Callable, args: tuple) -> Tensor:
-        y = forward(*args)
-        if not isinstance(y, Tensor):
-            raise Unfit(f"{type(part).__name__} gives something else than one tensor")
-        factors = None
-        if y.ndim == x.ndim and not any(side % part for side, part in zip(x.shape[2:], y.shape[2:], strict=True)):
-            factors = tuple(side // part for side, part in zip(x.shape[2:], y.shape[2:], strict=True))
-        group = groups(part, args[0].shape[1]) if args and isinstance(args[0], Tensor) and args[0].ndim > 1 else None
-        found.append((part, factors, len(y) if y.ndim else 0, y.shape[1] if y.ndim > 1 else 0, y.dtype, group))
-        return y
-
-    y = watched(x, answer)
-    if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
-        raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
-    return found
-
-
-def _call(first: tuple, second: tuple) -> Call:
-    part, factors, rows, channels, dtype, group = first
-    if factors != second[1]:
-        factors = None
-    if factors and rows != 1:
-        raise Unfit(f"{type(part).__name__} sees {rows} images where there is one")
-    if group is not None and factors is None:
-        raise Unfit(f"{type(part).__name__} looks at maps whose sides do not follow the image's")
-    return Call(part, factors, channels, dtype, group)
+def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
+    """How often the sides of a map go into those of the image; None: it is no map."""
+    if x.ndim != len(size) + 2 or any(side % part for side, part in zip(size, x.shape[2:], strict=True)):
+        return None
+    return tuple(side // part for side, part in zip(size, x.shape[2:], strict=True))
 
 
 class Memory(TorchDispatchMode):
@@ -158,3 +153,19 @@ class Memory(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def bytes_per_voxel(run: Callable[[tuple[int, ...]], object], size: tuple[int, ...]) -> float:
+    """Memory that one more voxel of an image needs while `run(size)` runs: the last side is doubled until it shows.
+
+    What is needed at any size, such as weights in another precision, is not counted.
+    """
+    peaks = []
+    for doublings in range(6):
+        larger = (*size[:-1], size[-1] << doublings)
+        with Memory() as memory:
+            run(larger)
+        peaks.append(memory.peak)
+        if doublings and peaks[-1] > 1.7 * peaks[-2]:
+            break
+    return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)

@@ -20,8 +20,8 @@ from gantk.formats.image import Image
 from gantk.inference.ledger import sha256_of
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
 from gantk.inference.post import Posts, spread_examples
+from gantk.inference.tiles import whole_images
 from gantk.inference.uncertainty import Uncertain, uncertain
-from gantk.inference.whole import whole_images
 from gantk.machine.allocator import use_allocator
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method

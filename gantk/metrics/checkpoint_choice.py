@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
-from gantk.inference.whole import whole_images
+from gantk.inference.tiles import whole_images
 from gantk.losses.structure import structure_and_flatness
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
