@@ -37,12 +37,14 @@ class Fitted(nn.Module):
 
     def __init__(self, network: nn.Module, frame: Frame, window: tuple, overlap: float):
         super().__init__()
-        from gantk.inference.windows import corners
+        from gantk.inference.windows import tiles
 
         self.network, self.reach, self.low = network, frame.neighbours, float(frame.range[0])
         self.stretch, self.guided, self.box, self.flat = frame.fit == "stretch", frame.detail == "guided", WINDOW, FLAT
         self.size, self.window = list(frame.size), list(window)
-        self.corners = [list(corner) for corner in corners(tuple(frame.size), tuple(window), overlap)]
+        shared = [part - max(1, int(part * (1 - overlap))) for part in window]
+        found = tiles(frame.size, window, shared, (1,) * len(window))
+        self.corners = [[place.start for place in tile.box] for tile in found]
         weight = torch.ones(())
         for side in window:
             places = (torch.arange(side) + 0.5) / side - 0.5
