@@ -29,7 +29,7 @@ from gantk.data.batches import Batches, ImageSet
 from gantk.data.cache import Cache
 from gantk.data.intensity import Percentile
 from gantk.data.preparation import Preparation
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Images
 from gantk.machine.runtime import describe, start
 
 EPOCHS = ("uncached", "first", "second", "next run")

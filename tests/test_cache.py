@@ -23,7 +23,7 @@ from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
 from gantk.data.items import Record
 from gantk.data.preparation import Preparation, Stacks, code_of, named_files
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Images
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.recipe.tables import DataTable
@@ -241,7 +241,7 @@ FILL = """
 import hashlib, sys
 from pathlib import Path
 from gantk.data.cache import Cache
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Images
 from gantk.data.preparation import Preparation
 
 study, folder = sys.argv[1:3]
@@ -620,7 +620,7 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
 
 
 def test_masks_are_kept_where_it_is_known_what_is_read_for_them(tmp_path):
-    from gantk.data.sources.volumes import Item, Reader
+    from gantk.data.sources.reader import Item, Reader
 
     reader, mask = Reader(2), tmp_path / "mask.nii"
     item = Item("a", tmp_path / "image.nii", "image", mask=mask)

@@ -13,7 +13,7 @@ from gantk.data.augment import hide_contrasts
 from gantk.data.batches import Batches, prepare
 from gantk.data.dataset import Data, intensity_from
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window
-from gantk.data.sources.folders import source_for
+from gantk.data.sources.choice import source_for
 from gantk.data.sources.patients import Contrasts, contrast_files
 from gantk.data.split.split import split_records
 from gantk.errors import UserError

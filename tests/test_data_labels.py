@@ -12,7 +12,7 @@ from conftest import draw_pictures
 from gantk.data.augment import augmented
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Images
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.split import SETS, split_records
 from gantk.errors import UserError

@@ -11,8 +11,7 @@ import torch
 from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.sources.folders import Folders
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Folders, Images
 from gantk.errors import UserError
 from gantk.method import Batch, Method
 from gantk.recipe.tables import DataTable

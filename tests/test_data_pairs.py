@@ -6,7 +6,8 @@ import pytest
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.sources.folders import Folders, source_for
+from gantk.data.sources.choice import source_for
+from gantk.data.sources.folders import Folders
 from gantk.data.split.split import SETS
 from gantk.errors import UserError
 from gantk.method import Method

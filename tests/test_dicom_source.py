@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gantk.data.resample import SamplingGrid
+from gantk.data.sources.choice import source_for
 from gantk.data.sources.dicom import Dicom, contrast_of
-from gantk.data.sources.folders import source_for
 from gantk.errors import UserError
 
 

@@ -11,7 +11,7 @@ from scipy.ndimage import zoom
 from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.data.phantom.source import Phantom
-from gantk.data.sources.images import Images
+from gantk.data.sources.folders import Images
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import near_copies, see
 from gantk.data.split.split import split_records

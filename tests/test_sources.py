@@ -8,9 +8,9 @@ import PIL.Image
 import pytest
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import likeness, split_of
-from gantk.data.sources.folders import Aligned, Folders, channels, nothing_fits, source_for
-from gantk.data.sources.images import Images
+from gantk.data.sources.choice import nothing_fits, source_for
+from gantk.data.sources.file_names import domain_match, split_of
+from gantk.data.sources.folders import Aligned, Folders, Images
 from gantk.data.sources.pairing import NAMED_ALIKE
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
@@ -219,12 +219,6 @@ def test_mixed_channels_and_tiny_images_are_named(tmp_path):
         assert {len(asked[f"T1/{n}.png"].read()) for n in "12"} == {wanted}
 
 
-def test_channels_come_from_the_data(tmp_path):
-    tree(tmp_path / "T1", "1.png", "2.png")
-    tree(tmp_path / "T2", "1.png", "2.png", shape=(12, 10, 3))
-    assert channels(folders(tmp_path)) == {"a": 1, "b": 3}
-
-
 def test_side_by_side_pictures_are_registered_halves(tmp_path):
     left, right = np.full((16, 16), 50, np.uint8), np.full((16, 16), 200, np.uint8)
     for split in ("train", "test"):
@@ -323,7 +317,7 @@ def test_a_source_without_a_path_says_what_to_write(build):
     ],
 )
 def test_likeness_of_names(name, domain, expected):
-    assert likeness(name, domain) == expected
+    assert domain_match(name, domain) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Stacks
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.bids import Bids
-from gantk.data.sources.folders import Folders, source_for
-from gantk.data.sources.images import Images
+from gantk.data.sources.choice import source_for
+from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.manifest import Manifest
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.patients import Contrasts
-from gantk.data.sources.volumes import Item, Reader, Shelf, planes_within
+from gantk.data.sources.reader import Item, Reader, VolumeCache, planes_within
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -169,7 +169,7 @@ def test_a_volume_is_decoded_once_however_many_threads_ask(tree, monkeypatch):
 
 
 def test_a_shelf_keeps_what_it_has_room_for_and_forgets_failures():
-    shelf, read = Shelf(room=3000), []
+    shelf, read = VolumeCache(room=3000), []
 
     def make(name, size=1000):
         def value():

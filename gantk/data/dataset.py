@@ -14,7 +14,7 @@ from gantk.data.intensity import PerChannel
 from gantk.data.items import Record, contrast_names, domain_letters
 from gantk.data.preparation import Preparation, Stacks, code_of, fitted_mapping, middle
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.labels import classes_of
+from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.split import Splits, split_json, split_records, unpair

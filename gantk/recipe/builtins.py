@@ -30,7 +30,7 @@ PARTS = {
         "phantom": "gantk.data.phantom.source:Phantom",
         "folders": "gantk.data.sources.folders:Folders",
         "aligned": "gantk.data.sources.folders:Aligned",
-        "images": "gantk.data.sources.images:Images",
+        "images": "gantk.data.sources.folders:Images",
         "contrasts": "gantk.data.sources.patients:Contrasts",
         "nifti": "gantk.data.sources.nifti:Nifti",
         "dicom": "gantk.data.sources.dicom:Dicom",

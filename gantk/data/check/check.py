@@ -12,7 +12,7 @@ from gantk.data.check.compare import copies_among, wrong_contrast
 from gantk.data.check.findings import Problem, about_each, broken, counted, named, odd_ones
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.usage import Usage, assign, split_up, usage_of
-from gantk.data.sources.contrast_names import MEANING
+from gantk.data.sources.file_names import CONTRASTS
 from gantk.errors import UserError
 from gantk.formats import files as io
 
@@ -75,7 +75,7 @@ def _scans(path: Path, usage: Usage | Problem) -> list[io.Scan]:
         return list(found.values())
     scans = io.scans(path)
     if not scans:
-        from gantk.data.sources.folders import nothing_fits
+        from gantk.data.sources.choice import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
     return scans
@@ -86,7 +86,7 @@ def _compared(items: Sequence[Inspected], usage: Usage | Problem) -> list[Proble
     known = isinstance(usage, Usage)
     if not known:  # what names say has to do
         for item in items:
-            item.domains = [MEANING.get(item.said, item.said).upper()] if item.said else []
+            item.domains = [CONTRASTS.get(item.said, item.said).upper()] if item.said else []
     members = [item for item in items if item.domains or not known]
     found = about_each(members)
     for domains in dict.fromkeys(tuple(item.domains) for item in members):

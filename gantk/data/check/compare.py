@@ -9,7 +9,7 @@ import numpy as np
 
 from gantk.data.check.findings import ENOUGH, MOST, SHOWN, Problem, counted, named
 from gantk.data.check.inspect import Inspected
-from gantk.data.sources.contrast_names import MEANING, plain
+from gantk.data.sources.file_names import CONTRASTS, plain
 from gantk.data.split.image_hash import traits_of
 from gantk.data.split.near_duplicates import near_copies
 
@@ -73,7 +73,7 @@ def _nearness(own: np.ndarray, other: np.ndarray, patients: list[str], others: l
 
 
 def _speaks_against(item: Inspected, domain: str) -> bool:
-    meant, said = MEANING.get(plain(domain), ""), MEANING.get(item.header_says, item.header_says)
+    meant, said = CONTRASTS.get(plain(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
     if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
     echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.sources.contrast_names import contrast_in
+from gantk.data.sources.file_names import contrast_in
 from gantk.data.split.image_hash import mirrored_likeness, shape_of_content
 from gantk.data.split.near_duplicates import Seen, seen_pixels
 from gantk.errors import UserError

@@ -12,9 +12,9 @@ from gantk.data.check.findings import Problem, counted, named
 from gantk.data.check.inspect import Inspected
 from gantk.data.items import Record, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.csv_rows import read_rows
-from gantk.data.sources.file_names import likeness
-from gantk.data.sources.folders import source_for
+from gantk.data.sources.choice import source_for
+from gantk.data.sources.file_names import domain_match
+from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split.leakage import check_leakage, patients_in_both_domains
 from gantk.data.split.split import SETS, Splits, split_records, unpair
@@ -143,7 +143,7 @@ def _names(path: Path, domains: tuple[str, ...], records: Sequence[Record]) -> t
     if len(letters) == 1 or path.is_file() or not pictures:
         return guessed, True
     below = {letter: [file.relative_to(path).parts for file in some] for letter, some in files.items()}
-    if all(any(likeness(part, guessed[letter]) for part in below[letter][0]) for letter in letters):
+    if all(any(domain_match(part, guessed[letter]) for part in below[letter][0]) for letter in letters):
         return guessed, True
     folders = {letter: {parts[0] for parts in below[letter] if len(parts) > 1} for letter in letters}
     if set(files["a"]) == set(files["b"]) or folders["a"] & folders["b"] or not all(folders.values()):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gantk.data.items import Record, domain_letters
-from gantk.data.resample import SamplingGrid
-from gantk.data.sources.contrast_names import MEANING, plain
-from gantk.data.sources.csv_rows import read_rows, split_named
-from gantk.data.sources.masks import expect_one_grid, is_mask
-from gantk.data.sources.reading import expected_records, needed_path
-from gantk.data.sources.volumes import Item, Onto, Reader, paired
+from gantk.data.sources.file_names import CONTRASTS, plain
+from gantk.data.sources.manifest import read_rows, split_named
+from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
+from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import difference
@@ -45,11 +42,16 @@ class Named:
     @property
     def variant(self) -> str:
         """What tells several images of one session apart, apart from the contrast agent: `acq-fast_run-1`."""
-        rest = {key: value for key, value in self.entities.items() if key not in ("sub", "ses", "ce")}
-        return "_".join(f"{key}-{value}" for key, value in rest.items())
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key not in ("sub", "ses", "ce"))
+
+    def has(self, asked: Sequence[str]) -> bool:
+        """Whether it has these entities: `acq-fast`, or `ce` of any kind; one with ce- only where that is asked for."""
+        wanted = {key: value or "*" for key, _, value in (entity.partition("-") for entity in asked)}
+        there = all(key in self.entities and value in ("*", self.entities[key]) for key, value in wanted.items())
+        return there and ("ce" in wanted or "ce" not in self.entities)
 
 
-class Bids:
+class Bids(VolumeSource):
     """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-` entity, CT `_ct`.
 
     Every session is a study of its own, of one patient. Its images are registered pairs where they lie on one grid, or
@@ -89,103 +91,75 @@ class Bids:
         held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
         return {"path": str(path)} if described or held else None
 
-    def sees(self, view: SamplingGrid) -> None:
-        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
-        self.reader.view = view
-
     def records(self) -> list[Record]:
         """One record for every scan, or for every plane of it; UserError where a domain has none."""
         listed = [named for path in io.list_images(self.root, recursive=True) if (named := parsed(path))]
         masks = [named for named in listed if is_mask(named.path, self.root, self.mask)]
-        apart = {named.path for named in masks}
-        # derivatives/ and sourcedata/ hold subjects' folders of their own
-        scans = [n for n in listed if n.path not in apart and n.path.is_relative_to(self.root / n.subject)]
         if self.mask and not masks:
-            raise UserError(f"no file in '{self.root}' is named '{self.mask}'", where="data.source.mask",
-                            allowed="a word of the masks' names, such as lesion, or a glob")  # fmt: skip
-        people = self._participants()
-        items = []
+            allowed = "a word of the masks' names, such as lesion, or a glob"
+            what = f"no file in '{self.root}' is named '{self.mask}'"
+            raise UserError(what, where="data.source.mask", allowed=allowed)
+        # derivatives/ and sourcedata/ hold subjects' folders of their own
+        apart = {mask.path for mask in masks}
+        scans = [n for n in listed if n.path not in apart and n.path.is_relative_to(self.root / n.subject)]
+        people, items = self._participants(), []
         for letter in self.domains:
-            for named in self._of_domain(letter, scans):
-                person = people.get(named.subject, {})
-                items.append(
-                    Item(
-                        letter=letter,
-                        source=named.path,
-                        key=named.path.relative_to(self.root).as_posix(),
-                        subject=named.subject,
-                        study=named.study + (f"/{named.variant}" if self.runs == "all" and named.variant else ""),
-                        split=person.get("split"),
-                        label=person.get("label"),
-                        mask=self._mask_of(named, masks),
-                    )
-                )
-        return expected_records(paired(items, self.onto), self.reader, self.planes, self.domains, self.root)
+            for scan in self._of_domain(letter, scans):
+                study = scan.study + (f"/{scan.variant}" if self.runs == "all" and scan.variant else "")
+                key, mask = scan.path.relative_to(self.root).as_posix(), self._mask_of(scan, masks)
+                said = people.get(scan.subject, {})
+                items.append(Item(letter, scan.path, key, scan.subject, study, mask=mask, **said))
+        return self.records_of(paired(items, self.onto))
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one for each session."""
-        suffix, needed = self._wanted(letter, scans)
-        chosen = [named for named in scans if named.suffix == suffix and _has(named, needed)]
+        name = self.domains[letter]
+        text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(plain(name), ""))
+        text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
+        *needed, suffix = text.split("_")
+        chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
-            there = sorted({named.suffix for named in scans})
+            there = sorted({scan.suffix for scan in scans})
             raise UserError(
-                f"'{self.root}' holds no '{'_'.join([*needed, suffix])}' for {self.domains[letter]}",
+                f"'{self.root}' holds no '{text}' for {name}",
                 where=f"data.source.{'a' if letter == 'image' else letter}",
                 allowed=there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}",
                 remedy=did_you_mean(suffix, there),
             )
-        studies: dict[str, list[Named]] = defaultdict(list)
-        for named in sorted(chosen, key=lambda named: (len(named.entities), io.natural(named.path))):
-            studies[named.study].append(named)
-        kept = [named for several in studies.values() for named in (several if self.runs == "all" else several[:1])]
-        return sorted(kept, key=lambda named: io.natural(named.path))
-
-    def _wanted(self, letter: str, scans: Sequence[Named]) -> tuple[str, tuple[str, ...]]:
-        """The suffix that a domain means, and the entities that it needs."""
-        name = self.domains[letter]
-        text = self.asked[letter] or SUFFIXES.get(MEANING.get(plain(name), ""))
-        text = text or next((named.suffix for named in scans if named.suffix.lower() == name.lower()), name)
-        *needed, suffix = text.split("_")
-        return suffix, tuple(needed)
+        first: dict[str, Named] = {}
+        for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
+            first.setdefault(scan.study, scan)
+        return sorted(chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path))
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
         """The mask of the same session, else of the same subject; of several the one on the scan's grid."""
         fitting = [mask for mask in masks if mask.study == scan.study]
         fitting = fitting or [mask for mask in masks if mask.subject == scan.subject and "ses" not in mask.entities]
-        if len(fitting) > 1:
-            fitting = [mask for mask in fitting if difference(mask.path, scan.path) is None] or fitting
-        if len(fitting) > 1:
-            raise UserError(
-                f"'{scan.path}' has two masks: '{fitting[0].path}' and '{fitting[1].path}'",
-                where="data.source.mask",
-                remedy="name the masks more exactly, for example with a glob",
-            )
-        if fitting and self.onto == "none":
-            expect_one_grid(fitting[0].path, scan.path)
-        return fitting[0].path if fitting else None
+        paths = [mask.path for mask in fitting]
+        if len(paths) > 1:
+            paths = [path for path in paths if difference(path, scan.path) is None] or paths
+        expect_one_mask(paths, scan.path)
+        if paths and self.onto == "none":
+            expect_one_grid(paths[0], scan.path)
+        return paths[0] if paths else None
 
     def _participants(self) -> dict[str, dict[str, str]]:
         """`split` and `label` of every subject of participants.tsv that has them."""
-        path = self.root / "participants.tsv"
+        path, label = self.root / "participants.tsv", self.label.lower()
         if not path.is_file():
-            if self.label:
+            if label:
                 raise UserError(f"'{path}' does not exist", where="data.source.label")
             return {}
         columns, rows = read_rows(path)
-        label = self.label.lower()
         if label and label not in columns:
-            raise UserError(
-                f"'{path}' has no column '{self.label}'",
-                where="data.source.label",
-                allowed=columns,
-                remedy=did_you_mean(label, columns),
-            )
+            what, remedy = f"'{path}' has no column '{self.label}'", did_you_mean(label, columns)
+            raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
         people = {}
         for line, row in rows:
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            said = {"split": split, "label": row.get(label) if label else None}
-            given = {key: value for key, value in said.items() if value and value != "n/a"}
-            people[f"sub-{row.get('participant_id', '').removeprefix('sub-')}"] = given
+            given = {"split": split, "label": row.get(label) if label else None}
+            subject = f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
+            people[subject] = {key: value for key, value in given.items() if value and value != "n/a"}
         return people
 
 
@@ -195,10 +169,3 @@ def parsed(path: Path) -> Named | None:
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
     whole = len(entities) == len(pairs) and "sub" in entities and re.fullmatch("[A-Za-z0-9]+", suffix)
     return Named(path, entities, suffix) if whole else None
-
-
-def _has(named: Named, needed: Sequence[str]) -> bool:
-    """Whether a scan has the entities that were asked for: `acq-fast`, or `ce` of any kind; ce- only where asked."""
-    asked = dict(entity.split("-", 1) if "-" in entity else (entity, None) for entity in needed)
-    there = all(key in named.entities and value in (None, "*", named.entities[key]) for key, value in asked.items())
-    return there and ("ce" in asked or "ce" not in named.entities)

@@ -1,4 +1,4 @@
-"""The data source over DICOM trees: series told apart by what their headers, or else their folders, call them."""
+"""The data source over DICOM trees: every series is a scan, of the contrast that its header or folders name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from itertools import islice
 from pathlib import Path
 
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.resample import SamplingGrid
-from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
-from gantk.data.sources.file_names import SPLIT_WORD, split_of, words_of
-from gantk.data.sources.reading import expected_records, needed_path, patient_of, patient_pattern
-from gantk.data.sources.volumes import Item, Onto, Reader, paired
+from gantk.data.sources.file_names import (
+    CONTRASTS,
+    SPLIT_WORD,
+    Parts,
+    contrast_in,
+    numbered,
+    plain,
+    same_contrast,
+    split_of,
+    words_of,
+)
+from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, compiled, needed_path, paired, patient_of
 from gantk.errors import UserError
 from gantk.formats import dicom
 from gantk.formats import files as io
@@ -24,7 +31,7 @@ MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' mod
 # What sequences that are always of one contrast are called.
 SEQUENCES = {"mprage": "t1", "bravo": "t1", "spgr": "t1", "fspgr": "t1", "darkfluid": "flair", "darkfl": "flair"}
 AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words that say that one was given
-LOOKED_AT = 2000  # files of a tree that `accepts` looks at before it gives up
+SAMPLED = 2000  # files of a tree that `accepts` reads the headers of
 OWN = "(gantk)"  # how descriptions of series end that gantk wrote
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
 ASIDE = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
@@ -35,35 +42,33 @@ class Series:
     """One scan of a tree, and what its header says."""
 
     scan: io.Scan
-    place: tuple[str, ...]  # its folders below the root
-    modality: str = ""
-    description: str = ""
-    protocol: str = ""
-    patient: str = ""
-    aside: bool = False  # written by gantk, a localizer, or a picture of the screen: only taken where asked for
-    study: str = ""  # the study and frame of reference that registered scans share; "" where either is not known
+    place: Parts  # its folders below the root
+    modality: str
+    description: str
+    protocol: str
+    patient: str
+    aside: bool  # written by gantk, a localizer, or a picture of the screen: only taken where asked for
+    study: str  # the study and frame of reference that registered scans share; "" where either is not known
 
     @property
-    def shown(self) -> str:
-        """What it is, for messages."""
-        words = self.description or self.protocol or "no description"
-        return f"'{self.scan.name}' ({self.modality} {words})".replace("( ", "(")
+    def texts(self) -> Parts:
+        """What may name its contrast, the first that does decides."""
+        return (self.description, self.protocol, *reversed(self.place))
 
     def means(self, domain: str) -> bool:
         """Whether it is of a domain: CT, MR and PET by its modality, others by the first name that says a contrast."""
         wanted = plain(domain)
-        modality = MODALITIES.get(MEANING.get(wanted, ""))
+        modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
             return self.modality == modality
-        for text in (self.description, self.protocol, *reversed(self.place)):
-            words = {word.lower() for word in words_of(text)} | {plain(text)}
-            said = contrast_of(text)
-            if said or wanted in words:
-                return same_contrast(said or "", wanted) or (said is None and wanted in words)
+        for text in self.texts:
+            said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), plain(text)}
+            if said or has_word:
+                return same_contrast(said or "", wanted) or (said is None and has_word)
         return False
 
 
-class Dicom:
+class Dicom(VolumeSource):
     """DICOM trees as archives and scanners export them: every series is a scan, whatever its files are called.
 
     A series belongs to a domain by its modality (CT, MR, PET), or by the contrast that its description, protocol or
@@ -91,18 +96,17 @@ class Dicom:
                 raise UserError(what, where="data.domains", remedy="convert the series to NIfTI, or use one contrast")
         self.root, self.onto, self.planes = needed_path(path, "dicom"), onto, planes
         self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.asked = {"a": _pattern(a, "a"), "b": _pattern(b, "b"), "image": _pattern(a, "a")}
-        self.patient, self.reader = patient_pattern(patient), Reader(dims)
+        self.asked = {"a": compiled(a, "a"), "b": compiled(b, "b"), "image": compiled(a, "a")}
+        self.patient, self.reader = compiled(patient), Reader(dims)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where all images below `path` are DICOM, or those are of two modalities or contrasts."""
         kinds: set[str] = set()
         try:
-            for file in islice(_files(path), LOOKED_AT):
+            for file in islice(_files(path), SAMPLED):
                 series = _series(io.Scan(file, (file,), file.name), path)
-                texts = (series.description, series.protocol, *reversed(series.place))
-                said = next(filter(None, map(contrast_of, texts)), "") if series.modality == "MR" else ""
+                said = next(filter(None, map(contrast_of, series.texts)), "") if series.modality == "MR" else ""
                 kinds.add(f"{series.modality} {said}")
                 if len(kinds - {" ", "MR "}) > 1:
                     return {"path": str(path)}
@@ -110,33 +114,33 @@ class Dicom:
         except (UserError, OSError):
             return None
 
-    def sees(self, view: SamplingGrid) -> None:
-        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
-        self.reader.view = view
-
     def records(self) -> list[Record]:
-        """One record for every scan, or for every plane of it; UserError where a domain has no series."""
-        dicom.installed()
-        found = series_below(self.root)
-        chosen = [(letter, each) for letter in self.domains for each in self._of(letter, found)]
-        twice = {each.scan.name for letter, each in chosen if letter == "a"}
-        twice &= {each.scan.name for letter, each in chosen if letter == "b"}
+        """One record for every series, or for every plane of it; UserError where a domain has none."""
+        found = []
+        for scan in io.scans(self.root):
+            if scan.files and not io.is_image(scan.path):
+                with suppress(UserError):  # files that cannot be read belong to nobody
+                    found.append(_series(scan, self.root))
+        chosen = [(letter, series) for letter in self.domains for series in self._of_domain(letter, found)]
+        names = [{series.scan.name for own, series in chosen if own == letter} for letter in self.domains]
+        twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
             what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains.values())}"
             raise UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
-        splits = {split_of(each.place) for _, each in chosen} - {None}
-        items = [self._item(letter, each, said=len(splits) > 1) for letter, each in chosen]
-        return expected_records(paired(items, self.onto), self.reader, self.planes, self.domains, self.root)
+        splits = len({split_of(series.place) for _, series in chosen} - {None}) > 1
+        return self.records_of(paired([self._item(letter, series, splits) for letter, series in chosen], self.onto))
 
-    def _of(self, letter: str, found: Sequence[Series]) -> list[Series]:
+    def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.domains[letter]
         if pattern is not None:
-            chosen = [each for each in found if any(map(pattern.search, (*_texts(each), "/".join(each.place))))]
+            texts = [(series, (series.description, series.protocol, "/".join(series.place))) for series in found]
+            chosen = [series for series, own in texts if any(map(pattern.search, own))]
         else:
-            chosen = [each for each in found if not each.aside]
-            chosen = [each for each in chosen if each.means(name)] or (chosen if len(self.domains) == 1 else [])
+            scans = [series for series in found if not series.aside]
+            chosen = [series for series in scans if series.means(name)] or (scans if len(self.domains) == 1 else [])
         if not chosen:
-            some = ", ".join(each.shown for each in found[:4]) + (", ..." if len(found) > 4 else "")
+            said = [(s.scan.name, f"{s.modality} {s.description or s.protocol or 'no description'}") for s in found[:4]]
+            some = ", ".join(f"'{name}' ({what.strip()})" for name, what in said) + (", ..." if len(found) > 4 else "")
             there = f"; there are {some}" if found else f" ({io.DICOM[0]}): it holds none at all"
             raise UserError(
                 f"no DICOM series of {name} in '{self.root}'{there}",
@@ -145,30 +149,14 @@ class Dicom:
             )
         return chosen
 
-    def _item(self, letter: str, each: Series, said: bool) -> Item:
-        name = each.scan.name if each.scan.name != "." else self.root.resolve().name
-        subject = each.patient or _subject_of(each.place) or name
+    def _item(self, letter: str, series: Series, splits: bool) -> Item:
+        key = series.scan.name if series.scan.name != "." else self.root.resolve().name
+        subject = series.patient or _subject_of(series.place) or key
         if self.patient is not None:
-            place = "/".join((*each.place, each.scan.path.name))
-            subject = patient_of(place if self.patient.search(place) else each.patient or place, self.patient)
-        return Item(
-            letter=letter,
-            source=each.scan,
-            key=name,
-            subject=subject,
-            study=f"{subject}/{each.study}" if each.study else "",
-            split=split_of(each.place) if said else None,
-        )
-
-
-def series_below(root: Path) -> list[Series]:
-    """The DICOM scans below a folder, in natural order; files that cannot be read belong to nobody."""
-    found = []
-    for scan in io.scans(root):
-        if scan.files and not io.is_image(scan.path):
-            with suppress(UserError):
-                found.append(_series(scan, root))
-    return found
+            place = "/".join((*series.place, series.scan.path.name))
+            subject = patient_of(place if self.patient.search(place) else series.patient or place, self.patient)
+        study = f"{subject}/{series.study}" if series.study else ""
+        return Item(letter, series.scan, key, subject, study, split_of(series.place) if splits else None)
 
 
 def contrast_of(text: str) -> str | None:
@@ -178,8 +166,8 @@ def contrast_of(text: str) -> str | None:
     """
     words = [word.lower() for word in words_of(text)]
     both = [one + other for one, other in zip(words, words[1:], strict=False)]
-    means = [MEANING.get(word) or SEQUENCES.get(word) for word in (*words, *both)]
-    known = [meaning for meaning in means if meaning and meaning not in MODALITIES]
+    known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*words, *both)]
+    known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
     if "t1" in known or "t1ce" in known:
         agent = "t1ce" in known or AGENT & set(words) or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
         return "t1ce" if agent else "t1"
@@ -188,49 +176,23 @@ def contrast_of(text: str) -> str | None:
 
 def _series(scan: io.Scan, root: Path) -> Series:
     words = dicom.summary(scan.files[0])
+    description, protocol, modality = words["SeriesDescription"], words["ProtocolName"], words["Modality"]
+    capture = words["SOPClassUID"].startswith(CAPTURE) and modality in MODALITIES.values()
+    aside = description.endswith(OWN) or capture or "LOCALIZER" in words["ImageType"]
+    aside = aside or bool(ASIDE.search(f"{description} {protocol}"))
     study = (words["StudyInstanceUID"], words["FrameOfReferenceUID"])
-    return Series(
-        scan=scan,
-        place=scan.files[0].parent.relative_to(root).parts,
-        modality=words["Modality"],
-        description=words["SeriesDescription"],
-        protocol=words["ProtocolName"],
-        patient=words["PatientID"],
-        aside=_aside(words),
-        study="/".join(study) if all(study) else "",
-    )
-
-
-def _aside(words: dict[str, str]) -> bool:
-    names = f"{words['SeriesDescription']} {words['ProtocolName']}"
-    capture = words["SOPClassUID"].startswith(CAPTURE) and words["Modality"] in MODALITIES.values()
-    own = words["SeriesDescription"].endswith(OWN)
-    return own or capture or "LOCALIZER" in words["ImageType"] or bool(ASIDE.search(names))
-
-
-def _texts(each: Series) -> tuple[str, str]:
-    return each.description, each.protocol
+    place, study = scan.files[0].parent.relative_to(root).parts, "/".join(study) if all(study) else ""
+    return Series(scan, place, modality, description, protocol, words["PatientID"], aside, study)
 
 
 def _files(root: Path) -> Iterator[Path]:
     """The DICOM files below a folder, as they come."""
     for place, folders, names in os.walk(root):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=io.natural)
-        for name in sorted(names, key=io.natural):
-            if dicom.is_dicom(Path(place, name)):
-                yield Path(place, name)
+        yield from (file for name in sorted(names, key=io.natural) if dicom.is_dicom(file := Path(place, name)))
 
 
-def _subject_of(place: tuple[str, ...]) -> str:
+def _subject_of(place: Parts) -> str:
     """The first numbered folder, else all that name neither contrast nor split."""
-    kept = [part for part in place if not SPLIT_WORD.fullmatch(part)]
-    rests = [rest for rest in (contrast_in(part, set())[1] for part in kept) if rest]
-    numbered = [rest for rest in rests if any(map(str.isdigit, rest))]
-    return numbered[0] if numbered else "/".join(rests)
-
-
-def _pattern(text: str, option: str) -> re.Pattern | None:
-    try:
-        return re.compile(text, re.IGNORECASE) if text else None
-    except re.error as error:
-        raise UserError(f"'{text}' is no regular expression: {error}", where=f"data.source.{option}") from error
+    rests = [rest for part in place if not SPLIT_WORD.fullmatch(part) if (rest := contrast_in(part, set())[1])]
+    return next(iter(numbered(rests)), "/".join(rests))

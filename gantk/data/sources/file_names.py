@@ -1,4 +1,4 @@
-"""What names say: which folder or file holds which domain, which split, which patient."""
+"""What file and folder names say: contrast, domain, split (train, test), and the rest, which is the patient's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from gantk.formats.files import list_images, natural, stem_of
 # `train`, `Testing`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(r"^(?i:training|train|testing|test|validation|valid|val)(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)")
 SPLITS = {"tr": "train", "te": "test", "va": "validation"}
+WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # kept by `split`: word, end, word, ...
+SYNONYMS = {
+    "t1": ("t1w", "t1n"),
+    "t1ce": ("t1c", "t1gd", "t1post", "t1ca", "t1wce", "t1wc", "t1wgd", "t1wpost"),
+    "t2": ("t2w",),
+    "flair": ("t2flair", "t2f", "fla"),
+    "pd": ("pdw",),
+    "mr": ("mri",),
+    **dict.fromkeys(("dwi", "adc", "swi", "ct", "pet"), ()),
+}
+CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
+
+Parts = tuple[str, ...]  # the folders of a path
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Found:
     path: Path
     letter: str  # "a", "b" or "image"
     split: str | None
-    place: tuple[str, ...]  # folders that say neither domain nor split: a patient, where there are several
+    place: Parts  # folders that say neither domain nor split: a patient, where there are several
     stem: str  # file name without suffix and without the domain's name
 
     @property
@@ -32,28 +45,59 @@ class Found:
         return "/".join(filter(None, (*self.place, self.stem))) or "scan"
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """What one folder says: its domain, and which of its parts says so (None: its files do)."""
+# --- words
 
-    letter: str
-    part: int | None
+
+def words_of(name: str) -> list[str]:
+    """The words of a name: `brainT1_slice` -> brain, T1, slice."""
+    return [word for word in WORD_ENDS.split(name)[::2] if word]
+
+
+def plain(contrast: str) -> str:
+    """A contrast's name as one word in lower case: `T1-Gd` is t1gd."""
+    return "".join(words_of(contrast)).lower()
+
+
+def numbered(parts: Sequence[str]) -> list[str]:
+    """The parts that hold a digit: folders of patients, where folders of kinds (`tumour`) have none."""
+    return [part for part in parts if any(map(str.isdigit, part))]
 
 
 def split_of(parts: Sequence[str]) -> str | None:
     """`train`, `validation` or `test` where a folder's name starts with such a word."""
-    for part in parts:
-        word = SPLIT_WORD.match(part)
-        if word:
-            return SPLITS[word[0][:2].lower()]
-    return None
+    found = next(filter(None, map(SPLIT_WORD.match, parts)), None)
+    return found and SPLITS[found[0][:2].lower()]
 
 
-def likeness(name: str, domain: str) -> int:
+def same_contrast(word: str, wanted: str) -> bool:
+    """Whether two words in lower case are usual names of one contrast."""
+    return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
+
+
+def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
+    """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name without it.
+
+    `wanted` are further words, in lower case, that count as contrasts. What stands behind `to` (`regtoFLAIR`,
+    `T1_to_T2`) is where the image was brought, not what it shows. A name without a contrast: None and the name.
+    """
+    pieces = WORD_ENDS.split(name)
+    places = [i for i in range(0, len(pieces), 2) if pieces[i]]
+    words = [pieces[i].lower() for i in places]
+    for i in range(len(words)):
+        if i and words[i - 1].endswith("to"):
+            continue
+        for length in (2, 1):
+            joined = "".join(words[i : i + length])
+            if joined in wanted or joined in CONTRASTS:
+                last = places[min(i + length, len(places)) - 1]
+                return joined, _without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
+    return None, name
+
+
+def domain_match(name: str, domain: str) -> int:
     """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
-    rest = SPLIT_WORD.sub("", name)
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = [word.lower() for word in words_of(rest)]
+    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
     if "".join(words) == wanted:
         return 3
     if wanted in words:
@@ -63,9 +107,24 @@ def likeness(name: str, domain: str) -> int:
     return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
 
 
-def words_of(name: str) -> list[str]:
-    """The words of a name: `brainT1_slice` -> brain, T1, slice."""
-    return [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", name) if word]
+def bare_stem(stem: str, domains: Sequence[str]) -> str:
+    """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
+    words = re.split(r"([_\-. ]+)", stem)
+    for domain in filter(None, domains):
+        for i, word in enumerate(words):
+            glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
+            if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
+                words[i] = glued[2]
+            elif domain_match(word, domain) >= 2:
+                words[i] = ""
+    return _without_gaps("".join(words))
+
+
+def _without_gaps(name: str) -> str:
+    return re.sub(r"([_\-. ])[_\-. ]+", r"\1", name).strip("_-. ")
+
+
+# --- folders of two domains
 
 
 def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Found]:
@@ -75,24 +134,15 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
     names in file names, two folders in alphabetical order. UserError with the folders found where none does.
     """
     images = list_images(root, recursive=True) if images is None else images
-    folders = sorted(
-        {image.parent.relative_to(root).parts for image in images}, key=lambda parts: natural("/".join(parts))
-    )
     if not images:
-        raise UserError(
-            f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that holds some"
-        )
-    meanings = (
-        _by_score(folders, lambda part: [likeness(part, domain) for domain in domains])
-        or _by_score(folders, lambda part: [int(_ending(part) == letter) for letter in "ab"])
-        or {}
-    )
-    if not meanings:
-        found = _by_file_name(images, root, domains)
-        if found:
-            return found
-        meanings = _two_groups(folders)
-    if not meanings:
+        raise UserError(f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that has some")
+    parts_of = {image: image.parent.relative_to(root).parts for image in images}
+    folders = sorted(set(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+    by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
+    by_folder = by_folder or _clearest(folders, lambda part: [int(_ending(part) == letter) for letter in "ab"])
+    by_file = {} if by_folder else _by_file_name(images, domains)
+    by_folder = by_folder or ({} if by_file else _two_groups(folders))
+    if not by_folder and not by_file:
         names = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
         raise UserError(
             f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {names}",
@@ -100,42 +150,38 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
             allowed="trainA and trainB, folders or files named after the domains, or two folders",
             remedy="set data.domains to names that the folders have, or data.source.a and data.source.b",
         )
-    chosen = [image for image in images if image.parent.relative_to(root).parts in meanings]
-    return _named(
-        [
-            (image, image.parent.relative_to(root).parts, meanings[image.parent.relative_to(root).parts])
-            for image in chosen
-        ],
-        domains,
-    )
+    entries = [(image, parts, *by_folder[parts]) for image, parts in parts_of.items() if parts in by_folder]
+    entries += [(image, parts_of[image], letter, None) for image, letter in by_file.items()]
+    return _found(entries, dict(zip("ab", domains, strict=True)))
 
 
 def below(root: Path, images: Sequence[Path], letter: str, domain: str = "") -> list[Found]:
     """Images of one domain, wherever below `root` they lie."""
-    meaning = Meaning(letter, None)
-    return _named([(image, _parts_below(image.parent, root), meaning) for image in images], (domain, domain))
+    folders = [image.parent for image in images]
+    parts = [folder.relative_to(root).parts if folder.is_relative_to(root) else () for folder in folders]
+    return _found([(image, own, letter, None) for image, own in zip(images, parts, strict=True)], {letter: domain})
 
 
-def _parts_below(folder: Path, root: Path) -> tuple[str, ...]:
-    return folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, tuple[str, int | None]]:
+    """The domain that the clearest part of a folder means, and that part; of each domain the clearest folders only.
 
-
-def _by_score(folders: Sequence[tuple[str, ...]], score: Callable[[str], list[int]]) -> dict[tuple, Meaning] | None:
-    """Folders by which domain their clearest part means, None unless both have some; only the clearest are kept."""
-    ranked: dict[int, list[tuple[int, tuple[str, ...], int]]] = defaultdict(list)
+    Nothing unless both domains have some.
+    """
+    ranked: dict[str, list[tuple[int, Parts, int]]] = defaultdict(list)
     for parts in folders:
         options = [(score(part), index) for index, part in enumerate(parts)]
         best = [max(((scores[i], index) for scores, index in options), default=(0, 0)) for i in (0, 1)]
         if best[0][0] != best[1][0]:
             winner = int(best[1][0] > best[0][0])
-            ranked[winner].append((best[winner][0], parts, best[winner][1]))
+            ranked["ab"[winner]].append((best[winner][0], parts, best[winner][1]))
     if len(ranked) < 2:
-        return None
+        return {}
+    top = {letter: max(entries)[0] for letter, entries in ranked.items()}
     return {
-        parts: Meaning("ab"[winner], part)
-        for winner, entries in ranked.items()
+        parts: (letter, part)
+        for letter, entries in ranked.items()
         for points, parts, part in entries
-        if points == max(entries)[0]
+        if points == top[letter]
     }
 
 
@@ -145,67 +191,46 @@ def _ending(part: str) -> str:
     return words[-1].lower() if words else ""
 
 
-def _by_file_name(images: Sequence[Path], root: Path, domains: tuple[str, str]) -> list[Found]:
-    scores = {image: [likeness(stem_of(image), domain) for domain in domains] for image in images}
+def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path, str]:
+    """The domain of each image whose name says it as clearly as any; nothing unless both domains have some."""
+    scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in images}
     top = [max(score[i] for score in scores.values()) for i in (0, 1)]
-    found = []
+    letters = {}
     for image, score in scores.items():
         winner = int(score[1] > score[0])
-        if score[0] != score[1] and score[winner] == top[winner] and top[winner] >= 2:
-            found.append((image, image.parent.relative_to(root).parts, Meaning("ab"[winner], None)))
-    return _named(found, domains) if len({meaning.letter for *_, meaning in found}) == 2 else []
+        if score[0] != score[1] and score[winner] == top[winner] >= 2:
+            letters[image] = "ab"[winner]
+    return letters if len(set(letters.values())) == 2 else {}
 
 
-def _two_groups(folders: Sequence[tuple[str, ...]]) -> dict[tuple, Meaning]:
+def _two_groups(folders: Sequence[Parts]) -> dict[Parts, tuple[str, int | None]]:
     """Two folders that say nothing, first a, then b; split folders and what all have in common aside."""
-    plain = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
-    depth = 0
-    while all(len(kept) > depth for kept in plain.values()):
-        names = sorted({parts[kept[depth]] for parts, kept in plain.items()}, key=natural)
+    kept = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
+    for depth in range(min(map(len, kept.values()))):
+        names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
         if len(names) == 2:
-            letters = dict(zip(names, "ab", strict=True))
-            return {parts: Meaning(letters[parts[kept[depth]]], kept[depth]) for parts, kept in plain.items()}
+            return {parts: ("ab"[names.index(parts[own[depth]])], own[depth]) for parts, own in kept.items()}
         if len(names) > 2:
             break
-        depth += 1
     return {}
 
 
-def _named(entries: Sequence[tuple[Path, tuple[str, ...], Meaning]], domains: tuple[str, str]) -> list[Found]:
-    """Found images, with what their folders say beyond domain and split, where that differs between folders."""
-    places = [
-        tuple(part for i, part in enumerate(parts) if i != meaning.part and not SPLIT_WORD.fullmatch(part))
-        for _, parts, meaning in entries
-    ]
-    several = {
-        letter: len({place for place, (*_, meaning) in zip(places, entries, strict=True) if meaning.letter == letter})
-        > 1
-        for letter in ("a", "b", "image")
-    }
-    splits = [split_of(parts) for _, parts, _ in entries]
-    said = len({split for split in splits if split}) > 1  # `TrainT1` alone says nothing about a split
+def _found(entries: Sequence[tuple[Path, Parts, str, int | None]], domains: dict[str, str]) -> list[Found]:
+    """Found images of (path, folders, domain, the part that says the domain), with what their folders say beyond that.
+
+    A split counts where there is more than one (`TrainT1` alone says nothing), a place where it differs in the domain.
+    """
+    places: dict[str, set[Parts]] = defaultdict(set)
     found = []
-    for (path, _, meaning), place, split in zip(entries, places, splits, strict=True):
-        domain = domains["ab".index(meaning.letter)] if meaning.letter in "ab" else ""
-        place = place if several[meaning.letter] else ()
-        found.append(Found(path, meaning.letter, split if said else None, place, _plain_stem(path, domain)))
-    return sorted(found, key=lambda image: (image.letter, natural(image.path)))
-
-
-def _plain_stem(path: Path, domain: str) -> str:
-    return bare_stem(stem_of(path), (domain,))
-
-
-def bare_stem(stem: str, domains: Sequence[str]) -> str:
-    """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
-    words = re.split(r"([_\-. ]+)", stem)
-    for domain in domains:
-        words = [_without(word, domain) for word in words]
-    return re.sub(r"([_\-. ])[_\-. ]+", r"\1", "".join(words)).strip("_-. ")
-
-
-def _without(word: str, domain: str) -> str:
-    match = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE) if domain else None
-    if match and (match[1] or not match[2] or not domain[-1].isdigit()):
-        return match[2]
-    return "" if domain and likeness(word, domain) >= 2 else word
+    for path, parts, letter, own in entries:
+        place = tuple(part for i, part in enumerate(parts) if i != own and not SPLIT_WORD.fullmatch(part))
+        places[letter].add(place)
+        found.append(Found(path, letter, split_of(parts), place, bare_stem(stem_of(path), (domains[letter],))))
+    splits = len({image.split for image in found} - {None}) > 1
+    return sorted(
+        (
+            Found(f.path, f.letter, f.split if splits else None, f.place if len(places[f.letter]) > 1 else (), f.stem)
+            for f in found
+        ),
+        key=lambda image: (image.letter, natural(image.path)),
+    )

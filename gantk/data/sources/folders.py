@@ -1,8 +1,7 @@
-"""Data sources over files of two domains: folders, and pictures that show both side by side."""
+"""The data sources over folders of files: two domains, pictures of both side by side, or one domain with classes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,18 +11,15 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.resample import SamplingGrid
-from gantk.data.sources.contrast_names import MEANING, contrast_in
-from gantk.data.sources.file_names import Found, below, discover
+from gantk.data.sources.file_names import CONTRASTS, Found, below, contrast_in, discover, numbered
 from gantk.data.sources.masks import is_mask, masks_of, set_masks_apart
 from gantk.data.sources.pairing import pairs_of
-from gantk.data.sources.reading import Channels, needed_path, patient_pattern, records_of
-from gantk.data.sources.volumes import Reader
-from gantk.errors import UserError
+from gantk.data.sources.reader import Channels, FileSource, Reader, VolumeSource, compiled, needed_path
+from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 
 
-class Folders:
+class Folders(VolumeSource):
     """Images of two domains in folders: trainA/trainB, folders named after the domains, or any two folders or globs.
 
     Pairs come from a CSV in the folder or from equal names, and are used for evaluation (and by paired methods).
@@ -46,20 +42,14 @@ class Folders:
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
     ):
         if len(domains) != 2:
-            raise UserError(
-                f"'folders' holds two domains, and data.domains names {len(domains)}",
-                where="data.source",
-                remedy="for images of one domain use the source 'images'",
-            )
+            what = f"'folders' holds two domains, and data.domains names {len(domains)}"
+            raise UserError(what, where="data.source", remedy="for images of one domain use the source 'images'")
         if not path and not (a and b) or bool(a) != bool(b):
-            raise UserError(
-                "'folders' does not know where its images are",
-                where="data.source",
-                allowed="path, or both a and b",
-                remedy='for example source = { name = "folders", path = "data" }, or --data PATH',
-            )
-        self.domains, self.patient, self.planes, self.pairs = domains, patient_pattern(patient), planes, pairs
-        self.root, self.a, self.b, self.mask = Path(path), a, b, mask
+            remedy = 'for example source = { name = "folders", path = "data" }, or --data PATH'
+            what = "'folders' does not know where its images are"
+            raise UserError(what, where="data.source", allowed="path, or both a and b", remedy=remedy)
+        self.domains, self.patient, self.planes = dict(zip("ab", domains, strict=True)), compiled(patient), planes
+        self.root, self.asked, self.pairs, self.mask = Path(path), {"a": a, "b": b}, pairs, mask
         self.reader = Reader(dims, channels)
 
     @classmethod
@@ -75,43 +65,34 @@ class Folders:
             return None
         return None
 
-    def sees(self, view: SamplingGrid) -> None:
-        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
-        self.reader.view = view
-
     def records(self) -> list[Record]:
         """One record for every picture or plane; UserError for folders that are missing, empty or hold one image."""
-        found, listed = self._found()
-        _, masks = set_masks_apart(listed, self.root, self.mask)
-        pairs = pairs_of(self.root, found, self.pairs)
-        expected = dict(zip("ab", self.domains, strict=True))
-        return records_of(
-            found,
-            self.root,
-            pairs,
-            self.patient,
-            self.reader,
-            self.planes,
-            expected,
-            masks=masks_of(found, masks, self.root, self.mask, self.domains),
-        )
-
-    def _found(self) -> tuple[list[Found], list[Path]]:
-        """The images of both domains, and all files among which their masks may be."""
-        if not self.a:
+        names = tuple(self.domains.values())
+        if self.asked["a"]:
+            found, listed = self._asked_for()
+        else:
             listed = io.list_images(self.root, recursive=True)
-            return discover(self.root, self.domains, set_masks_apart(listed, self.root, self.mask)[0]), listed
+            found = discover(self.root, names, set_masks_apart(listed, self.root, self.mask)[0])
+        _, masks = set_masks_apart(listed, self.root, self.mask)
+        masks = masks_of(found, masks, self.root, self.mask, names)
+        return self.records_of(self.items_of(found, self.patient, pairs_of(self.root, found, self.pairs), masks=masks))
+
+    def _asked_for(self) -> tuple[list[Found], list[Path]]:
+        """The images of the folders or globs that the options name, and all files among which their masks may be."""
         found: list[Found] = []
         listed = io.list_images(self.root, recursive=True) if self.root.parts else []
-        for letter, where, domain in zip("ab", (self.a, self.b), self.domains, strict=True):
-            folder, images = _listed(self.root, where, f"data.source.{letter}")
+        for letter, where in self.asked.items():
+            folder, images = _listed(self.root / where, f"data.source.{letter}")
             listed += [] if self.root.parts else io.list_images(folder, recursive=True)
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
-            found += below(folder, images, letter, domain)
-        return _splits_together(found), sorted(set(listed))
+            found += below(folder, images, letter, self.domains[letter])
+        splits = [{image.split for image in found if image.letter == letter} - {None} for letter in "ab"]
+        if splits[0] != splits[1]:  # they count only where both domains have them
+            found = [replace(image, split=None) for image in found]
+        return found, sorted(set(listed))
 
 
-class Aligned:
+class Aligned(FileSource):
     """Pictures that show both domains side by side, A|B: registered pairs in one file."""
 
     def __init__(
@@ -128,8 +109,8 @@ class Aligned:
         if len(domains) != 2 or dims != 2:
             what = f"'aligned' holds 2-D pictures of two domains, not dims = {dims} and {len(domains)} domains"
             raise UserError(what, where="data.source")
-        self.root, self.order, self.patient = needed_path(path, "aligned"), order, patient_pattern(patient)
-        self.reader = Reader(dims, channels)
+        self.root, self.order, self.patient = needed_path(path, "aligned"), order, compiled(patient)
+        self.domains, self.reader = {"image": ""}, Reader(dims, channels)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -151,10 +132,11 @@ class Aligned:
     def records(self) -> list[Record]:
         """Two records for every picture: its halves, a pair."""
         found = below(self.root, io.list_images(self.root, recursive=True), "image")
-        wholes = records_of(found, self.root, {}, self.patient, self.reader, (0, 1), {"image": ""})
-        sides = dict(zip(self.order.lower(), (0, 1), strict=True))
+        wholes = self.records_of(self.items_of(found, self.patient))
         return [
-            replace(whole, domain=letter, pair=whole.key, read=partial(self._half, whole, sides[letter]))
+            replace(
+                whole, domain=letter, pair=whole.key, read=partial(self._half, whole, self.order.index(letter.upper()))
+            )
             for letter in "ab"
             for whole in wholes
         ]
@@ -167,29 +149,75 @@ class Aligned:
         return np.ascontiguousarray(pixels[..., : width // 2] if side == 0 else pixels[..., width // 2 :])
 
 
-def channels(records: Sequence[Record]) -> dict[str, int]:
-    """Channels of each domain, by its first record."""
-    first = {record.domain: record for record in reversed(records)}
-    return {domain: first[domain].read().shape[0] for domain in sorted(first)}
+class Images(VolumeSource):
+    """Images of one domain in a folder and its sub-folders, for methods that make images from noise.
 
-
-def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
-    """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path": ...}`.
-
-    `own` is the recipe's, which wins where it fits; then the more special source; a folder of one domain is for recipes
-    of one domain. UserError where none fits.
+    The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
     """
-    from gantk.plugin.loader import registry
 
-    general = ("folders", "nifti", "images") if domains == 2 else ("nifti", "images", "contrasts", "folders", "aligned")
-    rank = {name: place for place, name in enumerate(general, start=1)} | {"phantom": 99} | {own: -1}
-    entries = sorted(registry().of_kind("source"), key=lambda entry: (rank.get(entry.name, 0), entry.name))
-    for entry in entries:
-        accepts = getattr(entry.load(), "accepts", None)
-        options = accepts(Path(path)) if accepts else None
-        if options is not None:
-            return {"name": entry.name, **options}
-    raise UserError(nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is")
+    def __init__(
+        self,
+        domains: tuple[str, ...],
+        dims: int,
+        size: tuple[int, ...],
+        *,
+        path: str = "",  # folder below which the images lie
+        patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+        mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
+        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
+        channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
+        only: str = "",  # keep the images of this class, by its folder's name; "" = all
+    ):
+        if len(domains) != 1:
+            what = f"'images' holds one domain, and data.domains names {len(domains)}"
+            raise UserError(what, where="data.source", remedy="for two domains use 'folders' or 'aligned'")
+        self.root, self.patient, self.planes = needed_path(path, "images"), compiled(patient), planes
+        self.mask, self.only, self.domains, self.reader = mask, only, {"image": ""}, Reader(dims, channels)
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """`{"path": ...}` where any image lies below `path`."""
+        try:
+            return {"path": str(path)} if io.list_images(path, recursive=True) else None
+        except UserError:
+            return None
+
+    def records(self) -> list[Record]:
+        """One record for every picture or plane, with its class where folders name classes."""
+        images, masks = set_masks_apart(io.list_images(self.root, recursive=True), self.root, self.mask)
+        found = below(self.root, images, "image")
+        masks = masks_of(found, masks, self.root, self.mask, ())
+        classes = classes_of_folders(found)
+        # Below its class's folder an image may lie in its patient's.
+        found = [replace(image, place=image.place[1:]) if image.path in classes else image for image in found]
+        records = self.records_of(self.items_of(found, self.patient, labels=classes, masks=masks))
+        kept = [record for record in records if self.only in ("", record.label)]
+        if not kept:
+            known = sorted({record.label for record in records if record.label is not None})
+            what = f"no image is of the class '{self.only}'" + ("" if known else ": the folders name no classes")
+            allowed, remedy = (
+                known or "folders of the classes' names, such as yes and no",
+                did_you_mean(self.only, known),
+            )
+            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
+        return kept
+
+
+def classes_of_folders(found: Sequence[Found]) -> dict[Path, str]:
+    """The class of each image: its first folder, where two or more of these hold no digits (numbers are patients)."""
+    names = {image.place[0] for image in found if image.place and not numbered(image.place[:1])}
+    return {f.path: f.place[0] for f in found if f.place and f.place[0] in names} if len(names) > 1 else {}
+
+
+def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the records of these domains, sorted; UserError where some records have none."""
+    needed = [record for record in records if record.domain in domains]
+    without = [record.key for record in needed if record.label is None]
+    if without:
+        what = f"{len(without)} of {len(needed)} images have no label: the first is '{without[0]}'"
+        remedy = "put every image into a folder named after its class, or set data.labels = false"
+        raise UserError(what, where="data.labels", remedy=remedy)
+    return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
 def _of_patients(found: Sequence[Found]) -> bool:
@@ -198,41 +226,17 @@ def _of_patients(found: Sequence[Found]) -> bool:
         return False
     meant: dict[str, set] = {"a": set(), "b": set()}
     for image in found:
-        meant[image.letter].add(MEANING.get(contrast_in(io.stem_of(image.path), set())[0] or ""))
+        meant[image.letter].add(CONTRASTS.get(contrast_in(io.stem_of(image.path), set())[0] or ""))
     return len(meant["a"] & meant["b"] - {None}) > 1
 
 
-def nothing_fits(path: Path) -> str:
-    """Why no data source fits a path, in words."""
-    if not path.exists():
-        return f"'{path}' does not exist"
-    if path.is_file():
-        return f"'{path}' is a file; data come in folders, or in a CSV that lists them"
-    images = io.list_images(path, recursive=True)
-    if images:
-        folders = Counter(str(image.parent.relative_to(path)) for image in images)
-        held = ", ".join(f"{count} in '{name}'" for name, count in folders.most_common(6))
-        return f"no data source knows what the images in '{path}' are: {held}"
-    kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
-    held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
-
-
-def _listed(root: Path, where: str, option: str) -> tuple[Path, list[Path]]:
+def _listed(folder: Path, option: str) -> tuple[Path, list[Path]]:
     """The folder that a folder or glob starts from, and its images."""
-    folder = root / where
-    if not any(sign in where for sign in "*?["):
+    globs = [i for i, part in enumerate(folder.parts) if any(sign in part for sign in "*?[")]
+    if not globs:
         return folder, io.list_images(folder, recursive=True)
-    parts = folder.parts
-    fixed = next(i for i, part in enumerate(parts) if any(sign in part for sign in "*?["))
-    start = Path(*parts[:fixed])
-    images = [path for path in start.glob(str(Path(*parts[fixed:]))) if io.is_image(path) and path.is_file()]
+    start, pattern = Path(*folder.parts[: globs[0]]), str(Path(*folder.parts[globs[0] :]))
+    images = [path for path in start.glob(pattern) if io.is_image(path) and path.is_file()]
     if not images:
         raise UserError(f"no images match '{folder}'", where=option, allowed=io.readable())
     return start, sorted(images, key=io.natural)
-
-
-def _splits_together(found: list[Found]) -> list[Found]:
-    """Splits count only where both domains have them."""
-    said = [{image.split for image in found if image.letter == letter} - {None} for letter in "ab"]
-    return found if said[0] == said[1] else [replace(image, split=None) for image in found]

@@ -1,4 +1,4 @@
-"""Which file is the lesion mask of which image, and the mask as the losses see it."""
+"""Lesion masks: which file is the mask of which image, and a mask at the size that the networks see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.data.resample import Resize
-from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, likeness, split_of, words_of
+from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, domain_match, split_of, words_of
 from gantk.errors import UserError
 from gantk.formats.files import difference, stem_of
 
@@ -26,13 +26,28 @@ def set_masks_apart(images: Sequence[Path], root: Path, name: str) -> tuple[list
     masks = [path for path in images if is_mask(path, root, name)]
     if name and images and not masks:
         shown = ", ".join(f"'{path.name}'" for path in images[:4])
-        raise UserError(
-            f"no file in '{root}' is named '{name}'; there are {shown}",
-            where="data.source.mask",
-            allowed="a word of the masks' names or folders, such as seg, or a glob, such as mask*",
-        )
+        allowed = "a word of the masks' names or folders, such as seg, or a glob, such as mask*"
+        what = f"no file in '{root}' is named '{name}'; there are {shown}"
+        raise UserError(what, where="data.source.mask", allowed=allowed)
     apart = set(masks)
     return [path for path in images if path not in apart], masks
+
+
+def is_mask(image: Path, root: Path, name: str) -> bool:
+    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
+    *folders, file = _below(image, root).parts
+    if not name:
+        return False
+    if GLOB.search(name):
+        texts = ("/".join((*folders, file)), *folders, file, stem_of(image))
+        return any(fnmatch(text.lower(), name.lower()) for text in texts)
+    wanted = [word.lower() for word in words_of(name)]
+    for part in (*folders, stem_of(image)):
+        words = [word.lower() for word in words_of(SPLIT_WORD.sub("", part))]
+        runs = [words[i : i + len(wanted)] for i in range(len(words))]
+        if wanted in runs or [*wanted[:-1], wanted[-1] + "s"] in runs:  # a folder of masks
+            return True
+    return False
 
 
 def masks_of(
@@ -69,11 +84,17 @@ def expect_one_grid(mask: Path, image: Path) -> None:
     """UserError that names both where a mask does not lie on its image's voxels."""
     differs = difference(mask, image)
     if differs:
-        raise UserError(
-            f"the mask '{mask}' is on another grid than its image '{image}': {differs}",
-            where="data.source.mask",
-            remedy="resample the mask onto its image's grid, or leave both out",
-        )
+        what = f"the mask '{mask}' is on another grid than its image '{image}': {differs}"
+        remedy = "resample the mask onto its image's grid, or leave both out"
+        raise UserError(what, where="data.source.mask", remedy=remedy)
+
+
+def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
+    """UserError that names the first two of several masks of one image, or folder."""
+    if len(masks) > 1:
+        what = f"'{image}' has two masks: '{masks[0]}' and '{masks[1]}'"
+        remedy = "name the masks more exactly, for example with a glob"
+        raise UserError(what, where="data.source.mask", remedy=remedy)
 
 
 def fitted(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit: str, key: str) -> np.ndarray:
@@ -89,37 +110,16 @@ def _below(path: Path, root: Path) -> Path:
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
-def is_mask(image: Path, root: Path, name: str) -> bool:
-    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
-    path = _below(image, root)
-    if not name:
-        return False
-    if GLOB.search(name):
-        texts = (path.as_posix(), *path.parts, stem_of(path))
-        return any(fnmatch(text.lower(), name.lower()) for text in texts)
-    wanted = [word.lower() for word in words_of(name)]
-    return any(_has_words(part, wanted) for part in (*path.parts[:-1], stem_of(path)))
-
-
-def _has_words(text: str, wanted: list[str]) -> bool:
-    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", text))]
-    several = [*wanted[:-1], wanted[-1] + "s"]  # a folder of masks
-    runs = [words[i : i + len(wanted)] for i in range(len(words))]
-    return wanted in runs or several in runs
-
-
 def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
     """What a mask's name shares with its image's: without the word for masks and the domains' names."""
-    stem = stem_of(mask)
     if GLOB.search(name):
-        literals = [part for part in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]) if len(part) > 1]
         text = mask.name
-        for literal in literals:
-            text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
+        for literal in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]):
+            text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE) if len(literal) > 1 else text
         stem = stem_of(text)
     else:
         wanted = {word.lower() for word in words_of(name)}
-        pieces = re.split(r"([_\-. ]+)", stem)
+        pieces = re.split(r"([_\-. ]+)", stem_of(mask))
         stem = "".join(piece for piece in pieces if not wanted & {word.lower() for word in words_of(piece)})
     return bare_stem(stem, domains)
 
@@ -135,15 +135,10 @@ def _clearest(masks: Sequence[Path], image: Found, domains: Sequence[str], root:
 
     def score(mask: Path) -> tuple[int, int]:
         parts = [*_below(mask, root).parts[:-1], stem_of(mask)]
-        names = {domain for domain in domains for part in parts if domain and likeness(part, domain) >= 2}
+        names = {domain for domain in domains for part in parts if domain and domain_match(part, domain) >= 2}
         shared = sum(1 for one, other in zip(mask.parts, image.path.parts, strict=False) if one == other)
         return (own in names) - bool(names - {own}), shared
 
     ranked = sorted(masks, key=score, reverse=True)
-    if len(ranked) > 1 and score(ranked[0]) == score(ranked[1]):
-        raise UserError(
-            f"'{image.path}' has two masks: '{ranked[0]}' and '{ranked[1]}'",
-            where="data.source.mask",
-            remedy="name the masks more exactly, for example with a glob",
-        )
+    expect_one_mask([mask for mask in ranked if score(mask) == score(ranked[0])], image.path)
     return ranked[0]

@@ -1,36 +1,39 @@
-"""The data source over trees of volumes: NIfTI, NRRD and MetaImage files told apart by the words of their names."""
+"""The data source over trees of volumes: NIfTI, NRRD and MetaImage files whose names say their contrast."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.resample import SamplingGrid
-from gantk.data.sources.contrast_names import MEANING, contrast_in, plain, same_contrast
-from gantk.data.sources.file_names import SPLIT_WORD, Found, split_of, words_of
+from gantk.data.sources.file_names import (
+    CONTRASTS,
+    SPLIT_WORD,
+    Found,
+    contrast_in,
+    numbered,
+    plain,
+    same_contrast,
+    split_of,
+    words_of,
+)
 from gantk.data.sources.masks import masks_of, set_masks_apart
-from gantk.data.sources.reading import expected_records, needed_path, patient_of, patient_pattern
-from gantk.data.sources.volumes import Item, Onto, Reader, paired
+from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, compiled, needed_path, paired, patient_of
 from gantk.errors import UserError
 from gantk.formats import files as io
 
 
 @dataclass(frozen=True)
-class Named:
-    """A file of one domain, and what its path says beside the domain."""
+class Named(Found):
+    """A volume; its `place` are the folders that say nothing but the patient, in which masks lie too."""
 
-    path: Path
-    letter: str
-    parts: tuple[str, ...]  # folders below the root, without the domain's name and without split folders
-    rest: str  # the file's name without suffix and domain
-    split: str | None
+    parts: tuple[str, ...]  # all folders, without the domain's name and without split folders
     exact: bool  # named like the domain itself, not by a synonym
 
 
-class Nifti:
+class Nifti(VolumeSource):
     """Trees of volumes (NIfTI, NRRD, MetaImage), each patient with a file of each contrast, or in two groups.
 
     Files belong to a domain by a word of their names, or else of their folders': its own name, or a usual synonym (T1w
@@ -64,8 +67,7 @@ class Nifti:
             what = f"{list(volumes)} does not choose a volume for each of {len(domains)} domains"
             raise UserError(what, where="data.source.volumes", allowed="a number from 0 on for each domain")
         self.volumes = dict(zip(self.domains, volumes, strict=False))
-        self.patient, self.mask, self.planes = patient_pattern(patient), mask, planes
-        self.reader = Reader(dims)
+        self.patient, self.mask, self.planes, self.reader = compiled(patient), mask, planes, Reader(dims)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -74,36 +76,29 @@ class Nifti:
             images = io.list_images(path, recursive=True)
         except UserError:
             return None
-        if not images or any(not io.is_volume(image) for image in images):
+        if any(not io.is_volume(image) for image in images):
             return None
-        meant = {MEANING.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
+        meant = {CONTRASTS.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(meant) > 1 else None
-
-    def sees(self, view: SamplingGrid) -> None:
-        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
-        self.reader.view = view
 
     def records(self) -> list[Record]:
         """One record for every volume, or for every plane of it; UserError where a domain has no files."""
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
         images, masks = set_masks_apart(listed, self.root, self.mask)
-        named = self._named(images)
-        found = [Found(one.path, one.letter, one.split, _unsaid(one, self.root), one.rest) for one in named]
-        names = tuple(self.domains.values())
-        masked = masks_of(found, masks, self.root, self.mask, names, one_grid=self.onto == "none")
+        named, names = self._named(images), tuple(self.domains.values())
+        masked = masks_of(named, masks, self.root, self.mask, names, one_grid=self.onto == "none")
         beside = Counter((one.parts, one.letter) for one in named)
-        items = paired([self._item(one, beside, masked.get(one.path)) for one in named], self.onto)
-        return expected_records(items, self.reader, self.planes, self.domains, self.root)
+        return self.records_of(paired([self._item(one, beside, masked.get(one.path)) for one in named], self.onto))
 
     def _item(self, one: Named, beside: Counter, mask: Path | None) -> Item:
         alone = beside[one.parts, "a"] == beside[one.parts, "b"] == 1
-        shown = one.path.relative_to(self.root).as_posix()
+        key = one.path.relative_to(self.root).as_posix()
         return Item(
             letter=one.letter,
             source=one.path,
-            key=shown,
-            subject=patient_of(shown, self.patient) if self.patient else _subject(one, beside),
-            study="/".join(one.parts if alone and one.parts else (*one.parts, one.rest)) or "scan",
+            key=key,
+            subject=patient_of(key, self.patient) if self.patient else _subject(one, beside),
+            study="/".join(one.parts if alone and one.parts else (*one.parts, one.stem)) or "scan",
             split=one.split,
             mask=mask,
             volume=self.volumes.get(one.letter),
@@ -111,20 +106,25 @@ class Nifti:
 
     def _named(self, images: Sequence[Path]) -> list[Named]:
         """The files of each domain, in natural order."""
-        wanted = {letter: plain(name) for letter, name in self.domains.items()}
-        said = {image: _said(image.relative_to(self.root), set(wanted.values())) for image in images}
+        words = {letter: plain(name) for letter, name in self.domains.items()}
+        said = {image: _said(image.relative_to(self.root), set(words.values())) for image in images}
         named = []
-        for letter in self.domains:
-            word = wanted[letter]
-            others = set(wanted.values()) - {word}
+        for letter, word in words.items():
             if self.asked[letter]:
                 chosen = self._asked_for(letter, images)
             else:
+                others = {*words.values()} - {word}
                 chosen = [i for i in images if same_contrast(said[i][0] or "", word) and said[i][0] not in others]
-                chosen = images if not chosen and len(self.domains) == 1 else chosen
+                chosen = images if not chosen and len(words) == 1 else chosen
             if not chosen:
-                self._nothing_of(letter, images)
-            named += [self._one(image, letter, said[image], word) for image in chosen]
+                raise self._nothing_of(letter, images)
+            for image in chosen:
+                folders = image.relative_to(self.root).parts[:-1]
+                rests = (contrast_in(part, {*words.values()})[1] for part in folders if not SPLIT_WORD.match(part))
+                parts = tuple(filter(None, rests))
+                place = tuple(part for part in folders if part in parts)
+                exact = bool(self.asked[letter]) or said[image][0] in (word, None)
+                named.append(Named(image, letter, split_of(folders), place, said[image][1], parts, exact))
         twice = [path for path, count in Counter(one.path for one in named).items() if count > 1]
         if twice and len(set(self.volumes.values())) < 2:
             what = f"'{twice[0]}' belongs to both domains, {' and '.join(self.domains.values())}"
@@ -132,70 +132,50 @@ class Nifti:
         # What is named like the domain wins over a synonym in the same place: T1 over T1w.
         exact = {(one.letter, one.path.parent) for one in named if one.exact}
         named = [one for one in named if one.exact or (one.letter, one.path.parent) not in exact]
-        splits = {one.split for one in named} - {None}
-        return named if len(splits) > 1 else [Named(**vars(one) | {"split": None}) for one in named]
-
-    def _one(self, image: Path, letter: str, said: tuple[str | None, str], word: str) -> Named:
-        wanted = {plain(name) for name in self.domains.values()}
-        folders = image.relative_to(self.root).parts[:-1]
-        kept = (contrast_in(part, wanted)[1] for part in folders if not SPLIT_WORD.match(part))
-        exact = bool(self.asked[letter]) or said[0] == word or not said[0]
-        return Named(image, letter, tuple(filter(None, kept)), said[1], split_of(folders), exact)
+        several = len({one.split for one in named} - {None}) > 1
+        return named if several else [replace(one, split=None) for one in named]
 
     def _asked_for(self, letter: str, images: Sequence[Path]) -> list[Path]:
         """The images that the option for a domain means: a glob, a folder, or words of file and folder names."""
         text = self.asked[letter]
         if any(sign in text for sign in "*?["):
-            if Path(text).is_absolute():
-                raise UserError(f"'{text}' is absolute", where=f"data.source.{letter}", allowed="a glob below path")
             try:
                 matched = set(self.root.glob(text) if "/" in text else self.root.rglob(text))
-            except ValueError as error:
-                raise UserError(f"'{text}' is no glob: {error}", where=f"data.source.{letter}") from error
+            except (ValueError, NotImplementedError) as error:
+                what = f"'{text}' is no glob: {error}"
+                raise UserError(what, where=f"data.source.{letter}", allowed="a glob below path") from error
             return [image for image in images if image in matched]
         if (self.root / text).is_dir():
             return [image for image in images if image.is_relative_to(self.root / text)]
-        words = [word.lower() for word in words_of(text)]
+        words = {word.lower() for word in words_of(text)}
 
-        def has(image: Path) -> bool:
+        def words_in(image: Path) -> set[str]:
             shown = image.relative_to(self.root)
-            there = {word.lower() for part in (*shown.parts[:-1], io.stem_of(image)) for word in words_of(part)}
-            return bool(words) and set(words) <= there
+            return {word.lower() for part in (*shown.parts[:-1], io.stem_of(image)) for word in words_of(part)}
 
-        return [image for image in images if has(image)]
+        return [image for image in images if words and words <= words_in(image)]
 
-    def _nothing_of(self, letter: str, images: Sequence[Path]) -> None:
+    def _nothing_of(self, letter: str, images: Sequence[Path]) -> UserError:
         shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
         there = f"; there are {shown}" if shown else f", nor any volume ({', '.join(io.volume_suffixes())})"
-        option = "a" if letter == "image" else letter
-        asked = self.asked[letter]
-        raise UserError(
-            f"no file in '{self.root}' {'matches' if asked else 'is named'} '{asked or self.domains[letter]}'{there}",
-            where=f"data.source.{option}",
+        asked = f"matches '{self.asked[letter]}'" if self.asked[letter] else f"is named '{self.domains[letter]}'"
+        return UserError(
+            f"no file in '{self.root}' {asked}{there}",
+            where=f"data.source.{'a' if letter == 'image' else letter}",
             allowed="words of the files' names, or a glob below path",
         )
 
 
 def _said(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
-    """The contrast that a relative path says, nearest to the file's name, and the name without it."""
+    """The contrast that a relative path says, nearest to the file's name, and that name without it."""
     word, rest = contrast_in(io.stem_of(shown), wanted)
-    for part in () if word else reversed(shown.parts[:-1]):
-        word = contrast_in(part, wanted)[0]
-        if word:
-            break
-    return word, rest
-
-
-def _unsaid(one: Named, root: Path) -> tuple[str, ...]:
-    """The folders whose names are kept whole: those of a patient, in which masks lie too."""
-    return tuple(part for part in one.path.relative_to(root).parts[:-1] if part in one.parts)
+    folders = (contrast_in(part, wanted)[0] for part in reversed(shown.parts[:-1]))
+    return word or next(filter(None, folders), None), rest
 
 
 def _subject(one: Named, beside: Counter) -> str:
     """The first numbered folder, else the folders of a file that is alone there, else the file's name."""
-    if len({parts for parts, _ in beside}) > 1:
-        numbered = [part for part in one.parts if any(map(str.isdigit, part))]
-        if numbered:
-            return numbered[0]
-    names = (one.rest,) if beside[one.parts, one.letter] > 1 or not one.parts else one.parts
+    if len({parts for parts, _ in beside}) > 1 and numbered(one.parts):
+        return numbered(one.parts)[0]
+    names = (one.stem,) if beside[one.parts, one.letter] > 1 or not one.parts else one.parts
     return "/".join(filter(None, names)) or io.stem_of(one.path)

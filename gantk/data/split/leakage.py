@@ -1,13 +1,13 @@
-"""What stands on both sides of a split: a patient, the very same pixels, or nearly the same ones."""
+"""Leakage: patients, the very same pixels, or near copies of them on two sides of a split."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gantk.data.items import Record
-from gantk.data.split.near_duplicates import Seen, near_copies, see
+from gantk.data.split.near_duplicates import near_copies, see
 from gantk.data.split.split import PATIENTS, SETS
 from gantk.errors import UserError
 
@@ -26,16 +26,21 @@ def check_leakage(
     contrast (air) never do. `same_patient = False` is for unpaired methods: a patient in both domains of `train` is an
     error too. Every image is read once.
     """
-    found = patients_on_both_sides(splits)
+    patients = [(name, record.subject, record.subject) for name in SETS for record in splits[name] if record.subject]
+    few = len({patient for _, patient, _ in patients}) < PATIENTS
+    found = [] if few and getattr(splits, "by", None) == "block" else _in_two_sets(patients, "patient")
     if sum(bool(splits[name]) for name in SETS) > 1:
         known = getattr(splits, "seen", {})
-        found += copies_on_both_sides(
-            [
-                replace(known[r.domain, r.key], group=name) if (r.domain, r.key) in known else see(r, name, near)
-                for name in SETS
-                for r in splits[name]
-            ]
-        )
+        seen = [
+            replace(known[r.domain, r.key], group=name) if (r.domain, r.key) in known else see(r, name, near)
+            for name in SETS
+            for r in splits[name]
+        ]
+        found += _in_two_sets([(each.group, each.digest, each.name) for each in seen if each.digest], "image")
+        found += [
+            f"image '{seen[i].name}' in {seen[i].group} is a near copy of '{seen[j].name}' in {seen[j].group}"
+            for i, j, _ in near_copies(seen)
+        ]
     both = [] if same_patient else patients_in_both_domains(splits["train"])
     if found:
         found += [f"patient '{patient}' in both domains of train" for patient in both]
@@ -54,13 +59,6 @@ def check_leakage(
         )
 
 
-def patients_on_both_sides(splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Lines about the patients that more than one set holds; none where blocks of a few patients are held out."""
-    patients = {name: [(r.subject, r.subject) for r in splits[name] if r.subject] for name in SETS}
-    few = len({subject for entries in patients.values() for subject, _ in entries}) < PATIENTS
-    return [] if few and getattr(splits, "by", None) == "block" else _shared(patients, "patient")
-
-
 def patients_in_both_domains(records: Sequence[Record]) -> list[str]:
     """The known patients that have images in more than one domain, sorted."""
     domains: dict[str, set[str]] = defaultdict(set)
@@ -69,27 +67,16 @@ def patients_in_both_domains(records: Sequence[Record]) -> list[str]:
     return sorted(patient for patient, seen in domains.items() if patient and len(seen) > 1)
 
 
-def copies_on_both_sides(seen: Sequence[Seen]) -> list[str]:
-    """Lines about copies and near copies of images of different groups, the sets; all that `see` saw of them."""
-    hashes = {name: [(each.digest, each.name) for each in seen if each.digest and each.group == name] for name in SETS}
-    near = [(seen[i], seen[j]) for i, j, _ in near_copies(seen)]
-    return _shared(hashes, "image") + [
-        f"image '{one.name}' in {one.group} is a near copy of '{other.name}' in {other.group}" for one, other in near
+def _in_two_sets(entries: Sequence[tuple[str, str, str]], word: str) -> list[str]:
+    """Lines about identities that more than one set holds; each entry is (set, identity, how to call it)."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, identity, label in entries:
+        places[identity].setdefault(name, label)
+    return [
+        f"{word} {' = '.join(f'{label!r}' for label in dict.fromkeys(names.values()))} in {' and '.join(names)}"
+        for names in places.values()
+        if len(names) > 1
     ]
-
-
-def _shared(sets: Mapping[str, Iterable[tuple[str, str]]], word: str) -> list[str]:
-    """Lines about identities that more than one set holds; each entry is (identity, how to call it)."""
-    where: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, entries in sets.items():
-        for identity, label in entries:
-            where[identity].setdefault(name, label)
-    lines = []
-    for places in where.values():
-        if len(places) > 1:
-            labels = " = ".join(f"'{label}'" for label in dict.fromkeys(places.values()))
-            lines.append(f"{word} {labels} in {' and '.join(places)}")
-    return lines
 
 
 def _listed(found: Sequence[str], between: str) -> str:

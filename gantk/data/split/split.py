@@ -1,17 +1,17 @@
-"""Who is trained on and who is held out: by patient where patients are known, else in blocks of neighbouring slices."""
+"""Who is trained on and who is held out: by patient, by blocks of slices, by image, in k folds, or as a file says."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.split.blocks import hold_out_blocks
 from gantk.data.split.duplicates import (
     copies,
     see_unknown,
@@ -20,15 +20,14 @@ from gantk.data.split.duplicates import (
     without_copies,
     without_near_copies,
 )
-from gantk.data.split.folds import expect_fold, fold_of_images, fold_of_patients
 from gantk.data.split.near_duplicates import Seen
-from gantk.data.split.shares import kinds_of_images, kinds_of_patients, share_out_kinds
 from gantk.data.split.split_file import as_file_says
 from gantk.errors import UserError
 
 SETS = ("train", "validation", "test")
 By = Literal["auto", "patient", "block", "image"]
 PATIENTS = 5  # from this many on, `auto` splits by patient
+Sets = dict[str, list[Record]]
 
 
 class Splits(dict[str, list[Record]]):
@@ -68,144 +67,296 @@ def split_records(
     What `file` says wins; else `folds` deal out all patients, whatever their folders are called; else what the folders
     themselves say (`Record.split`). Sets that a file or the folders lack are taken from their training images.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
+
+    A resumed run splits again instead of reading split.json: who falls where for a seed must never change.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
-        raise UserError(
-            f"test = {test:g} and validation = {validation:g} leave nothing to train on",
-            where="data.split",
-            allowed="shares of 0 or more whose sum is below 1",
-        )
-    made: dict[str, Any] = {"seed": seed}
-    shares = {"test": test, "validation": validation}
+        what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
+        raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
+    shares, blockwise = {"test": test, "validation": validation}, {"gap": gap, "blocks": blocks}
     if file:
-        records, table = as_file_says(records, file, folds, fold)
-        made |= {"file": table.facts()} | ({"fold": fold} if table.says == "fold" else {})
-        splits, description = _split_as_said(records, shares, by, gap, blocks, seed, f"'{table.path.name}'")
-        return Splits(splits, "file", made, splits.seen), description
-    if folds:
-        splits, description = _fold(records, folds, fold, validation, by, seed)
-        return Splits(splits, splits.by, made | {"folds": folds, "fold": fold}, splits.seen), description
-    if any(record.split for record in records):
-        splits, description = _split_as_said(records, shares, by, gap, blocks, seed)
+        records, made = as_file_says(records, file, folds, fold)
+        splits, how = _as_said(records, shares, by, seed, blockwise, f"'{Path(file).name}'")
+        splits.by = "file"
+    elif folds:
+        made = {"folds": folds, "fold": fold}
+        splits, how = _in_folds(records, folds, fold, validation, by, seed)
     else:
-        splits, description = _split_by_shares(records, shares, by, gap, blocks, seed)
-    return Splits(splits, splits.by, made, splits.seen), description
+        made, said = {}, any(record.split for record in records)
+        splits, how = (_as_said if said else _by_shares)(records, shares, by, seed, blockwise)
+    splits.made = {"seed": seed} | made
+    return splits, how
 
 
-def _split_by_shares(records, shares: dict[str, float], by: By, gap: int, blocks: int, seed: int) -> tuple[Splits, str]:
-    by = _resolve(records, by) if any(shares.values()) else "image"
-    seen = see_unknown(records) if any(shares.values()) and by != "patient" else {}
-    if by == "patient":
-        sets, description = _by_patient(records, shares, seed)
-    elif by == "block":
-        sets, description = hold_out_blocks(records, shares, gap, blocks, seed)
-        sets, left_out = without_copies(sets)
-        sets, left_out_too = without_near_copies(sets, seen)
-        left_out += left_out_too
-        description += f"; of these, {left_out} copies of held-out images left out" if left_out else ""
-    else:
-        sets, description = _by_image(records, shares, seed, seen)
-    _expect_all_domains(records, sets, shares)
-    return Splits(sets, by, None, seen), description
-
-
-def _fold(records, folds: int, fold: int, validation: float, by: By, seed: int) -> tuple[Splits, str]:
-    """One fold: of patients, or of images where the recipe says that these have nothing to do with each other."""
-    expect_fold(folds, fold)
-    if by == "block":
-        raise UserError(
-            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients",
-            where="data.split",
-            remedy="set folds = 0, or by = 'patient'",
-        )
-    seen = {}
-    if by == "image":
-        seen = see_unknown(records)
-        sets, how = fold_of_images(records, folds, fold, validation, seed, seen)
-        description = f"{how}: {_counts(sets)}"
-    else:
-        _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
-        sets, how = fold_of_patients(records, folds, fold, validation, seed)
-        patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
-        by, description = "patient", f"{how}: {_words(patients)} patients ({_counts(sets)})"
-    _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
-    return Splits(sets, by, None, seen), description
-
-
-def _split_as_said(
-    records, asked: dict[str, float], by: By, gap: int, blocks: int, seed: int, file: str = ""
+def _as_said(
+    records: Sequence[Record], asked: dict[str, float], by: By, seed: int, blockwise: dict[str, int], file: str = ""
 ) -> tuple[Splits, str]:
     """The sets that a file or else the folders name; those that they do not are taken from the training images."""
-    given: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        given[record.split or "train"].append(record)
+    given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
     if not given["train"]:
         what = f"{file} leaves no image to train on" if file else "the folders hold no training images"
         where = "data.split.file" if file else "data.source"
         raise UserError(what, where=where, allowed="rows with train" if file else "a train folder")
     # Shares are of all images, so what is taken from the training images weighs more of them.
-    whole = len(records) / len(given["train"])
-    rest = [_without_split(record) for record in given["train"]]
-    most = {"test": 0.5, "validation": 0.4}
+    whole, most = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
     shares = {name: 0.0 if given[name] else min(share * whole, most[name]) for name, share in asked.items()}
-    inner, description = _split_by_shares(rest, shares, by, gap, blocks, seed)
-    sets = {name: (given[name] or inner[name]) if name != "train" else inner["train"] for name in SETS}
+    inner, how = _by_shares([replace(record, split=None) for record in given["train"]], shares, by, seed, blockwise)
     fixed = " and ".join(name for name in ("validation", "test") if given[name])
-    if fixed:
-        whence = "its training images" if file else "the training folders"
-        taken = f", the rest from {whence} by {inner.by}" if any(shares.values()) else ""
-        description = f"{fixed} as {f'{file} says' if file else 'the folders say'}{taken}: {_counts(sets)}"
-    return Splits(sets, "folders" if fixed else inner.by, None, inner.seen), description
+    if not fixed:
+        return inner, how
+    splits = inner | {name: given[name] for name in ("validation", "test") if given[name]}
+    whence = "its training images" if file else "the training folders"
+    taken = f", the rest from {whence} by {inner.by}" if any(shares.values()) else ""
+    splits.by = "folders"
+    return splits, f"{fixed} as {f'{file} says' if file else 'the folders say'}{taken}: {_counts(splits)}"
 
 
-def _without_split(record: Record) -> Record:
-    return Record(**{**{name: getattr(record, name) for name in record.__dataclass_fields__}, "split": None})
+def _by_shares(
+    records: Sequence[Record], shares: dict[str, float], by: By, seed: int, blockwise: dict[str, int]
+) -> tuple[Splits, str]:
+    held_out = any(shares.values())
+    by = _resolved(records, by) if held_out else "image"
+    seen = see_unknown(records) if held_out and by != "patient" else {}
+    if by == "block":
+        sets, how = _by_block(records, shares, seed, **blockwise)
+        sets, copied = without_copies(sets)
+        sets, alike = without_near_copies(sets, seen)
+        how += f"; of these, {copied + alike} copies of held-out images left out" if copied + alike else ""
+    else:
+        # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
+        first = copies(records, unit_of) if held_out and by == "image" else {}
+        kinds, unit = _units(records, by, first)
+        place = _shared_out(kinds, shares, seed, f"{by}s")
+        sets = _sets(records, lambda record: place[unit(record)])
+        sets = with_near_copies(sets, seen)
+        how = _described(sets, by)
+    _expect_all_domains(records, sets, shares)
+    return Splits(sets, by, seen=seen), how
 
 
-def _resolve(records: Sequence[Record], by: By) -> str:
+def _in_folds(
+    records: Sequence[Record], folds: int, fold: int, validation: float, by: By, seed: int
+) -> tuple[Splits, str]:
+    """One fold: every patient is tested once, or every image where the recipe says `by = "image"`.
+
+    Parts are the same for every `fold`, differ in size by one patient at most, and get of every kind of patient (with
+    one domain or both, of one class or another) as even a number. `validation` is a share of all patients, taken from
+    those that are not tested.
+    """
+    if folds < 2:
+        what = f"folds = {folds} leaves nothing to train on"
+        raise UserError(what, where="data.split.folds", allowed="2 or more; 0 to split by shares")
+    if not 0 <= fold < folds:
+        raise UserError(f"there is no fold {fold} of {folds}", where="data.split.fold", allowed=f"0 to {folds - 1}")
+    if by == "block":
+        what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients"
+        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
+    if by == "image":
+        seen = see_unknown(records)
+        kinds, unit = _units(records, by, copies(records, unit_of, seen))
+        part = _dealt_out(kinds, folds, seed)
+        share = validation * folds / (folds - 1)
+    else:
+        _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
+        by, seen = "patient", {}
+        kinds, unit = _units(records, by, {})
+        part = _dealt_out(kinds, folds, seed)
+        _expect_all_folds(records, part, folds)
+        share = validation * len(part) / sum(number != fold for number in part.values())
+    rest = [[name for name in kind if part[name] != fold] for kind in kinds]
+    place = _shared_out([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
+    sets = _sets(records, lambda record: place.get(unit(record), "test"))
+    _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
+    return Splits(sets, by, seen=seen), f"fold {fold} of {folds} (0 to {folds - 1}), {_described(sets, by)}"
+
+
+# --- units: patients, or images; they go to sets, or to folds, kind by kind, so that every set gets of each kind
+
+
+def _units(
+    records: Sequence[Record], by: str, first: Mapping[Hashable, Hashable]
+) -> tuple[list[list], Callable[[Record], Hashable]]:
+    """What is never divided, those of one kind together, in an order of its own; and which unit a record belongs to.
+
+    Patients with one domain or one class only are kinds of their own. Among images pairs are units, and of copies the
+    `first` stands for all; kinds are pairs, and the images of each domain and class.
+    """
+    kinds: dict[Hashable, list] = defaultdict(list)
+    if by == "patient":
+        seen: dict[str, set] = defaultdict(set)
+        for record in records:
+            seen[record.subject].add((record.domain, record.label or ""))
+        for patient in sorted(seen):
+            kinds[tuple(sorted(seen[patient]))].append(patient)
+        return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
+    labels = {unit_of(record): record.label or "" for record in reversed(records)}
+    for name in dict.fromkeys(map(unit_of, records)):
+        if first.get(name, name) == name:
+            kinds[name[0], labels[name]].append(name)
+    return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(unit_of(record), unit_of(record))
+
+
+def _shared_out(kinds: Sequence[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
+    """The set of each unit: of each kind at least one for every share above 0, and at least one to train on.
+
+    Too small a kind is trained on where another is held out.
+    """
+    least = 1 + sum(share > 0 for share in shares.values())
+    some_large = any(len(units) >= least for units in kinds)
+    place: dict[Any, str] = {}
+    for units in kinds:
+        if some_large and len(units) < least:
+            place |= dict.fromkeys(units, "train")
+            continue
+        counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
+        if sum(counts.values()) >= len(units):
+            asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
+            what, allowed = (
+                f"{len(units)} {word} are too few",
+                f"{sum(counts.values()) + 1} {word} or more of each domain",
+            )
+            remedy = "set one of the two to 0, choose by = 'block' or 'image', or add data"
+            raise UserError(f"{what} for {asked}", where="data.split", allowed=allowed, remedy=remedy)
+        order = np.random.default_rng(seed).permutation(len(units))
+        names = [name for name, count in counts.items() for _ in range(count)]
+        place |= {units[i]: names[n] if n < len(names) else "train" for n, i in enumerate(order)}
+    return place
+
+
+def _dealt_out(kinds: Sequence[list], parts: int, seed: int) -> dict[Any, int]:
+    """The part of each unit, 0 to `parts` - 1: no part has two units more than another, in all or of one kind."""
+    rng = np.random.default_rng(seed)
+    shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]
+    return {unit: number % parts for number, unit in enumerate(shuffled)}
+
+
+def _sets(records: Sequence[Record], place: Callable[[Record], str | None]) -> Sets:
+    places = [place(record) for record in records]
+    return {name: [r for r, where in zip(records, places, strict=True) if where == name] for name in SETS}
+
+
+# --- blocks: in one stack, slices side by side are near copies of each other
+
+
+def _by_block(
+    records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int
+) -> tuple[Sets, str]:
+    """Sets by blocks, and how that went in words.
+
+    Every stack (one patient, or all images of a class where patients are unknown) gives `blocks` runs to each held-out
+    set, spread over its length, or fewer where these would be shorter than 3 slices or leave no room. `gap` neighbours
+    on each side are left out of every set. Where pairs are known, the blocks of domain a decide: their partners in b
+    are held out with them, and neighbours of these in b's own order are left out too.
+    """
+    stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        stacks[record.subject, "" if record.subject else record.label or ""].append(record)
+    place: dict[int, str] = {}  # id(record) -> set, or "gap"
+    for _, stack in sorted(stacks.items()):
+        by_position = sorted(stack, key=lambda r: r.position)
+        ordered = {d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})}
+        partners = {r.pair for r in ordered.get("b", ())} - {None}
+        paired = any(r.pair in partners for r in ordered.get("a", ()))
+        for domain, slices in ordered.items():
+            if domain == "b" and paired:
+                of_pair = {r.pair: place[id(r)] for r in ordered["a"] if r.pair is not None}
+                names = [of_pair.get(r.pair, "train") for r in slices]
+            else:
+                # The same seed for both domains: in unpaired stacks of one anatomy the blocks are about the same.
+                names = _runs(len(slices), shares, gap, blocks, seed)
+            held = [i for i, name in enumerate(names) if name not in ("train", "gap")]
+            near = {j for i in held for j in range(i - gap, i + gap + 1)}
+            names = ["gap" if name == "train" and i in near else name for i, name in enumerate(names)]
+            place |= {id(record): name for record, name in zip(slices, names, strict=True)}
+        if paired:  # neighbours in b's own order, whose partners in a would otherwise still be trained on
+            dropped = {record.pair for record in ordered["b"] if place[id(record)] == "gap"} - {None}
+            place |= {id(record): "gap" for record in ordered["a"] if record.pair in dropped}
+    lines = []
+    for domain in sorted({record.domain for record in records}):
+        names = [place[id(record)] for record in records if record.domain == domain]
+        count = {name: names.count(name) for name in (*SETS, "gap")}
+        lines.append(f"{domain}: {_words(count)}, {count['gap']} left out beside them")
+    how = "by blocks of neighbouring slices; " + "; ".join(lines)
+    return _sets(records, lambda record: place[id(record)]), how
+
+
+def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
+    """The set of each of `count` slices in order: the stack is cut into segments, each with a test run at a seeded
+    place and a validation run beside it, `gap` slices apart."""
+    sizes = {name: max(1, round(share * count)) for name, share in shares.items() if share > 0}
+    needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
+    if needed > count:
+        asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
+        what = f"a stack of {count} slices is too short for {asked} with a gap of {gap}"
+        remedy = "lower gap, set one of the two shares to 0, or choose by = 'patient' or 'image'"
+        raise UserError(what, where="data.split", allowed=f"{needed} slices or more", remedy=remedy)
+    rng = np.random.default_rng(seed)
+    # A short stack has no room for all the blocks asked; one of each set always fits.
+    attempts = (_runs_in_segments(count, sizes, gap, number, rng) for number in range(blocks, 0, -1))
+    return next(names for names in attempts if names)
+
+
+def _runs_in_segments(
+    count: int, sizes: dict[str, int], gap: int, blocks: int, rng: np.random.Generator
+) -> list[str] | None:
+    """The set of each slice with up to `blocks` runs a set, or None where a segment has no room to train on."""
+    runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
+    segments = max(runs.values(), default=1)
+    names = ["train"] * count
+    for segment in range(segments):
+        start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
+        inside = [name for name in runs if segment < runs[name]]
+        held = [(name, sizes[name] // runs[name] + (segment < sizes[name] % runs[name])) for name in inside]
+        if rng.random() < 0.5:
+            held.reverse()
+        room = end - start - sum(size for _, size in held) - gap * (len(held) - 1)
+        if room < 2 * gap + 1:
+            return None
+        at = start + round(room * rng.uniform(0.25, 0.75))
+        for name, size in held:
+            names[at : at + size] = [name] * size
+            at += size + gap
+    return names
+
+
+# --- what cannot be split
+
+
+def _resolved(records: Sequence[Record], by: By) -> str:
+    """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
     patients = {record.subject for record in records}
-    known = bool(patients) and "" not in patients
     placed = all(record.position is not None for record in records)
     if by == "auto":
-        return "patient" if known and len(patients) >= PATIENTS else "block" if placed else "image"
+        known = "" not in patients and len(patients) >= PATIENTS
+        return "patient" if known else "block" if placed else "image"
     if by == "patient":
         _expect_patients(records, "data.split.by", "'block' or 'image' for such images")
     if by == "block" and not placed:
-        raise UserError(
-            "the source does not know the order of the images",
-            where="data.split.by",
-            allowed="'patient' or 'image' for such images",
-        )
+        what = "the source does not know the order of the images"
+        raise UserError(what, where="data.split.by", allowed="'patient' or 'image' for such images")
     return by
 
 
 def _expect_patients(records: Sequence[Record], where: str, allowed: str) -> None:
     if not records or any(not record.subject for record in records):
-        raise UserError(
-            "the source does not know which image is of which patient",
-            where=where,
-            allowed=allowed,
-            remedy="put each patient into a folder, or tell the source where the names say it (patient = 'regex')",
-        )
+        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
+        what = "the source does not know which image is of which patient"
+        raise UserError(what, where=where, allowed=allowed, remedy=remedy)
 
 
-def _by_patient(records: Sequence[Record], shares: dict[str, float], seed: int) -> tuple[dict, str]:
-    # Patients with one domain or one class only are shared out apart, so that each set gets some of each kind.
-    place = share_out_kinds(kinds_of_patients(records), shares, seed, "patients")
-    sets = {name: [record for record in records if place[record.subject] == name] for name in SETS}
-    patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
-    return sets, f"by patient: {_words(patients)} patients ({_counts(sets)})"
-
-
-def _by_image(
-    records: Sequence[Record], shares: dict[str, float], seed: int, seen: Mapping[tuple[str, str], Seen]
-) -> tuple[dict, str]:
-    # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
-    first = copies(records, unit_of) if any(shares.values()) else {}
-    place = share_out_kinds(kinds_of_images(records, first), shares, seed, "images")
-    sets = {name: [r for r in records if place[first.get(unit_of(r), unit_of(r))] == name] for name in SETS}
-    sets = with_near_copies(sets, seen)
-    return sets, f"by image: {_counts(sets)}"
+def _expect_all_folds(records: Sequence[Record], part: dict[str, int], folds: int) -> None:
+    """A fold without images of a domain could not be scored: better said before the first than after the third."""
+    if len(part) < folds:
+        what = f"{len(part)} patients cannot be dealt out to {folds} folds"
+        allowed = f"2 to {len(part)}" if len(part) > 1 else "0, and by = 'block'"
+        raise UserError(what, where="data.split.folds", allowed=allowed)
+    for domain in sorted({record.domain for record in records}):
+        patients = {record.subject for record in records if record.domain == domain}
+        lacking = sorted(set(range(folds)) - {part[patient] for patient in patients})
+        if lacking:
+            what = f"no image of domain {domain} falls into fold {', '.join(map(str, lacking))}"
+            remedy = "ask for fewer folds, or try another data.split.seed"
+            raise UserError(f"{what}: {len(patients)} patients have one", where="data.split.folds", remedy=remedy)
 
 
 def _expect_all_domains(records: Sequence[Record], sets: Mapping[str, list[Record]], shares: dict[str, float]) -> None:
@@ -214,11 +365,12 @@ def _expect_all_domains(records: Sequence[Record], sets: Mapping[str, list[Recor
         missing = domains - {record.domain for record in sets[name]}
         if missing:
             count = sum(record.domain in missing for record in records)
-            raise UserError(
-                f"no image of domain {', '.join(sorted(missing))} is left for {name} ({count} in all)",
-                where="data.split",
-                remedy="set that share to 0, lower data.split.gap, or add data",
-            )
+            what = f"no image of domain {', '.join(sorted(missing))} is left for {name} ({count} in all)"
+            remedy = "set that share to 0, lower data.split.gap, or add data"
+            raise UserError(what, where="data.split", remedy=remedy)
+
+
+# --- what follows a split
 
 
 def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
@@ -232,10 +384,10 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     both = sorted(patient for patient, domains in seen.items() if patient and {"a", "b"} <= domains)
     if len(both) < 2:
         others = {record.domain for record in records if record.subject and record.subject not in both}
-        lone = {both[0]: "a" if "b" in others else "b"} if both and others else {}
-        return [record for record in records if lone.get(record.subject, record.domain) == record.domain]
-    order = np.random.default_rng(seed).permutation(len(both))
-    gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
+        gives = {both[0]: "a" if "b" in others else "b"} if both and others else {}
+    else:
+        order = np.random.default_rng(seed).permutation(len(both))
+        gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
     return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
 
 
@@ -245,26 +397,31 @@ def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
 
     Class, missing contrasts and further files (`others`) are there where a record has them.
     """
-    digests: dict[Path, str] = {}
-    for path in (path for name in SETS for record in splits[name] for path in record.files):
-        if path not in digests:
-            digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+    paths = {path for name in SETS for record in splits[name] for path in record.files}
+    file = {path: {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths}
 
     def entry(record: Record) -> dict[str, Any]:
-        path = {"path": str(record.path), "sha256": digests[record.path]} if record.path else {"path": None}
-        known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair} | path
+        known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
+        known |= file[record.path] if record.path else {"path": None}
         known |= {"label": record.label} if record.label is not None else {}
         known |= {"missing": list(record.missing)} if record.missing else {}
-        others = [{"path": str(other), "sha256": digests[other]} for other in record.others]
-        return known | ({"others": others} if others else {})
+        return known | ({"others": [file[other] for other in record.others]} if record.others else {})
 
     made = {"by": getattr(splits, "by", None)} | getattr(splits, "made", {})
     return made | {name: [entry(record) for record in splits[name]] for name in SETS}
 
 
+def _described(sets: Mapping[str, Sequence[Record]], by: str) -> str:
+    """`by patient: 4 train, 1 validation, 1 test patients (8+8 train, ... images of a+b)`, or the images alone."""
+    if by == "image":
+        return f"by image: {_counts(sets)}"
+    patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
+    return f"by patient: {_words(patients)} patients ({_counts(sets)})"
+
+
 def _counts(sets: Mapping[str, Sequence[Record]]) -> str:
-    domains = sorted({record.domain for name in SETS for record in sets.get(name, ())})
-    each = {name: "+".join(str(sum(r.domain == d for r in sets.get(name, ()))) for d in domains) for name in SETS}
+    domains = sorted({record.domain for name in SETS for record in sets[name]})
+    each = {name: "+".join(str(sum(r.domain == d for r in sets[name])) for d in domains) for name in SETS}
     return f"{_words(each)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
 
 

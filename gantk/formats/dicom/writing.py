@@ -13,8 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from gantk.data.sources.contrast_names import MEANING
-from gantk.data.sources.file_names import words_of
+from gantk.data.sources.file_names import CONTRASTS, words_of
 from gantk.errors import UserError
 from gantk.formats.dicom import SUFFIXES, is_dicom
 from gantk.formats.dicom.derived import MARK, Making, derived, frame_groups
@@ -57,7 +56,7 @@ def write(path: Path, image: Image, description: str = "") -> None:
 
 def modality_of(description: str, source: str) -> str:
     """CT or MR where the words of a domain's name say so, in place of the other; else the source's modality."""
-    meant = {MEANING.get(word.lower()) for word in words_of(description)} - {None, "pet"}
+    meant = {CONTRASTS.get(word.lower()) for word in words_of(description)} - {None, "pet"}
     if source not in ("CT", "MR") or not meant:
         return source
     return "CT" if meant == {"ct"} else "MR"
