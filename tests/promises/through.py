@@ -18,7 +18,6 @@ MAPS = {
     "minmax": {"name": "minmax"},
     "zscore": {"name": "zscore"},
     "nyul": {"name": "nyul"},
-    "window": {"name": "window", "low": 50.0, "high": 750.0},
 }
 LINE = {"name": "window", "low": 0.0, "high": 1000.0}
 
