@@ -207,7 +207,7 @@ def series(folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequenc
         made["PixelData"].VR = "OW"
         for keyword, value in elements.items():
             setattr(made, keyword, value)
-        made.save_as(folder / f"{(7 * k + 3) % len(values):03d}.dcm", enforce_file_format=True)
+        made.save_as(folder / f"{(7 * k + 3) % 19:03d}.dcm", enforce_file_format=True)
     return folder
 
 
