@@ -128,7 +128,7 @@ def test_intensities_are_mapped_as_they_always_were(name, identity):
     expect_recorded(f"intensity {name}", [round(float(value), 4) for value in made[::64]], 1e-5)
 
 
-def test_every_save_of_a_run_scores_the_same_as_its_run(trained, tmp_path):
+def test_scoring_a_run_again_gives_the_scores_it_ended_with(trained, tmp_path):
     """What `gantk eval RUN` says is what the run said at its end."""
     run = files.copied(trained, tmp_path / "run")
     said = json.loads((run / "metrics.json").read_text("utf-8"))
