@@ -1,0 +1,239 @@
+"""A mistake is one message, word for word the recorded one, exit code 2, and nothing is written.
+
+`GANTK_RECORD=1 pytest tests/promises/test_error_texts.py` writes errors.json anew; read the difference before
+you keep it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+from PIL import Image
+
+FILE = Path(__file__).with_name("errors.json")
+RECORD = os.environ.get("GANTK_RECORD") == "1"
+Args = list[object]
+
+
+def train(here: Path, *options: object, **changes: dict) -> Args:
+    """`gantk run` with a recipe that has a mistake in it, or with options that have."""
+    files.recipe(here / "tiny.toml", **changes)
+    return ["run", "tiny.toml", "--out", "new", "--device", "cpu", *options]
+
+
+def on_pictures(here: Path, change: Callable[[Path], object] = lambda data: None, a: int = 16, b: int = 16) -> Args:
+    """`gantk run` on pictures in two folders of which something is wrong."""
+    change(files.two_domains(here / "data", a, b))
+    return train(here, "--data", "data")
+
+
+def translate(here: Path, source: str = "in/slice-00.png", target: str = "out.png", *options: str) -> Args:
+    files.pictures(here / "in", 1)
+    return ["translate", "RUN", source, target, "--device", "cpu", *options]
+
+
+def score(here: Path, change: Callable[[Path], object] = lambda here: None, metrics: str = "psnr,mae") -> Args:
+    """`gantk eval` of two folders with the same three pictures, of which something is wrong."""
+    for side in ("pred", "truth"):
+        files.pictures(here / side, 3)
+    change(here)
+    return ["eval", "--pred", "pred", "--truth", "truth", "--metrics", metrics, "--json", "scores.json"]
+
+
+def volumes(here: Path, **other: object) -> Args:
+    """`gantk eval` of two volumes of which one has another grid, or other numbers."""
+    given = {"values": files.numbers(1, (12, 12, 8), 0, 9, np.float32), "affine": None}
+    files.nifti(here / "truth.nii.gz", **given)
+    files.nifti(here / "pred.nii.gz", **given | other)
+    return ["eval", "--pred", "pred.nii.gz", "--truth", "truth.nii.gz"]
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def damaged(here: Path, name: str, content: bytes | int) -> Args:
+    """`gantk resume` of a copy of the run with something wrong in it."""
+    path = next(files.copied(here.parent / "RUN", here / "copy").glob(name))
+    cut(path, content) if isinstance(content, int) else path.write_bytes(content)
+    return ["resume", "copy"]
+
+
+def broken_nifti(here: Path) -> Args:
+    cut(files.nifti(here / "cut.nii", files.numbers(1, (20, 20, 9), 0, 99, np.int16)), 900)
+    return translate(here, "cut.nii", "out.nii")
+
+
+def broken_dicom(here: Path) -> Args:
+    files.series(here / "dicom", files.numbers(1, (4, 16, 16), 0, 99, np.int16))
+    cut(here / "dicom" / "003.dcm", 700)
+    return translate(here, "dicom/003.dcm", "out.dcm")
+
+
+def gap(here: Path) -> Args:
+    files.series(here / "dicom", files.numbers(1, (7, 16, 16), 0, 99, np.int16), skip=(3,))
+    return translate(here, "dicom", "out")
+
+
+def several(here: Path) -> Args:
+    files.nifti(here / "several.nii", files.numbers(1, (12, 12, 4, 3), 0, 99, np.int16))
+    return translate(here, "several.nii", "out.nii")
+
+
+def all_nan(here: Path) -> Args:
+    files.nifti(here / "nan.nii", np.full((12, 12, 4), np.nan, np.float32))
+    return translate(here, "nan.nii", "out.nii")
+
+
+def split_file(here: Path, text: str) -> Args:
+    files.patients(here / "data", 6)
+    (here / "split.csv").write_text(text)
+    return train(here, "--data", "data", "--set", "data.split.file=split.csv")
+
+
+def existing(here: Path) -> Args:
+    files.copied(here.parent / "RUN", here / "copy")
+    return [*train(here)[:2], "--out", "copy", "--device", "cpu"]
+
+
+def blank(data: Path) -> None:
+    for path in (data / "trainA").iterdir():
+        Image.new("L", (32, 32), 7).save(path)
+
+
+def only_text(here: Path) -> Args:
+    (here / "data").mkdir()
+    (here / "data" / "notes.txt").write_text("no image")
+    return train(here, "--data", "data")
+
+
+def rgb(path: Path) -> None:
+    files.picture(path, files.numbers(1, (32, 32, 3)))
+
+
+def nan(here: Path) -> Args:
+    values = files.numbers(1, (12, 12, 8), 0, 9, np.float32)
+    values[3, 4, 5] = np.nan
+    return volumes(here, values=values)
+
+
+CASES: dict[str, Callable[[Path], Args]] = {
+    # ---- recipes
+    "unknown option of a network": lambda h: train(h, method={"generator": {"name": "unet", "wdth": 4}}),
+    "unknown key": lambda h: train(h, train={"bacth": 2}),
+    "unknown table": lambda h: train(h, "--set", "metod.name=1"),
+    "unknown network": lambda h: train(h, method={"generator": "unett"}),
+    "unknown method": lambda h: train(h, method={"name": "dualgun"}),
+    "unknown recipe": lambda h: ["run", "dualgan_t1t3"],
+    "unknown profile": lambda h: train(h, "--profile", "smal"),
+    "unknown domain": lambda h: train(h, data={"domains": ["T1", "T3"]}),
+    "unknown intensity": lambda h: train(h, data={"intensity": "percentil"}),
+    "unknown device": lambda h: [*train(h)[:4], "--device", "gpu0"],
+    "wrong type": lambda h: train(h, train={"steps": "many"}),
+    "wrong type of an option": lambda h: train(h, method={"generator": {"name": "unet", "width": 4.5}}),
+    "out of range": lambda h: train(h, data={"split": {"test": 1.5}}),
+    "shares that leave nothing": lambda h: train(h, data={"split": {"test": 0.6, "validation": 0.4}}),
+    "set without a value": lambda h: train(h, "--set", "train.steps"),
+    "set of an unknown key": lambda h: train(h, "--set", "train.stepz=3"),
+    "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][1:],
+    "newer format": lambda h: [files.recipe(h / "new.toml", files.TINY | {"format": 99}), "run", "new.toml"][1:],
+    "size that a network cannot take": lambda h: train(h, data={"size": [36, 36]}),
+    # ---- images to train on
+    "missing data": lambda h: train(h, "--data", "nowhere"),
+    "empty folder": lambda h: [(h / "data").mkdir(), *train(h, "--data", "data")][1:],
+    "folder of other files": only_text,
+    "one image of a domain": lambda h: on_pictures(h, b=1),
+    "no picture": lambda h: on_pictures(h, lambda d: (d / "trainA/slice-03.png").write_text("this is no picture")),
+    "truncated picture": lambda h: on_pictures(h, lambda d: cut(d / "trainB/slice-05.png", 90)),
+    "empty picture": lambda h: on_pictures(h, lambda d: cut(d / "trainA/slice-00.png", 0)),
+    "three channels among one": lambda h: on_pictures(h, lambda d: rgb(d / "trainA/slice-05.png")),
+    "no contrast": lambda h: on_pictures(h, blank),
+    "split file that is not there": lambda h: train(h, "--set", "data.split.file=nowhere.csv"),
+    "split file without its column": lambda h: split_file(h, "patient,side\np00,train\n"),
+    "split file with an unknown word": lambda h: split_file(h, "patient,split\np00,trian\n"),
+    "split file that lacks a patient": lambda h: split_file(h, "patient,split\np00,train\np01,test\n"),
+    # ---- runs
+    "missing run": lambda h: ["resume", "nowhere"],
+    "no run folder": lambda h: [(h / "empty").mkdir(), "resume", "empty"][1:],
+    "run that is there": existing,
+    "truncated weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", 1000),
+    "pickle for weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", pickle.dumps({"a": 1})),
+    "samples of a translator": lambda h: ["sample", "RUN", "-n", "2", "--out", "new", "--device", "cpu"],
+    # ---- translating
+    "missing input": lambda h: translate(h, "nowhere.png"),
+    "input that is no image": lambda h: [(h / "notes.txt").write_text("no image"), *translate(h, "notes.txt")][1:],
+    "empty input": lambda h: [(h / "in.png").touch(), *translate(h, "in.png")][1:],
+    "truncated NIfTI": broken_nifti,
+    "truncated DICOM": broken_dicom,
+    "missing slices": gap,
+    "several volumes": several,
+    "nothing but NaN": all_nan,
+    "output of another kind": lambda h: translate(h, target="out.nii.gz"),
+    "output on top of the input": lambda h: translate(h, "in", "in"),
+    "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
+    # ---- scoring
+    "unknown metric": lambda h: score(h, metrics="psnr,sim"),
+    "unpaired names": lambda h: score(h, lambda h: (h / "pred/slice-01.png").rename(h / "pred/other.png")),
+    "one channel against three": lambda h: score(h, lambda h: rgb(h / "pred/slice-01.png")),
+    "mixed sizes": lambda h: score(h, lambda h: files.picture(h / "pred/slice-02.png", files.numbers(1, (32, 40)))),
+    "sets too small": lambda h: score(h, metrics="fid"),
+    "another grid": lambda h: volumes(h, affine=np.diag([2.0, 1, 2, 1])),
+    "NaN": nan,
+    "no folder for the scores": lambda h: [*score(h)[:-1], "nowhere/scores.json"],
+    "neither run nor folders": lambda h: ["eval"],
+    # ---- names
+    "unknown command": lambda h: ["trian"],
+    "unknown kind of part": lambda h: ["list", "genrators"],
+    "unknown part": lambda h: ["show", "generator", "unett"],
+    "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
+    "check of nothing": lambda h: ["data", "check", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_recorded_message_and_nothing_is_written(name, trained, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "RUN").symlink_to(trained)
+    args = [tmp_path / "RUN" if arg == "RUN" else arg for arg in CASES[name](here)]
+    before = files.tree(here)
+    outcome = files.command(*args, cwd=here)
+    text = outcome.err.replace(str(here.resolve()), "HERE").replace(str(here), "HERE")
+    text = re.sub(r"0x[0-9a-f]+", "0x", text.replace(str(tmp_path), "ABOVE")).strip()
+    kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    if RECORD:
+        kept = {each: text if each == name else kept[each] for each in CASES if each == name or each in kept}
+        FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    assert outcome.code == 2, outcome
+    assert text == kept[name]
+    assert "Traceback" not in outcome.out + outcome.err
+    assert text.startswith("Usage: ") or (text.startswith("error  ") and "\n" not in text)
+    assert files.tree(here) == before
+
+
+def test_no_text_is_kept_of_a_case_that_is_gone():
+    assert json.loads(FILE.read_text("utf-8")).keys() == CASES.keys()
+
+
+def test_a_process_ends_with_the_same_code_and_words(tmp_path):
+    """What is called in one process above is what the shell sees."""
+    done = files.python("-m", "gantk", "resume", "nowhere")
+    assert done.code == 2 and done.err.strip() == json.loads(FILE.read_text("utf-8"))["missing run"]
+
+
+def test_from_python_the_same_mistake_is_an_error_with_the_same_words(tmp_path, monkeypatch):
+    import gantk
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(gantk.UserError) as error:
+        gantk.resume("nowhere")
+    assert f"error  {error.value}" == json.loads(FILE.read_text("utf-8"))["missing run"]
+    assert isinstance(error.value, gantk.GantkError) and error.value.exit_code == 2

@@ -1,0 +1,187 @@
+"""What goes in comes out: kind of file, values, grid, orientation, stored type, and whose scan it is."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import files
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from pydicom import dcmread
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
+def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
+    names = [
+        {name for name, file in files.tree(identity / side).items() if file is not None and not name.endswith(".dcm")}
+        for side in ("in", "out")
+    ]
+    assert len(names[0]) == 11 and names[0] == names[1]
+    for series, count in (("mr", 5), ("ct", 4)):
+        assert len(list((identity / "out" / series).glob("*.dcm"))) == count
+
+
+@pytest.mark.parametrize("name", ["oblique.nii.gz", "scaled.nii", "floats.nii.gz", "bytes.nii.gz"])
+def test_nifti_keeps_its_grid_and_its_stored_numbers(identity, name):
+    before, after = (nib.load(identity / side / name) for side in ("in", "out"))
+    assert after.shape == before.shape and after.get_data_dtype() == before.get_data_dtype()
+    assert np.array_equal(after.affine, before.affine)
+    assert nib.aff2axcodes(after.affine) == nib.aff2axcodes(before.affine)
+    for header in ("get_zooms", "get_xyzt_units"):
+        assert getattr(after.header, header)() == getattr(before.header, header)()
+    for code in ("sform_code", "qform_code"):
+        assert after.header[code] == before.header[code]
+    if name == "floats.nii.gz":
+        np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=0, atol=1e-6 * 902)
+    else:
+        assert np.array_equal(after.get_fdata(), before.get_fdata())
+        assert np.array_equal(*(np.asarray(image.dataobj.get_unscaled()) for image in (before, after)))
+    if name == "scaled.nii":
+        assert (after.dataobj.slope, after.dataobj.inter) == (before.dataobj.slope, before.dataobj.inter) == (2, -1024)
+
+
+@pytest.mark.parametrize("name", ["lps.nrrd", "header.mha", "bytes.mha"])
+def test_nrrd_and_metaimage_keep_their_place_in_space(identity, name):
+    before, after = (sitk.ReadImage(str(identity / side / name)) for side in ("in", "out"))
+    for fact in ("GetSize", "GetPixelIDTypeAsString"):
+        assert getattr(after, fact)() == getattr(before, fact)()
+    for fact in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(after, fact)(), getattr(before, fact)(), rtol=0, atol=1e-6)
+    before, after = map(sitk.GetArrayFromImage, (before, after))
+    if before.dtype == np.float32:
+        np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * 700)
+    else:
+        assert np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("name", ["eight.png", "sixteen.png", "sixteen.tif", "floats.tif"])
+def test_pictures_keep_their_mode_and_numbers(identity, name):
+    before, after = (Image.open(identity / side / "deep" / name) for side in ("in", "out"))
+    assert (after.format, after.mode, after.size) == (before.format, before.mode, before.size)
+    if name == "floats.tif":
+        np.testing.assert_allclose(np.asarray(after), np.asarray(before), rtol=0, atol=1e-6 * 992)
+    else:
+        assert np.array_equal(np.asarray(after), np.asarray(before))
+
+
+def test_colour_comes_back_in_colour(identity):
+    before, after = Image.open(identity / "rgb" / "trainA" / "3.png"), Image.open(identity / "colour.png")
+    assert after.mode == before.mode == "RGB" and np.array_equal(np.asarray(after), np.asarray(before))
+
+
+def by_position(folder) -> list:
+    return sorted(map(dcmread, folder.glob("*.dcm")), key=lambda dataset: dataset.InstanceNumber)
+
+
+def rescaled(dataset) -> np.ndarray:
+    return dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+
+
+@pytest.mark.parametrize("name", ["mr", "ct"])
+def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, name):
+    before, after = (by_position(identity / side / name) for side in ("in", "out"))
+    assert len(after) == len(before)
+    for source, made in zip(before, after, strict=True):
+        assert made.Modality == "MR", "the target's: T2 is none of CT"
+        for tag in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "InstanceNumber"):
+            assert made[tag].value == source[tag].value, tag
+        for tag in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "Rows", "Columns"):
+            assert made[tag].value == source[tag].value, tag
+        assert list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"]
+        assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+        assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
+        assert np.array_equal(*map(rescaled, (source, made)))
+    known = {source.SOPInstanceUID for source in before}
+    assert len({made.SOPInstanceUID for made in after} - known) == len(after)
+    assert len({made.SeriesInstanceUID for made in after} | {before[0].SeriesInstanceUID}) == 2
+
+
+def test_what_a_network_does_change_still_fits_where_it_came_from(trained, tmp_path):
+    """One file and one series, not a folder of them, through a network that was really trained."""
+    scan = files.nifti(tmp_path / "scan.nii.gz", files.numbers(1, (40, 36, 3), 0, 900, np.int16), files.OBLIQUE)
+    outcome = files.command("translate", trained, scan, tmp_path / "out.nii.gz", "--to", "T1", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    before, after = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
+    assert after.shape == before.shape and np.array_equal(after.affine, before.affine)
+    assert not np.array_equal(after.get_fdata(), before.get_fdata()) and np.isfinite(after.get_fdata()).all()
+    series = files.series(tmp_path / "in", files.numbers(2, (3, 24, 20), 0, 900, np.int16))
+    outcome = files.command("translate", trained, series, tmp_path / "derived", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    values = [np.stack([*map(rescaled, by_position(folder))]) for folder in (series, tmp_path / "derived")]
+    assert values[0].shape == values[1].shape and not np.array_equal(*values)
+
+
+KILLED = """
+import os, signal, sys
+import gantk
+
+
+def progress(share, name):
+    if name == "3.nii.gz":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+gantk.translate(*sys.argv[1:], device="cpu", say=lambda line: None, progress=progress)
+"""
+
+
+def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_path):
+    import gantk
+
+    for k in range(4):
+        files.nifti(tmp_path / "in" / f"{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 900, np.int16))
+    out, said = tmp_path / "out", []
+    assert files.python("-c", KILLED, trained, tmp_path / "in", out).code == -signal.SIGKILL
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
+    assert times and "3.nii.gz" not in times
+    assert len(gantk.translate(trained, tmp_path / "in", out, device="cpu", say=said.append)) == 4
+    assert f"{len(times)} of 4 inputs done before" in said[-1]
+    assert {name: (out / name).stat().st_mtime_ns for name in times} == times
+    gantk.translate(trained, tmp_path / "in", tmp_path / "whole", device="cpu", say=silent)
+    assert sorted(path.name for path in out.glob("[!.]*")) == [f"{k}.nii.gz" for k in range(4)]
+    for k in range(4):
+        one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole"))
+        assert np.array_equal(one, other)
+
+
+def test_one_broken_file_does_not_stop_the_others_and_is_named(trained, tmp_path):
+    files.pictures(tmp_path / "in", 2)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image at all")
+    outcome = files.command("translate", trained, tmp_path / "in", tmp_path / "out", "--device", "cpu")
+    assert outcome.code == 1 and "1 of 3 files could not be translated" in outcome.err and "bad.png" in outcome.err
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"slice-00.png", "slice-01.png"}
+
+
+def test_a_loaded_model_takes_arrays_and_gives_arrays_of_the_same_size(trained):
+    import gantk
+
+    values = files.numbers(3, (2, 1, 40, 36), 0, 900, np.float32)
+    model = gantk.load(trained, device="cpu")
+    made = [model.translate(values, to=to) for to in ("T2", "T1", "T2")]
+    assert made[0].shape == values.shape and np.isfinite(made[0]).all()
+    assert np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[1])
+
+
+def test_the_api_returns_the_paths_that_it_wrote(trained, tmp_path):
+    import gantk
+
+    files.pictures(tmp_path / "in", 2)
+    written = gantk.translate(trained, tmp_path / "in", tmp_path / "out", to="T2", device="cpu", say=silent)
+    assert sorted(written) == [tmp_path / "out" / f"slice-0{k}.png" for k in range(2)]
+    assert all(path.is_file() for path in written)
+
+
+def test_a_run_leaves_what_the_readme_lists(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {"report.html", "metrics.json", "recipe.toml", "environment.json", "split.json", "log.jsonl"}
+    assert names >= {"usage.json", "checkpoints", "samples"}
+    assert list(trained.glob("checkpoints/*/weights.safetensors"))
+    metrics = json.loads((trained / "metrics.json").read_text("utf-8"))
+    assert {"psnr"} <= set(metrics["metrics"]["a_to_b"]) and {"identity", "histogram"} <= set(metrics["baselines"])

@@ -1,0 +1,173 @@
+"""Nobody leaks: no patient, no image and no near copy on two sides of a split, and what was held out is on record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import files
+import nibabel as nib
+import numpy as np
+import pytest
+
+SIDES = ("train", "validation", "test")
+CSV = "patient,split\n" + "".join(
+    f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n" for k in range(10)
+)
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    """Ten patients, a folder for each, with a T1 and a T2 on one grid."""
+    (tmp_path / "split.csv").write_text(CSV, "utf-8")
+    return files.patients(tmp_path / "scans", 10)
+
+
+def train(data: Path, *options: str, out: str = "run") -> files.Outcome:
+    recipe = files.recipe(data.parent / "tiny.toml")
+    return files.command("run", recipe, "--data", data, "--out", data.parent / out, "--device", "cpu", *options)
+
+
+def as_csv_says(scans: Path) -> tuple[str, str]:
+    return "--set", f"data.split.file={scans.parent / 'split.csv'}"
+
+
+def split_of(run: Path) -> dict:
+    return json.loads((run / "split.json").read_text("utf-8"))
+
+
+def sides(run: Path) -> dict[str, set[str]]:
+    """Whose images stand on each side."""
+    splits = split_of(run)["splits"]
+    return {side: {record["subject"] for record in splits[side]} for side in SIDES}
+
+
+def trained(data: Path, *options: str, out: str = "run") -> dict[str, set[str]]:
+    outcome = train(data, *options, out=out)
+    assert outcome.code == 0, outcome.err
+    return sides(data.parent / out)
+
+
+def refused(data: Path, *options: str) -> str:
+    """The message of a run that does not begin, and leaves nothing."""
+    outcome = train(data, *options)
+    assert outcome.code == 2 and outcome.err.startswith("error  ") and outcome.err.count("\n") == 1, outcome
+    assert not (data.parent / "run").exists()
+    return outcome.err
+
+
+def test_no_patient_is_on_two_sides_and_none_is_lost(scans):
+    found = trained(scans)
+    assert all(found.values()) and sum(map(len, found.values())) == len(set.union(*found.values())) == 10
+    splits = split_of(scans.parent / "run")
+    assert "by patient" in splits["how"] and splits["leakage_allowed"] is None
+    for record in (record for side in SIDES for record in splits["splits"][side]):
+        assert Path(record["path"]).parent.name == record["subject"]
+        assert record["sha256"] == hashlib.sha256(Path(record["path"]).read_bytes()).hexdigest()
+    files_of = {side: {record["path"] for record in splits["splits"][side]} for side in SIDES}
+    assert {side: len(paths) for side, paths in files_of.items()} == {"train": 6, "validation": 4, "test": 4}
+    seen = {record["subject"]: record["domain"] for record in splits["splits"]["train"]}
+    assert all(seen[record["subject"]] == record["domain"] for record in splits["splits"]["train"]), "an unpaired study"
+
+
+def test_a_split_is_that_of_its_seed_whatever_the_seed_of_the_training(scans):
+    first = trained(scans, out="first")
+    assert trained(scans, "--seed", "7", out="second") == first
+    assert trained(scans, "--set", "data.split.seed=3", out="third") != first
+
+
+def test_the_scores_are_of_the_patients_held_out(scans):
+    found = trained(scans)
+    psnr = json.loads((scans.parent / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    assert psnr["n"] == len(found["test"]) == 2 and psnr["images"] == len(
+        [record for record in split_of(scans.parent / "run")["splits"]["test"] if record["domain"] == "a"]
+    )
+
+
+def test_every_patient_is_tested_in_one_fold(scans):
+    tested = []
+    for fold in range(3):
+        found = trained(scans, "--set", "data.split.folds=3", "--set", f"data.split.fold={fold}", out=f"fold-{fold}")
+        assert not found["test"] & (found["train"] | found["validation"]) and not found["train"] & found["validation"]
+        tested += sorted(found["test"])
+        made = split_of(scans.parent / f"fold-{fold}")["splits"]
+        assert (made["folds"], made["fold"]) == (3, fold)
+    assert sorted(tested) == [f"p{k:02d}" for k in range(10)]
+
+
+def test_a_csv_says_who_is_where(scans):
+    expected = {"train": {"p05", "p06", "p07", "p08"}, "validation": {"p03", "p04"}, "test": {"p00", "p01", "p02"}}
+    assert trained(scans, *as_csv_says(scans)) == expected
+    made = split_of(scans.parent / "run")["splits"]
+    assert made["by"] == "file" and made["file"]["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
+
+
+def test_a_table_of_images_says_who_is_where(scans):
+    rows = [
+        f"scans/p{k:02d}/p{k:02d}_{domain}.nii.gz,{domain},someone-{k},{'test' if k < 2 else 'train'}"
+        for k in range(10)
+        for domain in ("T1", "T2")
+    ]
+    table = scans.parent / "table.csv"
+    table.write_text("\n".join(["path,domain,patient,split", *rows]), "utf-8")
+    assert trained(table, "--set", "data.split.validation=0")["test"] == {"someone-0", "someone-1"}
+    shutil.rmtree(scans.parent / "run")
+    table.write_text(table.read_text("utf-8").replace("someone-7", "someone-0"), "utf-8")
+    assert "patient 'someone-0' in train and test" in refused(table)
+
+
+def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
+    message = refused(scans, "--set", 'data.split.by="image"')
+    assert "training and held-out images are not apart" in message and "--allow-leakage" in message
+    assert "patient 'p0" in message and "in train and test" in message
+
+
+def test_the_same_pixels_on_two_sides_are_refused_by_the_names_of_both_files(scans):
+    shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
+    message = refused(scans, *as_csv_says(scans))
+    assert "image 'p07/p07_T1.nii.gz/plane-000' = 'p00/p00_T1.nii.gz/plane-000' in train and test" in message
+
+
+def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
+    image = nib.load(scans / "p00" / "p00_T1.nii.gz")
+    brighter = (np.asarray(image.dataobj) * 3 + 40).astype(np.int16)
+    files.nifti(scans / "p07" / "p07_T1.nii.gz", np.roll(brighter, 1, 0))
+    message = refused(scans, *as_csv_says(scans))
+    assert "near copy" in message and "p07/p07_T1.nii.gz" in message and "p00/p00_T1.nii.gz" in message
+
+
+def test_a_leak_that_is_allowed_is_recorded(scans):
+    shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
+    trained(scans, *as_csv_says(scans), "--allow-leakage")
+    assert "'p00/p00_T1.nii.gz/plane-000' in train and test" in split_of(scans.parent / "run")["leakage_allowed"]
+
+
+def test_an_unpaired_study_with_a_patient_in_both_domains_is_refused_if_asked(scans):
+    options = ("--set", "data.same_patient=false")
+    assert "give" in (message := refused(scans, *options, "--set", "data.unpair=false")) and "data.unpair" in message
+    trained(scans, *options, "--set", "data.unpair=true")
+
+
+def test_copies_among_unknown_people_share_a_side(tmp_path):
+    """Nobody knows whose the pictures are, and the copies are not where their names would put them."""
+    data = files.two_domains(tmp_path / "data", 20, 20)
+    for k in range(5):
+        shutil.copy(data / "trainA" / f"slice-{k:02d}.png", data / "trainA" / f"again-{19 - k}.png")
+    trained(data, "--set", 'data.split.by="image"', "--set", "data.unpair=false")
+    records = [(side, record["sha256"]) for side in SIDES for record in split_of(tmp_path / "run")["splits"][side]]
+    assert len(records) == 45 and len(set(records)) == len({number for _, number in records}) == 40
+
+
+def test_a_look_at_the_data_names_what_a_training_would_refuse(scans):
+    shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
+    recipe = files.recipe(scans.parent / "split.toml", data={"split": {"file": str(scans.parent / "split.csv")}})
+    outcome = files.command("data", "check", scans, "--recipe", recipe, "--json", scans.parent / "found.json")
+    assert outcome.code == 1, outcome
+    problems = json.loads((scans.parent / "found.json").read_text("utf-8"))["problems"]
+    errors = [problem["what"] for problem in problems if problem["severity"] == "error"]
+    assert any("p07/p07_T1.nii.gz" in what and "p00/p00_T1.nii.gz" in what for what in errors)
+    import gantk
+
+    assert gantk.check(scans, recipe=recipe)["problems"] == problems
