@@ -130,11 +130,10 @@ def test_descriptions_of_scanners_are_understood(text, contrast):
 
 
 def test_what_gantk_wrote_is_not_trained_on(tmp_path):
-    from gantk.formats import dicom
     from gantk.formats import files as io
 
     root = tree(tmp_path)
-    dicom.write(root / "synthetic", io.read(io.scans(root)[0]), "T2")
+    io.write(root / "synthetic", io.read(io.scans(root)[0]), "T2")
     assert len({r.scan_key for r in source(root).records() if r.domain == "b"}) == 3
 
 

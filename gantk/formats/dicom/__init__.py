@@ -1,6 +1,7 @@
 """DICOM: series of slices and multi-frame objects, read upright on one grid, and written back as derived series.
 
 pydicom parses; it decodes too, or, where it lacks the codec (JPEG lossless, JPEG-LS, 12-bit JPEG), SimpleITK does.
+Both come with the extra `dicom`, and are imported at the first DICOM file.
 """
 
 from __future__ import annotations
@@ -17,9 +18,52 @@ from gantk.formats.image import Format, Image
 if TYPE_CHECKING:
     from gantk.formats.files import Scan
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
 SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
            "ImageType", "SOPClassUID")  # fmt: skip
+
+
+class Dicom(Format):
+    """DICOM: a slice, a multi-frame file, or the series of a folder; written as a derived series with new UIDs."""
+
+    name = "DICOM"
+    suffixes = (".dcm", ".dicom", ".ima")
+    volumes = several = True
+
+    def read(self, path: Path, volume: int | None = None) -> Image:
+        """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
+
+        `volume` chooses one stack of frames, counted from 0, where the file holds several.
+        """
+        return _room("read").read_files([path], volume)
+
+    def read_series(self, files: Sequence[Path]) -> Image:
+        """The volume (1, D, H, W) that the files of one series make up, or the slice (1, H, W) of one.
+
+        UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are
+        of several stacks.
+        """
+        return _room("read").read_files(files)
+
+    def outline(self, path: Path, volume: int | None = None) -> Image:
+        """The grid of one file, from its header alone."""
+        return _room("read").outline([path], volume)
+
+    def outline_series(self, files: Sequence[Path]) -> Image:
+        """The grid of one series, from its headers alone."""
+        return _room("read").outline(files)
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        """One derived file of the source's patient and study; `write_series` writes a series."""
+        _room("write").write_file(path, image, description)
+
+
+def write_series(folder: Path, image: Image, description: str = "") -> None:
+    """Write an image that came from DICOM as a derived series on the same grid, of the same patient and study.
+
+    The folder (new, empty, or of an earlier result) gets a file for each of the source's. `description` is what the
+    image shows, the target domain's name: "T2". No value is clipped.
+    """
+    _room("write").write_series(folder, image, description)
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -29,7 +73,7 @@ def is_dicom(path: str | Path) -> bool:
     path = Path(path)
     if path.name.startswith(".") or is_image(path):
         return False
-    if suffix_of(path) in SUFFIXES:
+    if suffix_of(path) in Dicom.suffixes:
         return True
     try:
         with path.open("rb") as file:
@@ -44,95 +88,25 @@ def series_in(folder: Path, files: Sequence[Path]) -> list[Scan]:
     Slices of one SeriesInstanceUID are one scan, sorted by position; a series that holds several stacks (a localizer's
     three planes, echoes, b-values, magnitude and phase) gives one for each. Multi-frame files, single slices, pictures
     without a position, and files that cannot be read are scans of their own. What is no image (reports,
-    segmentations, structure sets, DICOMDIR) is left out: `not_images` names it.
+    segmentations, structure sets, DICOMDIR) is left out.
     """
     return _room("series").series_in(Path(folder), files)
 
 
 def summary(file: Path) -> dict[str, str]:
     """Whose image a file is, and of what: the elements of SUMMARY as text, "" where absent; UserError if unreadable."""
-    found = _room("header").header(Path(file), (*SUMMARY, "Rows"))
+    found = _room("slices").header(Path(file), (*SUMMARY, "Rows"))
     return {name: str(found.get(name) or "").strip() for name in SUMMARY}
 
 
 def installed() -> None:
     """UserError where the extra is missing."""
-    _room("header")
-
-
-def not_images(files: Sequence[Path]) -> dict[Path, str]:
-    """Which DICOM files hold no image, and what they are: `{path: "Segmentation Storage"}`."""
-    return _room("series").not_images(files)
-
-
-def read_series(files: Sequence[Path]) -> Image:
-    """The volume (1, D, H, W) that the files of one series make up, or the slice (1, H, W) of one.
-
-    UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are of
-    several stacks. `remarks` tells what was put right.
-    """
-    return _room("image").read_files(files)
-
-
-def outline(files: Sequence[Path], volume: int | None = None) -> Image:
-    """What `read_series` or `read` gives, from headers alone: its grid, with zeros that take no memory for pixels."""
-    return _room("image").outline(files, volume)
-
-
-class Dicom(Format):
-    """DICOM: a file, or the series of a folder; written as a derived series with new UIDs."""
-
-    name = "DICOM"
-    suffixes = SUFFIXES
-    volumes = several = True
-
-    def read(self, path: Path, volume: int | None = None) -> Image:
-        """One file."""
-        return read(path, volume)
-
-    def read_series(self, files: Sequence[Path]) -> Image:
-        """The files of one series."""
-        return read_series(files)
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """The grid of one file."""
-        return outline([path], volume)
-
-    def outline_series(self, files: Sequence[Path]) -> Image:
-        """The grid of one series."""
-        return outline(files)
-
-    def write(self, path: Path, image: Image, description: str = "") -> None:
-        """One file."""
-        write(path, image, description)
-
-
-def write_series(path: Path, image: Image, description: str = "") -> None:
-    """A folder."""
-    write(path, image, description)
-
-
-def read(path: Path, volume: int | None = None) -> Image:
-    """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
-
-    `volume` chooses one stack of frames, counted from 0, where the file holds several.
-    """
-    return _room("image").read_files([Path(path)], volume)
+    _room("slices")
 
 
 def remarks(image: Image) -> tuple[str, ...]:
     """What a user should know of how an image was read: slices left out, tilt taken out, too few slices."""
     return tuple(getattr(image.header, "remarks", ()))
-
-
-def write(path: Path, image: Image, description: str = "") -> None:
-    """Write an image that came from DICOM as a derived series on the same grid, of the same patient and study.
-
-    `path` is a folder (new, empty, or of an earlier result), which gets a file for each of the source's, or one .dcm
-    file. `description` is what the image shows, the target domain's name: "T2". No value is clipped: see
-    `gantk.formats.dicom.stored`.
-    """
-    _room("writing").write(Path(path), image, description)
 
 
 def _room(name: str) -> ModuleType:
@@ -141,6 +115,5 @@ def _room(name: str) -> ModuleType:
         return importlib.import_module(f"gantk.formats.dicom.{name}")
     except ImportError as error:
         missing = (error.name or str(error)).split(".")[0]
-        raise UserError(
-            f"DICOM needs {missing}, which is not installed", remedy='pip install "gantk[dicom]"'
-        ) from error
+        what = f"DICOM needs {missing}, which is not installed"
+        raise UserError(what, remedy='pip install "gantk[dicom]"') from error

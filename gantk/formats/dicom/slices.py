@@ -1,18 +1,28 @@
-"""Slices of DICOM files: where each lies in the patient, and what turns its stored numbers into values."""
+"""The headers of DICOM files, and the slices that they describe: place in the patient, spacing, rescale."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from gantk.errors import UserError
-from gantk.formats.dicom.header import frames_of
+from gantk.formats.files import expect_room
+from gantk.formats.voxels import expect_held
 
+# Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+
+# Storage classes whose pixels are no scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
+NO_SCAN = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")}
 # What tells stacks apart that one series holds at the same positions: by element, or group and element of a frame.
 MARKS = ("EchoTime", "EchoNumbers", "ImageType", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation",
          "SequenceName", "ConvolutionKernel", "TemporalPositionIdentifier", "TriggerTime", "FlipAngle",
@@ -29,7 +39,88 @@ TAGS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"
         "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
         "ImageOrientationPatient", "InstanceNumber", "SliceThickness", "SpacingBetweenSlices", *MARKS)  # fmt: skip
 UNIT = 0.01  # how far a direction may be from length 1 and from the other's right angle
-FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever a broken file makes a reader raise becomes one UserError that names the file."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # parsers and codecs each have their own, and raise builtin ones too
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        what = f"'{path}' cannot be read as DICOM: {reason}"
+        raise UserError(what, remedy="copy it again, or leave it out") from error
+
+
+def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
+    """A file's header without pixels, overlays and private elements, or `tags` of it alone; UserError if unreadable.
+
+    Its `held` is how many bytes follow, those of the pixels.
+    """
+    with readable(path), path.open("rb") as file:
+        marked = file.read(132)[128:] == b"DICM"
+        file.seek(0)
+        only = None if tags is None else list(tags)
+        dataset = dcmread(file, stop_before_pixels=True, force=not marked, specific_tags=only)
+        dataset.held = path.stat().st_size - file.tell()
+        if not hasattr(dataset, "file_meta"):
+            dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+        for tag in list(dataset.keys()):
+            try:
+                broken = tag.group <= 0x0028 and dataset[tag] is None  # elements are parsed when first looked at
+            except Exception:  # pydicom raises whatever a broken value makes it raise
+                broken = True
+            if broken or tag.is_private or tag.group & 0xFF00 in (0x5000, 0x6000):
+                del dataset[tag]
+        uid = _class_of(dataset)
+        if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
+            raise ValueError("its header is cut short" if uid else "it has none of the elements of a DICOM file")
+        return dataset
+
+
+def no_image(dataset: Dataset) -> str | None:
+    """What a file is that holds no image, in words; None where it holds one."""
+    uid = _class_of(dataset)
+    if uid in NO_SCAN or "Rows" not in dataset or "Columns" not in dataset:
+        return uid.name or "a file without rows and columns"
+    return None
+
+
+def _class_of(dataset: Dataset) -> UID:
+    return UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+
+
+def frames_of(dataset: Dataset) -> int:
+    """How many frames a file declares, 1 for a classic slice."""
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def image_header(path: Path) -> Dataset:
+    """The header of a file that holds an image which may be read; UserError for all others."""
+    dataset = header(path)
+    with readable(path):
+        if other := no_image(dataset):
+            raise UserError(f"'{path}' is no image: {other}", allowed="MR, CT and other images", remedy="leave it out")
+        if "MOSAIC" in (dataset.get("ImageType") or ()):
+            what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
+            raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
+        rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frames_of(dataset)
+        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
+        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
+            shape = f"{frames} x " * (frames != 1) + f"{rows} x {columns}"
+            raise UserError(f"'{path}' declares {shape} pixels of {bits} bits", remedy="copy it again, or leave it out")
+        expect_room(path, frames * rows * columns * samples)
+        syntax = UID(dataset.file_meta.TransferSyntaxUID)
+        if not syntax.is_encapsulated or syntax == RLELossless:  # other codecs have no bound that means anything
+            needed = (frames * rows * columns * samples * bits + 7) // 8
+            if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+                needed = needed * 2 // 3
+            packed = syntax in (RLELossless, DeflatedExplicitVRLittleEndian)
+            expect_held(path, needed, path.stat().st_size if packed else dataset.held, packed)
+    return dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +129,16 @@ class Slice:
 
     path: Path
     frame: int  # 0 in a file of one
+    framed: bool  # whether its file is a multi-frame object
     shape: tuple[int, int, int]  # rows, columns, samples
-    position: np.ndarray | None = None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
-    axes: np.ndarray | None = None  # (2, 3) directions in which columns and rows are counted
-    spacing: tuple[float, float] = (1.0, 1.0)  # mm between rows, between columns
-    apart: float = 0.0  # mm between slices, as the header has it; 0: not said
-    thickness: float = 0.0  # mm
-    number: int = 0  # as the scanner counted
-    rescale: tuple[float, float] = (1.0, 0.0)  # slope and intercept
+    position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
+    axes: np.ndarray | None  # (2, 3) directions in which columns and rows are counted
+    spacing: tuple[float, float]  # mm between rows, between columns
+    apart: float  # mm between slices, as the header has it; 0: not said
+    thickness: float  # mm
+    number: int  # as the scanner counted
+    rescale: tuple[float, float]  # slope and intercept
     marks: dict[str, Any] = field(default_factory=dict)  # what may tell stacks at the same positions apart
-    framed: bool = False  # whether its file is a multi-frame object
 
     @property
     def name(self) -> str:
@@ -61,58 +152,49 @@ class Slice:
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
-    """The slices of one file in its own order; UserError for geometry that is none."""
-    if frames_of(dataset) > 1 or "PerFrameFunctionalGroupsSequence" in dataset:
-        return list(_frames(dataset, path))
-    marks = {mark: _plain(dataset.get(mark)) for mark in MARKS}
-    return [_slice(path, dataset, dataset, dataset, dataset, marks=marks)]
+    """The slices of one file in its own order; UserError for geometry that is none.
 
-
-def _frames(dataset: Dataset, path: Path) -> Iterator[Slice]:
-    """PS3.3, C.7.6.16: what differs between frames is in the per-frame groups, the rest in the shared ones."""
+    PS3.3, C.7.6.16: what differs between frames is in the per-frame groups, the rest in the shared ones.
+    """
     count = frames_of(dataset)
+    if count == 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        marks = {mark: _plain(dataset.get(mark)) for mark in MARKS}
+        return [_slice(path, dataset, lambda name: dataset, marks)]
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(each) != count:
         raise UserError(f"'{path}' declares {count} frames and describes {len(each)}", remedy="copy it again")
+    found = []
     for number, own in enumerate(each):
 
         def group(name: str, own: Dataset = own) -> Dataset:
             return (own.get(name) or shared.get(name) or [Dataset()])[0]
 
-        measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
-        place = Dataset()
-        place.update(group("PlanePositionSequence"))
-        place.update(group("PlaneOrientationSequence"))
         marks = {name: _plain(group(sequence).get(name)) for sequence, name in FRAME_MARKS}
-        values = values if "RescaleSlope" in values else dataset
-        yield _slice(path, dataset, place, measures, values, number, marks, framed=True)
+        found.append(_slice(path, dataset, group, marks, number))
+    return found
 
 
 def _slice(
-    path: Path,
-    dataset: Dataset,
-    place: Dataset,  # has position and orientation
-    measures: Dataset,  # has spacing and thickness
-    values: Dataset,  # has slope and intercept
-    frame: int = 0,
-    marks: dict[str, Any] | None = None,
-    framed: bool = False,
+    path: Path, dataset: Dataset, group: Callable[[str], Dataset], marks: dict[str, Any], frame: int | None = None
 ) -> Slice:
-    shape = (int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1))
+    measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
+    values = values if "RescaleSlope" in values else dataset
     slope, intercept = _numbers(path, values, "RescaleSlope", 1), _numbers(path, values, "RescaleIntercept", 1)
     rescale = (1.0 if slope is None else slope[0], 0.0 if intercept is None else intercept[0])
     if rescale[0] == 0:
         raise UserError(f"'{path}' has RescaleSlope 0, so that all its values are one", remedy="leave it out")
-    position, axes = _numbers(path, place, "ImagePositionPatient", 3), _axes(path, place)
+    position = _numbers(path, group("PlanePositionSequence"), "ImagePositionPatient", 3)
+    axes = _axes(path, group("PlaneOrientationSequence"))
     spacing = _numbers(path, measures, "PixelSpacing", 2)
     placed = position is not None and axes is not None and spacing is not None
     if placed and min(spacing) <= 0:
         raise UserError(f"'{path}' has PixelSpacing {list(spacing)}", allowed="mm above 0", remedy="repair its header")
     return Slice(
         path=path,
-        frame=frame,
-        shape=shape,
+        frame=frame or 0,
+        framed=frame is not None,
+        shape=(int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)),
         position=np.array(position) if placed else None,
         axes=axes if placed else None,
         spacing=spacing if placed else (1.0, 1.0),
@@ -120,8 +202,7 @@ def _slice(
         thickness=abs((_numbers(path, measures, "SliceThickness", 1) or (0.0,))[0]),
         number=int((_numbers(path, dataset, "InstanceNumber", 1) or (0,))[0]),
         rescale=rescale,
-        marks=marks or {},
-        framed=framed,
+        marks=marks,
     )
 
 
@@ -145,13 +226,10 @@ def _axes(path: Path, place: Dataset) -> np.ndarray | None:
 def _numbers(path: Path, dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
     """The numbers of an element, None where it is absent or empty; UserError for another count, or not finite ones."""
     value = dataset.get(name)
-    if value is None or value == "":
-        return None
-    values = [value] if count == 1 or isinstance(value, str) else list(value)
-    if not values:
+    if value is None or value == "" or (not np.isscalar(value) and not len(value)):
         return None
     try:
-        numbers = tuple(float(number) for number in values)
+        numbers = tuple(float(number) for number in np.atleast_1d(value))
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
