@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,73 +61,58 @@ def usage_of(path: Path, recipe: str | Path | None = None) -> Usage | Problem:
 def _by_recipe(path: Path, recipe: str | Path) -> Usage:
     from gantk.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe)
-    data = loaded.tables.get("data", {})
-    own = data.get("source", {}) if isinstance(data, dict) else {}
-    own = {"name": own} if isinstance(own, str) else own
-    domains = data.get("domains", ["A", "B"]) if isinstance(data, dict) else ["A", "B"]
-    if isinstance(data, dict):
-        source = source_for(path, len(domains), own.get("name"))
-        data["source"] = (own if own.get("name") == source["name"] else {}) | source
-        loaded.tables["data"] = data
+    loaded = load_recipe(recipe).with_data(path)
+    data = loaded.tables["data"]
+    if isinstance(data, dict) and "path" in data["source"]:
+        data["source"]["path"] = str(path)  # as its files are called here
     model = loaded.check()
     table, method = model.data, model.method.target
     names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
-    records = _records(table)
-    return Usage(table, data["source"], names, records, method.paired, tuple(method.reads), loaded.origin)
+    return Usage(table, data["source"], names, _records(table), method.paired, tuple(method.reads), loaded.origin)
 
 
 def _by_guess(path: Path) -> Usage:
     """By the first domains that names bear out, else by the first that can be had at all."""
-    source, first, second = source_for(path, 2), None, None
+    source, refusal, unnamed = source_for(path, 2), None, None
     for domains in _guesses(path, source["name"]):
-        if len(domains) == 1 and second is None:
+        if len(domains) == 1 and unnamed is None:
             # Several domains that are there but of no use are for the user to hear of, not to be taken for one.
-            if first is not None and not first.what.startswith("no "):
+            if refusal is not None and not refusal.what.startswith("no "):
                 break
             source = source_for(path, 1) if source["name"] != "manifest" else source
         table = DataTable(source=bind_or_raise("source", source), domains=domains)
         try:
             records = _records(table)
         except UserError as error:
-            first = first or error
+            refusal = refusal or error
             continue
         names, said = _names(path, domains, records)
         usage = Usage(table, source, names, records, reads=domain_letters(domains))
         if said:
             return usage
-        second = second or usage
-    if second is None:
-        raise first
-    second.problems.append(_unsaid(second.names))
-    return second
-
-
-def _unsaid(names: dict[str, str]) -> Problem:
-    what = f"no name says a contrast: taken for two domains, '{names['a']}' and '{names['b']}'"
-    return Problem("domains", "note", what, (), "classes of one domain are for the source 'images'")
+        unnamed = unnamed or usage
+    if unnamed is None:
+        raise refusal
+    what = f"no name says a contrast: taken for two domains, '{unnamed.names['a']}' and '{unnamed.names['b']}'"
+    unnamed.problems.append(Problem("domains", "note", what, (), "classes of one domain are for the source 'images'"))
+    return unnamed
 
 
 def _guesses(path: Path, source: str) -> list[tuple[str, ...]]:
-    if source == "images":
-        return [("images",)]
-    if source in ("folders", "aligned"):
-        return list(GUESSES)
-    if source != "manifest":
-        return [*GUESSES, ("images",)]
-    columns, rows = read_rows(path)
-    said = [name for name, _ in Counter(row.get("domain", "") for _, row in rows).most_common() if name]
-    wide = [name for name in columns if name not in TABLE_COLUMNS]
-    pairs = [tuple(sorted(said[:2]))] if len(said) > 1 else [tuple(wide[:2])] if len(wide) > 1 else []
-    lone = [(said[0],)] if said else []
-    return [*pairs, *GUESSES, *lone, ("images",)]
+    if source == "manifest":
+        columns, rows = read_rows(path)
+        said = [name for name, _ in Counter(row.get("domain", "") for _, row in rows).most_common() if name]
+        wide = [name for name in columns if name not in TABLE_COLUMNS]
+        pairs = [tuple(sorted(said[:2]))] if len(said) > 1 else [tuple(wide[:2])] if len(wide) > 1 else []
+        return [*pairs, *GUESSES, *((name,) for name in said[:1]), ("images",)]
+    two = () if source == "images" else GUESSES
+    return [*two] if source in ("folders", "aligned") else [*two, ("images",)]
 
 
 def _records(table: DataTable) -> list[Record]:
-    source = table.source(table.domains, table.dims, table.size)
-    view = SamplingGrid(table.plane, table.spacing)
-    if not view.is_plain and hasattr(source, "sees"):
-        source.sees(view)
+    source, grid = table.source(table.domains, table.dims, table.size), SamplingGrid(table.plane, table.spacing)
+    if not grid.is_plain and hasattr(source, "sees"):
+        source.sees(grid)
     return source.records()
 
 
@@ -136,16 +121,14 @@ def _names(path: Path, domains: tuple[str, ...], records: Sequence[Record]) -> t
 
     A and B where folders are called that, or where both domains lie in one picture.
     """
-    letters = domain_letters(domains)
-    guessed = dict(zip(letters, domains, strict=True))
-    files = {letter: [r.path for r in records if r.domain == letter and r.path] for letter in letters}
-    pictures = all(is_image(file) for some in files.values() for file in some)
-    if len(letters) == 1 or path.is_file() or not pictures:
+    guessed = dict(zip(domain_letters(domains), domains, strict=True))
+    files = {letter: [r.path for r in records if r.domain == letter and r.path] for letter in guessed}
+    if len(guessed) == 1 or path.is_file() or not all(is_image(file) for some in files.values() for file in some):
         return guessed, True
     below = {letter: [file.relative_to(path).parts for file in some] for letter, some in files.items()}
-    if all(any(domain_match(part, guessed[letter]) for part in below[letter][0]) for letter in letters):
+    if all(any(domain_match(part, guessed[letter]) for part in below[letter][0]) for letter in guessed):
         return guessed, True
-    folders = {letter: {parts[0] for parts in below[letter] if len(parts) > 1} for letter in letters}
+    folders = {letter: {parts[0] for parts in below[letter] if len(parts) > 1} for letter in guessed}
     if set(files["a"]) == set(files["b"]) or folders["a"] & folders["b"] or not all(folders.values()):
         return {"a": "A", "b": "B"}, True
     said = all(name.rstrip("AB") != name for names in folders.values() for name in names)
@@ -163,90 +146,74 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
             # Further files belong to a record where nobody else claims them: others are on whose grid it was brought.
             if item is None or (file != record.path and file in own):
                 continue
-            name = usage.names[record.domain]
-            if name not in item.domains:
-                item.domains.append(name)
+            if usage.names[record.domain] not in item.domains:
+                item.domains.append(usage.names[record.domain])
             item.patient = record.subject or item.patient
-
-
-def _one_kind_of_channels(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Gray for all where a guessed source would refuse a mixture, which is a problem of its own: the rest goes on."""
-    mixed = len({item.facts["channels"] for item in items if item.error is None and item.domains}) > 1
-    if usage.recipe is None and mixed and "channels" in usage.table.source.options:
-        part = bind_or_raise("source", usage.source | {"channels": 1})
-        usage.table = DataTable(source=part, domains=usage.table.domains)
-        usage.records = _records(usage.table)
 
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the records as a training would, without those that cannot be read; what speaks against it is a problem."""
-    _one_kind_of_channels(usage, items)
+    asked = usage.recipe is not None
+    mixed = len({item.facts["channels"] for item in items if item.error is None and item.domains}) > 1
+    if not asked and mixed and "channels" in usage.table.source.options:
+        # A guessed source would refuse a mixture of gray and colour, which is a problem of its own: the rest goes on.
+        part = bind_or_raise("source", usage.source | {"channels": 1})
+        usage.table = DataTable(source=part, domains=usage.table.domains)
+        usage.records = _records(usage.table)
     unreadable = {file for item in items if item.error is not None for file in item.scan.files}
     records = [record for record in usage.records if not unreadable & set(record.files)]
-    usage.problems += _pairs(usage, records)
-    asked = usage.recipe is not None
+    usage.problems += _incomplete(usage, records)
     try:
         usage.splits, usage.how = split_records(records, **usage.table.split.model_dump())
     except UserError as error:
-        severity = "error" if asked else "note"
-        which = "this split" if asked else "the usual split"
-        what = f"{which} is not possible: {error.what}".rstrip(".")
-        usage.problems.append(Problem("split", severity, what, (), error.remedy))
+        what = f"{'this split' if asked else 'the usual split'} is not possible: {error.what}".rstrip(".")
+        usage.problems.append(Problem("split", "error" if asked else "note", what, (), error.remedy))
         return
     usage.problems += _leaks(usage, items)
 
 
-def _leaks(usage: Usage, items: Sequence[Inspected]) -> list[Problem]:
-    splits, table = usage.splits, usage.table
-    trained = [record for record in splits["train"] if record.domain in usage.reads]
+def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
+    """Images that have no partner though others have one, and patients who lack a contrast."""
+    complete = complete_pairs(records)
+    lonely = dict.fromkeys(r.scan_key or r.key for r in records if r.pair is not None and r.pair not in complete)
+    if complete and lonely:
+        what = f"{counted(lonely, 'image has', 'images have')} no partner in the other domain: {named(lonely)}"
+        severity = "error" if usage.paired else "warning"
+        yield Problem("pairs", severity, what, tuple(lonely), "complete the pairs, or leave these out")
+    elif usage.paired and not complete:
+        what = "the method learns from registered pairs, and there are none"
+        yield Problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike")
+    lacking = dict.fromkeys(record.scan_key or record.key for record in records if record.missing)
+    if lacking:
+        what = f"{counted(lacking, 'image lacks', 'images lack')} a contrast: {named(lacking)}"
+        severity = "warning" if usage.table.missing == "mask" else "error"
+        yield Problem("contrasts", severity, what, tuple(lacking), 'leave them out, or set data.missing = "mask"')
+
+
+def _leaks(usage: Usage, items: Sequence[Inspected]) -> Iterator[Problem]:
+    table = usage.table
+    trained = [record for record in usage.splits["train"] if record.domain in usage.reads]
     if not usage.paired and table.unpair:
         trained = unpair(trained, table.split.seed)
     both = patients_in_both_domains(trained)
-    found = []
     if both and not usage.paired and not table.same_patient:
         severity = "error" if usage.recipe is not None else "note"
         what = f"{counted(both, 'patient gives', 'patients give')} training images of both domains: {named(both)}"
         remedy = "an unpaired method asks for data.same_patient = true, or for more patients"
-        found.append(Problem("same-patient", severity, what, (), remedy))
-    splits = splits | {"train": trained}
-    splits.seen = _seen_already(splits, items) | splits.seen
+        yield Problem("same-patient", severity, what, (), remedy)
+    splits = usage.splits | {"train": trained}
+    # What records look like that are whole files is known: these have been read.
+    by_file = {item.scan.files: item.seen for item in items if item.seen is not None and len(item.scan.files) == 1}
+    members = [record for name in SETS for record in splits[name]]
+    used = Counter(record.files for record in members)
+    splits.seen = {
+        (r.domain, r.key): replace(
+            by_file[r.files], name=r.key, subject=r.subject, stack=(r.domain, r.label), position=r.position
+        )
+        for r in members
+        if r.files in by_file and used[r.files] == 1 and not r.scan_key
+    } | splits.seen
     try:
         check_leakage(splits)
     except UserError as error:
-        found.append(Problem("leak", "error", error.what.rstrip("."), (), error.remedy))
-    return found
-
-
-def _seen_already(splits: Splits, items: Sequence[Inspected]) -> dict:
-    """What the pixels of records look like that are whole files: these have been read."""
-    by_file = {item.scan.files: item for item in items if item.seen is not None and len(item.scan.files) == 1}
-    used = Counter(record.files for name in SETS for record in splits[name])
-    return {
-        (r.domain, r.key): replace(
-            by_file[r.files].seen, name=r.key, subject=r.subject, stack=(r.domain, r.label), position=r.position
-        )
-        for name in SETS
-        for r in splits[name]
-        if r.files in by_file and used[r.files] == 1 and not r.scan_key
-    }
-
-
-def _pairs(usage: Usage, records: Sequence[Record]) -> list[Problem]:
-    """Images that have no partner though others have one, and patients who lack a contrast."""
-    found = []
-    complete = complete_pairs(records)
-    lonely = [record for record in records if record.pair is not None and record.pair not in complete]
-    if complete and lonely:
-        names = tuple(dict.fromkeys(record.scan_key or record.key for record in lonely))
-        severity = "error" if usage.paired else "warning"
-        what = f"{counted(names, 'image has', 'images have')} no partner in the other domain: {named(names)}"
-        found.append(Problem("pairs", severity, what, names, "complete the pairs, or leave these out"))
-    elif usage.paired and not complete:
-        what = "the method learns from registered pairs, and there are none"
-        found.append(Problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike"))
-    lacking = tuple(dict.fromkeys(record.scan_key or record.key for record in records if record.missing))
-    if lacking:
-        severity = "warning" if usage.table.missing == "mask" else "error"
-        what = f"{counted(lacking, 'image lacks', 'images lack')} a contrast: {named(lacking)}"
-        found.append(Problem("contrasts", severity, what, lacking, 'leave them out, or set data.missing = "mask"'))
-    return found
+        yield Problem("leak", "error", error.what.rstrip("."), (), error.remedy)
