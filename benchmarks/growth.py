@@ -39,8 +39,9 @@ from gantk.files import write_file
 from gantk.machine.runtime import describe, start
 from gantk.method import Batch
 from gantk.recipe.load import load_recipe
+from gantk.training.assemble import build_method, plan_of
 from gantk.training.engine import Engine
-from gantk.training.loop import build_method, inference_weights, plan_of
+from gantk.training.loop import inference_weights
 
 LIMIT = 1.1  # exponents above it are more than timing and caches explain
 TAIL = 3  # the largest sizes of a series

@@ -15,7 +15,8 @@ from pathlib import Path
 from gantk.machine.runtime import start
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.training.loop import assemble, inference_weights, restore
+from gantk.training.assemble import assemble, restore
+from gantk.training.loop import inference_weights
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ import PIL.Image
 from gantk.machine.runtime import describe, start
 from gantk.method import Batch
 from gantk.recipe.load import load_recipe
-from gantk.training.loop import Training, assemble
+from gantk.training.assemble import assemble
+from gantk.training.loop import Training
 
 SMALL = (
     'method.generator={name="unet", width=8, depth=4}',

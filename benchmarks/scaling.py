@@ -102,7 +102,8 @@ class _Way:
 
     def __init__(self, name: str, recipe: str, settings: list[str], ranks):
         from gantk.recipe.load import load_recipe
-        from gantk.training.loop import Training, assemble
+        from gantk.training.assemble import assemble
+        from gantk.training.loop import Training
 
         overlap = "true" if name == "overlapped" else "false"
         model = load_recipe(recipe).override([*settings, f"train.overlap={overlap}"]).check()

@@ -30,7 +30,8 @@ from gantk.metrics.checkpoint_choice import MOST, Choice, judge_for
 from gantk.metrics.pairs import PSNR, SSIM
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.training.loop import Parts, assemble, inference_weights, restore
+from gantk.training.assemble import Parts, assemble, restore
+from gantk.training.loop import inference_weights
 
 OTHER = {"a": "b", "b": "a"}
 

@@ -35,7 +35,8 @@ from gantk.files import write_file
 from gantk.machine.runtime import describe, start
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.training.accelerate.cuda_graph import WARM_UP
-from gantk.training.loop import Training, assemble
+from gantk.training.assemble import assemble
+from gantk.training.loop import Training
 
 DEFAULT = "dualgan_t1t2"
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:  # torch is imported by the functions that need it: an exporte
     from gantk.recipe.load import Recipe
     from gantk.recipe.tables import Model
     from gantk.runs.folder import RunFolder
-    from gantk.training.loop import Parts
-    from gantk.training.trial import StepProfile, Trial
+    from gantk.training.assemble import Parts
+    from gantk.training.loop import StepProfile
+    from gantk.training.trial import Trial
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share that is done, what is at work)
@@ -56,8 +57,9 @@ def run(
     from gantk.machine.runtime import describe, start, sync_errors
     from gantk.recipe.load import resolved
     from gantk.runs.folder import environment
-    from gantk.training.loop import assemble
-    from gantk.training.trial import StepProfile, memory_advice
+    from gantk.training.assemble import assemble
+    from gantk.training.loop import StepProfile
+    from gantk.training.trial import memory_advice
 
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
@@ -104,7 +106,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
     from gantk.runs.folder import RunFolder
-    from gantk.training.loop import assemble
+    from gantk.training.assemble import assemble
     from gantk.training.trial import memory_advice
 
     def checked() -> tuple[RunFolder, Model, Path]:
@@ -120,7 +122,7 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
 def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> RunFolder:
     """Train on from a save, or from the start where nothing had been saved."""
-    from gantk.training.loop import restore
+    from gantk.training.assemble import restore
 
     runtime, engine = parts.runtime, parts.engine
     if saved is not None:
@@ -165,7 +167,7 @@ def evaluate(
     """
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
-    from gantk.training.loop import assemble, restore
+    from gantk.training.assemble import assemble, restore
 
     folder = RunFolder.open(run)
     recipe = folder.recipe()
@@ -358,7 +360,8 @@ def _train(
     parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: StepProfile | None = None
 ) -> RunFolder:
     from gantk.machine.restart import advice
-    from gantk.training.loop import Training, restore
+    from gantk.training.assemble import restore
+    from gantk.training.loop import Training
 
     runtime = parts.runtime
     with runtime.watched(lambda: advice(folder.path, runtime.world)):

@@ -14,7 +14,8 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch
 from gantk.recipe.load import load_recipe
-from gantk.training.loop import Training, assemble
+from gantk.training.assemble import assemble
+from gantk.training.loop import Training
 
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 

@@ -216,7 +216,7 @@ def test_a_capture_is_told_apart_by_whether_random_numbers_are_drawn(monkeypatch
 
 def test_a_recipe_switches_it_on(tiny_recipe):
     from gantk.recipe.load import load_recipe
-    from gantk.training.loop import build_method
+    from gantk.training.assemble import build_method
 
     runtime = Runtime(torch.device("cpu"), "fp32", True)
     for on in (False, True):

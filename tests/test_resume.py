@@ -210,7 +210,7 @@ def test_a_run_of_no_steps_leaves_a_checkpoint(tiny_recipe, tmp_path):
 
 def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     from gantk.machine.runtime import start
-    from gantk.training.loop import assemble, restore
+    from gantk.training.assemble import assemble, restore
 
     model = RunFolder.open(copied_run).recipe().check()
     checkpointed = copied_run / "checkpoints" / "step-000004"

@@ -16,7 +16,7 @@ from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
-from gantk.training.loop import assemble
+from gantk.training.assemble import assemble
 from gantk_style.objective import encoder_for
 from gantk_style.transfer import transfer
 

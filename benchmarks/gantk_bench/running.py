@@ -15,7 +15,7 @@ from rich.markup import escape
 from gantk.errors import GantkError, Interrupted
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
-from gantk.training.stopping import stop_on_ctrl_c
+from gantk.training.loop import stop_on_ctrl_c
 from gantk_bench import comparison
 from gantk_bench.board import Board, result_table
 from gantk_bench.checkout import commit

@@ -16,8 +16,8 @@ from gantk.method import Batch, Method
 from gantk.recipe.load import load_recipe
 from gantk.recipe.tables import Model
 from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
+from gantk.training.assemble import plan_of
 from gantk.training.engine import Engine
-from gantk.training.loop import plan_of
 from gpu import noise, timing
 from gpu.cases import MODES
 from gpu.flops import counted

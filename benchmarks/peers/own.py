@@ -18,7 +18,8 @@ from gantk.method import Batch, Method, Stage
 from gantk.recipe.load import load_recipe
 from gantk.recipe.tables import Model
 from gantk.training.accelerate.cuda_graph import WARM_UP
-from gantk.training.loop import Parts, assemble, inference_weights, resized
+from gantk.training.assemble import Parts, assemble
+from gantk.training.loop import inference_weights, resized
 from peers.cases import STRUCTURE, Case
 from peers.side import Side
 from peers.switches import PLAIN, enter

@@ -1,11 +1,12 @@
-"""One training from recipe to report: what happens around the engine's steps, and in what order."""
+"""The training loop around the engine's steps: batches in, logs, samples, scores and checkpoints out."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Collection
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,98 +15,20 @@ import torch
 from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
-from gantk.data.batches import Batches, Feed
-from gantk.data.dataset import Data
+from gantk.data.batches import Feed
 from gantk.errors import Elsewhere, Interrupted, UserError
-from gantk.machine.allocator import use_allocator
-from gantk.machine.device import slow_bf16
-from gantk.machine.identity import identity_of
-from gantk.machine.runtime import Runtime
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, judge_for
-from gantk.metrics.evaluate import Scorer, alarms
+from gantk.metrics.evaluate import alarms
 from gantk.plugin.loader import load
-from gantk.recipe.tables import Model, TrainTable
-from gantk.runs import checkpoint, trained
+from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.training.accelerate.recompute import recompute
-from gantk.training.engine import Engine, Plan, check_plan
+from gantk.training.assemble import Parts, own_buffers, save_checkpoint
+from gantk.training.engine import Engine
 from gantk.training.live import LiveView
-from gantk.training.stopping import stop_on_ctrl_c
-from gantk.training.trial import StepProfile
 
-
-@dataclass
-class Parts:
-    """What a recipe turns into before the first step: nothing has been written yet."""
-
-    model: Model
-    runtime: Runtime
-    data: Data
-    method: Method
-    batches: Batches
-    engine: Engine
-    scorer: Scorer
-
-
-def build_method(
-    model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
-) -> Method:
-    """`gantk.runs.trained.build_method`, ready to be trained."""
-    method = trained.build_method(model, channels, classes, range, runtime)
-    return recompute(method) if model.train.recompute else method
-
-
-def assemble(model: Model, runtime: Runtime) -> Parts:
-    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
-    data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
-    if runtime.world > 1:
-        runtime.agree(identity_of(model, data))
-    runtime.broadcast(method)
-    engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
-    if note := slow_bf16(runtime.device, runtime.precision):
-        engine.notes.append(note)
-    if model.train.fast.compile:
-        from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
-
-        engine.phases = compile_phases(method, engine.phases, engine.notes)
-    return Parts(model, runtime, data, method, batches, engine, scorer)
-
-
-def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
-    train = model.train
-    use_allocator(train.fast.keep_memory, runtime.device.type)
-    if runtime.device.type == "cuda":
-        torch.backends.cudnn.benchmark = train.fast.benchmark
-    data = Data.load(model.data, model.method.target)
-    method = build_method(model, data.channels, data.classes, data.range, runtime)
-    sets = data.training_sets()
-    ranks = runtime.rank, runtime.world
-    batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
-    steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
-    batches.end = steps
-    plan = plan_of(train, steps)
-    check_plan(method, plan)
-    if method.weighs_lesions and not model.data.mask:
-        what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
-        raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
-    return data, method, batches, plan, Scorer(model, data, method, runtime)
-
-
-def plan_of(train: TrainTable, steps: int) -> Plan:
-    """What the engine needs of a recipe's [train] table."""
-    return Plan(
-        steps,
-        train.optimizer,
-        train.optimizers,
-        train.schedule(),
-        train.microbatch,
-        train.ema,
-        train.seed,
-        fused=train.fast.fused,
-        capture=train.fast.cuda_graph,
-    )
+SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
 class Training:
@@ -304,52 +227,6 @@ def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     )
 
 
-def save_checkpoint(
-    run: RunFolder, parts: Parts, also: Collection[int] = (), own: list[dict[str, Tensor]] | None = None
-) -> Path:
-    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method.
-
-    `own` are the buffers of each rank, see `own_buffers`.
-    """
-    engine = parts.engine
-    weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
-    if engine.ema:
-        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
-    meta = {
-        "method": parts.model.method.name,
-        "steps": engine.plan.steps,
-        "domains": list(parts.model.data.domains),
-        "channels": parts.data.channels,
-        "classes": list(parts.data.classes),
-        "intensity": parts.data.intensity_state(),
-    }
-    keep, state = parts.model.train.keep, engine.state_dict()
-    if own and own[0]:
-        state["ranks"] = own[1:]  # the first rank's are among the weights
-    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep, also)
-
-
-def own_buffers(method: Method) -> dict[str, Tensor]:
-    """What each rank remembers for itself, on the host: image pools, statistics of norms."""
-    shared = {name for name, _ in method.named_parameters()}
-    return {name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared}
-
-
-def restore(parts: Parts, folder: Path) -> None:
-    """Put a checkpoint's weights and engine state back, to the bit."""
-    meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
-    live, average = trained.split_weights(weights)
-    state, rank = checkpoint.load_state(folder), parts.runtime.rank
-    own = state.get("ranks", [])
-    if rank > 0 and len(own) == parts.runtime.world - 1:
-        live |= own[rank - 1]
-    checkpoint.load_into(parts.method, live, str(folder))
-    parts.engine.load_state_dict(state, average)
-    parts.data.restore_intensity(meta["intensity"])
-    for name, images in parts.batches.sets.items():
-        images.intensity = parts.data.intensity[name]
-
-
 @contextmanager
 def inference_weights(method: Method, engine: Engine):
     """Averaged weights, evaluation mode, no gradients; the random state is as before afterwards."""
@@ -360,3 +237,67 @@ def inference_weights(method: Method, engine: Engine):
         yield
     method.train()
     torch.set_rng_state(state)
+
+
+@contextmanager
+def stop_on_ctrl_c() -> Iterator[list[int]]:
+    """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
+
+    Not an exception wherever the work happens to be: a file half written, or a child that is just being started, would
+    be forgotten.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns it decides
+        before = {}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StepProfile:
+    """Traces `count` steps with torch.profiler once a training has settled; a table and a trace go to `folder`.
+
+    UserError where a training of so many `steps` is too short for it.
+    """
+
+    folder: Path  # set before the first step
+
+    def __init__(self, count: int, steps: int, device: torch.device):
+        if steps < SETTLING + count:
+            what = f"{count} traced steps come after {SETTLING} others, and this training has {steps}"
+            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
+        self.lines, cuda = [], device.type == "cuda"
+        kinds = torch.profiler.ProfilerActivity
+        if not cuda:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it prints that there is no GPU
+        self.order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+        self.profiler = torch.profiler.profile(
+            activities=[kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU],
+            schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
+            on_trace_ready=self._write,
+            acc_events=True,
+        )
+
+    def step(self) -> list[str]:
+        """To be called after every step; the lines to print, once the trace is written."""
+        self.profiler.step()
+        lines, self.lines = self.lines, []
+        return lines
+
+    def _write(self, profiler: torch.profiler.profile) -> None:
+        self.folder.mkdir(exist_ok=True)
+        table = profiler.key_averages().table(sort_by=self.order, row_limit=15, max_name_column_width=40)
+        (self.folder / "table.txt").write_text(table)
+        trace = self.folder / "trace.json.gz"
+        profiler.export_chrome_trace(str(trace))
+        self.lines = [*table.splitlines(), f"trace    {trace}: open it at ui.perfetto.dev or chrome://tracing"]

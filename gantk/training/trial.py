@@ -1,4 +1,4 @@
-"""What a training costs: tried with real steps (`--try`), traced (`--profile-steps`), and advice when memory ends.
+"""What a training costs, tried with real steps (`gantk run --try`), and advice when memory ends.
 
 Trying replaces forecasting: memory depends on kernels, allocators and layouts that no formula knows. Each try runs in a
 process of its own, so that its peak is its own and that running out of memory ends the try alone.
@@ -7,7 +7,6 @@ process of its own, so that its peak is its own and that running out of memory e
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
 STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
-SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
 @dataclass(frozen=True)
@@ -127,45 +124,6 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
         raise GantkError(f"{what}. `gantk run RECIPE --try` finds out which of them fits.") from error
 
 
-class StepProfile:
-    """Traces `count` steps with torch.profiler once a training has settled; a table and a trace go to `folder`.
-
-    UserError where a training of so many `steps` is too short for it.
-    """
-
-    folder: Path  # set before the first step
-
-    def __init__(self, count: int, steps: int, device: torch.device):
-        if steps < SETTLING + count:
-            what = f"{count} traced steps come after {SETTLING} others, and this training has {steps}"
-            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
-        self.lines, cuda = [], device.type == "cuda"
-        kinds = torch.profiler.ProfilerActivity
-        if not cuda:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it prints that there is no GPU
-        self.order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-        self.profiler = torch.profiler.profile(
-            activities=[kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU],
-            schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
-            on_trace_ready=self._write,
-            acc_events=True,
-        )
-
-    def step(self) -> list[str]:
-        """To be called after every step; the lines to print, once the trace is written."""
-        self.profiler.step()
-        lines, self.lines = self.lines, []
-        return lines
-
-    def _write(self, profiler: torch.profiler.profile) -> None:
-        self.folder.mkdir(exist_ok=True)
-        table = profiler.key_averages().table(sort_by=self.order, row_limit=15, max_name_column_width=40)
-        (self.folder / "table.txt").write_text(table)
-        trace = self.folder / "trace.json.gz"
-        profiler.export_chrome_trace(str(trace))
-        self.lines = [*table.splitlines(), f"trace    {trace}: open it at ui.perfetto.dev or chrome://tracing"]
-
-
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
     """One trial in a process of its own; UserError and GantkError as that process had them."""
     model = recipe.override(settings).check()
@@ -186,7 +144,8 @@ def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, mem
 def _measure(ask: dict[str, Any]) -> Trial:
     """`STEPS` steps of every stage, in this process."""
     from gantk.machine.runtime import start
-    from gantk.training.loop import Training, assemble
+    from gantk.training.assemble import assemble
+    from gantk.training.loop import Training
 
     model = Recipe(ask["tables"]).check()
     runtime = start(ask["device"], model.train.precision, model.train.fast.channels_last)

@@ -1,0 +1,143 @@
+"""From a recipe to what trains: its data, method, batches and engine; and their state in a checkpoint and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gantk.data.batches import Batches
+from gantk.data.dataset import Data
+from gantk.errors import UserError
+from gantk.machine.allocator import use_allocator
+from gantk.machine.device import slow_bf16
+from gantk.machine.identity import identity_of
+from gantk.machine.runtime import Runtime
+from gantk.method import Method
+from gantk.metrics.evaluate import Scorer
+from gantk.recipe.tables import Model, TrainTable
+from gantk.runs import checkpoint, trained
+from gantk.runs.folder import RunFolder
+from gantk.training.accelerate.recompute import recompute
+from gantk.training.engine import Engine, Plan, check_plan
+
+
+@dataclass
+class Parts:
+    """What a recipe turns into before the first step: nothing has been written yet."""
+
+    model: Model
+    runtime: Runtime
+    data: Data
+    method: Method
+    batches: Batches
+    engine: Engine
+    scorer: Scorer
+
+
+def build_method(
+    model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
+) -> Method:
+    """`gantk.runs.trained.build_method`, ready to be trained."""
+    method = trained.build_method(model, channels, classes, range, runtime)
+    return recompute(method) if model.train.recompute else method
+
+
+def assemble(model: Model, runtime: Runtime) -> Parts:
+    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
+    data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
+    if runtime.world > 1:
+        runtime.agree(identity_of(model, data))
+    runtime.broadcast(method)
+    engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
+    if note := slow_bf16(runtime.device, runtime.precision):
+        engine.notes.append(note)
+    if model.train.fast.compile:
+        from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
+
+        engine.phases = compile_phases(method, engine.phases, engine.notes)
+    return Parts(model, runtime, data, method, batches, engine, scorer)
+
+
+def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
+    train = model.train
+    use_allocator(train.fast.keep_memory, runtime.device.type)
+    if runtime.device.type == "cuda":
+        torch.backends.cudnn.benchmark = train.fast.benchmark
+    data = Data.load(model.data, model.method.target)
+    method = build_method(model, data.channels, data.classes, data.range, runtime)
+    sets = data.training_sets()
+    ranks = runtime.rank, runtime.world
+    batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
+    steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
+    batches.end = steps
+    plan = plan_of(train, steps)
+    check_plan(method, plan)
+    if method.weighs_lesions and not model.data.mask:
+        what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
+        raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
+    return data, method, batches, plan, Scorer(model, data, method, runtime)
+
+
+def plan_of(train: TrainTable, steps: int) -> Plan:
+    """What the engine needs of a recipe's [train] table."""
+    return Plan(
+        steps,
+        train.optimizer,
+        train.optimizers,
+        train.schedule(),
+        train.microbatch,
+        train.ema,
+        train.seed,
+        fused=train.fast.fused,
+        capture=train.fast.cuda_graph,
+    )
+
+
+def save_checkpoint(
+    run: RunFolder, parts: Parts, also: Collection[int] = (), own: list[dict[str, Tensor]] | None = None
+) -> Path:
+    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method.
+
+    `own` are the buffers of each rank, see `own_buffers`.
+    """
+    engine = parts.engine
+    weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
+    if engine.ema:
+        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
+    meta = {
+        "method": parts.model.method.name,
+        "steps": engine.plan.steps,
+        "domains": list(parts.model.data.domains),
+        "channels": parts.data.channels,
+        "classes": list(parts.data.classes),
+        "intensity": parts.data.intensity_state(),
+    }
+    keep, state = parts.model.train.keep, engine.state_dict()
+    if own and own[0]:
+        state["ranks"] = own[1:]  # the first rank's are among the weights
+    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep, also)
+
+
+def own_buffers(method: Method) -> dict[str, Tensor]:
+    """What each rank remembers for itself, on the host: image pools, statistics of norms."""
+    shared = {name for name, _ in method.named_parameters()}
+    return {name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared}
+
+
+def restore(parts: Parts, folder: Path) -> None:
+    """Put a checkpoint's weights and engine state back, to the bit."""
+    meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
+    live, average = trained.split_weights(weights)
+    state, rank = checkpoint.load_state(folder), parts.runtime.rank
+    own = state.get("ranks", [])
+    if rank > 0 and len(own) == parts.runtime.world - 1:
+        live |= own[rank - 1]
+    checkpoint.load_into(parts.method, live, str(folder))
+    parts.engine.load_state_dict(state, average)
+    parts.data.restore_intensity(meta["intensity"])
+    for name, images in parts.batches.sets.items():
+        images.intensity = parts.data.intensity[name]
