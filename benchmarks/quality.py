@@ -4,7 +4,8 @@
     python benchmarks/quality.py dualgan_t1t2 --data FOLDER --set data.split.validation=0.0 --json FILE
     python benchmarks/quality.py dualgan_t1t2 --paired          # the ceiling: a Pix2Pix on the true pairs, same data
 
-The split stays the same for all seeds. --plain sets structure, flatness, defense and coarse to 0: the published method.
+The split stays the same for all seeds. --plain sets local_ncc, flat_region, defense and low_res_warmup to 0:
+the published method.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 import gantk
 
-PLAIN = ("method.structure=0.0", "method.flatness=0.0", "method.defense=0.0", "method.coarse=0.0")
+PLAIN = ("method.local_ncc=0.0", "method.flat_region=0.0", "method.defense=0.0", "method.low_res_warmup=0.0")
 
 
 def settings_of(options: argparse.Namespace, seed: int) -> dict:

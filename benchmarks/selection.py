@@ -1,7 +1,7 @@
 """Does the choice without truth agree with the truth? Every checkpoint of a run by its score and by the hidden pairs.
 
     python benchmarks/selection.py dualgan_t1t2 cut_t1t2 --seeds 0 1 2 --saves 24 --json FILE
-    python benchmarks/selection.py cyclegan_t1t2 --set method.structure=0.0 --set method.flatness=0.0 --json FILE
+    python benchmarks/selection.py cyclegan_t1t2 --set method.local_ncc=0.0 --set method.flat_region=0.0 --json FILE
     python benchmarks/selection.py RUN RUN --json FILE      # runs that kept their checkpoints (train.keep)
 
 Trains with many saves, then judges each checkpoint as `gantk run` does at a save and scores it on the test pairs, which

@@ -21,7 +21,7 @@ import torch
 
 import gantk
 from gantk.data.dataset import Data
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import local_ncc_and_flat_region
 
 TEXTURE = 0.06  # as the recipe has it
 
@@ -73,7 +73,7 @@ def measured(model, data: Data, to: str, count: int) -> dict[str, float]:
 
 
 def shared(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return 1 - structure_and_flatness(one, other, threshold=TEXTURE)[0]
+    return 1 - local_ncc_and_flat_region(one, other, threshold=TEXTURE)[0]
 
 
 def mean(values) -> float:

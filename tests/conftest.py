@@ -33,8 +33,8 @@ TINY = {
         "generator": {"name": "unet", "width": 4, "depth": 3},
         "discriminator": {"name": "patchgan", "width": 4, "receptive_field": 16},
         "cycle": 5.0,
-        "structure": 2.0,
-        "flatness": 4.0,
+        "local_ncc": 2.0,
+        "flat_region": 4.0,
         "pool": 4,
     },
     "data": {

@@ -13,13 +13,14 @@ MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
 METHODS: dict[str, list[dict]] = {
     "cyclegan": [
         {},
-        {"identity": 0.0, "structure": 2.0, "flatness": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2}},
+        {"identity": 0.0, "local_ncc": 2.0, "flat_region": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2}},
         {"augment": ["translate"], "adapt": 0.6},
     ],
     "cut": [
         {"patches": 16, "width": 8},
-        {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "structure": 2.0, "flatness": 4.0, "coarse": 0.5,
-         "generator": {"name": "unet", "width": 4, "depth": 2}, "augment": ["translate"], "adapt": 0.6},
+        {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "local_ncc": 2.0, "flat_region": 4.0,
+         "low_res_warmup": 0.5, "generator": {"name": "unet", "width": 4, "depth": 2}, "augment": ["translate"],
+         "adapt": 0.6},
     ],  # fmt: skip
     "dcgan": [
         {},
@@ -32,7 +33,7 @@ METHODS: dict[str, list[dict]] = {
     "dualgan": [
         {},
         {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
-        {"coarse": 0.5, "defense": 0.05},  # the resume of the contract then falls between two stages
+        {"low_res_warmup": 0.5, "defense": 0.05},  # the resume of the contract then falls between two stages
     ],
     "pix2pix": [
         {},
@@ -49,7 +50,7 @@ METHODS: dict[str, list[dict]] = {
     ],  # fmt: skip
     "munit": [
         MUNIT,
-        MUNIT | {"downs": 1, "scales": 2, "cycle": 10.0, "structure": 2.0, "flatness": 4.0, "coarse": 0.5,
+        MUNIT | {"downs": 1, "scales": 2, "cycle": 10.0, "local_ncc": 2.0, "flat_region": 4.0, "low_res_warmup": 0.5,
                  "augment": ["translate"], "adapt": 0.6},
     ],  # fmt: skip
     "progan": [

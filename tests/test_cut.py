@@ -180,8 +180,8 @@ def test_losses_are_those_of_the_paper_and_of_its_fast_form():
     batch = images()
     assert set(build().generator_losses(Batch(batch))) == {"adversarial", "nce", "nce_identity"}
     assert set(build(nce_identity=False, nce=10.0).generator_losses(Batch(batch))) == {"adversarial", "nce"}
-    more = build(structure=1.0, flatness=1.0, nce=0.0).generator_losses(Batch(batch))
-    assert set(more) == {"adversarial", "structure", "flatness"}
+    more = build(local_ncc=1.0, flat_region=1.0, nce=0.0).generator_losses(Batch(batch))
+    assert set(more) == {"adversarial", "local_ncc", "flat_region"}
 
 
 def test_weights_of_the_contrastive_loss_multiply_it():
@@ -226,8 +226,8 @@ def test_what_cannot_work_is_refused_with_the_way_out():
         build(patches=1)
     with pytest.raises(UserError, match="temperature"):
         build(temperature=0.0)
-    with pytest.raises(UserError, match="coarse"):
-        build(coarse=2.0)
+    with pytest.raises(UserError, match="low_res_warmup"):
+        build(low_res_warmup=2.0)
 
 
 def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named(monkeypatch):
@@ -236,3 +236,17 @@ def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named
     monkeypatch.delattr(UNet, "features")
     with pytest.raises(UserError, match=r"the generator 'unet' cannot be used here.*resnet"):
         bind_or_raise("method", {"name": "cut", "generator": "unet"})
+
+
+def test_structure_losses_are_measured_on_the_recipes_intensity_range():
+    """[0, 1] instead of [-1, 1]: the same images give the same local NCC, and half the deviation."""
+    batch, found = images(), []
+    for low, scale in ((-1.0, 1.0), (0.0, 0.5)):
+        part = bind("method", {"name": "cut"} | SMALL | {"local_ncc": 1.0, "flat_region": 1.0, "nce": 0.0})
+        method = part(Geometry(2, SIZES[2], {"a": 1, "b": 1}, range=(low, 1.0)))
+        mapped = Batch({name: (image + 1) * scale + low for name, image in batch.items()})
+        method.batched_forward = lambda network, image, mapped=mapped: [mapped["b"]]
+        found.append(method.generator_losses(mapped))
+    wide, narrow = found
+    assert narrow["local_ncc"].item() == pytest.approx(wide["local_ncc"].item(), rel=1e-4)
+    assert 2 * narrow["flat_region"].item() == pytest.approx(wide["flat_region"].item(), rel=1e-3)

@@ -7,7 +7,7 @@ import torch
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, lesion_weight
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 
@@ -81,7 +81,7 @@ def test_a_lesion_weighs_what_the_recipe_says():
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
 def test_lesions_weigh_in_cycle_and_identity_losses_only(name):
     batch = with_lesions(images())
-    plain, weighed = (build(name, lesion=weight, structure=1.0).phases()[0].loss(Batch(batch)) for weight in (1.0, 8.0))
+    plain, weighed = (build(name, lesion=weight, local_ncc=1.0).phases()[0].loss(Batch(batch)) for weight in (1.0, 8.0))
     changed = {key for key in plain if not torch.equal(plain[key], weighed[key])}
     expected = {"cycle_a", "cycle_b"} | ({"identity_a", "identity_b"} if name == "cyclegan" else set())
     assert changed == expected
@@ -128,14 +128,14 @@ def test_without_adapting_a_checkpoint_holds_what_it_always_held():
 def test_structure_of_a_batch_is_the_mean_of_its_images():
     batch = images(3)
     batch["a"][0] = 0.1 * batch["a"][0]  # images of unlike structure, which a mean over the batch would weigh unlike
-    whole = structure_and_flatness(batch["b"], batch["a"], threshold=0.06)
+    whole = local_ncc_and_flat_region(batch["b"], batch["a"], threshold=0.06)
     pairs = zip(batch["a"].split(1), batch["b"].split(1), strict=True)
-    singles = [structure_and_flatness(b, a, threshold=0.06) for a, b in pairs]
+    singles = [local_ncc_and_flat_region(b, a, threshold=0.06) for a, b in pairs]
     for found, parts in zip(whole, zip(*singles, strict=True), strict=True):
         assert found.item() == pytest.approx(sum(part.item() for part in parts) / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"lesion": 4.0}, {"structure": 2.0, "flatness": 4.0}])
+@pytest.mark.parametrize("options", [{"lesion": 4.0}, {"local_ncc": 2.0, "flat_region": 4.0}])
 def test_losses_of_a_batch_are_the_mean_of_its_images(options):
     method, batch = build(**options), with_lesions(images(2))
     whole = method.generator_losses(Batch(batch))

@@ -14,7 +14,7 @@ from gantk.training.engine import Engine, Plan
 from gantk.training.optim import Constant
 
 OPTIONS = {
-    "dualgan": {"structure": 2.0, "flatness": 4.0},
+    "dualgan": {"local_ncc": 2.0, "flat_region": 4.0},
     "cyclegan": {"identity": 5.0, "pool": 2},
 }
 

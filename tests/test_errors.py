@@ -187,7 +187,7 @@ def pool_below_zero(place):
 
 @case
 def share_of_a_stage_beyond_all(place):
-    place.recipe["method"]["coarse"] = 1.5
+    place.recipe["method"]["low_res_warmup"] = 1.5
     return place.train()
 
 
@@ -217,7 +217,7 @@ def size_that_a_unet_cannot_take(place):
 @case
 def size_whose_half_a_unet_cannot_take(place):
     place.recipe["data"]["size"] = [40, 40]
-    place.recipe["method"]["coarse"] = 0.5
+    place.recipe["method"]["low_res_warmup"] = 0.5
     return place.train()
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gantk import Terms, UserError
+from gantk.losses.structure import LocalNCC
+from gantk.plugin.loader import registry
+from gantk.plugin.registry import Entry
+from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import FastTable
 
@@ -19,6 +24,9 @@ OLD = {
     "train.frozen=false": {},
     "train.overlap=false": {},
 }
+
+
+METHOD = {"structure": "local_ncc", "flatness": "flat_region", "texture": "noise_floor", "coarse": "low_res_warmup"}
 
 
 def fast(*settings: str, **tables) -> FastTable:
@@ -52,3 +60,29 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
     assert load_recipe(resolved(recipe.check())).check().train.fast == expected, "what a run folder keeps"
     with pytest.raises(Exception, match=rf"train.fast.keep_memory: .*\({file}:6\)"):
         load_recipe(str(file)).check()
+
+
+@pytest.mark.parametrize("old", METHOD)
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit"])
+def test_method_options_go_by_their_names_of_0_1_too(method, old):
+    recipe = load_recipe({"method": {"name": method, old: 0.25}, "train": {"steps": 1}})
+    assert recipe.check().method.options[METHOD[old]] == 0.25
+    again = load_recipe({"method": {"name": method, METHOD[old]: 0.5}, "train": {"steps": 1}})
+    assert again.override([f"method.{old}=0.75"]).check().method.options[METHOD[old]] == 0.75
+
+
+def test_a_method_that_has_an_option_of_an_old_name_keeps_it(monkeypatch):
+    def own(geometry, *, structure: float = 0.0, local_ncc: float = 0.0):
+        """A third party's."""
+
+    monkeypatch.setitem(registry().entries, ("method", "own"), Entry("method", "own", own, "a test"))
+    recipe = load_recipe({"method": {"name": "own"}, "train": {"steps": 1}}).override(["method.structure=1.0"])
+    assert recipe.check().method.options == {"structure": 1.0, "local_ncc": 0.0} and not recipe.notes
+    with pytest.raises(UserError, match="no option 'coarse'"):
+        recipe.override(["method.coarse=1.0"]).check()
+
+
+def test_losses_go_by_their_names_of_0_1_too():
+    with pytest.warns(DeprecationWarning, match="local_ncc"):
+        assert bind_or_raise("loss", "structure").target is LocalNCC
+    assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(1.0, 1.0, local_ncc=2.0, noise_floor=0.06)

@@ -13,12 +13,12 @@ from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
 from gantk.losses.gram import GramStyle, gram
 from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity
 from gantk.losses.structure import (
-    Flatness,
-    Structure,
+    FlatRegion,
+    LocalNCC,
     air_left_empty,
     box_mean,
-    local_statistics,
-    structure_and_flatness,
+    local_moments,
+    local_ncc_and_flat_region,
 )
 from gantk.nets.discriminators import DCGANDiscriminator, PatchGAN
 
@@ -166,13 +166,13 @@ def test_reconstruction_refuses_to_broadcast_and_is_float32(loss):
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.4, 0.3), (-1.0, 0.0), (-0.5, -0.4), (3.0, 5.0)])
 def test_structure_is_blind_to_contrast(dims, a, b):
     source = noise(SHAPES[dims])
-    assert Structure()(a * source + b, source).item() < 0.01
+    assert LocalNCC()(a * source + b, source).item() < 0.01
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_structure_is_near_one_for_an_unrelated_output(dims):
     shape = (2, 1, 64, 64) if dims == 2 else (2, 1, 20, 20, 20)
-    unrelated = Structure()(noise(shape, 1), noise(shape, 2)).item()
+    unrelated = LocalNCC()(noise(shape, 1), noise(shape, 2)).item()
     assert unrelated == pytest.approx(1 - 1 / (5**dims - 1), abs=0.01)  # the expected squared correlation of n values
 
 
@@ -180,7 +180,7 @@ def test_structure_is_strict_about_edges():
     source = -torch.ones(1, 1, 32, 32)
     source[..., 16:] = 0.5
     moved, blurred = source.roll(2, -1), F.avg_pool2d(F.pad(source, (4, 4, 0, 0), "replicate"), (1, 9), 1)
-    scores = [Structure()(output, source).item() for output in (source, blurred, moved, torch.zeros_like(source))]
+    scores = [LocalNCC()(output, source).item() for output in (source, blurred, moved, torch.zeros_like(source))]
     assert scores == sorted(scores) and scores[0] < 0.01 and scores[2] > 0.3 and scores[3] == pytest.approx(1)
 
 
@@ -189,24 +189,24 @@ def test_structure_counts_only_where_the_source_varies():
     source[..., :16, :] = noise((1, 1, 16, 32))
     output = source.clone()
     output[..., 22:, :] = noise((1, 1, 10, 32), 1)  # invented texture, all where the source is flat
-    assert Structure()(output, source).item() < 0.01
-    assert Flatness()(output, source).item() > 0.1 > Flatness()(source, source).item()
+    assert LocalNCC()(output, source).item() < 0.01
+    assert FlatRegion()(output, source).item() > 0.1 > FlatRegion()(source, source).item()
 
 
 def test_flatness_is_the_standard_deviation_where_the_source_is_flat():
     output = noise((2, 1, 20, 20))
     windows = output.unfold(2, 5, 1).unfold(3, 5, 1).flatten(4)
     expected = windows.std(-1, correction=0).mean().item()
-    assert Flatness()(output, torch.full_like(output, -1.0)).item() == pytest.approx(expected, abs=0.002)
-    assert Flatness()(torch.full_like(output, 0.7), torch.full_like(output, -1.0)).item() < 0.001
-    assert Flatness()(output, noise((2, 1, 20, 20), 1)).item() < 2  # no flat window: whatever remains is small
+    assert FlatRegion()(output, torch.full_like(output, -1.0)).item() == pytest.approx(expected, abs=0.002)
+    assert FlatRegion()(torch.full_like(output, 0.7), torch.full_like(output, -1.0)).item() < 0.001
+    assert FlatRegion()(output, noise((2, 1, 20, 20), 1)).item() < 2  # no flat window: whatever remains is small
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_local_moments_are_those_of_every_window(dims):
     shape = (2, 2, *[7] * dims)
     output, source = noise(shape), noise(shape, 1)
-    moments = local_statistics(output, source, 3)
+    source_variance, output_variance, covariance = local_moments(output, source, 3)
 
     def windows(x: torch.Tensor) -> torch.Tensor:
         for axis in range(2, 2 + dims):
@@ -215,9 +215,9 @@ def test_local_moments_are_those_of_every_window(dims):
 
     o, s = windows(output), windows(source)
     joint = ((o - o.mean(-1, keepdim=True)) * (s - s.mean(-1, keepdim=True))).mean(-1)
-    assert torch.allclose(moments.output_variance, o.var(-1, correction=0), atol=1e-6)
-    assert torch.allclose(moments.source_variance, s.var(-1, correction=0), atol=1e-6)
-    assert torch.allclose(moments.covariance, joint, atol=1e-6)
+    assert torch.allclose(output_variance, o.var(-1, correction=0), atol=1e-6)
+    assert torch.allclose(source_variance, s.var(-1, correction=0), atol=1e-6)
+    assert torch.allclose(covariance, joint, atol=1e-6)
 
 
 def test_the_box_filters_gradients_are_exact():
@@ -232,7 +232,7 @@ def test_gradients_are_finite_for_constant_images(dims, flat_source):
     source = torch.full(SHAPES[dims], -1.0) if flat_source else noise(SHAPES[dims])
     for value in (-1.0, 0.0, 0.3):
         output = torch.full(SHAPES[dims], value, requires_grad=True)
-        structure, flatness = structure_and_flatness(output, source)
+        structure, flatness = local_ncc_and_flat_region(output, source)
         (structure + flatness).backward()
         assert structure.isfinite() and flatness.isfinite() and output.grad.isfinite().all()
 
@@ -241,10 +241,10 @@ def test_descending_structure_restores_edges():
     source = noise((1, 1, 12, 12))
     output = (0.3 * noise((1, 1, 12, 12), 1)).requires_grad_()
     optimizer = torch.optim.Adam([output], lr=0.05)
-    before = Structure()(output, source).item()
+    before = LocalNCC()(output, source).item()
     for _ in range(60):
         optimizer.zero_grad()
-        loss = Structure()(output, source)
+        loss = LocalNCC()(output, source)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.3 * before
@@ -252,44 +252,44 @@ def test_descending_structure_restores_edges():
 
 def test_structure_is_the_same_under_autocast():
     output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
-    plain = structure_and_flatness(output, source)
+    plain = local_ncc_and_flat_region(output, source)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = structure_and_flatness(output, source)
+        cast = local_ncc_and_flat_region(output, source)
     assert all(torch.equal(p, c) and c.dtype == torch.float32 for p, c in zip(plain, cast, strict=True))
-    assert structure_and_flatness(output.bfloat16(), source.bfloat16())[0].dtype == torch.float32
+    assert local_ncc_and_flat_region(output.bfloat16(), source.bfloat16())[0].dtype == torch.float32
 
 
-def test_structure_and_flatness_together_equal_each_alone():
+def test_local_ncc_and_flat_region_together_equal_each_alone():
     output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
     options = {"window": 3, "threshold": 0.05, "floor": 0.01, "data_range": 1.0}
-    both = structure_and_flatness(output, source, **options)
-    assert both == (Structure(**options)(output, source), Flatness(**options)(output, source))
-    assert both[0] != Structure()(output, source)
+    both = local_ncc_and_flat_region(output, source, **options)
+    assert both == (LocalNCC(**options)(output, source), FlatRegion(**options)(output, source))
+    assert both[0] != LocalNCC()(output, source)
 
 
-def test_data_range_scales_structure_and_flatness():
+def test_data_range_scales_local_ncc_and_flat_region():
     output, source = noise((2, 1, 16, 16)), noise((2, 1, 16, 16), 1)
-    small = structure_and_flatness(output, source, data_range=2.0)
-    large = structure_and_flatness(100 * output, 100 * source, data_range=200.0)
+    small = local_ncc_and_flat_region(output, source, data_range=2.0)
+    large = local_ncc_and_flat_region(100 * output, 100 * source, data_range=200.0)
     assert large[0].item() == pytest.approx(small[0].item(), abs=1e-4)
     assert large[1].item() == pytest.approx(100 * small[1].item(), rel=1e-3)
 
 
 def test_differing_channels_are_compared_by_their_mean():
     source = noise((2, 3, 16, 16))
-    assert Structure()(-0.5 * source.mean(1, keepdim=True), source).item() < 0.01
-    assert Structure()(source, source).item() < 0.01
+    assert LocalNCC()(-0.5 * source.mean(1, keepdim=True), source).item() < 0.01
+    assert LocalNCC()(source, source).item() < 0.01
 
 
 def test_structure_names_what_does_not_fit():
     with pytest.raises(UserError, match="window"):
-        Structure(window=1)
+        LocalNCC(window=1)
     with pytest.raises(UserError, match="window of 5"):
-        Structure()(torch.zeros(1, 1, 4, 9), torch.zeros(1, 1, 4, 9))
+        LocalNCC()(torch.zeros(1, 1, 4, 9), torch.zeros(1, 1, 4, 9))
     with pytest.raises(UserError, match="own source"):
-        Structure()(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
+        LocalNCC()(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
     with pytest.raises(UserError, match="floor"):
-        Flatness(floor=0.0)
+        FlatRegion(floor=0.0)
 
 
 # ---- style
@@ -337,7 +337,7 @@ def test_known_contrast_tells_a_copy_from_its_opposite():
     source = head()
     inverted = torch.where(source > -1, -source, source)  # air stays dark
     costs = {
-        kind: [Structure(contrast=kind)(output, source).item() for output in (source, inverted)]
+        kind: [LocalNCC(contrast=kind)(output, source).item() for output in (source, inverted)]
         for kind in ("any", "same", "inverted")
     }
     assert max(costs["any"]) < 0.3  # blind, but for the rim, where the opposite of a copy is no line of the source
@@ -349,7 +349,7 @@ def test_known_contrast_says_nothing_of_windows_that_touch_air():
     source, output = head(), head(seed=1)
     changed = output.clone()
     changed[:, :, :8] = torch.rand(8, 40, generator=torch.Generator().manual_seed(2))
-    loss = Structure(contrast="inverted")
+    loss = LocalNCC(contrast="inverted")
     assert loss(changed, source).item() == pytest.approx(loss(output, source).item(), abs=1e-6)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gantk.errors import UserError
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, check_networks
 from gantk.plugin.spec import bind, bind_or_raise
@@ -64,7 +64,7 @@ def squares(number: int, seed: int, bright: bool) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def trained() -> MUNIT:
     """A method that trained for seconds on squares: enough for content and style to be two things."""
-    method = build(width=6, downs=1, structure=2.0, flatness=2.0, scales=2)
+    method = build(width=6, downs=1, local_ncc=2.0, flat_region=2.0, scales=2)
     runtime = Runtime(torch.device("cpu"), "fp32", channels_last=True)
     runtime.place(method, 2)
     plan = Plan(40, lambda parameters: adam(parameters, lr=2e-3), {}, Constant(), None, ema=0.0, seed=0)
@@ -228,7 +228,7 @@ def test_a_gradient_penalty_reaches_every_scale():
 
 def test_losses_are_the_formulas_of_the_paper():
     """Equations 1 to 4 and the style-augmented cycle, written out for fakes of `b` with the styles that were drawn."""
-    method = build(image=10.0, content=1.0, style=2.0, cycle=3.0, structure=4.0, flatness=5.0)
+    method = build(image=10.0, content=1.0, style=2.0, cycle=3.0, local_ncc=4.0, flat_region=5.0)
     batch = batch_of(method)
     torch.manual_seed(5)
     losses = method.generator_losses(batch)
@@ -244,8 +244,8 @@ def test_losses_are_the_formulas_of_the_paper():
         "cycle_a": 3 * l1(auto_a.decode(auto_b.content(fake_b), auto_a.style(a)), a),
         "adversarial_b": sum(((logits - 1) ** 2).mean() for logits in method.d_b(fake_b)),
     }
-    structure, flatness = structure_and_flatness(fake_b, a)
-    expected |= {"structure_b": 4 * structure, "flatness_b": 5 * flatness}
+    structure, flatness = local_ncc_and_flat_region(fake_b, a)
+    expected |= {"local_ncc_b": 4 * structure, "flat_region_b": 5 * flatness}
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert len(losses) == 14
@@ -390,7 +390,7 @@ def test_an_example_of_another_kind_is_refused():
 
 
 def test_volumes_and_channels_of_their_own_go_through():
-    method = build(dims=3, side=16, channels=(2, 1), scales=2, cycle=10.0, structure=2.0).eval()
+    method = build(dims=3, side=16, channels=(2, 1), scales=2, cycle=10.0, local_ncc=2.0).eval()
     batch = batch_of(method)
     assert all(torch.isfinite(loss) for loss in method.generator_losses(batch).values())
     with torch.no_grad():
@@ -421,7 +421,7 @@ def test_smallest_sizes_that_are_let_pass_can_be_taken():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("scales", 0), ("blocks", 0), ("width", 0), ("coarse", 1.5), ("lesion", -1.0)]
+    ("option", "value"), [("scales", 0), ("blocks", 0), ("width", 0), ("low_res_warmup", 1.5), ("lesion", -1.0)]
 )
 def test_options_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(UserError, match=f"method.{option}"):
@@ -443,7 +443,7 @@ def test_bf16_keeps_style_codes_in_float32():
 
 
 def test_the_coarse_stage_comes_first_at_half_the_size():
-    stages = build(coarse=0.4).stages(100)
+    stages = build(low_res_warmup=0.4).stages(100)
     assert [(stage.steps, stage.size) for stage in stages] == [(40, (16, 16)), (60, (32, 32))]
     assert len(build().stages(100)) == 1
 
@@ -477,7 +477,7 @@ def test_the_recipe_has_the_published_settings():
     assert [options[name] for name in ("width", "downs", "blocks", "style_dim", "mlp_dim")] == [64, 2, 4, 8, 256]
     assert [options[name] for name in ("image", "content", "style", "cycle")] == [10, 1, 1, 0]
     assert (options["scales"], options["adversarial"].name, options["discriminator"].name) == (3, "ls", "munit")
-    assert [options[name] for name in ("structure", "flatness", "coarse", "augment")] == [0, 0, 0, []]
+    assert [options[name] for name in ("local_ncc", "flat_region", "low_res_warmup", "augment")] == [0, 0, 0, []]
     train = model.train
     assert train.optimizer.name == "adam"
     assert train.optimizer.options == {"lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-4}
@@ -491,4 +491,4 @@ def test_the_recipe_has_a_profile_for_the_cpu_with_the_same_losses():
     for name in ("adversarial", "image", "content", "style", "cycle"):
         assert small.method.table()[name] == full.method.table()[name]
     assert small.train.steps * small.train.batch < 5000
-    assert small.method.options["structure"] > 0
+    assert small.method.options["local_ncc"] > 0

@@ -24,7 +24,7 @@ from gantk_munit.network import Autoencoder
 from gantk_progan.networks import Discriminator
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
-ALL = {"structure": 2.0, "flatness": 4.0, "lesion": 3.0, "coarse": 0.5, "augment": CHANGES, "adapt": 0.6}
+ALL = {"local_ncc": 2.0, "flat_region": 4.0, "lesion": 3.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6}
 # Every option that brings a loss or a change of its own, all at once.
 EVERYTHING = {
     "cyclegan": ALL | {"adversarial": "wgan_gp", "defense": 0.1, "air": 1.0, "contrast": "inverted"},
@@ -34,7 +34,7 @@ EVERYTHING = {
     "dcgan": {"conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6, "adversarial": "wgan_gp", "width": 4,
               "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}},
     "munit": MUNIT | ALL | {"scales": 2, "cycle": 10.0, "adversarial": "wgan_gp"},
-    "cut": {"structure": 2.0, "flatness": 4.0, "coarse": 0.5, "augment": CHANGES, "adapt": 0.6, "width": 8,
+    "cut": {"local_ncc": 2.0, "flat_region": 4.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6, "width": 8,
             "patches": 16, "adversarial": "wgan_gp"},
     "progan": {"width": 8, "latent": 8, "conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6},
 }  # fmt: skip

@@ -25,7 +25,7 @@ def recipe(tmp_path, pictures, tiny_recipe) -> dict:
     """
     pictures(tmp_path / "data" / "trainA", 12, seed=1)
     pictures(tmp_path / "data" / "trainB", 12, seed=2)
-    tiny_recipe["method"] |= {"pool": 0, "structure": 0.0, "flatness": 0.0}
+    tiny_recipe["method"] |= {"pool": 0, "local_ncc": 0.0, "flat_region": 0.0}
     tiny_recipe["data"] |= {
         "source": {"name": "folders", "path": str(tmp_path / "data")},
         "domains": ["A", "B"],
@@ -75,7 +75,7 @@ def test_a_stop_of_one_rank_stops_all_and_saves(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_ranks_share_the_scoring_and_the_scores_are_those_of_one(tiny_recipe, tmp_path):
-    tiny_recipe["method"] |= {"pool": 0, "structure": 0.0, "flatness": 0.0}
+    tiny_recipe["method"] |= {"pool": 0, "local_ncc": 0.0, "flat_region": 0.0}
     tiny_recipe["data"]["source"] |= {"subjects": 8, "slices": 3}
     tiny_recipe["translate"] = {"batch": 1}  # several passes to share
     tiny_recipe["train"] |= {"steps": 2}

@@ -28,8 +28,8 @@ CASES: dict[str, list[dict]] = {
     "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],  # embeddings near 0 have gradients of 1e6
     "dcgan": [{}, {"options": {"critic": 2, "adversarial": GAME}}, {"options": {"conditional": True}}],
     "dualgan": [
-        {"options": {"structure": 0.0, "flatness": 0.0}},
-        {"options": {"structure": 0.0, "flatness": 0.0, "critic": 2, "adversarial": GAME, "coarse": 0.5}},
+        {"options": {"local_ncc": 0.0, "flat_region": 0.0}},
+        {"options": {"local_ncc": 0.0, "flat_region": 0.0, "critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}},
     ],
     "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
     "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],

@@ -99,7 +99,7 @@ def test_published_systems_carry_their_source_and_train_as_published(name):
     assert (adam.name, adam.options["lr"], tuple(adam.options["betas"])) == ("adam", 2e-4, (0.5, 0.999))
     assert model.train.ema == 0
     options = model.method.options
-    assert (options["structure"], options["flatness"], options["augment"]) == (0, 0, [])
+    assert (options["local_ncc"], options["flat_region"], options["augment"]) == (0, 0, [])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

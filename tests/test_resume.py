@@ -51,7 +51,7 @@ def recipe(tmp_path_factory) -> Path:
         | {"save_every": SAVE_EVERY, "keep": 2, "schedule": "cosine"},
     }
     generator = tables["method"]["generator"] | {"dropout": 0.3}
-    tables["method"] = tables["method"] | {"generator": generator, "pool": 3, "coarse": 0.4}
+    tables["method"] = tables["method"] | {"generator": generator, "pool": 3, "low_res_warmup": 0.4}
     path = folder / "recipe.toml"
     path.write_text(tomli_w.dumps(tables), "utf-8")
     return path

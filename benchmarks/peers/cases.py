@@ -11,7 +11,8 @@ from gantk.errors import UserError, did_you_mean
 DEPTHS = {128: 7, 256: 8}  # halvings down to one pixel: the reference's unet_128 and unet_256
 WINDOWS, OVERLAP = 4, 0.25  # by windows: how many go at once, and how far neighbours share their pixels
 BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
-STRUCTURE = ("method.structure=2.0", "method.flatness=6.0", "method.texture=0.06")  # what gantk adds to the method
+# what gantk adds to the method
+STRUCTURE = ("method.local_ncc=2.0", "method.flat_region=6.0", "method.noise_floor=0.06")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Structure must survive translation: edges where the source has them, and calm where it has none.
+"""Losses that keep the input's structure: local NCC, calm flat regions, empty air. Blind to how bright anything is.
 
-Cycle consistency alone cannot tell which tissue becomes which; these two losses compare an output with its own source
-through small windows, blind to how bright anything is.
+Cycle consistency alone cannot tell which tissue becomes which; these losses compare an output with its own source
+through small windows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
@@ -19,17 +20,33 @@ AIR = 0.05  # of the data range above black: windows without anything brighter h
 BLACK = 0.01  # of the data range: nothing at all was measured there
 
 
-@dataclass(frozen=True)
-class LocalStatistics:
-    """Moments of every window that lies wholly inside the image, each (N, C, *windows), float32."""
+@dataclass(frozen=True, kw_only=True)
+class StructureTerms:
+    """Weights and options of the structure losses of a method; a term of weight 0 costs nothing."""
 
-    source_variance: Tensor
-    output_variance: Tensor
-    covariance: Tensor
+    local_ncc: float = 0.0  # 1 - squared local correlation of input and output
+    flat_region: float = 0.0  # local deviation of the output where the input is flat
+    noise_floor: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
+    contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc
+    air: float = 0.0  # distance of the output from black where the input is air
+
+    def structure_losses(
+        self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = ""
+    ) -> dict[str, Tensor]:
+        """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
+        low, high = range
+        losses = {}
+        if self.local_ncc or self.flat_region:
+            options = {"threshold": self.noise_floor, "data_range": high - low, "black": low}
+            ncc, flat = local_ncc_and_flat_region(output, source, contrast=self.contrast, **options)
+            losses = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
+        if self.air:
+            losses["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
+        return {f"{name}{suffix}": loss for name, loss in losses.items() if getattr(self, name)}
 
 
 class WindowLoss:
-    """The options that structure and flatness share."""
+    """The options that local NCC and flat region share."""
 
     def __init__(
         self,
@@ -50,7 +67,7 @@ class WindowLoss:
         self.options |= {"contrast": contrast, "black": black}
 
 
-class Structure(WindowLoss):
+class LocalNCC(WindowLoss):
     """1 - (local normalised cross-correlation)^2, over the windows where the source varies; 0 is best, 1 is unrelated.
 
     Blind to contrast: every local map a * x + b keeps it at 0, a negative `a` too, as far as both vary by more than
@@ -62,20 +79,23 @@ class Structure(WindowLoss):
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return structure_and_flatness(output, source, **self.options)[0]
+        return local_ncc_and_flat_region(output, source, **self.options)[0]
 
 
-class Flatness(WindowLoss):
+class FlatRegion(WindowLoss):
     """The output's local standard deviation where the source is flat, in intensity units; 0 is best.
 
     Keeps air, skull and homogeneous tissue from being filled with invented texture, where correlation says nothing.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return structure_and_flatness(output, source, **self.options)[1]
+        return local_ncc_and_flat_region(output, source, **self.options)[1]
 
 
-def structure_and_flatness(
+Structure, Flatness = LocalNCC, FlatRegion  # their names in 0.1
+
+
+def local_ncc_and_flat_region(
     output: Tensor,
     source: Tensor,
     *,
@@ -86,25 +106,25 @@ def structure_and_flatness(
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Both losses of an output and its source from one pass over the windows; options as `Structure` has them.
+    """Both losses of an output and its source from one pass over the windows; options as `LocalNCC` has them.
 
     Images are (N, C, *size), 2-D or 3-D; where the channel counts differ, channel means are compared. Computed in
     float32 under any autocast; the source gets no gradient. Every image counts alike: a batch gives the mean of what
     its images give.
     """
-    moments = local_statistics(output, source, window)
-    structured = moments.source_variance / (moments.source_variance + (threshold * data_range) ** 2)
-    product = moments.source_variance * moments.output_variance
-    noise = (floor * data_range) ** 4
-    unlike = 1 - moments.covariance.square() / (product + noise)
-    if contrast != "any":
+    source_variance, output_variance, covariance = local_moments(output, source, window)
+    structured = source_variance / (source_variance + (threshold * data_range) ** 2)
+    product = source_variance * output_variance + (floor * data_range) ** 4
+    if contrast == "any":
+        unlike = 1 - covariance.square() / product
+    else:
         sign = 1 if contrast == "inverted" else -1
         air = box_mean((source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window)[0] > 0
-        unlike = 1 + sign * moments.covariance / (product + noise).sqrt()
+        unlike = 1 + sign * covariance / product.sqrt()
         structured = structured * ~air
     # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
     smallest = 0.0005 * data_range
-    deviation = (moments.output_variance + smallest**2).sqrt() - smallest
+    deviation = (output_variance + smallest**2).sqrt() - smallest
     return weighted_mean(unlike, structured), weighted_mean(deviation, 1 - structured)
 
 
@@ -114,26 +134,31 @@ def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_rang
     Air is what is black in every channel (skull-stripped surroundings), and whole windows that are nearly so (noise).
     Images are (N, C, *size), of one size.
     """
-    pool = torch.nn.functional.max_pool2d if source.ndim == 4 else torch.nn.functional.max_pool3d
+    pool = F.max_pool2d if source.ndim == 4 else F.max_pool3d
     brightest = source.detach().float().amax(1, keepdim=True) - black
     tissue = pool((brightest >= AIR * data_range).float(), window, 1, window // 2)
     air = ((tissue == 0) | (brightest < BLACK * data_range)).float()
     return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
 
 
-def local_statistics(output: Tensor, source: Tensor, window: int) -> LocalStatistics:
-    """Variances and covariance of all windows of `window` pixels a side; the output's carry its gradient."""
-    check_images(output, source, window)
+def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Source variance, output variance and covariance of every window of `window` pixels a side inside the image.
+
+    Each (N, C, *windows), float32; those of the output carry its gradient.
+    """
+    if output.shape[0] != source.shape[0] or output.shape[2:] != source.shape[2:]:
+        shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
+        raise UserError(f"structure compares an output with its own source, pixel by pixel, not {shapes}")
+    if min(output.shape[2:]) < window:
+        what = f"a window of {window} pixels does not fit into images of {' x '.join(map(str, output.shape[2:]))}"
+        raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
     source, output = source.detach().float(), output.float()
     if source.shape[1] != output.shape[1]:
         source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
     mean_o, mean_oo, mean_so = box_mean(torch.stack([output, output.square(), source * output]), window)
-    return LocalStatistics(
-        source_variance=(mean_ss - mean_s.square()).clamp_min(0),
-        output_variance=(mean_oo - mean_o.square()).clamp_min(0),
-        covariance=mean_so - mean_s * mean_o,
-    )
+    source_variance = (mean_ss - mean_s.square()).clamp_min(0)
+    return source_variance, (mean_oo - mean_o.square()).clamp_min(0), mean_so - mean_s * mean_o
 
 
 class BoxMean(torch.autograd.Function):
@@ -150,7 +175,7 @@ class BoxMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         edge = (ctx.window - 1,) * (2 * ctx.dims)
-        return sliding_mean(torch.nn.functional.pad(gradient, edge), ctx.window, ctx.dims), None, None
+        return sliding_mean(F.pad(gradient, edge), ctx.window, ctx.dims), None, None
 
 
 def box_mean(x: Tensor, window: int) -> Tensor:
@@ -175,15 +200,3 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """
     axes = tuple(range(1, values.ndim))
     return ((weight * values).sum(axes) / weight.sum(axes).clamp_min(1e-6)).mean()
-
-
-def check_images(output: Tensor, source: Tensor, window: int) -> None:
-    if output.shape[0] != source.shape[0] or output.shape[2:] != source.shape[2:]:
-        shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
-        raise UserError(f"structure compares an output with its own source, pixel by pixel, not {shapes}")
-    if min(output.shape[2:]) < window:
-        raise UserError(
-            f"a window of {window} pixels does not fit into images of {' x '.join(map(str, output.shape[2:]))}",
-            where="window",
-            allowed=f"2 to {min(output.shape[2:])}",
-        )

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.inference.tiles import whole_images
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import identity
@@ -229,7 +229,7 @@ class Unpaired(_OnImages):
             output, source = halved(output, 2), halved(source, 2)
         options = {"threshold": THRESHOLD, "data_range": self.span, "black": self.low}
         window = max(2, min(WINDOW, *source.shape[2:]))
-        return float(structure_and_flatness(output, source, window=window, **options)[0])
+        return float(local_ncc_and_flat_region(output, source, window=window, **options)[0])
 
     def _yardstick(self, to: str) -> Yardstick:
         records, others = self._apart(to)

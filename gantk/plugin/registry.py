@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ KINDS = {
     "optimizer": "an update rule",
     "schedule": "the learning rate over the training",
 }
+
+RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}  # names of 0.1
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class Registry:
 
     def get(self, kind: str, name: str) -> Entry:
         """The entry of that name; UserError with the nearest spelling, the collision or the broken plugin behind it."""
+        new = RENAMED.get((kind, name))
+        if new and (kind, name) not in self.entries:
+            warnings.warn(f"the {kind} '{name}' is now '{new}'", DeprecationWarning, stacklevel=2)
+            name = new
         if (kind, name) in self.entries:
             return self.entries[kind, name]
         if (kind, name) in self.contested:

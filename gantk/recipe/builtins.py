@@ -22,8 +22,8 @@ PARTS = {
         "l1": "gantk.losses.reconstruction:L1",
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
-        "structure": "gantk.losses.structure:Structure",
-        "flatness": "gantk.losses.structure:Flatness",
+        "local_ncc": "gantk.losses.structure:LocalNCC",
+        "flat_region": "gantk.losses.structure:FlatRegion",
         "gram": "gantk.losses.gram:GramStyle",
     },
     "source": {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
-from gantk.losses.structure import Contrast, air_left_empty, structure_and_flatness
+from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.plugin.spec import Part
 from gantk.training.adaptive import DiscriminatorAugment
@@ -18,22 +18,26 @@ from gantk.training.pool import ImagePool
 
 
 @dataclass(frozen=True)
-class Terms:
+class Terms(StructureTerms):
     """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
 
     cycle_a: float  # L1 of a -> b -> a
     cycle_b: float  # L1 of b -> a -> b
     identity: float = 0.0  # L1 of an image of the target domain to itself
-    structure: float = 0.0  # 1 - squared local correlation of input and output
-    flatness: float = 0.0  # local deviation of the output where the input is flat
-    texture: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
-    contrast: Contrast = "any"  # how tissue contrast changes, for the structure loss
-    air: float = 0.0  # distance of the output from black where the input is air
+    structure: InitVar[float | None] = None  # local_ncc, flat_region and noise_floor by their names in 0.1
+    flatness: InitVar[float | None] = None
+    texture: InitVar[float | None] = None
     adversarial: float = 1.0
     defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
     lesion: float = 1.0  # how often a pixel inside a lesion counts in cycle and identity losses
-    augments: Sequence[Part] = field(default=())  # differentiable changes of what the discriminators see
+    augments: Sequence[Part] = ()  # differentiable changes of what the discriminators see
     adapt: float = 0.0  # see gantk.training.adaptive; 0 = every image takes them
+
+    def __post_init__(self, structure: float | None, flatness: float | None, texture: float | None) -> None:
+        old = {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture}
+        for name, value in old.items():
+            if value is not None:
+                object.__setattr__(self, name, value)
 
 
 class CycleMethod(Method):
@@ -44,8 +48,8 @@ class CycleMethod(Method):
         terms: the loss weights.
         pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
         critic: discriminator steps per generator step.
-        coarse: share of the steps that come first, at half the size. Which tissue becomes how bright is settled there,
-            where one patch of the discriminator sees the whole head, at a quarter of the cost.
+        low_res_warmup: share of the steps that come first, at half the size. Which tissue becomes how bright is
+            decided there, where one patch of the discriminator sees the whole head, at a quarter of the cost.
     """
 
     def __init__(
@@ -58,13 +62,13 @@ class CycleMethod(Method):
         terms: Terms,
         pool: int,
         critic: int = 1,
-        coarse: float = 0.0,
+        low_res_warmup: float = 0.0,
     ):
         super().__init__(geometry)
         for name, value, least in (("pool", pool, 0), ("critic", critic, 1)):
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
-        check_coarse(coarse)
+        check_share(low_res_warmup)
         if terms.lesion < 0:
             raise UserError(f"lesion = {terms.lesion:g} is no weight", where="method.lesion", allowed="0 or more")
         self.weighs_lesions = terms.lesion != 1
@@ -74,7 +78,7 @@ class CycleMethod(Method):
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
-        self.adversarial, self.terms, self.critic, self.coarse = adversarial(), terms, critic, coarse
+        self.adversarial, self.terms, self.critic, self.low_res_warmup = adversarial(), terms, critic, low_res_warmup
         self.cycle, self.identity = Cycle(), Identity()
         self.augment_a, self.augment_b = (
             DiscriminatorAugment(terms.augments, dims, terms.adapt, self.adversarial) for _ in range(2)
@@ -90,8 +94,8 @@ class CycleMethod(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
-        return coarse_stages(self.geometry.size, steps, self.coarse)
+        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Fakes of another size leave the pools."""
@@ -99,7 +103,7 @@ class CycleMethod(Method):
         self.pool_b.expect(stage.size)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial, cycle, identity, structure and flatness losses, each by name and direction."""
+        """Adversarial, cycle, identity and structure losses, each by name and direction."""
         real_a, real_b = batch["a"], batch["b"]
         terms = self.terms
         same = [real_b] if terms.identity else []
@@ -120,13 +124,8 @@ class CycleMethod(Method):
         if terms.identity:
             losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
-        if terms.structure or terms.flatness:
-            losses |= self._structure(real_a, fake_b, "b") | self._structure(real_b, fake_a, "a")
-        if terms.air:
-            low, high = self.geometry.range
-            for name, output, source in (("b", fake_b, real_a), ("a", fake_a, real_b)):
-                losses[f"air_{name}"] = terms.air * air_left_empty(output, source, data_range=high - low, black=low)
-        return losses
+        losses |= terms.structure_losses(fake_b, real_a, self.geometry.range, "_b")
+        return losses | terms.structure_losses(fake_a, real_b, self.geometry.range, "_a")
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake for both domains; fakes come through the image pool."""
@@ -149,27 +148,21 @@ class CycleMethod(Method):
         """Images of `a` as `b`, or of `b` as `a`."""
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
-    def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
-        low, high = self.geometry.range
-        options = {"threshold": self.terms.texture, "data_range": high - low, "black": low}
-        structure, flatness = structure_and_flatness(output, source, contrast=self.terms.contrast, **options)
-        losses = {"structure": self.terms.structure * structure, "flatness": self.terms.flatness * flatness}
-        return {f"{kind}_{name}": loss for kind, loss in losses.items() if getattr(self.terms, kind)}
-
     def _defended(self, fake: Tensor) -> Tensor:
         """A fake with noise: what the generator hides in it for the way back drowns (Bashkirova et al. 2019, 4.2)."""
         return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
 
 
-def coarse_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
+def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
     """`steps` steps at `size`; where `share` is above 0, that share of them comes first, at half the size."""
     first = round(share * steps)
     half = tuple(side // 2 for side in size)
     whole = Stage("main", steps - first, size)
-    return [Stage("coarse", first, half), whole] if first else [whole]
+    return [Stage("low_res", first, half), whole] if first else [whole]
 
 
-def check_coarse(share: float) -> None:
-    """Raises a UserError unless it is a share of the steps."""
-    if not 0 <= share <= 1:
-        raise UserError(f"coarse = {share} is no share of the steps", where="method.coarse", allowed="0 to 1")
+def check_share(low_res_warmup: float) -> None:
+    """UserError unless it is a share of the steps."""
+    if not 0 <= low_res_warmup <= 1:
+        what = f"low_res_warmup = {low_res_warmup} is no share of the steps"
+        raise UserError(what, where="method.low_res_warmup", allowed="0 to 1")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
 from gantk.training.adaptive import DiscriminatorAugment
-from gantk.training.two_way import check_coarse, coarse_stages
+from gantk.training.two_way import check_share, low_res_stages
 from gantk_cut.patchnce import PatchNCE
 
 Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps
@@ -25,7 +25,7 @@ class CUT(Method):
     One generator and one discriminator: about half of CycleGAN's cost. The weights are equation 5's, with
     lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's FastCUT. The paper compares the
     image itself, both halvings and the first and fifth block of a ResNet: layers = [0, 2, 3, 4, 5] with generator
-    "resnet". Structure, flatness, coarse and adapt are additions, 0 = the paper.
+    "resnet". Structure losses, low_res_warmup and adapt are additions, 0 = the paper.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class CUT(Method):
         width: int = 256,  # of the heads that the maps are compared through
         patches: int = 256,  # places of each map that are compared: one is right, all others are wrong
         temperature: float = 0.07,  # below 1 sharpens the choice among the places
-        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
-        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
-        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
+        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
+        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
         adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
-        check_coarse(coarse)
+        check_share(low_res_warmup)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if a != b:
             what = f"cut looks at what it made with its own encoder, and the domains have {a} and {b} channels"
@@ -61,8 +61,8 @@ class CUT(Method):
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
         self.adversarial = adversarial()
         self.augment_b = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
-        self.weights = {"nce": nce, "structure": structure, "flatness": flatness}
-        self.nce_identity, self.texture, self.coarse = nce_identity and nce > 0, texture, coarse
+        self.weight, self.nce_identity, self.low_res_warmup = nce, nce_identity and nce > 0, low_res_warmup
+        self.structure = StructureTerms(local_ncc=local_ncc, flat_region=flat_region, noise_floor=noise_floor)
 
     def phases(self) -> list[Phase]:
         """The generator with the contrastive heads, then the discriminator on the fakes that the first phase left."""
@@ -72,28 +72,24 @@ class CUT(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
-        return coarse_stages(self.geometry.size, steps, self.coarse)
+        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def directions(self) -> list[str]:
         """`b` only: there is no way back."""
         return ["b"]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial and contrastive losses (equation 5), and structure and flatness where they have weight."""
+        """Adversarial and contrastive losses (equation 5), and structure losses where they have weight."""
         real_a, real_b = batch["a"], batch["b"]
         fake_b, *same_b = self.batched_forward(self.g_ab, real_a, *([real_b] if self.nce_identity else []))
         batch["fake_b"] = fake_b.detach()
         losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
-        if self.weights["nce"]:
+        if self.weight:
             names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
             found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
-            losses |= {name: self.weights["nce"] * loss for name, loss in zip(names, found, strict=True)}
-        if self.weights["structure"] or self.weights["flatness"]:
-            found = structure_and_flatness(fake_b, real_a, threshold=self.texture)
-            terms = dict(zip(("structure", "flatness"), found, strict=True))
-            losses |= {name: self.weights[name] * loss for name, loss in terms.items() if self.weights[name]}
-        return losses
+            losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
+        return losses | self.structure.structure_losses(fake_b, real_a, self.geometry.range)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""

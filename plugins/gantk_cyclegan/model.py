@@ -11,7 +11,7 @@ from gantk.training.two_way import CycleMethod, Terms
 class CycleGAN(CycleMethod):
     """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu et al. 2017).
 
-    The paper's weights are cycle 10 and identity 5, half of it; structure and flatness are additions, 0 = the paper.
+    The paper's weights are cycle 10 and identity 5, half of it; structure losses are additions, 0 = the paper.
     """
 
     def __init__(
@@ -23,14 +23,14 @@ class CycleGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: float = 10.0,  # weight of the L1 cycle loss, both ways
         identity: float = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
-        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
-        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
-        contrast: Contrast = "any",  # how tissue contrast changes, for the structure loss: T1 and T2 are inverted
+        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
+        contrast: Contrast = "any",  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
         air: float = 0.0,  # weight of the output's distance from black where the input is air
         defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
-        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
         adapt: float = 0.0,  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
         lesion: float = 1.0,  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
@@ -39,9 +39,9 @@ class CycleGAN(CycleMethod):
             cycle,
             cycle,
             identity,
-            structure,
-            flatness,
-            texture=texture,
+            local_ncc=local_ncc,
+            flat_region=flat_region,
+            noise_floor=noise_floor,
             contrast=contrast,
             air=air,
             defense=defense,
@@ -56,5 +56,5 @@ class CycleGAN(CycleMethod):
             adversarial=adversarial,
             terms=terms,
             pool=pool,
-            coarse=coarse,
+            low_res_warmup=low_res_warmup,
         )

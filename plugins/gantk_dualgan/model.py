@@ -12,7 +12,7 @@ class DualGAN(CycleMethod):
     """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways (Yi et al. 2017).
 
     The paper trains a Wasserstein critic and U-Nets with dropout, its only noise; the least-squares loss is what the
-    T1/T2 systems use. Structure and flatness are additions, 0 = the paper.
+    T1/T2 systems use. Structure losses are additions, 0 = the paper.
     """
 
     def __init__(
@@ -24,15 +24,15 @@ class DualGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: float = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: float | None = None,  # weight of b -> a -> b (lambda_V); None: the same
-        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
+        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
         pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
         critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
-        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
-        contrast: Contrast = "any",  # how tissue contrast changes, for the structure loss: T1 and T2 are inverted
+        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
+        contrast: Contrast = "any",  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
         air: float = 0.0,  # weight of the output's distance from black where the input is air
         defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
-        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
         adapt: float = 0.0,  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
         lesion: float = 1.0,  # weight of a lesion's pixels in the cycle losses; other than 1 needs data.mask
@@ -41,9 +41,9 @@ class DualGAN(CycleMethod):
             cycle,
             cycle if cycle_b is None else cycle_b,
             0.0,
-            structure,
-            flatness,
-            texture=texture,
+            local_ncc=local_ncc,
+            flat_region=flat_region,
+            noise_floor=noise_floor,
             contrast=contrast,
             air=air,
             defense=defense,
@@ -59,5 +59,5 @@ class DualGAN(CycleMethod):
             terms=terms,
             pool=pool,
             critic=critic,
-            coarse=coarse,
+            low_res_warmup=low_res_warmup,
         )

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
-from gantk.losses.structure import structure_and_flatness
+from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
 from gantk.training.adaptive import DiscriminatorAugment
+from gantk.training.two_way import check_share, low_res_stages
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
 
@@ -37,8 +38,6 @@ class Weights:
     content: float
     style: float
     cycle: float
-    structure: float
-    flatness: float
     lesion: float
 
 
@@ -48,7 +47,7 @@ class MUNIT(Method):
     Images of `a` and `b` share what their content codes say, where things are; a style code holds what the content
     does not tell, how they look. A translation decodes the content with a style of the target domain: in training one
     drawn from N(0, I). `translate` takes the mean style of the target's real images, kept while training; `variants`
-    draws styles, `translate_like` takes the style of an example. Structure and flatness are additions, 0 = the paper.
+    draws styles, `translate_like` takes the style of an example. Structure losses are additions, 0 = the paper.
     """
 
     def __init__(
@@ -68,11 +67,11 @@ class MUNIT(Method):
         content: float = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
         style: float = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
         cycle: float = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
-        structure: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flatness: float = 0.0,  # weight of the output's local deviation where the input is flat
-        texture: float = 0.01,  # input deviation, share of the range, that counts half as structure; above the noise
+        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
+        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
+        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
         lesion: float = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
-        coarse: float = 0.0,  # share of the steps that come first, at half the size
+        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
         adapt: float = 0.0,  # share of real images that the discriminators may know for sure; 0 = always augment
     ):
@@ -82,17 +81,17 @@ class MUNIT(Method):
                                    ("lesion", lesion, 0)):  # fmt: skip
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
-        if not 0 <= coarse <= 1:
-            raise UserError(f"coarse = {coarse} is no share of the steps", where="method.coarse", allowed="0 to 1")
+        check_share(low_res_warmup)
         shape = dict(width=width, downs=downs, blocks=blocks, style_dim=style_dim, mlp_dim=mlp_dim)
         shape |= dict(activation_out=activation_out)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.auto_a, self.auto_b = (Autoencoder(channels, dims, **shape) for channels in (a, b))
         self.d_a, self.d_b = (MultiScale(discriminator, channels, dims, scales) for channels in (a, b))
         self.adversarial, self.l1 = adversarial(), L1()
-        self.weights = Weights(image, content, style, cycle, structure, flatness, lesion)
+        self.weights = Weights(image, content, style, cycle, lesion)
         self.weighs_lesions = lesion != 1
-        self.texture, self.coarse = texture, coarse
+        self.structure = StructureTerms(local_ncc=local_ncc, flat_region=flat_region, noise_floor=noise_floor)
+        self.low_res_warmup = low_res_warmup
         self.augment_a, self.augment_b = (
             DiscriminatorAugment(augment, dims, adapt, self.adversarial) for _ in range(2)
         )
@@ -108,11 +107,8 @@ class MUNIT(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `coarse` says so."""
-        first = round(self.coarse * steps)
-        half = tuple(side // 2 for side in self.geometry.size)
-        whole = Stage("main", steps - first, self.geometry.size)
-        return [Stage("coarse", first, half), whole] if first else [whole]
+        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Image, content and style reconstruction, adversarial and further losses, by name and domain (section 3.2)."""
@@ -128,8 +124,7 @@ class MUNIT(Method):
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
             losses |= self._translation(name, other, fake, batch, codes)
-            if self.weights.structure or self.weights.flatness:
-                losses |= self._structure(batch[other], fake, name)
+            losses |= self.structure.structure_losses(fake, batch[other], self.geometry.range, f"_{name}")
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -191,12 +186,6 @@ class MUNIT(Method):
             cycled = self._auto(other).decode(content, codes.style[other])
             losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
         return losses
-
-    def _structure(self, source: Tensor, output: Tensor, name: str) -> dict[str, Tensor]:
-        low, high = self.geometry.range
-        found = structure_and_flatness(output, source, threshold=self.texture, data_range=high - low)
-        weights = {"structure": self.weights.structure, "flatness": self.weights.flatness}
-        return {f"{kind}_{name}": w * loss for (kind, w), loss in zip(weights.items(), found, strict=True) if w}
 
     def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:
         """L1 of an output to the real image of its domain, lesions weighed."""
