@@ -282,9 +282,7 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's post-steps follow.
     """
-    from gantk.inference.sampling import sample_to
-
-    written = sample_to(load(run, device=device), n, Path(out), seed, label, post)
+    written = load(run, device=device).sample_to(Path(out), n, seed, label, post)
     say(f"written  {len(written)} images to {out}")
     return written
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.inference.post import Posts, spread_examples
+from gantk.inference.translator import Posts, spread_examples
 from gantk.plugin.loader import load
 from gantk.plugin.registry import Entry
 from gantk.recipe.load import Recipe, load_recipe, resolved

@@ -1,7 +1,8 @@
-"""Files and folders through a model: nothing lost, nothing done twice, whatever the network sees of them."""
+"""Files and folders through a trained run: nothing lost, nothing done twice, whatever the network sees of them."""
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
-from gantk.inference.translation import Translation
 
 IDENTITY = """
 import torch
@@ -107,7 +107,6 @@ def test_a_folder_goes_on_where_it_was_stopped(identity, tmp_path):
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
     ledger = tmp_path / ".out.translation.json"
     before = ledger.read_bytes()
-    assert json.loads(before)["asked"]["to"] == "b"
     whole_numbers(scans[1], seed=9)  # an input that changed is done anew
     assert len(translate()) == 3
     again = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
@@ -158,6 +157,7 @@ def test_an_uncertainty_is_a_second_map_in_the_targets_units(tiny_run, tmp_path,
         (("--uncertainty", "guesses"), "auto, flips, dropout, checkpoints, cycle"),
         (("--uncertainty", "dropout"), "no dropout"),
         (("--uncertainty", "flips", "--variants", "2"), "the method's own translation"),
+        (("--variants", "2", "--style", "scan.nii.gz"), "variants are drawn at random"),
     ],
 )
 def test_a_wrong_option_is_told_with_what_is_allowed(tiny_run, tmp_path, gantk, options, says):
@@ -168,11 +168,74 @@ def test_a_wrong_option_is_told_with_what_is_allowed(tiny_run, tmp_path, gantk, 
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_planes_are_no_question_for_a_picture(tiny_run, tmp_path, gantk):
-    Picture.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "in.png")
-    outcome = gantk("translate", tiny_run, tmp_path / "in.png", tmp_path / "o.png", "--planes", "all")
-    assert outcome.code == 2
-    assert "is a picture" in outcome.err
+def test_what_a_folder_of_nothing_says(identity, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GantkError, match="no images in the folder"):
+        toolkit.translate(identity, tmp_path / "empty", tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- stopped, and side by side
+
+
+KILLED = """
+import os, signal, sys
+import gantk
+import gantk.inference.translation as translation
+
+write, stopped = translation.write, sys.argv[4]
+
+
+def dies(path, image, description=""):
+    write(path, image, description)
+    if path.name == "1.nii.gz":
+        os.kill(os.getpid(), getattr(signal, stopped))
+
+
+translation.write = dies
+gantk.translate(sys.argv[1], sys.argv[2], sys.argv[3], device="cpu", say=lambda line: None)
+"""
+
+
+@pytest.mark.parametrize("stopped", ["SIGINT", "SIGKILL"])
+def test_a_stopped_folder_holds_whole_files_and_goes_on(tiny_run, tmp_path, stopped):
+    for k in range(5):
+        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", seed=k)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(tiny_run), str(tmp_path / "in"), str(out), stopped]
+    assert subprocess.run(command, capture_output=True, timeout=600).returncode != 0
+    found = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
+    assert {"0.nii.gz", "1.nii.gz"} <= found.keys()
+    assert all(np.isfinite(nib.load(out / name).get_fdata()).all() for name in found)
+    said: list[str] = []
+    toolkit.translate(tiny_run, tmp_path / "in", out, device="cpu", say=said.append)
+    assert (out / "0.nii.gz").stat().st_mtime_ns == found["0.nii.gz"]  # done before
+    assert "inputs done before" in said[-1]
+    whole = tmp_path / "whole"
+    toolkit.translate(tiny_run, tmp_path / "in", whole, device="cpu", say=lambda line: None)
+    for k in range(5):
+        one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, whole))
+        assert np.array_equal(one, other)
+
+
+def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tmp_path):
+    for k in range(3):
+        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", shape=(40, 40, 40), seed=k)
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image at all")
+    with pytest.raises(GantkError, match="bad.nii.gz"):
+        toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "one", device="cpu", say=lambda line: None)
+    recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
+    text = recipe.read_text("utf-8")
+    assert "pipelined = true" in text
+    recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
+    with pytest.raises(GantkError, match="bad.nii.gz"):
+        toolkit.translate(recipe.parent, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
+    for k in range(3):
+        one, other = (nib.load(tmp_path / folder / f"{k}.nii.gz").get_fdata() for folder in ("one", "other"))
+        assert np.array_equal(one, other)
+
+
+# ---- the pipeline around a network
 
 
 def frame(**changes) -> Frame:
@@ -220,21 +283,11 @@ def test_progress_ends_with_all_that_there_is():
     assert shares == sorted(shares) and shares[-1] == 1.0
 
 
-def test_a_frame_survives_json():
-    one = frame(spacing=(1.0, 1.0, 2.0), neighbours=1, plane="coronal")
-    assert Frame.from_state(json.loads(json.dumps(one.state()))) == one
-
-
-def test_volumes_need_a_volume():
-    with pytest.raises(UserError, match="is a picture"):
-        Pipeline(frame(dims=3, size=(8, 8, 8)), window(), window(), None).images(Image(pixels=np.zeros((1, 32, 32))))
-
-
-def test_what_a_folder_of_nothing_says(identity, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(GantkError, match="no images in the folder"):
-        toolkit.translate(identity, tmp_path / "empty", tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out").exists()
+def test_a_picture_is_no_volume_and_has_no_planes():
+    picture = Image(pixels=np.zeros((1, 32, 32)))
+    for made, planes in ((frame(dims=3, size=(8, 8, 8)), None), (frame(), "all")):
+        with pytest.raises(UserError, match="is a picture"):
+            Pipeline(made, window(), window(), None).images(picture, planes)
 
 
 def test_what_is_masked_out_stays_masked_out():
@@ -250,76 +303,218 @@ def test_what_is_masked_out_stays_masked_out():
     assert np.array_equal(made[True][~outside], made[False][~outside])
 
 
-KILLED = """
-import os, signal, sys
-import gantk
-import gantk.inference.translation as translation
-
-write, stopped = translation.write, sys.argv[4]
+# ---- several answers, several contrasts, neighbours, patches, samples
 
 
-def dies(path, image, description=""):
-    write(path, image, description)
-    if path.name == "1.nii.gz":
-        os.kill(os.getpid(), getattr(signal, stopped))
+UNET = {"name": "unet", "width": 4, "depth": 2}
+PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
+PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+DUALGAN = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}
+MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
+DCGAN = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
 
 
-translation.write = dies
-gantk.translate(sys.argv[1], sys.argv[2], sys.argv[3], device="cpu", say=lambda line: None)
-"""
+def trained(folder: Path, method: dict, **data) -> Path:
+    """A run of one step on the phantom."""
+    source = {"name": "phantom", "subjects": 6, "slices": 2} | data.pop("source", {})
+    table = {"source": source, "domains": ["T1", "T2"], "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}}
+    tables = {
+        "method": method,
+        "data": table | data,
+        "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1},
+        "evaluate": {"samples": 1, "images": 8},
+    }
+    return toolkit.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
-@pytest.mark.parametrize("stopped", ["SIGINT", "SIGKILL"])
-def test_a_stopped_folder_holds_whole_files_and_goes_on(tiny_run, tmp_path, stopped):
-    for k in range(5):
-        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", seed=k)
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(tiny_run), str(tmp_path / "in"), str(out), stopped]
-    assert subprocess.run(command, capture_output=True, timeout=600).returncode != 0
-    found = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
-    assert {"0.nii.gz", "1.nii.gz"} <= found.keys()
-    assert all(np.isfinite(nib.load(out / name).get_fdata()).all() for name in found)
-    said: list[str] = []
-    toolkit.translate(tiny_run, tmp_path / "in", out, device="cpu", say=said.append)
-    assert (out / "0.nii.gz").stat().st_mtime_ns == found["0.nii.gz"]  # done before
-    assert "inputs done before" in said[-1]
-    whole = tmp_path / "whole"
-    toolkit.translate(tiny_run, tmp_path / "in", whole, device="cpu", say=lambda line: None)
-    for k in range(5):
-        one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, whole))
-        assert np.array_equal(one, other)
+def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = (40, 36, 5), affine: np.ndarray | None = None) -> Path:
+    """A NIfTI file of numbers on the phantom's scale."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).uniform(0, 600, shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2, 3, 1]) if affine is None else affine), path)
+    return path
 
 
-def test_a_pipeline_is_made_once_for_all_files(tiny_run, tmp_path, monkeypatch):
-    for k in range(3):
-        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", seed=k)
-    model, made = toolkit.load(tiny_run, device="cpu"), []
-    monkeypatch.setattr(type(model), "_pipeline", counted(type(model)._pipeline, made))
-    Translation(model, None, Look(), None, lambda line: None, None).path(tmp_path / "in", tmp_path / "out")
-    assert len(made) == 1
+@pytest.fixture(scope="module")
+def multimodal(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("munit"), MUNIT)
 
 
-def counted(function, calls: list):
-    def call(*args):
-        calls.append(args)
-        return function(*args)
-
-    return call
+@pytest.fixture(scope="module")
+def contrasts(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("contrasts"), PIX2PIX, domains=["T1+FLAIR", "T2"])
 
 
-def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tmp_path, monkeypatch):
-    for k in range(3):
-        whole_numbers(tmp_path / "in" / f"{k}.nii.gz", shape=(40, 40, 40), seed=k)
-    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image at all")
-    with pytest.raises(GantkError, match="bad.nii.gz"):
-        toolkit.translate(tiny_run, tmp_path / "in", tmp_path / "one", device="cpu", say=lambda line: None)
-    recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
-    text = recipe.read_text("utf-8")
-    recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
-    assert recipe.read_text("utf-8") != text
-    monkeypatch.setattr("gantk.inference.stages.ThreadPoolExecutor", None)  # the second way has no use for threads
-    with pytest.raises(GantkError, match="bad.nii.gz"):
-        toolkit.translate(recipe.parent, tmp_path / "in", tmp_path / "other", device="cpu", say=lambda line: None)
-    for k in range(3):
-        one, other = (nib.load(tmp_path / folder / f"{k}.nii.gz").get_fdata() for folder in ("one", "other"))
-        assert np.array_equal(one, other)
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory) -> Path:
+    source = {"lesions": 1, "healthy": 0.5}
+    return trained(
+        tmp_path_factory.mktemp("dcgan"), DCGAN | {"conditional": True}, domains=["FLAIR"], labels=True, source=source
+    )
+
+
+def test_variants_are_numbered_files_that_differ_and_come_again(multimodal, tmp_path, gantk):
+    scan = volume(tmp_path / "scan.nii.gz")
+    for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
+        target = tmp_path / folder / "t2.nii.gz"
+        outcome = gantk("translate", multimodal, scan, target, "--variants", "3", "--seed", seed, "--device", "cpu")
+        assert outcome.code == 0, outcome.err
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["t2-1.nii.gz", "t2-2.nii.gz", "t2-3.nii.gz"]
+    first = [nib.load(tmp_path / "one" / name).get_fdata() for name in names]
+    again, other = (nib.load(tmp_path / folder / names[0]).get_fdata() for folder in ("again", "other"))
+    assert first[0].shape == (40, 36, 5)
+    assert np.array_equal(first[0], again)
+    assert not np.array_equal(first[0], other)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_all_slices_of_a_volume_get_the_same_style(multimodal):
+    model = toolkit.load(multimodal, device="cpu")
+    pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
+    whole = model.translate(pixels, look=Look(variants=2, seed=3))
+    alone = model.translate(pixels[3:4], look=Look(variants=2, seed=3))
+    assert whole.shape == (2, 5, 1, 32, 32)
+    np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
+
+
+def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
+    scan = volume(tmp_path / "scan.nii.gz")
+    styles = [volume(tmp_path / f"style{k}.nii.gz", seed=k) for k in (1, 2)]
+    nib.save(nib.Nifti1Image(nib.load(styles[1]).get_fdata() * 0.3, np.eye(4)), styles[1])
+    done = []
+    for number, style in enumerate([*styles, styles[0]]):
+        target = tmp_path / f"{number}.nii.gz"
+        toolkit.translate(multimodal, scan, target, style=style, device="cpu", say=lambda line: None)
+        done.append(nib.load(target).get_fdata())
+    assert np.array_equal(done[0], done[2])
+    assert not np.array_equal(done[0], done[1])
+
+
+@pytest.mark.parametrize("option", [["--variants", "2"], ["--style", "scan.nii.gz"]])
+def test_a_method_of_one_answer_says_which_can_give_several(contrasts, tmp_path, monkeypatch, gantk, option):
+    monkeypatch.chdir(tmp_path)
+    for name in ("T1", "FLAIR"):
+        volume(tmp_path / "patient" / f"{name}.nii.gz")
+    volume(tmp_path / "scan.nii.gz")
+    outcome = gantk("translate", contrasts, "patient", "out", *option, "--device", "cpu")
+    assert outcome.code == 1 and "munit" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, tmp_path):
+    for patient in ("p1", "p2"):
+        volume(tmp_path / "in" / patient / "t1.nii.gz", seed=1)
+        volume(tmp_path / "in" / patient / "flair.nii.gz", seed=2)
+    written = toolkit.translate(contrasts, tmp_path / "in", tmp_path / "out", device="cpu", say=lambda line: None)
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == ["p1_T2.nii.gz", "p2_T2.nii.gz"]
+    assert nib.load(written[0]).shape == (40, 36, 5)
+    np.testing.assert_array_equal(nib.load(written[0]).affine, np.diag([2.0, 2, 3, 1]))
+    model = toolkit.load(contrasts, device="cpu")
+    pixels = np.random.default_rng(0).uniform(0, 600, (2, 2, 32, 32)).astype(np.float32)
+    swapped = model.translate(pixels[:, ::-1])
+    assert not np.allclose(model.translate(pixels), swapped)
+
+
+def test_a_missing_contrast_is_refused_by_name_unless_the_run_learnt_to_do_without(contrasts, tmp_path):
+    scan = volume(tmp_path / "p" / "t1.nii.gz")
+    with pytest.raises(GantkError, match="FLAIR missing in .*p"):
+        toolkit.translate(contrasts, scan.parent, tmp_path / "out", device="cpu", say=lambda line: None)
+    run = trained(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
+    (written,) = toolkit.translate(run, scan.parent, tmp_path / "out", device="cpu", say=lambda line: None)
+    assert np.isfinite(nib.load(written).get_fdata()).all()
+
+
+def test_contrasts_on_two_grids_are_refused(contrasts, tmp_path):
+    volume(tmp_path / "p" / "t1.nii.gz")
+    volume(tmp_path / "p" / "flair.nii.gz", affine=np.diag([1.0, 1, 1, 1]))
+    with pytest.raises(GantkError, match="not on the grid of"):
+        toolkit.translate(contrasts, tmp_path / "p", tmp_path / "out", device="cpu", say=lambda line: None)
+
+
+def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
+    run = trained(tmp_path, DUALGAN, neighbours=1, source={"subjects": 6, "slices": 5})
+    model = toolkit.load(run, device="cpu")
+    assert model.method.geometry.channels == {"a": 3, "b": 3}
+    scan = volume(tmp_path / "scan.nii.gz")
+    (written,) = toolkit.translate(run, scan, tmp_path / "t2.nii.gz", device="cpu", say=lambda line: None)
+    whole = nib.load(written).get_fdata()
+    assert whole.shape == (40, 36, 5)
+    changed = np.asarray(nib.load(scan).get_fdata())
+    changed[:, :, 4] = 300.0  # two slices away from slice 2, next to slice 3
+    nib.save(nib.Nifti1Image(changed.astype(np.float32), nib.load(scan).affine), scan)
+    (written,) = toolkit.translate(run, scan, tmp_path / "u2.nii.gz", device="cpu", say=lambda line: None)
+    after = nib.load(written).get_fdata()
+    assert np.array_equal(whole[:, :, 2], after[:, :, 2])
+    assert not np.array_equal(whole[:, :, 3], after[:, :, 3])
+
+
+def test_a_run_trained_on_patches_translates_whole_images(tmp_path):
+    run = trained(tmp_path, DUALGAN, size=[48, 48], patch=[32, 32])
+    model = toolkit.load(run, device="cpu")
+    assert model.method.geometry.size == (32, 32)
+    pixels = np.random.default_rng(0).uniform(0, 600, (2, 1, 60, 50)).astype(np.float32)
+    assert model.translate(pixels).shape == pixels.shape
+
+
+def test_samples_are_files_that_come_again_for_the_same_seed(sampler, tmp_path, gantk):
+    for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
+        outcome = gantk("sample", sampler, "-n", "3", "--out", tmp_path / folder, "--seed", seed, "--device", "cpu")
+        assert outcome.code == 0, outcome.err
+    images = {
+        folder: [np.asarray(Picture.open(path)) for path in sorted((tmp_path / folder).glob("*.png"))]
+        for folder in ("one", "again", "other")
+    }
+    assert len(images["one"]) == 3 and images["one"][0].shape == (32, 32)
+    assert np.array_equal(images["one"], images["again"])
+    assert not np.array_equal(images["one"], images["other"])
+    rows = list(csv.reader((tmp_path / "one" / "labels.csv").open()))
+    assert rows == [["file", "label"], ["sample-0000.png", "healthy"], ["sample-0001.png", "tumour"],
+                    ["sample-0002.png", "healthy"]]  # fmt: skip
+
+
+def test_a_class_can_be_asked_for_by_name(sampler, tmp_path, gantk):
+    gantk("sample", sampler, "-n", "2", "--out", tmp_path / "t", "--label", "tumour", "--device", "cpu")
+    assert "tumour" in (tmp_path / "t" / "labels.csv").read_text()
+    outcome = gantk("sample", sampler, "-n", "2", "--out", tmp_path / "u", "--label", "tumor", "--device", "cpu")
+    assert outcome.code == 2 and "healthy, tumour" in outcome.err
+    assert not (tmp_path / "u").exists()
+
+
+def test_sampling_refuses_what_it_cannot_do(sampler, multimodal, tmp_path, gantk):
+    outcome = gantk("sample", multimodal, "-n", "2", "--out", tmp_path / "a", "--device", "cpu")
+    assert outcome.code != 0 and "noise-to-image" in outcome.err and "Traceback" not in outcome.err
+    assert gantk("sample", sampler, "-n", "0", "--out", tmp_path / "a", "--device", "cpu").code == 2
+    gantk("sample", sampler, "-n", "1", "--out", tmp_path / "b", "--device", "cpu")
+    outcome = gantk("sample", sampler, "-n", "1", "--out", tmp_path / "b", "--device", "cpu")
+    assert outcome.code == 2 and "holds samples already" in outcome.err
+
+
+def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
+    from gantk.runs.folder import RunFolder
+
+    run, file = RunFolder(copied_run), copied_run / "recipe.toml"
+    best = json.loads((copied_run / "best.json").read_text())
+    (copied_run / "best.json").write_text(json.dumps(best | {"step": 2}))
+    assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.latest()
+    text = file.read_text()
+    assert 'checkpoint = "last"' in text
+    file.write_text(text.replace('checkpoint = "last"', 'checkpoint = "best"'))
+    assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.best()
+    assert run.best().name == "step-000002"
+    named = copied_run / "checkpoints" / "step-000004"
+    assert toolkit.load(named, device="cpu").checkpoint == named
+
+
+@pytest.mark.parametrize("damage", ["absent", "half", "no step", "gone"])
+def test_a_best_checkpoint_that_is_not_there_is_one_clear_error(copied_run, damage):
+    from gantk.runs.folder import RunFolder
+
+    path = copied_run / "best.json"
+    path.unlink()
+    content = {"half": '{"step', "no step": '{"step": null}', "gone": '{"step": 3}'}
+    if damage != "absent":
+        path.write_text(content[damage])
+    words = "step 3, is not there any more" if damage == "gone" else "names no best checkpoint"
+    with pytest.raises(UserError, match=f'{words}.*evaluate.checkpoint = "last"'):
+        RunFolder(copied_run).best()

@@ -1,13 +1,13 @@
-"""What stands around a network when it translates a file: native images in, native images out, numpy alone.
+"""From a native image through a network and back, numpy alone: grid, slices, size, intensities, and all of it inverted.
 
-view (plane, spacing) -> slices or windows -> fit -> intensities -> network -> and all of it back, onto the file's grid.
+sampling grid (plane, spacing) -> slices -> size -> intensities -> network -> the same backwards, onto the file's grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +16,18 @@ from gantk.data.intensity import PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.image import Image
-from gantk.inference.detail import with_detail
-from gantk.inference.stages import staged
+from gantk.plugin.loader import registry
 
+OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
+WINDOW = 3  # pixels a side, at the networks' size, of the windows in which `with_detail` fits its lines
+FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Which of a multimodal method's translations is wanted; by default the method's own, deterministic one."""
+    """Which of a model's answers is wanted; by default the method's own, deterministic translation."""
 
     variants: int | None = None  # so many different ones, from styles drawn at random ...
     seed: int = 0  # ... with this seed
@@ -63,13 +65,13 @@ class Frame:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Frame:
-        """The frame that `state` described."""
-        tuples = {key: tuple(state[key]) for key in ("size", "range", "spacing") if state.get(key) is not None}
-        return cls(**state | tuples)
+        """The frame that `state` described; TypeError where something is missing."""
+        known = {each.name: state[each.name] for each in fields(cls) if each.name in state}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
 
 
 class Pipeline:
-    """One direction of a model at work on native images.
+    """One direction of a trained model on native images.
 
     Args:
         frame: what the network sees.
@@ -84,7 +86,7 @@ class Pipeline:
         frame: Frame,
         source: Any,
         target: Any,
-        run: Callable[[np.ndarray], np.ndarray],
+        run: Callable[[np.ndarray], np.ndarray] | None,
         maps: Sequence[Literal["image", "spread"]] = ("image",),
     ):
         self.frame, self.source, self.target, self.run, self.maps = frame, source, target, run, tuple(maps)
@@ -103,50 +105,37 @@ class Pipeline:
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
         mapping = self.own_scale(image.pixels)
         chosen = PLANES if planes == "all" else (planes or frame.plane,)
-        done = [self._along(image, plane, mapping, _part(progress, k, len(chosen))) for k, plane in enumerate(chosen)]
-        together = zip(*done, strict=True)  # map by map
-        results = [parts[0] if len(parts) == 1 else np.median(np.stack(parts), axis=0) for parts in together]
+
+        def part(k: int) -> Progress | None:
+            return progress and (lambda done, total: progress(k * total + done, len(chosen) * total))
+
+        made = zip(*(self._along(image, plane, mapping, part(k)) for k, plane in enumerate(chosen)), strict=True)
+        results = [each[0] if len(each) == 1 else np.median(np.stack(each), axis=0) for each in made]  # map by map
         if frame.masked:
             self._mask(results, image.pixels, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
     def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None) -> list[np.ndarray]:
         """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map."""
-        frame = self.frame
-        native = tuple(images.shape[2:])
-        whole = frame.fit == "crop"
-        fit = Resize(native, native if whole else frame.size, "pad" if whole else frame.fit)
+        frame, native, total = self.frame, images.shape[2:], len(images)
+        cropped = frame.fit == "crop"
+        resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
+        filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
         done: list[np.ndarray] = []
-        filled = [i for i in range(len(images)) if np.nanmax(images[i]) > np.nanmin(images[i])]
-        batches = [filled[first : first + frame.batch] for first in range(0, len(filled), frame.batch)]
-
-        def ready(chosen: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        for first in range(0, len(filled) or 1, frame.batch):
+            chosen = filled[first : first + frame.batch] or [0]  # of blank images the first shows how many channels
             natives = [self._with_neighbours(images, i) for i in chosen]
-            return natives, np.stack([to_network(each, mapping, fit) for each in natives])
-
-        def work(chosen: list[int], got: tuple[list[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], ...]:
-            natives, seen = got
-            outputs = np.split(self.run(seen), len(self.maps), axis=1)
-            outputs = [np.split(each, 2 * frame.neighbours + 1, axis=1)[frame.neighbours] for each in outputs]
+            seen = np.stack([to_network(each, mapping, resize) for each in natives])
+            made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
             if not done:
-                empty = sorted({*range(len(images))} - {*filled})
-                for each, kind in zip(outputs, self.maps, strict=True):
-                    done.append(self._blank(images, empty, mapping, each.shape[1], kind))
-            return natives, seen, outputs
-
-        def away(chosen: list[int], made: tuple[list[np.ndarray], ...]) -> None:
-            natives, seen, outputs = made
-            for n, i in enumerate(chosen):
-                for k, result in enumerate(self._native(natives[n], seen[n], [o[n] for o in outputs], mapping, fit)):
-                    done[k][i] = result
-
-        if not filled:  # the first tells how many channels come out
-            work([0], ready([0]))
-        for chosen, _ in staged(batches, ready, work, away, ahead=int(frame.pipelined and len(batches) > 1)):
-            if progress and chosen is not batches[-1]:
-                progress(chosen[-1] + 1, len(images))
-        if progress:
-            progress(len(images), len(images))
+                blank = sorted({*range(total)} - {*filled})
+                done = [self._canvas(images, blank, mapping, *each) for each in zip(made, self.maps, strict=True)]
+            for n, i in enumerate(chosen if filled else ()):
+                results = self._native(natives[n], seen[n], [each[n] for each in made], mapping, resize)
+                for canvas, result in zip(done, results, strict=True):
+                    canvas[i] = result
+            if progress:
+                progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         return done
 
     def own_scale(self, pixels: np.ndarray) -> Any:
@@ -159,8 +148,7 @@ class Pipeline:
         fitted = self.source
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
-        ends = np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1], dtype=np.float32)
-        expected = np.asarray(fitted.inverse(ends)).flatten()
+        expected = np.asarray(fitted.inverse(self._flat(len(pixels), fitted.range[1]))).flatten()
         known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
         top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
@@ -185,19 +173,18 @@ class Pipeline:
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None) -> list[np.ndarray]:
         """(D, *spatial) on the image's grid for each map, a volume's slices taken along one plane."""
-        view = SamplingGrid(plane, self.frame.spacing)
-        seen = view.forward(image).pixels
+        grid = SamplingGrid(plane, self.frame.spacing)
+        seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
         done = self.stack(np.moveaxis(seen, 1, 0) if by_slice else seen[None], mapping, progress)
         done = [np.moveaxis(each, 0, 1) if by_slice else each[0] for each in done]
-        if seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(seen).any():
-            return [view.inverse(each, image) for each in done]
+        plain = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(seen).any()
 
         def enlarge(pixels: np.ndarray) -> np.ndarray:
-            return view.inverse(pixels, image)
+            return grid.inverse(pixels, image)
 
         return [
-            with_detail(each, seen, image.pixels, enlarge) if kind == "image" else enlarge(each)
+            enlarge(each) if plain or kind == "spread" else with_detail(each, seen, image.pixels, enlarge)
             for each, kind in zip(done, self.maps, strict=True)
         ]
 
@@ -206,58 +193,134 @@ class Pipeline:
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
         if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():
             return  # nothing was masked out
-        level = corners[:, :1].reshape(-1, *[1] * (pixels.ndim - 1))
+        level = corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 1))
         outside = (pixels == level).all(axis=0)
-        seen = mapping.forward(level.reshape(-1, *[1] * self.frame.dims))
-        black = float(np.asarray(seen, dtype=np.float32).mean())
+        black = float(np.mean(mapping.forward(level.reshape(-1, *[1] * self.frame.dims)), dtype=np.float32))
         for result, kind in zip(results, self.maps, strict=True):
-            flat = np.full((len(result), *[1] * self.frame.dims), black, dtype=np.float32)
-            values = np.asarray(self.target.inverse(flat)).ravel() if kind == "image" else np.zeros(len(result))
+            values = np.asarray(self.target.inverse(self._flat(len(result), black))).ravel()
             for channel, value in zip(result, values, strict=True):
-                channel[outside] = value
+                channel[outside] = value if kind == "image" else 0.0
 
-    def _native(self, native, seen, outputs, mapping, fit: Resize) -> list[np.ndarray]:
+    def _native(self, native, seen, outputs, mapping, resize: Resize) -> list[np.ndarray]:
         """The maps (D, *size) of one image as (D, *native) in native intensities."""
-        frame, results = self.frame, []
-        reach, shown = frame.neighbours, None
-        if fit.content != fit.native and frame.detail == "guided":
-            low = np.split(seen, 2 * reach + 1)[reach]
-            high = mapping.forward(np.split(native, 2 * reach + 1)[reach])
-            shown = (low, np.where(np.isnan(high), frame.range[0], high))
+        results, detail = [], None
+        if resize.content != resize.native and self.frame.detail == "guided":
+            high = mapping.forward(self._middle(native))
+            detail = self._middle(seen), np.where(np.isnan(high), self.frame.range[0], high)
         for output, kind in zip(outputs, self.maps, strict=True):
-            larger = fit.inverse(output)
-            if kind == "spread":
-                middle, width = results[-1][1], np.maximum(larger, 0)
-                ends = self.target.inverse(middle + width), self.target.inverse(middle - width)
-                results.append((np.abs(ends[0] - ends[1]) / 2, larger))
-                continue
-            larger = with_detail(output, *shown, fit.inverse) if shown else larger
-            results.append((self.target.inverse(larger), larger))
-        return [np.asarray(result, dtype=np.float32) for result, _ in results]
+            if kind == "image":
+                image = with_detail(output, *detail, resize.inverse) if detail else resize.inverse(output)
+                results.append(self.target.inverse(image))
+            else:
+                width = np.maximum(resize.inverse(output), 0)
+                results.append(np.abs(self.target.inverse(image + width) - self.target.inverse(image - width)) / 2)
+        return [np.asarray(result, dtype=np.float32) for result in results]
 
-    def _blank(self, images: np.ndarray, empty: list[int], mapping: Any, channels: int, kind: str) -> np.ndarray:
-        """What images without any content (one value throughout) become, (N, D, *spatial), the others to be filled
-        in: what the target has where the source has their value, black where that cannot be said."""
-        native, frame = images.shape[2:], self.frame
+    def _canvas(self, images: np.ndarray, blank: list[int], mapping: Any, made: np.ndarray, kind: str) -> np.ndarray:
+        """(N, D, *spatial) to be filled in, but for blank images (one value throughout): they become what the target
+        has where the source has their value, black where that cannot be said."""
+        channels, native = made.shape[1], images.shape[2:]
         canvas = np.zeros((channels, len(images), *native), dtype=np.float32)  # as volumes are kept, planes second
-        if kind == "image":
-            black = np.full((channels, *[1] * frame.dims), frame.range[0], dtype=np.float32)
-            same = channels == images.shape[1]
-            for i in empty:
-                level = images[i].reshape(channels, -1)[:, :1].reshape(black.shape) if same else black
-                level = mapping.forward(level) if same and np.isfinite(level).all() else black
-                canvas[:, i] = np.asarray(self.target.inverse(level)).reshape(channels, *[1] * len(native))
+        for i in blank if kind == "image" else ():
+            black = self._flat(channels, self.frame.range[0])
+            level = images[i].reshape(images.shape[1], -1)[:, :1]
+            if channels == images.shape[1] and np.isfinite(level).all():
+                black = mapping.forward(level.reshape(black.shape))
+            canvas[:, i] = np.asarray(self.target.inverse(black)).reshape(channels, *[1] * len(native))
         return np.moveaxis(canvas, 1, 0)
+
+    def _flat(self, channels: int, value: float) -> np.ndarray:
+        """The smallest image of one value throughout."""
+        return np.full((channels, *[1] * self.frame.dims), value, dtype=np.float32)
+
+    def _middle(self, stacked: np.ndarray, axis: int = 0) -> np.ndarray:
+        """The channels of the image itself, without its neighbours'."""
+        return np.split(stacked, 2 * self.frame.neighbours + 1, axis)[self.frame.neighbours]
 
     def _with_neighbours(self, images: np.ndarray, index: int) -> np.ndarray:
         """The image at `index` with its neighbours as channels, the outermost ones repeated."""
         reach = self.frame.neighbours
-        if not reach:
-            return images[index]
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
-        return np.concatenate([images[place] for place in places])
+        return np.concatenate([images[place] for place in places]) if reach else images[index]
 
 
-def _part(progress: Progress | None, k: int, parts: int) -> Progress | None:
-    """The progress of one of several passes over the same slices."""
-    return progress and (lambda done, total: progress(k * total + done, parts * total))
+def with_detail(
+    output: np.ndarray, seen: np.ndarray, native: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What a network made at `fit.size`, on the native grid, as sharp as the input is there.
+
+    What the network changed is split into a line of the input, slope x input, with the slope by least squares in every
+    small window, and a remainder. Slope and remainder are enlarged instead of the output, and the slope is applied to
+    the input at full resolution: the fast guided filter (He & Sun 2015) without regularisation and keeping what no
+    line explains, so that an output equal to its input stays so, and an output at its own size is not changed at all.
+
+    Args:
+        output: (D, *size).
+        seen: (C, *size), what it was made of: a channel each where C = D, else the mean of them all counts.
+        native: (C, *native), the same at full resolution, in the intensities of `seen`.
+        enlarge: (n, *size) -> (n, *native).
+
+    Returns (D, *native).
+    """
+    from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
+
+    if len(seen) != len(output):
+        seen, native = (np.repeat(each.mean(axis=0, keepdims=True), len(output), axis=0) for each in (seen, native))
+    x, y = seen.astype(np.float64), output.astype(np.float64)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
+
+    mean_x = mean(x)
+    variance = mean(mean(x * x) - mean_x * mean_x)
+    covariance = mean(mean(x * y) - mean_x * mean(y))
+    slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > FLAT * np.ptp(x) ** 2)
+    return enlarge((y - slope * x).astype(np.float32)) + enlarge(slope.astype(np.float32)) * native
+
+
+class TrainedModel:
+    """What a run's model and an exported file's have in common; they bring `domain` and `pipeline`."""
+
+    def domain(self, name: str | None) -> str:
+        """The letter of a domain's human name; None: the first that the model can produce."""
+        raise NotImplementedError
+
+    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
+        raise NotImplementedError
+
+    def translate(
+        self, pixels: np.ndarray, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Native images in, native images out.
+
+        `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
+        have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
+        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. An image without any
+        content (one value throughout) becomes the target's background. With variants, or an uncertainty, the result has
+        an axis more, ahead of all others.
+        """
+        pipeline = self.pipeline(self.domain(to), look)
+        done = pipeline.stack(pixels, pipeline.source, progress)
+        return done[0] if len(done) == 1 and look.variants is None else np.stack(done)
+
+    def images(
+        self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
+    ) -> list[Image]:
+        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
+        pipeline = self.pipeline(self.domain(to), look)
+        pipeline.check_channels(image)
+        return pipeline.images(image, look.planes, progress)
+
+    def image(self, image: Image, to: str | None = None) -> Image:
+        """One file's image translated, on the same grid."""
+        return self.images(image, to)[0]
+
+
+def mapping_from(state: dict[str, Any]) -> Any:
+    """The intensity mapping that `state` describes, of one contrast or of several; UserError where it is unknown."""
+
+    def line(each: dict[str, Any]) -> Any:
+        return registry().get("intensity", each["name"]).load().from_state(each)
+
+    return PerChannel.from_state(state, line) if "contrasts" in state else line(state)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gantk.data.sources.patients import contrast_files
 from gantk.errors import GantkError, UserError
+from gantk.files import write_file
 from gantk.formats.dicom import is_dicom, remarks
 from gantk.formats.files import Scan, is_image, is_volume, read, readable, scans, stem_of, suffix_of, write
 from gantk.formats.image import Image
-from gantk.inference.ledger import Ledger
-from gantk.inference.pipeline import Look
-from gantk.inference.stages import staged
+from gantk.inference.pipeline import OTHER, Look, TrainedModel
 
 Say = Callable[[str], None]
-Progress = Callable[[float, str], None]  # (share done, what is at work)
+Progress = Callable[[float, str], None]  # (share done, the file that is at work)
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
+ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Translation:
         say, progress: where lines of text, and the share that is done, go.
     """
 
-    def __init__(self, model, to: str | None, look: Look, volume: int | None, say: Say, progress: Progress | None):
+    def __init__(
+        self, model: TrainedModel, to: str | None, look: Look, volume: int | None, say: Say, progress: Progress | None
+    ):
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
-        letter = model.domain(to)
-        self.frame, self.target_contrasts = model.frame(letter), model.contrasts(letter)
-        self.contrasts = model.contrasts("a" if letter == "b" else "b")
+        self.letter = model.domain(to)
+        self.frame, self.made = model.frame(self.letter), model.contrasts(self.letter)
+        self.contrasts = model.contrasts(OTHER[self.letter])
 
     def path(self, source: Path, target: Path) -> list[Path]:
         """A file to a file, a DICOM series to a folder, or a folder to a folder, whatever it holds; the paths written.
@@ -65,10 +69,7 @@ class Translation:
         if not source.exists():
             raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
         if not source.is_dir():
-            scan = Scan(source, (source,), source.name)
-            return self._one(Job((scan,), _target_file(source, target), source.name))
-        if target.exists() and not target.is_dir() and is_image(target) is False:
-            raise UserError(f"'{target}' is a file", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
+            return self._one(Job((Scan(source, (source,), source.name),), _target_file(source, target), source.name))
         if target.resolve() == source.resolve():
             raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
@@ -85,129 +86,181 @@ class Translation:
         return self._all(jobs, target)
 
     def _one(self, job: Job) -> list[Path]:
-        results = self._made(job, self._read(job), lambda share: self.progress(share, job.name))
-        written = self._put(job, results)
+        written = self._write(job, self._translate(job, self._read(job), lambda share: self.progress(share, job.name)))
         for path in written:
             self.say(f"written  {path}")
         return written
 
     def _all(self, jobs: Sequence[Job], folder: Path) -> list[Path]:
-        ledger = Ledger(folder, self.model.identity(), self._asked())
-        outcomes: list[Any] = [_known(ledger, job) for job in jobs]
-        new = [(number, job) for number, job in enumerate(jobs) if outcomes[number] is None]
-        kept = len(jobs) - len(new)
+        asked = {"to": self.letter, "volume": self.volume} | vars(self.look)
+        example = asked.pop("example")
+        asked["style"] = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
+        ledger = Ledger(folder, self.model.identity(), asked)
+        outcomes: dict[Job, Any] = {job: ledger.results(job) for job in jobs}
+        new = [job for job in jobs if outcomes[job] is None]
+        place = {job: number for number, job in enumerate(jobs)}
 
-        def make(item: tuple[int, Job], image: Image) -> list[Image]:
-            number, job = item
-            self.progress(number / len(jobs), job.name)
-            return self._made(job, image, lambda share: self.progress((number + share) / len(jobs), job.name))
+        def translate(job: Job, image: Image) -> list[Image]:
+            self.progress(place[job] / len(jobs), job.name)
+            return self._translate(job, image, lambda share: self.progress((place[job] + share) / len(jobs), job.name))
 
-        def put(item: tuple[int, Job], results: list[Image]) -> list[Path]:
-            written = self._put(item[1], results)
-            ledger.add(item[1].name, item[1].files, written)
+        def put(job: Job, results: list[Image]) -> list[Path]:
+            written = self._write(job, results)
+            ledger.add(job, written)
             return written
 
-        done = staged(
-            new, lambda item: self._read(item[1]), make, put,
-            ahead=int(self.frame.pipelined), size=lambda image: image.pixels.nbytes, expected=FAILURES,
-        )  # fmt: skip
-        for (number, _), outcome in done:
-            outcomes[number] = outcome
-        written, broken = [], []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                broken.append(f"{job.files[0]}: {outcome or type(outcome).__name__}")
-            else:
-                written += outcome
+        outcomes |= overlapped(new, self._read, translate, put, self.frame.pipelined)
+        broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
+        written = [path for job in jobs if job not in broken for path in outcomes[job]]
         self.progress(1.0, "")
-        earlier = f", {kept} of {len(jobs)} inputs done before" if kept else ""
+        earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
         self.say(f"written  {len(written)} files to {folder}{earlier}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"
-            raise GantkError(f"{len(broken)} of {len(jobs)} {kind} could not be translated:\n  " + "\n  ".join(broken))
-        ledger.close()
+            rows = [f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}" for job in broken]
+            raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
+        ledger.path.unlink(missing_ok=True)
         return written
-
-    def _asked(self) -> dict[str, Any]:
-        """What the results depend on beside model and input, as JSON."""
-        look = {key: value for key, value in vars(self.look).items() if key != "example"}
-        example = self.look.example
-        style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        return {"to": self.model.domain(self.to), "volume": self.volume, "style": style} | look
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 
-    def _made(self, job: Job, image: Image, step: Callable[[float], None]) -> list[Image]:
+    def _translate(self, job: Job, image: Image, share: Callable[[float], None]) -> list[Image]:
         if len(job.scans) == 1:
             for line in remarks(image):
                 self.say(f"note     {line}")
-        return self.model.images(image, self.to, self.look, lambda done, total: step(done / total))
+        return self.model.images(image, self.to, self.look, lambda done, total: share(done / total))
 
-    def _put(self, job: Job, results: Sequence[Image]) -> list[Path]:
-        written, domain = [], self.frame.target
-        for tail, result in zip(self._tails(), results, strict=True):
-            for part, name in _channels(result, self.target_contrasts):
+    def _write(self, job: Job, results: Sequence[Image]) -> list[Path]:
+        tails = ["", "_uncertainty"] if self.look.uncertainty else [""]
+        if self.look.variants is not None:
+            tails = [f"-{number}" for number in range(1, self.look.variants + 1)]
+        written = []
+        for tail, result in zip(tails, results, strict=True):
+            several = len(self.made) > 1 and result.channels == len(self.made)  # one file for each contrast
+            parts = zip(result.pixels[:, None], self.made, strict=True) if several else [(result.pixels, "")]
+            for pixels, name in parts:
                 path = _with_tail(job.target, tail + (f"_{name}" if name else ""))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                said = f"uncertainty of {name or domain}" if tail == "_uncertainty" else name or domain
-                write(path, part, description=said)
+                shown = name or self.frame.target
+                said = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
+                write(path, replace(result, pixels=pixels), description=said)
                 written.append(path)
         return written
 
-    def _tails(self) -> list[str]:
-        """What the names of an image's results end with."""
-        if self.look.variants is not None:
-            return [f"-{number}" for number in range(1, self.look.variants + 1)]
-        return ["", "_uncertainty"] if self.look.uncertainty else [""]
 
+class Ledger:
+    """`.NAME.translation.json` beside a folder NAME of results, so that the same command goes on where it stopped.
 
-def _known(ledger: Ledger, job: Job) -> list[Path] | None:
-    """What an earlier call made of a job; None where there is no such thing, or an input cannot be looked at."""
-    try:
-        return ledger.results(job.name, job.files)
-    except OSError:
+    It says which results came from which inputs, by which model, how. An entry counts while its inputs have the same
+    size and time of change and its results are there; with another model or question all is done anew.
+    """
+
+    def __init__(self, folder: Path, model: dict[str, Any], asked: dict[str, Any]):
+        self.folder, self.head = folder, {"model": model, "asked": asked}
+        self.path = folder.absolute().parent / f".{folder.absolute().name}.translation.json"
+        self.done: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is no such list
+            known = json.loads(self.path.read_text("utf-8"))
+            if known["model"] == model and known["asked"] == asked:
+                self.done = dict(known["done"])
+
+    def results(self, job: Job) -> list[Path] | None:
+        """What an earlier call made of a job; None where that is not so any more."""
+        entry = self.done.get(job.name)
+        with contextlib.suppress(OSError):
+            if entry and entry["inputs"] == _state(job.files):
+                results = [self.folder / name for name in entry["results"]]
+                return results if all(path.exists() for path in results) else None
         return None
 
+    def add(self, job: Job, results: Sequence[Path]) -> None:
+        """Write down what the job became."""
+        names = [path.relative_to(self.folder).as_posix() for path in results]
+        with contextlib.suppress(OSError):  # a folder that may not be written to costs the list, not the results
+            self.done[job.name] = {"inputs": _state(job.files), "results": names}
+            write_file(self.path, (json.dumps(self.head | {"done": self.done}, indent=1) + "\n").encode())
 
-def _stacked(scans: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
+
+def _state(files: Sequence[Path]) -> list[list[int]]:
+    """Size and time of change of each file."""
+    return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in files)]
+
+
+def overlapped(
+    jobs: Sequence[Job], read: Callable, work: Callable, write: Callable, ahead: bool
+) -> Iterator[tuple[Job, Any]]:
+    """Every job with `write(job, work(job, read(job)))`, or the FAILURE that it met, in order.
+
+    `ahead`: while one is at work, the next is read and the last one written, where three fit into ROOM. Any other error
+    and Ctrl-C end all, once what is being written has been.
+    """
+
+    def outcome(job: Job, future: Future) -> tuple[Job, Any]:
+        try:
+            return job, future.result()
+        except FAILURES as error:
+            return job, error
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        leaving, coming = None, None
+        for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+            _, got = outcome(job, coming or reader.submit(read, job))
+            overlap = ahead and not isinstance(got, Exception) and 3 * got.pixels.nbytes <= ROOM
+            coming = reader.submit(read, following) if overlap and following else None
+            try:
+                made = got if isinstance(got, Exception) else work(job, got)
+            except FAILURES as error:
+                made = error
+            if leaving:
+                yield outcome(*leaving)
+            leaving = job, writer.submit(write, job, made) if not isinstance(made, Exception) else _failed(made)
+            if not overlap:
+                yield outcome(*leaving)
+                leaving = None
+        if leaving:
+            yield outcome(*leaving)
+
+
+def _failed(error: Exception) -> Future:
+    future: Future = Future()
+    future.set_exception(error)
+    return future
+
+
+def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
     """A patient's contrasts as the channels of one image, nan where one is missing."""
-    absent = [contrast for contrast, scan in zip(contrasts, scans, strict=True) if scan is None]
-    there = [read(scan) for scan in scans if scan is not None]
+    absent = [contrast for contrast, scan in zip(contrasts, parts, strict=True) if scan is None]
+    there = [read(scan) for scan in parts if scan is not None]
+    first = there[0]
     if absent and missing == "refuse":
         remedy = 'add the files, or train with data.missing = "mask"'
-        raise UserError(f"{' and '.join(absent)} missing in '{there[0].path.parent}'", where="INPUT", remedy=remedy)
+        raise UserError(f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy)
     for image in there:
-        same = image.affine is there[0].affine or np.allclose(image.affine, there[0].affine, atol=1e-3)
-        if image.pixels.shape != there[0].pixels.shape or not same or image.channels != 1:
-            what = f"'{image.path}' is not on the grid of '{there[0].path}'"
+        same = image.affine is first.affine or np.allclose(image.affine, first.affine, atol=1e-3)
+        if image.pixels.shape != first.pixels.shape or not same or image.channels != 1:
+            what = f"'{image.path}' is not on the grid of '{first.path}'"
             raise UserError(what, where="INPUT", remedy="resample all contrasts of a patient onto one of them")
-    blank, rest = np.full_like(there[0].pixels, np.nan), iter(there)
-    return replace(there[0], pixels=np.concatenate([blank if scan is None else next(rest).pixels for scan in scans]))
-
-
-def _channels(image: Image, contrasts: list[str]) -> list[tuple[Image, str]]:
-    """One image, or one for each contrast with its name where a domain has several."""
-    if len(contrasts) == 1 or image.channels != len(contrasts):
-        return [(image, "")]
-    return [(replace(image, pixels=image.pixels[i : i + 1]), name) for i, name in enumerate(contrasts)]
+    blank, rest = np.full_like(first.pixels, np.nan), iter(there)
+    return replace(first, pixels=np.concatenate([blank if scan is None else next(rest).pixels for scan in parts]))
 
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
-    folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
+    """A job for each folder that holds files named after the contrasts."""
+    from gantk.data.sources.patients import contrast_files
+
     jobs = []
-    for folder in folders:
+    for folder in [source, *sorted(path for path in source.rglob("*") if path.is_dir())]:
         files = contrast_files(folder, contrasts)
-        first = next(filter(None, files.values()), None)
+        found = [files[contrast] for contrast in contrasts]
+        first = next(filter(None, found), None)
         if first is not None:
             name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
             place = target if folder == source else target / folder.parent.relative_to(source)
-            found = [files[contrast] for contrast in contrasts]
-            jobs.append(
-                Job(tuple(file and Scan(file, (file,), file.name) for file in found), place / name, folder.name)
-            )
+            parts = tuple(file and Scan(file, (file,), file.name) for file in found)
+            jobs.append(Job(parts, place / name, folder.name))
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
         raise UserError(what, where="INPUT", remedy="name a patient's folder with one file for each")

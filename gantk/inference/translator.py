@@ -1,8 +1,11 @@
-"""A trained model at work: native images are brought to what the networks see, changed or made, and put back."""
+"""A trained run: translates native images through its networks, samples from noise, applies the recipe's post-steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.dataset import Data, intensity_from
 from gantk.data.intensity import to_network
-from gantk.data.preparation import middle
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.formats.files import write
 from gantk.formats.image import Image
-from gantk.inference.ledger import sha256_of
-from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress
-from gantk.inference.post import Posts, spread_examples
+from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
 from gantk.inference.tiles import whole_images
 from gantk.inference.uncertainty import Uncertain, uncertain
 from gantk.machine.allocator import use_allocator
@@ -31,11 +32,11 @@ from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.trained import earlier_weights, load_method
 
-OTHER = {"a": "b", "b": "a"}
+LARGEST = {8: 255, 16: 65535}  # values of pictures, by their bits
 
 
 @dataclass
-class Translator:
+class Translator(TrainedModel):
     """A trained method with its intensity mappings, on a device."""
 
     model: Model
@@ -56,10 +57,9 @@ class Translator:
         meta = load_meta_of(model.method.name, saved)
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         use_allocator(model.train.fast.keep_memory, runtime.device.type)
-        intensity = intensity_from(model.data, meta["intensity"])
+        intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
         span = tuple(map(float, next(iter(intensity.values())).range))
-        method = load_method(model, saved, meta, span, runtime)
-        return cls(model, method, intensity, runtime, saved)
+        return cls(model, load_method(model, saved, meta, span, runtime), intensity, runtime, saved)
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
@@ -69,54 +69,104 @@ class Translator:
         names = dict(zip("ab", self.model.data.domains, strict=False))
         human = {names[letter].lower(): letter for letter in directions}
         chosen = human.get(name.lower(), name.lower())  # a name wins over a letter: the first domain may be called B
-        if chosen in directions:
-            return chosen
-        allowed = [names[letter] for letter in directions]
-        raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
+        if chosen not in directions:
+            allowed = [names[letter] for letter in directions]
+            raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
+        return chosen
 
     def identity(self) -> dict[str, str]:
         """What says whether two translations are by the same weights."""
-        return {"name": self.model.method.name, "sha256": sha256_of(self.checkpoint / "weights.safetensors")}
+        with (self.checkpoint / "weights.safetensors").open("rb") as file:
+            return {"name": self.model.method.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
         return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
 
-    def translate(
-        self,
-        pixels: np.ndarray,
-        to: str | None = None,
-        look: Look = PLAIN,
-        progress: Progress | None = None,
-    ) -> np.ndarray:
-        """Native images in, native images out.
+    def frame(self, letter: str) -> Frame:
+        """What the networks see on the way to a domain, in plain values."""
+        data, table = self.model.data, self.model.translate
+        names = data.domains[0], data.domains[-1]
+        source, target = names if letter == "b" else names[::-1]
+        same = ("dims", "fit", "neighbours", "plane", "spacing", "missing")
+        return Frame(
+            source=source,
+            target=target,
+            size=tuple(data.size),
+            channels=self.method.geometry.channels[OTHER[letter]] // (2 * data.neighbours + 1),
+            range=self.method.geometry.range,
+            **{key: getattr(data, key) for key in same},
+            **{key: getattr(table, key) for key in ("batch", "detail", "masked")},
+            pipelined=self.model.train.fast.pipelined,
+        )
 
-        `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
-        have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
-        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. An image without any
-        content (one value throughout) becomes the target's background. With variants, or an uncertainty, the result has
-        an axis more, ahead of all others.
-        """
-        pipeline = self.pipeline(self.domain(to), look)
-        done = pipeline.stack(pixels, pipeline.source, progress)
-        return done[0] if len(done) == 1 and look.variants is None else np.stack(done)
+    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
+        if self._last is None or self._last[0] != letter or self._last[1] is not look:
+            self._last = letter, look, self._pipeline(letter, look)  # what a network needs is measured once
+        return self._last[2]
 
-    def images(
-        self,
-        image: Image,
-        to: str | None = None,
-        look: Look = PLAIN,
-        progress: Progress | None = None,
-    ) -> list[Image]:
-        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
-        letter = self.domain(to)
-        pipeline = self.pipeline(letter, look)
-        pipeline.check_channels(image)
-        return pipeline.images(image, look.planes, progress)
+    def _pipeline(self, letter: str, look: Look) -> Pipeline:
+        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
+            fold_for_inference(self.method)
+        maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
+        through = whole_images(self._network(letter, look), self.method, self.model, self.runtime)
 
-    def image(self, image: Image, to: str | None = None) -> Image:
-        """One file's image translated, on the same grid."""
-        return self.images(image, to)[0]
+        def run(batch: np.ndarray) -> np.ndarray:
+            outputs = through(torch.from_numpy(batch))
+            if self.posts:
+                parts = [
+                    self.posts(part.to(self.runtime.device), self._examples(letter)).cpu() if kind == "image" else part
+                    for part, kind in zip(outputs.chunk(len(maps), dim=1), maps, strict=True)
+                ]
+                outputs = torch.cat(parts, dim=1)
+            return outputs.numpy()
+
+        return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
+
+    def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
+        """What (N, C, *size) goes through; variants, or an uncertainty, come out side by side as channels."""
+        method = self.method
+        if look.uncertainty:
+            maker = Uncertain(look.uncertainty, seed=look.seed)
+            others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
+            maker.check(method, 1 + len(others))
+            return uncertain(method, letter, maker, others)
+        if look.variants is not None:
+            return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
+        if look.example is None:
+            return lambda x: method.translate(x, letter)
+        example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
+        return lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+
+    def _example(self, image: Image, letter: str) -> Tensor:
+        """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""
+        there = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
+        there.check_channels(image, "--style")
+        pixels, data = image.pixels, self.model.data
+        if image.dims > data.dims:
+            pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
+            pixels = pixels[:, pixels.shape[1] // 2]
+        stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
+        resize = Resize(pixels.shape[1:], data.size, data.fit)
+        return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), resize))[None]
+
+    @cached_property
+    def posts(self) -> Posts:
+        """What the recipe does to every finished image."""
+        return Posts(self.model, self.method.geometry.range)
+
+    def _examples(self, letter: str) -> Callable[[int], Tensor]:
+        """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""
+        return lambda n: spread_examples(self._training[letter])(n).to(self.runtime.device)
+
+    @cached_property
+    def _training(self) -> dict[str, Sequence[Tensor]]:
+        from gantk.data.dataset import Data
+
+        data = Data.load(self.model.data, type(self.method))
+        data.intensity.update(self.intensity)
+        return data.training_sets()
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
         """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
@@ -128,122 +178,76 @@ class Translator:
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
         images = self.posts(images, self._examples("image")) if post and self.posts else images
-        shown = middle(images, self.model.data.neighbours).cpu().numpy()
+        reach = self.model.data.neighbours
+        shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
 
-    @cached_property
-    def posts(self) -> Posts:
-        """What the recipe does to every finished image."""
-        return Posts(self.model, self.method.geometry.range)
+    def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
+        """Write `n` images from noise into the folder `out`; the paths written.
 
-    @property
-    def low(self) -> float:
-        """The network intensity of background."""
-        return self.method.geometry.range[0]
+        Pictures are PNG with as few bits as hold the training images' range: whole numbers, cut at black. Where that
+        range has values below 0 or is too fine for whole numbers, and for volumes, the files are NIfTI with decimals.
+        `labels.csv` says which file shows which class, where the method was trained on classes.
+        """
+        if n < 1:
+            raise UserError(f"n = {n} is no number of images", where="-n", allowed="1 or more")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
+        if out.is_dir() and any(out.glob("sample-*")):
+            raise UserError(f"'{out}' holds samples already", where="--out", remedy="name another folder, or empty it")
+        images = self.sample(n, seed, label, post)
+        bits = self._bits(images)
+        out.mkdir(parents=True, exist_ok=True)
+        paths = [out / f"sample-{number:04d}{'.png' if bits else '.nii.gz'}" for number in range(n)]
+        for path, pixels in zip(paths, images, strict=True):
+            if bits:
+                write(path, Image(np.clip(np.rint(pixels), 0, LARGEST[bits]), dtype=np.dtype(f"uint{bits}")))
+            else:
+                write(path, Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32)))
+        classes = self.method.geometry.classes
+        if classes and self.method.conditional:
+            table = io.StringIO()
+            rows = [(path.name, label or classes[i % len(classes)]) for i, path in enumerate(paths)]
+            csv.writer(table, lineterminator="\n").writerows([("file", "label"), *rows])
+            write_file(out / "labels.csv", table.getvalue().encode())
+        return paths
 
-    def frame(self, letter: str) -> Frame:
-        """What the networks see on the way to a domain, in plain values."""
-        data, table = self.model.data, self.model.translate
-        names = [data.domains[0], data.domains[-1]]
-        source, target = names if letter == "b" else names[::-1]
-        other = OTHER[letter]
-        return Frame(
-            source=source,
-            target=target,
-            dims=data.dims,
-            size=tuple(data.size),
-            channels=self.method.geometry.channels[other] // (2 * data.neighbours + 1),
-            range=self.method.geometry.range,
-            fit=data.fit,
-            neighbours=data.neighbours,
-            plane=data.plane,
-            spacing=data.spacing,
-            missing=data.missing,
-            batch=table.batch,
-            detail=table.detail,
-            masked=table.masked,
-            pipelined=self.model.train.fast.pipelined,
-        )
-
-    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
-        known = self._last is not None and self._last[0] == letter and self._last[1] is look
-        if not known:  # what a network takes and needs is measured once a pipeline
-            self._last = letter, look, self._pipeline(letter, look)
-        return self._last[2]
-
-    def _pipeline(self, letter: str, look: Look) -> Pipeline:
-        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
-            fold_for_inference(self.method)
-        if look.uncertainty:
-            network, maps = self._uncertain(letter, look), ("image", "spread")
-        else:
-            network, maps = self._network(letter, look), ("image",) * (look.variants or 1)
-
-        through = whole_images(network, self.method, self.model, self.runtime)
-
-        def run(batch: np.ndarray) -> np.ndarray:
-            outputs = through(torch.from_numpy(batch))
-            if self.posts:
-                parts = list(outputs.chunk(len(maps), dim=1))
-                for k, kind in enumerate(maps):
-                    if kind == "image":
-                        parts[k] = self.posts(parts[k].to(self.runtime.device), self._examples(letter)).cpu()
-                outputs = torch.cat(parts, dim=1)
-            return outputs.numpy()
-
-        return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
-
-    def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
-        """What (N, C, *size) goes through, with variants side by side as channels."""
-        method = self.method
-        if look.variants is not None:
-            return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
-        if look.example is None:
-            return lambda x: method.translate(x, letter)
-        example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
-        return lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
-
-    def _uncertain(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
-        """The translation and, behind it as so many channels more, its uncertainty."""
-        maker = Uncertain(look.uncertainty, seed=look.seed)
-        others = self._earlier if maker.wants_others else []
-        maker.check(self.method, 1 + len(others))
-        return uncertain(self.method, letter, maker, others)
-
-    @cached_property
-    def _earlier(self) -> list[dict[str, Tensor]]:
-        return earlier_weights(self.checkpoint)
-
-    def _example(self, image: Image, letter: str) -> Tensor:
-        """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""
-        there = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
-        there.check_channels(image, "--style")
-        pixels, data = image.pixels, self.model.data
-        if image.dims > data.dims:
-            pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
-            pixels = pixels[:, pixels.shape[1] // 2]
-        stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
-        fit = Resize(pixels.shape[1:], data.size, data.fit)
-        return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), fit))[None]
-
-    def _examples(self, letter: str) -> Callable[[int], Tensor]:
-        """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""
-
-        def examples(n: int) -> Tensor:
-            if letter not in self._training:
-                data = Data.load(self.model.data, type(self.method))
-                data.intensity.update(self.intensity)
-                self._training.update(data.training_sets())
-            return spread_examples(self._training[letter])(n).to(self.runtime.device)
-
-        return examples
-
-    @cached_property
-    def _training(self) -> dict[str, object]:
-        return {}
+    def _bits(self, images: np.ndarray) -> int | None:
+        """8 or 16 where whole numbers from 0 hold the training images' range, else None."""
+        mapping = self.intensity["image"]
+        shape = (images.shape[1], *[1] * (images.ndim - 2))
+        ends = [np.asarray(mapping.inverse(np.full(shape, end, dtype=np.float32))) for end in mapping.range]
+        low, high = float(ends[0].min()), float(ends[1].max())
+        colours = (1, 3) if high <= LARGEST[8] else (1,)
+        whole = images.ndim == 4 and images.shape[1] in colours and low >= -0.01 * high and 64 <= high <= LARGEST[16]
+        return (8 if high <= LARGEST[8] else 16) if whole else None
 
 
-def flat(channels: int, dims: int, value: float) -> np.ndarray:
-    """The smallest image of one value throughout, (channels, 1, ...): what a mapping makes of it tells its ends."""
-    return np.full((channels, *[1] * dims), value, dtype=np.float32)
+class Posts:
+    """A recipe's post-steps, built once: `Posts(model, range)(images, examples)`.
+
+    A post-step is built with (dims, range) and called with images (N, C, *size) in network intensities and
+    `examples`, n -> (n, C, *size) training images of the same domain; it returns images of the same shape.
+    """
+
+    def __init__(self, model: Model, range: tuple[float, float]):
+        self.steps = [part(model.data.dims, range) for part in model.post]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
+        for step in self.steps:
+            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may optimise
+                images = step(images.detach().float(), examples).detach()
+        return images
+
+
+def spread_examples(images: Sequence[Tensor]) -> Callable[[int], Tensor]:
+    """`examples` over a set of prepared images: n of them, evenly spread."""
+
+    def examples(n: int) -> Tensor:
+        step = max(1, len(images) // n)
+        return torch.stack([images[(i * step) % len(images)] for i in range(n)])
+
+    return examples

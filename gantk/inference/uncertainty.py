@@ -14,7 +14,14 @@ from gantk.method import Method
 
 KINDS = ("auto", "flips", "dropout", "checkpoints", "cycle")
 AXES = {"columns": -1, "rows": -2, "planes": -3}  # of upright images: columns run left to right
-
+LACKING = {  # what a run lacks for a kind, and what would help
+    "dropout": ("the networks of this run have no dropout",
+                "choose flips, checkpoints or cycle, or train with method.generator.dropout above 0"),
+    "cycle": ("this run has no way back from the target domain",
+              "choose flips or checkpoints, or use a run of a two-way method, such as cyclegan or dualgan"),
+    "checkpoints": ("this run keeps a single checkpoint",
+                    "choose flips or cycle, or train with train.keep of 2 or more and a smaller train.save_every"),
+}  # fmt: skip
 Translate = Callable[[Tensor], Tensor]  # (N, C, *size) -> (N, D, *size), network intensities
 
 
@@ -46,8 +53,7 @@ class Uncertain:
             raise UserError(f"there is no uncertainty of the kind '{kind}'", allowed=KINDS, remedy=hint)
         if passes < 2:
             raise UserError(f"{passes} passes have no spread", where="passes", allowed="2 or more")
-        unknown = [name for name in flips if name not in AXES]
-        if unknown or not flips:
+        if not flips or set(flips) - AXES.keys():
             raise UserError(f"flips = {list(flips)} is nothing to mirror", where="flips", allowed=AXES)
         self.kind, self.passes, self.seed, self.flips = kind, passes, seed, tuple(dict.fromkeys(flips))
 
@@ -57,19 +63,11 @@ class Uncertain:
             return self.kind
         return "flips+cycle" if back else "flips"
 
-    @property
-    def wants_others(self) -> bool:
-        """Whether further checkpoints would be of use."""
-        return self.kind == "checkpoints"
-
     def check(self, method: Method, checkpoints: int = 2) -> None:
         """UserError where a method, of which so many checkpoints will be kept, cannot have this kind."""
-        if self.kind == "dropout" and not _dropout_layers(method):
-            raise _without_dropout()
-        if self.kind == "cycle" and len(method.directions()) < 2:
-            raise _one_way()
-        if self.kind == "checkpoints" and checkpoints < 2:
-            raise _single_checkpoint()
+        self._need("dropout", bool(_dropout_layers(method)))
+        self._need("cycle", len(method.directions()) == 2)
+        self._need("checkpoints", checkpoints > 1)
 
     @torch.no_grad()
     def maps(
@@ -79,25 +77,34 @@ class Uncertain:
         *,
         module: nn.Module,
         back: Translate | None = None,
-        others: Sequence[Translate | Mapping[str, Tensor]] = (),
+        others: Sequence[Mapping[str, Tensor]] = (),
     ) -> tuple[Tensor, Tensor]:
         """The plain translation of images (N, C, *size) and its uncertainty, 0 or more: (N, D or 1, *size), float32.
 
-        `translate` runs networks of `module`, in eval mode; `back` is the way from the target domain; `others`
-        translate as other checkpoints do, or are their weights by `module`'s names. UserError where the kind cannot be
-        had. The translation is the one that is made without an uncertainty, to the bit.
+        `translate` runs networks of `module`, in eval mode; `back` is the way from the target domain; `others` are
+        other checkpoints' weights by `module`'s names. UserError where the kind cannot be had. The translation is the
+        one that is made without an uncertainty, to the bit.
         """
+        self._need("cycle", back is not None)
+        self._need("checkpoints", bool(others))
         plain = translate(image).float()
-        if self.kind == "dropout":
-            return plain, _deviation(self._dropped(translate, image, module))
-        if self.kind == "checkpoints":
-            return plain, _deviation(_along_training(translate, image, plain, module, others))
-        if self.kind == "cycle":
-            return plain, _cycle_error(plain, image, back)
-        spread = _deviation(self._mirrored(translate, image, plain))
-        if self.chosen(back=back is not None) == "flips+cycle":
-            spread = spread + _cycle_error(plain, image, back)
+        kind = self.chosen(back=back is not None)
+        spread = torch.zeros(())
+        if kind == "dropout":
+            spread = _deviation(self._dropped(translate, image, module))
+        elif kind == "checkpoints":
+            spread = _deviation(_along_training(translate, image, plain, module, others))
+        elif kind != "cycle":
+            spread = _deviation(self._mirrored(translate, image, plain))
+        if kind.endswith("cycle"):  # network intensities are the same in both domains: no factor is needed
+            error = (back(plain.to(image.dtype)).float() - image).abs()
+            spread = spread.to(error.device) + (error if error.shape == plain.shape else error.mean(1, keepdim=True))
         return plain, spread
+
+    def _need(self, kind: str, there: bool) -> None:
+        if self.kind == kind and not there:
+            what, remedy = LACKING[kind]
+            raise UserError(what, where=f"uncertainty = {kind}", remedy=remedy)
 
     def _mirrored(self, translate: Translate, image: Tensor, plain: Tensor) -> Iterator[Tensor]:
         yield plain
@@ -128,11 +135,10 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         shape = (1, *x.shape[1:]) if isinstance(layer, nn.Dropout) else (1, x.shape[1], *[1] * (x.ndim - 2))
-        key = (layer, shape)
-        if key not in masks:
+        if (layer, shape) not in masks:
             kept = torch.rand(shape, generator=generator) >= layer.p
-            masks[key] = kept.to(x.device, x.dtype) / max(1 - layer.p, torch.finfo(x.dtype).eps)
-        return x * masks[key]
+            masks[layer, shape] = kept.to(x.device, x.dtype) / max(1 - layer.p, torch.finfo(x.dtype).eps)
+        return x * masks[layer, shape]
 
     hooks = [layer.register_forward_hook(drop) for layer in _dropout_layers(module)]
     try:
@@ -141,7 +147,7 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
     if not masks:
-        raise _without_dropout()
+        Uncertain("dropout")._need("dropout", False)
 
 
 def _dropout_layers(module: nn.Module) -> list[nn.Module]:
@@ -151,15 +157,11 @@ def _dropout_layers(module: nn.Module) -> list[nn.Module]:
 
 def uncertain(method: Method, to: str, maker: Uncertain, others: Sequence[Mapping[str, Tensor]] = ()) -> Translate:
     """What gives a method's translations to a domain and, behind them as so many channels more, their uncertainty."""
-    both = len(method.directions()) == 2
     way_back = {"a": "b", "b": "a"}[to]
-
-    def translate(image: Tensor) -> Tensor:
-        return method.translate(image, to)
+    back = (lambda made: method.translate(made, way_back)) if len(method.directions()) == 2 else None
 
     def network(image: Tensor) -> Tensor:
-        back = (lambda made: method.translate(made, way_back)) if both else None
-        plain, spread = maker.maps(translate, image, module=method, back=back, others=others)
+        plain, spread = maker.maps(lambda x: method.translate(x, to), image, module=method, back=back, others=others)
         return torch.cat([plain, spread.expand_as(plain)], dim=1)
 
     return network
@@ -167,66 +169,24 @@ def uncertain(method: Method, to: str, maker: Uncertain, others: Sequence[Mappin
 
 def _deviation(members: Iterator[Tensor]) -> Tensor:
     """Standard deviation over the members (n - 1 in the denominator), two in memory at a time (Welford 1962)."""
-    count, mean, squares = 0, None, None
-    for member in members:
-        count += 1
-        if mean is None:
-            mean, squares = member.clone(), torch.zeros_like(member)
-            continue
+    mean, squares, count = 0.0, 0.0, 0
+    for count, member in enumerate(members, 1):
         step = member - mean
-        mean += step / count
-        squares += step * (member - mean)
+        mean = mean + step / count
+        squares = squares + step * (member - mean)
     return (squares / (count - 1)).sqrt()
 
 
-def _cycle_error(plain: Tensor, image: Tensor, back: Translate | None) -> Tensor:
-    """Both domains have the same network intensities, so that an error in one needs no factor in the other."""
-    if back is None:
-        raise _one_way()
-    error = (back(plain.to(image.dtype)).float() - image).abs()
-    return error if error.shape == plain.shape else error.mean(1, keepdim=True)
-
-
 def _along_training(
-    translate: Translate,
-    image: Tensor,
-    plain: Tensor,
-    module: nn.Module,
-    others: Sequence[Translate | Mapping[str, Tensor]],
+    translate: Translate, image: Tensor, plain: Tensor, module: nn.Module, others: Sequence[Mapping[str, Tensor]]
 ) -> Iterator[Tensor]:
-    if not others:
-        raise _single_checkpoint()
+    """The plain translation and other checkpoints'; the module's own weights come back."""
     yield plain
-    for other in others:
-        if isinstance(other, Mapping):
-            with _weights(module, other):
-                output = translate(image).float()
-        else:
-            output = other(image).float()
-        yield output
-
-
-@contextmanager
-def _weights(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """The module with other weights; its own come back."""
     own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    module.load_state_dict(weights)
-    try:
-        yield
-    finally:
-        module.load_state_dict(own)
-
-
-def _without_dropout() -> UserError:
-    remedy = "choose flips, checkpoints or cycle, or train with method.generator.dropout above 0"
-    return UserError("the networks of this run have no dropout", where="uncertainty = dropout", remedy=remedy)
-
-
-def _one_way() -> UserError:
-    remedy = "choose flips or checkpoints, or use a run of a two-way method, such as cyclegan or dualgan"
-    return UserError("this run has no way back from the target domain", where="uncertainty = cycle", remedy=remedy)
-
-
-def _single_checkpoint() -> UserError:
-    remedy = "choose flips or cycle, or train with train.keep of 2 or more and a smaller train.save_every"
-    return UserError("this run keeps a single checkpoint", where="uncertainty = checkpoints", remedy=remedy)
+    for weights in others:
+        module.load_state_dict(weights)
+        try:
+            output = translate(image).float()
+        finally:
+            module.load_state_dict(own)
+        yield output

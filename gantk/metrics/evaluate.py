@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
-from gantk.inference.post import Posts, spread_examples
 from gantk.inference.tiles import whole_images
+from gantk.inference.translator import Posts, spread_examples
 from gantk.inference.uncertainty import Uncertain, uncertain
 from gantk.machine.runtime import Runtime
 from gantk.method import Method

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.exports.network import Program, quiet
-from gantk.inference.detail import FLAT, WINDOW
+from gantk.inference.pipeline import FLAT, WINDOW
 from gantk.inference.pipeline import Frame
 
 
