@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.exports.network import Program, quiet
-from gantk.inference.pipeline import FLAT, WINDOW
-from gantk.inference.pipeline import Frame
+from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
 class Plain(nn.Module):
