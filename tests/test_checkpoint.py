@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from functools import partial
@@ -59,14 +58,6 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     assert back["optimizers"]["g"]["betas"] == (0.5, 0.9)
 
 
-def test_only_the_newest_are_kept(tmp_path):
-    for step in (2, 4, 10, 1000000):
-        save(tmp_path, step, keep=2)
-    assert checkpoint.steps_saved(tmp_path) == [10, 1000000]
-    assert {path.name for path in tmp_path.iterdir()} == {"step-000010", "step-1000000"}
-    assert_whole(tmp_path, 1000000)
-
-
 def test_a_named_step_stays_however_old_it_is(tmp_path):
     save(tmp_path, 2, keep=1)
     for step in (4, 6, 8):
@@ -77,14 +68,6 @@ def test_a_named_step_stays_however_old_it_is(tmp_path):
     assert checkpoint.steps_saved(tmp_path) == [2, 8], "the named one is among the newest two: no further one is kept"
     checkpoint.prune(tmp_path, 1, {3})
     assert checkpoint.steps_saved(tmp_path) == [8]
-
-
-def test_a_step_saved_again_replaces_what_was_there(tmp_path):
-    folder = save(tmp_path, 5)
-    (folder / "meta.json").write_text('{"format": 1, "method": "old"}')
-    save(tmp_path, 5)
-    assert_whole(tmp_path, 5)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
 
 
 class Crash(BaseException):
@@ -194,21 +177,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["log.txt"]
 
 
-def test_a_run_without_checkpoints_says_so(tmp_path):
-    (tmp_path / ".step-000010.tmp").mkdir()
-    (tmp_path / "step-000020").mkdir()  # no meta.json: it is not whole
-    with pytest.raises(UserError, match="no checkpoint.*gantk run"):
-        checkpoint.latest(tmp_path)
-
-
-def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
-    folder = save(tmp_path, 1)
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps(meta | {"format": checkpoint.FORMAT + 1}))
-    with pytest.raises(UserError, match="this checkpoint has format 2, and this gantk reads up to 1.*upgrade"):
-        checkpoint.load_meta(folder)
-
-
 LOADERS = {
     "weights.safetensors": checkpoint.load_weights,
     "state.pt": checkpoint.load_state,
@@ -272,14 +240,6 @@ def test_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name
                 assert str(path) in str(error) or "upgrade" in str(error)
 
     damage()
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"format": "one"}', '{"format": null}'])
-def test_meta_that_is_no_meta_is_refused(tmp_path, text):
-    folder = save(tmp_path, 1)
-    (folder / "meta.json").write_text(text)
-    with pytest.raises(UserError, match="'meta.json' is not a readable gantk checkpoint"):
-        checkpoint.load_meta(folder)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd, storage_order
+from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd
 
 CPU = torch.device("cpu")
 
@@ -80,14 +80,6 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
         torch.testing.assert_close(a, b)
 
 
-def test_storage_order_is_the_order_in_memory():
-    weight = torch.randn(4, 3, 2, 2)
-    assert storage_order(weight) is None
-    last = weight.to(memory_format=torch.channels_last)
-    assert last.permute(storage_order(last)).is_contiguous()
-    assert storage_order(weight[:, ::2]) is None  # in no order: torch's way then
-
-
 def test_learning_rates_lie_where_the_rule_computes():
     net, _ = networks()
     fused, plain = adam(net.parameters(), lr=0.5), adam(net.parameters(), lr=0.5)
@@ -100,18 +92,6 @@ def test_learning_rates_lie_where_the_rule_computes():
         other = rule(net.parameters(), lr=0.5)
         move_state(other, CPU)
         assert other.param_groups[0]["lr"] == 0.5
-
-
-@pytest.mark.parametrize("rule", [adam, adamw, sgd])
-def test_one_after_the_other_is_the_same(rule):
-    together, single = networks()
-    first, second = rule(together.parameters()), rule(single.parameters())
-    move_state(first, CPU)
-    move_state(second, CPU, fused=False)
-    follow(together, first)
-    follow(single, second)
-    for one, two in zip(together.parameters(), single.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
 def test_state_that_was_saved_with_a_number_for_the_rate_is_taken_over():

@@ -13,7 +13,7 @@ import pytest
 from gantk.errors import UserError
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, registry
-from gantk.plugin.registry import KINDS, Add, Entry, Registry
+from gantk.plugin.registry import KINDS, Add, Entry
 from gantk.recipe.load import all_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -86,21 +86,6 @@ def test_a_plugin_that_takes_a_name_of_ours_does_not_get_it(add_plugin):
         recipe.check()
 
 
-def test_a_third_offer_is_named_too():
-    entries = Registry()
-    for owner in ("one", "two", "three"):
-        entries.add(Entry("loss", "x", int, owner))
-    with pytest.raises(UserError, match="'one' and 'two' and 'three'"):
-        entries.get("loss", "x")
-
-
-def test_the_same_name_of_another_kind_is_no_collision():
-    entries = Registry()
-    entries.add(Entry("loss", "x", int, "one"))
-    entries.add(Entry("metric", "x", int, "two"))
-    assert entries.get("loss", "x").owner == "one" and entries.get("metric", "x").owner == "two"
-
-
 def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_plugin):
     add_plugin("first-package", "plugin_one", GENERATOR.format(name="net_one"), point="shared")
     add_plugin("second-package", "plugin_two", GENERATOR.format(name="net_two"), point="shared")
@@ -131,13 +116,6 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
     assert words in state("a_broken_one") and words in registry().broken["a_broken_one"]
     assert state("good_plugin") is None and registry().get("generator", "mynet")
     assert registry().get("method", "dualgan")
-
-
-def test_half_of_what_a_failing_plugin_offers_is_not_kept(add_plugin):
-    source = GENERATOR.format(name="half") + "    raise RuntimeError('late')\n"
-    add_plugin("broken-package", "a_broken_one", source)
-    assert "half" not in registry().names("generator")
-    assert {hook.plugin_name for hook in load().hook.gantk_commands.get_hookimpls()} == {"bench", "style"}
 
 
 def test_a_name_that_is_missing_quotes_the_plugins_that_did_not_load(add_plugin):
@@ -183,13 +161,6 @@ def test_hook_register_offers_recipes_of_a_package_with_and_without_init(add_plu
     known = all_recipes()
     assert known["one"][1] == "my-package" and known["two"][1] == "my-package"
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
-
-
-def test_hook_register_with_recipes_that_are_not_there_stops_nobody(add_plugin):
-    source = "import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.recipes('gantk_no_such_package')\n"
-    add_plugin("my-package", "my_plugin", source)
-    assert "dualgan_t1t2" in all_recipes()
-    assert any("gantk_no_such_package" in name for name in registry().broken)
 
 
 @pytest.fixture
@@ -263,13 +234,6 @@ def test_hook_step_sees_every_log_point(add_plugin, tiny_recipe, tmp_path):
 
 
 # ---- registries ----------------------------------------------------------------------------------
-
-
-def test_an_unknown_kind_is_refused_with_those_that_exist():
-    with pytest.raises(UserError, match=r"no kind 'genrator'.*generator.*Did you mean 'generator'"):
-        registry().of_kind("genrator")
-    with pytest.raises(UserError, match="no kind 'genrator'"):
-        registry().get("genrator", "unet")
 
 
 def test_add_offers_the_kinds_and_nothing_else():
