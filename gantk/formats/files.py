@@ -256,6 +256,7 @@ def _opened(source: str | Path | Scan, volume: int | None, how: str) -> Image:
         raise error if scan.path.name in str(error) else error.at(str(scan.path)) from error.__cause__
     except Exception as error:  # parsers and codecs answer a broken file with every kind of error
         reason = " ".join(str(error).split()[-30:]) or type(error).__name__
+        reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
         what = f"'{scan.path}' cannot be read as {form.name}: {reason[:300]}"
         raise UserError(what, remedy="copy it again, or leave it out") from error
     if wrong:

@@ -4,8 +4,8 @@ Both are a text header and a block of voxels, and are parsed here: ITK's own rea
 sides and files, and read damaged compressed voxels without a word. Two axes are a picture, with three values in each
 voxel in colour; a fourth axis, or the values of a voxel, are several volumes of which one has to be chosen.
 
-Writing: same origin, direction, spacing and metadata, compressed where the source was; integers where the source held
-integers and the values are such (`gantk.formats.voxels`), else float32.
+Writing: same grid and metadata, compressed where the source was; integers where the source held integers and the
+values are such (`gantk.formats.voxels`), else float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import gzip
 import os
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from gantk.formats.image import UPRIGHT, Format, Image, in_file_order, upright_s
 from gantk.formats.nifti import expect_grid
 from gantk.formats.voxels import Stored, as_integers
 
-HEADER = 2**22  # bytes that a header may have
 # By NumPy's name: the names of MetaImage and, as a pattern, of NRRD; the first of its alternatives is written.
 TYPES = {
     "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
@@ -42,20 +41,22 @@ TYPES = {
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # of NRRD
 DOMAINS = ("domain", "space", "time", "none", "???")  # kinds of NRRD's axes along which voxels follow
 KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that are handed on beside the user's own
-TURNED = {"right-anterior": (-1, -1), "left-anterior": (1, -1)}  # x and y of NRRD's spaces that are not LPS
-GRID = ("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementSpacing", "TransformMatrix", "Offset",
-        "Position", "Origin", "Orientation", "Rotation", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
-        "CompressedData", "CompressedDataSize", "HeaderSize", "ElementDataFile", "ElementSize")  # fmt: skip
+TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # x, y of such spaces
+# Fields of MetaImage that are written anew; all others are handed on.
+GRID = """
+NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
+Position Origin BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
+ObjectType ElementDataFile
+"""
 
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """The grid and the remarks of an image, axes in the file's order (x, y, z), millimetres LPS as ITK counts them."""
+    """The grid and the remarks of one volume; axes in the file's order, millimetres LPS as ITK counts them."""
 
-    size: tuple[int, ...]  # of the one volume: two or three axes
-    spacing: tuple[float, ...]  # mm
-    origin: tuple[float, ...]  # mm
-    direction: np.ndarray  # (axes, axes), columns are the directions of x, y, z
+    size: tuple[int, ...]  # two or three axes
+    vectors: np.ndarray  # (axes, axes) mm: the columns are the steps along the axes
+    origin: np.ndarray  # (axes,) mm
     metadata: dict[str, str] = field(default_factory=dict)  # NRRD's own fields with "NRRD_" before their names
     compressed: bool = True
 
@@ -72,22 +73,17 @@ class ItkHeader:
     def affine(self) -> np.ndarray:
         """4x4, voxel indices (i, j, k) to RAS millimetres; what a picture lacks is as in one plane at 0."""
         n, affine = len(self.size), np.eye(4)
-        affine[:n, :n] = self.direction * self.spacing
-        affine[:n, 3] = self.origin
+        affine[:n, :n], affine[:n, 3] = self.vectors, self.origin
         return UPRIGHT @ affine
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a header says: the sides of all axes as stored, where the voxels are, and the geometry."""
+class Parsed:
+    """What a header says of all that its file holds."""
 
-    path: Path
-    opens: int  # byte of that file
-    packing: str  # "", "gzip", "zlib" or "bzip2"
-    dtype: np.dtype  # with its byte order
-    sides: tuple[int, ...]  # the fastest first
+    voxels: Stored  # of all axes as they are stored, the fastest first
     values: int | None  # which of the axes counts the values of one voxel
-    vectors: np.ndarray  # (axes without `values`, as many) mm: columns are the steps along the axes, LPS
+    vectors: np.ndarray  # of the others
     origin: np.ndarray
     metadata: dict[str, str]
 
@@ -97,86 +93,94 @@ class Itk(Format):
 
     volumes = several = True
 
-    def parse(self, path: Path, start: bytes) -> Contents:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """The header at the start of a file; ValueError or UserError where it is broken."""
+        raise NotImplementedError
+
+    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
+        """A header for voxels of a type of `TYPES`, `values` in each, that take `packed` bytes in a file, or in ""."""
         raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
         """The file, and the one that holds its voxels."""
-        return list(dict.fromkeys((path, self._contents(path).path)))
+        return list(dict.fromkeys((path, self._opened(path, 0)[0].voxels.path)))
 
     def read(self, path: Path, volume: int | None = None) -> Image:
         """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
-        held, header, chosen = self._opened(path, volume)
-        expect_room(path, int(np.prod(held.sides if held.values is not None else header.size, dtype=object)))
-        every = None
-        if held.values is not None:  # (i, j, k, values): values of one voxel may lie anywhere among the axes
-            flat = np.empty((*held.sides[:2], int(np.prod(held.sides[2:]))), np.float32, order="F")
-            _stored(held, flat.shape).decode(flat)
-            every = np.moveaxis(flat.reshape(held.sides, order="F"), held.values, -1)
-            every = every.reshape(*header.shape, -1, order="F")
-        pixels = np.empty((len(chosen), *upright_sides(header.shape, header.affine)), np.float32)
+        parsed, header, chosen = self._opened(path, volume)
+        sides, values, shape = parsed.voxels.shape, parsed.values, header.shape
+        expect_room(path, int(np.prod(sides if values is not None else header.size, dtype=object)))
+        if values is not None:  # they may lie anywhere among the axes
+            flat = np.empty((*sides[:2], int(np.prod(sides[2:]))), np.float32, order="F")
+            replace(parsed.voxels, shape=flat.shape).decode(flat)
+            every = np.moveaxis(flat.reshape(sides, order="F"), values, -1).reshape(*shape, -1, order="F")
+        pixels = np.empty((len(chosen), *upright_sides(shape, header.affine)), np.float32)
         for upright, number in zip(pixels, chosen, strict=True):
-            view = in_file_order(upright, header.shape, header.affine)
-            if every is not None:
+            view = in_file_order(upright, shape, header.affine)
+            if values is not None:
                 view[:] = every[..., number]
             else:
-                _stored(held, header.shape, number).decode(view)
+                start = number * int(np.prod(shape)) * parsed.voxels.dtype.itemsize
+                replace(parsed.voxels, shape=shape, start=start).decode(view)
         pixels = pixels.reshape(len(pixels), *(n for n in pixels.shape[1:] if n > 1))
-        return Image(pixels, header.affine, path, held.dtype.newbyteorder("="), header)
+        return Image(pixels, header.affine, path, parsed.voxels.dtype.newbyteorder("="), header)
 
     def outline(self, path: Path, volume: int | None = None) -> Image:
         """The grid, from the header alone."""
-        held, header, chosen = self._opened(path, volume)
+        parsed, header, chosen = self._opened(path, volume)
         sides = (side for side in upright_sides(header.shape, header.affine) if side > 1)
-        return Image(zeros(len(chosen), *sides), header.affine, path, held.dtype.newbyteorder("="), header)
+        return Image(zeros(len(chosen), *sides), header.affine, path, parsed.voxels.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-        if image.channels != 1 and not (image.channels == 3 and image.dims == 2):
-            what = f"an image of {image.channels} channels does not fit into {path.suffix.lower()}"
+        suffix, colour = path.suffix.lower(), image.channels == 3 and image.dims == 2
+        if image.channels != 1 and not colour:
+            what = f"an image of {image.channels} channels does not fit into {suffix}"
             raise UserError(what, allowed="one channel, or a colour picture", remedy="write each as a file of its own")
         expect_grid(image, header.shape, header.affine)
         views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
         stored = [as_integers(view, image.dtype) for view in views]
         stored = np.stack(views if any(part is None for part in stored) else stored)
         data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
-        self.save(path, header, stored.dtype.str[1:], len(stored), data)
+        ending = ""
+        if suffix in (".nhdr", ".mhd"):
+            ending = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}[suffix][header.compressed]
+        if header.compressed:
+            data = gzip.compress(data, 4, mtime=0) if suffix in (".nrrd", ".nhdr") else zlib.compress(data, 4)
+        file = path.with_suffix(ending).name if ending else ""
+        text = self.text(header, stored.dtype.str[1:], len(stored), file, len(data)).encode()
+        path.write_bytes(text if file else text + data)
+        if file:
+            path.with_name(file).write_bytes(data)
 
-    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
-        """Write a header and little-endian voxels of a type of `TYPES`, with `values` in each."""
-        raise NotImplementedError
-
-    def _contents(self, path: Path) -> Contents:
-        with path.open("rb") as file:
-            return self.parse(path, file.read(HEADER))
-
-    def _opened(self, path: Path, volume: int | None) -> tuple[Contents, ItkHeader, tuple[int, ...]]:
+    def _opened(self, path: Path, volume: int | None) -> tuple[Parsed, ItkHeader, tuple[int, ...]]:
         """What the header says, of one volume too, and which volumes are the channels; UserError where it cannot be."""
-        held = self._contents(path)
-        size = tuple(n for axis, n in enumerate(held.sides) if axis != held.values)
-        parts = 1 if held.values is None else held.sides[held.values]
-        if not 2 <= len(size) <= 4 or min(held.sides) < 1:
-            raise UserError(f"'{path}' has axes of the sides {held.sides}", allowed="2, 3 or 4, of space and then time")
+        with path.open("rb") as file:
+            parsed = self.parse(path, file.read(2**22))  # far more than a header has
+        sides, values = parsed.voxels.shape, parsed.values
+        size = tuple(n for axis, n in enumerate(sides) if axis != values)
+        if not 2 <= len(size) <= 4 or min(sides) < 1:
+            raise UserError(f"'{path}' has axes of the sides {sides}", allowed="2, 3 or 4, of space and then time")
         if sum(n > 1 for n in size[:3]) < 2:
             raise UserError(f"'{path}' is a line of voxels (sides {size})", allowed="2-D and 3-D images")
-        _stored(held, (1, 1, 1)).expect_whole()
+        end = int(np.prod(sides, dtype=object)) * parsed.voxels.dtype.itemsize
+        parsed = replace(parsed, voxels=replace(parsed.voxels, end=end))
+        parsed.voxels.expect_whole()
         n = min(len(size), 3)
-        vectors, origin = held.vectors[:n, :n], held.origin[:n]
+        vectors, origin = parsed.vectors[:n, :n], parsed.origin[:n]
         spacing = np.linalg.norm(vectors, axis=0)
         if not (np.isfinite(spacing).all() and spacing.all()):
             raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
-        direction = vectors / spacing
-        if not np.isfinite(origin).all() or abs(np.linalg.det(direction)) < 1e-6:
+        if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
             raise UserError(f"'{path}' has directions that map no volume", remedy="correct its header")
-        spacing, origin = tuple(spacing.tolist()), tuple(origin.tolist())
-        header = ItkHeader(size[:n], spacing, origin, direction, held.metadata, bool(held.packing))
+        header = ItkHeader(size[:n], vectors, origin, parsed.metadata, bool(parsed.voxels.packing))
+        parts = 1 if values is None else sides[values]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
-            return held, header, (0, 1, 2)
+            return parsed, header, (0, 1, 2)
         count = parts * int(np.prod(size[3:]))
         what = f"{count} volumes" if parts == 1 else f"{parts} values in each voxel"
-        return held, header, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
+        return parsed, header, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
 
 
 class Nrrd(Itk):
@@ -185,84 +189,60 @@ class Nrrd(Itk):
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
 
-    def parse(self, path: Path, start: bytes) -> Contents:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """Teem's definition of the format, without lists of files and skipped bytes."""
+        end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise ValueError("it has no such header")
-        end = re.search(rb"\r?\n\r?\n", start)
-        fields, metadata = {}, {}
-        for line in _text(start[: end.start() if end else None]).splitlines()[1:]:
-            name, separator, value = line.partition(":")
-            if line.startswith("#") or not line.strip():
-                continue
-            if value.startswith("="):  # the user's own
-                metadata[name] = value[1:]
-                continue
-            short, value = re.sub(r"\s", "", name).lower(), value.strip()
-            if not separator or short in fields:
-                raise ValueError(f"its line '{line[:40]}' is broken")
-            fields[short] = value
-            if name in KEPT:
-                metadata[f"NRRD_{name}"] = value
-        sides = _whole(fields.get("sizes", ""))
-        if len(sides) != int(fields.get("dimension", -1)):
-            raise ValueError(f"its sides are '{fields.get('sizes', '')}'")
-        encoding, data = fields.get("encoding", ""), fields.get("datafile")
-        if encoding.lower() not in PACKINGS:
+        lines = _lines(start[start.index(b"\n") : end.start() if end else None])
+        metadata = {name: value for name, separator, value in lines if separator == ":="}
+        metadata |= {f"NRRD_{name}": value for name, separator, value in lines if separator == ":" and name in KEPT}
+        fields = {name.replace(" ", "").lower(): value for name, separator, value in lines if separator == ":"}
+        sides = tuple(map(int, fields["sizes"].split()))
+        encoding, data = fields["encoding"].lower(), fields.get("datafile")
+        if len(sides) != int(fields["dimension"]):
+            raise ValueError(f"its sides are '{fields['sizes']}'")
+        if encoding not in PACKINGS:
             raise UserError(f"'{path}' holds its voxels as '{encoding}'", allowed=PACKINGS, remedy="save it anew")
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise UserError(f"'{path}' skips a part of its voxels' file", remedy="save it anew, as one .nrrd file")
         if data is None and not end:
             raise ValueError("it ends before its voxels")
-        kind = next((kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields.get("type", ""))), None)
+        kind = next((kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])), None)
         if kind is None:
-            raise UserError(f"'{path}' holds values of type '{fields.get('type')}'", allowed="integers and floats")
+            raise UserError(f"'{path}' holds values of type '{fields['type']}'", allowed="integers and floats")
         steps = re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
-        kinds = fields.get("kinds", "").lower().split()
-        apart = [n for n, kind in enumerate(kinds) if kind not in DOMAINS] or [
-            n for n, step in enumerate(steps) if step == "none"
-        ]
-        values = apart[0] if apart else None
-        axes = [axis for axis in range(len(sides)) if axis != values]
+        apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
+        apart += [n for n, step in enumerate(steps) if step == "none"]
+        axes = [axis for axis in range(len(sides)) if axis not in apart[:1]]
         if steps:
-            rows = [_vector(steps[axis]) for axis in axes]
+            rows = [_floats(steps[axis]) for axis in axes]
             vectors = np.array([(row + [0.0] * len(axes))[: len(axes)] for row in rows]).T
         else:
-            spacings = _floats(fields["spacings"]) if "spacings" in fields else [1.0] * len(sides)
-            vectors = np.diag([spacings[axis] for axis in axes])
-            vectors[np.isnan(vectors)] = 1.0
-        origin = np.zeros(len(axes))
-        said = _vector(fields.get("spaceorigin", "()"))[: len(axes)]
-        origin[: len(said)] = said
-        space = {"ras": "right-anterior", "las": "left-anterior"}.get(fields.get("space", "").lower()[:3])
-        space = space or fields.get("space", "").lower().partition("-superior")[0]
-        for axis, sign in enumerate(TURNED.get(space, ())):
+            spacings = _floats(fields.get("spacings", "1 " * len(sides)))
+            vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
+        origin = np.array((_floats(fields.get("spaceorigin", "")) + [0.0] * len(axes))[: len(axes)])
+        for axis, sign in enumerate(TURNED.get(re.sub("-superior.*", "", fields.get("space", "").lower()), ())):
             vectors[axis] *= sign
             origin[axis] *= sign
         dtype = np.dtype(kind).newbyteorder(">" if fields.get("endian") == "big" else "<")
         file, opens = (path, end.end()) if data is None else (_beside(path, data), 0)
-        return Contents(file, opens, PACKINGS[encoding.lower()], dtype, sides, values, vectors, origin, metadata)
+        voxels = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
+        return Parsed(voxels, apart[0] if apart else None, vectors, origin, metadata)
 
-    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
-        """A .nrrd file, or a .nhdr header and a .raw or .raw.gz file."""
-        n, colour, apart = len(header.size), values > 1, path.suffix.lower() == ".nhdr"
-        steps = " ".join(f"({_words(step, ',')})" for step in (header.direction * header.spacing).T)
+    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
+        """Version 4 of the format."""
+        n, colour = len(header.size), values > 1
+        steps = " ".join(f"({_words(step, ',')})" for step in header.vectors.T)
         lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
         lines += ["space: left-posterior-superior" if n == 3 else f"space dimension: {n}"]
         lines += [f"sizes: {f'{values} ' * colour}{_words(header.size)}"]
-        lines += [f"space directions: {'none ' * colour}{steps}"]
+        lines += [f"space directions: {'none ' * colour}{steps}", f"space origin: ({_words(header.origin, ',')})"]
         lines += [f"kinds: {'vector ' * colour}{'domain ' * n}".strip(), "endian: little"]
-        lines += ["encoding: gzip" if header.compressed else "encoding: raw"]
-        lines += [f"space origin: ({_words(header.origin, ',')})"]
-        other = path.with_suffix(".raw.gz" if header.compressed else ".raw")
-        lines += [f"data file: {other.name}"] * apart
+        lines += [f"encoding: {'gzip' if header.compressed else 'raw'}"] + [f"data file: {file}"] * bool(file)
         for key, text in header.metadata.items():
             lines += [f"{key[5:]}: {text}" if key.startswith("NRRD_") else f"{key}:={text}"]
-        data = gzip.compress(data, 4, mtime=0) if header.compressed else data
-        text = "\n".join(lines).encode() + b"\n\n"
-        path.write_bytes(text if apart else text + data)
-        if apart:
-            other.write_bytes(data)
+        return "\n".join(lines) + "\n\n"
 
 
 class MetaImage(Itk):
@@ -271,86 +251,64 @@ class MetaImage(Itk):
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
 
-    def parse(self, path: Path, start: bytes) -> Contents:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """ITK's definition of the format, of images with binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
             raise ValueError("it has no line 'ElementDataFile'")
-        fields: dict[str, str] = {}
-        for line in filter(str.strip, _text(start[: found.end()]).split("\n")):
-            match = re.fullmatch(r"\s*([ -<>-~]+?)\s*[=:]\s*([^\0]*?)\s*", line)
-            if not match or match[1] in fields:
-                raise ValueError(f"its line '{line.strip()[:40]}' is broken")
-            fields[match[1]] = match[2]
+        fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
         def true(*names: str) -> bool:
             return next((fields[name] for name in names if name in fields), "")[:1].lower() in ("t", "1")
 
-        def numbers(names: str, count: int, default: np.ndarray) -> np.ndarray:
+        def numbers(names: str, default: np.ndarray) -> np.ndarray:
             text = next((fields[name] for name in names.split() if name in fields), None)
-            made = default if text is None else np.array(_floats(text))
-            if made.size != count:
-                raise ValueError(f"it has {made.size} numbers as {names.split()[0]}, not {count}")
-            return made
+            return default if text is None else np.array(_floats(text)).reshape(default.shape)
 
-        sides, parts = _whole(fields.get("DimSize", "")), int(fields.get("ElementNumberOfChannels", 1))
-        n, skipped = int(fields.get("NDims", -1)), int(fields.get("HeaderSize", 0))
-        if len(sides) != n:
-            raise ValueError(f"its DimSize is '{fields.get('DimSize', '')[:40]}'")
+        sides, parts = tuple(map(int, fields["DimSize"].split())), int(fields.get("ElementNumberOfChannels", 1))
+        n, skipped, data = len(sides), int(fields.get("HeaderSize", 0)), fields["ElementDataFile"]
+        if n != int(fields["NDims"]):
+            raise ValueError(f"its DimSize is '{fields['DimSize'][:40]}'")
         if "BinaryData" in fields and not true("BinaryData"):
             raise UserError(f"'{path}' holds its voxels as text", remedy="save it with binary voxels")
-        kind = fields.get("ElementType", "").removesuffix("_ARRAY").replace("G_LONG", "G_LONG")
+        kind = fields["ElementType"].removesuffix("_ARRAY")
         kind = next((key for key, (name, _) in TYPES.items() if name == kind), None)
         if kind is None:
-            raise UserError(f"'{path}' holds values of type '{fields.get('ElementType')}'", allowed="integers, floats")
-        data = fields["ElementDataFile"]
+            raise UserError(f"'{path}' holds values of type '{fields['ElementType']}'", allowed="integers and floats")
         file = path if data.lower() == "local" else _beside(path, data)
         if skipped < 0 or (skipped and file == path):
             raise UserError(f"'{path}' has a HeaderSize of {skipped}", remedy="save it without one")
-        spacing = numbers("ElementSpacing ElementSize", n, np.ones(n))
+        spacing = numbers("ElementSpacing ElementSize", np.ones(n))
         if (spacing <= 0).any():
             raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
-        direction = numbers("TransformMatrix Orientation Rotation", n * n, np.eye(n)).reshape(n, n).T
-        origin = numbers("Offset Position Origin", n, np.zeros(n))
+        vectors = numbers("TransformMatrix Orientation Rotation", np.eye(n)).T * spacing
         dtype = np.dtype(kind).newbyteorder(">" if true("BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<")
+        voxels = Stored(file, sides if parts == 1 else (parts, *sides), dtype)
         opens, packing = found.end() if file == path else skipped, "zlib" if true("CompressedData") else ""
-        sides, values = (sides, None) if parts == 1 else ((parts, *sides), 0)
-        metadata = {name: text for name, text in fields.items() if name not in GRID}
-        return Contents(file, opens, packing, dtype, sides, values, direction * spacing, origin, metadata)
+        metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
+        origin = numbers("Offset Position Origin", np.zeros(n))
+        voxels = replace(voxels, opens=opens, packing=packing)
+        return Parsed(voxels, None if parts == 1 else 0, vectors, origin, metadata)
 
-    def save(self, path: Path, header: ItkHeader, kind: str, values: int, data: bytes) -> None:
-        """A .mha file, or a .mhd header and a .raw or .zraw file."""
-        data = zlib.compress(data, 4) if header.compressed else data
-        other = path.with_suffix(".zraw" if header.compressed else ".raw")
-        apart = path.suffix.lower() == ".mhd"
+    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
+        """The fields that ITK writes, in its order."""
+        spacing = np.linalg.norm(header.vectors, axis=0)
         fields = {"ObjectType": "Image", "NDims": len(header.size), "BinaryData": True}
         fields |= {"BinaryDataByteOrderMSB": False, "CompressedData": header.compressed}
-        fields |= {"CompressedDataSize": len(data)} if header.compressed else {}
+        fields |= {"CompressedDataSize": packed} if header.compressed else {}
         fields |= {key: text for key, text in header.metadata.items() if not key.startswith("NRRD_")}
-        fields |= {"TransformMatrix": _words(header.direction.T.ravel()), "Offset": _words(header.origin)}
-        fields |= {"ElementSpacing": _words(header.spacing), "DimSize": _words(header.size)}
+        fields |= {"TransformMatrix": _words((header.vectors / spacing).T.ravel()), "Offset": _words(header.origin)}
+        fields |= {"ElementSpacing": _words(spacing), "DimSize": _words(header.size)}
         fields |= {"ElementNumberOfChannels": values} if values > 1 else {}
-        fields |= {"ElementType": TYPES[kind][0], "ElementDataFile": other.name if apart else "LOCAL"}
-        text = "".join(f"{name} = {value}\n" for name, value in fields.items()).encode()
-        path.write_bytes(text if apart else text + data)
-        if apart:
-            other.write_bytes(data)
+        fields |= {"ElementType": TYPES[kind][0], "ElementDataFile": file or "LOCAL"}
+        return "".join(f"{name} = {value}\n" for name, value in fields.items())
 
 
 def _header_for(image: Image) -> ItkHeader:
     """The grid of an image from another format."""
     n = 2 if image.affine is None and image.dims == 2 else 3
     affine = UPRIGHT @ (UPRIGHT if image.affine is None else image.affine)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    direction = (affine[:3, :3] / spacing)[:n, :n]
-    return ItkHeader(image.file_shape[:n], tuple(spacing[:n].tolist()), tuple(affine[:n, 3].tolist()), direction)
-
-
-def _stored(held: Contents, shape: tuple[int, ...], number: int = 0) -> Stored:
-    """One of the parts of this shape that lie one after the other in the file."""
-    start, end = number * int(np.prod(shape, dtype=object)), int(np.prod(held.sides, dtype=object))
-    size = held.dtype.itemsize
-    return Stored(held.path, shape, held.dtype, start * size, end * size, held.packing, held.opens)
+    return ItkHeader(image.file_shape[:n], affine[:n, :n], affine[:n, 3])
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -365,24 +323,23 @@ def _beside(path: Path, name: str) -> Path:
     return voxels
 
 
-def _text(content: bytes) -> str:
-    """A header in UTF-8, or in Latin-1, as older programs write it."""
+def _lines(header: bytes) -> list[tuple[str, str, str]]:
+    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1, as older programs write it."""
     try:
-        return content.decode()
+        text = header.decode()
     except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _whole(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in text.split())
+        text = header.decode("latin-1")
+    lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
+    found = [re.fullmatch(r"([ -9;<>-~]+?)\s*(:=|:|=)\s*([^\0]*)", line) for line in lines]
+    names = [match and match[1] for match in found]
+    wrong = next((line for line, name in zip(lines, names, strict=True) if name is None or names.count(name) > 1), None)
+    if wrong is not None:
+        raise ValueError(f"its line '{wrong[:40]}' is broken")
+    return [match.groups() for match in found]
 
 
 def _floats(text: str) -> list[float]:
-    return [float(word) for word in text.split()]
-
-
-def _vector(text: str) -> list[float]:
-    return _floats(text.strip("()").replace(",", " "))
+    return [float(word) for word in text.strip("()").replace(",", " ").split()]
 
 
 def _words(numbers, separator: str = " ") -> str:

@@ -65,7 +65,7 @@ class Stored:
         planes = max(1, CHUNK // plane)
         with self.path.open("rb") as file:
             file.seek(self.opens)
-            stream = _unpacked(file, self.packing)
+            stream = self._unpacked(file)
             skipped = 0  # a loop, since not every stream can seek without holding what it passes
             while skipped < self.start:
                 skipped += len(self._bytes(stream, min(CHUNK, self.start - skipped)))
@@ -80,6 +80,13 @@ class Stored:
                 while rest <= SLACK and (part := stream.read(2**16)):
                     rest += len(part)
                 self._expect_end(rest)
+
+    def _unpacked(self, file: BinaryIO) -> BinaryIO:
+        if self.packing == "zlib":  # which has no reader of its own; no more is inflated than is declared
+            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK + 1))
+        if self.packing == "gzip":
+            return gzip.GzipFile(fileobj=file)
+        return bz2.BZ2File(file) if self.packing == "bzip2" else file
 
     def _bytes(self, stream: BinaryIO, count: int) -> bytearray:
         content = bytearray(count)
@@ -117,30 +124,3 @@ def as_integers(
             return None
         stored[:, :, k] = whole
     return stored
-
-
-def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
-    if packing == "gzip":
-        return gzip.GzipFile(fileobj=file)
-    return {"bzip2": bz2.BZ2File, "zlib": _Inflated}[packing](file) if packing else file
-
-
-class _Inflated(io.RawIOBase):
-    """A zlib stream as a file, of which no more is inflated than is asked for."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.inflater = file, zlib.decompressobj()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: memoryview) -> int:
-        while not self.inflater.eof:
-            packed = self.inflater.unconsumed_tail or self.file.read(2**16)
-            plain = self.inflater.decompress(packed, len(view))
-            if plain:
-                view[: len(plain)] = plain
-                return len(plain)
-            if not packed:
-                break
-        return 0

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import (
     UID,
@@ -24,7 +23,7 @@ from pydicom.uid import (
 
 from gantk.errors import UserError
 from gantk.formats.dicom.series import Stack, moved, separated, stacked, straightened
-from gantk.formats.dicom.slices import Slice, frames_of, image_header, readable, slices_of
+from gantk.formats.dicom.slices import Slice, image_header, readable, slices_of
 from gantk.formats.files import expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 
@@ -38,7 +37,6 @@ class Headers(list[Dataset]):
 
     frames: tuple[int, ...] = ()  # which frames of a multi-frame file the planes are
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
-    padding: np.ndarray | None = None  # (slices, rows, columns) bits, packed: where no measurement was
     remarks: tuple[str, ...] = ()  # what a user should know of the reading
 
     def get_data_shape(self) -> tuple[int, int, int]:
@@ -108,7 +106,6 @@ def read_files(files: Sequence[Path], volume: int | None = None) -> Image:
                 padding[k] = (numbers >= coding.padding[0]) & (numbers <= coding.padding[1])
         if padding.any() and not padding.all():
             pixels[padding] = pixels[~padding].min()  # what was never measured is air
-            headers.padding = np.packbits(padding)
         if stack.drift is not None:
             stack, shape, shifts = straightened(stack)
             pixels = moved(pixels, shape, shifts)
@@ -202,7 +199,7 @@ def _straighten(headers: Headers, stack: Stack, shape: tuple[int, int, int], pat
     if stack.slices[0].framed:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
         raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
-    affine, headers.padding = UPRIGHT @ stack.affine, None
+    affine = UPRIGHT @ stack.affine
     for k, dataset in enumerate(headers):
         dataset.Rows, dataset.Columns = shape[1:]
         dataset.ImagePositionPatient = [float(mm) for mm in (affine @ [0, 0, k, 1])[:3]]
@@ -233,7 +230,7 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
     syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
     with readable(path):
         if syntax.is_encapsulated and (syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available):
-            every = _by_simpleitk(path, dataset)
+            every = _by_simpleitk(path)
             decoded = (every[number] for number in numbers)
         else:
             source: Path | Dataset = path  # of which frames are read one by one
@@ -247,19 +244,14 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
             yield frame
 
 
-def _by_simpleitk(path: Path, dataset: Dataset) -> np.ndarray:
+def _by_simpleitk(path: Path) -> np.ndarray:
     """All frames of a file by SimpleITK, (frames, rows, columns) or (..., 3).
 
-    It would rescale them in its own way, and believe all that a broken stream says: what it is given is a copy that has
-    pixels and nothing else, and streams of the header's size.
+    It would rescale them in its own way: what it is given is a copy that has pixels and nothing else.
     """
     import SimpleITK as sitk
 
     source, bare = dcmread(path), Dataset()
-    for frame in generate_frames(source.PixelData, number_of_frames=frames_of(dataset)):
-        sides = _jpeg_sides(frame)
-        if sides != (dataset.Rows, dataset.Columns):
-            raise ValueError(f"its header says {dataset.Rows} x {dataset.Columns} pixels, and its stream {sides}")
     bare.update({tag: element for tag, element in source.group_dataset(0x0028).items() if tag.element < 0x0120})
     bare.PixelData = source.PixelData
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
@@ -275,15 +267,3 @@ def _by_simpleitk(path: Path, dataset: Dataset) -> np.ndarray:
     pixels = sitk.GetArrayFromImage(image)
     flat = 3 if image.GetNumberOfComponentsPerPixel() == 1 else 4
     return pixels if pixels.ndim == flat else pixels[None]
-
-
-def _jpeg_sides(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) of a JPEG or JPEG-LS stream: of its frame header (ITU-T T.81, B.2.2; T.87, C.2.2)."""
-    place = 2
-    while place + 9 <= len(stream) and stream[place] == 0xFF:
-        marker, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4], "big")
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = stream[place + 5 : place + 7], stream[place + 7 : place + 9]
-            return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
-        place += 2 + length
-    return None

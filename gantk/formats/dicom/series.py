@@ -142,15 +142,11 @@ def series_in(folder: Path, files: Sequence[Path]) -> list[Scan]:
             alone.append(Scan(file, (file,), file.name))
         else:
             series.setdefault(uid, []).append((slices[0], dataset))
-    named: dict[str, list[tuple[Scan, str]]] = {}
-    for parts in series.values():
-        for scan in _stacks(folder, [each for each, _ in parts], parts[0][1]):
-            named.setdefault(scan.name, []).append((scan, _as_name(str(parts[0][1].get("PatientID") or ""))))
-    for name, alike in named.items():  # series of one name get their patients' names, or numbers
-        patients = [patient for _, patient in alike]
-        tails = patients if len(set(patients)) == len(alike) else [str(k + 1) for k in range(len(alike))]
-        names = [name] if len(alike) == 1 else [f"{name}-{tail}" for tail in tails]
-        alone += [replace(scan, name=own) for (scan, _), own in zip(alike, names, strict=True)]
+    named = [scan for parts in series.values() for scan in _stacks(folder, [each for each, _ in parts], parts[0][1])]
+    names = [scan.name for scan in named]
+    for k, scan in enumerate(named):  # series of one name get numbers
+        tail = f"-{names[: k + 1].count(scan.name)}" if names.count(scan.name) > 1 else ""
+        alone.append(replace(scan, name=scan.name + tail))
     return sorted(alone, key=lambda scan: natural(scan.name))
 
 

@@ -166,10 +166,7 @@ def _framed(volume: np.ndarray, image: Image, making: Making) -> Iterator[Datase
 def _slices(volume: np.ndarray, image: Image, making: Making) -> Iterator[Dataset]:
     """A file for each slice, numbered as the source's where these tell them apart."""
     headers = image.header
-    codings, rescales = [Coding(each) for each in headers], _rescales(headers)
-    scales, window = scales_for(volume, rescales, codings[0].signed), _window(volume)
-    same_kind = making.modality == headers[0].get("Modality")
-    padded = np.unpackbits(headers.padding, count=volume.size).astype(bool) if headers.padding is not None else None
+    scales, window = scales_for(volume, _rescales(headers), Coding(headers[0]).signed), _window(volume)
     counted = not headers.frames and len({str(each.get("InstanceNumber") or "") for each in headers} - {""})
     for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
         dataset = derived(headers[0 if headers.frames else k], making)
@@ -181,11 +178,7 @@ def _slices(volume: np.ndarray, image: Image, making: Making) -> Iterator[Datase
             dataset.PixelSpacing, dataset.SliceThickness = _texts(steps[[1, 0]]), _texts(steps[2:])[0]
         if counted != len(volume):
             dataset.InstanceNumber = k + 1
-        numbers = scale.numbers(plane)
-        if padded is not None and same_kind and scale == Scale(*rescales[k], codings[k].signed):
-            numbers[padded.reshape(volume.shape)[k]] = codings[k].padding[0]
-            dataset.PixelPaddingValue = codings[k].padding[0]
-        _fill(dataset, numbers, scale, making, window)
+        _fill(dataset, scale.numbers(plane), scale, making, window)
         yield dataset
 
 
