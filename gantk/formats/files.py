@@ -131,12 +131,12 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     `volume` chooses one volume, counted from 0, of a file that holds several; without it such a file is refused.
     What is missing, empty, cut short, of another kind than its suffix, or not finite is a `UserError` naming it.
     """
-    return _opened(path, volume, "read")
+    return _opened(path, volume, values=True)
 
 
 def outline(path: Path | Scan, volume: int | None = None) -> Image:
     """What `read` returns with zeros for pixels, told from the headers alone where the format can."""
-    return _opened(path, volume, "outline")
+    return _opened(path, volume, values=False)
 
 
 def difference(
@@ -237,7 +237,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     return volume or 0
 
 
-def _opened(source: str | Path | Scan, volume: int | None, how: str) -> Image:
+def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
     """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
     scan = source if isinstance(source, Scan) else _scan_of(Path(source))
     series = len(scan.files) > 1 or scan.path != scan.files[0]
@@ -248,8 +248,8 @@ def _opened(source: str | Path | Scan, volume: int | None, how: str) -> Image:
         _expect_file(scan.path)
     try:
         with np.errstate(all="ignore"):
-            image = getattr(form, f"{how}_series")(scan.files) if series else getattr(form, how)(scan.path, volume)
-        wrong = _not_finite(image.pixels) if how == "read" else 0
+            image = form.read_series(scan.files, values) if series else form.read(scan.path, volume, values)
+        wrong = _not_finite(image.pixels) if values else 0
     except MemoryError as error:
         raise UserError(f"'{scan.path}' does not fit into memory", remedy="close other programs, or crop it") from error
     except UserError as error:  # of a second file, or of a missing library

@@ -85,7 +85,7 @@ class Format:
             suffixes = (".npy",)
             volumes = True
 
-            def read(self, path, volume=None):
+            def read(self, path, volume=None, values=True):
                 array = np.load(path)
                 return Image(array[None].astype(np.float32), path=path, dtype=array.dtype)
 
@@ -101,8 +101,11 @@ class Format:
     volumes: bool = False  # whether a file may hold three axes
     several: bool = False  # whether a file may hold several images, of which `volume` chooses one
 
-    def read(self, path: Path, volume: int | None = None) -> Image:
-        """The image in a file; `volume`, counted from 0, is only ever given where `several`."""
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
+        """The image in a file; `volume`, counted from 0, is only ever above 0 where `several`.
+
+        Without `values` only the grid is asked for: where the header alone tells it, `zeros` may stand for the pixels.
+        """
         raise NotImplementedError
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
@@ -112,11 +115,6 @@ class Format:
     def files(self, path: Path) -> list[Path]:
         """All files that `read` opens for a path: two where a header names the file of its voxels."""
         return [path]
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """What `read` returns with zeros for pixels: worth overriding where the header alone tells the grid."""
-        image = self.read(path, volume)
-        return Image(zeros(*image.pixels.shape), image.affine, path, image.dtype, image.header)
 
 
 def zeros(*shape) -> np.ndarray:

@@ -105,31 +105,28 @@ class Itk(Format):
         """The file, and the one that holds its voxels."""
         return list(dict.fromkeys((path, self._opened(path, 0)[0].voxels.path)))
 
-    def read(self, path: Path, volume: int | None = None) -> Image:
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
         parsed, header, chosen = self._opened(path, volume)
-        sides, values, shape = parsed.voxels.shape, parsed.values, header.shape
-        expect_room(path, int(np.prod(sides if values is not None else header.size, dtype=object)))
-        if values is not None:  # they may lie anywhere among the axes
-            flat = np.empty((*sides[:2], int(np.prod(sides[2:]))), np.float32, order="F")
-            replace(parsed.voxels, shape=flat.shape).decode(flat)
-            every = np.moveaxis(flat.reshape(sides, order="F"), values, -1).reshape(*shape, -1, order="F")
-        pixels = np.empty((len(chosen), *upright_sides(shape, header.affine)), np.float32)
-        for upright, number in zip(pixels, chosen, strict=True):
-            view = in_file_order(upright, shape, header.affine)
-            if values is not None:
-                view[:] = every[..., number]
-            else:
-                start = number * int(np.prod(shape)) * parsed.voxels.dtype.itemsize
-                replace(parsed.voxels, shape=shape, start=start).decode(view)
-        pixels = pixels.reshape(len(pixels), *(n for n in pixels.shape[1:] if n > 1))
-        return Image(pixels, header.affine, path, parsed.voxels.dtype.newbyteorder("="), header)
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """The grid, from the header alone."""
-        parsed, header, chosen = self._opened(path, volume)
-        sides = (side for side in upright_sides(header.shape, header.affine) if side > 1)
-        return Image(zeros(len(chosen), *sides), header.affine, path, parsed.voxels.dtype.newbyteorder("="), header)
+        stored, shape = parsed.voxels, header.shape
+        sides = upright_sides(shape, header.affine)
+        pixels = zeros(len(chosen), *sides)
+        if values:
+            expect_room(path, int(np.prod(header.size if parsed.values is None else stored.shape, dtype=object)))
+            pixels = np.empty((len(chosen), *sides), np.float32)
+            views = [in_file_order(upright, shape, header.affine) for upright in pixels]
+            if parsed.values is None:
+                start = chosen[0] * int(np.prod(shape)) * stored.dtype.itemsize
+                replace(stored, shape=shape, start=start).decode(views[0])
+            else:  # the values of a voxel may lie anywhere among the axes
+                flat = np.empty((*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F")
+                replace(stored, shape=flat.shape).decode(flat)
+                every = np.moveaxis(flat.reshape(stored.shape, order="F"), parsed.values, -1)
+                every = every.reshape(*shape, -1, order="F")
+                for view, number in zip(views, chosen, strict=True):
+                    view[:] = every[..., number]
+        pixels = pixels.reshape(len(chosen), *(n for n in sides if n > 1))
+        return Image(pixels, header.affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""

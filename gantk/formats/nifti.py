@@ -44,20 +44,17 @@ class Nifti(Format):
         """The file, or of a pair the header and its `.img`."""
         return list(dict.fromkeys((path, _voxels_of(path))))
 
-    def read(self, path: Path, volume: int | None = None) -> Image:
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
         header, affine, stored = _opened(path, volume)
-        expect_room(path, int(np.prod(stored.shape, dtype=object)))
-        upright = np.empty(upright_sides(stored.shape, affine), np.float32)
-        stored.decode(in_file_order(upright, stored.shape, affine))
-        pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
+        sides = upright_sides(stored.shape, affine)
+        upright = zeros(*sides)
+        if values:
+            expect_room(path, int(np.prod(stored.shape, dtype=object)))
+            upright = np.empty(sides, np.float32)
+            stored.decode(in_file_order(upright, stored.shape, affine))
+        pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """The grid, from the header alone."""
-        header, affine, stored = _opened(path, volume)
-        sides = (side for side in upright_sides(stored.shape, affine) if side > 1)
-        return Image(zeros(1, *sides), affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""

@@ -40,30 +40,27 @@ class Picture(Format):
     name = "a picture"
     suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-    def read(self, path: Path, volume: int | None = None) -> Image:
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (3, H, W): palettes turn to colour, alpha goes, EXIF turns of JPEG are honoured."""
         with _open(path) as picture:
+            jpeg = picture.format in ("JPEG", "MPO")
+            if not values:
+                turned = jpeg and picture.getexif().get(ORIENTATION, 1) >= 5
+                gray = picture.mode in ("L", "I", "F", *TO_GRAY) or picture.mode.startswith("I;16")
+                sides = picture.size if turned else picture.size[::-1]
+                return Image(zeros(1 if gray else 3, *sides), path=path)
             picture.load()
             if _is_deep(picture, path):
                 array = _by_simpleitk(picture, path)
-                return Image(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32), path=path, dtype=array.dtype)
-            if picture.format in ("JPEG", "MPO"):
-                picture = PIL.ImageOps.exif_transpose(picture)
-            mode = TO_GRAY.get(picture.mode) or TO_COLOUR.get(picture.mode)
-            array = np.asarray(picture.convert(mode) if mode else picture)
+            else:
+                upright = PIL.ImageOps.exif_transpose(picture) if jpeg else picture
+                mode = TO_GRAY.get(upright.mode) or TO_COLOUR.get(upright.mode)
+                array = np.asarray(upright.convert(mode) if mode else upright)
             dtype = array.dtype.newbyteorder("=")
             if picture.mode == "I" and picture.format == "PNG":  # what older Pillows call 16-bit gray
                 dtype = np.dtype(np.uint16)
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """The sides and channels, from the header alone."""
-        with _open(path) as picture:
-            turned = picture.format in ("JPEG", "MPO") and picture.getexif().get(ORIENTATION, 1) >= 5
-            sides = picture.size if turned else picture.size[::-1]
-            gray = picture.mode in ("L", "I", "F", *TO_GRAY) or picture.mode.startswith("I;16")
-        return Image(zeros(1 if gray else 3, *sides), path=path)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write with the source's bits where the values fit, else with more; UserError where none hold them.

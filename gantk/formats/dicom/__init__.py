@@ -29,28 +29,16 @@ class Dicom(Format):
     suffixes = (".dcm", ".dicom", ".ima")
     volumes = several = True
 
-    def read(self, path: Path, volume: int | None = None) -> Image:
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
 
         `volume` chooses one stack of frames, counted from 0, where the file holds several.
         """
-        return _room("read").read_files([path], volume)
+        return _room("read").read_files([path], volume, values)
 
-    def read_series(self, files: Sequence[Path]) -> Image:
-        """The volume (1, D, H, W) that the files of one series make up, or the slice (1, H, W) of one.
-
-        UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are
-        of several stacks.
-        """
-        return _room("read").read_files(files)
-
-    def outline(self, path: Path, volume: int | None = None) -> Image:
-        """The grid of one file, from its header alone."""
-        return _room("read").outline([path], volume)
-
-    def outline_series(self, files: Sequence[Path]) -> Image:
-        """The grid of one series, from its headers alone."""
-        return _room("read").outline(files)
+    def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
+        """The volume (1, D, H, W) that the files of one series make up; UserError where they are not one even stack."""
+        return _room("read").read_files(files, None, values)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """One derived file of the source's patient and study; `write_series` writes a series."""

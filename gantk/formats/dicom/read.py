@@ -89,48 +89,48 @@ class Coding:
         return (numbers * float(rescale[0]) + float(rescale[1])).astype(np.float32)
 
 
-def read_files(files: Sequence[Path], volume: int | None = None) -> Image:
-    """The image of one file, or of the files of a series; UserError where they are not one even stack."""
+def read_files(files: Sequence[Path], volume: int | None = None, values: bool = True) -> Image:
+    """The image of one file, or of the files of a series, without `values` all zeros that take no memory.
+
+    UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are of
+    several stacks.
+    """
     path, headers, stack = _planned(files, volume)
+    first, shape, drift = stack.slices[0], (len(stack.slices), *stack.slices[0].shape[:2]), stack.drift
+    if _in_colour(headers[0], first):
+        return _picture(path, headers, stack) if values else Image(zeros(3, *shape[1:]), None, path, None, headers)
+    if drift is not None:
+        stack, shape, shifts = straightened(stack)
+    affine = None if first.position is None else stack.affine
+    headers.shape, headers.remarks = shape[::-1], stack.remarks
+    sides = shape if affine is None else upright_sides(shape[::-1], affine)
+    sides = (1, *(n for n in sides if n > 1))
+    if not values:
+        return Image(zeros(*sides), affine, path, None, headers)
     with readable(path):
-        if _in_colour(headers[0], stack.slices[0]):
-            return _picture(path, headers, stack)
-        codings = [Coding(dataset) for dataset in headers]
-        pixels = np.empty((len(stack.slices), *stack.slices[0].shape[:2]), dtype=np.float32)
-        padding = np.zeros(pixels.shape, dtype=bool)
-        for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
-            coding = codings[0 if each.framed else k]
-            numbers = coding.numbers(stored)
-            pixels[k] = coding.values(numbers, each.rescale)
-            if coding.padding:
-                padding[k] = (numbers >= coding.padding[0]) & (numbers <= coding.padding[1])
-        if padding.any() and not padding.all():
-            pixels[padding] = pixels[~padding].min()  # what was never measured is air
-        if stack.drift is not None:
-            stack, shape, shifts = straightened(stack)
+        pixels, dtype = _values(stack, headers)
+        if drift is not None:
             pixels = moved(pixels, shape, shifts)
             _straighten(headers, stack, shape, path)
-        headers.shape, headers.remarks = pixels.shape[::-1], stack.remarks
-        kinds = [codings[0 if each.framed else k].kind(each.rescale) for k, each in enumerate(stack.slices)]
-        affine = None if stack.slices[0].position is None else stack.affine
         upright = pixels if affine is None else to_upright(pixels.transpose(2, 1, 0), affine)
-        upright = np.ascontiguousarray(upright.reshape(1, *(n for n in upright.shape if n > 1)))
-        return Image(upright, affine, path, np.result_type(*kinds), headers)
+        return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
 
 
-def outline(files: Sequence[Path], volume: int | None = None) -> Image:
-    """The image that `read_files` returns, all zeros and without memory: its grid, from headers alone."""
-    path, headers, stack = _planned(files, volume)
-    rows, columns, _ = stack.slices[0].shape
-    if _in_colour(headers[0], stack.slices[0]):
-        return Image(zeros(3, rows, columns), None, path, None, headers)
-    shape = (len(stack.slices), rows, columns)
-    if stack.drift is not None:
-        stack, shape, _ = straightened(stack)
-    affine = None if stack.slices[0].position is None else stack.affine
-    headers.shape = shape[::-1]
-    sides = shape if affine is None else upright_sides(shape[::-1], affine)
-    return Image(zeros(1, *(n for n in sides if n > 1)), affine, path, None, headers)
+def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
+    """float32 (slices, rows, columns), and the type that would hold them as they are stored."""
+    codings = [Coding(dataset) for dataset in headers]
+    pixels = np.empty((len(stack.slices), *stack.slices[0].shape[:2]), dtype=np.float32)
+    padding, kinds = np.zeros(pixels.shape, dtype=bool), []
+    for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
+        coding = codings[0 if each.framed else k]
+        numbers = coding.numbers(stored)
+        pixels[k] = coding.values(numbers, each.rescale)
+        kinds.append(coding.kind(each.rescale))
+        if coding.padding:
+            padding[k] = (numbers >= coding.padding[0]) & (numbers <= coding.padding[1])
+    if padding.any() and not padding.all():
+        pixels[padding] = pixels[~padding].min()  # what was never measured is air
+    return pixels, np.result_type(*kinds)
 
 
 def _planned(files: Sequence[Path], volume: int | None) -> tuple[Path, Headers, Stack]:
