@@ -38,7 +38,7 @@ class Scan:
 
 def formats() -> dict[str, Format]:
     """The format of each suffix, those of plugins included; UserError where two claim one suffix."""
-    return _formats(tuple(registry().of_kind("format")))
+    return _formats(tuple(entry for (kind, _), entry in registry().entries.items() if kind == "format"))
 
 
 @functools.lru_cache(maxsize=4)
@@ -57,7 +57,8 @@ def _formats(entries: tuple[Entry, ...]) -> dict[str, Format]:
 
 def readable() -> str:
     """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd, .nhdr)"."""
-    return ", ".join(f"{form.name} ({', '.join(form.suffixes)})" for form in dict.fromkeys(formats().values()))
+    every = dict.fromkeys(formats().values())
+    return ", ".join(form.listed or f"{form.name} ({', '.join(form.suffixes)})" for form in every)
 
 
 def suffix_of(path: str | Path) -> str:
@@ -230,7 +231,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
         raise UserError(
             f"'{path}' holds {what}",
             allowed="one 2-D or 3-D image",
-            remedy=f"choose one with --volume N (0 to {count - 1}), or save it as a file of its own",
+            remedy=f"choose a volume with --volume N (0 to {count - 1}), or save it as a file of its own",
         )
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
@@ -258,7 +259,7 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
         reason = " ".join(str(error).split()[-30:]) or type(error).__name__
         reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
         what = f"'{scan.path}' cannot be read as {form.name}: {reason[:300]}"
-        raise UserError(what, remedy="copy it again, or leave it out") from error
+        raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from error
     if wrong:
         raise UserError(
             f"'{scan.path}' holds {wrong} values that are not finite, or beyond what float32 holds",

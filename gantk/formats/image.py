@@ -97,6 +97,8 @@ class Format:
     """
 
     name: str = ""  # in messages; "" is the name it is registered by
+    listed: str = ""  # among all formats; "" is the name and the suffixes
+    allowed: str = ""  # what a broken file should have been, where the name does not tell
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
     volumes: bool = False  # whether a file may hold three axes
     several: bool = False  # whether a file may hold several images, of which `volume` chooses one

@@ -38,11 +38,11 @@ PARTS = {
         "manifest": "gantk.data.sources.manifest:Manifest",
     },
     "format": {
+        "picture": "gantk.formats.pictures:Picture",
         "nifti": "gantk.formats.nifti:Nifti",
+        "dicom": "gantk.formats.dicom:Dicom",
         "nrrd": "gantk.formats.itk:Nrrd",
         "metaimage": "gantk.formats.itk:MetaImage",
-        "picture": "gantk.formats.pictures:Picture",
-        "dicom": "gantk.formats.dicom:Dicom",
     },
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",

@@ -26,6 +26,7 @@ class Dicom(Format):
     """DICOM: a slice, a multi-frame file, or the series of a folder; written as a derived series with new UIDs."""
 
     name = "DICOM"
+    listed = "DICOM (.dcm)"
     suffixes = (".dcm", ".dicom", ".ima")
     volumes = several = True
 
