@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.batches import Batches, prepare
+from gantk.data.batches import Batches
 from gantk.data.dataset import Data, intensity_from
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Window
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, to_network
+from gantk.data.resample import Resize
 from gantk.data.sources.choice import source_for
 from gantk.data.sources.patients import Contrasts, contrast_files
 from gantk.data.split.split import split_records
@@ -137,8 +138,8 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     records = [r for split in data.splits.values() for r in split if r.subject == "case1" and r.domain == "a"]
     native = records[0].read()
     assert np.isnan(native[2]).all() and np.isfinite(native[:2]).all()
-    seen = prepare(native, data.intensity["a"], (16, 16), "pad")
-    assert torch.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0
+    seen = to_network(native, data.intensity["a"], Resize(native.shape[1:], (16, 16)))
+    assert np.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0
     assert data.leaks() is None
 
 
@@ -203,7 +204,7 @@ def test_a_contrast_that_nobody_has_cannot_be_fitted():
 def test_padding_is_each_contrasts_own_air():
     native = np.stack([np.full((4, 8), -1000.0), np.full((4, 8), 50.0)]).astype(np.float32)
     mapping = PerChannel([Window(low=-1000.0, high=0.0), Window(low=50.0, high=60.0)], ("CT", "MR"), 2)
-    assert (prepare(native, mapping, (8, 8), "pad") == -1).all()
+    assert (to_network(native, mapping, Resize((4, 8), (8, 8))) == -1).all()
 
 
 def test_a_domain_of_contrasts_needs_as_many_channels(tmp_path, pictures):

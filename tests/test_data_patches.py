@@ -140,17 +140,6 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen.keys()
 
 
-def test_a_slice_is_read_once_for_all_its_neighbours():
-    reads = []
-    records = [
-        Record("a", "p", f"p/{i}", lambda i=i: reads.append(i) or np.zeros((1, 8, 8), np.float32), position=float(i))
-        for i in range(6)
-    ]
-    for record in Stacks(records, 2).of(records):
-        record.read()
-    assert sorted(reads) == list(range(6))
-
-
 def test_slices_without_an_order_are_refused():
     records = [Record("a", "p", f"p/{i}", partial(ramp, i, (8, 8))) for i in range(3)]
     with pytest.raises(UserError, match=r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"):
@@ -176,6 +165,6 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(method):
         )
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
     for pair in data.pairs("test"):
-        assert pair["a"].position == pair["b"].position and pair["a"].read().shape == (3, 24, 24)
+        assert pair["a"].position == pair["b"].position and data.image(pair["a"]).shape == (3, 24, 24)
     assert data.leaks() is None and data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()

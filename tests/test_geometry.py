@@ -6,7 +6,7 @@ import pytest
 from nibabel.processing import resample_from_to
 
 from gantk.data import resample as geometry
-from gantk.data.resample import SamplingGrid, content_box, put_back, resample_onto, same_grid, upright_affine
+from gantk.data.resample import SamplingGrid, resample_onto, same_grid, upright_affine
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.files import outline
@@ -277,21 +277,6 @@ def test_a_header_of_any_format_tells_an_oblique_grid(tmp_path, suffix):
     image, told = io.read(path), outline(path)
     np.testing.assert_array_equal(told.affine, image.affine)
     assert told.pixels.shape == image.pixels.shape
-
-
-def test_a_box_of_content_comes_back_to_its_place():
-    pixels = np.zeros((2, 20, 30, 40), np.float32)
-    pixels += np.random.default_rng(0).normal(0, 0.01, pixels.shape)
-    pixels[:, 5:9, 10:20, 33:40] = 5.0
-    pixels[1, 6:12, 12:14, 35:36] = 9.0
-    box = content_box(pixels)
-    assert box == (slice(5, 12), slice(10, 20), slice(33, 40))
-    assert content_box(pixels, margin=3) == (slice(2, 15), slice(7, 23), slice(30, 40))
-    part = pixels[(slice(None), *box)]
-    back = put_back(part, box, pixels.shape[1:], -1.0)
-    np.testing.assert_array_equal(back[(slice(None), *box)], part)
-    assert (back == -1.0).sum() == pixels.size - part.size
-    assert content_box(np.zeros((1, 8, 9))) == (slice(0, 8), slice(0, 9)), "nothing to cut an empty image to"
 
 
 @pytest.mark.parametrize(("side", "to"), [(256, 96), (96, 182), (7, 5), (5, 7), (9, 1), (1, 4), (512, 64)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.intensity import Percentile, PerChannel, from_state
+from gantk.data.intensity import Mapping, Percentile, PerChannel
 from gantk.data.nyul import Nyul, corners
 from gantk.errors import UserError
 from gantk.formats.files import read
@@ -144,7 +144,7 @@ def test_constant_scans_among_others_do_not_count(fitted):
 def test_a_checkpoint_brings_back_the_same_mapping(fitted):
     state = json.loads(json.dumps(fitted.state()))
     scan = head(1.5, 1.2, 5)
-    for again in (Nyul.from_state(state), from_state(state)):
+    for again in (Nyul.from_state(state), Mapping.from_state(state)):
         np.testing.assert_array_equal(again.of(scan).forward(scan), fitted.of(scan).forward(scan))
         np.testing.assert_array_equal(again.inverse(scan), fitted.inverse(scan))
         assert again.state() == fitted.state()

@@ -392,7 +392,6 @@ def test_masks_are_cut_with_their_images(lesions):
         reals.data.splits[split] = [
             replace(r, mask=lambda r=r: drawn.get(r.key, torch.zeros(1, 32, 32)).numpy()) for r in members
         ]
-    reals.data.preparation._records.clear()
     reals.masks = True
     train = reals.sets("a", (16, 16))[0]
     medians = torch.stack([whole[record.key].median() for record in reals.records("train", "a")])

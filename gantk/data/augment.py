@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -20,16 +20,19 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.method import Batch
 
+option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
+
+@dataclass(eq=False)
 class Augment:
     """A change of some images of a batch: `apply` changes all of them, `p` is the share that takes it."""
 
+    dims: int
+    p: float = 0.5
     geometric: ClassVar[bool] = False  # moves pixels: registered images have to move together
 
-    def __init__(self, dims: int, p: float):
-        if not 0 <= p <= 1:
-            raise UserError(f"p = {p:g} is no probability", where="data.augment", allowed="0 to 1")
-        self.dims, self.p = dims, p
+    def __post_init__(self):
+        self._expect(0 <= self.p <= 1, f"p = {self.p:g} is no probability", "0 to 1")
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""
@@ -45,23 +48,21 @@ class Augment:
         number = torch.rand(len(image), *[1] * (self.dims + 1), device=image.device)
         return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
 
+    @staticmethod
+    def _expect(fits: bool, what: str, allowed: str) -> None:
+        if not fits:
+            raise UserError(what, where="data.augment", allowed=allowed)
 
+
+@option_fields
 class HFlip(Augment):
     """Mirror left and right."""
 
+    p: float = 0.5  # share of images
     geometric = True
     axis: ClassVar[int] = -1
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-    ):
-        super().__init__(dims, p)
-
     def apply(self, image: Tensor) -> Tensor:
-        """Mirror all."""
         return image.flip(self.axis)
 
 
@@ -71,21 +72,14 @@ class VFlip(HFlip):
     axis = -2
 
 
+@option_fields
 class Rot90(Augment):
     """Turn by 90, 180 or 270 degrees in the plane of the last two axes; by 180 alone where they differ in length."""
 
+    p: float = 0.5  # share of images
     geometric = True
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-    ):
-        super().__init__(dims, p)
-
     def apply(self, image: Tensor) -> Tensor:
-        """Turn all, each by its own angle."""
         half = image.rot90(2, (-2, -1))
         if image.shape[-1] != image.shape[-2]:
             return half
@@ -94,119 +88,96 @@ class Rot90(Augment):
         return torch.where(turn < 2, quarters, half)
 
 
+@option_fields
 class Affine(Augment):
     """A small turn, shift and change of size."""
 
+    p: float = 0.5  # share of images
+    degrees: float = 10.0  # largest turn, about every axis
+    shift: float = 0.05  # largest shift, as a share of each side
+    scale: float = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
     geometric = True
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        degrees: float = 10.0,  # largest turn, about every axis
-        shift: float = 0.05,  # largest shift, as a share of each side
-        scale: float = 0.1,  # largest change of size: 0.1 is from 0.9 to 1.1
-    ):
-        super().__init__(dims, p)
-        if min(degrees, shift, scale) < 0 or scale >= 1:
-            what = f"degrees = {degrees:g}, shift = {shift:g}, scale = {scale:g} are out of range"
-            raise UserError(
-                what, where="data.augment", allowed="degrees and shift of 0 or more, scale from 0 to below 1"
-            )
-        self.degrees, self.shift, self.scale = degrees, shift, scale
+    def __post_init__(self):
+        super().__post_init__()
+        what = f"degrees = {self.degrees:g}, shift = {self.shift:g}, scale = {self.scale:g} are out of range"
+        fits = min(self.degrees, self.shift, self.scale) >= 0 and self.scale < 1
+        self._expect(fits, what, "degrees and shift of 0 or more, scale from 0 to below 1")
 
     def apply(self, image: Tensor) -> Tensor:
-        """Change all, about their middle; pixels are taken as squares, voxels as cubes."""
-        dims, planes = self.dims, list(combinations(range(self.dims), 2))[::-1]
-        number = torch.rand(len(image), dims + 1 + len(planes), device=image.device).sub_(0.5)
-        shift, size, turns = number.split([dims, 1, len(planes)], dim=1)
-        unit = torch.eye(dims, device=image.device).expand(len(image), -1, -1)
-        part = torch.cat([unit, 4 * self.shift * shift[:, :, None]], dim=2) / (1 + 2 * self.scale * size[:, :, None])
-        return warp(image, turned(part, planes, math.pi / 90 * self.degrees * turns, image.shape[:1:-1]))
+        """Turn, shift and resize all, about their middle; pixels are taken as squares, voxels as cubes."""
+        from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
+
+        angles = 1 if self.dims == 2 else 3
+        number = torch.rand(len(image), self.dims + 1 + angles, device=image.device).sub_(0.5)
+        shift, size, turns = number.split([self.dims, 1, angles], dim=1)
+        if self.dims == 2:
+            turn = angle_to_rotation_matrix(2 * self.degrees * turns[:, 0])
+        else:
+            turn = axis_angle_to_rotation_matrix(math.pi / 90 * self.degrees * turns)
+        linear = turn / (1 + 2 * self.scale * size[:, :, None])
+        moved = torch.stack([2 * self.shift * x * side for x, side in zip(shift.T, image.shape[:1:-1], strict=True)], 1)
+        return warp(image, linear, (linear * moved[:, None]).sum(2))
 
 
+@option_fields
 class Rotate(Affine):
     """A random turn about the centre, by up to `degrees`."""
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        degrees: float = 10.0,  # largest turn, about every axis
-    ):
-        super().__init__(dims, p=p, degrees=degrees, shift=0.0, scale=0.0)
+    p: float = 0.5  # share of images
+    degrees: float = 10.0  # largest turn, about every axis
+    shift: float = field(default=0.0, init=False)
+    scale: float = field(default=0.0, init=False)
 
 
+@option_fields
 class Translate(Affine):
     """A random shift along each axis, by up to `shift` of its side."""
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        shift: float = 0.1,  # largest shift, as a share of each side
-    ):
-        super().__init__(dims, p=p, degrees=0.0, shift=shift, scale=0.0)
+    p: float = 0.5  # share of images
+    shift: float = 0.1  # largest shift, as a share of each side
+    degrees: float = field(default=0.0, init=False)
+    scale: float = field(default=0.0, init=False)
 
 
+@option_fields
 class Crop(Augment):
     """A random part of the image, enlarged to its full size."""
 
+    p: float = 0.5  # share of images
+    smallest: float = 0.8  # smallest side of the part, as a share of the image's
     geometric = True
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        smallest: float = 0.8,  # smallest side of the part, as a share of the image's
-    ):
-        super().__init__(dims, p)
-        if not 0 < smallest <= 1:
-            raise UserError(f"smallest = {smallest:g} is no part", where="data.augment", allowed="above 0, up to 1")
-        self.smallest = smallest
+    def __post_init__(self):
+        super().__post_init__()
+        self._expect(0 < self.smallest <= 1, f"smallest = {self.smallest:g} is no part", "above 0, up to 1")
 
     def apply(self, image: Tensor) -> Tensor:
         """Enlarge a part of all: of pictures every area is as likely, of volumes every side."""
         power = 2 if self.dims == 2 else 1
-        side = self.draw(image, self.smallest**power, 1.0).view(-1, 1, 1) ** (1 / power)
-        offset = (torch.rand(len(image), self.dims, 1, device=image.device) * 2 - 1) * (1 - side)
-        return warp(image, torch.cat([torch.eye(self.dims, device=image.device) * side, offset], dim=2))
+        part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
+        place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
+        shift = torch.stack([x * side for x, side in zip(place.T, image.shape[:1:-1], strict=True)], 1)
+        return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], shift)
 
 
+@option_fields
 class Brightness(Augment):
     """Brighter or darker: the same random number added to every value of an image."""
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        by: float = 0.1,  # largest change, in network intensities
-    ):
-        super().__init__(dims, p)
-        self.by = by
+    p: float = 0.5  # share of images
+    by: float = 0.1  # largest change, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
-        """Brighten or darken all."""
         return image + self.draw(image, -self.by, self.by).to(image.dtype)
 
 
+@option_fields
 class Contrast(Augment):
     """Stretch about the image's mean."""
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        by: float = 0.1,  # largest change: 0.1 is from 0.9 to 1.1
-    ):
-        super().__init__(dims, p)
-        self.by = by
+    p: float = 0.5  # share of images
+    by: float = 0.1  # largest change: 0.1 is from 0.9 to 1.1
 
     def apply(self, image: Tensor) -> Tensor:
         """Stretch all; each channel about its own mean."""
@@ -214,111 +185,75 @@ class Contrast(Augment):
         return torch.lerp(mean, image, self.draw(image, 1 - self.by, 1 + self.by).to(image.dtype))
 
 
+@option_fields
 class Noise(Augment):
     """Add Gaussian noise of a random strength."""
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        std: float = 0.05,  # strongest noise, in network intensities
-    ):
-        super().__init__(dims, p)
-        self.std = std
+    p: float = 0.5  # share of images
+    std: float = 0.05  # strongest noise, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
-        """Noise on all, each of its own strength."""
         return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
 
 
+@option_fields
 class Cutout(Augment):
     """Hide a box: it takes the image's smallest value, which is air."""
 
+    p: float = 0.5  # share of images
+    side: float = 0.3  # side of the box, as a share of the image's
     geometric = True  # the same box in registered images, else one shows what the other has lost
 
-    def __init__(
-        self,
-        dims: int,
-        *,
-        p: float = 0.5,  # share of images
-        side: float = 0.3,  # side of the box, as a share of the image's
-    ):
-        super().__init__(dims, p)
-        if not 0 < side <= 1:
-            raise UserError(f"side = {side:g} is no box", where="data.augment", allowed="above 0, up to 1")
-        self.side = side
+    def __post_init__(self):
+        super().__post_init__()
+        self._expect(0 < self.side <= 1, f"side = {self.side:g} is no box", "above 0, up to 1")
 
     def apply(self, image: Tensor) -> Tensor:
-        """Hide a box in all."""
-        shown = None
+        shown = torch.zeros((), dtype=torch.bool, device=image.device)
         for axis, side in enumerate(image.shape[2:], start=2):
             width = max(1, round(self.side * side))
             index = torch.arange(side, device=image.device).view([side if i == axis else 1 for i in range(image.ndim)])
             behind = index - (self.draw(image) * (side - width + 1)).floor()
-            beside = (behind < 0) | (behind >= width)
-            shown = beside if shown is None else shown | beside
+            shown = shown | (behind < 0) | (behind >= width)
         return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
 
 
-def warp(image: Tensor, part: Tensor) -> Tensor:
-    """Images (N, C, *spatial), seen through `part` (N, dims, dims + 1): the affine map from a place in the result to
-    the place in the image, x first, in half sides from the middle. Linear interpolation, borders repeated.
+def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
+    """Images (N, C, *spatial), each sampled at `linear` (N, dims, dims) times a pixel's place, plus `shift` (N, dims).
 
-    Places are float32 under any autocast; `affine_grid` would round them to bf16 there.
+    In pixels from the middle, x first. Linear interpolation, borders repeated; places are float32 under any autocast.
     """
-    places = part[:, :, -1]
-    for axis, side in enumerate(image.shape[:1:-1]):  # x is the innermost axis of the grid: it grows outwards
-        centres = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=image.device)
-        column = part[:, :, axis].view(len(image), *[1] * (axis + 1), -1)
-        places = centres.view(-1, *[1] * (axis + 1)) * column + places[:, None]
-    return F.grid_sample(image.float(), places, padding_mode="border", align_corners=False).to(image.dtype)
+    from kornia.geometry.transform import homography_warp, homography_warp3d
+
+    middle = [(side - 1) / 2 for side in image.shape[:1:-1]]
+    offset = shift - sum(linear[:, :, axis] * centre for axis, centre in enumerate(middle))
+    offset = torch.stack([x + centre for x, centre in zip(offset.T, middle, strict=True)], 1)
+    places = F.pad(torch.cat([linear, offset[:, :, None]], dim=2), (0, 0, 0, 1))
+    places[:, -1, -1].fill_(1)
+    sample = homography_warp if image.ndim == 4 else homography_warp3d
+    size = tuple(image.shape[2:])
+    warped = sample(image.float(), places, size, padding_mode="border", normalized_coordinates=False)
+    return warped.to(image.dtype)
 
 
-def turned(part: Tensor, planes: Sequence[tuple[int, int]], turns: Tensor, sides: Sequence[int]) -> Tensor:
-    """An affine map (N, dims, dims + 1) in half sides, followed by turns (N, len(planes)) in radians, each from the
-    first axis of its plane to the second; `sides` are the image's in pixels, x first."""
-    rows, cosines, sines = list(part.unbind(1)), torch.cos(turns), torch.sin(turns)
-    for k, (i, j) in enumerate(planes):
-        cos, sin, stretch = cosines[:, k, None], sines[:, k, None], sides[j] / sides[i]
-        rows[i], rows[j] = (
-            torch.addcmul(cos * rows[i], sin, rows[j], value=-stretch),
-            torch.addcmul(cos * rows[j], sin, rows[i], value=1 / stretch),
-        )
-    return torch.stack(rows, dim=1)
-
-
-def augmented(batch: Batch, augments: Sequence, paired: bool) -> Batch:
+def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     """The batch after random changes, drawn from the global generator of its device: what moves pixels moves an image
     with its mask, and pairs together; what changes brightness changes images alone. Labels stay."""
     images = [name for name in batch if batch[name].ndim > 1 and not name.startswith("mask_")]
     alone = [[name] for name in images]
-    moved = [[n for n in (name, f"mask_{name}") if n in batch] for name in images]
-    moved = [sum(moved, [])] if paired else moved
+    moving = [[name for name in (image, f"mask_{image}") if name in batch] for image in images]
+    moving = [sum(moving, [])] if paired else moving
     changed = Batch(batch)
-    for groups, changes in groupby(augments, key=lambda augment: moved if augment.geometric else alone):
-        _change(changed, groups, list(changes))
+    for augment in augments:
+        for names in moving if augment.geometric else alone:
+            if len(names) == 1:
+                changed[names[0]] = augment(changed[names[0]])
+                continue
+            parts = [changed[name] for name in names]  # side by side as channels they get the same change
+            whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
+            for name, part, before in zip(names, whole, parts, strict=True):
+                changed[name] = torch.empty_like(before).copy_(part)  # in the memory format of the image
     return changed
-
-
-def _change(batch: Batch, groups: list[list[str]], changes: Sequence) -> None:
-    """Put changed images into the batch. What stands in one group gets the same change: it lies side by side, as
-    channels. Groups lie one after the other where their shapes allow: one call serves them all."""
-    stacks = [_joined([batch[name] for name in names], 1) for names in groups]
-    counts, alike = [len(stack) for stack in stacks], len({stack.shape[1:] for stack in stacks}) == 1
-    stacks = [_joined(stacks, 0)] if alike else stacks
-    for change in changes:
-        stacks = [change(stack) for stack in stacks]
-    stacks = stacks[0].split(counts) if alike else stacks
-    for names, stack in zip(groups, stacks, strict=True):
-        parts = stack.split([batch[name].shape[1] for name in names], dim=1)
-        for name, part in zip(names, parts, strict=True):
-            # Channels that lay beside others are brought back into the memory format of the image.
-            batch[name] = torch.empty_like(batch[name]).copy_(part) if len(names) > 1 else part
-
-
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def hide_contrasts(batch: Batch, data) -> Batch:

@@ -1,4 +1,4 @@
-"""A recipe's [data] table at work: records split, intensities fitted on the training split, image sets ready."""
+"""Data: a recipe's [data] table loaded: records split, intensities fitted on the training split, image sets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gantk.data import resample
 from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
-from gantk.data.intensity import PerChannel
+from gantk.data.intensity import VERSION as INTENSITY_VERSION
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.preparation import Preparation, Stacks, code_of, fitted_mapping, middle
+from gantk.data.preparation import Preparation, Stacks, fitted_mapping, mapping_from, middle, version_of
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
@@ -20,6 +21,7 @@ from gantk.data.split.leakage import check_leakage
 from gantk.data.split.split import Splits, split_json, split_records, unpair
 from gantk.data.split.thumbnails import see_once
 from gantk.errors import UserError
+from gantk.formats import files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,15 +36,14 @@ class Data:
     table: DataTable
     letters: tuple[str, ...]  # ("a", "b") or ("image",)
     paired: bool
-    splits: dict[str, list[Record]]  # train, validation, test
+    splits: Splits  # records of train, validation, test
     how: str  # how the split was made, in words
     training: list[Record]  # the training split as this method sees it: unpaired where it must be
     intensity: dict[str, Any]
     channels: dict[str, int]  # per domain: contrasts x (2 neighbours + 1)
-    classes: tuple[str, ...] = ()  # of the labels that batches carry, sorted
-    contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each domain: ("T1", "FLAIR")
-    slices: Splits = field(default_factory=lambda: Splits({}, ""))  # the splits without neighbours, train as trained on
-    preparation: Preparation = field(default=None, repr=False)  # how records become images
+    classes: tuple[str, ...]  # of the labels that batches carry, sorted
+    contrasts: dict[str, tuple[str, ...]]  # of each domain: ("T1", "FLAIR")
+    preparation: Preparation = field(repr=False)  # how records become images
 
     @classmethod
     def load(cls, table: DataTable, method: type) -> Data:
@@ -51,7 +52,6 @@ class Data:
         records = _records(table, method)
         classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
-        stacks = Stacks(records, table.neighbours) if table.neighbours else None
         preparation = _preparation(table, records)
         splits, how = split_records(records, **table.split.model_dump())
         training = _training(table, method, splits["train"])
@@ -62,26 +62,12 @@ class Data:
             shown = [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter]
             intensity[letter], count = fitted_mapping(table, names, shown, preparation)
             channels[letter] = count * (2 * table.neighbours + 1)
-        slices = splits | {"train": used}
-        if stacks:
+        if table.neighbours:
+            stacks = Stacks(records, table.neighbours)
             for members in (*splits.values(), used):
                 preparation.with_neighbours(stacks, members)
-            used = stacks.of(used)
-            splits = Splits({name: stacks.of(members) for name, members in splits.items()}, splits.by)
-        return cls(
-            table,
-            letters,
-            method.paired,
-            splits,
-            how,
-            used,
-            intensity,
-            channels,
-            classes,
-            contrasts,
-            slices,
-            preparation,
-        )
+        paired = method.paired
+        return cls(table, letters, paired, splits, how, used, intensity, channels, classes, contrasts, preparation)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -95,24 +81,22 @@ class Data:
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain, whole; paired ones in the same order."""
-        table = self.table
-        by_letter = {letter: [r for r in self.training if r.domain == letter] for letter in self.letters}
-        return {
-            letter: ImageSet(
-                records,
-                self.intensity[letter],
-                table.size,
-                table.fit,
-                table.memory / len(self.letters),
-                patch=table.patch,
-                masks=table.mask,
-                classes=self.classes,
-                channels=self.channels[letter],
-                preparation=self.preparation,
-            )
-            for letter, records in by_letter.items()
-            if records
-        }
+        table, sets = self.table, {}
+        for letter in self.letters:
+            records = [record for record in self.training if record.domain == letter]
+            if records:
+                sets[letter] = ImageSet(
+                    records,
+                    self.intensity[letter],
+                    table.size,
+                    table.fit,
+                    table.memory / len(self.letters),
+                    patch=table.patch,
+                    masks=table.mask,
+                    classes=self.classes,
+                    preparation=self.preparation,
+                )
+        return sets
 
     def image(self, record: Record) -> Tensor:
         """A record as the networks see it, (C, *size), neighbours and all, by its scan's own intensities where each has
@@ -122,6 +106,10 @@ class Data:
     def pairs(self, split: str) -> list[dict[str, Record]]:
         """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order."""
         return self._pairs[split]
+
+    @cached_property
+    def _pairs(self) -> dict[str, list[dict[str, Record]]]:
+        return {split: list(complete_pairs(records).values()) for split, records in self.splits.items()}
 
     def unpaired(self, letter: str) -> list[Record]:
         """Held-out records of a domain where no pairs are known; training records where nothing is held out."""
@@ -133,18 +121,22 @@ class Data:
 
     def leaks(self) -> UserError | None:
         """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
-        known = dict(self.slices.seen)
+        splits = self._splits_in_use
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
-        if sum(map(bool, self.slices.values())) > 1:
-            for record in (record for members in self.slices.values() for record in members):
-                if (record.domain, record.key) not in known:
-                    known[record.domain, record.key] = see_once(self.preparation, record, near=near)
-        slices = Splits(self.slices, self.slices.by, self.slices.made, known)
+        if sum(map(bool, splits.values())) > 1:
+            for record in (record for members in splits.values() for record in members):
+                if (record.domain, record.key) not in splits.seen:
+                    splits.seen[record.domain, record.key] = see_once(self.preparation, record, near=near)
         try:
-            check_leakage(slices, same_patient=self.paired or self.table.same_patient, near=near)
+            check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:
             return error
         return None
+
+    @property
+    def _splits_in_use(self) -> Splits:
+        """The splits, train as it is trained on."""
+        return self.splits | {"train": self.training}
 
     def description(self) -> list[str]:
         """What the data are, in lines for a person."""
@@ -164,7 +156,7 @@ class Data:
 
     def split_json(self) -> dict[str, Any]:
         """What split.json says: every image of every split, with a hash of every file."""
-        return {"how": self.how, "splits": split_json(self.slices)}
+        return {"how": self.how, "splits": split_json(self._splits_in_use)}
 
     def intensity_state(self) -> dict[str, Any]:
         """The fitted mappings, for the checkpoint."""
@@ -174,54 +166,42 @@ class Data:
         """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
         self.intensity.update(intensity_from(self.table, state))
 
-    @cached_property
-    def _pairs(self) -> dict[str, list[dict[str, Record]]]:
-        return {split: list(complete_pairs(records).values()) for split, records in self.splits.items()}
-
 
 def intensity_from(table: DataTable, state: dict[str, Any]) -> dict[str, Any]:
     """The fitted mappings that `Data.intensity_state` described."""
-    one = table.intensity.target.from_state
-    return {
-        letter: PerChannel.from_state(each, one) if "contrasts" in each else one(each) for letter, each in state.items()
-    }
+    return {letter: mapping_from(table, each) for letter, each in state.items()}
 
 
 def _records(table: DataTable, method: type) -> list[Record]:
-    """All records of the recipe's source, seen in the plane and at the spacing that the recipe asks for."""
+    """All records of the recipe's source, in the plane and at the spacing that the recipe asks for."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
-    view = SamplingGrid(table.plane, table.spacing)
+    grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
-        if not view.is_plain:
-            _show(source, table, view)
+        if not grid.is_plain:
+            if not hasattr(source, "sees"):
+                key = "plane" if grid.plane != "axial" else "spacing"
+                what = f"the source '{table.source.name}' cannot show its images in another {key}"
+                remedy = f"leave out data.{key}, or use a source of volumes, such as 'nifti'"
+                raise UserError(what, where=f"data.{key}", remedy=remedy)
+            source.sees(grid)
         return source.records()
     except UserError as error:
         error.where = error.where or "data.source"
         raise
 
 
-def _show(source: Any, table: DataTable, view: SamplingGrid) -> None:
-    """Tell a source which view is wanted; UserError where it has no other than its own."""
-    if not hasattr(source, "sees"):
-        key = "plane" if view.plane != "axial" else "spacing"
-        raise UserError(
-            f"the source '{table.source.name}' cannot show its images in another {key}",
-            where=f"data.{key}",
-            remedy=f"leave out data.{key}, or use a source of volumes, such as 'nifti'",
-        )
-    source.sees(view)
-
-
 def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     """How these records become images, with the user's cache where there are files."""
     cache = Cache.default() if table.cache and any(record.files for record in records) else None
     source = {key: value for key, value in table.source.table().items() if key != "path"}
-    seen = [table.domains, table.dims, table.size, table.plane, table.spacing]
-    about = [source, seen, code_of(table.source.target)] if cache else None
-    intensity = [table.intensity.table(), code_of(table.intensity.target)] if cache else None
+    grid = [table.domains, table.dims, table.size, table.plane, table.spacing]
+    suffixes = {files.suffix_of(path) for record in records for path in record.files}
+    readers = {suffix: version_of(type(form)) for suffix, form in files.formats().items() if suffix in suffixes}
+    about = [source, grid, readers, files.VERSION, resample.VERSION, version_of(table.source.target)]
+    intensity = [table.intensity.table(), INTENSITY_VERSION, version_of(table.intensity.target)]
     return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
 
 
@@ -240,14 +220,11 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     if method.paired:
         expect_pairs(needed, table.domains)
     if table.mask and not any(record.mask for record in needed):
-        raise UserError(
-            "no image of the source has a lesion mask",
-            where="data.mask",
-            remedy='tell the source which files are masks (mask = "seg"), give the phantom lesions, or do without',
-        )
-    lacking = [r for r in needed if r.missing and (table.missing == "refuse" or (method.paired and r.domain == "b"))]
+        remedy = 'tell the source which files are masks (mask = "seg"), give the phantom lesions, or do without'
+        raise UserError("no image of the source has a lesion mask", where="data.mask", remedy=remedy)
+    refused = table.missing == "refuse"
+    lacking = [r for r in needed if r.missing and (refused or (method.paired and r.domain == "b"))]
     if lacking:
-        refused = table.missing == "refuse"
         raise UserError(
             f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
             f"the first is '{lacking[0].key}' without {' and '.join(lacking[0].missing)}",

@@ -31,6 +31,7 @@ class Record:
     others: tuple[Path, ...] = ()  # further files behind it: one for each contrast beyond the first
     scan: Callable[[], np.ndarray] | None = None  # the whole scan (C, D, H, W) of which this is a slice; None: `read`
     scan_key: str = ""  # names that scan within its domain; "" where this is no slice of one
+    mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
 
     @property
     def files(self) -> tuple[Path, ...]:

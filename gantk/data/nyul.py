@@ -1,4 +1,4 @@
-"""Landmark matching: scans of one contrast from many scanners, brought onto one scale. Needs numpy alone."""
+"""Nyul's landmark matching: scans of one contrast from many scanners, brought onto one scale. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -32,30 +32,14 @@ class Nyul(Mapping, name="nyul"):
     def __init__(
         self,
         *,
-        percentiles: tuple[float, ...] = (
-            1,
-            10,
-            20,
-            30,
-            40,
-            50,
-            60,
-            70,
-            80,
-            90,
-            99,
-        ),  # rising; the last goes to the end
+        percentiles: tuple[float, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99),  # rising, the last to the end
         per: Literal["volume", "image"] = "volume",  # each scan by its own percentiles, or each slice
         foreground: Foreground = True,  # of which values: true: above the mean; "otsu": above its threshold; false: all
         range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
     ):
-        steps = [later - earlier for earlier, later in zip(percentiles, percentiles[1:], strict=False)]
-        if not percentiles or min(percentiles) < 0 or max(percentiles) > 100 or min(steps, default=1) <= 0:
-            raise UserError(
-                f"{list(percentiles)} are no percentiles to match",
-                where="data.intensity.percentiles",
-                allowed="one or more, rising, from 0 to 100",
-            )
+        if not percentiles or min(percentiles) < 0 or max(percentiles) > 100 or (np.diff(percentiles) <= 0).any():
+            what, allowed = f"{list(percentiles)} are no percentiles to match", "one or more, rising, from 0 to 100"
+            raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
         options = dict(percentiles=[float(p) for p in percentiles], per=per, foreground=foreground)
         super().__init__(options, range, per)
         self.percentiles, self.foreground = tuple(options["percentiles"]), foreground
@@ -70,15 +54,13 @@ class Nyul(Mapping, name="nyul"):
         air = np.median(others) if others.size else values.min()
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 
-    def settle(self, measured: Sequence[list[float]]) -> None:
-        """Learn the scale from what was measured of each training scan; UserError where all are constant."""
+    def fit_from(self, measured: Sequence[list[float]]) -> None:
+        """Learn the scale from the landmarks of each training scan; UserError where all are constant."""
         scans = np.array([scan for scan in measured if rises(scan[0], scan[-1])])
         if not len(scans):
-            raise UserError(
-                f"all {len(measured)} training images of a domain have no contrast",
-                where="data.intensity",
-                remedy="look at the images, or choose other percentiles",
-            )
+            what = f"all {len(measured)} training images of a domain have no contrast"
+            remedy = "look at the images, or choose other percentiles"
+            raise UserError(what, where="data.intensity", remedy=remedy)
         places = np.mean((scans - scans[:, :1]) / (scans[:, -1:] - scans[:, :1]), axis=0)
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):

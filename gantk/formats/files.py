@@ -24,6 +24,7 @@ from gantk.formats.image import Format, Image
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 
+VERSION = 1  # of all readers, raised where one gives other pixels for the same file: cached images are named by it
 DICOM = (".dcm", ".dicom", ".ima")  # slices of a series, hence no images of their own to `is_image`
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import tokenize
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -235,20 +235,22 @@ def _type_in_words(hint: Any) -> str:
 
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
-    """The trailing comment of each parameter's line in the signature."""
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        return {}
-    comments, name = {}, None
-    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
-        if token.type == tokenize.NAME and token.line.strip().startswith(token.string):
-            name = token.string
-        elif token.type == tokenize.COMMENT and name:
-            comments.setdefault(name, token.string.lstrip("# "))
-        elif token.type == tokenize.NEWLINE:  # the end of the signature
-            break
+    """The trailing comment of each parameter's line in the signature; of a dataclass those of its fields."""
+    fields = is_dataclass(target)
+    sources = target.__mro__[:-1] if fields else [target.__init__ if inspect.isclass(target) else target]
+    comments: dict[str, str] = {}
+    for each in sources:
+        try:
+            source, name = inspect.getsource(each), None
+        except (OSError, TypeError):
+            continue
+        for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
+            if token.type == tokenize.NAME and token.line.strip().startswith(token.string):
+                name = token.string
+            elif token.type == tokenize.COMMENT and name:
+                comments.setdefault(name, token.string.lstrip("# "))
+            elif token.type == tokenize.NEWLINE and not fields:  # the end of the signature
+                break
     return comments
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
-from gantk.data.batches import Feed
+from gantk.data.batches import Prefetcher
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
@@ -40,7 +40,7 @@ class Training:
         self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         data = parts.model.data
-        self.feed = Feed(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
+        self.feed = Prefetcher(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.held = self.scorer.held_out_samples()

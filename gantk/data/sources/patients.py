@@ -126,6 +126,7 @@ class Contrasts(VolumeSource):
                     others=tuple(item.source for item in present[1:]),
                     split=split,
                     mask=mask and partial(self.reader.mask, present[0], plane),
+                    mask_files=(mask,) if mask else (),
                     missing=tuple(name for name, item in zip(names, items, strict=True) if item is None),
                 )
                 if plane is not None:

@@ -196,6 +196,7 @@ class FileSource:
                     split=item.split,
                     label=item.label,
                     mask=None if item.mask is None else partial(self.reader.mask, item, plane),
+                    mask_files=() if item.mask is None else (item.mask,),
                     scan=None if plane is None else partial(self.reader.scan, item),
                     scan_key="" if plane is None else item.key,
                 )

@@ -11,6 +11,7 @@ from gantk.data.preparation import Preparation
 from gantk.data.split.image_hash import SIDE, Look
 from gantk.data.split.near_duplicates import Seen, see
 
+KIND = "thumbnails-1"  # of entries in the cache; another number where they are computed otherwise
 DIGEST = 32  # bytes
 HASH = 32  # bytes of one view's hash
 
@@ -20,7 +21,7 @@ def see_once(preparation: Preparation, record: Record, group: Hashable = None, n
 
     The image that the networks see is brought to size on the way, so that a first epoch decodes nothing again.
     """
-    row = preparation.kept("looks", record, lambda one: packed(see(one))) if near else None
+    row = preparation.kept(KIND, record, lambda one: packed(see(one))) if near else None
     if row is None:
         return see(record, group, near)
     preparation.to_size(record)
