@@ -10,7 +10,6 @@ import copy
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -150,13 +149,6 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 def saved(run: Path) -> list[str]:
     """The names of a run's whole checkpoints, the newest last."""
     return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
-
-
-def free_port() -> int:
-    """A port nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
