@@ -1,0 +1,312 @@
+"""Every command, option and part of gantk 0.1 is there, and a run leaves the files that the README lists.
+
+names.json holds the options of every command and of every part that a recipe can name, as that version offered them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import HERE, NOISE, draw, ended, gantk, log_of, process, saved, tables, written
+
+OLD = HERE / "run_of_0.1"
+NAMES = json.loads((HERE / "names.json").read_text("utf-8"))
+
+
+def said(*words: object) -> str:
+    """What a command that succeeds prints."""
+    done = gantk(*words)
+    assert done.code == 0, f"gantk {words}: {done.err}{done.out}"
+    return done.out
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.float64)
+
+
+def same_folders(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    found = [{path.name: path.read_bytes() for path in folder.glob("*.png")} for folder in (one, other)]
+    return bool(found[0]) and found[0] == found[1]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """A folder with one of pictures for each domain, pairs by name; the second domain is the first one inverted."""
+    folder = tmp_path_factory.mktemp("scans")
+    for path in draw(folder / "T1", 12, seed=1).values():
+        (folder / "T2").mkdir(exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(folder / "T2" / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, scans) -> Path:
+    """A finished run on these scans, two of its steps traced: only to be read."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = tables(method={"pool": 0}, data={"split": {"by": "image"}}, train={"steps": 16, "save_every": 8})
+    options = ["--data", scans, "--out", folder / "run", "--device", "cpu", "--profile-steps", 2, "--seed", 5]
+    assert str(folder / "run" / "report.html") in said("run", written(folder, recipe), *options).splitlines()[-1]
+    return folder / "run"
+
+
+# ---- what there is -------------------------------------------------------------------------------
+
+
+def test_every_command_has_the_options_it_had():
+    for command, options in NAMES["commands"].items():
+        shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", said(*command.split(), "--help")))
+        assert set(options) <= shown, f"gantk {command}: {set(options) - shown}"
+    assert re.search(r"\d+\.\d+", said("--version"))
+    refused = gantk("trian")
+    assert refused.code == 2 and "trian" in refused.err
+
+
+def test_every_part_is_offered_with_the_options_it_had():
+    listed = {tuple(line.split()[:2]) for line in said("list").splitlines()}
+    for kind, parts in NAMES["parts"].items():
+        assert {(kind, name) for name in parts} <= listed
+        for name, options in parts.items():
+            first = {line.split()[0] for line in said("show", kind, name).splitlines() if line.strip()}
+            assert set(options) <= first, f"{kind} {name}: {set(options) - first}"
+
+
+def test_one_kind_and_one_part_are_shown():
+    names = [line.split()[1] for line in said("list", "generator").splitlines()[1:]]
+    assert names == sorted(NAMES["parts"]["generator"]) and said("list", "generators") == said("list", "generator")
+    shown = said("show", "generator", "unet")
+    assert re.search(r"^width +int +64 +\S", shown, re.M) and "(N, in_channels, *size)" in shown
+    refused = gantk("show", "generator", "unett")
+    assert refused.code == 2 and "Did you mean 'unet'?" in refused.err
+
+
+def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
+    rows = [line.split() for line in said("plugins").splitlines()]
+    for name in ("bench", "cut", "cyclegan", "dcgan", "dualgan", "munit", "pix2pix", "progan", "style"):
+        assert any(row[0] == name and row[-1] == "loaded" for row in rows), name
+    known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
+    recorded = {name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))} - {"most"}
+    assert recorded <= known
+    said("recipes", "copy", "dualgan_t1t2", tmp_path / "mine.toml")
+    assert tomllib.loads((tmp_path / "mine.toml").read_text("utf-8"))["method"]["name"] == "dualgan"
+
+
+def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
+    done = gantk("doctor")
+    rows = [line.split()[0] for line in done.out.splitlines() if line.strip()]
+    assert done.code in (0, 1) and {"gantk", "python", "torch", "device", "disk"} <= set(rows)
+    wanted = ["--recipe", written(tmp_path, tables()), "--device", "cpu", "--json", tmp_path / "forecast.json"]
+    rows = [line.split()[0] for line in said("doctor", *wanted).splitlines() if line.strip()]
+    assert {"weights", "activations", "peak", "step"} <= set(rows)
+    assert json.loads((tmp_path / "forecast.json").read_text("utf-8"))
+
+
+def test_a_new_plugin_is_a_package_that_imports_what_is_there(tmp_path):
+    said("new", "plugin", "My-GAN", "--folder", tmp_path)
+    package = tmp_path / "my-gan"
+    files = ["pyproject.toml", "README.md", "tests/test_contract.py", "src/my_gan/__init__.py", "src/my_gan/model.py"]
+    files += ["src/my_gan/recipes/my_gan_t1t2.toml", "src/my_gan/recipes/__init__.py"]
+    assert {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()} == set(files)
+    project = tomllib.loads((package / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["gantk"] == {"my_gan": "my_gan"}
+    assert tomllib.loads((package / files[5]).read_text("utf-8"))["method"]["name"] == "my_gan"
+    imported = 0
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "gantk":
+                assert all(hasattr(importlib.import_module(node.module), name.name) for name in node.names)
+                imported += 1
+    assert imported >= 3
+    again = gantk("new", "plugin", "my-gan", "--folder", tmp_path)
+    assert again.code == 2 and "exists already" in again.err
+
+
+# ---- what a run leaves ---------------------------------------------------------------------------
+
+
+def test_a_run_leaves_the_files_that_the_readme_lists(run):
+    files = "report.html metrics.json best.json usage.json recipe.toml environment.json split.json log.jsonl"
+    assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {path.name for path in run.iterdir()}
+    assert saved(run) == ["step-000008", "step-000016"]
+    for step in saved(run):
+        assert {"weights.safetensors", "state.pt", "meta.json"} == {
+            p.name for p in (run / "checkpoints" / step).iterdir()
+        }
+    assert list((run / "profile").iterdir()) and list((run / "samples").rglob("*.png"))
+    steps = [line for line in log_of(run) if "losses" in line]
+    assert [line["step"] for line in steps] == list(range(1, 17))
+    assert all(isinstance(value, float) for line in steps for value in line["losses"].values())
+    assert tomllib.loads((run / "recipe.toml").read_text("utf-8"))["train"]["seed"] == 5
+    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    assert {"gantk", "packages", "command", "device", "precision", "python"} <= environment.keys()
+    assert "step" in json.loads((run / "best.json").read_text("utf-8"))
+
+
+def test_the_split_says_where_every_image_went_with_a_hash(run, scans):
+    splits = json.loads((run / "split.json").read_text("utf-8"))["splits"]
+    rows = [row for name in ("train", "validation", "test") for row in splits[name]]
+    assert all(splits[name] for name in ("train", "validation", "test"))
+    assert {row["path"] for row in rows} <= {str(path) for path in scans.rglob("*.png")}
+    assert all({"domain", "key", "subject", "pair", "path"} <= row.keys() for row in rows)
+    assert all(re.fullmatch(r"[0-9a-f]{16,}", row["sha256"]) for row in rows)
+
+
+def test_metrics_have_values_intervals_counts_and_definitions_beside_baselines_and_speed(run):
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    for way in ("a_to_b", "b_to_a"):
+        baselines = [metrics["baselines"][name][way] for name in ("identity", "histogram", "intensity_map")]
+        for scores in (metrics["metrics"][way], *baselines):
+            for name in ("psnr", "mae"):
+                score = scores[name]
+                assert {"value", "ci95", "n", "definition"} <= score.keys()
+                low, high = score["ci95"]
+                assert low <= score["value"] <= high and score["n"] >= 1 and len(score["definition"]) > 10
+    assert metrics["domains"] == ["T1", "T2"] and metrics["step"] == 16 and "verdict" in metrics
+    assert any(isinstance(value, float) and value > 0 for value in metrics["speed"].values())
+
+
+def test_the_report_opens_offline(run):
+    html = (run / "report.html").read_text("utf-8")
+    used = re.findall(
+        r"""(?:\bsrc|\bhref|\bxlink:href|\bposter|\baction)\s*=\s*["']([^"']*)|url\(["']?([^)"']*)""", html
+    )
+    used = ["".join(one) for one in used]
+    assert any(one.startswith("data:") for one in used)
+    assert not [one for one in used if re.match(r"(https?:)?//", one)] and not re.search(r"@import|fetch\(", html)
+    assert "psnr" in html.lower() and "T2" in html
+
+
+# ---- what commands do ----------------------------------------------------------------------------
+
+
+def test_scores_are_written_for_a_run_and_for_folders(run, scans, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    said("eval", copy, "--json", tmp_path / "run.json", "--device", "cpu")
+    then, now = (json.loads(path.read_text("utf-8")) for path in (run / "metrics.json", tmp_path / "run.json"))
+    assert now["metrics"]["a_to_b"]["psnr"]["value"] == pytest.approx(then["metrics"]["a_to_b"]["psnr"]["value"])
+    folders = ["--pred", scans / "T1", "--truth", scans / "T2", "--metrics", "psnr,ssim,mae", "--device", "cpu"]
+    assert "mae" in said("eval", *folders, "--json", tmp_path / "two.json")
+    compared = json.loads((tmp_path / "two.json").read_text("utf-8"))
+    gap = np.mean([np.abs(pixels(path) - pixels(scans / "T2" / path.name)).mean() for path in (scans / "T1").iterdir()])
+    (mae,) = {value["value"] for value in found(compared, "mae")}
+    assert mae == pytest.approx(gap, rel=1e-3) or mae == pytest.approx(gap / 255, rel=1e-3)
+
+
+def found(tree, name: str) -> list[dict]:
+    """The scores of that name anywhere in nested tables."""
+    if not isinstance(tree, dict):
+        return []
+    own = [tree[name]] if isinstance(tree.get(name), dict) and "value" in tree[name] else []
+    return own + [one for value in tree.values() for one in found(value, name)]
+
+
+def test_samples_are_the_same_for_the_same_seed(tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        said("sample", OLD / "noise", "-n", 2, "--out", tmp_path / name, "--seed", seed, "--device", "cpu")
+    assert len(list((tmp_path / "one").glob("*.png"))) == 2
+    assert same_folders(tmp_path / "one", tmp_path / "again") and not same_folders(tmp_path / "one", tmp_path / "other")
+
+
+def test_a_stopped_folder_goes_on_and_an_image_comes_with_a_second_map(run, scans, tmp_path):
+    import gantk as toolkit
+
+    def stop(share: float, name: str) -> None:
+        if name == "p05.png":
+            raise RuntimeError(name)
+
+    made, whole = tmp_path / "made", tmp_path / "whole"
+    with pytest.raises(RuntimeError, match="p05"):
+        toolkit.translate(run, scans / "T1", made, to="T2", device="cpu", say=lambda line: None, progress=stop)
+    first = {path.name: path.stat().st_mtime_ns for path in made.glob("p0[0-4].png")}
+    assert len(first) == 5 and not (made / "p05.png").exists()
+    assert "5 of 12 inputs done before" in said("translate", run, scans / "T1", made, "--to", "T2", "--device", "cpu")
+    assert first == {path.name: path.stat().st_mtime_ns for path in made.glob("p0[0-4].png")}
+    said("translate", run, scans / "T1", whole, "--to", "T2", "--device", "cpu")
+    assert {path.name for path in whole.glob("*.png")} == {path.name for path in (scans / "T1").iterdir()}
+    assert same_folders(made, whole)
+    one = next((scans / "T2").iterdir())
+    said("translate", run, one, tmp_path / "back.png", "--to", "T1", "--uncertainty", "auto", "--device", "cpu")
+    maps = [path for path in tmp_path.glob("back*") if path.name != "back.png"]
+    assert pixels(tmp_path / "back.png").shape == (32, 32) and len(maps) == 1
+    refused = gantk("translate", run, one, tmp_path / "x.png", "--to", "T3", "--device", "cpu")
+    assert refused.code == 2 and "T1" in refused.err and "T2" in refused.err
+
+
+def test_an_onnx_file_translates_without_torch(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    said("export", OLD / "translation", "--format", "onnx", "--out", tmp_path / "t1_to_t2.onnx")
+    blocked = "import sys; sys.modules['torch'] = None; from gantk.cli import main; main()"
+    words = ("translate", "t1_to_t2.onnx", OLD / "input.tif", "out.tif")
+    done = ended(process(*words, cwd=tmp_path, before=("-c", blocked)))
+    assert done.code == 0, done.err
+    assert np.abs(pixels(tmp_path / "out.tif") - pixels(OLD / "at_8.tif")).max() < 1e-4 * 437.5
+
+
+def test_one_picture_takes_the_style_of_another(scans, tmp_path):
+    content, style = scans / "T1" / "p00.png", scans / "T2" / "p01.png"
+    said("stylize", content, style, tmp_path / "out.png", "--weights", "random", "--steps", 2, "--device", "cpu")
+    assert pixels(tmp_path / "out.png").shape == (32, 32)
+    assert np.abs(pixels(tmp_path / "out.png") - pixels(content)).max() > 1
+
+
+def test_data_are_looked_at_before_training(scans, tmp_path):
+    assert "24 png" in said("data", "check", scans, "--json", tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text("utf-8"))
+    broken = tmp_path / "broken"
+    shutil.copytree(scans, broken)
+    (broken / "T1" / "p03.png").write_bytes(b"no picture")
+    done = gantk("data", "check", broken)
+    assert done.code == 1 and "p03.png" in done.out
+    assert re.search(r"[GM]i?B", said("data", "fetch"))
+
+
+def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
+    import gantk as toolkit
+
+    lines: list[str] = []
+    source = next((scans / "T1").iterdir())
+    written_to = toolkit.translate(run, source, tmp_path / "api.png", to="T2", device="cpu", say=lines.append)
+    said("translate", run, source, tmp_path / "cli.png", "--to", "T2", "--device", "cpu")
+    assert [Path(path) for path in written_to] == [tmp_path / "api.png"] and lines
+    assert (tmp_path / "api.png").read_bytes() == (tmp_path / "cli.png").read_bytes()
+    values = toolkit.load(run, device="cpu").translate(pixels(source)[None, None].astype(np.float32), to="T2")
+    assert values.shape == (1, 1, 32, 32)
+    assert np.abs(values[0, 0].clip(0, 255) - pixels(tmp_path / "cli.png")).max() <= 0.51
+    noise = tables(**NOISE | {"train": {"steps": 1, "batch": 2}})
+    folder = toolkit.run(noise, out=tmp_path / "noise", device="cpu", set=["train.seed=3"], say=lines.append)
+    assert folder.path == tmp_path / "noise" and (folder.path / "report.html").is_file()
+    assert folder.recipe().tables["train"]["seed"] == 3
+    assert toolkit.resume(folder.path, device="cpu", say=lines.append).path == folder.path
+    assert len(toolkit.sample(folder.path, n=2, out=tmp_path / "made", device="cpu", say=lines.append)) == 2
+    scores = toolkit.evaluate(shutil.copytree(run, tmp_path / "copy"), metrics=["rmse"], device="cpu", say=lines.append)
+    assert "rmse" in scores["metrics"]["a_to_b"]
+    assert toolkit.compare(scans / "T1", scans / "T2", metrics=["mae"], device="cpu", say=lines.append)
+    assert toolkit.check(scans)
+    with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
+        toolkit.run("nothing")
+
+
+@pytest.mark.slow
+def test_a_benchmark_leaves_one_page_and_a_row_for_every_training(tmp_path):
+    small = [
+        "train.steps=2",
+        "data.source.subjects=6",
+        "data.source.slices=2",
+        "data.size=[8, 8]",
+        "method.shares=[1, 1]",
+    ]
+    words = ["bench", "progan_phantom", "--out", tmp_path / "bench", "--device", "cpu", "--seeds", 2]
+    said(*words, *[word for setting in small for word in ("--set", setting)])
+    rows = [json.loads(line) for line in (tmp_path / "bench" / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 2 and (tmp_path / "bench" / "bench.html").is_file()

@@ -1,0 +1,179 @@
+"""What gantk 0.1 wrote stays usable: its runs translate, sample, score and go on, its recipes say the same.
+
+run_of_0.1 holds two unfinished runs of that version, saved after 8 of 12 steps, and what it made of them: `at_8` and
+`at_12` translate input.tif to T2 after 8 and 12 steps, `samples_at_N` is `gantk sample -n 3 --seed 1`.
+recipes.json is every bundled recipe as that version wrote it into a run, "@" before the profile; keys most of them
+share stand under "most". todays_keys.toml names every key of that version.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+from small_runs import HERE, ended, flat, gantk, nested, process, saved
+
+OLD = HERE / "run_of_0.1"
+RANGE = 437.5  # of T2 in the old run's training images
+RENAMED: dict[str, str] = {}  # keys of 0.1 that a later version writes under another name
+DROPPED: set[str] = set()  # keys of 0.1 that a later version reads, and does not write any more
+
+
+@functools.cache
+def recipes_of_01() -> dict[str, dict[str, Any]]:
+    """name or name@profile -> dotted key -> value."""
+    held = json.loads((HERE / "recipes.json").read_text("utf-8"))
+    most = held.pop("most")
+    found = {}
+    for name, own in held.items():
+        without = own.pop("without", [])
+        found[name] = {key: value for key, value in most.items() if key not in without} | own
+    return found
+
+
+def written_out(recipe: Any, profile: str | None = None) -> dict[str, Any]:
+    """The tables that a run of this recipe writes to recipe.toml."""
+    from gantk import load_recipe
+    from gantk.recipe import resolved
+
+    tables = resolved(load_recipe(recipe).override([], profile).check())
+    return tomllib.loads(tomli_w.dumps(tables))
+
+
+def differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys of then that are gone or have another value."""
+    now = dict(flat(now))
+    wanted = {RENAMED.get(key, key): value for key, value in then.items() if key not in DROPPED}
+    gone = object()
+    return [f"{k}: {v} was {wanted[k]}" for k in wanted if (v := now.get(k, gone)) != wanted[k]]
+
+
+@pytest.fixture(params=["translation", "noise"])
+def old(request, tmp_path) -> Path:
+    """A copy of an old run."""
+    return Path(shutil.copytree(OLD / request.param, tmp_path / request.param))
+
+
+def made_of(run: Path, out: Path) -> np.ndarray:
+    """What `gantk translate` or `gantk sample` makes of a run."""
+    if run.name == "translation":
+        done = gantk("translate", run, OLD / "input.tif", out.with_suffix(".tif"), "--to", "T2", "--device", "cpu")
+        files = [out.with_suffix(".tif")]
+    else:
+        done = gantk("sample", run, "-n", 3, "--out", out, "--seed", 1, "--device", "cpu")
+        files = sorted(out.glob("*.png"))
+    assert done.code == 0, done.err
+    return np.stack([np.asarray(Image.open(file)).astype(np.float64) for file in files])
+
+
+def expected(run: Path, step: int) -> np.ndarray:
+    if run.name == "noise":
+        return np.load(OLD / f"samples_at_{step}.npy").astype(np.float64)
+    return np.asarray(Image.open(OLD / f"at_{step}.tif")).astype(np.float64)[None]
+
+
+def test_an_old_run_makes_the_images_it_made(old, tmp_path):
+    found = made_of(old, tmp_path / "out")
+    assert found.shape == expected(old, 8).shape
+    allowed = 1.0 if old.name == "noise" else 1e-5 * RANGE  # samples are whole numbers: one may round the other way
+    assert np.abs(found - expected(old, 8)).max() <= allowed
+
+
+def close(now: Any, then: Any) -> bool:
+    number = isinstance(then, float) and isinstance(now, (int, float))
+    return math.isclose(now, then, rel_tol=1e-3, abs_tol=1e-4) if number else now == then
+
+
+def test_an_old_run_has_the_scores_it_had(old):
+    then = json.loads((old / "metrics.json").read_text("utf-8"))
+    (old / "metrics.json").unlink()
+    done = gantk("eval", old, "--device", "cpu")
+    assert done.code == 0, done.err
+    now = json.loads((old / "metrics.json").read_text("utf-8"))
+    assert now["step"] == 8
+    figures = {key: value for table in ("metrics", "baselines") for key, value in flat(then[table], table)}
+    figures = {key: value for key, value in figures.items() if key.rsplit(".", 1)[-1] in ("value", "n", "definition")}
+    assert any(key.endswith("value") for key in figures)
+    found = dict(flat(now))
+    wrong = [f"{key}: {found.get(key)} was {then}" for key, then in figures.items() if not close(found.get(key), then)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_an_old_run_goes_on_as_it_would_have(old, tmp_path):
+    done = gantk("resume", old, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert saved(old)[-1] == "step-000012" and (old / "report.html").is_file()
+    steps = [json.loads(line)["step"] for line in (old / "log.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(set(steps)) == list(range(13)) and steps == sorted(steps)
+    found, then, before = made_of(old, tmp_path / "out"), expected(old, 12), expected(old, 8)
+    span = 300.0 if old.name == "noise" else RANGE
+    assert np.abs(found - then).max() <= 5e-3 * span < 3e-2 * span < np.abs(before - then).max()
+
+
+def test_every_recipe_of_01_is_there_and_says_the_same():
+    wrong = []
+    for name, then in recipes_of_01().items():
+        recipe, _, profile = name.partition("@")
+        wrong += [f"{name}: {one}" for one in differing(then, written_out(recipe, profile or None))]
+    assert not wrong, f"{len(wrong)} differences:\n" + "\n".join(wrong[:20])
+
+
+def test_every_recipe_that_01_wrote_into_a_run_is_read_as_it_was():
+    wrong = []
+    for name, then in recipes_of_01().items():
+        wrong += [f"{name}: {one}" for one in differing(then, written_out(nested(then)))]
+    assert not wrong, f"{len(wrong)} differences:\n" + "\n".join(wrong[:20])
+
+
+def test_a_recipe_that_changed_would_be_seen():
+    then = recipes_of_01()["cyclegan_t1t2"]
+    tables = written_out("cyclegan_t1t2")
+    tables["train"]["batch"] += 1
+    del tables["method"]["texture"]
+    assert sorted(one.split(":")[0] for one in differing(then, tables)) == ["method.texture", "train.batch"]
+
+
+def test_the_file_of_all_keys_names_every_key_with_another_value():
+    named = tomllib.loads((HERE / "todays_keys.toml").read_text("utf-8"))
+    default = written_out({"method": {"name": "cyclegan"}, "train": {"epochs": 1.0}})
+    same = {"method.name", "data.dims", "data.labels"}  # to which the other keys leave no choice
+    for table in ("method", "data", "train", "evaluate", "translate"):
+        kept = [k for k, v in default[table].items() if named[table].get(k, v) == v and f"{table}.{k}" not in same]
+        assert not kept, f"{table}: {kept}"
+    may_be_none = {"data.spacing", "data.patch", "train.microbatch", "train.epochs", "evaluate.metrics"}
+    assert may_be_none <= {f"{table}.{key}" for table in ("data", "train", "evaluate") for key in named[table]}
+
+
+def test_every_key_of_01_is_still_accepted_and_means_the_same():
+    file = HERE / "todays_keys.toml"
+    then = tomllib.loads(file.read_text("utf-8"))
+    del then["profile"]
+    parts = ("method.augment", "data.augment", "evaluate.metrics")  # bare names are written out as tables
+    then = {key: value for key, value in flat(then) if not key.startswith(parts)}
+    assert not differing(then, written_out(str(file)))
+    assert not differing(then | {"train.epochs": 1.0}, written_out(str(file), "small"))
+    refused = gantk("run", file, "--set", "train.fusd=true", "--device", "cpu")
+    assert refused.code == 2 and "'fused'" in refused.err
+
+
+def test_a_run_with_every_key_of_01_trains(tmp_path):
+    lines = (HERE / "todays_keys.toml").read_text("utf-8").splitlines(keepends=True)
+    ours = [line for line in lines if not line.startswith(("plane =", "spacing ="))]  # which the phantom has not
+    (tmp_path / "keys.toml").write_text("".join(ours), "utf-8")
+    more = ["--set", "train.steps=1", "--set", "train.compile=false"]  # a compiler is not everywhere
+    done = ended(process("run", "keys.toml", "--out", "run", "--device", "cpu", *more, cwd=tmp_path))
+    assert done.code == 0, done.err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]
+    assert {"a_to_b", "b_to_a"} <= metrics.keys()
+    wrote = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text("utf-8"))
+    now = written_out(str(tmp_path / "keys.toml"))
+    assert wrote["translate"] == now["translate"] and wrote["method"] == now["method"]  # `written_out` tells the truth

@@ -1,0 +1,126 @@
+"""A third party's package for gantk 0.1 works unchanged: its parts, recipe, command, hooks, and what it imports."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_runs import HERE, Outcome, ended, log_of, process, saved
+
+PACKAGES = HERE / "third_party"
+
+# What 0.1 told plugins to build on, and what its bundled ones and the package that it scaffolds import.
+PUBLIC = json.loads((HERE / "names.json").read_text("utf-8"))["modules"]
+
+EVERY_HOOK = '''
+"""A plugin of one module that offers a part of every kind and watches trainings."""
+from gantk import hookimpl
+
+KINDS = "method generator discriminator loss source metric augment optimizer schedule intensity post".split()
+
+@hookimpl
+def gantk_register(add):
+    for kind in KINDS:
+        getattr(add, kind)(f"my_{kind}", "gantk_watching:part")
+
+@hookimpl
+def gantk_step(run, stage, step, logs, batch):
+    with open(run / "watched.txt", "a") as file:
+        print(stage, step, logs["step"], "losses" in logs, sorted(batch)[0], file=file)
+'''
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_what_plugins_import_is_there(module):
+    place = importlib.import_module(module)
+    assert [name for name in PUBLIC[module] if not hasattr(place, name)] == []
+
+
+def install(name: str, target: Path, work: Path) -> None:
+    """Install one of the packages by pip, without a network; pip writes to a copy."""
+    pytest.importorskip("pip", reason="needs pip in this environment")
+    pytest.importorskip("hatchling", reason="needs hatchling: pip install gantk[dev]")
+    shutil.copytree(PACKAGES / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "--target", target, work / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The working package with a broken one and a watching one beside it."""
+    work = tmp_path_factory.mktemp("installed")
+    for name in ("oneway", "broken"):
+        install(name, work / "site", work)
+    (work / "site" / "gantk_watching.py").write_text(EVERY_HOOK, "utf-8")
+    info = work / "site" / "gantk_watching-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gantk-watching\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text("[gantk]\nwatching = gantk_watching\n", "utf-8")
+    return work / "site"
+
+
+def gantk(*words: object, cwd: Path, path: Path) -> Outcome:
+    """The command line as a process that sees what is installed in `path`."""
+    return ended(process(*words, cwd=cwd, PYTHONPATH=str(path)))
+
+
+def test_its_parts_recipe_and_command_stand_beside_ours_and_a_broken_one_is_quoted(installed, tmp_path):
+    def words(*command):
+        done = gantk(*command, cwd=tmp_path, path=installed)
+        assert done.code == 0, done.err
+        return [line.split() for line in done.out.splitlines()]
+
+    listed = words("list")
+    for kind, name in (("method", "oneway"), ("generator", "two_layers"), ("loss", "mean_gap")):
+        assert [kind, name, "gantk-oneway"] in listed
+    assert ["method", "dualgan", "gantk"] in listed
+    kinds = "method generator discriminator loss source metric augment optimizer schedule intensity post"
+    for kind in kinds.split():
+        assert [kind, f"my_{kind}", "gantk-watching"] in listed
+    assert "oneway_t1t2" in [line[0] for line in words("recipes") if line]
+    assert words("greet", "Ada") == [["one", "way,", "Ada"]]
+    (row,) = [line for line in words("plugins") if "gantk-broken" in line]
+    assert "did not load" in " ".join(row) and "'a_library_nobody_has'" in row
+    refused = gantk("run", "oneway_t1t2", "--set", "method=brokengan", cwd=tmp_path, path=installed)
+    assert refused.code == 2 and "Traceback" not in refused.err
+    assert "brokengan" in refused.err and "No module named 'a_library_nobody_has'" in refused.err
+
+
+def test_its_method_trains_resumes_and_translates(installed, tmp_path):
+    steps = ["--set", "train.steps=4", "--set", "train.save_every=2", "--set", "train.log_every=1"]
+    run = gantk("run", "oneway_t1t2", "--out", "run", "--device", "cpu", *steps, cwd=tmp_path, path=installed)
+    assert run.code == 0, run.err
+    folder = tmp_path / "run"
+    assert "a_to_b" in json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"]
+    watched = (folder / "watched.txt").read_text("utf-8").splitlines()
+    assert [int(line.split()[1]) for line in watched] == [1, 2, 3, 4]
+    losses = [line["losses"] for line in log_of(folder) if "losses" in line]
+    assert len(losses) == 4
+    assert losses[-1].keys() == {"generator/adversarial", "generator/likeness", "discriminator/d_b"}
+    whole = (folder / "checkpoints" / "step-000004" / "weights.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    again = gantk("resume", "run", "--device", "cpu", cwd=tmp_path, path=installed)
+    assert again.code == 0 and "after step 2 of 4" in again.out, again.err
+    assert (folder / "checkpoints" / saved(folder)[-1] / "weights.safetensors").read_bytes() == whole
+    scan = folder / "samples" / "input" / "a_to_b-0.png"
+    made = gantk("translate", "run", scan, "out.png", "--device", "cpu", cwd=tmp_path, path=installed)
+    assert made.code == 0, made.err
+    with Image.open(tmp_path / "out.png") as image, Image.open(scan) as given:
+        assert image.size == given.size
+
+
+def test_two_offers_of_one_name_are_an_error_that_names_both(tmp_path):
+    install("taking", tmp_path / "site", tmp_path)
+    refused = gantk("run", "cyclegan_t1t2_64", cwd=tmp_path, path=tmp_path / "site")
+    assert refused.code == 2
+    assert "'cyclegan' is offered by 'gantk' and 'gantk-taking'" in refused.err
+    others = gantk("list", "method", cwd=tmp_path, path=tmp_path / "site")
+    assert "dualgan" in others.out and "cyclegan" not in others.out

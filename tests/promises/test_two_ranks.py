@@ -1,0 +1,40 @@
+"""Two processes with half the batch each, started by torchrun, train the weights that one process trains."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from safetensors.numpy import load_file
+from small_runs import draw, ended, gantk, process, saved, tables, written
+
+
+def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
+    draw(tmp_path / "data" / "trainA", 12, seed=1)
+    draw(tmp_path / "data" / "trainB", 12, seed=2)
+    recipe = tables(
+        method={"pool": 0},  # each rank draws its own random numbers: none inside a step
+        data={
+            "source": {"name": "folders", "path": str(tmp_path / "data")},
+            "domains": ["A", "B"],
+            "split": {"test": 0.0, "validation": 0.0},
+        },
+        train={"steps": 4, "batch": 2, "optimizer": {"name": "sgd", "lr": 0.1}},  # Adam would not see a wrong scale
+    )
+    run = ["run", written(tmp_path, recipe), "--device", "cpu", "--out"]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gantk")  # a free port
+    both = process(*run, "two", cwd=tmp_path, before=torchrun)
+    for name, batch in (("one", 4), ("half", 2)):
+        assert gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").code == 0
+    done = ended(both)
+    assert done.code == 0, done.err
+    assert done.out.count("recipe   ") == 1 and "2 ranks" in done.out  # one of them speaks
+    one, two, other = (
+        load_file(tmp_path / name / "checkpoints" / saved(tmp_path / name)[-1] / "weights.safetensors")
+        for name in ("one", "two", "half")
+    )
+    assert one.keys() == two.keys() and len(one) > 20
+    apart = {name: float(np.abs(one[name] - two[name]).max(initial=0)) for name in one}
+    assert max(apart.values()) <= 1e-5, apart
+    assert max(float(np.abs(one[name] - other[name]).max(initial=0)) for name in one) > 1e-4  # half the images: not so
+    assert json.loads((tmp_path / "two" / "environment.json").read_text("utf-8"))["ranks"] == 2
