@@ -22,7 +22,7 @@ import torch
 import gantk
 from gantk.data.resample import Resize
 from gantk.formats.files import read
-from gantk.metrics.bootstrap import estimate
+from gantk.metrics.intervals import estimate
 from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.runs.folder import environment
 

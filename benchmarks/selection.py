@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 import gantk
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
-from gantk.metrics.checkpoint_choice import MOST, Choice, judge_for
+from gantk.metrics.checkpoint_choice import MOST, Choice, criterion_for
 from gantk.metrics.pairs import PSNR, SSIM
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -75,7 +75,7 @@ def judged(folder: RunFolder) -> dict:
     parts = assemble(model, start(None, model.train.precision, model.train.fast.channels_last))
     if not parts.method.directions() or not parts.data.pairs("test"):
         sys.exit(f"{folder.path} has no hidden pairs to hold the choice against")
-    judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)
+    judge = criterion_for(parts.model, parts.data, parts.method, parts.runtime)
     judge.count = MOST  # as many images as between saves a usual distance apart
     choice, rows = Choice(judge.rule, judge.higher), []
     for step in checkpoint.steps_saved(folder.checkpoints):

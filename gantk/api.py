@@ -193,7 +193,7 @@ def compare(
     """Score a folder (or file) of images against another, matched by file name; no model is needed."""
     from gantk.machine.runtime import start
     from gantk.metrics.compare_folders import compare_folders
-    from gantk.metrics.evaluate import summary_lines
+    from gantk.metrics.verdict import summary_lines
 
     result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device)
     for line in summary_lines(result):
@@ -379,7 +379,7 @@ def _train(
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
-    from gantk.metrics.evaluate import speed_of, summary_lines
+    from gantk.metrics.verdict import speed_of, summary_lines
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gantk.metrics.summary import title_of
+from gantk.metrics.verdict import title_of
 from gantk.training.live import clock_time
 from gantk_bench.child import Child
 from gantk_bench.plan import Job

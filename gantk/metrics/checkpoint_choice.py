@@ -1,6 +1,6 @@
-"""Which checkpoint of a run to use, chosen without looking at the truth.
+"""Checkpoint choice: which save of a run to use, without looking at the truth.
 
-Every save is judged by itself, on a few images that the training holds out (training images where it holds out too
+Every save is scored by itself, on a few images that the training holds out (training images where it holds out too
 few; never test images), so that a checkpoint's score stays what it is, whatever comes after it, and a run that was
 killed and resumed chooses the same.
 
@@ -44,19 +44,13 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import identity
 from gantk.metrics.pairs import PSNR
-from gantk.metrics.reals import spread, windows
-from gantk.metrics.references import OTHER
+from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sample_batch import difference
 from gantk.metrics.sets import ImageGroup, Kid
 from gantk.recipe.tables import Model
 
-NEAREST = "lowest kid + structure^4 + cycle^4: kid 1 for a copy of the input, structure 1 for an unrelated image"
-SAMPLES = "lowest kid_random of images from noise"
-PAIRS = "psnr on validation pairs"
-NOTHING = "the only save"
-
 MOST, FEWEST, REALS = 32, 8, 64  # images that are translated at a save, and real ones that they are compared with
-TRAINED_PER_IMAGE = 12  # training images between two saves for each image that is judged: a hundredth of the time
+TRAINED_PER_IMAGE = 12  # training images between two saves for each image that is looked at: a hundredth of the time
 PASS, SEED = 16, 2000  # images from noise per call, and the first call's seed
 BYTES = 2**28  # of a set of images, which for volumes is fewer
 ALIKE = 0.3  # outputs that differ from each other by less than this share of what real images do are all alike
@@ -69,14 +63,14 @@ WINDOW, THRESHOLD = 5, 0.03  # of the structure criterion, see gantk.losses.stru
 
 @dataclass
 class Choice:
-    """The judged saves of a run, and the best of them."""
+    """The scored saves of a run, and the best of them."""
 
     rule: str
     higher: bool = False  # whether the highest score wins
     table: list[dict[str, Any]] = field(default_factory=list)  # {"step": N, "score": x, "barred": why, criteria}
 
     def add(self, step: int, entry: dict[str, Any]) -> None:
-        """Enter a save; one that is judged again replaces what was there."""
+        """Enter a save; one that is scored again replaces what was there."""
         self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry]
 
     def take(self, log: Iterable[dict[str, Any]], last: int) -> None:
@@ -99,37 +93,35 @@ class Choice:
         return {"step": self.best, "rule": self.rule, "higher_is_better": self.higher, "table": self.table}
 
 
-def judge_for(model: Model, data: Data, method: Method, runtime: Runtime) -> Judge:
-    """Who judges the saves of this training; what it needs of the data is read at its first call."""
-    table = model.train
-    if table.steps is not None and table.steps <= table.save_every:
-        return Judge()  # there is one save only: nothing to choose from
-    between = table.save_every * table.batch * runtime.world
-    count = max(FEWEST, min(MOST, between // TRAINED_PER_IMAGE, BYTES // (4 * math.prod(method.geometry.size))))
-    parts = model, data, method, runtime, count
+def criterion_for(model: Model, data: Data, method: Method, runtime: Runtime) -> Criterion:
+    """What the saves of this training are scored by; what it needs of the data is read at its first call."""
+    parts = model, data, method, runtime
+    if model.train.steps is not None and model.train.steps <= model.train.save_every:
+        return Criterion(*parts)
     if not method.directions():
-        return Sampled(*parts) if method.samples else Judge()
-    if method.paired and data.pairs("validation"):
-        return OnPairs(*parts)
-    return Unpaired(*parts)
+        return Sampled(*parts) if method.samples else Criterion(*parts)
+    return (OnPairs if method.paired and data.pairs("validation") else Unpaired)(*parts)
 
 
-class Judge:
-    """What gives every save its entry: criteria by direction, `score`, and `barred` with the reason where it is."""
+class Criterion:
+    """Gives every save its entry: criteria by direction, `score`, and `barred` with the reason where it is.
 
-    rule, higher = NOTHING, False
+    This one is for runs in which there is nothing to choose: every save is as good as the others.
+    """
+
+    rule, higher = "the only save", False
+
+    def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
+        self.model, self.data, self.method, self.runtime = model, data, method, runtime
+        self.low, self.span = data.range[0], data.range[1] - data.range[0]
+        between = model.train.save_every * model.train.batch * runtime.world
+        self.count = self.fitting(min(MOST, between // TRAINED_PER_IMAGE))
 
     def __call__(self) -> dict[str, Any]:
         return {"score": None}
 
-
-class _OnImages(Judge):
-    """What the judges of images share."""
-
-    def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime, count: int):
-        self.model, self.data, self.method, self.runtime, self.count = model, data, method, runtime, count
-        low, high = data.range
-        self.low, self.span = low, high - low
+    def fitting(self, most: int) -> int:
+        return fitting(most, BYTES, self.method.geometry.size, FEWEST)
 
     def images(self, records: Sequence[Record]) -> Tensor:
         """As the networks see them, (N, C, *size), neighbours included."""
@@ -140,8 +132,8 @@ class _OnImages(Judge):
         return ImageGroup((images - self.low).to(self.runtime.device), list(patients or [""] * len(images)))
 
     def reals(self, records: Sequence[Record]) -> ImageGroup:
-        """Real images that made ones are held against."""
-        chosen = spread(records, max(FEWEST, min(REALS, BYTES // (4 * math.prod(self.method.geometry.size)))))
+        """Real images that made ones are compared with."""
+        chosen = spread(records, self.fitting(REALS))
         return self.group(self.data.centre(self.images(chosen)), [record.subject for record in chosen])
 
     def translate(self, images: Tensor, to: str) -> Tensor:
@@ -155,7 +147,7 @@ class _OnImages(Judge):
     def distance(self, real: ImageGroup, made: ImageGroup) -> float:
         return float(self.kid(real, real, made).value)
 
-    def _records(self, letter: str, split: str) -> list[Record]:
+    def records(self, letter: str, split: str) -> list[Record]:
         records = self.data.training if split == "train" else self.data.splits[split]
         return [record for record in records if record.domain == letter]
 
@@ -173,23 +165,22 @@ class Yardstick:
     differ: float  # the same of two real images
 
 
-class Unpaired(_OnImages):
+class Unpaired(Criterion):
     """Translations, by the module's rule: pairs are not looked at."""
 
-    rule = NEAREST
+    rule = "lowest kid + structure^4 + cycle^4: kid 1 for a copy of the input, structure 1 for an unrelated image"
 
     def __call__(self) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         scores, barred = [], []
-        outputs = {to: self.translate(self.yardsticks[to].sources, to) for to in self.method.directions()}
-        for to, made in outputs.items():
+        for to in self.method.directions():
             stick, key = self.yardsticks[to], f"{OTHER[to]}_to_{to}"
+            made = self.translate(stick.sources, to)
             found = self._criteria(stick, made, to) if bool(torch.isfinite(made).all()) else {}
             entry[key] = {name: round(value, 6) if math.isfinite(value) else None for name, value in found.items()}
-            scores.append(score_of(found, stick) if found else None)
-            barred += [f"{key}: {why}" for why in self._bars(stick, made, found)]
-        known = None not in scores and all(map(math.isfinite, scores))
-        entry["score"] = round(sum(scores) / len(scores), 6) if known else None
+            scores.append(_score_of(stick, *found.values()) if found else math.nan)
+            barred += [f"{key}: {why}" for why in self._bars(stick, self.data.centre(made), found)]
+        entry["score"] = round(sum(scores) / len(scores), 6) if all(map(math.isfinite, scores)) else None
         return entry | ({"barred": "; ".join(barred)} if barred else {})
 
     @cached_property
@@ -208,10 +199,9 @@ class Unpaired(_OnImages):
             found["cycle"] = float((back - stick.shown[::2]).abs().mean())
         return found
 
-    def _bars(self, stick: Yardstick, made: Tensor, found: dict[str, float]) -> list[str]:
+    def _bars(self, stick: Yardstick, shown: Tensor, found: dict[str, float]) -> list[str]:
         if not found:
             return ["not finite"]
-        shown = self.data.centre(made)
         bars = []
         if difference(shown) < ALIKE * stick.differ:
             bars.append("the outputs are all alike")
@@ -234,15 +224,13 @@ class Unpaired(_OnImages):
     def _yardstick(self, to: str) -> Yardstick:
         records, others = self._apart(to)
         sources, real = self.images(records), self.reals(others)
-        shown = self.data.centre(sources)
-        there = real.images.cpu() + self.low
-        copy = self.distance(real, self.group(identity(shown, there.shape[1])))
+        shown, there = self.data.centre(sources), real.images.cpu() + self.low
         beside = there[torch.arange(len(shown)) % len(there)]
         return Yardstick(
             sources=sources,
             shown=shown,
             real=real,
-            copy=copy,
+            copy=self.distance(real, self.group(identity(shown, there.shape[1]))),
             unrelated=max(self.structure(beside, shown), 1e-6),
             apart=max(difference(shown), 1e-6),
             differ=difference(there),
@@ -250,44 +238,43 @@ class Unpaired(_OnImages):
 
     def _apart(self, to: str) -> tuple[list[Record], list[Record]]:
         """What is translated, and real images of the target domain of other patients."""
-        held, real = self._records(OTHER[to], "validation"), self._records(to, "train")
-        own = held if len(held) >= FEWEST else self._records(OTHER[to], "train")
+        held_out, real = self.records(OTHER[to], "validation"), self.records(to, "train")
+        own = held_out if len(held_out) >= FEWEST else self.records(OTHER[to], "train")
         sources = spread(own, self.count)
         others = without(real, sources)
         if len(others) < min(FEWEST, len(real)):  # every patient gives both domains: half of them give the sources
-            units = sorted({unit(record) for record in own})
+            units = sorted({_unit(record) for record in own})
             first = set(units[: -(-len(units) // 2)])
-            sources = spread([record for record in own if unit(record) in first], self.count)
+            sources = spread([record for record in own if _unit(record) in first], self.count)
             others = without(real, sources)
         return sources, others if len(others) >= 2 else real
 
 
-class OnPairs(_OnImages):
+class OnPairs(Criterion):
     """Methods that learn from pairs, by the PSNR of their validation pairs."""
 
-    rule, higher = PAIRS, True
+    rule, higher = "psnr on validation pairs", True
 
     def __call__(self) -> dict[str, Any]:
         entry: dict[str, Any] = {}
-        for to, (sources, truth) in self._pairs.items():
-            made = self.data.centre(self.translate(sources, to))
-            values = PSNR(self.span, self.model.data.dims)(made - self.low, truth - self.low)
+        for to in self.method.directions():
+            made = self.data.centre(self.translate(self._images[OTHER[to]], to))
+            reference = self.data.centre(self._images[to])
+            values = PSNR(self.span, self.model.data.dims)(made - self.low, reference - self.low)
             entry[f"{OTHER[to]}_to_{to}"] = {"psnr": round(float(values.double().mean()), 6)}
         scores = [row["psnr"] for row in entry.values()]
-        known = all(map(math.isfinite, scores))
-        return entry | {"score": round(sum(scores) / len(scores), 6) if known else None}
+        return entry | {"score": round(sum(scores) / len(scores), 6) if all(map(math.isfinite, scores)) else None}
 
     @cached_property
-    def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _images(self) -> dict[str, Tensor]:
         pairs = spread(self.data.pairs("validation"), self.count)
-        side = {letter: self.images([pair[letter] for pair in pairs]) for letter in "ab"}
-        return {to: (side[OTHER[to]], self.data.centre(side[to])) for to in self.method.directions()}
+        return {letter: self.images([pair[letter] for pair in pairs]) for letter in "ab"}
 
 
-class Sampled(_OnImages):
+class Sampled(Criterion):
     """Images from noise, by their kid."""
 
-    rule = SAMPLES
+    rule = "lowest kid_random of images from noise"
 
     def __call__(self) -> dict[str, Any]:
         count, made = 2 * self.count, []
@@ -306,24 +293,23 @@ class Sampled(_OnImages):
     @cached_property
     def real(self) -> ImageGroup:
         letter = self.method.reads[0]
-        held = self._records(letter, "validation")
-        return self.reals(held if len(held) >= 2 * FEWEST else self._records(letter, "train"))
+        held_out = self.records(letter, "validation")
+        return self.reals(held_out if len(held_out) >= 2 * FEWEST else self.records(letter, "train"))
 
 
-def score_of(found: dict[str, float], stick: Yardstick) -> float:
+def _score_of(stick: Yardstick, kid: float, structure: float, cycle: float = 0.0) -> float:
     """The score of one direction: each criterion in units of its yardstick, added as the module says."""
-    kid, structure, *cycle = found.values()
-    kept = [structure / stick.unrelated, *(value / stick.apart for value in cycle)]
-    return math.sqrt(max(kid, 0.0) / max(stick.copy, FLOOR)) + sum(share**POWER for share in kept)
+    distance = math.sqrt(max(kid, 0.0) / max(stick.copy, FLOOR))
+    return distance + (structure / stick.unrelated) ** POWER + (cycle / stick.apart) ** POWER
 
 
-def unit(record: Record) -> str:
+def _unit(record: Record) -> str:
     """Who or what a record shows: two of one unit may show the same anatomy."""
     return record.subject or record.pair or f"{record.domain}/{record.key}"
 
 
 def without(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
     """The records that share neither patient nor pair with the others."""
-    taken = {unit(record) for record in others}
+    taken = {_unit(record) for record in others}
     pairs = {record.pair for record in others} - {None}
-    return [record for record in records if unit(record) not in taken and record.pair not in pairs]
+    return [record for record in records if _unit(record) not in taken and record.pair not in pairs]

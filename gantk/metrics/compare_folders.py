@@ -1,4 +1,4 @@
-"""Scoring files against files: any tool's output against the truth, no model needed."""
+"""Comparison of folders: any tool's files scored against the true ones by name, or as sets; no model is needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
-from gantk.metrics.pair_scores import PairScorer, Scores, Truth, joined
-from gantk.metrics.scoring import score_row, scores_of
-from gantk.metrics.sets import ImageGroup
+from gantk.metrics.pair_scores import PairScorer, References, joined
+from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.plugin.spec import Part, bind_or_raise
 
-Pair = tuple[Scan, Scan]  # predicted, truth
+WHERE = "--pred, --truth"
 SHOWN = 5  # names in a message
+
+Pair = tuple[Scan, Scan]  # predicted, truth
 
 
 def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu") -> dict[str, Any]:
@@ -28,12 +29,10 @@ def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: An
     where names or grids do not match; for a file that cannot be read, or holds NaN; and where the truth is constant.
     """
     parts = [bind_or_raise("metric", name) for name in metrics]
-    sets = [part for part in parts if getattr(part.target, "sets", False)]
-    rows: dict[str, Any] = {}
-    if len(sets) < len(parts):
-        rows |= _pair_rows(matched(predicted, truth), [part for part in parts if part not in sets], device)
-    if sets:
-        rows |= _set_rows([_files(predicted), _files(truth)], sets, device)
+    of_sets = [part for part in parts if getattr(part.target, "sets", False)]
+    of_pairs = [part for part in parts if part not in of_sets]
+    rows = _pair_rows(matched(predicted, truth), of_pairs, device) if of_pairs else {}
+    rows |= _set_rows(_files(predicted), _files(truth), of_sets, device) if of_sets else {}
     return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
 
 
@@ -49,54 +48,60 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
     shared = named[0].keys() & named[1].keys()
     for folder, side, names, alone in zip(folders, sides, named, bare, strict=True):
         if len(names) < len(side) or (not shared and len(alone) < len(side)):
-            raise _ambiguous(folder, side)
+            counts = Counter(map(_bare, side))
+            twice = [scan.name for scan in side if counts[_bare(scan)] > 1]
+            what = f"{len(twice)} images in {folder} share their names: {_some(twice)}"
+            raise UserError(what, where=WHERE, remedy="give both folders the same sub-folders, or other names")
     lonely = [sorted(named[i].keys() - named[1 - i].keys()) for i in (0, 1)]
     if any(lonely):
         lists = [f"{len(names)} only in {f}: {_some(names)}" for f, names in zip(folders, lonely, strict=True) if names]
         what = f"the two folders do not hold the same names; {'; '.join(lists)}"
-        raise UserError(what, where="--pred, --truth", remedy="name each image like its truth")
+        raise UserError(what, where=WHERE, remedy="name each image like its truth")
     return [(scan, named[1][name]) for name, scan in named[0].items()]
 
 
 def _pair_rows(pairs: list[Pair], parts: list[Part], device: Any) -> dict[str, Any]:
-    _expect_one_grid(pairs)
+    wrong = [(pair, differs) for pair in pairs if (differs := difference(*pair))]  # told from headers alone
+    if wrong:
+        (made, real), differs = wrong[0]
+        more = f" ({len(wrong)} of {len(pairs)} pairs differ)" if len(wrong) > 1 else ""
+        what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}{more}"
+        raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
     black, data_range = _scale([truth for _, truth in pairs])
-    scorers: dict[int, PairScorer] = {}
-    found: list[Scores] = []
+    scorers: dict[int, PairScorer] = {}  # by dimensions
+    found = []
     for pair in pairs:
         made, real = (torch.from_numpy(read(scan).pixels)[None] for scan in pair)
-        _expect_alike(pair, made.shape, real.shape)
+        if made.shape != real.shape:
+            shapes = f"{list(made.shape[1:])} against {list(real.shape[1:])} (channels first)"
+            what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
+            raise UserError(what, where=WHERE, remedy="bring both to the same channels first")
         dims = real.ndim - 2
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        found.append(scorers[dims](made, Truth(real, [""])))
+        found.append(scorers[dims](made, References(real, [""])))
     return next(iter(scorers.values())).rows(joined(found))
 
 
-def _set_rows(folders: list[list[Scan]], parts: list[Part], device: Any) -> dict[str, Any]:
-    black, data_range = _scale(folders[1])
-    fakes, truths = ([read(scan) for scan in scans] for scans in folders)
-    shapes = {image.pixels.shape for image in [*fakes, *truths]}
+def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any) -> dict[str, Any]:
+    black, data_range = _scale(truth)
+    folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
+    shapes = sorted({image.shape for images in folders for image in images})
     if len(shapes) > 1:
-        found = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
+        found = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
-    fake, real = (
-        ImageGroup(torch.stack([torch.from_numpy(i.pixels) for i in images]).to(device) - black, [""] * len(images))
-        for images in (fakes, truths)
-    )
-    rows = {}
-    for part in parts:
-        metric = part(data_range, truths[0].dims)
-        rows |= {name: score_row(metric, score) for name, score in scores_of(metric, real, real, fake).items()}
-    return rows
+    stacked = (torch.from_numpy(np.stack(images)).to(device) - black for images in folders)
+    fake, real = (ImageGroup(images, [""] * len(images)) for images in stacked)
+    metrics = [part(data_range, real.images.ndim - 2) for part in parts]
+    return {name: row for each in metrics for name, row in set_rows(each, real, real, fake, strict=True).items()}
 
 
 def _files(path: Path) -> list[Scan]:
     """The images below a folder, or the one that is named."""
     found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
     if not found:
-        raise UserError(f"no images in the folder '{path}'", where="--pred, --truth", allowed=readable())
+        raise UserError(f"no images in the folder '{path}'", where=WHERE, allowed=readable())
     return found
 
 
@@ -112,33 +117,6 @@ def _bare(scan: Scan) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _ambiguous(folder: Path, side: list[Scan]) -> UserError:
-    counts = Counter(map(_bare, side))
-    twice = [scan.name for scan in side if counts[_bare(scan)] > 1]
-    what = f"{len(twice)} images in {folder} share their names: {_some(twice)}"
-    return UserError(what, where="--pred, --truth", remedy="give both folders the same sub-folders, or other names")
-
-
-def _expect_one_grid(pairs: list[Pair]) -> None:
-    """UserError for pairs of different sizes or places, told from headers before anything is decoded."""
-    wrong = [(pair, differs) for pair in pairs if (differs := difference(*pair))]
-    if wrong:
-        (made, real), differs = wrong[0]
-        more = f" ({len(wrong)} of {len(pairs)} pairs differ)" if len(wrong) > 1 else ""
-        raise UserError(
-            f"'{made.path}' is on another grid than its truth '{real.path}': {differs}{more}",
-            where="--pred, --truth",
-            remedy="resample the one onto the other's grid first",
-        )
-
-
-def _expect_alike(pair: Pair, made: torch.Size, real: torch.Size) -> None:
-    if made != real:
-        shapes = f"{list(made[1:])} against {list(real[1:])} (channels first)"
-        what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
-        raise UserError(what, where="--pred, --truth", remedy="bring both to the same channels first")
 
 
 def _scale(truths: list[Scan]) -> tuple[float, float]:

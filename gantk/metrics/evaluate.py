@@ -1,8 +1,8 @@
-"""Scoring on held-out images: the model, the trivial baselines beside it, and how sure each number is."""
+"""Evaluation: the recipe's metrics on held-out images, the baselines beside the model, and how sure each number is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,31 +11,29 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
+from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
 from gantk.inference.translator import Posts, spread_examples
 from gantk.inference.uncertainty import Uncertain, uncertain
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.choice import chosen_metrics
-from gantk.metrics.pair_scores import PairScorer, Truth
-from gantk.metrics.reals import RealImages, spread
-from gantk.metrics.references import OTHER, Truths
-from gantk.metrics.run_baselines import rivals
-from gantk.metrics.sample_batch import Held, alarms, difference
-from gantk.metrics.scoring import report, set_rows
-from gantk.metrics.sets import ImageGroup, Kid, chosen, halves
-from gantk.metrics.summary import speed_of, summary_lines
-from gantk.metrics.uncertainty import judge
-from gantk.metrics.verdicts import pair_verdict, set_verdict
+from gantk.metrics.baselines import HistogramMatching, IntensityMap, Regression, identity
+from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
+from gantk.metrics.sample_batch import SampleBatch, difference
+from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
+from gantk.metrics.uncertainty import judge_uncertainty
+from gantk.metrics.verdict import pair_verdict, set_verdict
+from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 
-__all__ = ["Held", "Scorer", "alarms", "report", "speed_of", "summary_lines"]
-
 VALIDATION = 16  # pairs that are scored while training
+VALIDATED = ("psnr", "ssim")  # by these
 SAMPLED = 64  # images from noise that are scored while training
 SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
 SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
-VALIDATED = ("psnr", "ssim")  # what is scored while training
+BASELINE_IMAGES = 64  # training images that histograms and intensity maps are taken of
+OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
 
 
 class Scorer:
@@ -47,55 +45,54 @@ class Scorer:
     def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
         low, high = data.range
-        self.low, self.span, self.batch = low, high - low, model.translate.batch
+        self.span, self.batch = high - low, model.translate.batch
         self.reals = RealImages(data, self._shown, runtime.device)
-        self.pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
+        pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
         regions = model.evaluate.regions
-        self.pairs = PairScorer(self.pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device, regions)
-        self.truths = Truths(data, self._shown)
-        for metric in self.pair_metrics if data.pairs("test") else ():
+        self.pairs = PairScorer(pair_metrics, low, self.span, model.data.dims, self.batch, runtime.device, regions)
+        for metric in pair_metrics if data.pairs("test") else ():
             getattr(metric, "expect_size", lambda size: None)(model.data.size)
         self.posts = Posts(model, (low, high))
         if model.evaluate.uncertainty != "none":
             Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
 
-    def held_out_samples(self) -> Held:
+    def sample_batch(self) -> SampleBatch:
         """The images to draw while training: validation pairs, else test pairs, else held-out or training images."""
         count, directions = self.model.evaluate.samples, self.method.directions()
-        held = Held()
+        batch = SampleBatch()
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in directions:
             key = f"{OTHER[to]}_to_{to}"
             sources = [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
-            held.seen[key] = torch.stack([self._load(record) for record in spread(sources, count)])
-            held.inputs[key] = self.data.centre(held.seen[key])
-            held.differences[key] = difference(held.inputs[key])
+            batch.seen[key] = self._stacked(spread(sources, count))
+            batch.inputs[key] = self.data.centre(batch.seen[key])
             if pairs:
-                held.truths[key] = torch.stack([self._shown(pair[to]) for pair in spread(pairs, count)])
-                held.differences[key] = difference(held.truths[key])
+                batch.truths[key] = self.data.centre(self._stacked([pair[to] for pair in spread(pairs, count)]))
+            batch.differences[key] = difference((batch.truths if pairs else batch.inputs)[key])
         if self.method.samples and not directions:
-            held.noise = count
-            real = spread(self._records("train", self.letter), 4 * SAMPLE_PASS)
-            held.differences["image"] = difference(torch.stack([self._shown(record) for record in real]))
-        return held
+            batch.noise = count
+            real = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
+            batch.differences["image"] = difference(self.data.centre(self._stacked(real)))
+        return batch
 
-    def outputs(self, held: Held) -> dict[str, Tensor]:
+    def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
         """What the method makes of them now, before any post-step."""
-        if held.noise:
-            return {"image": self.data.centre(self.method.sample(held.noise, seed=0).float().cpu())}
-        return {key: self.data.centre(self._translate(images, key[-1])) for key, images in held.seen.items()}
+        if batch.noise:
+            return {"image": self.data.centre(self.method.sample(batch.noise, seed=0).float().cpu())}
+        return {key: self.data.centre(self._translate(images, key[-1])) for key, images in batch.seen.items()}
 
     def validate(self) -> dict[str, dict[str, float]]:
         """While training, by direction: PSNR and SSIM on validation pairs; for images from noise KID, cheaply."""
         found: dict[str, dict[str, float]] = {}
-        for to, (sources, truth) in self._validation.items():
+        for to, (sources, references) in self._validation.items():
             made = self.data.centre(self._translate(sources, to))
-            means = self.pairs.means(made, truth, VALIDATED)
+            means = self.pairs.means(made, references, VALIDATED)
             found[f"{OTHER[to]}_to_{to}"] = {name: round(v, 4) for name, v in means.items() if v is not None}
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.model.data.dims), self.reals.for_curves(self.letter)
-            score = kid(train, real, self._sampled(min(SAMPLED, self.model.evaluate.images))[0])
-            found["image"] = {kid.name: round(score.value, 4)}
+            count = min(SAMPLED, self.model.evaluate.images)
+            images = torch.cat([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
+            found["image"] = {kid.name: round(kid(train, real, self._sampled(images)).value, 4)}
         return {key: scores for key, scores in found.items() if scores}
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
@@ -120,10 +117,11 @@ class Scorer:
 
     def _test_direction(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
         key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
-        sources = [pair[OTHER[to]] for pair in pairs] or (self._records("test", OTHER[to]) if self.set_metrics else [])
+        sources = [pair[OTHER[to]] for pair in pairs]
+        sources = sources or (self.reals.records("test", OTHER[to]) if self.set_metrics else [])
         if not sources:
             return
-        inputs = torch.stack([self._load(record) for record in sources])
+        inputs = self._stacked(sources)
         output = self._translate_shared(inputs, to)
         if output is None:
             return
@@ -131,55 +129,78 @@ class Scorer:
         if self.posts:
             made[f"{key}_post"] = self.data.centre(self._finished(output, to))
         shown = self.data.centre(inputs)
-        against = {name: make(shown) for name, make in rivals(self.model, self.data, self._shown, to, self.runtime)}
+        baselines = {name: make(shown) for name, make in self.baselines(to)}
         for part in (result["metrics"], result["verdict"]):
             part |= {direction: {} for direction in made}
-        for name in against:
+        for name in baselines:
             result["baselines"].setdefault(name, {})[key] = {}
-        if pairs and self.pair_metrics:
-            truth = self.truths.whole(pairs, to, shown)
-            self._judge_pairs(result, key, made, against, truth)
+        if pairs and self.pairs.metrics:
+            references = self.reals.references(pairs, to, shown)
+            self._score_pairs(result, key, made, baselines, references)
             if self.model.evaluate.uncertainty != "none":
-                judged = self._confidence(inputs, truth, to, others)
-                result.setdefault("uncertainty", {})[key] = judged
+                result.setdefault("uncertainty", {})[key] = self._uncertainty(inputs, references, to, others)
         if self.set_metrics:
-            lesions = self.reals.masks_of(sources) if self.reals.masks else None
-            about = [record.subject for record in sources], self.reals.labels_of(sources), lesions
-            groups = {name: self.reals.group(images, *about) for name, images in (made | against).items()}
-            found = self._set_scores(groups, to, key, result)
-            for direction in made:
-                result["metrics"][direction] |= found[direction]
-                beside = {name: found[name] for name in against}
-                result["verdict"][direction] |= set_verdict(found[direction], beside)
+            masks = self.reals.masks_of(sources) if self.reals.masks else None
+            about = [record.subject for record in sources], self.reals.labels_of(sources), masks
+            groups = {name: self.reals.group(images, *about) for name, images in (made | baselines).items()}
+            self._score_sets(result, groups, to, key, list(made))
 
-    def _judge_pairs(
-        self, result: dict[str, Any], key: str, made: dict[str, Tensor], against: dict[str, Tensor], truth: Truth
+    def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """(name, baseline) for images of domain `to`; those that learn from pairs only where training pairs are known.
+
+        A baseline takes sources (N, C, *size), as they are scored, to images of the target domain.
+        """
+        pool = [self._shown(record) for record in spread(self.reals.records("train", to), BASELINE_IMAGES)]
+        yield "identity", lambda sources: identity(sources, len(pool[0]))
+        yield "histogram", HistogramMatching(pool)
+        pairs, table = self.data.pairs("train"), self.model
+        if not pairs:
+            return
+        shown = lambda count: ((self._shown(p[OTHER[to]]), self._shown(p[to])) for p in spread(pairs, count))  # noqa: E731
+        yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
+        if table.evaluate.regression:
+            low, high = self.data.range
+            options = {"dims": table.data.dims, "steps": table.evaluate.regression, "seed": table.train.seed}
+            images = shown(fitting(MOST, BYTES // 2, table.data.size))
+            yield "regression", Regression(images, low=low, high=high, runtime=self.runtime, **options)
+
+    def _score_pairs(
+        self,
+        result: dict[str, Any],
+        key: str,
+        made: dict[str, Tensor],
+        baselines: dict[str, Tensor],
+        references: References,
     ) -> None:
-        """Rows and verdicts of images by direction, and rows of their rivals, into the result."""
-        beside = {name: self.pairs(images, truth) for name, images in against.items()}
+        """Rows and verdicts of images by direction, and rows of their baselines, into the result."""
+        beside = {name: self.pairs(images, references) for name, images in baselines.items()}
         for name, scores in beside.items():
             result["baselines"][name][key] |= self.pairs.rows(scores)
         senses = {name: metric.higher_is_better for name, (metric, _) in self.pairs.rows_of.items()}
         for direction, images in made.items():
-            scores = self.pairs(images, truth)
+            scores = self.pairs(images, references)
             result["metrics"][direction] |= self.pairs.rows(scores)
             result["verdict"][direction] |= pair_verdict(scores, beside, senses)
 
-    def _confidence(self, inputs: Tensor, truth: Truth, to: str, others) -> dict[str, Any]:
+    def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
         maker = Uncertain(self.model.evaluate.uncertainty)
         network = uncertain(self.method, to, maker, others)
-
         maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
         made, spread = (self.data.centre(each) for each in maps.chunk(2, dim=1))
+        errors = (made - references.images).abs()
         kind = maker.chosen(back=len(self.method.directions()) == 2)
-        return {"kind": kind} | judge((made - truth.images).abs(), spread, truth.foreground, truth.patients)
+        return {"kind": kind} | judge_uncertainty(errors, spread, references.foreground, references.patients)
 
     def _translate(self, images: Tensor, to: str) -> Tensor:
-        if to not in self._through:
+        if to not in self._networks:
             network = lambda x: self.method.translate(x, to)  # noqa: E731
-            self._through[to] = whole_images(network, self.method, self.model, self.runtime)
-        return self._through[to](images)
+            self._networks[to] = whole_images(network, self.method, self.model, self.runtime)
+        return self._networks[to](images)
+
+    @cached_property
+    def _networks(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {}
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
         """The same by all ranks, in the passes that one alone would make: to the first one, None to the others."""
@@ -190,48 +211,37 @@ class Scorer:
         made = self.runtime.share(images.split(self.batch), lambda part: self._translate(part, to))
         return None if made is None else torch.cat(made)
 
-    @cached_property
-    def _through(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        return {}
-
     # ---- images from noise
 
     def _test_samples(self, result: dict[str, Any]) -> None:
         count = self.model.evaluate.images
-        raw = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
-        if raw is None:
+        passes = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
+        if passes is None:
             return
-        fake, finished = self._made(raw, posts=True)
-        groups = {"image": fake} | ({"image_post": finished} if finished else {})
-        groups["noise"] = self.reals.group(self.reals.noise(self.letter, len(fake)), [""] * len(fake), fake.labels)
+        images = torch.cat(list(passes))
+        groups = {"image": self._sampled(images)}
+        if self.posts:
+            groups["image_post"] = self._sampled(self._finished(images, self.letter))
+        made = list(groups)
+        groups["noise"] = self.reals.group(self.reals.noise(self.letter, count), [""] * count, groups["image"].labels)
         result["baselines"].setdefault("noise", {})["image"] = {}
-        found = self._set_scores(groups, self.letter, "image", result)
-        for direction in (name for name in groups if name != "noise"):
-            result["metrics"][direction] = found[direction]
-            result["verdict"][direction] = set_verdict(found[direction], {"noise": found["noise"]})
+        for part in (result["metrics"], result["verdict"]):
+            part |= {direction: {} for direction in made}
+        self._score_sets(result, groups, self.letter, "image", made)
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """The images from number `first` on of `count` from noise, the same whatever the batch."""
-        number = min(SAMPLE_PASS, count - first)
-        labels = self._labels(count)
+        number, labels = min(SAMPLE_PASS, count - first), self._labels(count)
         these = None if labels is None else labels[first : first + number].to(self.runtime.device)
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, these)
         return images.float().cpu()
 
-    def _sampled(self, count: int) -> tuple[ImageGroup, ImageGroup | None]:
-        """Images from noise, made by this process alone."""
-        return self._made([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
-
-    def _made(self, passes: Sequence[Tensor], posts: bool = False) -> tuple[ImageGroup, ImageGroup | None]:
-        """Images from noise as a set; with `posts` also what the post-steps make of them."""
-        raw = torch.cat(list(passes))
-        count = len(raw)
-        labels = self._labels(count)
+    def _sampled(self, images: Tensor) -> ImageGroup:
+        """Images from noise as a set, with their classes."""
+        count, labels = len(images), self._labels(len(images))
         labels = self.reals.only_label(self.letter, count) if labels is None else labels
-        group = lambda images: self.reals.group(self.data.centre(images), [""] * count, labels)  # noqa: E731
-        finished = group(self._finished(raw, self.letter)) if posts and self.posts else None
-        return group(raw), finished
+        return self.reals.group(self.data.centre(images), [""] * count, labels)
 
     def _labels(self, count: int) -> Tensor | None:
         """Classes in turn, where the method makes images of a class."""
@@ -240,54 +250,54 @@ class Scorer:
 
     # ---- both
 
-    def _set_scores(
-        self, groups: dict[str, ImageGroup], letter: str, key: str, result: dict[str, Any]
-    ) -> dict[str, dict[str, Any]]:
-        """name -> metric -> row. Rivals, and what a perfect generator would get, go into the result's baselines."""
+    def _score_sets(
+        self, result: dict[str, Any], groups: dict[str, ImageGroup], letter: str, key: str, made: list[str]
+    ) -> None:
+        """Rows and verdicts of sets into the result, and rows of their baselines: all groups that are not `made`.
+
+        Also what a perfect generator would get: real images of other patients, as if they had been made.
+        """
         size = tuple(next(iter(groups.values())).images.shape[2:])
         found: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for metric in self.set_metrics:
             train, test, note = self.reals.sets(letter, size, getattr(metric, "needs_classes", False))
             beside = getattr(metric, "baselines", True)
-            for name, fake in groups.items():
-                if name.startswith(key) or beside:
-                    found[name] |= set_rows(metric, train, test, fake, note)
-            if beside and train is not test:  # real images of other patients, as if they had been made
+            for name in groups if beside else made:
+                found[name] |= set_rows(metric, train, test, groups[name], note)
+            if beside and train is not test:
                 fake = halves(train)[1]
                 fake = chosen(fake, torch.arange(len(fake)) < len(groups[key]))
                 rows = result["baselines"].setdefault("real_split", {}).setdefault(key, {})
                 rows |= set_rows(metric, train, test, fake, f"{note}/training-images-as-if-made")
-        for name, rows in found.items():
-            if name in result["baselines"]:
-                result["baselines"][name][key] |= rows
-        return found
+        baselines = {name: rows for name, rows in found.items() if name not in made}
+        for name, rows in baselines.items():
+            result["baselines"][name][key] |= rows
+        for direction in made:
+            result["metrics"][direction] |= found[direction]
+            result["verdict"][direction] |= set_verdict(found[direction], baselines)
 
     def _finished(self, images: Tensor, letter: str) -> Tensor:
         """What the recipe's post-steps make of outputs."""
-        records = self._records("train", letter)
-        examples = spread_examples(_Lazily(records, self._load))
+        examples = spread_examples(_Lazily(self.reals.records("train", letter), self.data.image))
         on_device = lambda n: examples(n).to(self.runtime.device)  # noqa: E731
         parts = [self.posts(part.to(self.runtime.device), on_device).cpu() for part in images.split(self.batch)]
         return torch.cat(parts)
 
     @cached_property
-    def _validation(self) -> dict[str, tuple[Tensor, Truth]]:
+    def _validation(self) -> dict[str, tuple[Tensor, References]]:
         pairs = spread(self.data.pairs("validation"), VALIDATION)
-        if not pairs:
-            return {}
-        inputs = lambda to: torch.stack([self._load(pair[OTHER[to]]) for pair in pairs])  # noqa: E731
-        return {to: (inputs(to), self.truths.images(pairs, to)) for to in self.method.directions()}
+        return {
+            to: (self._stacked([pair[OTHER[to]] for pair in pairs]), self.reals.references(pairs, to))
+            for to in (self.method.directions() if pairs else ())
+        }
 
-    def _load(self, record: Record) -> Tensor:
-        """As the networks see it."""
-        return self.data.image(record)
+    def _stacked(self, records: Sequence[Record]) -> Tensor:
+        """As the networks see them."""
+        return torch.stack([self.data.image(record) for record in records])
 
     def _shown(self, record: Record) -> Tensor:
         """As it is shown and scored: without neighbouring slices."""
-        return self.data.centre(self._load(record)[None])[0]
-
-    def _records(self, split: str, letter: str) -> list[Record]:
-        return [record for record in self.data.splits[split] if record.domain == letter]
+        return self.data.centre(self.data.image(record)[None])[0]
 
 
 class _Lazily:
@@ -301,3 +311,68 @@ class _Lazily:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.load(self.records[index])
+
+
+def chosen_metrics(model: Model, reals: RealImages, method: Method, data_range: float) -> tuple[list[Any], list[Any]]:
+    """(pair metrics, set metrics) of a recipe, built; UserError where one cannot judge this method or these data."""
+    parts, pairs, sets = model.evaluate.metrics, bool(method.directions()), method.samples
+    if parts is None:
+        names = (OF_TRANSLATIONS if pairs else ()) + (OF_SAMPLES if sets else ())
+        parts = [bind_or_raise("metric", name) for name in names]
+    built = [part(data_range, model.data.dims) for part in parts]
+    of_sets = [metric for metric in built if getattr(metric, "sets", False)]
+    of_pairs = [metric for metric in built if metric not in of_sets]
+    if of_pairs and not pairs:
+        raise UserError(
+            f"the metric '{of_pairs[0].name}' compares an output with its truth, and images from noise have none",
+            where="evaluate.metrics",
+            remedy="use metrics of sets: kid, fid, prdc, diversity, two_sample, "
+            "or classification where classes are known",
+        )
+    for metric in of_sets:
+        if getattr(metric, "needs_classes", False):
+            _expect_classes(metric.name, reals, method)
+        if getattr(metric, "needs_masks", False):
+            _expect_masks(metric.name, reals, method)
+            reals.masks = True
+    return of_pairs, of_sets
+
+
+def _expect_classes(name: str, reals: RealImages, method: Method) -> None:
+    """Two classes of real images to learn and to test, and a known class of every made image."""
+    letter = (method.directions() or method.reads)[0]
+    train, test = ({record.label for record in reals.labelled(split, letter)} for split in ("train", "test"))
+    if len(train & test) < 2:
+        train, test = (", ".join(sorted(names)) or "none" for names in (train, test))
+        raise UserError(
+            f"the metric '{name}' needs real images of two classes to learn from and to be tested on; "
+            f"known are {train} among the training images and {test} among the test images",
+            where="evaluate.metrics",
+            remedy="put images into one folder for each class, split so that both sides have each, or leave it out",
+        )
+    if not method.directions() and not method.geometry.classes and reals.only_label(letter, 1) is None:
+        raise UserError(
+            f"the metric '{name}' must know the class of a made image, and this method was trained on a mixture",
+            where="evaluate.metrics",
+            remedy="train a conditional method with data.labels = true, or on one class alone (data.source.only)",
+        )
+
+
+def _expect_masks(name: str, reals: RealImages, method: Method) -> None:
+    """Masks of real images to learn and to test, and of what a made image shows."""
+    if not method.directions():
+        raise UserError(
+            f"the metric '{name}' must know where the lesions of a made image are, and an image from noise has no mask",
+            where="evaluate.metrics",
+            remedy="leave it out; classification says whether such images are of use",
+        )
+    for letter in method.directions():
+        known = [[reals.masked(r) is not None for r in reals.records(split, letter)] for split in ("train", "test")]
+        if not all(map(any, known)):
+            training, test = (f"{sum(each)} of {len(each)}" for each in known)
+            raise UserError(
+                f"the metric '{name}' needs real images with lesion masks to learn from and to be tested on, and "
+                f"{training} training images and {test} test images have one",
+                where="evaluate.metrics",
+                remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
+            )

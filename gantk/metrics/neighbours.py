@@ -2,96 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.metrics.bootstrap import parts_of
-from gantk.metrics.distances import blocks, parts_interval, squared_distances
+from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
+NAMES = ("precision", "recall", "density", "coverage")
 FEW = 1000  # images, below which a definition says so
 WARNING = (
     "these depend on the number of images: with few, neighbours are far and each ball takes in much of the space; "
     "compare them between sets of the same size only, and with what real images get as if made (real_split)"
 )
-
-
-@dataclass(frozen=True)
-class Balls:
-    """Which vectors lie in the balls around others, each as wide as its centre's k-th nearest neighbour is away.
-
-    Row 0 is of the whole sets; rows 1 to C of the centres without each of their parts; the rest of `covers` of the
-    points without each of theirs.
-    """
-
-    holding: np.ndarray  # (1 + C, points) int: how many balls hold a point
-    covers: np.ndarray  # (1 + C + P, centres) bool: whether a centre's ball holds any point
-
-    @classmethod
-    def around(
-        cls, centres: np.ndarray, points: np.ndarray, centre_parts: np.ndarray, point_parts: np.ndarray, k: int
-    ) -> Balls:
-        """In blocks of centres: no matrix of all pairs is ever held. Balls are closed; nothing is its own neighbour."""
-        count, others = int(centre_parts.max()) + 1, int(point_parts.max()) + 1
-        holding = np.zeros((1 + count, len(points)), dtype=np.int64)
-        covers = np.zeros((1 + count + others, len(centres)), dtype=bool)
-        for rows in blocks(len(centres), max(len(centres), len(points))):
-            radii = radii_without(centres, rows, centre_parts, k)
-            away = squared_distances(centres[rows], points)
-            for version, radius in enumerate(radii):
-                kept = centre_parts[rows] != version - 1  # version 0 leaves nobody out
-                holding[version] += (away <= np.where(kept, radius, -1)[:, None]).sum(0)
-            nearest = np.stack([away[:, point_parts == part].min(1) for part in range(others)])
-            covers[: 1 + count, rows] = nearest.min(0) <= radii
-            for part in range(others):
-                covers[1 + count + part, rows] = np.delete(nearest, part, 0).min(0, initial=np.inf) <= radii[0]
-        return cls(holding, covers)
-
-
-def radii_without(vectors: np.ndarray, rows: slice, parts: np.ndarray, k: int) -> np.ndarray:
-    """(1 + parts, rows): squared distances to the k-th nearest other vector, of all and without each part.
-
-    Each part's own k nearest are enough to know them all. Infinite where fewer than k others are left.
-    """
-    away = squared_distances(vectors[rows], vectors)
-    away[np.arange(len(away)), np.arange(rows.start, rows.start + len(away))] = np.inf
-    count = int(parts.max()) + 1
-    nearest = np.full((count, len(away), k), np.inf)
-    for part in range(count):
-        inside = away[:, parts == part]
-        least = min(k, inside.shape[1])
-        nearest[part, :, :least] = np.partition(inside, least - 1, axis=1)[:, :least]
-
-    def kth(candidates: np.ndarray) -> np.ndarray:
-        flat = np.moveaxis(candidates, 0, 1).reshape(len(away), -1)
-        return np.partition(flat, k - 1, axis=1)[:, k - 1] if flat.shape[1] else np.full(len(away), np.inf)
-
-    return np.stack([kth(nearest), *(kth(np.delete(nearest, part, 0)) for part in range(count))])
-
-
-class Neighbourhoods:
-    """The four shares of two sets of vectors, whole or with one part of one of them left out."""
-
-    def __init__(self, real: np.ndarray, fake: np.ndarray, real_parts: np.ndarray, fake_parts: np.ndarray, k: int):
-        middle = real.mean(0)  # distances between vectors far from 0 would lose digits
-        self.k, self.parts = k, (real_parts, fake_parts)
-        self.real = Balls.around(real - middle, fake - middle, real_parts, fake_parts, k)
-        self.fake = Balls.around(fake - middle, real - middle, fake_parts, real_parts, k)
-
-    def shares(self, real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
-        """Of the parts at which `real` (R,) and `fake` (F,) are true: all, or all but one of one side."""
-        gone = [0 if kept.all() else 1 + int(np.argmin(kept)) for kept in (real, fake)]
-        reals, fakes = real[self.parts[0]], fake[self.parts[1]]  # of images
-        held = self.real.holding[gone[0]][fakes]
-        covered = self.real.covers[len(real) + gone[1] if gone[1] else gone[0]][reals]
-        return {
-            "precision": float((held > 0).mean()),
-            "recall": float((self.fake.holding[gone[1]][reals] > 0).mean()),
-            "density": float(held.mean() / self.k),
-            "coverage": float(covered.mean()),
-        }
 
 
 class Prdc(InFeatures):
@@ -128,31 +50,52 @@ class Prdc(InFeatures):
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         """precision, recall, density and coverage, named with the suffix of their features."""
         enough(self.name, test, fake, least=self.k + 1)
-        real, made = self.vectors(train, test, fake)
-        parts = parts_of(test.patients), parts_of(fake.patients)
-        found = Neighbourhoods(real, made, *parts, self.k)
-        value = found.shares(*(np.ones(p.max() + 1, dtype=bool) for p in parts))
+        statistic = shares_of(*self.vectors(train, test, fake), self.k)
+        values, ci95 = left_out_interval(statistic, test.patients, fake.patients, least=self.k + 1)
         few = min(len(test), len(fake)) < FEW
         alike = {"density": 1.0, "coverage": expected_coverage(len(test), len(fake), self.k)}
         scores = {}
-        for name, share in value.items():
+        for place, name in enumerate(NAMES):
             note = f"/if-alike={alike[name]:.3f}" if name in alike else ""
             how = f"k={self.k}/{self.seen}/n={len(fake)},real={len(test)}{note}"
             details = {"if_alike": alike[name]} if name in alike else {}
             details |= {"warning": WARNING} if few else {}
             definition = f"{name}/{how}" + (f"/depends-on-n-below-{FEW}-images" if few else "")
-            scores[name + self.features.suffix] = Score(
-                share, self._interval(found, name, parts), len(fake), definition, details
-            )
+            low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)
+            most = high if name == "density" else 1.0
+            interval = None if low == high else (max(0.0, low), min(most, high))
+            scores[name + self.features.suffix] = Score(float(values[place]), interval, len(fake), definition, details)
         return scores
 
-    def _interval(self, found: Neighbourhoods, name: str, parts: tuple[np.ndarray, np.ndarray]):
-        if any(len(p) - np.bincount(p).max() <= self.k for p in parts):  # a set would be left without a k-th neighbour
-            return None
-        ci95 = parts_interval(lambda real, fake: found.shares(real, fake)[name], *parts)
-        if ci95 is None or ci95[0] == ci95[1]:
-            return None
-        return max(0.0, ci95[0]), ci95[1] if name == "density" else min(1.0, ci95[1])
+
+def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
+    """A function that gives the four shares, (4,), of those vectors (n, d) that are kept: bools (R,) and (F,)."""
+    middle = real.mean(0)  # distances between vectors far from 0 would lose digits
+    real, fake = real - middle, fake - middle
+    between, inside = squared_distances(real, fake), [squared_distances(x, x) for x in (real, fake)]
+    for away in inside:
+        np.fill_diagonal(away, np.inf)  # nothing is its own neighbour
+    whole = [np.partition(away, k - 1, axis=1)[:, k - 1] for away in inside]
+
+    def shares(*kept: np.ndarray) -> np.ndarray:
+        radii = [
+            radius if keep.all() else np.partition(away[np.ix_(keep, keep)], k - 1, axis=1)[:, k - 1]
+            for keep, away, radius in zip(kept, inside, whole, strict=True)
+        ]
+        away = between[np.ix_(*kept)]
+        held = (away <= radii[0][:, None]).sum(0)  # by how many balls of real images each fake; balls are closed
+        recall, coverage = (away <= radii[1]).any(1).mean(), (away.min(1) <= radii[0]).mean()
+        return np.array([(held > 0).mean(), recall, held.mean() / k, coverage])
+
+    return shares
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x - y|^2 of all pairs (n, m); exactly 0 where nothing but rounding is left, so that copies count as copies."""
+    sizes = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
+    found = sizes - 2 * (x @ y.T)
+    found[found < 1e-12 * sizes] = 0
+    return found
 
 
 def expected_coverage(real: int, fake: int, k: int) -> float:

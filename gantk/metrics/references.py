@@ -1,49 +1,245 @@
-"""What the held-out images of a run should become: images, patients, volumes, lesions, foreground, native units."""
+"""The real images of a run that made ones are compared with: sets, registered references, masks, native intensities."""
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
+from gantk.data.intensity import PerChannel
 from gantk.data.items import Record
-from gantk.metrics.pair_scores import Truth
-from gantk.metrics.reals import lesion_mask
-from gantk.metrics.uncertainty import foreground
-from gantk.metrics.units import units_of
+from gantk.formats.files import is_image, is_volume
+from gantk.metrics.pair_scores import References, foreground
+from gantk.metrics.sets import ImageGroup
 
 OTHER = {"a": "b", "b": "a"}
+MOST = 1024  # images of a set; more are thinned evenly
+BYTES = 2**30  # of a set, which for volumes is fewer
+CURVE = 64  # real images of a set for scores while training
+FEW = 32  # held-out images, below which a definition says so
+CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")  # "CT", "sCT", "CBCT", "low-dose CT"
+AIR = -200.0  # a scale whose black lies below this is one of Hounsfield units: fat ends at about -120
 
 
-class Truths:
-    """The truth of pairs of a run's records; `load` gives a record as it is scored, (C, *size)."""
+class RealImages:
+    """The real images of a run as metrics take them; `load` gives a record as it is scored, (C, *size).
 
-    def __init__(self, data: Data, load: Callable[[Record], Tensor]):
-        self.data, self.load = data, load
-        self.low, self.span = data.range[0], data.range[1] - data.range[0]
+    Sets are counted from black, at the fakes' size, with their classes. Where images are larger than what is made (a
+    method of patches), each gives one window at a seeded place. `masks` says whether the sets come with their lesion
+    masks, which costs reading them: where a metric needs them.
+    """
 
-    def images(self, pairs: Sequence[dict[str, Record]], to: str) -> Truth:
-        """Domain `to` of these pairs: images and patients alone."""
-        images = torch.stack([self.load(pair[to]) for pair in pairs])
-        return Truth(images, [pair[to].subject for pair in pairs])
+    masks = False
 
-    def whole(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor) -> Truth:
-        """Domain `to` of these pairs, with all that is known of them; `sources` (N, C, *size) as they are shown."""
-        plain, records = self.images(pairs, to), [pair[to] for pair in pairs]
-        masks = self._masks([pair[to] if pair[to].mask else pair[OTHER[to]] for pair in pairs])
-        inside = foreground(sources, plain.images, low=self.low, data_range=self.span)
-        volumes = [volume_of(record) for record in records]
-        units = units_of(self.data, records, to)
-        return Truth(plain.images, plain.patients, masks, inside, volumes, units)
+    def __init__(self, data: Data, load: Callable[[Record], Tensor], device: Any):
+        self.data, self.load, self.device = data, load, device
+        self._known: dict[Any, ImageGroup] = {}
 
-    def _masks(self, records: Sequence[Record]) -> Tensor | None:
-        """(N, 1, *size), 1 where the larger part of a pixel is lesion; None where no image shows one."""
-        masks = [lesion_mask(self.data, record) for record in records]
-        return torch.stack(masks) if any(mask.any() for mask in masks) else None
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes of real images, those that were left out of training included."""
+        known = [record for splits in (self.data.splits, self.others) for each in splits.values() for record in each]
+        return self.data.classes or tuple(sorted({record.label for record in known if record.label is not None}))
+
+    @cached_property
+    def others(self) -> dict[str, list[Record]]:
+        """By split, the records of classes that the source was told to leave out (`only`).
+
+        A patient stays in the split that the training of the generator put it in; new ones are shared out alike.
+        """
+        part, table = self.data.table.source, self.data.table
+        default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
+        if table.neighbours or part.options.get("only", default) == default:
+            return {}
+        whole = replace(part, options=part.options | {"only": default})(table.domains, table.dims, table.size).records()
+        own = {(record.domain, record.key) for records in self.data.splits.values() for record in records}
+        left = [record for record in whole if (record.domain, record.key) not in own]
+        place = {r.subject: name for name, records in self.data.splits.items() for r in records if r.subject}
+        units = sorted({record.subject or record.key for record in left} - place.keys())
+        order = np.random.default_rng(table.split.seed).permutation(len(units))
+        test = round(table.split.test * len(units))
+        validation = test + round(table.split.validation * len(units))
+        for rank, unit in enumerate(order):
+            place[units[unit]] = "test" if rank < test else "validation" if rank < validation else "train"
+        return {name: [r for r in left if place[r.subject or r.key] == name] for name in self.data.splits}
+
+    def records(self, split: str, letter: str) -> list[Record]:
+        """The records of a split and domain."""
+        return [record for record in self.data.splits[split] if record.domain == letter]
+
+    def labelled(self, split: str, letter: str) -> list[Record]:
+        """Records of a split whose class is known, of all classes."""
+        records = [*self.records(split, letter), *(r for r in self.others.get(split, ()) if r.domain == letter)]
+        return [record for record in records if record.label is not None]
+
+    def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
+        """Training images, held-out images, and what their definition must say: against what, and how few.
+
+        `all_classes`: those alone whose class is known, and of classes that training left out too.
+        """
+        find = self.labelled if all_classes else self.records
+        train, test = (
+            self._set(find(split, letter), (split, all_classes), letter, size) for split in ("train", "test")
+        )
+        if test is None or len(test) < 2:
+            return train, train, "/against-training-images-as-none-are-held-out"
+        return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
+
+    def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
+        """A few training images, and validation images to compare with; training images where those are too few."""
+        size = tuple(self.data.table.patch or self.data.table.size)
+        train, validation = (spread(self.records(split, letter), CURVE) for split in ("train", "validation"))
+        train = self._set(train, "curve", letter, size)
+        return train, self._set(validation, "curve held out", letter, size) if len(validation) >= FEW // 2 else train
+
+    def _set(self, records: list[Record], name: Any, letter: str, size: tuple[int, ...]) -> ImageGroup | None:
+        key = (name, letter, tuple(size))
+        if key not in self._known and records:
+            shown = spread(records, fitting(MOST, BYTES, self.data.table.size))
+            images, masks = windows(self._images(shown), size), self.masks_of(shown) if self.masks else None
+            masks = None if masks is None else windows(masks, size)  # at the images' places: as many, as large
+            self._known[key] = self.group(images, [r.subject for r in shown], self.labels_of(shown), masks)
+        return self._known.get(key)
+
+    def group(
+        self, images: Tensor, patients: list[str], labels: Tensor | None = None, masks: Tensor | None = None
+    ) -> ImageGroup:
+        """Images in network intensities as a set."""
+        return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
+
+    def noise(self, letter: str, count: int) -> Tensor:
+        """Every pixel drawn by itself, with its own mean and deviation over the training images."""
+        images = self._images(spread(self.records("train", letter), MOST // 4))
+        mean, deviation = images.mean(0), images.std(0, correction=0)
+        drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
+        return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
+
+    def labels_of(self, records: Sequence[Record]) -> Tensor | None:
+        """(N,) indices into the classes, -1 where unknown; None where there are no classes."""
+        if not self.classes:
+            return None
+        return torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
+
+    def only_label(self, letter: str, count: int) -> Tensor | None:
+        """The class of images made by a method that was trained on one class alone; None where it was not."""
+        labels = {record.label for record in self.data.training if record.domain == letter}
+        alone = labels.pop() if len(labels) == 1 else None
+        return None if alone is None else torch.full((count,), self.classes.index(alone))
+
+    def masked(self, record: Record) -> Record | None:
+        """The record itself where it has a lesion mask, else one registered with it that has; None where none has."""
+        return record if record.mask is not None else self._mask_of_pair.get(record.pair)
+
+    @cached_property
+    def _mask_of_pair(self) -> dict[str, Record]:
+        known = (record for records in self.data.splits.values() for record in records)
+        return {record.pair: record for record in known if record.pair is not None and record.mask is not None}
+
+    def masks_of(self, records: Sequence[Record]) -> Tensor | None:
+        """(N, 1, *size) of 0 and 1, nan for an image of which nobody drew a mask; None where none shows a lesion."""
+        unknown = torch.full((1, *self.data.table.size), torch.nan)
+        drawn = [self.masked(record) for record in records]
+        masks = [unknown if record is None else self._mask(record) for record in drawn]
+        return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
+
+    def _mask(self, record: Record) -> Tensor:
+        """(1, *size), 1 where the larger part of a pixel is lesion; all 0 where the record has no mask."""
+        mask = self.data.preparation.mask(record)
+        return torch.zeros(1, *self.data.table.size) if mask is None else (torch.from_numpy(mask) > 0.5).float()
+
+    def references(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None) -> References:
+        """Domain `to` of pairs: images and patients; with `sources` (N, C, *size), as they are shown, all that is
+        known of them."""
+        records = [pair[to] for pair in pairs]
+        images, patients = self._images(records), [record.subject for record in records]
+        if sources is None:
+            return References(images, patients)
+        low, high = self.data.range
+        masks = [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
+        return References(
+            images,
+            patients,
+            masks=torch.stack(masks) if any(mask.any() for mask in masks) else None,
+            foreground=foreground(sources, images, low=low, data_range=high - low),
+            volumes=[volume_of(record) for record in records],
+            units=units_of(self.data, records, to),
+        )
+
+    def _images(self, records: Sequence[Record]) -> Tensor:
+        return torch.stack([self.load(record) for record in records])
 
 
 def volume_of(record: Record) -> str:
     """The scan that a record is a slice of: by its key, else its patient's only one; "" where neither is known."""
     return f"{record.subject}/{record.scan_key}" if record.scan_key else record.subject
+
+
+def windows(images: Tensor, size: tuple[int, ...] | None) -> Tensor:
+    """One window (N, C, *size) of each image, at seeded places; the images themselves where they have that size."""
+    if size is None or tuple(images.shape[2:]) == tuple(size):
+        return images
+    rng, cut = np.random.default_rng(0), []
+    for image in images:
+        starts = [rng.integers(side - shown + 1) for side, shown in zip(image.shape[1:], size, strict=True)]
+        box = tuple(slice(int(at), int(at) + shown) for at, shown in zip(starts, size, strict=True))
+        cut.append(image[(slice(None), *box)])
+    return torch.stack(cut)
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most `count` items, evenly spread over the list."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def fitting(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:
+    """How many float32 images of that size a set may have: `most`, or as many as fit into `memory` bytes."""
+    return max(least, min(most, memory // (4 * math.prod(size))))
+
+
+@dataclass(frozen=True)
+class Units:
+    """The intensities of one domain's files: `name` is "HU" or "native", `mappings` lead there, one for each image."""
+
+    name: str
+    mappings: Sequence[Any]
+
+    def native(self, images: Tensor, first: int = 0) -> Tensor:
+        """Images (N, C, *size) from network to native intensities; the first of them belongs to mapping `first`."""
+        mappings = self.mappings[first : first + len(images)]
+        if all(mapping is mappings[0] for mapping in mappings):
+            return mappings[0].inverse(images)
+        return torch.stack([one.inverse(image) for one, image in zip(mappings, images, strict=True)])
+
+
+def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
+    """The intensities of these records' files, each by the mapping that its own image was read with.
+
+    None for a domain of several contrasts, which have no common scale. Hounsfield units are those of a domain called CT
+    whose window was chosen by hand, or whose black is air; pictures never hold such values.
+    """
+    intensity = data.intensity[letter]
+    if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
+        return None
+    of_image = getattr(intensity, "per", "set") == "image"
+    preparation = data.preparation
+    mappings = [
+        intensity.own(intensity.measure(preparation.to_size(r))) if of_image else preparation.mapping(r, intensity)
+        for r in records
+    ]
+    domain = dict(zip(data.letters, data.table.domains, strict=True))[letter]
+    pictures = any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
+    blacks = (float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16])
+    hounsfield = CT.search(domain.lower()) and not pictures
+    by_hand = all(getattr(mapping, "name", "") == "window" for mapping in mappings)
+    return Units("HU" if hounsfield and (by_hand or max(blacks, default=0.0) < AIR) else "native", mappings)

@@ -1,4 +1,4 @@
-"""What is drawn again and again while training: held-out images, and the alarms that look at them."""
+"""The held-out images that are drawn again and again while training, and the alarms that look at them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
@@ -14,7 +15,7 @@ ALIKE = 0.15  # outputs that differ from each other by less than this share of w
 
 
 @dataclass
-class Held:
+class SampleBatch:
     """Held-out images by direction, such as "a_to_b": (k, C, *size), as they are shown."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -37,15 +38,11 @@ class Held:
 
 def difference(images: Tensor) -> float:
     """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a single one."""
-    count = len(images)
-    if count < 2:
-        return 0.0
     rows = images.detach().float().cpu().flatten(1)
-    total = sum(float((rows[i + 1 :] - rows[i]).abs().mean(1).sum()) for i in range(count - 1))
-    return total / (count * (count - 1) / 2)
+    return float(torch.pdist(rows, p=1).mean()) / rows.shape[1] if len(rows) > 1 else 0.0
 
 
-def alarms(outputs: dict[str, Tensor], held: Held) -> Iterator[tuple[str, str]]:
+def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
     """What should worry a user while training: outputs that are no numbers, no change, all alike."""
     for key, images in outputs.items():
         images = images.float().cpu()
@@ -53,10 +50,10 @@ def alarms(outputs: dict[str, Tensor], held: Held) -> Iterator[tuple[str, str]]:
         if broken:
             yield "not-finite", f"{key}: {broken} of {len(images)} outputs hold NaN or infinite values"
             continue
-        inputs = held.inputs.get(key)
+        inputs = batch.inputs.get(key)
         if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
             yield "no-change", f"{key}: the output is the input, nearly unchanged"
-        found, real = difference(images), held.differences.get(key, 0.0)
+        found, real = difference(images), batch.differences.get(key, 0.0)
         if len(images) > 1 and found < max(0.002, ALIKE * real):
             share = f", differing by {found / real:.0%} of what real images do" if real else ""
             yield "collapse", f"{key}: the outputs are all alike{share}"

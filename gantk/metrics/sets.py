@@ -1,33 +1,28 @@
-"""Scores of a set of images against real ones: how far apart two distributions are.
+"""Metrics of a set of made images against real ones: KID, FID, diversity; and what every metric of sets is given.
 
 Each is built with (data_range, dims) and called with three sets: the training images, held-out real images, the fakes.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.bootstrap import left_out_interval, parts_of
-from gantk.metrics.distances import (
-    KernelSums,
-    frechet_of,
-    gaussian,
-    kernels,
-    parts_interval,
-    squared_mmd,
-)
 from gantk.metrics.features import Features
+from gantk.metrics.intervals import Interval, left_out_interval, metric_row, parts_of, patient_names
+from gantk.metrics.pairs import MSSSIM
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
 KID_FEW = 32  # images, below which KID says so
 FID_FEW = 2048  # images, below which a Frechet distance says so: fewer than Inception's numbers span no full Gaussian
 FID_LEAST = 8  # images, below which it is refused
+PAIRS = 512  # pairs of images that diversity looks at
 KID_WARNING = f"fewer than {KID_FEW} images: unbiased, but chance weighs much; read the interval, not the value"
 FID_WARNING = (
     f"fewer than {FID_FEW} images: the value is too high by chance, the more so the fewer they are; "
@@ -60,7 +55,7 @@ class Score:
     """One number of a set of images, its 95 % interval, how many images stand behind it, and how it was made."""
 
     value: float | None
-    ci95: tuple[float, float] | None
+    ci95: Interval
     n: int
     definition: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -77,10 +72,43 @@ def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
     """Two halves by order of patients, so that a patient's images stay together; the second is the larger."""
-    names = [patient or f"image {index}" for index, patient in enumerate(group.patients)]
+    names = patient_names(group.patients)
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
     first = torch.tensor([order[name] < len(order) // 2 for name in names])
     return chosen(group, first), chosen(group, ~first)
+
+
+def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
+    """UserError, naming the metric, where a set holds fewer images than `least`."""
+    if min(map(len, groups)) < least:
+        counts = " and ".join(str(len(group)) for group in groups)
+        what = f"{name} compares sets, and these hold {counts} images"
+        raise UserError(what, where="evaluate.metrics", allowed=f"{least} or more of each", remedy=remedy)
+
+
+def set_rows(
+    metric: Any, train: ImageGroup, test: ImageGroup, fake: ImageGroup, note: str = "", *, strict: bool = False
+) -> dict[str, Any]:
+    """The rows of metrics.json of one metric of sets, most often one; `note` ends their definitions.
+
+    What cannot be computed has no value, and its definition says why: one metric does not cost a training its others.
+    With `strict` it is a UserError.
+    """
+    try:
+        broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
+        if broken:
+            raise UserError(f"{broken} of {len(fake)} images hold NaN or infinite values")
+        found = metric(train, test, fake)
+        scores = found if isinstance(found, dict) else {metric.name: found}
+    except UserError as error:
+        if strict:
+            raise
+        scores = {metric.name: Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")}
+    return {
+        name: metric_row(metric, score, score.n, score.definition + note)
+        | ({"details": score.details} if score.details else {})
+        for name, score in scores.items()
+    }
 
 
 class InFeatures:
@@ -161,16 +189,15 @@ class Kid(InFeatures):
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         enough(self.name, test, fake, least=max(2, self.subset), remedy="set subset = 0" if self.subset else None)
         real, made = self.vectors(train, test, fake)
-        parts = parts_of(test.patients), parts_of(fake.patients)
-        sums = KernelSums.of(real, made, *parts)
-        value, how = sums.squared_mmd(*(np.ones(p.max() + 1, dtype=bool) for p in parts)), "whole-sets"
-        ci95 = parts_interval(sums.squared_mmd, *parts)
-        size = self.subset or (SUBSET if min(len(real), len(made)) > SUBSET else 0)
+        value, ci95 = mmd_interval(real, made, test.patients, fake.patients)
+        how, fewest = "whole-sets", min(len(real), len(made))
+        size = self.subset or (SUBSET if fewest > SUBSET else 0)
         if size:
-            mean, how = _of_subsets(real, made, size), f"subsets={SUBSETS}x{size}"
-            ci95 = ci95 and (ci95[0] - value + mean, ci95[1] - value + mean)
-            value = mean
-        few = min(len(real), len(made)) < KID_FEW
+            rng, whole = np.random.default_rng(0), value
+            drawn = ([x[rng.choice(len(x), size, replace=False)] for x in (real, made)] for _ in range(SUBSETS))
+            value, how = float(np.mean([squared_mmd(*both) for both in drawn])), f"subsets={SUBSETS}x{size}"
+            ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
+        few = fewest < KID_FEW
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}" + ("/few-images" if few else "")
         return Score(value, ci95, len(fake), definition, {"warning": KID_WARNING} if few else {})
 
@@ -192,28 +219,131 @@ class Fid(InFeatures):
         real, made = self.vectors(train, test, fake)
         whole = gaussian(real), gaussian(made)
 
-        def without(*kept: np.ndarray) -> float:
+        def of_kept(*kept: np.ndarray) -> float:
             sides = zip((real, made), whole, kept, strict=True)
-            return frechet_of(*(fit if len(k) == len(x) else gaussian(x[k]) for x, fit, k in sides))
+            return frechet(*(fit if keep.all() else gaussian(x[keep]) for x, fit, keep in sides))
 
-        ci95 = left_out_interval(without, test.patients, fake.patients)
+        value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
         few = min(len(real), len(made)) < FID_FEW
         how = f"biased-upwards-below-{FID_FEW}-images" if few else "gaussians"
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        details = {"warning": FID_WARNING} if few else {}
-        return Score(frechet_of(*whole), ci95 and (max(0.0, ci95[0]), ci95[1]), len(fake), definition, details)
+        ci95 = ci95 and (max(0.0, float(ci95[0])), float(ci95[1]))
+        return Score(value, ci95, len(fake), definition, {"warning": FID_WARNING} if few else {})
 
 
-def _of_subsets(real: np.ndarray, fake: np.ndarray, size: int) -> float:
-    """Mean squared MMD of 100 seeded subsets."""
-    rng = np.random.default_rng(0)
-    drawn = ([rng.choice(len(x), size, replace=False) for x in (real, fake)] for _ in range(SUBSETS))
-    return float(np.mean([squared_mmd(*kernels(real[r], fake[f])) for r, f in drawn]))
+class Diversity:
+    """How different the fakes are from each other, in units of how different real images are: 1 is as diverse, 0 alike.
+
+    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes, divided by the same of
+    held-out real images of different patients. Above 1 is not better: noise is diverse.
+    """
+
+    sets = True
+    name, unit, higher_is_better = "diversity", "", None
+
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM, from 11 pixels a side on; or mean difference
+    ):
+        self.distance, self.similarity = distance, MSSSIM(data_range, dims)
+
+    @property
+    def definition(self) -> str:
+        return f"diversity/{'1-ms_ssim' if self.distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+        enough(self.name, test, fake)
+        reals, fakes = self._pairs(test), self._pairs(fake)
+        how = f"{self.definition}/n={len(fake)},real={len(test)}"
+        if not len(reals[0]) or not reals[1].any():
+            return Score(None, None, len(fake), f"{how}/real-images-alike")
+
+        def ratio(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
+            return _mean_of(fakes, kept_fake) / max(_mean_of(reals, kept_real), 1e-12)
+
+        value, ci95 = left_out_interval(ratio, test.patients, fake.patients)
+        return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes[0])},{len(reals[0])}")
+
+    def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
+        """((P, 2) indices, (P,) distances) of pairs of different patients; of any, where all are one patient's."""
+        pairs = different_pairs(group.patients)
+        values = []
+        for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
+            x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
+            alike = self.similarity(x, y) if self.distance == "ms_ssim" else 1 - (x - y).abs().flatten(1).mean(1)
+            values.append((1 - alike).double().cpu().numpy())
+        return pairs, np.concatenate(values)
 
 
-def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
-    """UserError, naming the metric, where a set holds fewer images than `least`."""
-    if min(map(len, groups)) < least:
-        counts = " and ".join(str(len(group)) for group in groups)
-        what = f"{name} compares sets, and these hold {counts} images"
-        raise UserError(what, where="evaluate.metrics", allowed=f"{least} or more of each", remedy=remedy)
+def different_pairs(patients: list[str]) -> np.ndarray:
+    """Up to 512 seeded pairs of indices, (P, 2), of images of different patients."""
+    count = len(patients)
+    if count * (count - 1) // 2 <= 16 * PAIRS:
+        pairs = np.array(list(itertools.combinations(range(count), 2)))
+    else:
+        pairs = np.random.default_rng(0).integers(0, count, (16 * PAIRS, 2))
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    apart = np.array([not patients[i] or patients[i] != patients[j] for i, j in pairs])
+    pairs = pairs[apart] if apart.any() else pairs
+    return np.random.default_rng(1).permutation(pairs)[:PAIRS]
+
+
+def _mean_of(pairs: tuple[np.ndarray, np.ndarray], kept: np.ndarray) -> float:
+    inside = kept[pairs[0]].all(1)
+    return float(pairs[1][inside].mean()) if inside.any() else float(pairs[1].mean())
+
+
+def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
+    """The unbiased squared MMD of two sets of vectors: none is compared with itself (Gretton et al., 2012, eq. 3)."""
+    return mmd_interval(real, fake, ["one patient"] * len(real), ["one patient"] * len(fake))[0]
+
+
+def mmd_interval(
+    real: np.ndarray, fake: np.ndarray, real_patients: list[str], fake_patients: list[str]
+) -> tuple[float, Interval]:
+    """The unbiased squared MMD of two sets of vectors (n, d), and its interval from leaving out patients.
+
+    The kernel is summed once, over each pair of the sets' parts: sums of the parts that are kept give every value.
+    """
+    sides = [(real, parts_of(real_patients)), (fake, parts_of(fake_patients))]
+    own = [np.bincount(parts, (np.square(x).sum(1) / x.shape[1] + 1) ** 3) for x, parts in sides]
+    counts = [np.bincount(parts) for _, parts in sides]
+    k_rr, k_ff, k_rf = (_kernel_sums(*one, *other) for one, other in ((sides[0],) * 2, (sides[1],) * 2, sides))
+
+    def of_kept(*kept: np.ndarray) -> float:
+        weights = [np.bincount(parts, keep) > 0 for (_, parts), keep in zip(sides, kept, strict=True)]
+        n = [w @ count for w, count in zip(weights, counts, strict=True)]
+        inside = [
+            (w @ k @ w - w @ diagonal) / (m * (m - 1))
+            for w, k, diagonal, m in zip(weights, (k_rr, k_ff), own, n, strict=True)
+        ]
+        return float(inside[0] + inside[1] - 2 * (weights[0] @ k_rf @ weights[1]) / (n[0] * n[1]))
+
+    value, ci95 = left_out_interval(of_kept, real_patients, fake_patients)
+    return value, ci95 and (float(ci95[0]), float(ci95[1]))
+
+
+def _kernel_sums(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """(parts of x, parts of y): sums of (x.y / d + 1)^3; no matrix of all pairs is ever in memory."""
+    rows, columns = ([v[parts == part] for part in range(parts.max() + 1)] for v, parts in ((x, of_x), (y, of_y)))
+    return np.array([[((a @ b.T / x.shape[1] + 1) ** 3).sum() for b in columns] for a in rows])
+
+
+def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (d,) and a factor A (n or d, d) of the covariance A'A of a set of vectors."""
+    mean = vectors.mean(0)
+    return mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5
+
+
+def frechet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (Dowson and Landau, 1982).
+
+    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2', so that no root of a singular
+    matrix is taken, however few the images.
+    """
+    shared = np.linalg.svd(one[1] @ other[1].T, compute_uv=False).sum()
+    spreads = np.square(one[1]).sum() + np.square(other[1]).sum()
+    return max(0.0, float(np.square(one[0] - other[0]).sum() + spreads - 2 * shared))

@@ -19,8 +19,8 @@ from gantk.data.batches import Prefetcher
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
-from gantk.metrics.checkpoint_choice import Choice, judge_for
-from gantk.metrics.evaluate import alarms
+from gantk.metrics.checkpoint_choice import Choice, criterion_for
+from gantk.metrics.sample_batch import alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -43,9 +43,9 @@ class Training:
         self.feed = Prefetcher(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
-        self.held = self.scorer.held_out_samples()
-        self.judge = judge_for(parts.model, parts.data, parts.method, parts.runtime)
-        self.choice = Choice(self.judge.rule, self.judge.higher)
+        self.sample_batch = self.scorer.sample_batch()
+        self.criterion = criterion_for(parts.model, parts.data, parts.method, parts.runtime)
+        self.choice = Choice(self.criterion.rule, self.criterion.higher)
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Of training, earlier sittings included; validation and saving apart.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
@@ -133,13 +133,13 @@ class Training:
         if self.runtime.main:
             step = self.engine.step
             with inference_weights(self.parts.method, self.engine):
-                outputs = self.scorer.outputs(self.held)
+                outputs = self.scorer.outputs(self.sample_batch)
                 scores = self.scorer.validate()
             self._write_samples(step, outputs)
             if scores:
                 self.run.log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
-            for name, message in alarms(outputs, self.held) if step else []:
+            for name, message in alarms(outputs, self.sample_batch) if step else []:
                 self.run.log({"step": step, "alarm": name, "message": message})
                 view.update(step, message=f"alarm: {message}")
         self.runtime.wait()  # the others' next gradients would not wait as long as this may take
@@ -147,12 +147,12 @@ class Training:
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
         index_path = self.run.path / "samples" / "index.json"
-        index = self.held.index(self.parts.data) | {"steps": sorted({*self._sampled(), step})}
+        index = self.sample_batch.index(self.parts.data) | {"steps": sorted({*self._sampled(), step})}
         for direction, images in outputs.items():
             for k, image in enumerate(images.float().cpu().numpy()):
                 self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
             if step == 0 or not (self.run.path / "samples" / "input" / f"{direction}-0.png").exists():
-                for group, known in (("input", self.held.inputs), ("truth", self.held.truths)):
+                for group, known in (("input", self.sample_batch.inputs), ("truth", self.sample_batch.truths)):
                     for k, image in enumerate(known.get(direction, [])):
                         self.run.write_picture(group, f"{direction}-{k}", np.asarray(image), low, high)
         index_path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ class Training:
     def _judged(self) -> dict[str, Any]:
         with inference_weights(self.parts.method, self.engine):
             try:
-                return self.judge()
+                return self.criterion()
             except UserError as error:  # too few images for a distance: no reason to lose a training
                 return {"score": None, "barred": str(error)}
 

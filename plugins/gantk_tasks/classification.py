@@ -1,4 +1,4 @@
-"""What images are good for: does a classifier that learned from them work on real patients; can it tell them apart."""
+"""What made images are good for: a classifier that learned from them meets real patients, or tells the two apart."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.bootstrap import drawn_interval
+from gantk.metrics.baselines import trained
+from gantk.metrics.features import PASS, middle_slices
+from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk_tasks.classifier import Classifier
+
+BATCH = 16  # images of a training step
+RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
 
 
 class Classification:
@@ -40,7 +45,7 @@ class Classification:
         side: int = 64,  # pixels that images are brought to
         seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
-        checked(steps=(steps, 1), side=(side, 16))
+        expect_least(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
 
     @property
@@ -59,24 +64,20 @@ class Classification:
             )
         train, test, fake = (chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (train, test, fake))
         folds = crossed(fake, test)
-        filled = [(joined(made, self._lacking(made, train, classes)), asked) for made, asked in folds]
-        added = max(len(learn) - len(made) for (learn, _), (made, _) in zip(filled, folds, strict=True))
-        kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
-        halved = "/crossed-over-halves-of-the-patients" if len(folds) > 1 else ""
+        enough, halved = all(len(made) for made, _ in folds), "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
+        # What is learned from beside the made images: real ones of the classes that were not made.
+        lacking = [chosen(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds]
+        added = max(map(len, lacking))
+        filled = [(joined(made, real), asked) for (made, asked), real in zip(folds, lacking, strict=True)]
         both = [(joined(train, made), asked) for made, asked in folds]
-        enough = all(len(made) for made, _ in folds)
-        return {
-            self.name: self._tested(filled if enough else [], kinds + halved, test, classes),
-            f"{self.name}_real": self._tested([(train, test)], f"real={len(train)}", test, classes),
-            f"{self.name}_both": self._tested(
-                both if enough else [], f"real={len(train)}+synthetic={len(fake)}{halved}", test, classes
-            ),
+        kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
+        real = f"real={len(train)}"
+        learned = {
+            self.name: (filled if enough else [], kinds + halved),
+            f"{self.name}_real": ([(train, test)], real),
+            f"{self.name}_both": (both if enough else [], f"{real}+synthetic={len(fake)}{halved}"),
         }
-
-    def _lacking(self, made: ImageGroup, train: ImageGroup, classes: list[int]) -> ImageGroup:
-        """The real training images of classes that were not made."""
-        missing = [label for label in classes if label not in made.labels.tolist()]
-        return chosen(train, torch.isin(train.labels, torch.tensor(missing, dtype=torch.int64)))
+        return {name: self._tested(folds, how, test, classes) for name, (folds, how) in learned.items()}
 
     def _tested(
         self, folds: list[tuple[ImageGroup, ImageGroup]], how: str, test: ImageGroup, classes: list[int]
@@ -86,21 +87,19 @@ class Classification:
         if not folds:
             why = "too few patients to learn from some and be tested on others"
             return Score(None, None, len(test), f"{definition}/not-computed: {why}")
-        index = {label: place for place, label in enumerate(classes)}
-        parts, answers, patients = [], [], []
+        found, truth = [], []
         for learn, asked in folds:
-            ours, truth = (torch.tensor([index[label] for label in g.labels.tolist()]) for g in (learn, asked))
-            model = self.make().fit(learn.images, ours, len(classes))
-            parts.append(model.probabilities(asked.images).numpy())
-            answers.append(truth.numpy())
-            patients += asked.patients
-        found, truth = np.concatenate(parts), np.concatenate(answers)
+            own, true = (torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked))
+            found.append(self.make().fit(learn.images, own, len(classes)).probabilities(asked.images).numpy())
+            truth.append(true.numpy())
+        found, truth = np.concatenate(found), np.concatenate(truth)
+        patients = [patient for _, asked in folds for patient in asked.patients]
         scores: dict[str, dict[str, Any]] = {}
         for name, function in (("balanced", balanced_accuracy), ("accuracy", accuracy), ("auroc", area_under_roc)):
             ci95 = drawn_interval(lambda i, f=function: f(found[i], truth[i]), patients)
             scores[name] = {"value": function(found, truth), "ci95": list(ci95) if ci95 else None}
         best = scores.pop("balanced")
-        return Score(best["value"], tuple(best["ci95"]) if best["ci95"] else None, len(test), definition, scores)
+        return Score(best["value"], best["ci95"], len(test), definition, scores)
 
     def _labelled(self, which: str, group: ImageGroup) -> ImageGroup:
         """The images whose class is known, on one footing; UserError where none is."""
@@ -138,7 +137,7 @@ class TwoSample:
         side: int = 64,  # pixels that images are brought to
         seed: int = 0,  # of the classifier's weights and of the order of its batches
     ):
-        checked(steps=(steps, 1), side=(side, 16))
+        expect_least(steps=(steps, 1), side=(side, 16))
         self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
 
     @property
@@ -146,6 +145,8 @@ class TwoSample:
         return f"two_sample/balanced-accuracy/{self.make().definition}"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+        from scipy.special import bdtrc
+
         if train is test:
             train, test = halves(test)
         known, asked = halves(fake)
@@ -155,19 +156,108 @@ class TwoSample:
         if min(count, tested) < 2:
             sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
             raise UserError(f"two_sample needs more images than {sizes}", where="evaluate.metrics", allowed="4 or more")
-        real, made = (_spread(g, count) for g in (train, known))
-        labels = torch.arange(2).repeat_interleave(count)
-        model = self.make().fit(torch.cat([real.images, made.images]), labels, 2)
-        sides = [_spread(g, tested) for g in (test, asked)]
-        truth = np.repeat([0, 1], tested)
-        found = model.probabilities(torch.cat([g.images for g in sides])).numpy()
-        patients = [*sides[0].patients, *[f"made {i}" for i in range(tested)]]
-        names = [patient or f"real {i}" for i, patient in enumerate(patients)]
+        learned = torch.cat([_spread(group, count).images for group in (train, known)])
+        model = self.make().fit(learned, torch.arange(2).repeat_interleave(count), 2)
+        real, made = (_spread(group, tested) for group in (test, asked))
+        found, truth = model.probabilities(torch.cat([real.images, made.images])).numpy(), np.repeat([0, 1], tested)
+        names = [*(patient or f"real {i}" for i, patient in enumerate(real.patients))]
+        names += [f"made {i}" for i in range(tested)]
         ci95 = drawn_interval(lambda i: balanced_accuracy(found[i], truth[i]), names)
         right = int((found.argmax(1) == truth).sum())
+        chance = float(bdtrc(right - 1, 2 * tested, 0.5)) if right else 1.0
+        details = {"right": right, "asked": 2 * tested, "p_value": chance}
         how = f"learned-from={count}+{count}/asked-about={tested}+{tested}"
-        details = {"right": right, "asked": 2 * tested, "p_value": _chance(right, 2 * tested)}
         return Score(balanced_accuracy(found, truth), ci95, tested, f"{self.definition}/{how}", details)
+
+
+class SmallConv(nn.Module):
+    """Four strided convolutions and a pooling: a few tens of thousands of weights, seconds on one core."""
+
+    num_features = 64
+
+    def __init__(self, channels: int):
+        super().__init__()
+        widths, layers = (channels, 16, 32, 64, 64), []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x)  # the strongest response counts beside the mean: a lesion is small
+        return (x.mean((2, 3)) + x.amax((2, 3))) / 2
+
+
+class Classifier:
+    """A backbone with a linear head, trained on images (N, C, *size) from 0 to `data_range`.
+
+    `backbone` is "small" or a name of timm, whose weights are "random" or "pretrained" on photographs. It is trained
+    for `steps` steps of 16 images, every class as often as the others, at `side` pixels; a volume is its three middle
+    slices, as channels. The same seed on the same machine gives the same classifier.
+    """
+
+    def __init__(self, backbone: str, weights: str, steps: int, side: int, seed: int, data_range: float):
+        self.backbone, self.weights, self.steps, self.side, self.seed = backbone, weights, steps, side, seed
+        self.data_range = data_range
+
+    @property
+    def definition(self) -> str:
+        made = "small" if self.backbone == "small" else f"{self.backbone}-{self.weights}"
+        return f"{made}/{self.side}px/steps={self.steps}x{BATCH}"
+
+    def fit(self, images: Tensor, labels: Tensor, classes: int) -> Classifier:
+        """Train on images (N, C, *size) with labels (N,) from 0 to `classes` - 1."""
+        pictures = self._pictures(images)
+        labels = labels.to(pictures.device)
+        rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[labels.cpu()]
+
+        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+            picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
+            return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
+
+        with torch.autocast(pictures.device.type, enabled=False):
+            self.network = trained(
+                lambda: self._network(pictures.shape[1], classes).to(pictures.device),
+                loss,
+                self.steps,
+                self.seed,
+                lambda weights: torch.optim.AdamW(weights, RATE[self.weights], weight_decay=0.01),
+            )
+        return self
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(N, classes), float64, on the CPU."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            parts = [self.network(part).softmax(1) for part in self._pictures(images).split(PASS)]
+        return torch.cat(parts).double().cpu()
+
+    def _network(self, channels: int, classes: int) -> nn.Module:
+        if self.backbone == "small":
+            body: nn.Module = SmallConv(channels)
+        else:
+            from gantk.nets.pretrained import timm_model
+
+            body = timm_model(self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels)
+        width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
+        return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True)
+
+    def _pictures(self, images: Tensor) -> Tensor:
+        """(N, channels, side, side), about -1 to 1."""
+        found = []
+        for part in images.split(PASS):
+            part = 2 * part.float() / self.data_range - 1
+            views = middle_slices(part) if images.ndim == 5 else [part]
+            sized = [F.interpolate(view, (self.side, self.side), mode="bilinear", antialias=True) for view in views]
+            found.append(torch.cat(sized, 1))
+        return torch.cat(found)
+
+
+def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture mirrored or not, and all moved together by up to an eighth: a few hundred images are soon known."""
+    flip = torch.rand(len(pictures), generator=generator).to(pictures.device) < 0.5
+    pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
+    reach = max(1, pictures.shape[-1] // 8)
+    shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+    return torch.roll(pictures, shift, (2, 3))
 
 
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
@@ -224,20 +314,10 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
         return float("nan")
     areas = []
     for label in labels[1:] if probabilities.shape[1] == 2 else labels:  # of two classes both say the same
-        inside = truth == label
-        scores = probabilities[:, label]
-        ordered = np.sort(scores)  # mean rank of equal scores
-        ranks = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right") + 1) / 2
-        least = inside.sum() * (inside.sum() + 1) / 2
-        areas.append((ranks[inside].sum() - least) / (inside.sum() * (~inside).sum()))
+        inside, scores = truth == label, probabilities[:, label]
+        more = scores[inside][:, None] - scores[~inside]
+        areas.append((more > 0).mean() + (more == 0).mean() / 2)
     return float(np.mean(areas))
-
-
-def _chance(right: int, asked: int) -> float:
-    """Probability of at least so many right answers to so many questions by guessing."""
-    from scipy.special import bdtrc
-
-    return float(bdtrc(right - 1, asked, 0.5)) if right else 1.0
 
 
 def _spread(group: ImageGroup, count: int) -> ImageGroup:
@@ -247,8 +327,8 @@ def _spread(group: ImageGroup, count: int) -> ImageGroup:
     return chosen(group, keep)
 
 
-def checked(**values: tuple[int, int]) -> None:
-    """UserError where a value is below its least: `checked(steps=(steps, 1))`."""
+def expect_least(**values: tuple[int, int]) -> None:
+    """UserError where a value is below its least: `expect_least(steps=(steps, 1))`."""
     for name, (value, least) in values.items():
         if value < least:
             raise UserError(f"{name} = {value} is too small", where="evaluate.metrics", allowed=f"{least} or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.bootstrap import estimate
-from gantk.metrics.regression import BATCH, WIDTH, SmallUNet, falling, mirrored, repeatable, seeded
+from gantk.metrics.baselines import BATCH, WIDTH, SmallUNet, mirrored, trained
+from gantk.metrics.intervals import Estimate, estimate, patient_names
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk.training.optim import adam
-from gantk_tasks.classification import checked, crossed, strangers
+from gantk_tasks.classification import crossed, expect_least, strangers
 
 SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter sees
-RATE = 5e-3  # Adam's, falling to 0 along half a cosine
 PASS = 2**20  # positions that go through the network at once
 
 
@@ -52,10 +49,10 @@ class Segmentation:
         seed: int = 0,  # of the segmenter's weights and of the order of its batches
     ):
         side = SIDE[dims] if side is None else side
-        checked(steps=(steps, 1), side=(side, 16))
+        expect_least(steps=(steps, 1), side=(side, 16))
         self.teach = teach
         self.make = lambda: Segmenter(dims, steps, side, seed, data_range)
-        self._judge: _Judge | None = None
+        self._learned: tuple | None = None  # the segmenter and what it was trained for: once for all that it is asked
 
     @property
     def definition(self) -> str:
@@ -65,37 +62,22 @@ class Segmentation:
         source = train
         if train is test:
             train, test = halves(test)
-        train, test, fake = (self._drawn(*named) for named in (("training", train), ("test", test), ("made", fake)))
-        judge = self._learned(source, train, test, fake)
-        found = agreement([(judge.segmenter(fake.images), fake)])
-        details = found.details | {"real": {"value": judge.ceiling.value, "ci95": judge.ceiling.ci95}}
-        how = f"trained-on:real={judge.learned}/tested-on:made={len(fake)}"
-        scores = {self.name: self._score(found, len(fake), how, details)}
+        train, test, fake = (_drawn(*named) for named in (("training", train), ("test", test), ("made", fake)))
+        keep = strangers(train, test) & strangers(train, fake)
+        known = self._learned
+        if known is None or known[0] is not source or not torch.equal(known[1], keep):
+            others = _drawn("training", chosen(train, keep))
+            segmenter = self.make().fit(others.images, others.masks)
+            ceiling, _ = agreement([(segmenter(test.images), test)])
+            self._learned = known = source, keep, segmenter, len(others), ceiling
+        *_, segmenter, count, ceiling = known
+        dice, details = agreement([(segmenter(fake.images), fake)])
+        details["real"] = {"value": ceiling.value, "ci95": ceiling.ci95}
+        how = f"trained-on:real={count}/tested-on:made={len(fake)}"
+        scores = {self.name: self._score(dice, len(fake), how, details)}
         if self.teach:
             scores[f"{self.name}_taught"] = self._taught(test, fake)
         return scores
-
-    def _drawn(self, which: str, group: ImageGroup) -> ImageGroup:
-        """The images of which somebody drew a mask; UserError where none shows a lesion."""
-        known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
-        if known is None or not (group.masks[known] > 0).any():
-            raise UserError(
-                f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a lesion",
-                where="evaluate.metrics",
-                remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
-            )
-        return chosen(group, known)
-
-    def _learned(self, source: ImageGroup, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> _Judge:
-        """A segmenter of real images of other patients, trained once for all that are judged by it."""
-        keep = strangers(train, test) & strangers(train, fake)
-        known = self._judge
-        if known is None or known.source is not source or not torch.equal(known.keep, keep):
-            others = self._drawn("training", chosen(train, keep))
-            segmenter = self.make().fit(others.images, others.masks)
-            ceiling = agreement([(segmenter(test.images), test)])
-            self._judge = known = _Judge(source, keep, segmenter, len(others), ceiling)
-        return known
 
     def _taught(self, test: ImageGroup, fake: ImageGroup) -> Score:
         """The Dice on real images of segmenters that learned from made images of other patients."""
@@ -105,65 +87,46 @@ class Segmentation:
             return Score(None, None, len(test), definition)
         answers = [(self.make().fit(learn.images, learn.masks)(asked.images), asked) for learn, asked in folds]
         how = f"trained-on:made={len(fake)}" + "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
-        found = agreement(answers)
-        return self._score(found, len(test), f"{how}/tested-on:real={len(test)}", found.details)
+        dice, details = agreement(answers)
+        return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
 
-    def _score(self, found: Agreement, count: int, how: str, details: dict[str, Any]) -> Score:
-        return Score(found.value, found.ci95, count, f"{self.definition}/{how}/patients={found.patients}", details)
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """A trained segmenter, and what it was trained for."""
-
-    source: ImageGroup
-    keep: Tensor
-    segmenter: Segmenter
-    learned: int  # images
-    ceiling: Agreement
+    def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> Score:
+        return Score(dice.value, dice.ci95, count, f"{self.definition}/{how}/patients={dice.n}", details)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Mean Dice over patients, its 95 % interval, how many patients it is of, and the other rates."""
+def _drawn(which: str, group: ImageGroup) -> ImageGroup:
+    """The images of which somebody drew a mask; UserError where none shows a lesion."""
+    known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
+    if known is None or not (group.masks[known] > 0).any():
+        raise UserError(
+            f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a lesion",
+            where="evaluate.metrics",
+            remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
+        )
+    return chosen(group, known)
 
-    value: float | None
-    ci95: tuple[float, float] | None
-    patients: int
-    details: dict[str, Any]
 
-
-def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> Agreement:
-    """How well found lesions (N, 1, *size), bool, agree with the masks of their images."""
+def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[str, Any]]:
+    """Mean Dice over patients of found lesions (N, 1, *size), bool, with their images' masks; the other rates."""
     found = torch.cat([answer.flatten(1).cpu() for answer, _ in answers])
     truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
-    known = [patient for _, group in answers for patient in group.patients]
-    names = [patient or f"image {index}" for index, patient in enumerate(known)]
-    both, marked, drawn = (x.sum(1).double().numpy() for x in (found & truth, found, truth))
+    names = patient_names([patient for _, group in answers for patient in group.patients])
     patients = list(dict.fromkeys(names))
-    member = np.array([[name == patient for name in names] for patient in patients])
-    pooled = [np.where(member, counts, 0).sum(1) for counts in (both, marked, drawn)]
-    seen = pooled[2] > 0
-    whole = np.where(seen, pooled[2], np.nan)  # a patient without a lesion has neither
-    dice, recall = 2 * pooled[0] / (pooled[1] + whole), pooled[0] / whole
-    alarms = np.where(drawn > 0, np.nan, marked > 0)
-    value = estimate(dice, patients)
-    rates = {"found": estimate(recall, patients), "false_alarms": estimate(alarms, names)}
+    of_images = [x.sum(1).double().numpy() for x in (found & truth, found, truth)]
+    both, marked, drawn = (np.bincount([patients.index(name) for name in names], counts) for counts in of_images)
+    drawn = np.where(drawn > 0, drawn, np.nan)  # a patient without a lesion has neither Dice nor recall
+    alarms = np.where(of_images[2] > 0, np.nan, of_images[1] > 0)
+    rates = {"found": estimate(both / drawn, patients), "false_alarms": estimate(alarms, names)}
     details = {name: {"value": rate.value, "ci95": rate.ci95} for name, rate in rates.items()}
-    return Agreement(value.value, value.ci95, int(seen.sum()), details)
+    return estimate(2 * both / (marked + drawn), patients), details
 
 
 class Segmenter:
     """A small U-Net that learns from images (N, C, *size), 0 to `data_range`, where their lesions are.
 
-    Args:
-        dims: 2 or 3.
-        steps: of 8 images (2 volumes), half of them with a lesion.
-        side: longest side that larger images are brought down to; answers have the images' own size.
-        seed: the same seed on the same machine gives the same segmenter; the global random generators are left as they
-            were.
-
-    Trained by Adam on the Dice loss of a batch, in float32, with images mirrored along the last axis or not.
+    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored along the last axis or
+    not, by Adam on the Dice loss of a batch, in float32. Larger images are brought down to `side` along their longest
+    axis; answers have the images' own size. The same seed on the same machine gives the same segmenter.
     """
 
     def __init__(self, dims: int, steps: int, side: int, seed: int, data_range: float):
@@ -178,35 +141,32 @@ class Segmenter:
         drawn = (masks > 0).float()
         shows = drawn.flatten(1).any(1).long()
         share = (1 / torch.bincount(shows, minlength=2).clamp_min(1).float())[shows].cpu()
-        generator = torch.Generator().manual_seed(self.seed)
-        plain = torch.autocast(images.device.type, enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), plain, seeded(self.seed), repeatable():
-            self.network = self._network(images, drawn, share, generator)
+        size = tuple(self._seen(images[:1]).shape[2:])
+
+        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+            picked = torch.multinomial(share, BATCH[self.dims], replacement=True, generator=generator)
+            image, mask = images[picked.to(images.device)], drawn[picked.to(drawn.device)].to(images.device)
+            image, mask = mirrored([self._seen(image), self._shrunk(mask)], generator)
+            return dice_loss(network(image), mask)
+
+        def make() -> nn.Module:
+            return SmallUNet(images.shape[1], 1, self.dims, size).to(images.device)
+
+        with torch.autocast(images.device.type, enabled=False):
+            self.network = trained(make, loss, self.steps, self.seed)
         return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 1, *size), bool: where it finds a lesion."""
+        mode, found = "bilinear" if self.dims == 2 else "trilinear", []
         with torch.autocast(images.device.type, enabled=False):
-            seen = self._seen(images[:1])
-            parts = images.split(max(1, PASS // seen[0, 0].numel()))
-            return torch.cat([self._enlarged(self.network(self._seen(part)), part) > 0 for part in parts])
-
-    def _network(self, images: Tensor, masks: Tensor, share: Tensor, generator: torch.Generator) -> nn.Module:
-        """The network after `steps` steps, in eval mode."""
-        size = tuple(self._seen(images[:1]).shape[2:])
-        network = SmallUNet(images.shape[1], 1, self.dims, size).to(images.device).train()
-        optimizer = adam(network.parameters(), lr=RATE, betas=(0.9, 0.999))
-        for step in range(self.steps):
-            optimizer.param_groups[0]["lr"] = RATE * falling(step / self.steps)
-            picked = torch.multinomial(share, BATCH[self.dims], replacement=True, generator=generator)
-            batch = images[picked.to(images.device)], masks[picked.to(masks.device)].to(images.device)
-            image, mask = mirrored([self._seen(batch[0]), self._shrunk(batch[1])], generator)
-            loss = dice_loss(network(image), mask)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return network.eval().requires_grad_(False)
+            for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
+                answer = self.network(self._seen(part))
+                if answer.shape[2:] != part.shape[2:]:
+                    answer = F.interpolate(answer, part.shape[2:], mode=mode)
+                found.append(answer > 0)
+        return torch.cat(found)
 
     def _seen(self, images: Tensor) -> Tensor:
         """What the network sees: at most `side` pixels a side, from -1 to 1, what is missing black."""
@@ -217,11 +177,6 @@ class Segmenter:
         if scale >= 1:
             return images
         return F.interpolate(images, [max(1, round(side * scale)) for side in images.shape[2:]], mode="area")
-
-    def _enlarged(self, answers: Tensor, images: Tensor) -> Tensor:
-        if answers.shape[2:] == images.shape[2:]:
-            return answers
-        return F.interpolate(answers, images.shape[2:], mode="bilinear" if self.dims == 2 else "trilinear")
 
 
 def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:

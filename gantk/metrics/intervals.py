@@ -1,0 +1,193 @@
+"""Means over patients, slices and volumes with 95 % intervals: patients are what was sampled, so they are redrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+
+DRAWS = 2000
+GROUPS = 20  # parts that a set of images is left out in, one at a time
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval, and how many patients (or slices, or volumes) stand behind it."""
+
+    value: float | None  # None where no image could be scored
+    ci95: Interval  # None for fewer than two patients: one says nothing about the others
+    n: int
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in metrics.json."""
+        return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
+
+
+def metric_row(metric: Any, found: Any, images: int, definition: str, corrected: float | None = None) -> dict[str, Any]:
+    """A metric's row of metrics.json; `found` has a value, its ci95 and n, which are patients where they are known."""
+    return {
+        "value": found.value,
+        "ci95": list(found.ci95) if found.ci95 else None,
+        "n": found.n,
+        "images": images,
+        "unit": metric.unit,
+        "definition": definition,
+        "higher_is_better": metric.higher_is_better,
+        "corrected": corrected,
+    }
+
+
+def patient_names(patients: Sequence[str]) -> list[str]:
+    """The patient of each image; an unknown one ("") has one image, and gets a name of its own."""
+    return [patient or f"image {index}" for index, patient in enumerate(patients)]
+
+
+def estimate(
+    values: Sequence[float], patients: Sequence[str], *, alike: bool = False, seed: int = 0, draws: int = DRAWS
+) -> Estimate:
+    """Mean over images, then over patients, with a percentile interval from drawing patients with replacement.
+
+    With `alike` every value counts alike, however many its patient has, and n is their number: for slices or volumes as
+    such. nan (not scorable) is left out; the same seed gives the same interval (Efron, 1979).
+    """
+    sums, counts = _by_patient(values, patients)
+    if not len(sums):
+        return Estimate(None, None, 0)
+    if not alike:
+        sums, counts = sums / counts, np.ones(len(sums))
+    value, n = float(sums.sum() / counts.sum()), int(counts.sum())
+    if len(sums) < 2:
+        return Estimate(value, None, n)
+    picks = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
+    return Estimate(value, (float(low), float(high)), n)
+
+
+def probability_better(
+    model: Sequence[float], baseline: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
+) -> float | None:
+    """Share of draws of patients in which the model's mean beats the baseline's on the same patients; ties count half.
+
+    Paired, so that patients who are hard for both do not hide a difference. None for fewer than two patients.
+    """
+    gains = np.asarray(model, dtype=float) - np.asarray(baseline, dtype=float)
+    sums, counts = _by_patient(gains if higher_is_better else -gains, patients)
+    if len(sums) < 2:
+        return None
+    picks = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
+    drawn = (sums / counts)[picks].mean(axis=1)
+    return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
+
+
+def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of each patient's values that are not nan."""
+    if len(values) != len(patients):
+        raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
+    totals: dict[str, list[float]] = {}
+    for value, patient in zip(values, patient_names(patients), strict=True):
+        if not np.isnan(value):
+            total = totals.setdefault(patient, [0.0, 0])
+            total[0], total[1] = total[0] + float(value), total[1] + 1
+    return np.array([total[0] for total in totals.values()]), np.array([total[1] for total in totals.values()])
+
+
+def drawn_interval(
+    statistic: Callable[[np.ndarray], float], patients: Sequence[str], *, seed: int = 0, draws: int = 1000
+) -> Interval:
+    """95 % percentile interval of `statistic(indices of images)` from drawing patients with replacement.
+
+    For numbers that are no mean of images, such as an area under a curve; draws in which it is nan are left out. None
+    for fewer than two patients.
+    """
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(patient_names(patients)):
+        members.setdefault(name, []).append(index)
+    each = [np.array(indices) for indices in members.values()]
+    if len(each) < 2:
+        return None
+    picks = np.random.default_rng(seed).integers(0, len(each), (draws, len(each)))
+    values = [statistic(np.concatenate([each[i] for i in row])) for row in picks]
+    values = [value for value in values if not np.isnan(value)]
+    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if values else None
+
+
+def parts_of(patients: Sequence[str]) -> np.ndarray:
+    """The part (N,), 0 to 19, of each image: a patient's images share it; an unknown patient ("") has one image."""
+    names = patient_names(patients)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] % GROUPS for name in names])
+
+
+def left_out_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], Any], real: Sequence[str], fake: Sequence[str], least: int = 2
+) -> tuple[Any, tuple[Any, Any] | None]:
+    """A number of two sets of images, and its 95 % interval by leaving out one group of patients at a time.
+
+    `statistic` gives the number, or an array of several, of the images that are kept: bools (R,) of the real ones, (F,)
+    of the made ones. `real` and `fake` are their patients, at most 20 groups each. Drawing with replacement would put
+    copies into a set, which such numbers take for likeness; leaving out does not. The two sets are independent, so
+    their variances add (the two-sample jackknife, Arvesen 1969); the width is Student's for the smaller number of
+    groups. No interval where a set is one patient's, or would be left with fewer than `least` images.
+    """
+    from scipy.special import stdtrit
+
+    sides = parts_of(real), parts_of(fake)
+    everything = [np.ones(len(parts), dtype=bool) for parts in sides]
+    value = statistic(*everything)
+    counts = [len(set(parts.tolist())) for parts in sides]
+    if min(counts) < 2 or any(len(parts) - np.bincount(parts).max() < least for parts in sides):
+        return value, None
+    variance = 0.0
+    for side, (parts, count) in enumerate(zip(sides, counts, strict=True)):
+        kept = [[parts != part if s == side else everything[s] for s in (0, 1)] for part in range(count)]
+        values = np.array([statistic(*both) for both in kept])
+        variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
+    reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
+    return value, (value - reach, value + reach)
+
+
+def per_level(
+    scores: np.ndarray,
+    patients: Sequence[str],
+    volumes: Sequence[str],
+    dims: int,
+    pooled: tuple[Callable[[Tensor], Tensor], np.ndarray, np.ndarray] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """ "slice" and "volume": value, ci95, n and how a volume's value was made; of volumes (dims 3) the latter alone.
+
+    `volumes` names the volume that each slice belongs to, "" where unknown; slices without known volumes, or one of
+    each, have no level of their own for them. `pooled` is for scores that follow from a mean: (score of a mean, each
+    slice's mean, its number of pixels). A slice then weighs as much as it has pixels: the PSNR of a volume is that of
+    its whole squared error. Of other scores a volume has the mean of its slices'.
+    """
+    if dims == 3:
+        return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
+    levels = {"slice": estimate(scores, patients, alike=True).row()}
+    if not any(volumes) or len(set(volumes)) == len(volumes):
+        return levels
+    members: dict[str, list[int]] = {}
+    for index, volume in enumerate(patient_names(volumes)):
+        members.setdefault(volume, []).append(index)
+    owners, indices = [patients[each[0]] for each in members.values()], list(members.values())
+    if pooled is None:
+        of_volumes, how = np.array([_mean(scores[i]) for i in indices]), "mean-of-slices"
+    else:
+        of_mean, means, weights = pooled
+        joined = torch.tensor([_mean(means[i], weights[i]) for i in indices], dtype=torch.float64)
+        of_volumes, how = of_mean(joined).numpy(), "pooled-over-slices"
+    return levels | {"volume": estimate(of_volumes, owners, alike=True).row() | {"how": how}}
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    known = ~np.isnan(values)
+    if not known.any():
+        return float("nan")
+    return float(np.average(values[known], weights=None if weights is None else weights[known]))
