@@ -1,4 +1,4 @@
-"""What metrics.json holds: every score with its rivals, lesions apart, the same whatever the batch, refused in time."""
+"""What metrics.json holds: every score with its baselines, lesions apart, the same whatever the batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
-from gantk.metrics.compare_folders import compare_folders
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.sample_batch import Held, alarms, difference
-from gantk.metrics.scoring import scores_of
-from gantk.metrics.sets import ImageGroup
-from gantk.metrics.summary import summary_lines
+from gantk.metrics.references import units_of, volume_of
+from gantk.metrics.sample_batch import SampleBatch, alarms, difference
+from gantk.metrics.sets import ImageGroup, Score, set_rows
+from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.load import load_recipe
@@ -184,8 +183,8 @@ def test_every_registered_metric_says_what_it_is_and_scores_in_its_sense():
             sets = (truth[:12], truth[12:], near, far)
             masks = [(images > images.flatten(1).quantile(0.9)).float() for images in sets]
             groups = [ImageGroup(x, [""] * len(x), labels[: len(x)], m) for x, m in zip(sets, masks, strict=True)]
-            found = [scores_of(metric, *groups[:2], fake) for fake in groups[2:]]
-            scores = [each.get(metric.name, next(iter(each.values()))).value for each in found]
+            found = [set_rows(metric, *groups[:2], fake, strict=True) for fake in groups[2:]]
+            scores = [each.get(metric.name, next(iter(each.values())))["value"] for each in found]
         else:
             scores = [float(metric(images, truth).mean()) for images in (near, far)]
         if quick not in (SECONDS, SEGMENTS) and metric.higher_is_better is not None:
@@ -214,40 +213,6 @@ def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines(t
     assert "psnr_lesion" in result["verdict"]["a_to_b"] and "lesion_contrast" not in result["verdict"]["a_to_b"]
 
 
-def test_without_lesions_nothing_is_said_of_them(translation):
-    assert not [name for name in scorer_of(translation, Translates).test()["metrics"]["a_to_b"] if "lesion" in name]
-
-
-def test_lesion_contrast_is_one_where_kept_zero_where_gone():
-    from gantk.metrics.lesions import LesionContrast
-
-    truth, mask = torch.full((4, 2, 24, 24), 0.5), torch.zeros(4, 1, 24, 24)
-    mask[:3, :, 10:14, 10:14] = 1
-    truth[:2, :, 10:14, 10:14] += torch.tensor([0.4, -0.2])[:, None, None]
-    output = 0.5 + 0.5 * (truth - 0.5)
-    score = LesionContrast(2.0, 2)
-    assert score(truth, truth, mask)[:2].tolist() == pytest.approx([1, 1])
-    assert score(output, truth, mask)[:2].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
-    assert score(torch.full_like(truth, 0.3), truth, mask)[:2].tolist() == pytest.approx([0, 0], abs=1e-6)
-    assert score(truth, truth, mask)[2:].isnan().all()  # invisible in the truth; no lesion
-    far = output.clone()
-    far[..., :4, :] = 9.0  # beyond the ring
-    assert torch.equal(score(far, truth, mask)[:2], score(output, truth, mask)[:2])
-    volume, solid = torch.rand(1, 1, 12, 12, 12), torch.zeros(1, 1, 12, 12, 12)
-    solid[..., 4:8, 4:8, 4:8] = 1
-    assert LesionContrast(2.0, 3)(volume + solid, volume + solid, solid).item() == pytest.approx(1)
-
-
-def test_a_lesion_is_seen_by_its_difference_from_what_surrounds_it_and_not_from_itself():
-    from gantk.metrics.lesions import LesionContrast
-
-    mask = torch.zeros(1, 1, 30, 30)
-    mask[..., 10:20, 10:20] = 1
-    truth = 0.5 + 0.046 * mask  # 2.3 % of the range: seen; with the lesion in its own surroundings it would not be
-    assert LesionContrast(2.0, 2)(truth, truth, mask).item() == pytest.approx(1)
-    assert LesionContrast(2.0, 2)(truth, 0.5 + 0.034 * mask, mask).isnan().all()
-
-
 # ---- regions, levels, units, rivals
 
 
@@ -266,7 +231,7 @@ def test_the_foreground_is_that_of_source_and_truth_and_the_same_for_all_rivals(
     scorer = scorer_of(translation, Translates)
     pairs = scorer.data.pairs("test")
     shown = torch.stack([scorer._shown(pair["a"]) for pair in pairs])
-    truth = scorer.truths.whole(pairs, "b", shown)
+    truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
     assert torch.equal(truth.foreground, inside) and 0.05 < inside.float().mean() < 0.95
     result = scorer.test()
@@ -285,7 +250,6 @@ def test_slices_and_volumes_stand_beside_patients(translation):
 
 def test_a_volume_is_a_scan_else_its_patient():
     from gantk.data.items import Record
-    from gantk.metrics.references import volume_of
 
     make = lambda subject, scan="": Record("a", subject, "key", lambda: None, scan_key=scan)  # noqa: E731
     assert volume_of(make("p", "visit-1")) != volume_of(make("p", "visit-2")) != volume_of(make("q", "visit-2"))
@@ -305,7 +269,7 @@ def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(tra
     translation["data"]["intensity"] = intensity
     scorer = scorer_of(translation, Translates)
     pairs = scorer.data.pairs("test")
-    truth = scorer.truths.whole(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
+    truth = scorer.reals.references(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
     files = torch.stack([torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs])
     assert torch.allclose(truth.units.native(truth.images), files, atol=2e-3 * files.abs().max())
     result = scorer.test()
@@ -321,7 +285,6 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
 
     from gantk.data.intensity import Percentile, Window
     from gantk.data.items import Record
-    from gantk.metrics.units import units_of
 
     learnt, gray = Percentile(), Percentile()
     learnt.fit([np.array([[[-1024.0, 0.0, 1500.0]]])])
@@ -345,13 +308,11 @@ def test_several_contrasts_have_no_common_unit(translation):
     scorer = scorer_of(translation, Translates)
     pairs = scorer.data.pairs("test")
     one, two = (torch.stack([scorer._shown(pair[letter]) for pair in pairs]) for letter in "ab")
-    assert scorer.truths.whole(pairs, "b", one).units is None
-    assert scorer.truths.whole(pairs, "a", two).units.name == "native"
+    assert scorer.reals.references(pairs, "b", one).units is None
+    assert scorer.reals.references(pairs, "a", two).units.name == "native"
 
 
 def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_verdict(translation, monkeypatch):
-    from gantk.metrics import regression
-
     asked = []
 
     class Perfect:
@@ -364,7 +325,7 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
             to = "b" if len(asked) == 1 else "a"
             return torch.stack([scorer._shown(pair[to]) for pair in scorer.data.pairs("test")])
 
-    monkeypatch.setattr(regression, "Regression", Perfect)
+    monkeypatch.setattr("gantk.metrics.evaluate.Regression", Perfect)
     assert "regression" not in scorer_of(translation, Translates).test()["baselines"]
     translation["evaluate"]["regression"] = 7
     scorer = scorer_of(translation, Translates)
@@ -380,20 +341,13 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
     assert row["without_pairs"]["best_baseline"] in ("identity", "histogram")
 
 
-def test_baselines_learn_from_training_images_alone(translation):
-    from gantk.metrics.run_baselines import rivals
-
+def test_baselines_learn_from_training_images_alone(translation, monkeypatch):
     scorer, seen = scorer_of(translation, Translates), []
-    load = lambda record: seen.append(record) or scorer._shown(record)  # noqa: E731
-    assert len(list(rivals(scorer.model, scorer.data, load, "b", CPU))) == 3
+    image = scorer.data.image
+    monkeypatch.setattr(scorer.data, "image", lambda record: seen.append(record) or image(record))
+    assert len(list(scorer.baselines("b"))) == 3
     train = {record.subject for record in scorer.data.splits["train"]}
     assert {record.subject for record in seen} == train and {record.domain for record in seen} == {"a", "b"}
-
-
-def test_the_regression_itself_is_scored_the_same_each_time(translation):
-    translation["evaluate"] |= {"regression": 2, "metrics": ["mae"]}
-    found = [scorer_of(translation, Translates).test()["baselines"]["regression"]["a_to_b"] for _ in range(2)]
-    assert found[0] == found[1] and found[0]["mae"]["value"] > 0
 
 
 def test_images_too_small_for_a_metric_are_refused_before_training(translation):
@@ -405,7 +359,6 @@ def test_images_too_small_for_a_metric_are_refused_before_training(translation):
 
 
 def test_set_metrics_that_need_masks_are_given_those_of_the_sources(translation, monkeypatch):
-    from gantk.metrics.sets import Score
     from gantk_tasks.segmentation import Segmentation
 
     seen = []
@@ -419,7 +372,7 @@ def test_set_metrics_that_need_masks_are_given_those_of_the_sources(translation,
     scorer = scorer_of(lesions(translation), Translates)
     assert scorer.test()["metrics"]["a_to_b"]["segmentation"]["value"] == 0.5
     pairs = scorer.data.pairs("test")
-    truth = scorer.truths.whole(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
+    truth = scorer.reals.references(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
     assert truth.masks.any()
     for fake, test in seen[:3]:  # the model, identity, histogram matching
         assert torch.equal(fake.masks, truth.masks) and torch.equal(test.masks, truth.masks)
@@ -447,7 +400,7 @@ def test_a_model_that_makes_nan_has_no_score_and_no_victory(translation):
     text = "\n".join(summary_lines(result | {"domains": ["T1", "T2"]}))
     assert "1 of 2 outputs hold NaN" in text
     assert "psnr" not in scorer.validate().get("a_to_b", {})
-    held = scorer.held_out_samples()
+    held = scorer.sample_batch()
     assert {name for name, _ in alarms(scorer.outputs(held), held)} == {"not-finite"}
 
 
@@ -482,7 +435,7 @@ def test_neighbouring_slices_are_seen_by_the_network_and_not_scored(translation)
             return image
 
     scorer = Scorer(model, data, Keeps(Geometry(2, model.data.size, data.channels)), CPU)
-    held = scorer.held_out_samples()
+    held = scorer.sample_batch()
     assert held.seen["a_to_b"].shape[1] == 3 and held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
     assert torch.equal(scorer.outputs(held)["a_to_b"], held.inputs["a_to_b"])
     result = scorer.test()
@@ -545,7 +498,7 @@ def test_conditional_samples_are_made_for_the_classes_in_turn(sampling):
     rows = result["metrics"]["image"]
     assert set(rows) == {"classification", "classification_real", "classification_both"}
     assert "synthetic=20/" in rows["classification"]["definition"] and "auroc" in rows["classification"]["details"]
-    fake = scorer._sampled(20)[0]
+    fake = scorer._sampled(torch.cat([scorer._sample_pass(first, 20) for first in (0, 16)]))
     assert fake.labels.tolist() == [0, 1] * 10
     assert fake.images[1, 0, 0, 0] - fake.images[0, 0, 0, 0] == pytest.approx(1.0)
 
@@ -565,43 +518,20 @@ def test_a_generator_of_one_class_is_tested_on_patients_of_both(sampling):
 
 def test_the_collapse_alarm_rings_when_all_are_alike_and_is_quiet_otherwise(sampling, translation):
     healthy, dead = scorer_of(sampling, Samples), scorer_of(sampling, Samples, alike=True)
-    held = healthy.held_out_samples()
+    held = healthy.sample_batch()
     assert held.noise == 2 and held.differences["image"] > 0.01
     assert list(alarms(healthy.outputs(held), held)) == []
     assert [name for name, _ in alarms(dead.outputs(held), held)] == ["collapse"]
     scorer = scorer_of(translation, Translates)
-    held = scorer.held_out_samples()
+    held = scorer.sample_batch()
     assert list(alarms(scorer.outputs(held), held)) == []
     alike = {key: images[:1].expand_as(images) for key, images in scorer.outputs(held).items()}
     assert {name for name, _ in alarms(alike, held)} == {"collapse"}
     assert {name for name, _ in alarms(held.inputs, held)} == {"no-change"}
 
 
-def test_real_images_do_not_ring_the_collapse_alarm(sampling):
-    scorer = scorer_of(sampling, Samples)
-    held = scorer.held_out_samples()
-    real = scorer.reals.sets("image", (32, 32))[1].images
-    assert list(alarms({"image": real[:4] - 1}, held)) == []
-
-
 def test_difference_is_the_mean_over_all_pairs():
     x = torch.rand(4, 1, 5, 5)
     pairs = [(x[i] - x[j]).abs().mean() for i in range(4) for j in range(i)]
     assert difference(x) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-6)
-    assert difference(x[:1]) == 0 and list(alarms({"image": x[:1]}, Held(noise=1))) == []
-
-
-# ---- folders
-
-
-def test_folders_are_compared_as_sets_whatever_their_names(tmp_path, pictures):
-    pictures(tmp_path / "made", 6)
-    for path in pictures(tmp_path / "real", 8, seed=9):
-        path.rename(path.with_name(f"other-{path.name}"))
-    rows = compare_folders(tmp_path / "made", tmp_path / "real", ["kid", "diversity"])["metrics"]["pred_to_truth"]
-    assert set(rows) == {"kid_random", "diversity"} and "n=6,real=8" in rows["kid_random"]["definition"]
-    with pytest.raises(UserError, match="same names"):
-        compare_folders(tmp_path / "made", tmp_path / "real", ["kid", "psnr"])
-    pictures(tmp_path / "large", 4, size=(48, 48))
-    with pytest.raises(UserError, match="one size"):
-        compare_folders(tmp_path / "large", tmp_path / "real", ["kid"])
+    assert difference(x[:1]) == 0 and list(alarms({"image": x[:1]}, SampleBatch(noise=1))) == []

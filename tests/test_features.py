@@ -9,30 +9,18 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from test_sets import blobs, group
 from torch import nn
 
 from gantk.errors import UserError
 from gantk.metrics.compare_folders import compare_folders
-from gantk.metrics.feature_files import found_file, matched, read_state
-from gantk.metrics.features import INCEPTION_FILE, Features, RandomConv
+from gantk.metrics.features import INCEPTION_FILE, Features, Inception, RandomConv
 from gantk.metrics.neighbours import Prdc
-from gantk.metrics.sets import Fid, ImageGroup, Kid
+from gantk.metrics.sets import Fid, Kid
 from gantk.nets.pretrained import timm_model
 from gantk.plugin.spec import bind
 
 TINY = "test_resnet"  # timm's smallest
-
-
-def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1) -> torch.Tensor:
-    """Images of one soft disc each, at a random place, from 0 to 2."""
-    rng = np.random.default_rng(seed)
-    grids = np.meshgrid(*[np.arange(side) for side in size], indexing="ij")
-    images = []
-    for _ in range(count * channels):
-        centre = [rng.uniform(0.3, 0.7) * side for side in size]
-        radius = sum((grid - c) ** 2 for grid, c in zip(grids, centre, strict=True))
-        images.append(2 * np.exp(-radius / (2 * width**2)))
-    return torch.tensor(np.array(images), dtype=torch.float32).reshape(count, channels, *size)
 
 
 @pytest.fixture
@@ -59,69 +47,84 @@ def test_random_features_are_the_same_for_a_seed_and_leave_the_global_generator_
     x = blobs(3) / 2
     assert torch.equal(RandomConv(0)(x), RandomConv(0)(x)) and not torch.equal(RandomConv(0)(x), RandomConv(1)(x))
     assert torch.equal(state, torch.get_rng_state())
-    assert Features("random", 2.0, 2)(blobs(3)).shape == (3, 256)
-    assert Features("random", 2.0, 2)(blobs(3)).dtype == np.float64
+    found = Features("random", 2.0, 2)(blobs(3))
+    assert found.shape == (3, 256) and found.dtype == np.float64
 
 
-def test_features_see_each_contrast_and_each_middle_slice():
-    two = blobs(4, channels=2)
-    features = Features("random", 2.0, 2)
+def test_features_see_each_contrast_and_each_middle_slice_and_large_images_smaller():
+    two, features = blobs(4, channels=2), Features("random", 2.0, 2)
     apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
     assert np.allclose(features(two), apart, atol=1e-6)
-    volumes = blobs(2, size=(12, 14, 16))
-    solid = Features("random", 2.0, 3)
-    assert solid(volumes).shape == (2, 768) and "middle-slices" in solid.what
+    volumes, solid = blobs(2, size=(12, 14, 16)), Features("random", 2.0, 3)
     slices = volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8]
     assert np.allclose(solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6)
+    assert "middle-slices" in solid.what
+    large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
+    assert np.allclose(features(large), features(large[..., ::2, ::2]), atol=1e-5)
 
 
 def test_features_do_not_depend_on_the_range_or_on_the_company():
     images = blobs(40)
-    features = Features("random", 2.0, 2)(images)
-    assert np.allclose(features, Features("random", 1.0, 2)(images / 2), atol=1e-6)
-    assert np.allclose(features[5:6], Features("random", 2.0, 2)(images[5:6]), atol=1e-5)
+    features = Features("random", 2.0, 2)
+    assert np.allclose(features(images), Features("random", 1.0, 2)(images / 2), atol=1e-6)
+    assert np.allclose(features(images)[5:6], features(images[5:6]), atol=1e-5)
     beyond = torch.where(images < 0.1, -3.0, torch.where(images > 1.5, 7.0, images))
-    assert np.array_equal(Features("random", 2.0, 2)(beyond), Features("random", 2.0, 2)(beyond.clamp(0, 2)))
+    assert np.array_equal(features(beyond), features(beyond.clamp(0, 2)))
+    for value in (float("nan"), float("inf")):
+        images[37, 0, 3, 3] = value
+        with pytest.raises(UserError, match="NaN or infinite"):
+            features(images)
 
 
-def test_large_images_are_looked_at_smaller():
-    large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
-    assert np.allclose(Features("random", 2.0, 2)(large), Features("random", 2.0, 2)(large[..., ::2, ::2]), atol=1e-5)
+def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
+    from pytorch_fid import inception
+
+    download = inception.load_state_dict_from_url
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
+        theirs = inception.InceptionV3([3]).eval()
+        network = inception.fid_inception_v3()
+        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = 1.0  # norms keep the numbers of random weights from fading
+        network.train()(torch.randn(4, 3, 107, 107))
+    state = network.state_dict()
+    torch.save(state, weights / INCEPTION_FILE)
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
+    theirs = inception.InceptionV3([3]).eval()
+    monkeypatch.setattr(inception, "load_state_dict_from_url", download)
+    features = Features("inception", 255.0, 2)
+    assert features.what == "inception-2048" and features.suffix == ""
+    assert inception.load_state_dict_from_url is download
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
+    for seen, as_colour in ((pictures, pictures), (pictures[:, :1], pictures[:, :1].expand(-1, 3, -1, -1))):
+        with torch.no_grad():
+            expected = theirs(as_colour / 255)[0].flatten(1).numpy()
+        assert expected.shape == (2, 2048) and expected.std(0).mean() > 1e-3
+        assert np.allclose(features(seen), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_absent_inception_weights_are_one_clear_error(tmp_path, monkeypatch):
+def test_the_published_features_alone_give_a_score_its_plain_name(monkeypatch):
+    monkeypatch.setattr("gantk.metrics.features.inception_network", nn.Identity)
+    for metric, plain in ((Kid, "kid"), (Fid, "fid"), (Prdc, "prdc")):
+        assert metric(2.0, 2, features="inception").name == plain
+        assert metric(2.0, 2).name == f"{plain}_random"
+
+
+def test_absent_inception_weights_are_one_clear_error(weights, monkeypatch):
     from pytorch_fid import inception
 
     def no_network(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights / "hub"))
     monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
     monkeypatch.setattr(inception, "_inception_v3", lambda **_: nn.Module())  # the real one takes a second to draw
     with pytest.raises(UserError) as error:
-        Kid(2.0, 2, features="inception")
+        Inception()
     assert INCEPTION_FILE in str(error.value) and "GANTK_WEIGHTS" in str(error.value)
     assert inception.load_state_dict_from_url is no_network
-
-
-def test_an_image_of_no_numbers_is_one_clear_error():
-    images = blobs(40)
-    for value in (float("nan"), float("inf")):
-        images[37, 0, 3, 3] = value
-        with pytest.raises(UserError, match="NaN or infinite"):
-            Features("random", 2.0, 2)(images)
-    with pytest.raises(UserError, match="NaN"):
-        Fid(2.0, 2)(*(ImageGroup(x, [""] * 40) for x in (blobs(40), blobs(40), images)))
-
-
-def test_equal_images_are_compared_like_any_other():
-    flat, other = (ImageGroup(x, [""] * 12) for x in (torch.ones(12, 1, 32, 32), blobs(12)))
-    for metric in (Kid(2.0, 2), Fid(2.0, 2)):
-        assert metric(flat, flat, flat).value == pytest.approx(0, abs=1e-9)
-        assert metric(other, other, flat).value > 1
-    scores = Prdc(2.0, 2)(other, other, flat)
-    assert scores["precision_random"].value == scores["coverage_random"].value == 0
 
 
 # ---- ONNX files
@@ -136,21 +139,20 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), kind="FLOAT", pool=T
     kind, dtype = getattr(TensorProto, kind), np.float16 if kind == "FLOAT16" else np.float32
     kernel = np.zeros((2, 1 if channels == "c" else channels, 1, 1), dtype)
     kernel[:, 0, 0, 0] = 1, 3
-    held = [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(np.array([0, 1], dtype), "b")]
+    tensors = [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(np.array([0, 1], dtype), "b")]
     nodes = [helper.make_node("Conv", ["x", "k", "b"], ["y"])]
     nodes += [helper.make_node("GlobalAveragePool", ["y"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
     last = helper.make_tensor_value_info("f", kind, [batch, 2])
     if not pool:
         nodes, last = nodes[:1], helper.make_tensor_value_info("y", kind, [batch, 2, *size])
     first = helper.make_tensor_value_info("x", kind, [batch, channels, *size])
-    model = helper.make_model(helper.make_graph(nodes, "g", [first], [last], held), ir_version=8)
+    model = helper.make_model(helper.make_graph(nodes, "g", [first], [last], tensors), ir_version=8)
     model.opset_import[0].version = 17
     onnx.save(model, str(path))
-    return path
 
 
 @pytest.mark.parametrize("pool", [True, False])
-@pytest.mark.parametrize("batch, size", [("n", ("h", "w")), (1, (32, 32))])
+@pytest.mark.parametrize(("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"])
 def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     onnx_file(weights / "medical.onnx", batch=batch, size=size, pool=pool)
     images = blobs(5)
@@ -159,9 +161,9 @@ def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     assert np.allclose(found, np.stack([means, 3 * means + 1], 1), atol=1e-6)
     scaled = Features("medical.onnx", 2.0, 2, mean=[0.5], std=[0.25], side=32)
     assert np.allclose(scaled(images)[:, 0], (means - 0.5) / 0.25, atol=1e-5)
-    for metric in (Kid(2.0, 2, features="medical.onnx", side=32), Fid(2.0, 2, features="medical.onnx", side=32)):
-        assert metric.name == f"{metric.kind}_medical" and "medical.onnx-sha256:" in metric.definition
-        assert "standardised" not in metric.definition and "side=32" in metric.definition
+    metric = Kid(2.0, 2, features="medical.onnx", side=32)
+    assert metric.name == "kid_medical" and "medical.onnx-sha256:" in metric.definition
+    assert "standardised" not in metric.definition and "side=32" in metric.definition
 
 
 def test_a_colour_network_sees_gray_as_gray_and_a_gray_one_each_channel(weights):
@@ -171,50 +173,40 @@ def test_a_colour_network_sees_gray_as_gray_and_a_gray_one_each_channel(weights)
     means = (images / 2).mean((2, 3)).numpy()
     colour, half = (Features(name, 2.0, 2, side=32) for name in ("colour.onnx", "half.onnx"))
     assert np.allclose(colour(images)[:, 0], means[:, 0], atol=1e-6)
-    assert np.allclose(colour(images[:, 1:2])[:, 0], means[:, 1], atol=1e-6)
-    assert np.allclose(half(images)[:, ::2], means, atol=2e-3)
-    assert colour(images).shape == (4, 2) and half(images).shape == (4, 6)
     assert np.allclose(colour(images[:, :2])[:, ::2], means[:, :2], atol=1e-6)
-    both = ImageGroup(images, [""] * 4)  # keeps the vectors of each, apart
+    assert np.allclose(half(images)[:, ::2], means, atol=2e-3)
+    both = group(images)  # keeps the vectors of each, apart
     assert both.vectors(colour).shape == (4, 2) and both.vectors(half).shape == (4, 6) and len(both.found) == 2
 
 
-def test_a_gray_image_keeps_all_its_levels(weights):
-    onnx_file(weights / "mean.onnx")
-    rng = np.random.default_rng(0)
-    levels = rng.integers(1000, 1200, (6, 1, 32, 32)).astype(np.uint16)  # 200 of 65536 levels: less than one of 256
-    found = Features("mean.onnx", 65535.0, 2, side=32)(torch.from_numpy(levels.astype(np.float32)))
-    assert np.allclose(found[:, 0], levels.mean((1, 2, 3)) / 65535, rtol=1e-5)
-    assert len(set(found[:, 0])) == 6
-
-
-def test_files_of_16_bits_are_compared_by_all_of_them(tmp_path):
+def test_16_bits_are_compared_by_all_of_them(weights, tmp_path):
     from PIL import Image
 
+    onnx_file(weights / "mean.onnx")
+    levels = np.random.default_rng(0).integers(1000, 1200, (6, 1, 32, 32))  # 200 of 65536 levels: less than one of 256
+    found = Features("mean.onnx", 65535.0, 2, side=32)(torch.from_numpy(levels.astype(np.float32)))
+    assert np.allclose(found[:, 0], levels.mean((1, 2, 3)) / 65535, rtol=1e-5) and len(set(found[:, 0])) == 6
     for seed, (folder, width) in enumerate((("truth", 5.0), ("pred", 9.0))):
         (tmp_path / folder).mkdir()
         for i, image in enumerate(blobs(8, seed, width=width).numpy()):
             Image.fromarray((image[0] * 120).astype(np.uint16)).save(tmp_path / folder / f"{i}.png")  # 240 of 65536
-    found = compare_folders(tmp_path / "pred", tmp_path / "truth", ["kid"])["metrics"]["pred_to_truth"]
-    assert found["kid_random"]["ci95"][0] > 0.1  # 8 bits of them would all be black
+    rows = compare_folders(tmp_path / "pred", tmp_path / "truth", ["kid"])["metrics"]["pred_to_truth"]
+    assert rows["kid_random"]["ci95"][0] > 0.1  # 8 bits of them would all be black
 
 
 def test_an_onnx_file_that_does_not_fit_is_one_clear_error(weights, monkeypatch):
     (weights / "broken.onnx").write_bytes(b"no network")
     onnx_file(weights / "fixed.onnx", size=(16, 16))
     onnx_file(weights / "free.onnx", channels="c")
-    cases = {
-        "absent.onnx": "Put absent.onnx into a folder and point GANTK_WEIGHTS",
-        "broken.onnx": "not a readable ONNX model",
-        "free.onnx": "number of channels is fixed",
-    }
-    for name, message in cases.items():
+    for name, options, message in (
+        ("absent.onnx", {}, "Put absent.onnx into a folder and point GANTK_WEIGHTS"),
+        ("broken.onnx", {}, "not a readable ONNX model"),
+        ("free.onnx", {}, "number of channels is fixed"),
+        ("fixed.onnx", {"side": 20}, "takes 16 x 16 pixels, not side = 20"),
+        ("fixed.onnx", {"weights": "x.pt"}, "takes? no `weights`"),
+    ):
         with pytest.raises(UserError, match=message):
-            Kid(2.0, 2, features=name)
-    with pytest.raises(UserError, match="takes 16 x 16 pixels, not side = 20"):
-        Kid(2.0, 2, features="fixed.onnx", side=20)
-    with pytest.raises(UserError, match="takes? no `weights`"):
-        Kid(2.0, 2, features="fixed.onnx", weights="x.pt")
+            Kid(2.0, 2, features=name, **options)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="onnxruntime is needed"):
         Kid(2.0, 2, features="fixed.onnx")
@@ -223,16 +215,8 @@ def test_an_onnx_file_that_does_not_fit_is_one_clear_error(weights, monkeypatch)
 # ---- weights for a timm network
 
 
-def numbers_of(network: nn.Module, images: torch.Tensor) -> np.ndarray:
-    """A timm network's pooled numbers, with timm's own mean and deviation."""
-    mean, std = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
-    with torch.no_grad():
-        return network.forward_head(network.forward_features((images - mean) / std), pre_logits=True).numpy()
-
-
 WRAPPINGS = {
     "plain": lambda state: state,
-    "module.": lambda state: {f"module.{key}": value for key, value in state.items()},
     "backbone.": lambda state: {f"backbone.{key}": value for key, value in state.items()},
     "several prefixes, and another head": lambda state: {
         **{f"module.model.encoder.{key}": value for key, value in state.items()},
@@ -254,19 +238,25 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
     torch.save(WRAPPINGS[wrapping](tiny.state_dict()), weights / "RadImageNet-Tiny.pt")
     images = blobs(3, size=(64, 64), channels=3)
     seen = Features(TINY, 2.0, 2, weights="RadImageNet-Tiny.pt", side=64)
-    assert np.allclose(seen(images), numbers_of(tiny, images / 2), rtol=0.02 if "half" in wrapping else 1e-4, atol=1e-3)
+    mean, std = (torch.tensor(tiny.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = tiny.forward_head(tiny.forward_features((images / 2 - mean) / std), pre_logits=True).numpy()
+    assert np.allclose(seen(images), expected, rtol=0.02 if "half" in wrapping else 1e-4, atol=1e-3)
     assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
 
 
-def test_weights_are_found_by_path_with_and_without_a_suffix_and_as_safetensors(tiny, tmp_path, weights):
+def test_weights_are_found_by_path_with_and_without_a_suffix_and_as_safetensors(tiny, weights):
     from safetensors.torch import save_file
 
     torch.save(tiny.state_dict(), weights / "one.pt")
-    save_file(tiny.state_dict(), tmp_path / "two.safetensors")
+    save_file(tiny.state_dict(), weights / "two.safetensors")
     images = blobs(2, size=(64, 64))
     names = ("one.pt", "one", str(weights / "one.pt"), "two.safetensors", "two")
     found = [Features(TINY, 2.0, 2, weights=name, side=64)(images) for name in names]
     assert all(np.array_equal(found[0], each) for each in found[1:])
+    sets = [group(blobs(8, seed, size=(64, 64))) for seed in range(3)]
+    part = bind("metric", {"name": "prdc", "features": TINY, "weights": "one.pt", "side": 64, "k": 3})
+    assert list(part(2.0, 2)(*sets)) == [f"{name}_one" for name in ("precision", "recall", "density", "coverage")]
 
 
 def test_children_that_are_numbered_are_known_by_their_order(weights):
@@ -283,32 +273,23 @@ def test_children_that_are_numbered_are_known_by_their_order(weights):
         assert np.allclose(found, cut((images - 0.5) / 0.5).flatten(1).numpy(), atol=1e-4)
 
 
-def test_a_network_of_gray_images_sees_one_channel(tiny, weights):
+def test_a_network_of_gray_images_sees_one_channel_and_normalisation_is_timms_unless_given(tiny, weights):
     state = dict(tiny.state_dict())
-    state["conv1.0.weight"] = state["conv1.0.weight"].sum(1, keepdim=True)
-    torch.save(state, weights / "gray.pt")
-    images = blobs(2, size=(64, 64))
-    gray = Features(TINY, 2.0, 2, weights="gray.pt", mean=[0.0], std=[1.0], side=64)
-    torch.save(tiny.state_dict(), weights / "colour.pt")
-    colour = Features(TINY, 2.0, 2, weights="colour.pt", mean=[0.0], std=[1.0], side=64)
+    torch.save(state, weights / "colour.pt")
+    torch.save(state | {"conv1.0.weight": state["conv1.0.weight"].sum(1, keepdim=True)}, weights / "gray.pt")
+    images, plain = blobs(2, size=(64, 64)), {"mean": [0.0], "std": [1.0]}
+    features = lambda name, **options: Features(TINY, 2.0, 2, weights=name, side=64, **options)  # noqa: E731
+    gray, colour = features("gray.pt", **plain), features("colour.pt", **plain)
     assert gray.network.channels == 1 and np.allclose(gray(images), colour(images), atol=1e-4)
-    known = Features(TINY, 2.0, 2, weights="gray.pt", mean=[0.1, 0.2, 0.6], side=64)
+    known = features("gray.pt", mean=[0.1, 0.2, 0.6])
     assert known.network.mean.item() == pytest.approx(0.3)  # of three colours: gray is all of them alike
-    assert known(images).shape == gray(images).shape
-
-
-def test_normalisation_is_timms_unless_it_is_given(tiny, weights):
-    torch.save(tiny.state_dict(), weights / "tiny.pt")
-    images = blobs(2, size=(64, 64), channels=3) / 2
-    own = Features(TINY, 1.0, 2, weights="tiny.pt", side=64)(images)
-    config = tiny.pretrained_cfg
-    given = Features(TINY, 1.0, 2, weights="tiny.pt", mean=list(config["mean"]), std=list(config["std"]), side=64)
+    own = features("colour.pt")(images)
+    given = features("colour.pt", **{key: list(tiny.pretrained_cfg[key]) for key in ("mean", "std")})
     assert np.allclose(own, given(images)) and "std=" in given.what
-    other = Features(TINY, 1.0, 2, weights="tiny.pt", mean=[0.0], std=[1.0], side=64)
-    assert not np.allclose(own, other(images), rtol=1e-2)
+    assert not np.allclose(own, colour(images), rtol=1e-2)
     for options, message in (({"mean": [0.1, 0.2]}, "mean has 2 numbers"), ({"std": [0.0]}, "numbers above 0")):
         with pytest.raises(UserError, match=message):
-            Features(TINY, 1.0, 2, weights="tiny.pt", side=64, **options)
+            features("colour.pt", **options)
 
 
 class Bomb:
@@ -318,10 +299,9 @@ class Bomb:
 
 def test_weights_that_cannot_be_had_are_one_clear_error(tiny, weights):
     state = tiny.state_dict()
+    both = {f"{side}.{key}": value for side in ("student", "teacher") for key, value in state.items()}
     torch.save({key: value for key, value in state.items() if "layer3" not in key}, weights / "part.pt")
-    torch.save(
-        {f"{side}.{key}": value for side in ("student", "teacher") for key, value in state.items()}, weights / "two.pt"
-    )
+    torch.save(both, weights / "two.pt")
     torch.save({key: value[:1] if value.ndim else value for key, value in state.items()}, weights / "shapes.pt")
     torch.save([1, 2], weights / "list.pt")
     (weights / "damaged.pt").write_bytes(b"PK no zip")
@@ -329,7 +309,7 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tiny, weights):
     with zipfile.ZipFile(weights / "program.pt", "w") as program:  # as torch.jit.save lays one out
         program.writestr("program/constants.pkl", b"")
         program.writestr("program/code/__torch__.py", "class Module(Module): ...")
-    cases = {
+    for name, message in {
         "absent.pt": "Put absent.pt into a folder and point GANTK_WEIGHTS to it",
         "part.pt": r"layer3.* is missing",
         "two.pt": r"more than once: under student\., teacher\.",
@@ -338,36 +318,14 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tiny, weights):
         "damaged.pt": "not a readable file of weights",
         "bomb.pt": "pickle that may run code",
         "program.pt": "TorchScript program",
-    }
-    for name, message in cases.items():
+    }.items():
         with pytest.raises(UserError, match=message) as error:
             Kid(2.0, 2, features=TINY, weights=name, side=64)
         assert "evaluate.metrics" in str(error.value)
-    with pytest.raises(UserError, match='features = "resnet50", weights = "tiny.pt"'):
-        Kid(2.0, 2, features="tiny.pt")
-    with pytest.raises(UserError, match="'inception' take no `weights`"):
-        Kid(2.0, 2, features="inception", weights="tiny.pt")
-    with pytest.raises(UserError, match="'random' take no `side`"):
-        Prdc(2.0, 2, side=64)
-
-
-def test_a_score_of_other_features_never_has_the_plain_name(tiny, weights):
-    torch.save(tiny.state_dict(), weights / "my weights.pt")
-    part = bind("metric", {"name": "prdc", "features": TINY, "weights": "my weights.pt", "side": 64, "k": 3})
-    metric = part(2.0, 2)
-    sets = [ImageGroup(blobs(8, seed, size=(64, 64)), [""] * 8) for seed in range(3)]
-    names = [f"{name}_my-weights" for name in ("precision", "recall", "density", "coverage")]
-    assert list(metric(*sets)) == names
-    again = ImageGroup(
-        sets[1].images, sets[1].patients, found={metric.features.what: sets[1].found[metric.features.what]}
-    )
-    assert metric(sets[0], again, sets[2]) == metric(*sets)
-
-
-def test_a_checkpoint_is_read_as_its_networks_tensors(tiny, weights):
-    torch.save({"state_dict": tiny.state_dict(), "mean": torch.ones(3)}, weights / "whole.pt")
-    path = found_file("whole.pt", "weights")
-    state = read_state(path)
-    assert state.keys() == tiny.state_dict().keys()
-    found = matched(state, tiny, path, TINY)
-    assert all(torch.equal(value, tiny.state_dict()[key]) for key, value in found.items())
+    for options, message in (
+        ({"features": "tiny.pt"}, 'features = "resnet50", weights = "tiny.pt"'),
+        ({"features": "inception", "weights": "tiny.pt"}, "'inception' take no `weights`"),
+        ({"side": 64}, "'random' take no `side`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Kid(2.0, 2, **options)

@@ -1,20 +1,20 @@
-"""The scores agree with their references, the baselines are what they claim, and intervals count patients."""
+"""Pair metrics agree with scikit-image, torchmetrics, the package lpips and closed forms, and keep their promises."""
 
 from __future__ import annotations
 
-import json
 import math
+import urllib.error
 
-import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity, linearly_corrected
-from gantk.metrics.bootstrap import estimate, per_patient, probability_better
-from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
+from gantk.metrics.pairs import LPIPS, LPIPS_FILES, MAE, MSSSIM, NRMSE, PSNR, RMSE, SSIM, LesionContrast
 
-METRICS = [PSNR, SSIM, MAE, NRMSE]
+SIZES = {2: (24, 30), 3: (14, 13, 12)}
+METRICS = [PSNR, SSIM, MSSSIM, MAE, RMSE, NRMSE]
+MAPS = [PSNR, SSIM, MAE, RMSE, NRMSE]
 
 
 def pair(shape, seed: int = 0, error: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,256 +25,262 @@ def pair(shape, seed: int = 0, error: float = 0.2) -> tuple[torch.Tensor, torch.
     return truth + error * torch.randn(shape, generator=generator), truth
 
 
-def test_psnr_is_that_of_scikit_image():
-    from skimage.metrics import peak_signal_noise_ratio
-
-    output, truth = pair((3, 1, 20, 24))
-    expected = [peak_signal_noise_ratio(t.numpy(), o.numpy(), data_range=2) for o, t in zip(output, truth, strict=True)]
-    assert PSNR(2.0, 2)(output, truth).tolist() == pytest.approx(expected, abs=1e-4)
+def box(*shape: int, start: int, stop: int) -> torch.Tensor:
+    mask = torch.zeros(shape)
+    mask[..., start:stop, start:stop] = 1
+    return mask
 
 
-@pytest.mark.parametrize("size", [(24, 30), (14, 13, 12)])
-@pytest.mark.parametrize("error", [0.02, 0.3])
-def test_ssim_is_that_of_scikit_image(size, error):
+# ---- the libraries of reference
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_errors_and_ssim_are_those_of_scikit_image(dims):
+    from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+    output, truth = pair((3, 2, *SIZES[dims]))
+    both = list(zip(truth.numpy(), output.numpy(), strict=True))
+    psnr = [peak_signal_noise_ratio(t, o, data_range=3.5) for t, o in both]
+    rmse = [mean_squared_error(t, o) ** 0.5 for t, o in both]
+    options = dict(data_range=3.5, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0)
+    ssim = [structural_similarity(t, o, **options) for t, o in both]
+    assert PSNR(3.5, dims)(output, truth).tolist() == pytest.approx(psnr, abs=1e-4)
+    assert RMSE(3.5, dims)(output, truth).tolist() == pytest.approx(rmse, rel=1e-5)
+    assert NRMSE(3.5, dims)(output, truth).tolist() == pytest.approx([each / 3.5 for each in rmse], rel=1e-5)
+    assert SSIM(3.5, dims)(output, truth).tolist() == pytest.approx(ssim, abs=1e-4)
+
+
+def test_ssim_in_a_mask_is_the_mean_of_scikit_images_map_over_it():
     from skimage.metrics import structural_similarity
 
-    output, truth = pair((2, 1, *size), error=error)
-    expected = [
-        structural_similarity(
-            t[0].numpy(), o[0].numpy(), data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
-        for o, t in zip(output, truth, strict=True)
-    ]
-    assert SSIM(2.0, len(size))(output, truth).tolist() == pytest.approx(expected, abs=1e-4)
+    output, truth = pair((1, 1, 32, 30))
+    options = dict(data_range=2.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    _, whole = structural_similarity(truth[0, 0].numpy(), output[0, 0].numpy(), full=True, **options)
+    mask = box(1, 1, 32, 30, start=6, stop=17)
+    assert SSIM(2.0, 2)(output, truth, mask).item() == pytest.approx(whole[mask[0, 0].numpy() > 0].mean(), abs=1e-4)
 
 
-def test_mae_and_nrmse_values():
-    truth, output = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 1.0], [1.0, -1.0]]]])
-    assert MAE(2.0, 2)(output, truth).item() == pytest.approx(0.75)
-    assert NRMSE(2.0, 2)(output, truth).item() == pytest.approx(math.sqrt(0.75) / 2)
-    assert NRMSE(2.0, 2)(truth - 1, truth + 1).item() == pytest.approx(1)
+@pytest.mark.parametrize(("size", "scales"), [((176, 180), 5), ((50, 47), 3), ((26, 24, 24), 2), ((21, 40), 1)])
+def test_ms_ssim_is_made_of_torchmetrics_contrast_and_similarity(size, scales):
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    output, truth = pair((2, 1, *size), error=0.4)
+    published = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]
+    expected, made, real = torch.ones(2), output, truth
+    for weight in published[:-1]:
+        _, contrast = ssim(made, real, data_range=2.5, reduction="none", return_contrast_sensitivity=True)
+        expected = expected * contrast ** (weight / sum(published))
+        made, real = ((F.avg_pool2d if len(size) == 2 else F.avg_pool3d)(x, 2) for x in (made, real))
+    _, whole = ssim(made, real, data_range=2.5, return_full_image=True)
+    for axis in range(2, whole.ndim):  # windows wholly inside the image: torchmetrics mirrors it to have others too
+        whole = whole.narrow(axis, 5, whole.shape[axis] - 10)
+    expected = expected * whole.flatten(1).mean(1) ** (published[-1] / sum(published))
+    assert torch.allclose(MSSSIM(2.5, len(size))(output, truth), expected, atol=1e-4)
+    assert expected.min() > 0.1 and expected.max() < 0.95
+    if scales == 1:
+        assert torch.allclose(SSIM(2.5, 2)(output, truth), expected, atol=1e-4)
+
+
+# ---- closed forms
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_scores_of_a_constant_offset_are_known_exactly(dims):
+    _, truth = pair((2, 1, *SIZES[dims]))
+    made = truth + 0.05
+    assert PSNR(2.0, dims)(made, truth).tolist() == pytest.approx([20 * math.log10(2 / 0.05)] * 2, abs=1e-3)
+    for metric, expected in ((MAE, 0.05), (RMSE, 0.05), (NRMSE, 0.025)):
+        assert metric(2.0, dims)(made, truth).tolist() == pytest.approx([expected] * 2, abs=1e-6)
+
+
+def test_ssim_of_constant_images_is_luminance_and_ms_ssim_takes_it_at_the_coarsest_scale_alone():
+    x, y = 0.4, 1.2
+    luminance = (2 * x * y + 0.02**2) / (x**2 + y**2 + 0.02**2)
+    made, real = (torch.full((1, 1, 24, 24), value) for value in (x, y))
+    assert SSIM(2.0, 2)(made, real).item() == pytest.approx(luminance, abs=1e-4)
+    assert MSSSIM(2.0, 2)(made, real).item() == pytest.approx(luminance ** (0.2856 / (0.0448 + 0.2856)), abs=1e-4)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_better_image_scores_better_in_the_stated_sense(metric, dims):
+def test_better_images_score_better_inverted_ones_worse_and_equal_ones_perfectly(metric, dims):
     shape = (2, 2, *[13] * dims)
     near, truth = pair(shape, error=0.1)
-    far, _ = pair(shape, error=0.4)
     score = metric(2.0, dims)
-    gain = score(near, truth) - score(far, truth)
-    assert gain.shape == (2,) and gain.dtype == torch.float32
-    assert ((gain > 0) == score.higher_is_better).all()
+    sign = 1 if score.higher_is_better else -1
+    for worse in (pair(shape, error=0.4)[0], -near):
+        gain = sign * (score(near, truth) - score(worse, truth))
+        assert gain.shape == (2,) and gain.dtype == torch.float32 and (gain > 0).all()
+    perfect = {PSNR: 100.0, SSIM: 1.0, MSSSIM: 1.0}.get(metric, 0.0)
+    assert score(truth, truth).tolist() == pytest.approx([perfect] * 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_no_score_depends_on_orientation_order_company_or_autocast(metric):
+    output, truth = pair((4, 1, 24, 24))
+    score = metric(2.0, 2)
+    known = score(output, truth)
+    for made, real in ((output.flip(-1), truth.flip(-1)), (output.mT.contiguous(), truth.mT), (truth, output)):
+        assert torch.allclose(score(made, real), known, atol=1e-5)
+    alone = torch.cat([score(output[i : i + 1], truth[i : i + 1]) for i in range(4)])
+    assert torch.allclose(known, alone, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(score(output, truth), known)
+
+
+@pytest.mark.parametrize("metric", MAPS)
 def test_no_score_depends_on_the_images_own_maximum(metric):
-    # One far outlier in output and truth alike: a range of max - min would raise PSNR and lower NRMSE.
     output, truth = pair((1, 1, 16, 16))
     score = metric(2.0, 2)
-    mask = torch.ones(1, 1, 16, 16)
-    mask[..., 0, 0] = 0
-    spiked = [x.clone() for x in (output, truth)]
-    for x in spiked:
-        x[..., 0, 0] = 50.0
-    if metric is not SSIM:  # whose windows contain the spike by definition
-        assert score(*spiked, mask).item() == pytest.approx(score(output, truth, mask).item(), abs=1e-6)
-    quarter = metric(8.0, 2)
-    expected = {
+    quarter = {
         PSNR: score(output, truth) + 20 * math.log10(4),
-        MAE: score(output, truth),
         NRMSE: score(output, truth) / 4,
-        SSIM: metric(2.0, 2)(output / 4, truth / 4),
-    }[metric]
-    assert quarter(output, truth).item() == pytest.approx(expected.item(), abs=1e-4)
+        SSIM: score(output / 4, truth / 4),
+    }.get(metric, score(output, truth))
+    assert metric(8.0, 2)(output, truth).item() == pytest.approx(quarter.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_an_inverted_image_is_not_mistaken_for_a_good_one(metric):
-    output, truth = pair((1, 1, 16, 16), error=0.05)
-    score = metric(2.0, 2)
-    gap = score(output, truth) - score(-output, truth)
-    assert gap.item() > 0.2 if score.higher_is_better else gap.item() < -0.1
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_identical_images_score_perfectly_and_finitely(metric):
-    _, truth = pair((2, 1, 16, 16))
-    values = metric(2.0, 2)(truth, truth).tolist()
-    assert values == pytest.approx([{PSNR: 100.0, SSIM: 1.0}.get(metric, 0.0)] * 2, abs=1e-6)
-    assert "Infinity" not in json.dumps(values)
-    assert PSNR(2.0, 2)(truth + 1e-7, truth).max() <= 100
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_mask_limits_the_score_to_its_region(metric):
-    output, truth = pair((2, 2, 24, 24))
-    score, mask = metric(2.0, 2), torch.zeros(2, 1, 24, 24)
-    mask[..., 8:18, 8:18] = 1
+@pytest.mark.parametrize("metric", MAPS)
+def test_a_mask_limits_the_score_to_its_region_and_ignores_even_nan_outside(metric):
+    output, truth = pair((2, 2, 40, 24))
+    score, mask = metric(2.0, 2), box(2, 1, 40, 24, start=8, stop=16)
+    expected = score(output, truth, mask)
+    assert not torch.allclose(expected, score(output, truth))
     spoiled = output.clone()
-    spoiled[..., 22:, :] = 9.0  # outside, and for SSIM beyond every window of the masked centres
-    inside = mask.clone()
-    inside[..., 17:, :] = 0
-    assert torch.equal(score(output, truth, inside), score(spoiled, truth, inside))
-    assert not torch.allclose(score(output, truth, mask), score(output, truth))
+    spoiled[..., 30:, :] = torch.nan  # beyond every window of SSIM too
+    assert torch.equal(score(spoiled, truth, mask), expected)
     assert score(output, truth, torch.zeros_like(mask)).isnan().all()
     assert torch.allclose(score(output, truth, torch.ones_like(mask)), score(output, truth), atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", MAPS)
+def test_means_of_several_regions_are_the_scores_of_each(metric):
+    output, truth = pair((3, 2, 24, 26))
+    score, mask = metric(2.0, 2), torch.rand(3, 1, 24, 26, generator=torch.Generator().manual_seed(1)) > 0.6
+    means = score.means(output, truth, [None, mask])
+    assert torch.equal(score.of_mean(means[0][0]), score(output, truth))
+    assert torch.equal(score.of_mean(means[1][0]), score(output, truth, mask))
+    seen = mask[..., 5:-5, 5:-5] if metric is SSIM else mask
+    assert means[0][1].tolist() == [2 * seen[0].numel()] * 3
+    assert means[1][1].tolist() == (2 * seen.flatten(1).sum(1)).tolist()
+
+
 def test_definitions_say_how_the_number_was_made():
-    definitions = {m.name: m.definition for m in (metric(2.0, 2) for metric in METRICS)}
-    assert definitions == {
+    assert {m.name: m.definition for m in (metric(2.0, 2) for metric in METRICS)} == {
         "psnr": "psnr/fixed-range-2/at-most-100-dB/whole-image",
         "ssim": "ssim/fixed-range-2/gaussian-11-1.5/whole-image",
+        "ms_ssim": "ms_ssim/fixed-range-2/gaussian-11-1.5/up-to-5-scales/whole-image",
         "mae": "mae/fixed-range-2/whole-image",
+        "rmse": "rmse/fixed-range-2/whole-image",
         "nrmse": "nrmse/fixed-range-2/whole-image",
     }
     assert PSNR(2.0, 2).in_mask.endswith("/mask") and PSNR(2.0, 2).unit == "dB"
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_metrics_ignore_autocast(metric):
-    output, truth = pair((1, 1, 16, 16))
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = metric(2.0, 2)(output, truth)
-    assert torch.equal(cast, metric(2.0, 2)(output, truth))
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda x: PSNR(0.0, 2), "data range"),
+        (lambda x: MAE(2.0, 2)(x, x[..., :8]), r"\(1, 1, 16, 8\)"),
+        (lambda x: MAE(2.0, 3)(x, x), "3-D"),
+        (lambda x: SSIM(2.0, 2)(x[..., :9], x[..., :9]), "11 or more"),
+        (lambda x: MSSSIM(2.0, 2)(x, x, x), "mask"),
+        (lambda x: LesionContrast(2.0, 2)(x, x), "lesion masks"),
+    ],
+    ids=["range", "shape", "dims", "small", "unmaskable", "lesions"],
+)
+def test_metrics_name_what_they_cannot_compare(make, word):
+    with pytest.raises(UserError, match=word):
+        make(torch.zeros(1, 1, 16, 16))
 
 
-def test_metrics_name_what_they_cannot_compare():
-    x = torch.zeros(1, 1, 16, 16)
-    for make, word in (
-        (lambda: PSNR(0.0, 2), "data range"),
-        (lambda: MAE(2.0, 2)(x, x[..., :8]), "(1, 1, 16, 8)"),
-        (lambda: MAE(2.0, 3)(x, x), "3-D"),
-        (lambda: SSIM(2.0, 2)(x[..., :9], x[..., :9]), "11 or more"),
-    ):
-        with pytest.raises(UserError) as error:
-            make()
+# ---- lesions
+
+
+def test_lesion_contrast_is_one_where_kept_and_zero_where_gone():
+    truth, mask = torch.full((4, 2, 24, 24), 0.5), box(4, 1, 24, 24, start=10, stop=14)
+    mask[3] = 0
+    truth[:2, :, 10:14, 10:14] += torch.tensor([0.4, -0.2])[:, None, None]
+    output = 0.5 + 0.5 * (truth - 0.5)
+    score = LesionContrast(2.0, 2)
+    for made, kept in ((truth, 1.0), (output, 0.5), (torch.full_like(truth, 0.3), 0.0), (1 - truth, -1.0)):
+        assert score(made, truth, mask)[:2].tolist() == pytest.approx([kept] * 2, abs=1e-6)
+    assert score(truth, truth, mask)[2:].isnan().all()  # invisible in the truth; no lesion
+    far = output.clone()
+    far[..., :4, :] = 9.0  # beyond the ring
+    assert torch.equal(score(far, truth, mask)[:2], score(output, truth, mask)[:2])
+    solid = torch.zeros(1, 1, 12, 12, 12)
+    solid[..., 4:8, 4:8, 4:8] = 1
+    assert LesionContrast(2.0, 3)(0.2 + solid, 0.2 + solid, solid).item() == pytest.approx(1)
+    faint = box(1, 1, 30, 30, start=10, stop=20)  # 2.3 % of the range: with itself in its surroundings it would not be
+    assert score(0.5 + 0.046 * faint, 0.5 + 0.046 * faint, faint).item() == pytest.approx(1)
+    assert score(0.5 + 0.046 * faint, 0.5 + 0.034 * faint, faint).isnan().all()
+
+
+# ---- LPIPS
+
+
+@pytest.fixture(scope="module")
+def random_backbone(tmp_path_factory):
+    """A folder with a file named and filled as torchvision's is, with weights of a seed."""
+    from torchvision import models
+
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), folder / LPIPS_FILES["squeeze"])
+    return folder
+
+
+def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(random_backbone, monkeypatch):
+    import lpips
+
+    monkeypatch.setenv("GANTK_WEIGHTS", str(random_backbone))
+    reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
+    known = torch.load(random_backbone / LPIPS_FILES["squeeze"], weights_only=True)
+    own = reference.net.state_dict()
+    reference.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
+    shift = lambda x: (2 * x / 3.0 - 1).expand(-1, 3, -1, -1)  # noqa: E731  from 0..3 to -1..1
+    output, truth = (torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(seed)) * 3 for seed in (0, 1))
+    metric, solid = LPIPS(3.0, 2, net="squeeze"), LPIPS(3.0, 3, net="squeeze")
+    made, real = (x[:, :1, None].expand(-1, -1, 36, -1, -1).clone() for x in (output, truth))
+    made[:, :, 1] = 9.0  # of a volume three slices through the middle are looked at
+    with torch.no_grad():
+        colour = reference(shift(output), shift(truth)).flatten()
+        gray = [reference(*(shift(x[:, c : c + 1]) for x in (output, truth))).flatten() for c in range(2)]
+        views = [reference(*(shift(x.select(a, x.shape[a] // 2)) for x in (made, real))) for a in (2, 3, 4)]
+    assert torch.allclose(metric(output, truth), colour, atol=1e-6)
+    assert torch.allclose(metric(output[:, :2], truth[:, :2]), sum(gray) / 2, atol=1e-6)
+    assert torch.allclose(solid(made, real), sum(views).flatten() / 3, atol=1e-6)
+    assert metric.definition == "lpips/fixed-range-3/version-0.1/net=squeeze/whole-image"
+    assert solid.definition.endswith("/middle-slices/whole-image")
+
+
+def test_random_weights_are_named_so_seeded_and_no_lpips():
+    state = torch.random.get_rng_state()
+    metric, again, other = (LPIPS(2.0, 2, net="squeeze", weights="random", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    output, truth = pair((2, 1, 32, 32))
+    assert metric.name == "lpips_random" and "random-seed-0" in metric.definition
+    assert torch.equal(metric(output, truth), again(output, truth))
+    assert not torch.allclose(metric(output, truth), other(output, truth))
+    assert metric(truth, truth).tolist() == [0, 0] and (metric(output, truth) > 0).all()
+    with pytest.raises(UserError, match="16 x 16"):
+        metric(output[..., :16, :16], truth[..., :16, :16])
+
+
+def test_absent_weights_of_lpips_are_one_message_that_says_which_file_to_put_where(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        LPIPS(2.0, 2)
+    for word in ("alexnet-owt-7be5be79.pth", "GANTK_WEIGHTS", "no network here", 'weights = "random"'):
         assert word in str(error.value)
-
-
-# ---- baselines
-
-
-def test_identity_gives_the_source_in_the_targets_channels():
-    x = torch.rand(2, 3, 4, 4)
-    assert identity(x) is x and identity(x, 3) is x
-    assert identity(x, 1).shape == (2, 1, 4, 4) and torch.allclose(identity(x, 1), x.mean(1, keepdim=True))
-    assert identity(x[:, :1], 3).shape == (2, 3, 4, 4)
-
-
-def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order():
-    source = torch.rand(2, 1, 40, 40) * 2 - 1
-    target = [torch.randn(1, 30, 30) * 0.2 + 0.4 for _ in range(4)]
-    matched = HistogramMatching(target)(source)
-    pool = torch.cat([t.flatten() for t in target])
-    levels = torch.linspace(0.05, 0.95, 10)
-    assert torch.allclose(matched[0].flatten().quantile(levels), pool.quantile(levels), atol=0.02)
-    order = source[0].flatten().argsort()
-    assert (matched[0].flatten()[order].diff() >= 0).all()
-    assert matched.dtype == torch.float32 and matched.shape == source.shape
-
-
-def test_histogram_matching_keeps_air_one_value():
-    source = torch.full((1, 1, 20, 20), -1.0)
-    source[..., :10] = torch.rand(1, 1, 20, 10)
-    target = [torch.where(torch.rand(1, 20, 20) < 0.4, -0.9, torch.rand(1, 20, 20)) for _ in range(3)]
-    assert torch.allclose(HistogramMatching(target)(source)[..., 10:], torch.tensor(-0.9), atol=1e-6)
-
-
-def test_the_intensity_map_finds_any_function_of_intensity():
-    source = [torch.rand(1, 48, 48) * 2 - 1 for _ in range(3)]
-    pairs = [(s, torch.cat([(3 * s).sin(), -s.abs()])) for s in source]  # neither is monotone
-    test = torch.rand(2, 1, 16, 16) * 2 - 1
-    mapped = IntensityMap(pairs)(test)
-    assert mapped.shape == (2, 2, 16, 16)
-    assert torch.allclose(mapped, torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03)
-
-
-def test_the_intensity_map_is_the_mean_where_targets_differ():
-    source = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
-    target = torch.tensor([[[0.0, 1.0, 4.0, 6.0]]])
-    mapped = IntensityMap([(source, target)])(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]]))
-    assert mapped.flatten().tolist() == pytest.approx([0.5, 2.75, 5.0, 5.0])
-    constant = IntensityMap([(torch.ones(1, 4, 4), torch.ones(1, 4, 4) * 3)])
-    assert constant(torch.zeros(1, 1, 4, 4)).unique().item() == 3
-
-
-def test_the_intensity_map_beats_every_linear_map_on_its_training_pairs():
-    source = torch.rand(4, 1, 32, 32)
-    target = (source - 0.5).abs() + 0.05 * torch.randn(4, 1, 32, 32)
-    mapped = IntensityMap(list(zip(source, target, strict=True)))(source)
-    assert (mapped - target).square().mean() < (linearly_corrected(source, target) - target).square().mean()
-
-
-def test_baselines_without_training_images_say_so():
-    with pytest.raises(UserError, match="pairs"):
-        IntensityMap([])
-    with pytest.raises(UserError, match="target domain"):
-        HistogramMatching([])
-
-
-def test_linear_correction_undoes_brightness_and_contrast_and_nothing_else():
-    _, truth = pair((2, 2, 12, 12))
-    scale = torch.tensor([[0.5, -2.0], [3.0, 0.1]])[:, :, None, None]
-    assert torch.allclose(linearly_corrected(scale * truth + 0.3, truth), truth, atol=1e-5)
-    curved = linearly_corrected(truth.square(), truth)
-    assert (curved - truth).abs().mean() > 0.01
-    constant = linearly_corrected(torch.full_like(truth, 0.2), truth)
-    assert torch.allclose(constant, truth.mean((2, 3), keepdim=True).expand_as(truth), atol=1e-6)
-
-
-def test_linear_correction_in_a_mask_ignores_what_is_outside():
-    _, truth = pair((1, 1, 12, 12))
-    output, mask = 0.5 * truth - 0.2, torch.ones(1, 1, 12, 12)
-    output[..., :3], mask[..., :3] = 7.0, 0
-    corrected = linearly_corrected(output, truth, mask)
-    assert torch.allclose(corrected[..., 3:], truth[..., 3:], atol=1e-5)
-
-
-# ---- patients and intervals
-
-
-def test_patients_count_alike_however_many_images_they_have():
-    values, patients = [1.0, 1.0, 1.0, 4.0], ["p", "p", "p", "q"]
-    assert per_patient(values, patients) == {"p": 1.0, "q": 4.0}
-    assert estimate(values, patients).value == 2.5 and estimate(values, patients).n == 2
-
-
-def test_unknown_patients_are_their_own_and_nan_is_left_out():
-    assert estimate([1.0, 2.0, math.nan], ["", "", ""]).n == 2
-    assert estimate([1.0, math.nan], ["p", "p"]).value == 1.0
-    empty = estimate([math.nan], ["p"])
-    assert empty.value is None and empty.ci95 is None and empty.n == 0
-
-
-def test_one_patient_has_no_interval():
-    alone = estimate([1.0, 3.0], ["p", "p"])
-    assert alone.value == 2.0 and alone.ci95 is None and alone.n == 1
-    assert probability_better([1.0, 3.0], [0.0, 0.0], ["p", "p"], higher_is_better=True) is None
-
-
-def test_intervals_are_seeded_and_cover_the_mean():
-    values = np.random.default_rng(1).normal(20, 2, 30).tolist()
-    patients = [f"p{i}" for i in range(30)]
-    first = estimate(values, patients)
-    assert first == estimate(values, patients) != estimate(values, patients, seed=1)
-    low, high = first.ci95
-    assert low < first.value < high
-    assert high - low == pytest.approx(2 * 1.96 * np.std(values) / math.sqrt(30), rel=0.15)
-
-
-def test_intervals_widen_when_images_share_patients():
-    values = np.repeat(np.random.default_rng(2).normal(20, 2, 8), 10).tolist()
-    apart = estimate(values, [f"p{i}" for i in range(80)]).ci95
-    shared = estimate(values, [f"p{i // 10}" for i in range(80)]).ci95
-    assert shared[1] - shared[0] > 2 * (apart[1] - apart[0])
-
-
-def test_the_paired_comparison_sees_a_small_steady_gain_and_its_sign():
-    baseline = np.random.default_rng(3).normal(20, 5, 12)
-    patients = [f"p{i}" for i in range(12)]
-    model = baseline + 0.1
-    assert probability_better(model, baseline, patients, higher_is_better=True) == 1.0
-    assert probability_better(model, baseline, patients, higher_is_better=False) == 0.0
-    assert probability_better(baseline, baseline, patients, higher_is_better=True) == 0.5
+    (tmp_path / LPIPS_FILES["alex"]).write_bytes(b"not weights")
+    with pytest.raises(UserError, match="alexnet-owt") as error:
+        LPIPS(2.0, 2)
+    assert error.value.where == "GANTK_WEIGHTS"

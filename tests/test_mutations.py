@@ -9,49 +9,50 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-PAIRS = ("test_parity_pairs.py", "test_metrics.py")
-SETS = ("test_sets.py", "test_parity_sets.py")
+PAIRS = ("test_pair_scores.py", "test_metrics.py", "test_baselines.py")
+SETS = ("test_sets.py",)
 EVALUATION = ("test_evaluation.py",)
-TASKS = ("test_segmentation.py", "test_regression.py", "test_task.py")
 
 MUTANTS = [
     # module, the line, the mistake, the tests that must notice
     ("pairs", "self.data_range**2 / mean", "self.data_range / mean", PAIRS),
-    ("pairs", "(output - truth).square()", "(output + truth).square()", PAIRS),
-    ("pairs", "(output - truth).abs()", "(output - truth)", PAIRS),
+    ("pairs", "(output - reference).square()", "(output + reference).square()", PAIRS),
+    ("pairs", "(output - reference).abs()", "(output - reference)", PAIRS),
     ("pairs", '"mae", "", False', '"mae", "", True', PAIRS),
-    ("pair_metric", "torch.where(mask, values, 0).flatten(1).sum(1)", "values.flatten(1).sum(1)", PAIRS),
-    ("pair_metric", "insides = [self._seen(expanded(mask, output)) for mask in masks]",
-     "insides = [None for mask in masks]", PAIRS),
-    ("structural", "(0.03 * data_range) ** 2", "(0.03 * float(truth.max() - truth.min())) ** 2", PAIRS),
-    ("structural", "(0.01 * data_range) ** 2", "(0.01 * float(truth.max())) ** 2", PAIRS),
-    ("structural", "2 * (mean_ot - products) + c2", "2 * (mean_ot + products) + c2", PAIRS),
-    ("structural", "(weight / sum(SCALES[:count]))", "weight", PAIRS),
-    ("perceptual", "2 * images / self.data_range - 1", "2 * images / images.amax() - 1", PAIRS),
-    ("perceptual", '"lpips_random" if self.random else "lpips"', '"lpips"', PAIRS),
-    ("bootstrap", "gains if higher_is_better else -gains", "gains", PAIRS),
-    ("bootstrap", "percentile(drawn_means(means, seed, draws), [2.5, 97.5])",
-     "percentile(drawn_means(means, seed, draws), [5, 95])", PAIRS),
-    ("levels", "weights=None if weights is None else weights[known]", "weights=None", PAIRS),
-    ("pair_scores", "masks = {FOREGROUND: truth.foreground, LESION: truth.masks}",
-     "masks = {FOREGROUND: truth.masks, LESION: truth.foreground}", PAIRS),
+    ("pairs", "torch.where(mask, values, 0).flatten(1).sum(1)", "values.flatten(1).sum(1)", PAIRS),
+    ("pairs", "[self._on_map(expanded(mask, output)) for mask in masks]", "[None for mask in masks]", PAIRS),
+    ("pairs", "(0.03 * data_range) ** 2", "(0.03 * float(reference.max() - reference.min())) ** 2", PAIRS),
+    ("pairs", "(0.01 * data_range) ** 2", "(0.01 * float(reference.max())) ** 2", PAIRS),
+    ("pairs", "2 * (mean_or - products) + c2", "2 * (mean_or + products) + c2", PAIRS),
+    ("pairs", "(weight / sum(weights))", "weight", PAIRS),
+    ("pairs", "2 * images / self.data_range - 1", "2 * images / images.amax() - 1", PAIRS),
+    ("pairs", '"lpips_random" if self.random else "lpips"', '"lpips"', PAIRS),
+    ("pairs", "region_mean(c, inside) - region_mean(c, ring)", "region_mean(c, inside)", PAIRS),
+    ("intervals", "gains if higher_is_better else -gains", "gains", PAIRS),
+    ("intervals", "counts[picks].sum(1), [2.5, 97.5]", "counts[picks].sum(1), [5, 95]", PAIRS),
+    ("intervals", "weights=None if weights is None else weights[known]", "weights=None", PAIRS),
+    ("intervals", "(count - 1) / count * np.square", "np.square", PAIRS),
+    (
+        "pair_scores",
+        "{FOREGROUND: references.foreground, LESION: references.masks}",
+        "{FOREGROUND: references.masks, LESION: references.foreground}",
+        PAIRS,
+    ),
     ("pair_scores", "linearly_corrected(made, real, mask)", "linearly_corrected(made, real)", PAIRS),
-    ("units", "return mappings[0].inverse(images)", "return mappings[0].forward(images)", PAIRS),
-    ("verdicts", "(max if higher else min)(means, key=means.get)", "(min if higher else max)(means, key=means.get)",
-     PAIRS),
-    ("verdicts", "if n not in WITH_PAIRS", "if n in WITH_PAIRS", PAIRS),
+    ("references", "return mappings[0].inverse(images)", "return mappings[0].forward(images)", PAIRS),
+    ("verdict", "(max if higher else min)(known", "(min if higher else max)(known", PAIRS),
+    ("verdict", "if n not in WITH_PAIRS", "if n in WITH_PAIRS", PAIRS),
     ("baselines", "mean_y + slope * (x - mean_x)", "mean_y - slope * (x - mean_x)", PAIRS),
-    ("baselines", "sums[:, seen] / counts[seen]", "sums[:, seen] / counts.mean()", PAIRS),
-    ("lesions", "region_mean(c, inside) - region_mean(c, ring)", "region_mean(c, inside)", EVALUATION),
-    ("rivals", 'data.splits["train"], to', 'data.splits["test"], to', EVALUATION),
-    ("distances", " - np.trace(k)", "", SETS),
-    ("distances", "- 2 * k_rf.mean()", "+ 2 * k_rf.mean()", SETS),
-    ("distances", "spreads - 2 * shared", "spreads", SETS),
-    ("distances", "(len(vectors) - 1) ** 0.5", "len(vectors) ** 0.5", SETS),
-    ("neighbours", "np.partition(flat, k - 1, axis=1)[:, k - 1]", "np.partition(flat, k, axis=1)[:, k]", SETS),
-    ("neighbours", "np.arange(rows.start, rows.start + len(away))", "np.arange(len(away))", SETS),
+    ("baselines", "sums[:, counts > 0] / counts[counts > 0]", "sums[:, counts > 0] / counts.mean()", PAIRS),
+    ("evaluate", 'self.reals.records("train", to)', 'self.reals.records("test", to)', EVALUATION),
+    ("sets", "(w @ k @ w - w @ diagonal)", "(w @ k @ w)", SETS),
+    ("sets", "- 2 * (weights[0] @", "+ 2 * (weights[0] @", SETS),
+    ("sets", "spreads - 2 * shared", "spreads", SETS),
+    ("sets", "(len(vectors) - 1) ** 0.5", "len(vectors) ** 0.5", SETS),
     ("sets", "scale = train.vectors(self.features)", "scale = test.vectors(self.features)", SETS),
     ("sets", "self.kind + self.features.suffix", "self.kind", SETS),
+    ("neighbours", "np.ix_(keep, keep)], k - 1, axis=1)[:, k - 1]", "np.ix_(keep, keep)], k, axis=1)[:, k]", SETS),
+    ("neighbours", "np.fill_diagonal(away, np.inf)", "pass", SETS),
     ("features", "picture = picture.clamp(0, 1)", "picture = (picture * 255).round() / 255", ("test_features.py",)),
 ]
 

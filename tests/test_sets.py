@@ -1,4 +1,4 @@
-"""Scores of sets agree with their formulas, know alike from different, and say what they looked at."""
+"""Metrics of sets are those of the implementations that papers use, know alike from different, and say how."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.metrics import distances, neighbours
-from gantk.metrics.bootstrap import left_out_interval, parts_of
-from gantk.metrics.distances import (
-    KernelSums,
+from gantk.metrics.intervals import left_out_interval
+from gantk.metrics.neighbours import NAMES, Prdc, expected_coverage, shares_of, squared_distances
+from gantk.metrics.pairs import MSSSIM
+from gantk.metrics.sets import (
+    Diversity,
+    Fid,
+    ImageGroup,
+    Kid,
+    different_pairs,
     frechet,
-    kernels,
-    parts_interval,
-    squared_distances,
+    gaussian,
+    halves,
+    mmd_interval,
+    set_rows,
     squared_mmd,
 )
-from gantk.metrics.diversity import Diversity, different_pairs
-from gantk.metrics.neighbours import Neighbourhoods, Prdc, expected_coverage
-from gantk.metrics.pairs import MSSSIM
-from gantk.metrics.scoring import set_rows
-from gantk.metrics.sets import Fid, ImageGroup, Kid
+
+RANDOM = "random-conv-256-seed-0"
 
 
 def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1) -> torch.Tensor:
@@ -40,43 +43,37 @@ def group(images: torch.Tensor, named: str = "") -> ImageGroup:
     return ImageGroup(images, [f"{named}{i}" if named else "" for i in range(len(images))])
 
 
-def test_kid_is_its_formula_in_plain_loops():
+def groups(real: np.ndarray, fake: np.ndarray) -> list[ImageGroup]:
+    """Sets whose vectors are known, and training images that leave their scale as it is."""
+    unit = np.stack([-np.ones(real.shape[1]), np.ones(real.shape[1])])
+    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), [""] * len(x), found={RANDOM: x}) for x in (unit, real, fake)]
+
+
+@pytest.fixture
+def sets() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    real, fake = rng.normal(size=(7, 5)), rng.normal(0.5, 1, (6, 5))
-
-    def k(x, y):
-        return (sum(a * b for a, b in zip(x, y, strict=True)) / 5 + 1) ** 3
-
-    inside = [
-        sum(k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (len(x) * (len(x) - 1))
-        for x in (real, fake)
-    ]
-    across = sum(k(x, y) for x in real for y in fake) / 42
-    assert squared_mmd(*kernels(real, fake)) == pytest.approx(sum(inside) - 2 * across, rel=1e-12)
+    return rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7)), rng.normal(0.5, 1.5, (60, 7))
 
 
-def test_kid_is_zero_on_average_for_one_distribution():
-    rng = np.random.default_rng(1)
-    values = [squared_mmd(*kernels(rng.normal(size=(20, 8)), rng.normal(size=(30, 8)))) for _ in range(400)]
-    error = np.std(values) / 20
-    assert abs(np.mean(values)) < 3 * error
-    biased = [np.mean(k[0]) + np.mean(k[1]) - 2 * np.mean(k[2]) for k in
-              [kernels(rng.normal(size=(20, 8)), rng.normal(size=(30, 8))) for _ in range(100)]]  # fmt: skip
-    assert np.mean(biased) > 10 * error
+def fid_of(real: np.ndarray, fake: np.ndarray) -> float:
+    return frechet(gaussian(real), gaussian(fake))
 
 
-def test_the_frechet_distance_is_that_of_the_two_gaussians():
-    from scipy.linalg import sqrtm
+# ---- FID and KID
 
-    rng = np.random.default_rng(2)
-    real, fake = rng.normal(size=(50, 4)) @ rng.normal(size=(4, 4)), rng.normal(1, 2, (40, 4))
-    s1, s2 = np.cov(real.T), np.cov(fake.T)
-    expected = np.square(real.mean(0) - fake.mean(0)).sum() + np.trace(s1 + s2 - 2 * sqrtm(s1 @ s2).real)
-    assert frechet(real, fake) == pytest.approx(expected, rel=1e-9)
-    # in one dimension (m1 - m2)^2 + (s1 - s2)^2
-    x, y = real[:, :1], fake[:, :1]
-    assert frechet(x, y) == pytest.approx((x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2)
-    assert frechet(real, real) == pytest.approx(0, abs=1e-9)
+
+def test_the_frechet_distance_is_pytorch_fids_and_torchmetrics(sets):
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torchmetrics.image.fid import _compute_fid
+
+    moments = [moment for x in sets for moment in (x.mean(0), np.cov(x.T))]
+    assert fid_of(*sets) == pytest.approx(calculate_frechet_distance(*moments), rel=1e-8)
+    assert fid_of(*sets) == pytest.approx(_compute_fid(*map(torch.from_numpy, moments)).item(), rel=1e-8)
+    real, shift = sets[0], 3.0
+    assert fid_of(real, real) == pytest.approx(0, abs=1e-9)
+    assert fid_of(real, real + shift) == pytest.approx(7 * shift**2, rel=1e-9)  # the means alone
+    centred = real - real.mean(0)
+    assert fid_of(centred, 2 * centred) == pytest.approx(np.cov(real.T).trace(), rel=1e-9)  # the spreads alone
 
 
 def test_the_frechet_distance_is_exact_with_fewer_images_than_features():
@@ -84,72 +81,71 @@ def test_the_frechet_distance_is_exact_with_fewer_images_than_features():
     real, fake = rng.normal(size=(6, 40)), rng.normal(size=(8, 40))
     values = np.linalg.eigvals(np.cov(real.T) @ np.cov(fake.T)).real.clip(0)
     expected = np.square(real.mean(0) - fake.mean(0)).sum() + np.cov(real.T).trace() + np.cov(fake.T).trace()
-    assert frechet(real, fake) == pytest.approx(expected - 2 * np.sqrt(values[values > 1e-9]).sum(), rel=1e-6)
+    assert fid_of(real, fake) == pytest.approx(expected - 2 * np.sqrt(values[values > 1e-9]).sum(), rel=1e-6)
+
+
+def test_kid_is_torchmetrics_whole_and_without_any_patients(sets):
+    from torchmetrics.image.kid import poly_mmd
+
+    real, fake = sets
+    assert squared_mmd(real, fake) == pytest.approx(poly_mmd(*map(torch.from_numpy, sets)).item(), rel=1e-9)
+
+    def plain_mmd(x: np.ndarray, y: np.ndarray) -> float:  # torchmetrics' is of sets of one size
+        k_xx, k_yy, k_xy = ((a @ b.T / 7 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        inside = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (k_xx, k_yy)]
+        return sum(inside) - 2 * k_xy.mean()
+
+    patients = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)], [""] * 60
+    value, ci95 = mmd_interval(real, fake, *patients)
+    plain, expected = left_out_interval(lambda r, f: plain_mmd(real[r], fake[f]), *patients)
+    assert value == pytest.approx(plain, rel=1e-9) and ci95 == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_is_unbiased_and_a_frechet_distance_falls_with_the_number_of_images():
+    rng = np.random.default_rng(7)
+    fids, kids = {}, {}
+    for n in (20, 320):
+        drawn = [(rng.normal(size=(n, 16)), rng.normal(size=(n, 16))) for _ in range(30)]
+        fids[n], kids[n] = np.mean([fid_of(*both) for both in drawn]), [squared_mmd(*both) for both in drawn]
+        assert abs(np.mean(kids[n])) < 3 * np.std(kids[n]) / 30**0.5
+    assert fids[20] > 5 * fids[320]
+
+
+@pytest.mark.parametrize("subset", [0, 30])
+def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset):
+    train, test, fake = groups(*sets)
+    x, y = np.arcsinh(sets[0]), np.arcsinh(sets[1])
+    fid, kid = Fid(2.0, 2)(train, test, fake), Kid(2.0, 2, subset=subset)(train, test, fake)
+    value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), [""] * 60, [""] * 60)
+    assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
+    assert kid.value == pytest.approx(squared_mmd(x, y), rel=0.15 if subset else 1e-9)
+    assert kid.ci95[0] < squared_mmd(x, y) < kid.ci95[1]
 
 
 @pytest.mark.parametrize("metric", [Kid, Fid])
 def test_a_distance_is_small_for_two_halves_and_grows_as_images_differ(metric):
     train, test = group(blobs(40, 0)), group(blobs(40, 1), "p")
-    score = metric(2.0, 2)
-    same, near, far = (
-        score(train, test, group(images))
-        for images in (blobs(40, 2), blobs(40, 2, width=6.0), 2 * torch.rand(40, 1, 32, 32))
-    )
-    assert same.value < near.value < far.value
-    assert same.ci95[0] <= same.value <= same.ci95[1] < far.ci95[0]
+    noise = 2 * torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = (blobs(40, 2), blobs(40, 2, width=6.0), noise)
+    same, near, far = (metric(2.0, 2)(train, test, group(images)) for images in made)
+    assert same.value < near.value < far.value and same.ci95[0] <= same.value <= same.ci95[1] < far.ci95[0]
     if metric is Kid:
         assert same.ci95[0] < 0 < same.ci95[1] and near.ci95[0] > 0
 
 
-@pytest.mark.parametrize("metric", [Kid, Fid, Diversity])
-def test_a_score_is_the_same_twice_and_carries_what_it_looked_at(metric):
-    train, test, fake = group(blobs(12, 0)), group(blobs(9, 1)), group(blobs(14, 2))
-    once, again = (metric(2.0, 2)(*(ImageGroup(g.images, g.patients) for g in (train, test, fake))) for _ in range(2))
-    assert once == again and once.n == 14 and "n=14,real=9" in once.definition
-    if metric is not Diversity:
-        assert "features=random-conv-256-seed-0" in once.definition
-        assert metric(2.0, 2).name.endswith("_random")  # the plain name is that of the published features
-
-
-def test_large_sets_are_compared_in_subsets(monkeypatch):
-    monkeypatch.setattr("gantk.metrics.sets.SUBSET", 8)
-    monkeypatch.setattr("gantk.metrics.sets.SUBSETS", 20)
-    found = Kid(2.0, 2)(group(blobs(12, 0)), group(blobs(12, 1)), group(blobs(12, 2, width=6.0)))
-    assert "/subsets=20x8" in found.definition and found.ci95[0] < found.value < found.ci95[1]
-    small = Kid(2.0, 2)(group(blobs(12, 0)), group(blobs(8, 1)), group(blobs(12, 2, width=6.0)))
-    assert "/whole-sets" in small.definition
-
-
-def test_subsets_are_of_the_size_that_was_asked_for_and_agree_with_the_whole():
+def test_subsets_are_of_the_size_that_was_asked_for_and_agree_with_the_whole(monkeypatch):
     train, test, fake = group(blobs(30, 0)), group(blobs(40, 1)), group(blobs(40, 2, width=6.0))
     whole, drawn = (Kid(2.0, 2, subset=size)(train, test, fake) for size in (0, 20))
     assert "/whole-sets" in whole.definition and "/subsets=100x20" in drawn.definition
     assert drawn.value == pytest.approx(whole.value, rel=0.1) and drawn.value != whole.value
-    assert drawn.ci95[1] - drawn.ci95[0] == pytest.approx(whole.ci95[1] - whole.ci95[0])
     assert sum(drawn.ci95) / 2 == pytest.approx(drawn.value)
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", 20)  # as sets of more than 1000 are
+    assert Kid(2.0, 2)(train, test, fake) == drawn
     with pytest.raises(UserError, match="41 or more.*subset = 0"):
         Kid(2.0, 2, subset=41)(train, test, fake)
     for size in (1, -3):
         with pytest.raises(UserError, match="subset"):
             Kid(2.0, 2, subset=size)
-
-
-@pytest.mark.parametrize("metric, least", [(Kid, 2), (Fid, 8), (Prdc, 6), (Diversity, 2)])
-def test_too_few_images_are_refused(metric, least):
-    few, enough = group(blobs(least - 1)), group(blobs(least + 2))
-    for sets in ((few, enough), (enough, few)):
-        with pytest.raises(UserError, match=f"{least} or more"):
-            metric(2.0, 2)(enough, *sets)
-    found = metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
-    if metric is Prdc:  # without one image there is no fifth neighbour
-        assert all(score.ci95 is None for score in found.values())
-
-
-def test_a_refused_frechet_distance_names_its_alternative_and_costs_a_training_nothing_else():
-    sets = group(blobs(9)), group(blobs(7)), group(blobs(9))
-    row = set_rows(Fid(2.0, 2), *sets)["fid_random"]
-    assert row["value"] is None and "not-computed" in row["definition"] and "use kid" in row["definition"]
-    assert set_rows(Kid(2.0, 2), *sets)["kid_random"]["value"] is not None
 
 
 def test_few_images_are_said_in_the_definition_and_in_a_warning(monkeypatch):
@@ -163,73 +159,83 @@ def test_few_images_are_said_in_the_definition_and_in_a_warning(monkeypatch):
     assert "biased" not in Fid(2.0, 2)(*sets).definition and not Fid(2.0, 2)(*sets).details
 
 
-def test_a_frechet_distance_falls_with_the_number_of_images_and_kid_does_not():
-    rng = np.random.default_rng(7)
-    draw = lambda n: rng.normal(size=(n, 16))  # noqa: E731
-    fids, kids = {}, {}
-    for n in (20, 320):
-        drawn = [(draw(n), draw(n)) for _ in range(30)]
-        fids[n] = np.mean([frechet(x, y) for x, y in drawn])
-        kids[n] = [squared_mmd(*kernels(x, y)) for x, y in drawn]
-    assert fids[20] > 5 * fids[320]
-    assert abs(np.mean(kids[20])) < 3 * np.std(kids[20]) / 30**0.5
+# ---- all of them
 
 
-# ---- without some patients, in blocks
+@pytest.mark.parametrize(("metric", "least"), [(Kid, 2), (Fid, 8), (Prdc, 6), (Diversity, 2)])
+def test_too_few_images_are_refused_and_cost_a_training_nothing_else(metric, least):
+    few, enough = group(blobs(least - 1)), group(blobs(least + 2))
+    for sets in ((few, enough), (enough, few)):
+        with pytest.raises(UserError, match=f"{least} or more"):
+            metric(2.0, 2)(enough, *sets)
+        row = next(iter(set_rows(metric(2.0, 2), enough, *sets).values()))
+        assert row["value"] is None and "not-computed" in row["definition"]
+    found = metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
+    if metric is Prdc:  # without one image there is no fifth neighbour
+        assert all(score.ci95 is None for score in found.values())
 
 
-@pytest.fixture
-def vectors():
-    """Two sets, and the parts that their patients make."""
-    rng = np.random.default_rng(11)
-    patients = [f"p{i}" for i in rng.integers(0, 6, 23)]
-    return rng.normal(size=(23, 5)), rng.normal(0.4, 1.2, (27, 5)), parts_of(patients), parts_of([""] * 27)
+@pytest.mark.parametrize("metric", [Kid, Fid, Prdc, Diversity])
+def test_a_score_is_the_same_twice_and_carries_what_it_looked_at(metric):
+    images = blobs(12, 0), blobs(9, 1), blobs(14, 2)
+    once, again = (metric(2.0, 2)(*map(group, images)) for _ in range(2))
+    assert once == again
+    for score in once.values() if metric is Prdc else [once]:
+        assert score.n == 14 and "n=14,real=9" in score.definition
+        assert metric is Diversity or f"features={RANDOM}" in score.definition
+    flat = group(torch.ones(12, 1, 32, 32))  # equal images are compared like any other
+    if metric in (Kid, Fid):
+        assert metric(2.0, 2)(flat, flat, flat).value == pytest.approx(0, abs=1e-9)
+        assert metric(2.0, 2)(*map(group, images[:2]), flat).value > 1
 
 
-@pytest.mark.parametrize("block", [1, 40, 10**9])
-def test_sums_in_blocks_are_the_kernels_of_whole_sets_and_of_every_part_left_out(vectors, block, monkeypatch):
-    monkeypatch.setattr("gantk.metrics.distances.BLOCK", block)
-    real, fake, of_real, of_fake = vectors
-    sums = KernelSums.of(real, fake, of_real, of_fake)
-    whole = np.ones(of_real.max() + 1, bool), np.ones(of_fake.max() + 1, bool)
-    assert sums.squared_mmd(*whole) == pytest.approx(squared_mmd(*kernels(real, fake)), rel=1e-9)
-    for part in range(of_real.max() + 1):
-        kept = np.arange(of_real.max() + 1) != part
-        expected = squared_mmd(*kernels(real[of_real != part], fake))
-        assert sums.squared_mmd(kept, whole[1]) == pytest.approx(expected, rel=1e-9)
-    expected = squared_mmd(*kernels(real, fake[of_fake != 3]))
-    assert sums.squared_mmd(whole[0], np.arange(of_fake.max() + 1) != 3) == pytest.approx(expected, rel=1e-9)
+def test_halves_keep_a_patients_images_together():
+    one, other = halves(ImageGroup(blobs(7), ["p", "q", "p", "r", "", "q", ""]))
+    assert one.patients == ["p", "q", "p", "q"] and other.patients == ["r", "", ""]
 
 
-def test_intervals_leave_out_the_same_images_in_blocks_as_at_once(vectors):
-    real, fake, of_real, of_fake = vectors
-    patients, makers = [f"p{part}" for part in of_real], [""] * len(fake)
-    plain = left_out_interval(lambda r, f: squared_mmd(*kernels(real[r], fake[f])), patients, makers)
-    sums = KernelSums.of(real, fake, parts_of(patients), parts_of(makers))
-    found = parts_interval(sums.squared_mmd, parts_of(patients), parts_of(makers))
-    assert found == pytest.approx(plain, rel=1e-9)
+# ---- precision, recall, density, coverage
 
 
-def test_the_interval_of_a_frechet_distance_is_that_of_its_formula(vectors):
-    real, fake, of_real, _ = vectors
-    patients = [f"p{part}" for part in of_real]
-    what = "random-conv-256-seed-0"
-    train = ImageGroup(blobs(2), ["", ""], found={what: np.array([[-1.5] * 5, [2.5] * 5])})  # mean 0.5, deviation 2
-    sets = ImageGroup(blobs(23), patients, found={what: real}), ImageGroup(blobs(27), [""] * 27, found={what: fake})
-    score = Fid(2.0, 2)(train, *sets)
-    x, y = np.arcsinh((real - 0.5) / 2), np.arcsinh((fake - 0.5) / 2)
-    assert score.value == pytest.approx(frechet(x, y))
-    low, high = left_out_interval(lambda r, f: frechet(x[r], y[f]), patients, [""] * 27)
-    assert score.ci95 == pytest.approx((max(0, low), high))
+def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
+    """The definitions of both papers, pair by pair."""
+
+    def radius(points: np.ndarray, i: int) -> float:
+        return sorted(np.linalg.norm(points[i] - points[j]) for j in range(len(points)) if j != i)[k - 1]
+
+    of_real, of_fake = ([radius(points, i) for i in range(len(points))] for points in (real, fake))
+
+    def inside(point: np.ndarray, centres: np.ndarray, radii: list[float]) -> list[bool]:
+        return [np.linalg.norm(point - c) <= r for c, r in zip(centres, radii, strict=True)]
+
+    covered = [any(np.linalg.norm(y - x) <= r for y in fake) for x, r in zip(real, of_real, strict=True)]
+    return [
+        np.mean([any(inside(y, real, of_real)) for y in fake]),
+        np.mean([any(inside(x, fake, of_fake)) for x in real]),
+        sum(sum(inside(y, real, of_real)) for y in fake) / (k * len(fake)),
+        np.mean(covered),
+    ]
 
 
-# ---- neighbours
+def shares(real: np.ndarray, fake: np.ndarray, k: int = 3, kept=None) -> dict[str, float]:
+    kept = kept or (np.ones(len(real), bool), np.ones(len(fake), bool))
+    return dict(zip(NAMES, shares_of(real, fake, k)(*kept), strict=True))
 
 
-def shares(real, fake, k=3, parts=None) -> dict[str, float]:
-    parts = parts or [np.arange(len(x)) % 4 for x in (real, fake)]
-    found = Neighbourhoods(real, fake, *parts, k)
-    return found.shares(*(np.ones(p.max() + 1, bool) for p in parts))
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_four_shares_are_the_definitions_whole_and_without_some_images(k):
+    rng = np.random.default_rng(k)
+    real, fake = rng.normal(3, 1, (26, 3)), rng.normal(3.4, 1.1, (21, 3))
+    expected = naive(real, fake, k)
+    assert len(set(expected)) == 4 and list(shares(real, fake, k).values()) == pytest.approx(expected)
+    some, others = rng.random(26) < 0.7, rng.random(21) < 0.7
+    for kept in ((some, np.ones(21, bool)), (np.ones(26, bool), others), (some, others)):
+        assert list(shares(real, fake, k, kept).values()) == pytest.approx(naive(real[kept[0]], fake[kept[1]], k))
+    scores = Prdc(2.0, 2, k=k)(*groups(real, fake))
+    expected = naive(np.arcsinh(real), np.arcsinh(fake), k)
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(
+        {f"{name}_random": value for name, value in zip(NAMES, expected, strict=True)}
+    )
 
 
 def test_density_and_coverage_of_one_distribution_are_what_theory_says():
@@ -248,23 +254,12 @@ def test_precision_is_lost_by_bad_fakes_and_recall_by_missing_ones():
     assert found["precision"] > 0.95 and found["recall"] < 0.3 and found["coverage"] < 0.5
     found = shares(real, wide)
     assert found["precision"] < 0.4 and found["recall"] > 0.9 and found["density"] < 0.4
-    assert shares(real, real) | {"density": 1} == {"precision": 1, "recall": 1, "density": 1, "coverage": 1}
+    assert shares(real, real) | {"density": 1} == dict.fromkeys(NAMES, 1)
     assert set(shares(real, real + 100).values()) == {0.0}
-
-
-def test_a_ball_is_closed_and_nothing_is_its_own_neighbour():
-    real = np.array([[-8.0], [-1.0], [1.0], [8.0]])  # nearest others at 7, 2, 2 and 7
-    found = shares(real, np.array([[-15.0], [3.0], [-19.0], [16.0]]), k=1)
-    assert found == {"precision": 0.5, "recall": 1.0, "density": 0.75, "coverage": 0.75}
     copies = np.zeros((6, 3)) + 1 / 3  # equal images are at distance 0, not at what rounding leaves
-    assert set(shares(copies, copies, k=2, parts=[np.arange(6) % 2] * 2).values()) - {3.0} == {1.0}
-
-
-def test_distances_are_exact_for_copies_and_for_what_nearly_is_one():
-    rng = np.random.default_rng(8)
+    assert set(shares(copies, copies, k=2).values()) - {3.0} == {1.0}
     x = rng.normal(size=(50, 300)) + 2
     near = x + 1e-4 * rng.normal(size=x.shape)
-    assert (np.diag(squared_distances(x, x.copy())) == 0).all()
     assert np.allclose(np.diag(squared_distances(x, near)), np.square(x - near).sum(1), rtol=1e-5, atol=0)
 
 
@@ -272,11 +267,11 @@ def test_prdc_is_four_scores_with_names_intervals_and_what_they_looked_at():
     train, test, fake = group(blobs(30, 0)), group(blobs(30, 1), "p"), group(blobs(40, 2))
     metric = Prdc(2.0, 2, k=3)
     scores = metric(train, test, fake)
-    assert list(scores) == ["precision_random", "recall_random", "density_random", "coverage_random"]
+    assert list(scores) == [f"{name}_random" for name in NAMES]
     for name, score in scores.items():
-        assert score.definition.startswith(name.removesuffix("_random") + "/k=3/features=random-conv-256-seed-0")
+        assert score.definition.startswith(f"{name.removesuffix('_random')}/k=3/features={RANDOM}")
         assert "n=40,real=30" in score.definition and "depends-on-n-below-1000" in score.definition
-        assert score.n == 40 and "number of images" in score.details["warning"]
+        assert "number of images" in score.details["warning"]
         assert score.ci95 is None or score.ci95[0] < score.value < score.ci95[1] or score.value in (0, 1)
     assert scores["coverage_random"].details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
     noise = metric(train, test, group(2 * torch.rand(40, 1, 32, 32)))
@@ -289,49 +284,23 @@ def test_prdc_is_four_scores_with_names_intervals_and_what_they_looked_at():
         Prdc(2.0, 2, k=0)
 
 
-def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch):
-    monkeypatch.setattr(distances, "BLOCK", 1000)
-    largest = []
-    for module, name in ((neighbours, "squared_distances"), (distances, "_kernel")):
-        known = getattr(module, name)
-        counted = lambda x, y, known=known: largest.append(len(x) * len(y)) or known(x, y)  # noqa: E731
-        monkeypatch.setattr(module, name, counted)
-    x = np.random.default_rng(0).normal(size=(90, 3))
-    parts = np.arange(90) % 5
-    Neighbourhoods(x, x, parts, parts, 3)
-    KernelSums.of(x, x, parts, parts)
-    assert len(largest) > 40 and max(largest) <= 1000
-
-
 # ---- diversity
 
 
-def test_diversity_is_one_for_real_images_low_for_copies_and_above_one_for_noise():
+@pytest.mark.parametrize("distance", ["ms_ssim", "l1"])
+def test_diversity_is_one_for_real_images_low_for_copies_and_above_one_for_noise(distance):
     train, test = group(blobs(30, 0)), group(blobs(30, 1))
     copies = blobs(1, 2).repeat(20, 1, 1, 1) + 0.01 * torch.rand(20, 1, 32, 32)
-    for distance in ("ms_ssim", "l1"):
-        score = Diversity(2.0, 2, distance=distance)
-        assert score(train, test, group(blobs(30, 3))).value == pytest.approx(1, abs=0.15)
-        found = score(train, test, group(copies))
-        assert found.value < 0.1 and found.ci95[1] < 0.5
-    assert Diversity(2.0, 2)(train, test, group(2 * torch.rand(20, 1, 32, 32))).value > 1
+    score = Diversity(2.0, 2, distance=distance)
+    assert score(train, test, group(blobs(30, 3))).value == pytest.approx(1, abs=0.15)
+    found = score(train, test, group(copies))
+    assert found.value < 0.1 and found.ci95[1] < 0.5
+    assert score(train, test, group(2 * torch.rand(20, 1, 32, 32))).value > 1
+    assert score(train, group(blobs(1).repeat(4, 1, 1, 1)), test).value is None or distance == "ms_ssim"
+    assert MSSSIM(2.0, 2)(copies[:1], copies[1:2]).item() > 0.9
 
 
 def test_real_pairs_are_of_different_patients():
     pairs = different_pairs(["p", "p", "q", "q", "", ""])
-    names = [{"ppqq"[i] if i < 4 else i for i in pair} for pair in pairs.tolist()]
-    assert len(pairs) == 13 and all(len(pair) == 2 for pair in names)
-    assert len(different_pairs(["p"] * 4)) == 6
-    assert len(different_pairs([""] * 400)) == 512
-
-
-def test_ms_ssim_of_one_scale_is_ssim_and_of_equal_images_is_one():
-    from gantk.metrics.pairs import SSIM
-
-    x, y = blobs(3, 0, size=(20, 20)), blobs(3, 1, size=(20, 20))
-    assert torch.allclose(MSSSIM(2.0, 2)(x, y), SSIM(2.0, 2)(x, y).clamp_min(0), atol=1e-6)
-    big = blobs(2, 0, size=(64, 64))
-    assert torch.allclose(MSSSIM(2.0, 2)(big, big), torch.ones(2), atol=1e-5)
-    assert (MSSSIM(2.0, 2)(big, big.flip(0)) < 0.9).all()
-    solid = blobs(1, 0, size=(24, 24, 24))
-    assert MSSSIM(2.0, 3)(solid, solid).item() == pytest.approx(1, abs=1e-5)
+    assert len(pairs) == 13 and not {(0, 1), (2, 3)} & set(map(tuple, pairs.tolist()))
+    assert len(different_pairs(["p"] * 4)) == 6 and len(different_pairs([""] * 400)) == 512

@@ -1,135 +1,15 @@
-"""Uncertainty maps that are what they say, and scores of them whose values are known by hand."""
+"""Uncertainty maps that are what they say."""
 
 from __future__ import annotations
 
-import json
 import re
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.inference.uncertainty import KINDS, Uncertain, dropping, uncertain
-from gantk.metrics.uncertainty import foreground, judge
-
-# ---- how well an uncertainty predicts the error
-
-
-def rising(patients: int = 2) -> np.ndarray:
-    """Errors 1 to 100, in an order of its own for every patient: (patients, 1, 10, 10)."""
-    rng = np.random.default_rng(0)
-    return np.stack([rng.permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for _ in range(patients)])
-
-
-def judged(errors, uncertainties, **options):
-    inside = options.pop("foreground", np.ones_like(errors[:, :1]))
-    patients = options.pop("patients", [f"p{n}" for n in range(len(errors))])
-    return judge(errors, uncertainties, inside, patients, **options)
-
-
-def test_a_perfect_uncertainty_gets_perfect_scores():
-    errors = rising()
-    found = judged(errors, 3 * errors + 7)
-    assert found["auroc"]["value"] == 1 and found["ause"]["value"] == 0
-    assert found["spearman"]["value"] == pytest.approx(1)
-    curve = found["rejection"]
-    assert curve["error"] == curve["oracle"]
-    assert (curve["kept"][0], curve["error"][0], curve["kept"][10], curve["error"][10]) == (1.0, 50.5, 0.5, 25.5)
-    assert (curve["kept"][-1], curve["error"][-1]) == (0.05, 3.0)
-
-
-def test_an_inverted_uncertainty_gets_the_worst_scores():
-    errors = rising()
-    found = judged(errors, -errors)
-    assert found["auroc"]["value"] == 0 and found["spearman"]["value"] == pytest.approx(-1)
-    assert found["rejection"]["error"][10] == 75.5 and found["rejection"]["random"][10] == 50.5
-    # of errors 1 to 100 both curves are straight lines, 100 x rejected apart and mirrored at the flat one of 50.5
-    assert found["ause"]["value"] == pytest.approx(100 * 0.475 / 50.5)
-    assert found["ause"]["random"] == pytest.approx(found["ause"]["value"] / 2)
-
-
-def test_one_uncertainty_for_all_is_guessing_and_so_is_a_random_one():
-    errors = rising()
-    found = judged(errors, np.ones_like(errors))
-    assert found["auroc"]["value"] == 0.5 and found["ause"]["value"] == pytest.approx(found["ause"]["random"])
-    assert found["spearman"]["value"] is None
-    assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
-    many = np.random.default_rng(1).random((2, 1, 200, 200))
-    found = judged(many, np.random.default_rng(2).random(many.shape))
-    assert found["auroc"]["value"] == pytest.approx(0.5, abs=0.02)
-    assert found["ause"]["value"] == pytest.approx(found["ause"]["random"], abs=0.02)
-
-
-def test_ties_count_half_and_the_threshold_is_the_one_named():
-    errors = np.array([0.0, 0.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
-    for uncertainties, auroc in (([1, 2, 3, 2], 1.5 / 3), ([1, 2, 3, 3], 2.5 / 3), ([1, 2, 3, 4], 1.0)):
-        found = judged(errors, np.array(uncertainties, float).reshape(errors.shape), threshold=0.5)
-        assert found["auroc"]["value"] == pytest.approx(auroc)
-    assert "error-above-0.5" in found["auroc"]["definition"]
-
-
-def test_scores_agree_with_counting_all_pairs_and_with_scipy():
-    rng = np.random.default_rng(3)
-    errors, uncertainties = rng.random((1, 1, 12, 12)), rng.integers(0, 9, (1, 1, 12, 12)).astype(float)
-    found = judged(errors, uncertainties)
-    large = errors > np.quantile(errors, 0.9)
-    gaps = uncertainties[large][:, None] - uncertainties[~large][None]
-    assert found["auroc"]["value"] == pytest.approx(((gaps > 0) + 0.5 * (gaps == 0)).mean())
-    assert found["spearman"]["value"] == pytest.approx(spearmanr(errors.ravel(), uncertainties.ravel())[0])
-
-
-def test_only_the_foreground_and_what_is_known_counts():
-    errors = rising(1)
-    wrong, inside = -errors, np.ones_like(errors)
-    inside[..., :5, :] = 0
-    uncertainties = np.where(inside > 0, errors, wrong)
-    assert judged(errors, uncertainties, foreground=inside)["auroc"]["value"] == 1
-    errors[0, 0, 9, 9] = np.nan
-    assert judged(errors, uncertainties, foreground=inside)["spearman"]["value"] == pytest.approx(1)
-
-
-def test_patients_are_what_is_averaged_and_drawn():
-    errors = np.concatenate([rising(2), rising(1)])
-    uncertainties = np.concatenate([errors[:2], -errors[2:]])
-    found = judged(errors, uncertainties, patients=["p", "p", "q"])
-    assert found["auroc"]["value"] == 0.5 and found["auroc"]["n"] == 2
-    assert found["auroc"]["ci95"] == [0.0, 1.0]
-    unknown = judged(errors, uncertainties, patients=["", "", ""])
-    assert unknown["auroc"]["value"] == pytest.approx(2 / 3) and unknown["auroc"]["n"] == 3
-    assert judged(errors[:1], errors[:1])["auroc"]["ci95"] is None
-
-
-def test_nothing_to_judge_has_no_value_and_everything_is_json():
-    errors = rising()
-    for found in (
-        judged(0 * errors, errors),
-        judged(errors, errors, foreground=np.zeros_like(errors)),
-        judged(errors, errors),
-        judged(torch.from_numpy(errors), torch.from_numpy(errors), foreground=torch.ones(2, 1, 10, 10).bool()),
-    ):
-        assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert judged(0 * errors, errors)["ause"]["value"] is None
-    assert judged(errors, errors, foreground=np.zeros_like(errors))["auroc"]["n"] == 0
-
-
-def test_one_uncertainty_serves_several_channels():
-    errors = np.concatenate([rising(1), 2 * rising(1)], axis=1)
-    assert (
-        judged(errors, rising(1))["spearman"]["value"]
-        == judged(errors, np.repeat(rising(1), 2, 1))["spearman"]["value"]
-    )
-
-
-def test_the_foreground_is_where_any_image_shows_more_than_air():
-    source, truth = torch.full((1, 2, 2, 2), -1.0), torch.full((1, 1, 2, 2), -0.95)
-    source[0, 1, 0, 0], truth[0, 0, 1, 1] = 0.0, -0.85
-    assert foreground(source, truth, low=-1.0, data_range=2.0).tolist() == [[[[True, False], [False, True]]]]
-
-
-# ---- the maps
 
 
 class Toy(nn.Module):

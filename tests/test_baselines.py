@@ -1,0 +1,172 @@
+"""Baselines are what they claim: identity, histogram matching, intensity map, linear correction, L1 regression."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
+from gantk.metrics import baselines
+from gantk.metrics.baselines import (
+    HistogramMatching,
+    IntensityMap,
+    Regression,
+    identity,
+    linearly_corrected,
+    mirrored,
+)
+
+CPU = Runtime(torch.device("cpu"), "fp32", False)
+SETTINGS = dict(dims=2, steps=60, seed=0, low=-1.0, high=1.0, runtime=CPU)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def test_identity_gives_the_source_in_the_targets_channels():
+    x = torch.rand(2, 3, 4, 4)
+    assert identity(x) is x and identity(x, 3) is x
+    assert identity(x, 1).shape == (2, 1, 4, 4) and torch.allclose(identity(x, 1), x.mean(1, keepdim=True))
+    assert identity(x[:, :1], 3).shape == (2, 3, 4, 4)
+
+
+def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order_and_air():
+    source = torch.rand(2, 1, 40, 40) * 2 - 1
+    target = [torch.randn(1, 30, 30) * 0.2 + 0.4 for _ in range(4)]
+    matched = HistogramMatching(target)(source)
+    pool, levels = torch.cat([t.flatten() for t in target]), torch.linspace(0.05, 0.95, 10)
+    assert torch.allclose(matched[0].flatten().quantile(levels), pool.quantile(levels), atol=0.02)
+    assert (matched[0].flatten()[source[0].flatten().argsort()].diff() >= 0).all()
+    assert matched.dtype == torch.float32 and matched.shape == source.shape
+    air = torch.full((1, 1, 20, 20), -1.0)
+    air[..., :10] = torch.rand(1, 1, 20, 10)
+    target = [torch.where(torch.rand(1, 20, 20) < 0.4, -0.9, torch.rand(1, 20, 20)) for _ in range(3)]
+    assert torch.allclose(HistogramMatching(target)(air)[..., 10:], torch.tensor(-0.9), atol=1e-6)
+
+
+def test_the_intensity_map_finds_any_function_of_intensity_and_else_the_mean():
+    source = [torch.rand(1, 48, 48) * 2 - 1 for _ in range(3)]
+    pairs = [(s, torch.cat([(3 * s).sin(), -s.abs()])) for s in source]  # neither is monotone
+    test = torch.rand(2, 1, 16, 16) * 2 - 1
+    mapped = IntensityMap(pairs)(test)
+    assert torch.allclose(mapped, torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03)
+    one = IntensityMap([(torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), torch.tensor([[[0.0, 1.0, 4.0, 6.0]]]))])
+    assert one(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]])).flatten().tolist() == pytest.approx([0.5, 2.75, 5.0, 5.0])
+    constant = IntensityMap([(torch.ones(1, 4, 4), torch.ones(1, 4, 4) * 3)])
+    assert constant(torch.zeros(1, 1, 4, 4)).unique().item() == 3
+
+
+def test_linear_correction_undoes_brightness_and_contrast_and_nothing_else():
+    truth = torch.rand(2, 2, 12, 12) * 2 - 1
+    scale = torch.tensor([[0.5, -2.0], [3.0, 0.1]])[:, :, None, None]
+    assert torch.allclose(linearly_corrected(scale * truth + 0.3, truth), truth, atol=1e-5)
+    assert (linearly_corrected(truth.square(), truth) - truth).abs().mean() > 0.01
+    constant = linearly_corrected(torch.full_like(truth, 0.2), truth)
+    assert torch.allclose(constant, truth.mean((2, 3), keepdim=True).expand_as(truth), atol=1e-6)
+    output, mask = 0.5 * truth - 0.2, torch.ones(2, 1, 12, 12)
+    output[..., :3], mask[..., :3] = 7.0, 0
+    assert torch.allclose(linearly_corrected(output, truth, mask)[..., 3:], truth[..., 3:], atol=1e-5)
+
+
+def test_baselines_without_training_images_say_so():
+    for make, word in ((IntensityMap, "pairs"), (HistogramMatching, "target domain")):
+        with pytest.raises(UserError, match=word):
+            make([])
+
+
+# ---- L1 regression
+
+
+def pairs(count: int, size: tuple[int, ...] = (16, 16), seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Smooth sources, and targets that no look-up table gives: how far a pixel is above its surroundings."""
+    generator = torch.Generator().manual_seed(seed)
+    blur = F.avg_pool2d if len(size) == 2 else F.avg_pool3d
+    sources = blur(torch.rand((count, 1, *size), generator=generator) * 4 - 2, 3, 1, 1).clamp(-1, 1)
+    targets = (2 * (sources - blur(sources, 3, 1, 1, count_include_pad=False)) - 0.5).clamp(-1, 1)
+    return list(zip(sources, targets, strict=True))
+
+
+def error(model, held_out) -> float:
+    sources, targets = (torch.stack(images) for images in zip(*held_out, strict=True))
+    return float((model(sources) - targets).abs().mean())
+
+
+def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range():
+    train, test = pairs(24), pairs(12, seed=1)
+    found = error(Regression(train, **SETTINGS), test)
+    assert found < 0.5 * error(IntensityMap(train), test) < error(lambda x: x, test)
+    wide = [[(5 * (s + 1), 5 * (t + 1)) for s, t in some] for some in (train, test)]
+    scaled = Regression(wide[0], **SETTINGS | {"low": 0.0, "high": 10.0})
+    assert error(scaled, wide[1]) == pytest.approx(5 * found, rel=0.05)
+    wild = scaled(torch.rand(4, 1, 16, 16) * 1e3 - 500)
+    assert wild.min() >= 0 and wild.max() <= 10 and wild.std() > 0
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_surrounds_it():
+    train, sources = pairs(6), torch.stack([source for source, _ in pairs(3, seed=1)])
+    state = torch.get_rng_state()
+    first = Regression(train, **SETTINGS | {"steps": 3})(sources)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    with torch.inference_mode():
+        again = Regression(iter(train), **SETTINGS | {"steps": 3})(sources)
+    other = Regression(train, **SETTINGS | {"steps": 3, "seed": 1})(sources)
+    assert torch.equal(first, again) and not torch.equal(first, other) and not first.requires_grad
+
+
+@pytest.mark.parametrize("size", [(19, 21), (2, 3), (9, 10, 11), (1, 8, 8)], ids=lambda size: "x".join(map(str, size)))
+def test_sides_that_do_not_halve_are_handled(size):
+    images = torch.rand((4, 1, *size)) * 2 - 1
+    model = Regression(zip(images, images, strict=True), **SETTINGS | {"dims": len(size), "steps": 2})
+    assert model(images).shape == images.shape and model(images).isfinite().all()
+    larger = torch.zeros(1, 1, *[side + 3 for side in size])  # another size than that of the training
+    assert model(larger).shape == larger.shape
+
+
+def test_missing_contrasts_and_unknown_targets_do_not_poison_it():
+    def two(some, lacking):
+        found = []
+        for number, (source, target) in enumerate(some):
+            both = torch.cat([source, -source])
+            if number % 3 in lacking:
+                both[1] = torch.nan
+            found.append((both, torch.cat([target, torch.full_like(target, torch.nan if number % 2 else 0.0)])))
+        return found
+
+    made, test = Regression(two(pairs(24), {1, 2}), **SETTINGS), pairs(12, seed=1)
+    for lacking in (set(), {0, 1, 2}):
+        outputs = made(torch.stack([source for source, _ in two(test, lacking)]))
+        assert outputs.shape == (12, 2, 16, 16) and outputs.isfinite().all()
+        truth = torch.stack([target for _, target in test])
+        assert (outputs[:, :1] - truth).abs().mean() < 0.5 * error(IntensityMap(pairs(24)), test)
+
+
+def test_an_image_is_the_same_whatever_goes_with_it(monkeypatch):
+    model = Regression(pairs(6), **SETTINGS | {"steps": 2})
+    sources = torch.stack([source for source, _ in pairs(5, seed=1)])
+    whole = model(sources)
+    monkeypatch.setattr(baselines, "PASS", 2 * 16 * 16)
+    assert torch.allclose(model(sources), whole, atol=1e-6)
+
+
+def test_source_and_target_are_mirrored_together():
+    images = torch.arange(32.0).view(8, 1, 1, 4)
+    one, other = mirrored([images, 2 * images], torch.Generator().manual_seed(0))
+    turned = [torch.equal(a, b.flip(-1)) for a, b in zip(one, images, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(one, images, strict=True)]
+    assert torch.equal(2 * one, other) and any(turned) and any(kept)
+    assert all(t != k for t, k in zip(turned, kept, strict=True))
+
+
+def test_what_cannot_be_learned_from_is_refused():
+    for some, changed, word in (
+        ([], {}, "registered training pairs"),
+        (pairs(2), {"steps": 0}, "1 or more"),
+        (pairs(1) + pairs(1, (16, 18)), {}, "one size"),
+    ):
+        with pytest.raises(UserError, match=word):
+            Regression(some, **SETTINGS | changed)

@@ -1,0 +1,332 @@
+"""Rows of metrics.json: regions, levels, units and intervals count what they say; verdicts; scores of uncertainty."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_metrics import pair
+
+from gantk.errors import UserError
+from gantk.metrics.baselines import linearly_corrected
+from gantk.metrics.intervals import drawn_interval, estimate, left_out_interval, per_level, probability_better
+from gantk.metrics.pair_scores import PairScorer, References, foreground
+from gantk.metrics.pairs import MAE, MSSSIM, NRMSE, PSNR, SSIM
+from gantk.metrics.references import Units
+from gantk.metrics.uncertainty import judge_uncertainty
+from gantk.metrics.verdict import pair_verdict, set_verdict
+
+
+def scorer_of(*metrics, low: float = -1.0, batch: int = 2, **options) -> PairScorer:
+    return PairScorer(
+        [metric(2.0, 2) for metric in metrics or (PSNR, MAE, NRMSE)], low, 2.0, 2, batch, "cpu", **options
+    )
+
+
+def scored(output, truth, scorer=None, patients=None, **about) -> dict:
+    scorer = scorer or scorer_of()
+    return scorer.rows(scorer(output, References(truth, patients or [f"p{i}" for i in range(len(truth))], **about)))
+
+
+# ---- regions, levels, units
+
+
+def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
+    output, truth = pair((3, 1, 20, 20))
+    inside, lesion = torch.zeros(3, 1, 20, 20), torch.zeros(3, 1, 20, 20)
+    inside[..., 5:15, 5:15], lesion[:2, :, 8:10, 8:10] = 1, 1
+    rows = scored(output, truth, foreground=inside > 0, masks=lesion)
+    spoiled = output.clone()
+    spoiled[..., :5, :] = 0.9
+    again = scored(spoiled, truth, foreground=inside > 0, masks=lesion)
+    for name in ("psnr", "mae", "nrmse"):
+        assert rows[name]["value"] != again[name]["value"]
+        assert rows[f"{name}_foreground"] == again[f"{name}_foreground"]
+        assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
+    assert rows["mae_foreground"]["value"] == pytest.approx((output - truth)[..., 5:15, 5:15].abs().mean().item())
+    assert rows["mae_lesion"]["n"] == 2 and rows["psnr_lesion"]["definition"].endswith("/mask")
+    assert "/foreground-above-5%-of-range-in-truth-or-source" in rows["psnr_foreground"]["definition"]
+    linear = torch.where(inside > 0, 0.5 * truth + 0.1, 0.9)
+    rows = scored(linear, truth, foreground=inside > 0)
+    assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
+    whole = (linearly_corrected(linear, truth) - truth).abs().mean().item()
+    assert rows["mae"]["corrected"] == pytest.approx(whole, abs=1e-5)
+
+
+def test_the_foreground_is_where_truth_or_source_shows_more_than_air():
+    source, truth = torch.full((1, 1, 4, 4), -1.0), torch.full((1, 1, 4, 4), -1.0)
+    source[..., 0, :], truth[..., 1, :], truth[..., 2, :] = 0.5, 0.5, -0.95  # the last is no more than 5 % of the range
+    found = foreground(source, truth, low=-1.0, data_range=2.0)
+    assert found[0, 0].any(1).tolist() == [True, True, False, False]
+
+
+def test_regions_that_are_not_wanted_or_cannot_be_have_no_rows():
+    output, truth = pair((2, 1, 24, 24))
+    inside = torch.ones(2, 1, 24, 24) > 0
+    for regions, names in ((["whole"], {"mae"}), (["foreground", "lesion"], {"mae_foreground"})):
+        assert set(scored(output, truth, scorer_of(MAE, regions=regions), foreground=inside)) == names
+    assert set(scored(output, truth, scorer_of(MSSSIM, MAE), foreground=inside)) == {"ms_ssim", "mae", "mae_foreground"}
+    for metric, regions, word in ((MSSSIM, ["foreground"], "ms_ssim"), (MAE, [], "no region")):
+        with pytest.raises(UserError, match=word) as error:
+            scorer_of(metric, regions=regions)
+        assert error.value.where == "evaluate.regions"
+
+
+def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():
+    from gantk.data.intensity import Window
+
+    output, truth = pair((4, 1, 12, 12), error=0.05)
+    inside = torch.zeros(4, 1, 12, 12)
+    inside[..., 4:8, 4:8] = 1
+    rows = scored(output, truth, foreground=inside > 0, units=Units("HU", [Window(low=-1000, high=2000)] * 4))
+    for name, kind in (("mae", "mae"), ("nrmse", "rmse")):
+        found = rows[name]["in_units"]
+        assert found["value"] == pytest.approx({"mae": 1500, "nrmse": 3000}[name] * rows[name]["value"], rel=1e-4)
+        assert found["unit"] == "HU" and found["definition"] == f"{kind}/hounsfield-intensities/whole-image"
+        assert found["ci95"][0] < found["value"] < found["ci95"][1]
+    expected = 1500 * (output - truth)[..., 4:8, 4:8].abs().mean().item()
+    assert rows["mae_foreground"]["in_units"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert "in_units" not in rows["psnr"]
+    rows = scored(output, truth, units=Units("native", [Window(low=0, high=high) for high in (100, 200, 400, 800)]))
+    each = (output - truth).abs().flatten(1).mean(1) * torch.tensor([50.0, 100, 200, 400])
+    assert rows["mae"]["in_units"]["value"] == pytest.approx(each.mean().item(), rel=1e-4)
+
+
+def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
+    output, truth = pair((6, 1, 12, 12))
+    output[:3] = truth[:3] + torch.tensor([0.01, 0.1, 0.4])[:, None, None, None]
+    rows = scored(output, truth, scorer_of(PSNR, MAE, batch=4), list("pppqqq"), volumes=list("vvvwww"))
+    volumes = [x.transpose(0, 1)[None] for part in (slice(3), slice(3, 6)) for x in (output[part], truth[part])]
+    expected = [PSNR(2.0, 3)(*volumes[:2]).item(), PSNR(2.0, 3)(*volumes[2:]).item()]
+    found = rows["psnr"]["per"]
+    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert found["volume"]["n"] == 2 and found["volume"]["how"] == "pooled-over-slices"
+    assert found["slice"]["value"] == pytest.approx(PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4)
+    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx((output - truth).abs().mean().item(), abs=1e-5)
+
+
+def test_levels_are_told_apart_by_what_counts_alike():
+    scores, patients = np.array([1.0, 1.0, 4.0, 10.0, 8.0]), list("pppqq")
+    found = per_level(scores, patients, ["p/1", "p/1", "p/2", "q/1", "q/1"], 2)
+    assert estimate(scores, patients).value == 5.5
+    assert (found["slice"]["value"], found["slice"]["n"]) == (pytest.approx(4.8), 5)
+    assert (found["volume"]["value"], found["volume"]["n"]) == (pytest.approx((1 + 4 + 9) / 3), 3)
+    assert found["volume"]["how"] == "mean-of-slices" and found["slice"]["ci95"] and found["volume"]["ci95"]
+    means, pixels = np.array([1.0, 5.0, np.nan]), np.array([30.0, 10.0, 0.0])  # a slice weighs as its region's pixels
+    pooled = per_level(means, list("ppp"), list("vvv"), 2, (lambda mean: mean, means, pixels))["volume"]
+    assert (pooled["value"], pooled["how"]) == (2.0, "pooled-over-slices")
+    for volumes, dims, levels in ((["", ""], 2, {"slice"}), (["p", "q"], 2, {"slice"}), (["", ""], 3, {"volume"})):
+        assert set(per_level(np.array([1.0, 2.0]), ["p", "q"], volumes, dims)) == levels
+
+
+def test_images_are_counted_from_black_and_the_batch_does_not_matter(monkeypatch):
+    output, truth = pair((5, 1, 24, 24))
+    found = [scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5) for n in (1, 2, 5)]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["ssim"]["value"] == pytest.approx(SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6)
+    assert abs(found[0]["ssim"]["value"] - SSIM(2.0, 2)(output, truth).mean().item()) > 1e-3
+    left = []
+    for name in ("cpu", "numpy", "tolist", "item"):
+        own = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda x, own=own: left.append(x.numel()) or own(x))
+    scored(output, truth, scorer_of(PSNR, SSIM, batch=3), foreground=truth > -0.5)
+    assert left and max(left) <= 11  # only one number an image, and the weights of a window, leave the device
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
+    output, truth = pair((4, 1, 16, 16))
+    scorer, references = scorer_of(PSNR, MAE), References(truth, list("pqrs"))
+    good = scorer(output, references)
+    output[1, 0, 3, 3] = wrong
+    spoiled = scorer(output, references)
+    row = scorer.rows(spoiled)["psnr"]
+    assert (row["value"], row["ci95"], row["n"], row["images"]) == (None, None, 0, 0)
+    assert row["definition"].endswith("/not-computed: 1 of 4 outputs hold NaN or infinite values")
+    assert scorer.means(output, references, ("psnr",)) == {"psnr": None}
+    senses = {"psnr": True, "mae": False}
+    verdict = pair_verdict(spoiled, {"identity": good}, senses)
+    assert verdict["psnr"]["better"] is False and verdict["psnr"]["probability"] == 0.0
+    assert pair_verdict(good, {"identity": spoiled}, senses) == {}  # no baseline to beat
+    output[1] = 1e30
+    row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
+    assert row["value"] is None and "1 of 4 images score infinitely" in row["definition"]
+
+
+# ---- patients and intervals
+
+
+def test_patients_count_alike_however_many_images_they_have():
+    found = estimate([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"])
+    assert found.value == 2.5 and found.n == 2
+    every = estimate([1.0, 1.0, 1.0, 4.0], list("pppq"), alike=True)
+    assert every.value == 1.75 and every.n == 4
+    assert estimate([1.0, 2.0, math.nan], ["", "", ""]).n == 2  # an unknown patient has one image
+    for alike in (False, True):
+        alone = estimate([1.0, 3.0], ["p", "p"], alike=alike)
+        assert alone.value == 2.0 and alone.ci95 is None
+        empty = estimate([math.nan], ["p"], alike=alike)
+        assert (empty.value, empty.ci95, empty.n) == (None, None, 0)
+        with pytest.raises(UserError, match="2 values"):
+            estimate([1.0, 2.0], ["p"], alike=alike)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
+    """400 studies of 20 patients with 3 images each, whose patients differ more than their images do."""
+    rng, held = np.random.default_rng(0), 0
+    patients = [f"p{i // 3}" for i in range(60)]
+    for _ in range(400):
+        values = np.repeat(rng.normal(30, 2, 20), 3) + rng.normal(0, 0.5, 60)
+        low, high = estimate(values, patients, alike=alike, draws=400).ci95
+        held += low < 30 < high
+    assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow
+
+
+def test_intervals_are_seeded_and_widen_when_images_share_patients():
+    values = np.repeat(np.random.default_rng(2).normal(20, 2, 8), 10).tolist()
+    shared = [f"p{i // 10}" for i in range(80)]
+    assert estimate(values, shared) == estimate(values, shared) != estimate(values, shared, seed=1)
+    for alike in (False, True):
+        ends = [estimate(values, patients, alike=alike).ci95 for patients in (shared, [""] * 80)]
+        assert ends[0][1] - ends[0][0] > 2 * (ends[1][1] - ends[1][0])
+    assert drawn_interval(lambda i: float(np.mean(np.array(values)[i])), shared) == pytest.approx(
+        estimate(values, shared).ci95, abs=0.2
+    )
+    assert drawn_interval(lambda i: 1.0, ["p", "p"]) is None
+
+
+def test_leaving_out_patients_is_the_two_sample_jackknife():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=6), rng.normal(size=8)
+    difference = lambda a, b: x[a].mean() - y[b].mean()  # noqa: E731
+    value, (low, high) = left_out_interval(difference, [""] * 6, [""] * 8)
+    error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
+    assert value == x.mean() - y.mean() and high - value == pytest.approx(value - low)
+    assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
+    for real in (["p"] * 6, ["p"] * 5 + ["q"]):  # one patient's; one image would be left
+        assert left_out_interval(difference, real, [""] * 8)[1] is None
+
+
+def test_the_paired_comparison_sees_a_small_steady_gain_and_its_sign():
+    baseline = np.random.default_rng(3).normal(20, 5, 12)
+    patients = [f"p{i}" for i in range(12)]
+    for gain, higher, expected in ((0.1, True, 1.0), (0.1, False, 0.0), (0.0, True, 0.5)):
+        assert probability_better(baseline + gain, baseline, patients, higher_is_better=higher) == expected
+    assert probability_better([1.0, 3.0], [0.0, 0.0], ["p", "p"], higher_is_better=True) is None
+
+
+# ---- verdicts
+
+
+def scores(*values: float):
+    values = torch.tensor(values)
+    truth = torch.zeros(len(values), 1, 4, 4)
+    error = (2.0 / 10 ** (values / 20))[:, None, None, None].expand_as(truth)
+    return scorer_of(PSNR, MAE, low=0.0, regions=["whole"])(error, References(truth, [f"p{i}" for i in range(4)]))
+
+
+def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_pairs():
+    senses = {"psnr": True, "mae": False}
+    model = scores(24, 25, 26, 27)
+    baselines = {
+        "identity": scores(18, 18, 18, 18),
+        "histogram": scores(20, 21, 20, 21),
+        "intensity_map": scores(23, 26, 25, 25),
+        "regression": scores(28, 28, 28, 26),
+        "real_split": scores(90, 90, 90, 90),
+    }
+    verdict = pair_verdict(model, baselines, senses)
+    assert set(verdict) == {"psnr", "mae"}
+    for row in verdict.values():
+        assert row["better"] is False and row["best_baseline"] == "regression" and row["probability"] < 0.1
+        assert row["without_pairs"] == {"better": True, "best_baseline": "histogram", "probability": 1.0}
+    del baselines["regression"]
+    row = pair_verdict(model, baselines, senses)["psnr"]
+    assert row["best_baseline"] == "intensity_map" and 0.5 < row["probability"] < 1
+    assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
+    tie = pair_verdict(model, {"identity": model}, senses)["psnr"]
+    assert tie["better"] is False and tie["probability"] == 0.5
+
+
+def test_the_verdict_of_sets_knows_both_baselines_and_both_senses():
+    def row(value, half, higher):
+        return {"value": value, "ci95": [value - half, value + half], "higher_is_better": higher}
+
+    model = {"kid": row(0.2, 0.05, False), "precision": row(0.8, 0.1, True), "diversity": row(1.0, 0.1, None)}
+    baselines = {
+        "identity": {"kid": row(0.5, 0.05, False), "precision": row(0.7, 0.1, True)},
+        "regression": {"kid": row(0.1, 0.05, False), "precision": row(0.2, 0.1, True)},
+        "real_split": {"kid": row(0.0, 0.01, False), "precision": row(1.0, 0.01, True)},
+    }
+    verdict = set_verdict(model, baselines)
+    assert set(verdict) == {"kid", "precision"}
+    kid, precision = verdict["kid"], verdict["precision"]
+    assert (kid["better"], kid["best_baseline"]) == (False, "regression") and kid["probability"] < 0.05
+    assert (kid["without_pairs"]["better"], kid["without_pairs"]["best_baseline"]) == (True, "identity")
+    assert (precision["better"], precision["best_baseline"]) == (True, "identity")
+    gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
+    assert precision["probability"] == pytest.approx(0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6)
+    baselines["identity"]["kid"]["ci95"] = None
+    assert set_verdict(model, baselines)["kid"]["without_pairs"]["probability"] is None
+    certain = {"segmentation": row(0.0, 0.0, True)}
+    tie = set_verdict(certain, {"identity": certain})["segmentation"]
+    assert (tie["better"], tie["probability"]) == (False, 0.5)
+
+
+# ---- how well an uncertainty predicts the error
+
+
+def rising(patients: int = 2) -> np.ndarray:
+    """Errors 1 to 100, in an order of its own for every patient: (patients, 1, 10, 10)."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for _ in range(patients)])
+
+
+def judged(errors, uncertainties, inside=None, patients=None, **options) -> dict:
+    inside = np.ones_like(errors[:, :1]) if inside is None else inside
+    return judge_uncertainty(errors, uncertainties, inside, patients or [""] * len(errors), **options)
+
+
+def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
+    errors = rising()
+    found = judged(errors, 3 * errors + 7)
+    curve = found["rejection"]
+    assert found["auroc"]["value"] == 1 and found["ause"]["value"] == 0 and curve["error"] == curve["oracle"]
+    assert found["spearman"]["value"] == pytest.approx(1)
+    assert (curve["kept"][10], curve["error"][0], curve["error"][10], curve["error"][-1]) == (0.5, 50.5, 25.5, 3.0)
+    found = judged(errors, -errors)
+    assert found["auroc"]["value"] == 0 and found["spearman"]["value"] == pytest.approx(-1)
+    # of errors 1 to 100 both curves are straight lines, 100 x rejected apart and mirrored at the flat one of 50.5
+    assert found["ause"]["value"] == pytest.approx(100 * 0.475 / 50.5)
+    assert found["ause"]["random"] == pytest.approx(found["ause"]["value"] / 2)
+    found = judged(errors, np.ones_like(errors))
+    assert found["auroc"]["value"] == 0.5 and found["spearman"]["value"] is None
+    assert found["ause"]["value"] == pytest.approx(found["ause"]["random"])
+    assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
+
+
+def test_ties_count_half_and_the_threshold_is_the_one_named():
+    errors = np.array([0.0, 0.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    for uncertainties, auroc in (([1, 2, 3, 2], 1.5 / 3), ([1, 2, 3, 3], 2.5 / 3), ([1, 2, 3, 4], 1.0)):
+        found = judged(errors, np.array(uncertainties, float).reshape(errors.shape), threshold=0.5)
+        assert found["auroc"]["value"] == pytest.approx(auroc)
+    assert "error-above-0.5" in found["auroc"]["definition"]
+
+
+def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
+    errors = np.concatenate([rising(2), rising(1)])
+    uncertainties, inside = np.concatenate([errors[:2], -errors[2:]]), np.ones_like(errors)
+    found = judged(errors, uncertainties, patients=["p", "p", "q"])["auroc"]
+    assert (found["value"], found["n"], found["ci95"]) == (0.5, 2, [0.0, 1.0])
+    assert judged(errors, uncertainties)["auroc"]["value"] == pytest.approx(2 / 3)
+    uncertainties[2, :, :5], inside[2, :, :5] = errors[2, :, :5], 0
+    errors[0, 0, 9, 9] = np.nan
+    assert judged(errors, uncertainties, inside)["auroc"]["value"] == pytest.approx(2 / 3)
+    for nothing in (judged(errors, errors, 0 * inside), judged(0 * errors[1:], errors[1:])):
+        assert nothing["auroc"]["value"] is None and json.dumps(nothing, allow_nan=False)
+    tensors = judged(torch.from_numpy(errors), torch.from_numpy(errors), torch.from_numpy(inside) > 0)
+    assert tensors["auroc"]["value"] == 1 and json.dumps(tensors, allow_nan=False)

@@ -1,0 +1,506 @@
+"""Metrics of tasks: learned on one side, tested on patients of the other; lesions and their Dice; chance beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gantk.data.dataset import Data
+from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
+from gantk.method import Geometry, Method
+from gantk.metrics.evaluate import Scorer
+from gantk.metrics.references import RealImages
+from gantk.metrics.sets import ImageGroup, halves
+from gantk.recipe.load import load_recipe
+from gantk_tasks import segmentation
+from gantk_tasks.classification import (
+    Classification,
+    Classifier,
+    TwoSample,
+    accuracy,
+    apart,
+    area_under_roc,
+    balanced_accuracy,
+    crossed,
+    strangers,
+)
+from gantk_tasks.segmentation import Segmentation, Segmenter, agreement, dice_loss
+
+CPU = Runtime(torch.device("cpu"), "fp32", False)
+QUICK = {"backbone": "small", "steps": 40, "side": 16}
+SEGMENTS = {"steps": 16, "side": 16}
+
+
+def seen_by(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def owners(*groups: ImageGroup) -> dict[bytes, str]:
+    return {i.numpy().tobytes(): p for g in groups for i, p in zip(g.images, g.patients, strict=True)}
+
+
+# ---- classification
+
+
+def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> ImageGroup:
+    """Noise of 16 pixels a side from 0 to 2; every second one (class 1) has a bright blob at a random place."""
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0, 0.8, (count, 1, 16, 16)).astype(np.float32)
+    labels = np.arange(count) % 2 if only is None else np.full(count, only)
+    for image, label in zip(images, labels, strict=True):
+        y, x = rng.integers(2, 10, 2)
+        image[0, y : y + 4, x : x + 4] += 1.2 * label
+    patients = [f"{named}{i // 2}" if named else "" for i in range(count)]
+    return ImageGroup(torch.from_numpy(images), patients, torch.from_numpy(labels))
+
+
+def inverted(group: ImageGroup) -> ImageGroup:
+    return ImageGroup(group.images, group.patients, 1 - group.labels)
+
+
+@pytest.fixture
+def classified(monkeypatch) -> list[tuple[set[bytes], set[bytes]]]:
+    """(learned from, asked about) of each classifier, images as bytes."""
+    seen, fit, probabilities = [], Classifier.fit, Classifier.probabilities
+
+    def learns(self, images, labels, classes):
+        seen.append((seen_by(images), set()))
+        return fit(self, images, labels, classes)
+
+    def asked(self, images):
+        seen[-1][1].update(seen_by(images))
+        return probabilities(self, images)
+
+    monkeypatch.setattr(Classifier, "fit", learns)
+    monkeypatch.setattr(Classifier, "probabilities", asked)
+    return seen
+
+
+def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
+    from sklearn import metrics
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 60)
+    likely = np.clip(truth * 0.3 + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
+    found = np.stack([1 - likely, likely], 1)
+    assert accuracy(found, truth) == pytest.approx(metrics.accuracy_score(truth, found.argmax(1)))
+    assert balanced_accuracy(found, truth) == pytest.approx(metrics.balanced_accuracy_score(truth, found.argmax(1)))
+    assert area_under_roc(found, truth) == pytest.approx(metrics.roc_auc_score(truth, likely))
+    three, scores = rng.integers(0, 3, 60), rng.dirichlet([1, 1, 1], 60)
+    assert area_under_roc(scores, three) == pytest.approx(metrics.roc_auc_score(three, scores, multi_class="ovr"))
+    assert np.isnan(area_under_roc(found, np.ones(60, int)))
+
+
+def test_good_synthetic_images_teach_and_bad_ones_do_not():
+    train, test = tumours(40, 0, named="p"), tumours(30, 1, named="q")
+    score = Classification(2.0, 2, **QUICK)
+    good = score(train, test, tumours(40, 2))
+    assert set(good) == {"classification", "classification_real", "classification_both"}
+    assert min(found.value for found in good.values()) > 0.85
+    made = good["classification"]
+    assert made.ci95[0] <= made.value <= made.ci95[1] and made.n == 30 and made.details["auroc"]["value"] > 0.9
+    assert "synthetic=40" in made.definition and "real=30" in made.definition
+    bad = score(train, test, inverted(tumours(40, 2)))
+    assert bad["classification"].value < 0.3 and bad["classification_real"] == good["classification_real"]
+    one = score(train, test, tumours(20, 2, only=1))["classification"]  # joined by real images of the other class
+    assert "synthetic=20+real-of-other-classes=20" in one.definition and one.value > 0.85
+
+
+def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(classified):
+    train, test = tumours(14, 0, named="p"), tumours(12, 1, named="q")
+    train.patients[:2] = ["q1", "q5"]
+    fake = ImageGroup(tumours(12, 2).images, test.patients, test.labels)
+    found = Classification(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)["classification"]
+    of = owners(train, test, fake)
+    assert len(classified) == 5  # two of synthetic images, one of real ones, two of both
+    for learned, asked in classified:
+        assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
+    for folds in (classified[:2], classified[2:3], classified[3:]):
+        assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
+    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
+    assert "synthetic=12/crossed-over-halves-of-the-patients/tested-on:real=12" in found.definition and found.n == 12
+
+
+def test_good_translations_teach_across_the_halves_and_one_patient_teaches_nobody():
+    train, test = tumours(40, 0, named="p"), tumours(40, 1, named="q")
+    score = Classification(2.0, 2, **QUICK)
+    made = ImageGroup(tumours(40, 2).images, test.patients, test.labels)
+    assert score(train, test, made)["classification"].value > 0.85
+    test.patients[:], made.patients[:] = ["q"] * 40, ["q"] * 40
+    alone = score(train, test, made)
+    assert alone["classification"].value is None and "too few patients" in alone["classification"].definition
+    assert alone["classification_both"].value is None and alone["classification_real"].value > 0.85
+
+
+def test_what_shares_a_patient_or_is_a_copy_is_kept_apart():
+    train, test = tumours(10, 0, named="p"), tumours(6, 1, named="q")
+    train.patients[3], train.images[5] = "q1", test.images[0]
+    assert strangers(train, test).tolist() == [i not in (3, 5) for i in range(10)]
+    assert len(apart(train, test)) == 8
+    test = tumours(8, 1, named="q")
+    for made, sizes in (
+        (tumours(6, 2, named="r"), [(6, 8)]),
+        (tumours(8, 2), [(8, 8)]),
+        (tumours(8, 2, named="q"), [(4, 4), (4, 4)]),
+    ):
+        folds = crossed(made, test)
+        assert [(len(made), len(asked)) for made, asked in folds] == sizes
+        assert all((set(made.patients) - {""}).isdisjoint(asked.patients) for made, asked in folds)
+
+
+def test_images_without_a_class_are_refused_or_left_out():
+    train, test, fake = tumours(20, 0), tumours(20, 1), tumours(20, 2)
+    metric = Classification(2.0, 2, **QUICK | {"steps": 1})
+    with pytest.raises(UserError, match="class of every image.*made images"):
+        metric(train, test, ImageGroup(fake.images, fake.patients))
+    test.labels[4:8] = -1
+    assert metric(train, test, fake)["classification"].n == 16
+    test.labels[:] = 1
+    with pytest.raises(UserError, match="two classes"):
+        metric(train, test, fake)
+
+
+def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():
+    from scipy.stats import binomtest
+
+    train, test = tumours(60, 0, named="p"), tumours(60, 1, named="q")
+    score = TwoSample(2.0, 2, **QUICK)
+    noise = torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    same, noise = (score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120)))
+    assert same.ci95[0] < 0.5 < same.ci95[1] and same.details["p_value"] > 0.05
+    assert noise.value > 0.9 and noise.ci95[0] > 0.5 and noise.details["p_value"] < 1e-6
+    for found in (same, noise):
+        expected = binomtest(found.details["right"], found.details["asked"], 0.5, alternative="greater").pvalue
+        assert found.details["p_value"] == pytest.approx(expected)
+    assert "learned-from=60+60" in same.definition and "asked-about=60+60" in same.definition
+    halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
+    assert "learned-from=30+30/asked-about=30+30" in halved.definition
+    with pytest.raises(UserError, match="two_sample needs more images"):
+        score(tumours(2, 0), tumours(2, 1), tumours(2, 2))
+
+
+def test_the_two_sample_test_knows_no_patient_beforehand(classified):
+    train, test = tumours(20, 0, named="p"), tumours(20, 1, named="q")
+    translated = ImageGroup(tumours(20, 2).images, test.patients)
+    for fake in (translated, halves(train)[1]):  # real training images in the fakes' place are not learned from twice
+        TwoSample(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)
+        of = owners(train, test, fake)
+        learned, asked = ({of[image] for image in images} for images in classified[-1])
+        assert learned.isdisjoint(asked)
+
+
+def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_of_timm():
+    data, state = tumours(20, 0), torch.get_rng_state()
+    found = [
+        Classifier("small", "random", 5, 16, seed, 2.0).fit(data.images, data.labels, 2).probabilities(data.images)
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert torch.equal(state, torch.get_rng_state())
+    labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
+    solid = Classifier("small", "random", 1, 16, 0, 1.0).fit(volumes, labels, 2)
+    assert solid.probabilities(volumes).shape == (4, 2)
+    flat = Classifier("resnet10t", "random", 1, 32, 0, 1.0).fit(torch.rand(4, 2, 20, 20), labels, 2)
+    likely = flat.probabilities(torch.rand(3, 2, 20, 20))
+    assert torch.allclose(likely.sum(1), torch.ones(3, dtype=torch.float64), atol=1e-6)
+    assert "resnet10t-random" in flat.definition
+
+
+@pytest.mark.parametrize("metric", [Classification, TwoSample, Segmentation])
+def test_options_out_of_range_are_refused(metric):
+    for options, word in (({"steps": 0}, "steps = 0"), ({"side": 4}, "side = 4")):
+        with pytest.raises(UserError, match=word):
+            metric(2.0, 2, **options)
+
+
+# ---- segmentation
+
+
+def patients(count: int, seed: int, named: str, shape: tuple[int, ...] = (16, 16)) -> ImageGroup:
+    """Dark noise from 0 to 2; every image but each third shows a bright block at a random place, which is its mask."""
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0, 0.8, (count, 1, *shape)).astype(np.float32)
+    masks = np.zeros_like(images)
+    for number in range(count):
+        if number % 3 < 2:
+            corner = [rng.integers(2, side - 6) for side in shape]
+            box = (number, 0, *(slice(at, at + 4) for at in corner))
+            images[box] += 1.0
+            masks[box] = 1
+    names = [f"{named}{i // 3}" for i in range(count)]
+    return ImageGroup(torch.from_numpy(images), names, None, torch.from_numpy(masks))
+
+
+def erased(group: ImageGroup) -> ImageGroup:
+    return ImageGroup(group.images - group.masks, group.patients, None, group.masks)
+
+
+def translated(group: ImageGroup) -> ImageGroup:
+    """A little noise on the same patients."""
+    noise = 0.05 * torch.rand(group.images.shape, generator=torch.Generator().manual_seed(9))
+    return ImageGroup(group.images + noise, group.patients, None, group.masks)
+
+
+@pytest.fixture
+def learned(monkeypatch) -> list[list[bytes]]:
+    """The images that each segmenter learned from, as bytes."""
+    seen, fit = [], Segmenter.fit
+
+    def watched(self, images, masks):
+        seen.append([image.numpy().tobytes() for image in images])
+        return fit(self, images, masks)
+
+    monkeypatch.setattr(Segmenter, "fit", watched)
+    return seen
+
+
+def answered(*parts: tuple[list[list[int]], list[list[int]], list[str]]):
+    """agreement() of parts of (found, drawn, patients), a row of pixels an image."""
+    answers = []
+    for found, drawn, names in parts:
+        masks = torch.tensor(drawn, dtype=torch.float32)[:, None, None]
+        group = ImageGroup(torch.zeros_like(masks), names, None, masks)
+        answers.append((torch.tensor(found, dtype=torch.bool)[:, None, None], group))
+    return agreement(answers)
+
+
+@pytest.mark.parametrize(
+    ("found", "dice"),
+    [([1, 1, 0, 0], 1.0), ([1, 0, 0, 0], 2 / 3), ([1, 1, 1, 1], 2 / 3), ([0, 1, 1, 0], 0.5), ([0, 0, 0, 0], 0.0)],
+    ids=["all", "half", "everywhere", "beside", "nothing"],
+)
+def test_dice_has_its_closed_form(found, dice):
+    score, _ = answered(([found], [[1, 1, 0, 0]], ["p"]))
+    assert score.value == pytest.approx(dice) and score.n == 1 and score.ci95 is None
+
+
+def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion():
+    found, drawn, names = [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4], [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]], ["p", "p", "q"]
+    score, details = answered((found, drawn, names))
+    assert score.value == pytest.approx((4 / 5 + 0) / 2)  # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
+    assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2) and details["false_alarms"]["value"] == 1.0
+    assert score.ci95[0] <= score.value <= score.ci95[1]
+    assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (score, details)
+    score, details = answered(([[1] * 4, [0] * 4, [1, 1, 0, 0]], [[0] * 4, [0] * 4, [1, 1, 0, 0]], ["r", "s", "t"]))
+    assert (score.value, score.n, details["false_alarms"]["value"]) == (1.0, 1, pytest.approx(0.5))
+    score, details = answered(([[0] * 4], [[0] * 4], [""]))
+    assert (score.value, score.n, details["found"]["value"]) == (None, 0, None)
+    assert answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))[0].value == pytest.approx(0.5)  # two patients
+
+
+def test_the_loss_falls_to_zero_where_likelihoods_are_the_masks():
+    masks = torch.tensor([[1.0, 1, 0, 0]])
+    right, wrong = (dice_loss(sign * 50 * (2 * masks - 1), masks).item() for sign in (1, -1))
+    assert right == pytest.approx(0, abs=1e-6) and wrong == pytest.approx(1 - 1 / 5)
+    assert dice_loss(torch.zeros(1, 4), masks).item() == pytest.approx(1 - (2 * 1 + 1) / (4 * 0.25 + 2 + 1))
+    assert dice_loss(torch.full((1, 4), -50.0), torch.zeros(1, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(learned):
+    train, test = patients(24, 0, "p"), patients(18, 1, "q")
+    metric = Segmentation(2.0, 2, **SEGMENTS)
+    kept, gone, real = (metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test))
+    assert kept.value > 0.7 > 0.2 > gone.value and len(learned) == 1  # one segmenter for all
+    assert kept.details["real"] == gone.details["real"] and kept.details["real"]["value"] > 0.7
+    assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
+    assert kept.ci95[0] <= kept.value <= kept.ci95[1] and kept.n == 18
+    assert real.value == real.details["real"]["value"] and real.ci95 == real.details["real"]["ci95"]
+    for part in ("segmentation/dice-per-patient", "trained-on:real=24", "tested-on:made=18", "patients=6", "steps=16"):
+        assert part in kept.definition
+    other = patients(12, 5, "p")  # another domain has a segmenter of its own
+    metric(other, test, translated(test))
+    assert len(learned) == 2 and set(learned[1]) <= set(owners(other))
+
+
+def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
+    train, test = patients(18, 0, "p"), patients(9, 1, "q")
+    train.patients[:3] = ["q1"] * 3  # a tested patient among the training images
+    train.images[5] = test.images[0]  # a copy under another name
+    metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
+    metric(train, test, translated(test))
+    real = owners(train)
+    assert len(learned[0]) == 14 and {real[image] for image in learned[0]} == {"p1", "p2", "p3", "p4", "p5"}
+    halved = halves(train)[1]  # real training images as if they had been made
+    metric(train, test, halved)
+    assert {real[image] for image in learned[1]}.isdisjoint({*halved.patients, *test.patients})
+    whole = patients(18, 0, "p")  # none held out: half of the patients is asked about
+    assert "trained-on:real=9" in metric(whole, whole, translated(test))["segmentation"].definition
+
+
+def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
+    train, test = patients(24, 0, "p"), patients(24, 1, "q")
+    metric, made = Segmentation(2.0, 2, **SEGMENTS, teach=True), translated(test)
+    taught = metric(train, test, made)["segmentation_taught"]
+    assert taught.value > 0.6 and taught.n == 24
+    for part in ("trained-on:made=24", "crossed-over-halves", "tested-on:real=24", "patients=8"):
+        assert part in taught.definition
+    of = owners(made)
+    one, other = ({of[image] for image in images} for images in learned[1:])
+    assert one.isdisjoint(other) and one | other == set(test.patients)
+    assert metric(train, test, erased(test))["segmentation_taught"].value < 0.4
+    alone = patients(3, 1, "q")
+    assert metric(train, alone, translated(alone))["segmentation_taught"].value is None
+
+
+def test_without_masks_it_says_what_is_missing():
+    train, test, made = patients(6, 0, "p"), patients(6, 1, "q"), translated(patients(6, 1, "q"))
+    metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
+    bare = ImageGroup(test.images, test.patients)
+    healthy = ImageGroup(test.images, test.patients, None, torch.zeros_like(test.masks))
+    for groups, word in (
+        ((bare, test, made), "training images"),
+        ((train, healthy, made), "test images"),
+        ((train, test, bare), "made images"),
+        ((ImageGroup(train.images, test.patients, None, train.masks), test, made), "training images"),  # no others
+    ):
+        with pytest.raises(UserError, match=f"lesion masks.*{word}") as error:
+            metric(*groups)
+        assert error.value.where == "evaluate.metrics"
+    train, test = patients(12, 0, "p"), patients(9, 1, "q")
+    train.masks[:3], test.masks[3:6] = torch.nan, torch.nan  # images that nobody looked at are left out
+    score = metric(train, test, translated(test))["segmentation"]
+    assert "trained-on:real=9" in score.definition and "patients=2" in score.definition and score.n == 6
+
+
+def test_a_segmenter_is_the_same_for_a_seed_whatever_surrounds_it():
+    data, state = patients(12, 0, "p"), torch.get_rng_state()
+    fitted = lambda seed: Segmenter(2, 3, 16, seed, 2.0).fit(data.images, data.masks)  # noqa: E731
+    plain, other = (each.network(each._seen(data.images)) for each in map(fitted, (0, 1)))
+    assert torch.equal(torch.get_rng_state(), state) and not torch.equal(plain, other)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fitted(0)(data.images), plain > 0)
+
+
+def test_volumes_and_images_larger_than_what_it_sees_are_answered_at_their_own_size(monkeypatch):
+    solid = patients(6, 0, "p", (12, 13, 14))
+    answer = Segmenter(3, 3, 48, 0, 2.0).fit(solid.images, solid.masks)(solid.images)
+    assert answer.shape == solid.masks.shape and answer.dtype == torch.bool
+    large = patients(12, 0, "p", (24, 32))
+    segmenter = Segmenter(2, 30, 16, 0, 2.0).fit(large.images, large.masks)
+    assert segmenter._seen(large.images).shape == (12, 1, 12, 16)
+    whole = segmenter(large.images)
+    assert agreement([(whole, large)])[0].value > 0.4
+    monkeypatch.setattr(segmentation, "PASS", 2 * 12 * 16)
+    assert torch.equal(segmenter(large.images), whole)
+
+
+def test_half_of_what_it_learns_from_shows_a_lesion_and_masks_turn_with_their_images(monkeypatch):
+    seen, forward, loss = [], segmentation.SmallUNet.forward, segmentation.dice_loss
+    monkeypatch.setattr(segmentation.SmallUNet, "forward", lambda net, x: seen.append([x]) or forward(net, x))
+    monkeypatch.setattr(segmentation, "dice_loss", lambda x, masks: seen[-1].append(masks) or loss(x, masks))
+    data = patients(30, 0, "p")
+    data.images[2:] -= data.masks[2:]
+    data.masks[2:] = 0
+    Segmenter(2, 20, 16, 0, 2.0).fit(data.images, data.masks)
+    shown = torch.stack([masks.flatten(1).any(1).float().mean() for _, masks in seen])
+    assert len(seen) == 20 and 0.35 < float(shown.mean()) < 0.65
+    for images, masks in (batch for batch in seen if batch[1].any()):
+        assert images[masks > 0].min() > images[masks == 0].max()
+
+
+# ---- in a run
+
+
+class Keeps(Method):
+    """Gives the image back."""
+
+    def translate(self, image, to):
+        return image
+
+
+class Samples(Method):
+    """Images from noise."""
+
+    reads = ("image",)
+
+    def sample(self, n, seed, labels=None):
+        return torch.zeros((n, 1, *self.geometry.size))
+
+
+def data_of(tables: dict, method: type = Keeps):
+    model = load_recipe(tables).check()
+    return model, Data.load(model.data, method)
+
+
+def scorer_of(tables: dict, method: type) -> Scorer:
+    model, data = data_of(tables, method)
+    return Scorer(model, data, method(Geometry(model.data.dims, model.data.size, data.channels, (), data.range)), CPU)
+
+
+@pytest.fixture
+def lesions(tiny_recipe) -> dict:
+    tiny_recipe["data"]["source"] |= {"subjects": 10, "slices": 3, "lesions": 4}
+    tiny_recipe["evaluate"] = {"samples": 1, "metrics": [{"name": "segmentation"} | SEGMENTS | {"steps": 2}]}
+    return tiny_recipe
+
+
+def test_a_run_scores_it_for_the_model_and_its_baselines(lesions):
+    result = scorer_of(lesions, Keeps).test()
+    for to in ("a_to_b", "b_to_a"):
+        row = result["metrics"][to]["segmentation"]
+        assert row["value"] is not None and row["higher_is_better"]
+        for name in ("identity", "histogram", "real_split"):
+            beside = result["baselines"][name][to]["segmentation"]
+            assert name == "real_split" or beside["details"]["real"] == row["details"]["real"]
+        assert result["baselines"]["identity"][to]["segmentation"]["value"] == row["value"]
+
+
+def test_a_run_without_masks_is_refused_before_training(lesions):
+    lesions["data"]["source"]["lesions"] = 0
+    with pytest.raises(UserError, match="masks.*0 of .* training images and 0 of .* test images") as error:
+        scorer_of(lesions, Keeps)
+    assert error.value.where == "evaluate.metrics"
+    lesions["data"]["source"]["lesions"] = 2
+    lesions["data"]["domains"] = ["T1"]
+    with pytest.raises(UserError, match="image from noise has no mask"):
+        scorer_of(lesions, Samples)
+
+
+def reals_of(tables: dict) -> RealImages:
+    _, data = data_of(tables)
+    return RealImages(data, data.image, "cpu")
+
+
+def test_sets_carry_masks_where_a_metric_needs_them_alone(lesions):
+    assert reals_of(lesions).sets("b", (32, 32))[0].masks is None
+    reals = reals_of(lesions)
+    reals.masks = True
+    train, test, _ = reals.sets("b", (32, 32))
+    records = reals.records("train", "b")
+    expected = torch.stack([torch.from_numpy(record.mask()) for record in records])
+    assert torch.equal(train.masks, expected) and train.patients == [record.subject for record in records]
+    assert set(train.masks.unique().tolist()) == {0.0, 1.0} and set(train.patients).isdisjoint(test.patients)
+
+
+def test_masks_are_cut_with_their_images(lesions):
+    lesions["data"]["patch"] = [16, 16]
+    reals = reals_of(lesions)
+    whole = {record.key: reals.data.image(record) for record in reals.records("train", "a")}
+    drawn = {key: (image > image.median()).float()[:1] for key, image in whole.items()}
+    for split, members in reals.data.splits.items():
+        reals.data.splits[split] = [
+            replace(r, mask=lambda r=r: drawn.get(r.key, torch.zeros(1, 32, 32)).numpy()) for r in members
+        ]
+    reals.masks = True
+    train = reals.sets("a", (16, 16))[0]
+    medians = torch.stack([whole[record.key].median() for record in reals.records("train", "a")])
+    assert train.images.shape == train.masks.shape == (len(whole), 1, 16, 16)
+    assert torch.equal(train.masks > 0, (train.images + reals.data.range[0]) > medians.view(-1, 1, 1, 1))
+
+
+def test_a_mask_counts_for_the_image_that_is_registered_with_its_own(lesions):
+    reals = reals_of(lesions)
+    known = {record.pair: record for record in reals.records("train", "a")}
+    for split, members in reals.data.splits.items():
+        reals.data.splits[split] = [replace(r, mask=None) if r.domain == "b" else r for r in members]
+    b = reals.records("train", "b")
+    expected = torch.stack([torch.from_numpy(known[record.pair].mask()) for record in b])
+    assert torch.equal(reals.masks_of(b), expected)
+    lonely = replace(b[0], pair=None)
+    with_gap = reals.masks_of([lonely, *b])
+    assert with_gap[0].isnan().all() and torch.equal(with_gap[1:], expected)
+    assert reals.masks_of([lonely]) is None
