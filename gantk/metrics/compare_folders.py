@@ -71,7 +71,7 @@ def _pair_rows(pairs: list[Pair], parts: list[Part], device: Any) -> dict[str, A
     scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []
     for pair in pairs:
-        made, real = (torch.from_numpy(read(scan).pixels)[None] for scan in pair)
+        made, real = (torch.tensor(read(scan).pixels)[None] for scan in pair)
         if made.shape != real.shape:
             shapes = f"{list(made.shape[1:])} against {list(real.shape[1:])} (channels first)"
             what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
