@@ -43,7 +43,7 @@ def recipes_of_01() -> dict[str, dict[str, Any]]:
 def written_out(recipe: Any, profile: str | None = None) -> dict[str, Any]:
     """The tables that a run of this recipe writes to recipe.toml."""
     from gantk import load_recipe
-    from gantk.recipe import resolved
+    from gantk.recipe.load import resolved
 
     tables = resolved(load_recipe(recipe).override([], profile).check())
     return tomllib.loads(tomli_w.dumps(tables))
