@@ -39,7 +39,8 @@ from gantk.files import write_file
 from gantk.machine.runtime import describe, start
 from gantk.method import Batch
 from gantk.recipe.load import load_recipe
-from gantk.training.assemble import build_method, plan_of
+from gantk.runs.trained import build_method
+from gantk.training.assemble import plan_of
 from gantk.training.engine import Engine
 from gantk.training.loop import inference_weights
 

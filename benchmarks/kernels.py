@@ -21,7 +21,7 @@ from peers.cases import CASES
 from peers.own import Own, checked
 from torch import nn
 
-from gantk.machine.allocator import keep_memory
+from gantk.machine.device import keep_memory
 from gantk.machine.runtime import describe, start
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, channels_last, conv
 from gantk.nets.kernels import use_kernels
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
 
-    keep_memory()
+    keep_memory(True)
     record = {
         "date": date.today().isoformat(),
         "machine": describe(start("cpu", options.precision)),

@@ -1,8 +1,8 @@
 """What several ranks are worth: measured on CPU ranks, counted per method, and modelled for 8 to 512 GPUs.
 
-Two processes of one thread take turns between four ways of the same recipe's step, the order turned round every other
+Two processes of one thread take turns between three ways of the same recipe's step, the order turned round every other
 time: one rank alone while the other waits, both without a word to each other, both with one message after each backward
-pass (train.overlap = false), both with messages while it goes on (train.overlap = true).
+pass.
 
     python benchmarks/scaling.py [RECIPE] [--set KEY=VALUE]... [--rounds 10] [--steps 2] [--json FILE] [--page FILE]
     python benchmarks/scaling.py --page-only --json FILE --page FILE     # the page again, from the file
@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-WAYS = ("alone", "apart", "flat", "overlapped")
+WAYS = ("alone", "apart", "together")
 SIZES = ((256, 256), (64, 64))  # at which methods are built to be counted; the second where the first is refused
 
 
@@ -88,9 +88,8 @@ def _rank(rank: int, port: int, recipe: str, settings: list[str], rounds: int, s
         queue.put(
             {
                 "machine": describe(ranks) | {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},
-                "batch": ways["flat"].parts.batches.batch,
-                "bytes": ways["flat"].bytes,
-                "messages": ways["overlapped"].messages,
+                "batch": ways["together"].parts.batches.batch,
+                "bytes": ways["together"].bytes,
                 "seconds_per_step": {name: way.samples for name, way in ways.items()},
             }
         )
@@ -105,12 +104,11 @@ class _Way:
         from gantk.training.assemble import assemble
         from gantk.training.loop import Training
 
-        overlap = "true" if name == "overlapped" else "false"
-        model = load_recipe(recipe).override([*settings, f"train.overlap={overlap}"]).check()
+        model = load_recipe(recipe).override(settings).check()
         runtime = replace(ranks, precision=_precision(model, ranks), channels_last=model.train.fast.channels_last)
         alone = replace(runtime, world=1, rank=0, ranks=None)
         self.idle = name == "alone" and ranks.rank > 0
-        self.parts = assemble(model, runtime if name in ("flat", "overlapped") else alone)
+        self.parts = assemble(model, runtime if name == "together" else alone)
         self.training = Training(self.parts, run=None)
         self.stage = self.parts.method.stages(1)[-1]
         self.samples: list[float] = []
@@ -131,10 +129,6 @@ class _Way:
     def bytes(self) -> int:
         """What a rank hands over in a step."""
         return sum(reduction.bytes for reduction in self.parts.engine.reductions.values())
-
-    @property
-    def messages(self) -> int:
-        return sum(len(reduction._buckets) for reduction in self.parts.engine.reductions.values())
 
 
 def _precision(model, ranks) -> str:

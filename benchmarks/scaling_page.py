@@ -9,8 +9,6 @@ import numpy as np
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 STEPS = (0.01, 0.03, 0.1)  # seconds that one GPU computes for a step
-BACKWARD = 2 / 3  # of a step's arithmetic is its backward pass: two products for each of the forward pass
-BUCKET = 25 * 2**20  # bytes, gantk.machine.reduction.LARGEST
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,9 @@ def all_reduce(size: float, gpus: int, cluster: Cluster = Cluster()) -> float:
     return seconds
 
 
-def efficiency(step: float, size: float, gpus: int, overlap: bool, cluster: Cluster = Cluster()) -> float:
-    """Images per second of all GPUs over those of one times their number.
-
-    What is overlapped is hidden behind the backward pass, but for the last bucket, which is full only at its end.
-    """
-    if not overlap:
-        return step / (step + all_reduce(size, gpus, cluster))
-    buckets = max(1, round(size / BUCKET))
-    each = all_reduce(size / buckets, gpus, cluster)
-    return step / (step + max(each, buckets * each - BACKWARD * step))
+def efficiency(step: float, size: float, gpus: int, cluster: Cluster = Cluster()) -> float:
+    """Images per second of all GPUs over those of one times their number: messages follow the backward pass."""
+    return step / (step + all_reduce(size, gpus, cluster))
 
 
 def interval(values: np.ndarray) -> str:
@@ -68,8 +59,8 @@ def page(record: dict[str, Any]) -> str:
 def _measured(record: dict[str, Any]) -> list[str]:
     machine = record["machine"]
     seconds = {name: np.array(samples) for name, samples in record["seconds_per_step"].items()}
-    gain = {name: interval(2 * seconds["alone"] / seconds[name]) for name in ("apart", "flat", "overlapped")}
-    share = {name: interval(1 - seconds["apart"] / seconds[name]) for name in ("flat", "overlapped")}
+    gain = {name: interval(2 * seconds["alone"] / seconds[name]) for name in ("apart", "together")}
+    share = interval(1 - seconds["apart"] / seconds["together"])
     settings = f" with {', '.join(record['set'])}" if record["set"] else ""
     return [
         "# Several ranks",
@@ -79,20 +70,17 @@ def _measured(record: dict[str, Any]) -> list[str]:
         f"`{record['command']}`, {record['date']}: {machine['cpu']}, {machine['cores']} cores, torch "
         f"{machine['torch']}, {machine['precision']}, load {machine['load']:.1f} at the end. "
         f"Recipe `{record['recipe']}`{settings}, batch {record['batch']} a rank. "
-        f"A rank hands over {record['bytes'] / 1e6:.1f} MB in a step; overlapped it does so in {record['messages']} "
-        "messages.",
+        f"A rank hands over {record['bytes'] / 1e6:.1f} MB in a step.",
         "",
-        f"Medians of {len(seconds['flat'])} rounds of {record['steps_per_round']} steps, all ways in one pair of "
+        f"Medians of {len(seconds['together'])} rounds of {record['steps_per_round']} steps, all ways in one pair of "
         "processes, the order turned round every other time; in brackets 95 % of the rounds.",
         "",
         "| way | seconds per step | images/s over those of one rank | share of the step spent on messages |",
         "|---|---|---|---|",
         f"| one rank, the other waits | {interval(seconds['alone'])} | 1 | 0 |",
         f"| two, without messages | {interval(seconds['apart'])} | {gain['apart']} | 0 |",
-        f"| two, one message after each backward pass | {interval(seconds['flat'])} | {gain['flat']} "
-        f"| {share['flat']} |",
-        f"| two, overlapped (the default) | {interval(seconds['overlapped'])} | {gain['overlapped']} "
-        f"| {share['overlapped']} |",
+        f"| two, one message after each backward pass | {interval(seconds['together'])} | {gain['together']} "
+        f"| {share} |",
         "",
         "The second row is what two processes can reach on this machine, whose cores share memory and caches.",
     ]
@@ -125,17 +113,14 @@ def _modelled(record: dict[str, Any]) -> list[str]:
     lines = [
         "## Modelled, not measured: 8 to 512 GPUs",
         "",
-        f"Share of perfect scaling, flat / overlapped, for the {sizes[name] / 1e6:.0f} MB of `{name}`, by how long one "
+        f"Share of perfect scaling for the {sizes[name] / 1e6:.0f} MB of `{name}`, by how long one "
         "GPU computes for a step: batch divided by `images_per_s` of a run on one GPU.",
         "",
         "| GPUs | messages, ms | " + " | ".join(f"step of {1e3 * step:g} ms" for step in STEPS) + " |",
         "|---|---|" + "---|" * len(STEPS),
     ]
     for gpus in GPUS:
-        cells = [
-            " / ".join(f"{efficiency(step, sizes[name], gpus, overlap):.0%}" for overlap in (False, True))
-            for step in STEPS
-        ]
+        cells = [f"{efficiency(step, sizes[name], gpus):.0%}" for step in STEPS]
         lines.append(f"| {gpus} | {1e3 * all_reduce(sizes[name], gpus):.2f} | {' | '.join(cells)} |")
     return [
         *lines,
@@ -143,14 +128,13 @@ def _modelled(record: dict[str, Any]) -> list[str]:
         "With S bytes, g GPUs in a machine, m machines, B bandwidths of one GPU and direction, a a hop's latency:",
         "",
         "    T = 2 (g-1)/g S / B_in + 2 (g-1) a_in + 2 (m-1)/m S / (g B_out) + 2 (m-1) a_out",
-        "    flat:        step / (step + T)",
-        "    overlapped:  step / (step + max(T(S/k), k T(S/k) - 2/3 step)),  k = S / 25 MB messages",
+        "    step / (step + T)",
         "",
         f"Assumed: g = {cluster.per_node}; B_in = {cluster.inside / 1e9:g} GB/s, half of the 900 GB/s both ways of "
         f"NVLink 4, and B_out = {cluster.between / 1e9:g} GB/s, one 400 Gb/s adapter for each GPU (NVIDIA's DGX H100 "
         f"data sheet), of both {cluster.share:.0%}; a_in = {1e6 * cluster.hop_inside:g} us and a_out = "
-        f"{1e6 * cluster.hop_between:g} us are guesses of ours, on the high side; the backward pass is 2/3 of a step, "
-        "and hides messages entirely while it runs. All ranks have steps of one length: data that come late, or "
+        f"{1e6 * cluster.hop_between:g} us are guesses of ours, on the high side. "
+        "All ranks have steps of one length: data that come late, or "
         "machines that differ, are not in the model. Larger machines are worth their while at larger batches: what is "
         "divided is the number of steps, and a batch of 512 is another training than one of 8.",
     ]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from gantk.machine import reduction
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
 from gantk.testing.small import random_images, small_part, small_size
@@ -91,13 +90,13 @@ def build(case: dict[str, Any]) -> Method:
     return method
 
 
-def train(case: dict[str, Any], rank: int, world: int, overlap: bool = True) -> dict[str, Tensor]:
+def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
     """The weights, and their moving average, after some steps on this rank's images."""
     method, count = build(case), IMAGES // world
     runtime = OneSeed(torch.device("cpu"), "fp32", True, rank, world)
     runtime.place(method, method.geometry.dims)
     optimizer = partial(sgd, lr=case.get("lr", 0.01))
-    plan = Plan(STEPS, optimizer, {}, Constant(), case.get("microbatch"), ema=0.9, seed=0, overlap=overlap)
+    plan = Plan(STEPS, optimizer, {}, Constant(), case.get("microbatch"), ema=0.9, seed=0)
     engine = Engine(method, plan, runtime)
 
     def batch_at(step: int, stage: Stage) -> Batch:
@@ -117,21 +116,20 @@ def train(case: dict[str, Any], rank: int, world: int, overlap: bool = True) -> 
     return weights | {f"average of {name}": average[name].clone() for name in weights if name in average}
 
 
-def trained(cases: dict[str, dict], world: int, folder: Path, overlaps: tuple = (True,)) -> dict[str, list[dict]]:
-    """case -> for each rank its weights, for each of `overlaps`: all cases in one group of processes."""
+def trained(cases: dict[str, dict], world: int, folder: Path) -> dict[str, list[dict]]:
+    """case -> for each rank its weights: all cases in one group of processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes.spawn(_train_all, (cases, world, port, str(folder), overlaps), world)
+    processes.spawn(_train_all, (cases, world, port, str(folder)), world)
     found = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
     return {case: [each[case] for each in found] for case in cases}
 
 
-def _train_all(rank: int, cases: dict[str, dict], world: int, port: int, folder: str, overlaps: tuple) -> None:
+def _train_all(rank: int, cases: dict[str, dict], world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
-    reduction.SMALLEST = 1024  # tiny networks in several buckets
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    found = {name: [train(case, rank, world, overlap) for overlap in overlaps] for name, case in cases.items()}
+    found = {name: train(case, rank, world) for name, case in cases.items()}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -100,7 +103,7 @@ def said(*arguments) -> str:
             RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment. Setting the"),
             "12.8",
             "CUDA does not start: CUDA unknown error - this may be due to an incorrectly set up environment. "
-            "See what `nvidia-smi` says, restart the machine, or use --device cpu.  (--device)",
+            "See what `nvidia-smi` says, restart the machine, take another card, or use --device cpu.  (--device)",
         ),
     ],
 )
@@ -194,3 +197,31 @@ def test_the_command_line_says_it_in_one_message_and_exits_with_2(broken, gantk,
     broken(RuntimeError(OLD))
     outcome = gantk("run", "dualgan_t1t2", "--out", tmp_path / "new", "--device", "cuda")
     assert outcome.code == 2 and "driver is too old" in outcome.err and not (tmp_path / "new").exists()
+
+
+CHILD = """
+import resource, sys, torch
+from gantk.machine.device import keep_memory
+print(keep_memory(sys.argv[1] == "keep"))
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    torch.empty(64 << 18).fill_(1.0)  # 64 MiB
+for _ in range(16):  # until every request fits into something that was freed
+    step()
+before = faults()
+for _ in range(8):
+    step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: nothing is set")
+def test_kept_memory_is_not_asked_for_again():
+    def child(way: str) -> int:
+        done = subprocess.run([sys.executable, "-c", CHILD, way], capture_output=True, text=True, check=True)
+        could, faults = done.stdout.split()
+        assert could == "True"
+        return int(faults)
+
+    assert child("keep") * 20 < child("system")

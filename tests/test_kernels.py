@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import kernels
-from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, channels_last, conv, memory_format
+from gantk.nets.blocks import CONV_TRANSPOSE, ResizeConv, channels_last, conv, memory_format
 from gantk.nets.discriminators import PatchGAN
 from gantk.nets.kernels import Windows, use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
-from gantk.testing.recorded import host_reads
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # transposed, inputs, outputs, side, kernel, stride, padding
@@ -76,36 +75,24 @@ def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("n", [1, 3])
-def test_products_are_torchs_convolutions(name, dims, n, always, tiles):
-    torch.manual_seed(n)
-    module, x = layer(dims, SHAPES[name]), image(dims, n, SHAPES[name][1], SHAPES[name][3])
+def test_products_are_torchs_convolutions(name, dims, always, tiles):
+    torch.manual_seed(0)
+    module, x = layer(dims, SHAPES[name]), image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
     assert "Product" in type(module(x).grad_fn).__name__
-    found = passed(module, x)
-    exact = passed(use_kernels(copy.deepcopy(module).double(), False), x.detach().double().requires_grad_())
+    found, narrow = passed(module, x), passed(module, x, bf16=True)
+    plain = use_kernels(copy.deepcopy(module), False)
+    theirs = passed(plain, x, bf16=True)
+    exact = passed(plain.double(), x.detach().double().requires_grad_())
     assert max(apart(found, exact)) < 1e-5
-    assert found[0].is_contiguous(memory_format=LAST[dims])
+    assert found[0].is_contiguous(memory_format=LAST[dims]) and narrow[0].dtype == torch.bfloat16
     # autograd takes a gradient as it is only where it lies in memory as the weights do
     assert found[2].dtype == torch.float32 and found[2].stride() == module.weight.stride()
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("n", [1, 3])
-def test_products_in_bfloat16_are_no_worse_than_torchs_convolutions(name, dims, n, always, tiles):
-    torch.manual_seed(n)
-    module, x = layer(dims, SHAPES[name]), image(dims, n, SHAPES[name][1], SHAPES[name][3])
-    found = passed(module, x, bf16=True)
-    plain = use_kernels(copy.deepcopy(module), False)
-    exact = passed(plain.double(), x.detach().double().requires_grad_())
-    theirs = passed(use_kernels(copy.deepcopy(module), False), x, bf16=True)
-    assert found[0].dtype == torch.bfloat16
-    for mine, other in zip(apart(found, exact), apart(theirs, exact), strict=True):
+    for mine, other in zip(apart(narrow, exact), apart(theirs, exact), strict=True):
         assert mine <= max(1.5 * other, 2**-7)  # bfloat16 rounds to 1 in 256
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["halving", "pixels that no window sees", "one output", "doubling"])
 def test_gradients_of_gradients_are_torchs(name, dims, always):
     torch.manual_seed(0)
     module = layer(dims, SHAPES[name], torch.float64)
@@ -118,7 +105,7 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     assert max(apart(*found)) < 1e-9
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
 @pytest.mark.parametrize("name", ["halving", "doubling"])
 def test_gradients_that_nobody_needs_are_not_computed(name, wanted, always):
     module, x = layer(2, SHAPES[name]), image(2, 2, 6, 8).detach()
@@ -133,15 +120,6 @@ def test_taps_that_see_nothing_are_left_out():
     assert Windows((2, 2), (1, 1), (4, 4), (2, 2), (1, 1)).taps == [slice(1, 3)] * 2
     assert Windows((4, 4), (2, 2), (4, 4), (2, 2), (1, 1)).taps == [slice(0, 4)] * 2
     assert Windows((1, 8), (1, 8), (3, 3), (1, 1), (1, 1)).taps == [slice(1, 2), slice(0, 3)]
-
-
-def test_strips_of_the_weights_give_the_same_as_the_whole(always):
-    torch.manual_seed(0)
-    for transposed in (False, True):
-        shape = (transposed, 80, 70, 2, 4, 2, 1)
-        module, x = layer(2, shape), image(2, 1, 80, 2)
-        exact = passed(use_kernels(copy.deepcopy(module).double(), False), x.detach().double().requires_grad_())
-        assert max(apart(passed(module, x), exact)) < 1e-5
 
 
 def test_many_weights_on_few_positions_become_products_and_nothing_else_does():
@@ -204,32 +182,3 @@ def test_networks_are_the_same_with_and_without(name, always):
     scale = max(float(wanted.abs().max()) for wanted in exact[2:])
     for mine, wanted in zip(found, exact, strict=True):
         assert float((mine.double() - wanted).abs().max()) < 1e-4 * max(scale, float(wanted.abs().max()))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_never_wait_for_the_device(name, always):
-    make, side = NETWORKS[name]
-    network, x = make().to(memory_format=torch.channels_last), image(2, 2, 1, side)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            y = network(x)
-        y.float().square().mean().backward()
-
-    assert host_reads(step) == []
-
-
-def test_without_kernels_instance_norm_is_torchs(monkeypatch):
-    calls = []
-    own = F.instance_norm
-    monkeypatch.setattr(F, "instance_norm", lambda *args, **options: calls.append(1) or own(*args, **options))
-    norm, x = InstanceNorm(4), torch.randn(2, 4, 8, 8)
-    mine = norm(x)
-    assert not calls
-    assert torch.allclose(use_kernels(norm, False)(x), mine, atol=1e-5) and calls
-
-
-def test_only_layers_of_ours_are_switched():
-    module = nn.Module()
-    module.kernels = [3, 5, 7]
-    assert use_kernels(module, False).kernels == [3, 5, 7]

@@ -1,4 +1,4 @@
-"""Several processes train as one: two ranks of batch 2 are one process of batch 4."""
+"""Several processes train as one: launched, agreed, averaged, started again; two of batch 2 are one of batch 4."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import signal
 import subprocess
 
 import pytest
+import ranked
 import torch
 from several import children, finish, start, torchrun
+from torch import nn
 
 import gantk
+from gantk.errors import UserError
+from gantk.machine import ranks as machine
+from gantk.machine.launch import Launch, first_host, launch, slurm
+from gantk.machine.ranks import Reduction
+from gantk.machine.runtime import _device
+from gantk.plugin.loader import registry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 
@@ -103,7 +111,6 @@ def test_what_ranks_remember_for_themselves_is_saved(tiny_recipe, tmp_path):
     [
         (["--set", "train.batch=3"], "its train.batch is 3, rank 0's is 2"),
         pytest.param(["--set", "data.source.subjects=7"], "subjects is 7, rank 0's is 6", marks=pytest.mark.slow),
-        pytest.param(["--seed", "5"], "its train.seed is 5, rank 0's is 0", marks=pytest.mark.slow),
     ],
 )
 def test_ranks_that_were_started_differently_stop_before_training(tiny_recipe, tmp_path, other, said):
@@ -185,3 +192,225 @@ def wait_for(path, process: subprocess.Popen) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.01)
             pytest.fail(f"it ended too early: {finish([process])}")
+
+
+# ---- who a process is among several ------------------------------------------------------------------------
+
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node01", "MASTER_PORT": "29500"}
+SRUN = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[01-02]",
+}
+
+
+def test_a_process_alone_is_the_only_one():
+    assert launch({}) == launch({"WORLD_SIZE": "1"}) == Launch()
+    assert launch(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}) == Launch()
+    job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "a[1-2]"}
+    assert launch(job) == Launch(), "a batch script is one process, however many tasks its job has"
+
+
+def test_torchrun_says_who_it_is_and_how_often_it_was_started():
+    assert launch(TORCHRUN) == Launch(3, 4, 1)
+    elastic = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    assert launch(TORCHRUN | elastic) == Launch(3, 4, 1, 2, True, True)
+    assert launch(SRUN | TORCHRUN) == Launch(3, 4, 1), "torchrun within srun is torchrun"
+
+
+def test_srun_is_told_as_torchrun_would_tell_it():
+    environment = dict(SRUN)
+    assert launch(environment) == Launch(5, 8, 1)
+    assert {name: environment[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")} == {
+        "WORLD_SIZE": "8",
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "node01",
+    }
+    assert 1024 < int(environment["MASTER_PORT"]) < 32768
+
+
+def test_steps_of_one_job_meet_at_ports_of_their_own_and_all_tasks_of_a_step_at_one():
+    ports = {slurm(SRUN | {"SLURM_STEP_ID": str(step)})["MASTER_PORT"] for step in range(5)}
+    assert len(ports) == 5
+    assert slurm(SRUN)["MASTER_PORT"] == slurm(SRUN | {"SLURM_PROCID": "0"})["MASTER_PORT"]
+
+
+def test_a_job_that_slurm_requeued_was_started_again():
+    assert launch(SRUN | {"SLURM_RESTART_COUNT": "1"}).restarts == 1
+    assert launch({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}).restarts == 2  # of one task
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node07", "node07"),
+        ("node[01-04,07]", "node01"),
+        ("node[3,7-9],login", "node3"),
+        ("login,node[01-04]", "login"),
+        ("rack[1-2]n[03,4]", "rack1n03"),
+        ("gpu-a[100-101].cluster.org", "gpu-a100.cluster.org"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodes, host):
+    assert first_host(nodes) == host
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"}, "no MASTER_ADDR"),
+        (TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        (TORCHRUN | {"RANK": "4"}, "RANK is 4, and WORLD_SIZE says 4 processes, counted from 0"),
+        (TORCHRUN | {"RANK": "-1"}, "RANK is '-1'"),
+        (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'. Allowed: a whole number from 1 to 65535"),
+        ({k: v for k, v in SRUN.items() if k != "SLURM_PROCID"}, "SLURM_PROCID is missing"),
+        (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
+    ],
+)
+def test_half_an_environment_is_an_error_with_a_remedy(environment, said):
+    with pytest.raises(UserError) as error:
+        launch(dict(environment))
+    assert said in str(error.value)
+    assert error.value.remedy
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert _device(None, Launch(6, 8, 2)) == torch.device("cuda:2")
+    assert _device("cuda:1", Launch(6, 8, 2)) == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # srun shows each task its own
+    assert _device("cuda", Launch(6, 8, 2)) == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"):
+        _device(None, Launch(6, 8, 2))
+
+
+# ---- gradients become their mean: the other rank is played by what it would have sent ---------------------
+
+
+class Other:
+    """The second rank: it holds `share` times this rank's gradients; `lends` changes a message before it is summed."""
+
+    def __init__(self, monkeypatch, share: float = 3.0):
+        self.share, self.sent = share, []
+        self.lends = lambda flat: None
+        monkeypatch.setattr(machine.dist, "all_reduce", self.all_reduce)
+
+    def all_reduce(self, flat: torch.Tensor, group=None) -> None:
+        self.sent.append(len(flat))
+        flat += self.share * flat
+        self.lends(flat)
+
+
+@pytest.fixture
+def other(monkeypatch) -> Other:
+    return Other(monkeypatch)
+
+
+def network(layout=torch.channels_last) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
+    return nn.Sequential(*layers).to(memory_format=layout)
+
+
+def image(seed: int = 0, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 4, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_gradients_are_the_mean_in_the_layout_of_their_weights(other, layout):
+    net, alone = network(layout), network(layout)
+    reducing = Reduction(net.parameters(), 2)
+    for step in range(3):
+        for each in (net, alone):
+            each.zero_grad()
+            for seed in (step, step + 9):  # a network may run several times
+                each(image(seed)).square().mean().backward()
+        reducing.reduce()
+        for mine, own in zip(net.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, 2 * own.grad)  # (1 + 3) / 2
+            assert mine.grad.stride() == mine.stride() and mine.grad.data_ptr() % machine.ALIGNED == 0
+    assert len(other.sent) == 3
+
+
+def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(other):
+    net, idle, lent = network(), nn.Linear(3, 3), nn.Linear(2, 2).double()
+    reducing = Reduction([*net.parameters(), *idle.parameters(), *lent.parameters()], 2)
+    other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
+    net(image()).square().mean().backward()
+    reducing.reduce()
+    assert all(p.grad is None for p in idle.parameters())
+    assert all(torch.equal(p.grad, torch.full_like(p, 2.5)) for p in lent.parameters())
+    assert all(p.grad is not None for p in net.parameters())
+    assert len(other.sent) == 2, "one message for each type of number"
+
+
+def test_one_process_sends_nothing(other):
+    net = network()
+    net(image()).square().mean().backward()
+    Reduction(net.parameters(), 1).reduce()
+    assert not other.sent and all(p.grad is not None for p in net.parameters())
+
+
+# ---- every method that is registered ----------------------------------------------------------------------
+# Compared are the weights and their average after two steps of SGD in float32. Image pools and what a discriminator's
+# augmentation adapts to are each rank's own, so there are none; norms here keep the images apart.
+
+GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
+NETWORK = {"name": "unet", "width": 4, "depth": 2}
+JUDGE = {"name": "munit", "width": 4, "layers": 2}
+# What a method needs to be small and to be a mean over its images; every other one is tested with its defaults.
+CASES: dict[str, list[dict]] = {
+    "cyclegan": [
+        {},
+        {"options": {"generator": NETWORK, "augment": ["translate"], "defense": 0.05}},
+        {"options": {"generator": NETWORK}, "microbatch": 1},
+    ],
+    "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],  # embeddings near 0 have gradients of 1e6
+    "dcgan": [{}, {"options": {"critic": 2, "adversarial": GAME}}, {"options": {"conditional": True}}],
+    "dualgan": [
+        {"options": {"local_ncc": 0.0, "flat_region": 0.0}},
+        {"options": {"local_ncc": 0.0, "flat_region": 0.0, "critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}},
+    ],
+    "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
+    "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],
+    "progan": [{"options": {"width": 8, "latent": 8}}],  # a stage for each size: most weights take no part at first
+    "style": [
+        {"options": {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]}},
+    ],
+}
+NAMED = {
+    f"{method}-{number}": {"method": method} | case
+    for method in registry().names("method")
+    for number, case in enumerate(CASES.get(method, [{}]), 1)
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As many as the ranks have: sums over several threads add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_are_one_process_for_every_method(tmp_path, world):
+    wrong = []
+    for case, ranks in ranked.trained(NAMED, world, tmp_path).items():
+        alone = ranked.train(NAMED[case], 0, 1)
+        for rank, weights in enumerate(ranks):
+            assert weights.keys() == alone.keys()
+            off = [name for name in alone if not torch.allclose(weights[name], alone[name], rtol=1e-4, atol=1e-5)]
+            wrong += [f"{case}, rank {rank}: '{name}' is another" for name in off]
+            apart = [name for name in alone if not torch.equal(weights[name], ranks[0][name])]
+            wrong += [f"{case}: '{name}' of rank {rank} is not rank 0's" for name in apart]
+    assert not wrong, f"{len(wrong)} differences:\n" + "\n".join(wrong[:20])

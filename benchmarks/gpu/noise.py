@@ -10,7 +10,8 @@ from gantk.data.items import contrast_names, domain_letters
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Stage
 from gantk.recipe.tables import Model
-from gantk.training.assemble import build_method, plan_of
+from gantk.runs.trained import build_method
+from gantk.training.assemble import plan_of
 from gantk.training.engine import check_plan
 
 

@@ -15,6 +15,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method
 from gantk.recipe.load import load_recipe
 from gantk.recipe.tables import Model
+from gantk.training.accelerate import accelerate
 from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
 from gantk.training.assemble import plan_of
 from gantk.training.engine import Engine
@@ -62,10 +63,7 @@ class Subject:
         images = noise.batch_of(model, shape, stage, runtime)
         method.begin(stage, images)
         engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
-        if model.train.fast.compile:
-            from gantk.training.accelerate import compile as compiled  # torch's compiler takes a second to import
-
-            engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)
+        engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
         return cls(model, engine, images, runtime.device)
 
     def step(self) -> dict[str, Tensor]:

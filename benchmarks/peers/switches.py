@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from gantk.machine.allocator import use_allocator
+from gantk.machine.device import keep_memory
 
 OFF: dict[str, str] = {  # what is lost -> the setting that turns it off
     "bf16": 'train.precision="fp32"',
@@ -38,7 +38,7 @@ def enter(keep: bool) -> bool:
     On a change, all that is free goes back to the system: no side profits from what the one before it had kept.
     """
     global _keeps
-    use_allocator(keep)
+    keep_memory(keep)
     changed, _keeps = keep != _keeps, keep
     if changed:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

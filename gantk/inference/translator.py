@@ -23,7 +23,7 @@ from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
 from gantk.inference.tiles import whole_images
 from gantk.inference.uncertainty import Uncertain, uncertain
-from gantk.machine.allocator import use_allocator
+from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
@@ -56,7 +56,7 @@ class Translator(TrainedModel):
         model = folder.recipe().check()
         meta = load_meta_of(model.method.name, saved)
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
-        use_allocator(model.train.fast.keep_memory, runtime.device.type)
+        keep_memory(model.train.fast.keep_memory, runtime.device.type)
         intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
         span = tuple(map(float, next(iter(intensity.values())).range))
         return cls(model, load_method(model, saved, meta, span, runtime), intensity, runtime, saved)

@@ -1,9 +1,11 @@
-"""Whether a device can be computed on, found out before anything is: driver, card, precision. What cannot is one error
-that names the remedy."""
+"""The device to compute on: whether it works, its precision and driver, and how a CPU keeps freed memory."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import torch
 
 from gantk.errors import UserError
 
-WHERE = "--device"
-CPU = "use --device cpu"
+WHERE, CPU = "--device", "use --device cpu"
+LOOK = f"see what `nvidia-smi` says, restart the machine, take another card, or {CPU}"
 DRIVER = Path("/proc/driver/nvidia/version")  # where Linux says which one is loaded
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
+LARGEST = 32 << 20  # bytes: where glibc's own threshold for blocks of their own ends up in a training (mallopt(3))
 
 
 def cuda_trouble() -> tuple[str, str] | None:
@@ -31,21 +35,21 @@ def cuda_trouble() -> tuple[str, str] | None:
         return None
     if "too old" in text:
         at = re.search(r"found version (\d+)", text)
-        knows = "" if at is None else f", and it knows CUDA {_number(int(at[1]))} at most"
+        knows = f", and it knows CUDA {int(at[1]) // 1000}.{int(at[1]) % 1000 // 10} at most" if at else ""
         what = f"the NVIDIA driver is too old: this torch is built for CUDA {torch.version.cuda}{knows}"
         return what, f"update the driver{knows and ', or install a torch that is built for that CUDA'}, or {CPU}"
     if "Found no NVIDIA driver" in text or "No CUDA GPUs" in text or "no CUDA-capable device" in text:
         return None
-    return f"CUDA does not start: {first_sentence(text)}", f"see what `nvidia-smi` says, restart the machine, or {CPU}"
+    return f"CUDA does not start: {first_sentence(text)}", LOOK
 
 
 def no_cuda() -> UserError:
-    """What to tell who asked for CUDA where there is none."""
-    trouble, remedy = cuda_trouble(), "leave --device out, or use --device cpu"
-    if trouble is not None:
+    """The error for who asked for CUDA where there is none."""
+    if (trouble := cuda_trouble()) is not None:
         return UserError(trouble[0], where=WHERE, remedy=trouble[1])
     if torch.version.cuda is None:
         return UserError("this torch is built without CUDA", where=WHERE, remedy=f"install one with it, or {CPU}")
+    remedy = "leave --device out, or use --device cpu"
     return UserError(f"no CUDA device is available{_hidden()}", where=WHERE, remedy=remedy)
 
 
@@ -64,7 +68,15 @@ def tried(device: torch.device) -> torch.device:
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:
-        raise _unusable(device, str(error)) from None
+        card, text, remedy = _card(device), str(error), LOOK
+        what = f"{card} does not compute: {first_sentence(text)}"
+        if "no kernel image" in text:
+            what = f"this torch has no kernels for {card}, only for {', '.join(torch.cuda.get_arch_list())}"
+            remedy = f"install a torch that is built for it, or {CPU}"
+        elif "out of memory" in text:
+            what = f"{card} has no memory left to start with"
+            remedy = f"see in `nvidia-smi` what holds it, take another card, or {CPU}"
+        raise UserError(what, where=WHERE, remedy=remedy) from None
     return device
 
 
@@ -73,17 +85,14 @@ def precision_on(device: torch.device, wanted: str) -> str:
     if wanted == "auto":
         return "bf16" if good_at_bf16(device) else "fp32"
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
-        raise UserError(
-            f"{_card(device)} has no bfloat16 arithmetic",
-            where="train.precision",
-            allowed=("auto", "fp32"),
-            remedy='set train.precision = "auto", which takes fp32 here',
-        )
+        remedy = 'set train.precision = "auto", which takes fp32 here'
+        what = f"{_card(device)} has no bfloat16 arithmetic"
+        raise UserError(what, where="train.precision", allowed=("auto", "fp32"), remedy=remedy)
     return wanted
 
 
 def slow_bf16(device: torch.device, precision: str) -> str | None:
-    """What to say where bf16 was asked for and costs time on this processor; the results are right all the same."""
+    """A note where bf16 was asked for and costs time on this processor; the results are right all the same."""
     if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
         return None
     return 'bf16 is slower than float32 on this processor: train.precision = "auto" takes fp32'
@@ -97,10 +106,8 @@ def good_at_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        known = cpu_info()
-        return "amx_bf16" in known or ("avx512_bf16" in known and "GenuineIntel" not in known)
-    return False
+    known = cpu_info() if device.type == "cpu" else ""
+    return "amx_bf16" in known or ("avx512_bf16" in known and "GenuineIntel" not in known)
 
 
 def cpu_info() -> str:
@@ -126,19 +133,24 @@ def first_sentence(text: str) -> str:
     return text.strip().split("\n")[0].split(". ")[0].rstrip(".")[:200]
 
 
-def _unusable(device: torch.device, text: str) -> UserError:
-    card = _card(device)
-    if "no kernel image" in text:
-        return UserError(
-            f"this torch has no kernels for {card}, only for {', '.join(torch.cuda.get_arch_list())}",
-            where=WHERE,
-            remedy=f"install a torch that is built for it, or {CPU}",
-        )
-    if "out of memory" in text:
-        remedy = f"see in `nvidia-smi` what holds it, take another card, or {CPU}"
-        return UserError(f"{card} has no memory left to start with", where=WHERE, remedy=remedy)
-    what = f"{card} does not compute: {first_sentence(text)}"
-    return UserError(what, where=WHERE, remedy=f"see what `nvidia-smi` says, take another card, or {CPU}")
+def keep_memory(keep: bool, device: str = "cpu") -> bool:
+    """Keep freed memory with the process, or let the system have it; whether that could be set. CPU only.
+
+    glibc hands large blocks back to the system as soon as they are freed, and the next step's are cleared page by page
+    when they are first touched: a training that asks for them anew spends up to a third of its time so.
+    """
+    set_option = _mallopt() if device == "cpu" else None
+    if set_option is None:
+        return False
+    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}  # as glibc does by itself
+    if keep:
+        options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1 is "never", for sizes are unsigned there
+    return all(set_option(name, value) for name, value in options.items())
+
+
+@functools.cache
+def _mallopt():
+    return ctypes.CDLL(None).mallopt if platform.libc_ver()[0] == "glibc" else None
 
 
 def _card(device: torch.device) -> str:
@@ -151,8 +163,3 @@ def _hidden() -> str:
     """What hides cards from this process, for a sentence's end."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
-
-
-def _number(version: int) -> str:
-    """11040 -> 11.4"""
-    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is: as torchrun says it, or SLURM's srun, or alone."""
+"""Which process this is of how many: read from the environment that torchrun or SLURM's srun sets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ class Launch:
     may_restart: bool = False  # whether torchrun would
     elastic: bool = False  # whether torchrun started it
 
-    @property
-    def restarted(self) -> bool:
-        return self.restarts > 0
-
 
 def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     """This process's place; UserError where its environment says half of it.
@@ -40,12 +36,10 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
         environment.update(found)
     counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
     restarts = sum(int(count) for count in counts if count.isdecimal())
-    if "WORLD_SIZE" not in environment:
+    world = _number(environment, "WORLD_SIZE", 1) if "WORLD_SIZE" in environment else 1
+    if world == 1 and not ("WORLD_SIZE" in environment and "RANK" in environment):
         return Launch(restarts=restarts)
-    world = _number(environment, "WORLD_SIZE", 1)
     may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-    if world == 1 and "RANK" not in environment:
-        return Launch(restarts=restarts)
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         what = f"WORLD_SIZE says {world} processes, but not where this one stands: no {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""The machine: device, precision, memory format, ranks, random numbers. The engine asks; nothing else does."""
+"""The runtime of a process: device, precision, memory format, random numbers, and what it asks of the other ranks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.machine.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
 from gantk.machine.launch import Launch, launch
-from gantk.machine.reduction import Reduction
 from gantk.nets.kernels import CHANNELS_LAST
 
 if TYPE_CHECKING:
-    from gantk.machine.ranks import Ranks
+    from gantk.machine.ranks import Ranks, Reduction
 
 T = TypeVar("T")
 
@@ -60,9 +59,11 @@ class Runtime:
         """Random numbers of this step: a function of (seed, rank, step) alone, so that any step can be run again."""
         torch.manual_seed(_mix(seed, self.rank, step))
 
-    def reduction(self, parameters: Iterable[nn.Parameter], overlap: bool = True) -> Reduction:
+    def reduction(self, parameters: Iterable[nn.Parameter]) -> Reduction:
         """What averages the gradients of these parameters over all ranks."""
-        return Reduction(parameters, self.world, self.ranks and self.ranks.gradients, overlap)
+        from gantk.machine.ranks import Reduction
+
+        return Reduction(parameters, self.world, self.ranks and self.ranks.gradients)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all ranks."""
@@ -87,12 +88,12 @@ class Runtime:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
-        return self.ranks.any(flag) if self.ranks else flag
+        return any(self.ranks.gather(flag)) if self.ranks else flag
 
     def wait(self) -> None:
         """Wait for all ranks, however long it takes."""
         if self.ranks:
-            self.ranks.wait()
+            dist.barrier()
 
     def sync_errors(self, work: Callable[[], T]) -> T:
         """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
@@ -150,11 +151,9 @@ def sync_errors(work: Callable[[], T]) -> T:
 
 def _met(place: Launch) -> Ranks | None:
     """The other ranks; None where there are none."""
-    if place.world == 1:
-        return None
     from gantk.machine.ranks import meet
 
-    return meet(place)
+    return meet(place) if place.world > 1 else None
 
 
 def _device(name: str | None, place: Launch) -> torch.device:
@@ -170,9 +169,8 @@ def _device(name: str | None, place: Launch) -> torch.device:
         check_index(device)
         device = device if device.index is not None else torch.device("cuda", _own_gpu(place))
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "no MPS device is available", where="--device", remedy="leave --device out, or use --device cpu"
-        )
+        remedy = "leave --device out, or use --device cpu"
+        raise UserError("no MPS device is available", where="--device", remedy=remedy)
     return device
 
 
@@ -188,20 +186,16 @@ def _own_gpu(place: Launch) -> int:
     return place.local
 
 
-def _cpu_name() -> str:
-    names = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def describe(runtime: Runtime) -> dict:
     """The machine in words and numbers, for environment.json."""
     cuda = runtime.device.type == "cuda"
+    cpus = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device.type,
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
         "ranks": runtime.world,
-        "cpu": _cpu_name(),
+        "cpu": cpus[0] if cpus else platform.processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -99,7 +99,7 @@ class FastTable(Table):
     fused: bool = True  # optimizers and averages take all weights at once
     kernels: bool = True  # CPU: gantk's own ways to compute norms, doublings and small maps
     keep_memory: bool = True  # CPU: freed memory stays with the process for the next step
-    cuda_graph: bool = True  # CUDA: the whole step as one graph; where that cannot be, the log says why
+    cuda_graph: bool = True  # CUDA: the whole step as one graph, unless it recomputes; else the log says why not
     benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms
     pin: bool = True  # CUDA: batches are copied to the device while the step before is at work
     pipelined: bool = True  # translating: reading and writing go on while the network computes

@@ -6,22 +6,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.machine.allocator import use_allocator
 from gantk.machine.device import slow_bf16
-from gantk.machine.identity import identity_of
+from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model, TrainTable
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.training.accelerate.recompute import recompute
+from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine, Plan, check_plan
 
 
@@ -38,14 +36,6 @@ class Parts:
     scorer: Scorer
 
 
-def build_method(
-    model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
-) -> Method:
-    """`gantk.runs.trained.build_method`, ready to be trained."""
-    method = trained.build_method(model, channels, classes, range, runtime)
-    return recompute(method) if model.train.recompute else method
-
-
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
     data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
@@ -53,22 +43,16 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
         runtime.agree(identity_of(model, data))
     runtime.broadcast(method)
     engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
+    engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
-    if model.train.fast.compile:
-        from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
-
-        engine.phases = compile_phases(method, engine.phases, engine.notes)
     return Parts(model, runtime, data, method, batches, engine, scorer)
 
 
 def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
     train = model.train
-    use_allocator(train.fast.keep_memory, runtime.device.type)
-    if runtime.device.type == "cuda":
-        torch.backends.cudnn.benchmark = train.fast.benchmark
     data = Data.load(model.data, model.method.target)
-    method = build_method(model, data.channels, data.classes, data.range, runtime)
+    method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
     sets = data.training_sets()
     ranks = runtime.rank, runtime.world
     batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
@@ -93,7 +77,7 @@ def plan_of(train: TrainTable, steps: int) -> Plan:
         train.ema,
         train.seed,
         fused=train.fast.fused,
-        capture=train.fast.cuda_graph,
+        capture=train.fast.cuda_graph and not train.recompute,
     )
 
 

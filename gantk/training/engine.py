@@ -13,7 +13,7 @@ from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.training.accelerate.cuda_graph import Capture, Graph
-from gantk.training.accelerate.python_state import PythonState
+from gantk.training.accelerate.state import PythonState
 from gantk.training.ema import EMA
 from gantk.training.optim import move_state
 
@@ -141,8 +141,9 @@ class Engine:
             with torch.enable_grad(), self.runtime.autocast():
                 named = check_losses(self.method, phase, phase.loss(part))
                 part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
-            with self.reductions[phase.name].during(last=number == len(parts)):
-                part_total.backward()
+            part_total.backward()
+            if number == len(parts):
+                self.reductions[phase.name].reduce()
             total += part_total.detach()
             for name, loss in named.items():
                 key = f"{phase.name}/{name}"
@@ -155,8 +156,6 @@ class Engine:
 
     def check_finite(self, saved: str) -> None:
         """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
-        for reduction in self.reductions.values():
-            reduction.check()
         seen, self._seen = self._seen, []
         if not seen:
             return

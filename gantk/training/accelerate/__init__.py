@@ -1,1 +1,36 @@
-"""Everything that makes a training step faster without changing its result; one key, train.fast, turns it off."""
+"""All that makes a training step faster or smaller without changing its result: `accelerate` puts it in force."""
+
+from __future__ import annotations
+
+import torch
+
+from gantk.machine.device import keep_memory
+from gantk.machine.runtime import Runtime
+from gantk.method import Method, Phase
+from gantk.nets.kernels import use_kernels
+from gantk.recipe.tables import TrainTable
+
+
+def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: TrainTable, notes: list[str]):
+    """The phases as they are to be run; the method and this process are set as `train.fast` and `recompute` say.
+
+    What falls back is told in `notes`. The rest of `train.fast` is set where its subject is made: the memory format by
+    `Runtime.place`, fused updates and CUDA graphs by the engine, pinned batches by the feed.
+    """
+    fast = train.fast
+    method.batched = fast.batched_forward
+    use_kernels(method, fast.kernels)
+    keep_memory(fast.keep_memory, runtime.device.type)
+    if runtime.device.type == "cuda":
+        torch.backends.cudnn.benchmark = fast.benchmark
+    if train.recompute:
+        from gantk.training.accelerate.recompute import recompute
+
+        recompute(method)
+    if fast.compile and train.recompute:
+        notes.append("train.fast.compile: no phase is compiled: torch cannot trace what train.recompute computes again")
+    elif fast.compile:
+        from gantk.training.accelerate import compile as compiling  # torch's compiler takes a second to import
+
+        return compiling.compile_phases(method, phases, notes)
+    return phases

@@ -9,7 +9,7 @@ move once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,42 +40,18 @@ class Recomputed:
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]):
         self.module, self.forward = module, forward
-        self.draws = False  # whether it was seen to draw random numbers on a GPU
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         if not (self.module.training and torch.is_grad_enabled()):
             return self.forward(*args, **options)
         versions = [(tensor, tensor._version) for tensor in args if isinstance(tensor, Tensor)]
         buffers = Buffers(self.module)
-        with self._random_state(any(tensor.is_cuda for tensor, _ in versions)) as preserve:
-            result = checkpoint(
-                self.forward,
-                *args,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), buffers),
-                preserve_rng_state=preserve,
-                **options,
-            )
+        own = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), buffers)}
+        result = checkpoint(self.forward, *args, **own, **options)
         if any(tensor._version != version for tensor, version in versions):
             what = f"{type(self.module).__name__} changes its input in place, so that it cannot be computed again."
             raise GantkError(f"{what} Set train.recompute = false.")
         return result
-
-    @contextmanager
-    def _random_state(self, cuda: bool) -> Iterator[bool]:
-        """Whether torch is to keep the state of the random numbers: during a capture, a GPU does not tell it."""
-        if not cuda:
-            yield True
-        elif not torch.cuda.is_current_stream_capturing():
-            before = torch.cuda.get_rng_state()
-            yield True
-            self.draws = self.draws or not torch.equal(before, torch.cuda.get_rng_state())
-        elif not self.draws:
-            yield False
-        else:
-            name = type(self.module).__name__
-            what = f"{name} draws random numbers, and train.recompute cannot draw them again in a graph"
-            raise ValueError(f"{what}; set train.recompute = false where memory allows, or train.capture = \"off\"")
 
 
 class Runs:

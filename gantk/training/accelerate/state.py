@@ -1,0 +1,79 @@
+"""Snapshots of what a trial step may change: tensors, and what Python itself remembers of a training."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PLAIN = (int, float, complex, str, bytes, type(None))
+
+
+class TensorState:
+    """Tensors as they were when this was made; `restore` puts that back into the same tensors."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors = tensors
+        self.values = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """The same tensors with their former values."""
+        for tensor, value in zip(self.tensors, self.values, strict=True):
+            tensor.detach().copy_(value)
+
+    def distance(self, other: TensorState) -> float:
+        """The norm of all differences between the values of two states."""
+        pairs = zip(self.values, other.values, strict=True)
+        squares = [(a.float() - b.float()).square().sum() for a, b in pairs]
+        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+class PythonState:
+    """Numbers and texts, and lists, dicts, sets and tuples of them, among the attributes of a module, its parts and
+    optimizers; and the states of Python's and NumPy's random numbers. No graph and no compiler would change them."""
+
+    def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()):
+        self._owners = [*module.named_modules(), *((f"optimizer {type(o).__name__}", o) for o in optimizers)]
+        self._before, self._random = copy.deepcopy(dict(self._plain())), (random.getstate(), np.random.get_state())
+
+    def expect_same(self) -> None:
+        """ValueError that names what a step changed."""
+        now, before, missing = dict(self._plain()), self._before, object()
+        found = [place for place in before | now if before.get(place, missing) != now.get(place, missing)]
+        names = [".".join(filter(None, (self._owners[owner][0], attribute))) for owner, attribute in found]
+        names += ["the random numbers of `random`"] if random.getstate() != self._random[0] else []
+        same = all(np.array_equal(a, b) for a, b in zip(self._random[1], np.random.get_state(), strict=True))
+        names += [] if same else ["the random numbers of `numpy`"]
+        if names:
+            raise ValueError(f"every step changes {', '.join(names)} in Python; hold it in a buffer, as a tensor")
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for owner, attribute in [place for place, _ in self._plain() if place not in self._before]:
+            delattr(self._owners[owner][1], attribute)
+        for (owner, attribute), value in self._before.items():
+            attributes, value = vars(self._owners[owner][1]), copy.deepcopy(value)
+            if isinstance(held := attributes.get(attribute), list):  # others may hold the same list
+                held[:] = value
+            elif held != value:
+                attributes[attribute] = value
+        random.setstate(self._random[0])
+        np.random.set_state(self._random[1])
+
+    def _plain(self) -> Iterator[tuple[tuple[int, str], Any]]:
+        for number, (_, owner) in enumerate(self._owners):
+            for attribute, value in vars(owner).items():
+                if attribute != "training" and _is_plain(value):
+                    yield (number, attribute), value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple | set | frozenset) else isinstance(value, PLAIN)
