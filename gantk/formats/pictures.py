@@ -46,7 +46,10 @@ class Picture(Format):
         with _open(path) as picture:
             jpeg = picture.format in ("JPEG", "MPO")
             if not values:
-                turned = jpeg and picture.getexif().get(ORIENTATION, 1) >= 5
+                orientation = picture.getexif().get(ORIENTATION, 1)
+                if picture.format == "TIFF" and orientation > 1:
+                    picture.load()  # which turns it, and not by the sides that Pillow gives before
+                turned = jpeg and orientation >= 5
                 gray = picture.mode in ("L", "I", "F", *TO_GRAY) or picture.mode.startswith("I;16")
                 sides = picture.size if turned else picture.size[::-1]
                 return Image(zeros(1 if gray else 3, *sides), path=path)
