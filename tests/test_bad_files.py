@@ -82,8 +82,8 @@ def broken_files(whole: dict[str, bytes]) -> dict[str, bytes]:
     for bad in (0.0, np.nan, np.inf):
         made += [(f"spacing.{name}", field(whole[name], kind, pixdim=[1, 1, bad, 1, 1, 1, 1, 1]))
                  for name, kind in (("x.nii", one), ("two.nii", two))]  # fmt: skip
-        made += [("spacing.mha", line(whole["x.mha"], "ElementSpacing", f"1 {bad} 1")),
-                 ("spacing.nrrd", line(whole["x.nrrd"], "space directions", f"({bad},0,0) (0,1,0) (0,0,1)"))]  # fmt: skip
+        made.append(("spacing.mha", line(whole["x.mha"], "ElementSpacing", f"1 {bad} 1")))
+        made.append(("spacing.nrrd", line(whole["x.nrrd"], "space directions", f"({bad},0,0) (0,1,0) (0,0,1)")))
     for name, row in (("srow_y", [0, 0, 0, 0]), ("srow_x", [0, 2, 0, 0]), ("srow_z", [np.nan, 0, 1, 0])):
         made.append(("affine.nii", field(whole["x.nii"], one, **{name: row})))
     made += [("affine.mha", line(whole["x.mha"], "TransformMatrix", "1 0 0 1 0 0 0 0 1")),
@@ -100,8 +100,8 @@ def broken_files(whole: dict[str, bytes]) -> dict[str, bytes]:
     bomb, start = gzip.compress(bytes(2**24), mtime=0), field(whole["x.nii"], one, dim=[3, 9, 8, 7, 1, 1, 1, 1])[:352]
     head = re.sub(rb"CompressedDataSize.*\n", b"", whole["zlib.mha"][: whole["zlib.mha"].index(b"LOCAL\n") + 6])
     far = field(start, one, vox_offset=2**27)
-    made += [("bomb.nii.gz", gzip.compress(start, mtime=0) + bomb * 16), ("bomb.mha", head + zlib.compress(bytes(2**26))),
-             ("bomb.nii.gz", gzip.compress(far, mtime=0) + bomb * 16)]  # fmt: skip
+    made += [("bomb.nii.gz", gzip.compress(part, mtime=0) + bomb * 16) for part in (start, far)]
+    made.append(("bomb.mha", head + zlib.compress(bytes(2**26))))
     header = whole["x.mha"][: whole["x.mha"].index(b"ElementDataFile")]
     for name in ("/etc/passwd", "../x.raw", "missing.raw", "LIST", "x%03d.raw 1 10 1", "pipe.raw"):
         made.append(("second.mhd", header + f"ElementDataFile = {name}\n".encode()))

@@ -1,4 +1,4 @@
-"""DICOM: order, grid, values, one message for what cannot be one image; derived series that say whose and what they are."""
+"""DICOM: order, grid, values, one message for what cannot be one image; derived series say what they are."""
 
 from __future__ import annotations
 
