@@ -1,38 +1,53 @@
-"""Folders of images become records of the right domain, split, patient and pair; what is wrong is named."""
+"""Folders of images become records of the right domain, split, patient, class, mask and pair; mistakes are named."""
 
-from pathlib import Path
+import json
+from collections import Counter
 
 import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
-from gantk.data.items import Record
+from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
+from gantk.data.batches import Batches
+from gantk.data.dataset import Data
 from gantk.data.sources.choice import nothing_fits, source_for
 from gantk.data.sources.file_names import domain_match, split_of
 from gantk.data.sources.folders import Aligned, Folders, Images
-from gantk.data.sources.pairing import NAMED_ALIKE
-from gantk.data.split.split import split_records
+from gantk.data.split.split import SETS, split_records
 from gantk.errors import UserError
+from gantk.method import Batch, Method
+from gantk.recipe.tables import DataTable
 
 SIZE = (32, 32)
+PAIRED = type("Paired", (Method,), {"paired": True})
+UNPAIRED = type("Unpaired", (Method,), {})
+FROM_NOISE = type("FromNoise", (Method,), {"reads": ("image",)})
 
 
-def picture(path: Path, number: int = 0, shape=(12, 10)):
+def draw(path, number=0, shape=(16, 16), lesion=False):
+    """A picture with a white square whose place is the number, or with `lesion` the square's mask."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng([number, len(path.name)]).integers(0, 256, shape, dtype=np.uint8)
-    PIL.Image.fromarray(values).save(path)
-    return path
+    image = np.random.default_rng([number, len(path.name)]).integers(1, 99, shape, dtype=np.uint8)
+    square = np.zeros(shape, np.uint8)
+    square[number % 8 : number % 8 + 4, 2:6] = 3
+    PIL.Image.fromarray(square if lesion else np.where(square > 0, 255, image).astype(np.uint8)).save(path)
 
 
-def tree(root: Path, *names: str, shape=(12, 10)) -> Path:
-    for number, name in enumerate(names):
-        picture(root / name, number, shape)
+def tree(root, *names, shape=(16, 16), number=0):
+    for name in names:
+        number += 1
+        draw(root / name, number, shape)
     return root
 
 
 def folders(path, domains=("T1", "T2"), dims=2, **options):
     return Folders(domains, dims, SIZE, path=str(path), **options).records()
+
+
+def images(path, **options):
+    return Images(("MR",), 2, SIZE, path=str(path), **options).records()
 
 
 def keys(records, letter):
@@ -47,6 +62,16 @@ def by_pair(records):
     return sorted((pair["a"], pair["b"]) for pair in found.values() if len(pair) == 2)
 
 
+def load(path, method=UNPAIRED, source=None, **options):
+    split = {"test": 0.2, "validation": 0.2, "by": "image"}
+    given = {"name": "folders", "path": str(path)} | (source or {})
+    tables = {"source": given, "domains": ("T1", "T2"), "size": SIZE, "split": split} | options
+    return Data.load(DataTable.model_validate_json(json.dumps(tables)), method)
+
+
+# --- which image is of which domain, split and patient
+
+
 def test_train_and_test_folders_of_a_and_b(tmp_path):
     tree(tmp_path, *(f"{split}{letter}/{n}.png" for split in ("train", "test", "val") for letter in "AB" for n in "12"))
     records = folders(tmp_path)
@@ -54,28 +79,19 @@ def test_train_and_test_folders_of_a_and_b(tmp_path):
     assert {(r.key.split("/")[0], r.split) for r in records if r.domain == "b"} == {
         ("trainB", "train"), ("testB", "test"), ("valB", "validation"),
     }  # fmt: skip
-    splits, _ = split_records(records)
-    assert {len(part) for part in splits.values()} == {4}
-
-
-def test_training_folders_alone_leave_the_split_to_the_recipe(tmp_path):
-    tree(tmp_path, "trainA/1.png", "trainA/2.png", "trainB/1.png", "trainB/2.png")
-    assert {record.split for record in folders(tmp_path)} == {None}
+    assert {len(part) for part in split_records(records)[0].values()} == {4}
+    tree(tmp_path / "alone", "trainA/1.png", "trainA/2.png", "trainB/1.png", "trainB/2.png")
+    assert {record.split for record in folders(tmp_path / "alone")} == {None}, "that is left to the recipe"
 
 
 @pytest.mark.parametrize(
     "first, second, domains",
     [
-        ("T1", "T2", ("T1", "T2")),
-        ("Tr1/TrainT1", "Tr2/TrainT2", ("T1", "T2")),
-        ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2")),
-        ("MRI", "CT", ("MR", "CT")),
-        ("setA", "setB", ("horse", "zebra")),
-        ("apples", "oranges", ("A fruit", "another")),
-        ("T2", "T1", ("T2", "T1")),
-        ("T1", "T1ce", ("T1", "T1ce")),
+        ("T1", "T2", ("T1", "T2")), ("Tr1/TrainT1", "Tr2/TrainT2", ("T1", "T2")), ("MRI", "CT", ("MR", "CT")),
+        ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2")), ("setA", "setB", ("horse", "zebra")),
+        ("apples", "oranges", ("A fruit", "another")), ("T2", "T1", ("T2", "T1")), ("T1", "T1ce", ("T1", "T1ce")),
     ],
-)
+)  # fmt: skip
 def test_folder_names_say_the_domain(tmp_path, first, second, domains):
     tree(tmp_path, f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png")
     records = folders(tmp_path, domains)
@@ -83,47 +99,51 @@ def test_folder_names_say_the_domain(tmp_path, first, second, domains):
     assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
 
 
-def test_folders_that_mean_neither_domain_are_left_alone(tmp_path):
-    tree(tmp_path, *(f"{name}/{n}.png" for name in ("T1", "T2", "labels", "FLAIR") for n in "12"))
-    assert len(folders(tmp_path)) == 4
+def test_folders_of_neither_domain_are_left_alone_and_what_nobody_understands_is_listed(tmp_path):
+    tree(tmp_path / "x", *(f"{name}/{n}.png" for name in ("T1", "T2", "labels", "FLAIR") for n in "12"))
+    assert len(folders(tmp_path / "x")) == 4
+    tree(tmp_path / "y", *(f"{name}/{n}.png" for name in ("red", "green", "blue") for n in "12"))
+    with pytest.raises(UserError, match="'blue', 'green', 'red'.*data.source.a"):
+        folders(tmp_path / "y")
 
 
-def test_names_nobody_understands_are_listed(tmp_path):
-    tree(tmp_path, *(f"{name}/{n}.png" for name in ("red", "green", "blue") for n in "12"))
-    with pytest.raises(UserError, match="'blue', 'green', 'red'") as error:
-        folders(tmp_path)
-    assert "data.source.a" in str(error.value)
-
-
-def test_file_names_say_the_domain_where_folders_are_patients(tmp_path):
-    tree(tmp_path, *(f"patient{p}/scan_{kind}.png" for p in range(6) for kind in ("T1", "T1C", "T2", "seg")))
-    records = folders(tmp_path)
+def test_numbered_folders_are_patients_and_file_names_then_say_the_domain(tmp_path):
+    tree(tmp_path / "x", *(f"patient{p}/scan_{kind}.png" for p in range(6) for kind in ("T1", "T1C", "T2", "seg")))
+    records = folders(tmp_path / "x")
     assert len(records) == 12 and by_pair(records)[0] == ("patient0/scan_T1.png", "patient0/scan_T2.png")
-    assert {record.subject for record in records} == {f"patient{p}" for p in range(6)}
-    assert split_records(records)[0].by == "patient"
+    assert {r.subject for r in records} == {f"patient{p}" for p in range(6)} and len(by_pair(records)) == 6
+    tree(tmp_path / "y", *(f"{kind}/p{p}/{n}.png" for kind in ("T1", "T2") for p in range(3) for n in range(2)))
+    assert {r.subject for r in folders(tmp_path / "y")} == {"p0", "p1", "p2"}
+    tree(tmp_path / "z", *(f"{kind}/{n}.png" for kind in ("tumour", "healthy") for n in range(2)))
+    assert {r.subject for r in images(tmp_path / "z")} == {""}
 
 
-def test_sub_folders_are_patients_where_they_are_numbered(tmp_path):
-    tree(tmp_path, *(f"{kind}/p{p}/{n}.png" for kind in ("T1", "T2") for p in range(3) for n in range(2)))
-    records = folders(tmp_path)
-    assert {record.subject for record in records} == {"p0", "p1", "p2"} and len(by_pair(records)) == 6
-    tree(tmp_path / "kinds", *(f"{kind}/{n}.png" for kind in ("tumour", "healthy") for n in range(2)))
-    assert {record.subject for record in Images(("MR",), 2, SIZE, path=str(tmp_path / "kinds")).records()} == {""}
-
-
-@pytest.mark.parametrize("pattern", [r"(p\d+)_", r"(x|T\d)/(?P<patient>p\d+)_"])
-def test_a_pattern_finds_the_patient_in_the_path(tmp_path, pattern):
+@pytest.mark.parametrize("pattern", [r"(p\d+)_", r"(x|T\d)/(?P<patient>p\d+)_", r"^(p\d)_\d$"])
+def test_a_pattern_finds_the_patient_in_the_path_or_else_in_the_stem(tmp_path, pattern):
     tree(tmp_path, *(f"{kind}/p{p}_{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)))
     assert {record.subject for record in folders(tmp_path, patient=pattern)} == {f"p{p}" for p in range(5)}
 
 
 @pytest.mark.parametrize(
-    "pattern, says", [("(", "no regular"), ("abc", "0 groups"), ("(q)", "finds no patient in 'T1/")]
+    "options, says",
+    [
+        ({"patient": "("}, "no regular"),
+        ({"patient": "abc"}, "0 groups"),
+        ({"patient": "(q)"}, "finds no patient in 'T1/"),
+        ({"a": "T1", "b": "z/*.png"}, "no images match"),
+        ({"a": "T1"}, "both a and b"),
+        ({"path": ""}, "path = "),
+        ({"path": "nowhere"}, "not exist"),
+        ({"domains": ("T1",)}, "'images'"),
+        ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
+        ({"mask": "seg"}, "no file in .* is named 'seg'.*1.png.*data.source.mask"),
+    ],
+    ids=str,
 )
-def test_a_wrong_pattern_is_explained(tmp_path, pattern, says):
+def test_a_wrong_option_is_explained(tmp_path, options, says):
     tree(tmp_path, "T1/1.png", "T1/2.png", "T2/1.png", "T2/2.png")
     with pytest.raises(UserError, match=says):
-        folders(tmp_path, patient=pattern)
+        folders(options.pop("path", tmp_path), **options)
 
 
 def test_explicit_folders_and_globs(tmp_path):
@@ -131,10 +151,58 @@ def test_explicit_folders_and_globs(tmp_path):
     for a, b in (("x", "y/deep"), ("x/*.png", "y/*/*.png"), (str(tmp_path / "x"), str(tmp_path / "y/deep"))):
         records = folders(tmp_path, a=a, b=b)
         assert keys(records, "a") == ["x/1.png", "x/2.png"] and keys(records, "b") == ["y/deep/3.png", "y/deep/4.png"]
-    with pytest.raises(UserError, match="no images match"):
-        folders(tmp_path, a="x", b="z/*.png")
-    with pytest.raises(UserError, match="both a and b"):
-        folders(tmp_path, a="x")
+
+
+@pytest.mark.parametrize("names, says", [((), "no images in"), (("T1/1.png", "T2/1.png", "T2/2.png"), "only one.*T1/")])
+def test_empty_folders_and_single_images_are_named(tmp_path, names, says):
+    with pytest.raises(UserError, match=says):
+        folders(tree(tmp_path, *names))
+
+
+def test_images_have_the_order_that_people_count_in(tmp_path):
+    tree(tmp_path, *(f"T{kind}/Image #{n}.png" for kind in "12" for n in (10, 9, 11, 100)))
+    records = sorted((r for r in folders(tmp_path) if r.domain == "a"), key=lambda record: record.position)
+    assert [record.key[10:] for record in records] == ["9.png", "10.png", "11.png", "100.png"]
+
+
+def test_what_cannot_be_read_or_does_not_belong_together_is_named_when_it_is_read(tmp_path):
+    tree(tmp_path, "T1/1.png", "T1/3.png", "T2/1.png", shape=(12, 10))
+    draw(tmp_path / "T2/2.png", shape=(12, 4))
+    PIL.Image.new("RGB", (10, 12), (9, 5, 1)).save(tmp_path / "T1/2.png")
+    (tmp_path / "T1/3.png").write_bytes((tmp_path / "T1/1.png").read_bytes()[:60])
+    records = {record.key: record for record in folders(tmp_path)}
+    assert records["T1/1.png"].read().shape == (1, 12, 10)
+    for key, says in (
+        ("T1/2.png", "T1/2.png' has 3 channels, while .*T1/1.png' has 1.*channels = 1"),
+        ("T2/2.png", "T2/2.png' is only 12 x 4"),
+        ("T1/3.png", "T1/3.png"),
+    ):
+        with pytest.raises(UserError, match=says):
+            records[key].read()
+    for wanted in (1, 3):
+        asked = {record.key: record for record in folders(tmp_path, channels=wanted)}
+        assert {len(asked[f"T1/{n}.png"].read()) for n in "12"} == {wanted}
+    with pytest.raises(UserError, match="is a picture, and data.dims is 3"):
+        folders(tmp_path, dims=3)[0].read()
+
+
+@pytest.mark.parametrize(
+    "name, domain, expected",
+    [
+        ("T1", "T1", 3), ("TrainT1", "T1", 3), ("traint1", "T1", 3), ("brain_T1_ax", "T1", 2), ("T1ce", "T1", 1),
+        ("MRI", "MR", 1), ("Tr1", "T1", 0), ("patient1", "T1", 0), ("apples", "A", 0),
+    ],
+)  # fmt: skip
+def test_how_clearly_a_name_means_a_domain(name, domain, expected):
+    assert domain_match(name, domain) == expected
+
+
+def test_split_words():
+    said = {"trainA": "train", "testing": "test", "val_B": "validation", "trainers": None, "T1": None}
+    assert {part: split_of(("x", part)) for part in said} == said
+
+
+# --- pairs
 
 
 def test_equal_names_are_pairs_unless_they_are_few_or_switched_off(tmp_path):
@@ -142,7 +210,7 @@ def test_equal_names_are_pairs_unless_they_are_few_or_switched_off(tmp_path):
     assert len(by_pair(folders(tmp_path))) == 10 and not by_pair(folders(tmp_path, pairs="none"))
     for n in range(4):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
-    assert NAMED_ALIKE > 0.6 and not by_pair(folders(tmp_path))
+    assert not by_pair(folders(tmp_path))
 
 
 @pytest.mark.parametrize("first, second", [("T1W_{}", "T2W_{}"), ("{}_T1", "{}-T2"), ("T1.{}", "T2.{}"), ("{}", "{}")])
@@ -151,132 +219,199 @@ def test_pairs_by_name_look_past_the_domains_name(tmp_path, first, second):
     assert len(by_pair(folders(tmp_path, a="x", b="y"))) == 3
 
 
-def test_a_csv_of_pairs_is_found_and_wins_over_names(tmp_path):
+def test_a_csv_of_pairs_is_found_wins_over_names_and_names_its_wrong_line(tmp_path):
     tree(tmp_path, *(f"{kind}/{n}.png" for kind in ("T1", "T2") for n in range(3)))
     (tmp_path / "notes.csv").write_text("who,what\nme,this\n")
     (tmp_path / "PAIRS.csv").write_text("no,t2,t1\n1,T2/2.png,T1/0.png\n2,T2/1.png,T1/1.png\n")
     assert by_pair(folders(tmp_path)) == [("T1/0.png", "T2/2.png"), ("T1/1.png", "T2/1.png")]
-
-
-@pytest.mark.parametrize(
-    "text, says",
-    [
+    for text, says in (
         ("a,b\nT1/0.png,T2/0.png\nT1/9.png,T2/1.png\n", "'T1/9.png' is no image.*line 3"),
         ("a,b\nT1/0.png,T2/0.png\nT1/0.png,T2/1.png\n", "'T1/0.png' is in two pairs.*line 3"),
         ("a,b\nx,y\n", "no two columns"),
-    ],
-)
-def test_a_wrong_csv_names_its_line(tmp_path, text, says):
-    tree(tmp_path, *(f"{kind}/{n}.png" for kind in ("T1", "T2") for n in range(3)))
-    (tmp_path / "p.csv").write_text(text)
+    ):
+        (tmp_path / "p.csv").write_text(text)
+        with pytest.raises(UserError, match=says):
+            folders(tmp_path, pairs="p.csv")
+
+
+def test_paired_methods_get_pairs_or_a_message_that_counts_what_has_no_partner(tmp_path, pictures):
+    pictures(tmp_path / "T1", 12, seed=1)
+    pictures(tmp_path / "T2", 12, seed=2)
+    batches = Batches(load(tmp_path, PAIRED).training_sets(), 3, 0, paired=True)
+    sets = {name: [record.pair for record in images.records] for name, images in batches.sets.items()}
+    assert sets["a"] == sets["b"]
+    rows = [f"T1/slice-{n:02d}.png,T2/slice-{n:02d}.png" for n in range(9)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["one,other", *rows]))
+    data = load(tmp_path, PAIRED)  # what a CSV does not list was left out on purpose
+    assert sum(len(data.pairs(name)) for name in SETS) == 9
+    (tmp_path / "pairs.csv").unlink()
+    (tmp_path / "T2" / "slice-07.png").unlink()
+    with pytest.raises(UserError, match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac"):
+        load(tmp_path, PAIRED)
+    data = load(tmp_path)
+    assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
+    for file in (tmp_path / "T2").iterdir():
+        file.rename(tmp_path / "T2" / f"other-{file.name}")
+    says = r"knows none among 12 images of T1 and 11 of T2: the first without a partner is 'T1/slice-00.png'.*dualgan"
     with pytest.raises(UserError, match=says):
-        folders(tmp_path, pairs="p.csv")
-
-
-def test_positions_count_as_people_do(tmp_path):
-    tree(tmp_path, *(f"T{kind}/Image #{n}.png" for kind in "12" for n in (10, 9, 11, 100)))
-    records = sorted((r for r in folders(tmp_path) if r.domain == "a"), key=lambda record: record.position)
-    assert [record.key[10:] for record in records] == ["9.png", "10.png", "11.png", "100.png"]
-
-
-@pytest.mark.parametrize(
-    "names, says",
-    [
-        ((), "no images in"),
-        (("T1/1.png", "T2/1.png", "T2/2.png"), "only one image of T1.*T1/1.png"),
-        (None, "not exist"),
-    ],
-)
-def test_missing_empty_and_single_image_folders_are_named(tmp_path, names, says):
-    root = tmp_path / "data"
-    if names is not None:
-        root.mkdir()
-        tree(root, *names)
-    with pytest.raises(UserError, match=says):
-        folders(root)
-
-
-def test_no_file_is_decoded_before_it_is_read(tmp_path):
-    tree(tmp_path, "T1/1.png", "T1/2.png", "T2/1.png", "T2/2.png")
-    (tmp_path / "T1/2.png").write_bytes((tmp_path / "T1/1.png").read_bytes()[:60])
-    records = folders(tmp_path)
-    with pytest.raises(UserError, match="T1/2.png"):
-        [record for record in records if record.key == "T1/2.png"][0].read()
-
-
-def test_mixed_channels_and_tiny_images_are_named(tmp_path):
-    tree(tmp_path, "T1/1.png", "T1/2.png", "T2/1.png", "T2/2.png")
-    picture(tmp_path / "T1/2.png", shape=(12, 10, 3))
-    picture(tmp_path / "T2/2.png", shape=(12, 4))
-    records = {record.key: record for record in folders(tmp_path)}
-    assert records["T1/1.png"].read().shape == (1, 12, 10)
-    with pytest.raises(UserError, match="T1/2.png' has 3 channels, while .*T1/1.png' has 1.*channels = 1"):
-        records["T1/2.png"].read()
-    with pytest.raises(UserError, match="T2/2.png' is only 12 x 4"):
-        records["T2/2.png"].read()
-    for wanted in (1, 3):
-        asked = {record.key: record for record in folders(tmp_path, channels=wanted)}
-        assert {len(asked[f"T1/{n}.png"].read()) for n in "12"} == {wanted}
+        load(tmp_path, PAIRED)
 
 
 def test_side_by_side_pictures_are_registered_halves(tmp_path):
-    left, right = np.full((16, 16), 50, np.uint8), np.full((16, 16), 200, np.uint8)
-    for split in ("train", "test"):
-        for n in range(3):
-            path = tmp_path / split / f"{n}.png"
-            path.parent.mkdir(exist_ok=True)
-            PIL.Image.fromarray(np.hstack([left + n, right + n])).save(path)
-    records = Aligned(("x", "y"), 2, SIZE, path=str(tmp_path)).records()
-    assert len(by_pair(records)) == 6 and {record.split for record in records} == {"train", "test"}
-    values = {record.domain: record.read() for record in records if record.key == "train/0.png"}
-    assert values["a"].shape == (1, 16, 16) and values["a"].max() == 50 and values["b"].min() == 200
-    turned = Aligned(("x", "y"), 2, SIZE, path=str(tmp_path), order="BA").records()
-    assert {r.domain: r.read().max() for r in turned if r.key == "train/0.png"} == {"a": 200, "b": 50}
-
-
-def test_an_odd_width_cannot_be_halved(tmp_path):
-    tree(tmp_path, "1.png", "2.png", shape=(16, 33))
+    for n, split in enumerate(("train", "train", "test", "test")):
+        (tmp_path / split).mkdir(exist_ok=True)
+        halves = [np.full((16, 16), value + n, np.uint8) for value in (50, 200)]
+        PIL.Image.fromarray(np.hstack(halves)).save(tmp_path / split / f"{n}.png")
+    for order, values in (("AB", {"a": 50, "b": 200}), ("BA", {"a": 200, "b": 50})):
+        records = Aligned(("x", "y"), 2, SIZE, path=str(tmp_path), order=order).records()
+        assert len(by_pair(records)) == 4 and {record.split for record in records} == {"train", "test"}
+        first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
+        assert first["a"].shape == (1, 16, 16) and {letter: half.max() for letter, half in first.items()} == values
+    draw(tmp_path / "train/odd.png", shape=(16, 33))
+    odd = Aligned(("x", "y"), 2, SIZE, path=str(tmp_path)).records()
     with pytest.raises(UserError, match="33 pixels wide"):
-        Aligned(("x", "y"), 2, SIZE, path=str(tmp_path)).records()[0].read()
+        next(record for record in odd if record.key == "train/odd.png").read()
 
 
-def test_one_folder_of_one_domain(tmp_path):
-    tree(tmp_path, "1.png", "deep/2.png", "3.jpg")
-    records = Images(("MR",), 2, SIZE, path=str(tmp_path)).records()
-    assert {record.domain for record in records} == {"image"} and len(records) == 3
-
-
-def test_volumes_give_volumes_or_axial_planes(tmp_path):
-    for patient in range(3):
+def test_scans_on_one_grid_are_pairs_whole_or_by_plane(tmp_path):
+    for n in range(2):
         for kind in ("T1", "T2"):
-            values = np.random.default_rng(patient).random((10, 12, 16)).astype(np.float32)
-            path = tmp_path / f"patient{patient}" / f"{kind}.nii.gz"
-            path.parent.mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
-    volumes = folders(tmp_path, dims=3)
-    assert len(volumes) == 6 and volumes[0].read().shape == (1, 16, 12, 10) and len(by_pair(volumes)) == 3
-    planes = folders(tmp_path, planes=(0.25, 0.75))
-    assert len(planes) == 6 * 8 and {record.position for record in planes} == set(range(4, 12))
+            (tmp_path / f"p{n}").mkdir(exist_ok=True)
+            affine = np.diag([2.0 if n and kind == "T2" else -1.0, -1.0, 1.0, 1.0])
+            values = np.random.default_rng(n).random((10, 12, 16)).astype(np.float32)
+            nib.save(nib.Nifti1Image(values, affine), tmp_path / f"p{n}" / f"{kind}.nii.gz")
+    assert not by_pair(folders(tmp_path, dims=3)), "one of two is too few"
+    nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "p1" / "T2.nii.gz")
+    volumes, planes = folders(tmp_path, dims=3), folders(tmp_path, planes=(0.25, 0.75))
+    assert len(by_pair(volumes)) == 2 and volumes[0].read().shape == (1, 16, 12, 10)
+    assert len(planes) == 4 * 8 and {r.position for r in planes} == set(range(4, 12)) and len(by_pair(planes)) == 16
     np.testing.assert_array_equal(planes[0].read(), volumes[0].read()[:, 4])
-    assert {record.subject for record in planes} == {"patient0", "patient1", "patient2"} and len(by_pair(planes)) == 24
 
 
-def test_scans_on_different_grids_are_no_pairs(tmp_path):
-    for kind, spacing in (("T1", 1.0), ("T2", 2.0)):
-        for n in range(2):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            affine = np.diag([spacing, 1.0, 1.0, 1.0])
-            nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), affine), tmp_path / kind / f"{n}.nii")
-    assert not by_pair(folders(tmp_path, dims=3))
+# --- classes
 
 
-def test_dims_that_do_not_fit_are_named(tmp_path):
-    tree(tmp_path, "T1/1.png", "T1/2.png", "T2/1.png", "T2/2.png")
-    with pytest.raises(UserError, match="is a picture, and data.dims is 3"):
-        folders(tmp_path, dims=3)[0].read()
+@pytest.fixture
+def classes(tmp_path, pictures):
+    pictures(tmp_path / "yes", 12, seed=1)
+    pictures(tmp_path / "no", 8, seed=2)
+    return tmp_path
 
 
-def test_a_path_finds_its_source(tmp_path):
+def test_the_first_folder_is_the_class_and_patients_lie_below(classes):
+    records = images(classes)
+    assert Counter(record.label for record in records) == {"yes": 12, "no": 8} and {r.subject for r in records} == {""}
+    assert {record.label for record in images(classes, only="no")} == {"no"}
+    with pytest.raises(UserError, match=r"class 'yess'.*no, yes.*Did you mean 'yes'\?"):
+        images(classes, only="yess")
+    (classes / "yes").rename(classes / "patient1")
+    (classes / "no").rename(classes / "patient2")
+    assert {r.label for r in images(classes)} == {None}, "numbers are patients"
+    tree(classes / "new", *(f"{kind}/p{n}/{i}.png" for kind in ("ill", "well") for n in range(6) for i in range(2)))
+    records = images(classes / "new")
+    assert {r.subject for r in records} == {f"p{n}" for n in range(6)} and {r.label for r in records} == {"ill", "well"}
+
+
+def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
+    options = dict(source={"name": "images", "path": str(classes)}, domains=("MR",))
+    data = load(classes, FROM_NOISE, labels=True, **options)
+    assert data.classes == ("no", "yes") and any("classes" in line and "yes" in line for line in data.description())
+    batches = Batches(data.training_sets(), 4, 0, paired=False)
+    batch, records = batches.at(3), batches.sets["image"].records
+    indices = batches._indices("image", 12)
+    assert batch["label"].dtype == torch.int64
+    assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in indices]
+    pictures(classes, 2, seed=9)
+    with pytest.raises(UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"):
+        load(classes, FROM_NOISE, labels=True, **options)
+    assert load(classes, FROM_NOISE, **options).classes == ()
+
+
+# --- lesion masks
+
+
+def lesions(records):
+    """Where each record's mask starts, None without one."""
+    return {(r.domain, r.key): r.mask and int(np.argmax(r.mask()[0].any(1))) for r in records}
+
+
+@pytest.mark.parametrize(
+    "name, masks",
+    [
+        ("seg", "p{n}/scan_seg.png"), ("seg", "p{n}/other-SEG-by-hand.png"), ("mask", "masks/p{n}/scan.png"),
+        ("mask*", "p{n}/mask_scan.png"), ("*_roi.png", "p{n}/scan_roi.png"),
+    ],
+)  # fmt: skip
+def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
+    for n in range(5):
+        draw(tmp_path / f"p{n}" / "scan_T1.png", n)
+        draw(tmp_path / f"p{n}" / "scan_T2.png", n)
+        if n != 3:
+            draw(tmp_path / masks.format(n=n), n, lesion=True)
+    kinds = {"a": "T1", "b": "T2"}
+    expected = {(d, f"p{n}/scan_{kinds[d]}.png"): None if n == 3 else n for n in range(5) for d in "ab"}
+    assert lesions(folders(tmp_path, mask=name)) == expected
+
+
+@pytest.mark.parametrize("masks", ["masks/{n}.png", "labels/mask/{n}.png", "train{d}/{n}_mask.png"])
+def test_a_mask_belongs_to_the_image_of_its_stem(tmp_path, masks):
+    for n in range(4):
+        for letter in "AB":
+            draw(tmp_path / f"train{letter}" / f"{n}.png", n)
+            draw(tmp_path / masks.format(n=n, d=letter), n, lesion=True)
+    found = lesions(folders(tmp_path, ("A", "B"), mask="mask"))
+    assert found == {(d, f"train{d.upper()}/{n}.png"): n for d in "ab" for n in range(4)}
+    alone = images(tmp_path / "trainA", mask="mask") if "train" in masks else []
+    assert all(record.mask for record in alone)
+
+
+def test_a_mask_on_another_grid_and_two_masks_of_one_image_are_named(tmp_path):
+    for n in range(3):
+        for kind in ("T1", "T2"):
+            draw(tmp_path / f"p{n}" / f"{kind}.png", n)
+        draw(tmp_path / f"p{n}" / "seg.png", n, shape=(16, 20) if n == 1 else (16, 16), lesion=True)
+    with pytest.raises(UserError, match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16"):
+        folders(tmp_path, mask="seg")
+    draw(tmp_path / "p0" / "seg_T1_T2.png", 0, lesion=True)
+    with pytest.raises(UserError, match="p0/T1.png' has two masks"):
+        folders(tmp_path, mask="seg")
+
+
+def test_batches_carry_masks_as_the_images_are_fitted(tmp_path):
+    for n in range(10):
+        for kind in ("T1", "T2"):
+            draw(tmp_path / f"p{n}" / f"{kind}.png", n, shape=(16, 8))
+        if n % 2:
+            draw(tmp_path / f"p{n}" / "seg.png", n, shape=(16, 8), lesion=True)
+    data = load(tmp_path, PAIRED, source={"mask": "seg"}, mask=True, split={"test": 0.2, "validation": 0.2})
+    batch = Batches(data.training_sets(), 6, 0, paired=True).at(0)
+    assert batch["mask_a"].shape == (6, 1, 32, 32) and torch.equal(batch["mask_a"], batch["mask_b"])
+    assert batch["mask_a"].max() == 1 and batch["mask_a"][..., :8].max() == 0, "the padding is no lesion"
+    inside = batch["a"][batch["mask_a"] == 1]
+    assert inside.numel() and inside.min() > 0.9, "lesions were drawn white"
+    assert any(not mask.any() for mask in batch["mask_a"])
+    with pytest.raises(UserError, match=r"no image of the source has a lesion mask.*data\.mask"):
+        load(tmp_path, PAIRED, mask=True)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_what_moves_pixels_moves_the_mask_and_what_changes_brightness_does_not(paired):
+    torch.manual_seed(0)
+    mask = (torch.rand(6, 1, 16, 16) > 0.8).float()
+    batch = Batch({"a": mask * 2 - 1, "b": mask * 2 - 1, "mask_a": mask, "mask_b": mask, "label": torch.arange(6)})
+    moved = augmented(batch, [HFlip(2), Affine(2, degrees=40.0, p=1.0)], paired)
+    for letter in "ab":
+        torch.testing.assert_close(moved[letter], moved[f"mask_{letter}"] * 2 - 1, atol=1e-5, rtol=0)
+    assert not torch.equal(moved["mask_a"], mask) and torch.equal(moved["mask_a"], moved["mask_b"]) == paired
+    brighter = augmented(batch, [Brightness(2, p=1.0), Noise(2, p=1.0)], paired)
+    assert torch.equal(brighter["mask_a"], mask) and not torch.equal(brighter["a"], batch["a"])
+    assert torch.equal(brighter["label"], torch.arange(6))
+
+
+# --- which source fits a path
+
+
+def test_a_path_finds_its_source_or_a_message_of_what_is_there(tmp_path):
     two, side, one = tmp_path / "two", tmp_path / "side", tmp_path / "one"
     tree(two, "trainA/1.png", "trainB/1.png")
     tree(side, "train/1.png", "test/1.png", shape=(16, 32))
@@ -285,69 +420,23 @@ def test_a_path_finds_its_source(tmp_path):
     assert source_for(side) == {"name": "aligned", "path": str(side)}
     assert source_for(one) == source_for(one, domains=1) == {"name": "images", "path": str(one)}
     assert source_for(two, domains=1)["name"] == "images"
-
-
-def test_where_nothing_fits_the_message_says_what_is_there(tmp_path):
-    (tmp_path / "a.dcm").write_bytes(b"")
-    (tmp_path / "b.dcm").write_bytes(b"")
-    assert "2 x .dcm" in nothing_fits(tmp_path) and "does not exist" in nothing_fits(tmp_path / "x")
-    assert "is a file" in nothing_fits(tmp_path / "a.dcm")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "a.dcm").write_bytes(b"")
+    (empty / "b.dcm").write_bytes(b"")
+    assert "does not exist" in nothing_fits(tmp_path / "x") and "is a file" in nothing_fits(empty / "a.dcm")
     with pytest.raises(UserError, match="2 x .dcm.*--data"):
-        source_for(tmp_path)
+        source_for(empty)
 
 
-@pytest.mark.parametrize("build", [lambda: Folders(("T1", "T2"), 2, SIZE), lambda: Images(("T1",), 2, SIZE)])
-def test_a_source_without_a_path_says_what_to_write(build):
-    with pytest.raises(UserError, match="path = "):
-        build()
-
-
-@pytest.mark.parametrize(
-    "name, domain, expected",
-    [
-        ("T1", "T1", 3),
-        ("TrainT1", "T1", 3),
-        ("traint1", "T1", 3),
-        ("brain_T1_ax", "T1", 2),
-        ("T1ce", "T1", 1),
-        ("MRI", "MR", 1),
-        ("Tr1", "T1", 0),
-        ("patient1", "T1", 0),
-        ("apples", "A", 0),
-    ],
-)
-def test_likeness_of_names(name, domain, expected):
-    assert domain_match(name, domain) == expected
-
-
-@pytest.mark.parametrize(
-    "parts, split",
-    [
-        (("trainA",), "train"),
-        (("x", "testing"), "test"),
-        (("val_B",), "validation"),
-        (("trainers",), None),
-        (("T1",), None),
-    ],
-)
-def test_split_words(parts, split):
-    assert split_of(parts) == split
-
-
-def test_the_course_set_is_recognised_with_its_hidden_pairs(shared_data):
-    records = folders(shared_data / "t1t2_course")
-    assert len(keys(records, "a")) == 43 and len(keys(records, "b")) == 46 and len(by_pair(records)) == 43
-    assert ("Tr1/TrainT1/Image #10.png", "Tr2/TrainT2/Image #70.png") in by_pair(records)
-    assert {record.subject for record in records} == {""} and records[0].read().shape == (1, 217, 181)
-
-
-@pytest.mark.parametrize("domains", [("CT", "MRI"), ("CT", "MR")])
-def test_ct_and_mr_slices_are_pairs_by_name(shared_data, domains):
-    records = folders(shared_data / "ct_mri", domains, patient=r"(\d+)\d{3}\.png")
-    assert len(by_pair(records)) == 110 and len({record.subject for record in records}) == 6
-
-
-def test_facades_are_side_by_side(shared_data):
-    records = Aligned(("photo", "labels"), 2, SIZE, path=str(shared_data / "facades")).records()
-    assert len(by_pair(records)) == 75 and records[0].read().shape == (3, 256, 256)
-    assert isinstance(records[0], Record) and Folders.accepts(shared_data / "facades") is None
+def test_real_sets_are_recognised_with_their_pairs_and_patients(shared_data):
+    course = folders(shared_data / "t1t2_course")
+    assert len(keys(course, "a")) == 43 and len(keys(course, "b")) == 46 and len(by_pair(course)) == 43
+    assert ("Tr1/TrainT1/Image #10.png", "Tr2/TrainT2/Image #70.png") in by_pair(course)
+    heads = folders(shared_data / "ct_mri", ("CT", "MRI"), patient=r"(\d+)\d{3}\.png")
+    assert len(by_pair(heads)) == 110 and len({record.subject for record in heads}) == 6
+    facades = Aligned(("photo", "labels"), 2, SIZE, path=str(shared_data / "facades")).records()
+    assert len(by_pair(facades)) == 75 and facades[0].read().shape == (3, 256, 256)
+    masked = folders(shared_data / "open_ms", mask="GOLD_STANDARD")
+    chosen = next(record for record in masked if record.subject == "patient19")
+    assert chosen.mask().shape == chosen.read().shape and all("GOLD" not in record.key for record in masked)

@@ -4,26 +4,33 @@ import hashlib
 import json
 import zlib
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Picture
+from scipy.ndimage import zoom
 
+from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.data.phantom.source import Phantom
+from gantk.data.sources.folders import Folders, Images
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.split import SETS, Splits, split_json, split_records, unpair
+from gantk.data.split.near_duplicates import near_copies, see
+from gantk.data.split.split import SETS, split_json, split_records, unpair
 from gantk.errors import UserError
+from gantk.recipe.load import load_recipe
 
 
 def pixels(number):
     return np.full((1, 8, 8), number, np.float32) + np.arange(8, dtype=np.float32)
 
 
-def stack(count, domain="a", subject="", shift=0, pairs=True, start=0):
-    """Slices of one subject in order; slice i of a is registered with slice i + shift of b."""
+def stack(count, domain="a", subject="", shift=0, pairs=True):
+    """Slices of one subject in order, each with pixels of its own; slice i of a is registered with i + shift of b."""
     return [
         Record(
             domain=domain,
@@ -33,44 +40,66 @@ def stack(count, domain="a", subject="", shift=0, pairs=True, start=0):
             pair=f"{subject}/{i - shift if domain == 'b' else i}" if pairs else None,
             position=float(i),
         )
-        for i in range(start, start + count)
+        for i in range(count)
     ]
 
 
 def study(patients, slices=2):
-    return [
-        record
-        for number in range(patients)
-        for domain in "ab"
-        for record in stack(slices, domain, subject=f"p{number:02d}")
-    ]
+    return [r for n in range(patients) for domain in "ab" for r in stack(slices, domain, f"p{n:02d}")]
 
 
 def names(records):
     return sorted((record.domain, record.key) for record in records)
 
 
+def subjects_of(splits):
+    return [sorted({record.subject for record in splits[name]}) for name in SETS]
+
+
 @given(patients=st.integers(5, 40), test=st.sampled_from([0.0, 0.1, 0.3]), seed=st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
 def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
     records = study(patients)
-    splits, _ = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
-    subjects = {name: {record.subject for record in splits[name]} for name in SETS}
+    splits, how = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
     assert names(sum(splits.values(), [])) == names(records)
-    assert sum(map(len, subjects.values())) == len(set.union(*subjects.values())) == patients
-    assert len(subjects["test"]) == (max(1, round(test * patients)) if test else 0)
+    sides = subjects_of(splits)
+    assert sum(map(len, sides)) == len(set().union(*sides)) == patients
+    assert len(sides[2]) == (max(1, round(test * patients)) if test else 0)
+    assert f"by patient: {len(sides[0])} train" in how
 
 
-def test_a_split_is_a_function_of_its_seed():
-    splits = [split_records(study(20), seed=seed)[0] for seed in (0, 0, 1)]
-    assert names(splits[0]["test"]) == names(splits[1]["test"]) != names(splits[2]["test"])
+SEEDED = {  # of the keys of each set, in order: these are what runs of earlier versions were trained and scored on
+    "patient": ["84f806e6", "7a5c3720", "ffb2a4ab"],
+    "block": ["753f417f", "dad77dfe", "df4128fb"],
+    "image": ["dea70ee9", "efe38330", "6b44c4ee"],
+    "fold": ["447d93ef", "9d567a43", "17fcc425"],
+    "unpaired": ["3f363ce4"],
+}
 
 
-def test_patients_of_one_domain_are_shared_out_too():
-    records = [r for n in range(10) for r in stack(2, "a", f"a{n}", pairs=False)]
-    records += [r for n in range(10) for r in stack(2, "b", f"b{n}", pairs=False)]
-    splits, _ = split_records(records, test=0.2, validation=0.1, by="patient")
+@pytest.mark.parametrize("by", SEEDED)
+def test_a_seeded_split_stays_what_it_was(by):
+    def digest(records):
+        return hashlib.sha256(json.dumps([(r.domain, r.key) for r in records]).encode()).hexdigest()[:8]
+
+    if by == "unpaired":
+        assert [digest(unpair(study(13), seed=3))] == SEEDED[by]
+        return
+    records = stack(60) + stack(64, "b", shift=4) if by in ("block", "image") else study(13, slices=12)
+    options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
+    splits, _ = split_records(records, seed=1, **options)
+    assert [digest(splits[name]) for name in SETS] == SEEDED[by]
+    assert splits.by == ("patient" if by == "fold" else by)
+
+
+def test_patients_of_one_domain_and_every_class_are_in_every_set():
+    records = [r for domain in "ab" for n in range(10) for r in stack(2, domain, f"{domain}{n}", pairs=False)]
+    splits, _ = split_records(records, by="patient")
     assert all({record.domain for record in splits[name]} == {"a", "b"} for name in SETS)
+    labelled = [replace(r, subject="", label="yes" if i % 3 else "no") for i, r in enumerate(stack(40, pairs=False))]
+    for by in ("image", "block"):
+        splits, _ = split_records(labelled, test=0.2, validation=0.2, by=by, gap=0)
+        assert all({record.label for record in splits[name]} == {"yes", "no"} for name in SETS), by
 
 
 @given(
@@ -81,11 +110,10 @@ def test_patients_of_one_domain_are_shared_out_too():
     validation=st.sampled_from([0.0, 0.1]),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation, seed):
     records = stack(count, "a") + stack(count + extra, "b", shift=extra)
-    shares = dict(test=0.2, validation=validation, by="block", gap=gap, blocks=blocks, seed=seed)
-    splits, _ = split_records(records, **shares)
+    splits, _ = split_records(records, validation=validation, by="block", gap=gap, blocks=blocks, seed=seed)
     for domain in "ab":
         place = {r.position: name for name in SETS for r in splits[name] if r.domain == domain}
         held = [position for position, name in place.items() if name != "train"]
@@ -94,27 +122,16 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
     for name in ("validation", "test"):
         of = {domain: {r.pair for r in splits[name] if r.domain == domain} for domain in "ab"}
         assert of["a"] == of["b"], "the same anatomy is held out of both domains"
-    assert len([r for r in splits["test"] if r.domain == "a"]) == round(0.2 * count)
+    tested = sorted(r.position for r in splits["test"] if r.domain == "a")
+    assert len(tested) == round(0.2 * count) and 1 + sum(np.diff(tested) > 1) <= blocks
 
 
-def test_blocks_are_contiguous_and_as_many_as_asked():
-    splits, _ = split_records(stack(60), test=0.2, validation=0, by="block", blocks=3)
-    positions = sorted(record.position for record in splits["test"])
-    assert 1 + sum(np.diff(positions) > 1) == 3
-
-
-def test_each_patient_of_a_few_gives_blocks():
-    splits, how = split_records(study(3, slices=30), test=0.2, validation=0.1)
-    assert splits.by == "block" and "block" in how
-    assert {record.subject for record in splits["test"]} == {"p00", "p01", "p02"}
-    check_leakage(splits)
-
-
-def test_auto_goes_by_patient_from_five_on():
+def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image():
     assert split_records(study(5), validation=0.2)[0].by == "patient"
-    assert split_records(study(4, slices=30))[0].by == "block"
-    no_order = [Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)]
-    assert split_records(no_order)[0].by == "image"
+    few, how = split_records(study(3, slices=30))
+    assert few.by == "block" and "block" in how and subjects_of(few)[2] == ["p00", "p01", "p02"]
+    check_leakage(few)
+    assert split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
 
 
 def test_pairs_are_never_divided_by_image():
@@ -124,99 +141,36 @@ def test_pairs_are_never_divided_by_image():
         assert all(count == 2 for pair, count in pairs.items() if int(pair[1:]) < 20)
 
 
-def test_what_the_folders_say_wins():
-    records = [Record(**{**vars(r), "split": "test" if r.position >= 40 else "train"}) for r in stack(50)]
+def test_what_the_folders_say_wins_and_shares_of_nothing_train_on_everything():
+    records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
     splits, how = split_records(records, test=0.5, validation=0.1)
     assert {r.position for r in splits["test"]} == set(range(40, 50)) and "folders" in how
     assert splits["validation"] and splits.by == "folders"
-
-
-@pytest.mark.parametrize(
-    "records, options, says",
-    [
-        (study(2), dict(by="patient"), "2 patients are too few"),
-        (stack(8), dict(by="block"), "a stack of 8 slices is too short"),
-        (stack(10), dict(by="patient"), "does not know which image is of which patient"),
-        (study(9), dict(test=0.6, validation=0.4), "leave nothing to train on"),
-    ],
-)
-def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says):
-    with pytest.raises(UserError, match=says) as error:
-        split_records(records, **options)
-    assert "data.split" in str(error.value) and error.value.allowed
-
-
-def test_zero_shares_train_on_everything():
     splits, _ = split_records(stack(5), test=0, validation=0)
     assert len(splits["train"]) == 5 and not splits["test"] and not splits["validation"]
 
 
-def test_a_split_of_the_phantom_leaks_nothing():
-    records = Phantom(("T1", "T2"), 2, (32, 32), subjects=6, slices=2).records()
-    splits, how = split_records(records)
-    check_leakage(splits)
-    assert "4 train, 1 validation, 1 test patients" in how
-
-
-def test_split_json_names_every_file_with_its_hash(tmp_path):
-    files = [tmp_path / f"{i}.png" for i in range(6)]
-    for i, file in enumerate(files):
-        file.write_bytes(bytes([i]))
-    records = [Record("a", f"p{i}", file.name, partial(pixels, i), path=file) for i, file in enumerate(files)]
-    written = split_json(split_records(records, validation=0.2)[0])
-    entries = {entry["key"]: entry for name in SETS for entry in written[name]}
-    assert entries["3.png"]["sha256"] == hashlib.sha256(bytes([3])).hexdigest() and entries["3.png"]["subject"] == "p3"
-    assert len(entries) == 6 and written["by"] == "patient"
-
-
-def test_unpaired_training_shares_no_patient_between_domains():
-    kept = unpair(study(9), seed=3)
-    subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
-    assert not subjects["a"] & subjects["b"] and len(subjects["a"]) == 5 and len(subjects["b"]) == 4
-    assert names(kept) == names(unpair(study(9), seed=3))
-
-
 @pytest.mark.parametrize(
-    "records", [stack(10, "a") + stack(10, "b"), study(1), stack(4, "a", "x") + stack(4, "b", "y")]
-)
-def test_unpairing_keeps_what_it_cannot_share_out(records):
-    assert unpair(records) == records
-
-
-def test_a_lone_patient_of_both_domains_gives_what_the_others_leave_open():
-    others = [r for n in range(3) for r in stack(2, "b", f"only-b-{n}")]
-    kept = unpair([*study(1), *others])
-    assert {r.domain for r in kept if r.subject == "p00"} == {"a"} and len(kept) == 2 + 6
-
-
-SEEDED = {  # of the keys of each set, in order: these are what runs of earlier versions were trained and scored on
-    "patient": ["84f806e6", "7a5c3720", "ffb2a4ab"],
-    "block": ["753f417f", "dad77dfe", "df4128fb"],
-    "image": ["dea70ee9", "efe38330", "6b44c4ee"],
-}
-
-
-def digest(records):
-    return hashlib.sha256(json.dumps([(r.domain, r.key) for r in records]).encode()).hexdigest()[:8]
-
-
-@pytest.mark.parametrize("by", ["patient", "block", "image"])
-def test_a_seeded_split_stays_what_it_was(by):
-    records = study(13, slices=12) if by == "patient" else stack(60) + stack(64, "b", shift=4)
-    splits, _ = split_records(records, by=by, seed=1)
-    assert [digest(splits[name]) for name in SETS] == SEEDED[by]
-
-
-def test_planes_of_one_series_are_no_copies_of_each_other(tmp_path):
-    files = [tmp_path / f"{n}.dcm" for n in range(3)]
-    for number, file in enumerate(files):
-        file.write_bytes(bytes([number]) * 100)  # slices of a scanner are files of one size
-    records = [
-        Record(**vars(r) | {"path": files[0], "others": tuple(files[1:]), "scan_key": "series"})
-        for r in stack(40, subject="p")
-    ]
-    splits, how = split_records(records, by="block")
-    assert "copies" not in how and len(splits["train"]) == 18
+    "records, options, says, where",
+    [
+        (study(2), dict(by="patient"), "2 patients are too few", "data.split"),
+        (stack(8), dict(by="block"), "a stack of 8 slices is too short", "data.split"),
+        (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
+        (study(9), dict(test=0.6, validation=0.4), "leave nothing to train on", "data.split"),
+        (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
+        (study(4), dict(folds=1), "folds = 1 leaves nothing to train on", "data.split.folds"),
+        (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
+        (stack(40), dict(folds=4), "does not know which image is of which patient", "data.split.folds"),
+        (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
+        (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4), "no image of domain b",
+         "data.split.folds"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
+    with pytest.raises(UserError, match=says) as error:
+        split_records(records, **options)
+    assert error.value.where == where and (error.value.allowed or error.value.remedy)
 
 
 @given(
@@ -226,98 +180,62 @@ def test_planes_of_one_series_are_no_copies_of_each_other(tmp_path):
     validation=st.sampled_from([0.0, 0.1, 0.2]),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_patient_is_tested_in_exactly_one_fold(patients, lone, folds, validation, seed):
     folds = min(folds, patients)
     records = study(patients) + [r for n in range(lone) for r in stack(1, "a", f"lone{n:02d}")]
     asked = dict(folds=folds, validation=validation, seed=seed)
     splits = [split_records(records, **asked, fold=fold)[0] for fold in range(folds)]
-    tested = Counter(subject for one in splits for subject in {record.subject for record in one["test"]})
+    tested = Counter(subject for one in splits for subject in subjects_of(one)[2])
     assert len(tested) == patients + lone and set(tested.values()) == {1}
-    sizes = [len({record.subject for record in one["test"]}) for one in splits]
+    sizes = [len(subjects_of(one)[2]) for one in splits]
     with_b = [len({record.subject for record in one["test"] if record.domain == "b"}) for one in splits]
     assert max(sizes) - min(sizes) <= 1 and max(with_b) - min(with_b) <= 1
     for one in splits:
-        subjects = [{record.subject for record in one[name]} for name in SETS]
-        assert sum(map(len, subjects)) == len(set.union(*subjects)) == patients + lone, "nobody is divided or lost"
-        assert names(sum(one.values(), [])) == names(records)
-        assert bool(one["validation"]) == bool(validation)
+        assert sum(map(len, subjects_of(one))) == patients + lone, "nobody is divided or lost"
+        assert names(sum(one.values(), [])) == names(records) and bool(one["validation"]) == bool(validation)
 
 
-def test_folds_hold_of_every_class_alike():
+def test_folds_hold_of_every_class_alike_whatever_folders_say():
     records = [
-        Record("image", f"{label}{n:02d}", f"{label}{n:02d}", partial(pixels, n), label=label)
+        Record(
+            "image", f"{label}{n}", f"{label}{n}", partial(pixels, n), label=label, split="test" if n < 3 else "train"
+        )
         for label, count in (("no", 9), ("yes", 21))
         for n in range(count)
     ]
     for fold in range(3):
         splits, how = split_records(records, folds=3, fold=fold)
-        assert Counter(record.label for record in splits["test"]) == {"no": 3, "yes": 7}
-        assert f"fold {fold} of 3" in how and splits.by == "patient"
+        assert Counter(record.label for record in splits["test"]) == {"no": 3, "yes": 7} and f"fold {fold} of 3" in how
 
 
-def test_folds_deal_out_what_folders_call_test_too():
-    records = [Record(**{**vars(r), "split": "test" if r.subject < "p03" else "train"}) for r in study(6)]
-    tested = [r.subject for fold in range(3) for r in split_records(records, folds=3, fold=fold)[0]["test"]]
-    assert set(tested) == {f"p{n:02d}" for n in range(6)}
+def test_unpaired_training_shares_no_patient_between_domains():
+    kept = unpair(study(9), seed=3)
+    subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
+    assert not subjects["a"] & subjects["b"] and len(subjects["a"]) == 5 and len(subjects["b"]) == 4
+    for records in (stack(10, "a") + stack(10, "b"), study(1), stack(4, "a", "x") + stack(4, "b", "y")):
+        assert unpair(records) == records
+    others = [r for n in range(3) for r in stack(2, "b", f"only-b-{n}")]
+    assert {r.domain for r in unpair([*study(1), *others]) if r.subject == "p00"} == {"a"}
 
 
-def test_images_without_stacks_have_folds_too_and_copies_share_one(tmp_path):
-    for number in range(12):
-        (tmp_path / f"{number:02d}.png").write_bytes(bytes([number % 9] * 40))
-    records = [
-        Record("image", "", f"{n}", partial(pixels, n % 9), path=tmp_path / f"{n:02d}.png", position=float(n))
-        for n in range(12)
-    ]
-    splits = [split_records(records, folds=3, fold=fold, by="image")[0] for fold in range(3)]
-    assert sorted(r.key for one in splits for r in one["test"]) == sorted(r.key for r in records)
-    for one in splits:
-        check_leakage(one)
-
-
-@pytest.mark.parametrize(
-    "records, options, says, where",
-    [
-        (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
-        (study(4), dict(folds=1), "folds = 1 leaves nothing to train on", "data.split.folds"),
-        (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
-        (stack(40), dict(folds=4), "does not know which image is of which patient", "data.split.folds"),
-        (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
-        (study(4) + stack(2, "a", "q"), dict(folds=3, validation=0.9), "leave nothing to train on", "data.split"),
-        (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4), "no image of domain b",
-         "data.split.folds"),
-    ],
-)  # fmt: skip
-def test_folds_that_cannot_be_are_said_before_training(records, options, says, where):
-    with pytest.raises(UserError, match=says) as error:
-        split_records(records, **options)
-    assert error.value.where == where and (error.value.allowed or error.value.remedy)
+# --- a file that says who is where
 
 
 def table(tmp_path, *lines, name="split.csv"):
-    path = tmp_path / name
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-    return str(path)
+    (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
+    return str(tmp_path / name)
 
 
-def subjects_of(splits):
-    return [sorted({record.subject for record in splits[name]}) for name in SETS]
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 def test_a_file_says_who_is_where(tmp_path, separator):
     rows = ["Patient,age,Split", "p00,31,train", "p01,44,Training", "", "p02,50,val", "p03,27,test", "p04,61,none"]
-    file = table(tmp_path, *(row.replace(",", separator) for row in rows), "stranger,1,test".replace(",", separator))
+    file = table(tmp_path, *(row.replace(",", separator) for row in [*rows, "stranger,1,test"]))
     splits, how = split_records(study(5), file=file)
-    assert subjects_of(splits) == [["p00", "p01"], ["p02"], ["p03"]]
-    assert splits.by == "file" and "split.csv" in how
-
-
-def test_what_a_file_leaves_open_is_taken_from_its_training_patients(tmp_path):
-    file = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
-    splits, how = split_records(study(10), file=file, validation=0.2)
-    train, validation, test = subjects_of(splits)
-    assert test == ["p08", "p09"] and len(validation) == 2 and len(train) == 6
+    assert subjects_of(splits) == [["p00", "p01"], ["p02"], ["p03"]] and splits.by == "file" and "split.csv" in how
+    left_open = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
+    splits, how = split_records(study(10), file=left_open, validation=0.2)
+    assert subjects_of(splits)[2] == ["p08", "p09"] and len(subjects_of(splits)[1]) == 2
     assert "test as 'split.csv' says, the rest from its training images by patient" in how
 
 
@@ -325,14 +243,15 @@ def test_a_file_of_folds_gives_each_its_turn(tmp_path):
     file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
     tested = [subjects_of(split_records(study(9), file=file, fold=fold, validation=0)[0])[2] for fold in (1, 2, 3)]
     assert tested == [[f"p{n:02d}" for n in range(9) if n % 3 == fold] for fold in range(3)]
-    with pytest.raises(UserError, match="it has no fold 0") as error:
-        split_records(study(9), file=file)
-    assert error.value.allowed == "1, 2, 3" and error.value.where == "data.split.fold"
+    for options, says in (({}, "it has no fold 0"), ({"folds": 4}, "it has 3 folds, not 4")):
+        with pytest.raises(UserError, match=says) as error:
+            split_records(study(9), file=file, **options)
+        assert error.value.allowed == "1, 2, 3"
 
 
 def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
-    (tmp_path / "images").mkdir()
     files = [tmp_path / "images" / f"{n}.png" for n in range(9)]
+    files[0].parent.mkdir()
     for number, file in enumerate(files):
         file.write_bytes(bytes([number]))
     records = [Record("a", "", file.name, partial(pixels, n), path=file) for n, file in enumerate(files)]
@@ -341,9 +260,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
     by_key = table(tmp_path, "key,split", *(f"{n}.png,{word}" for n, word in enumerate(words)), name="keys.csv")
     for file in (by_path, by_key):
         splits, _ = split_records(records, file=file)
-        assert [[record.key for record in splits[name]] for name in SETS] == [
-            [f"{n}.png" for n, word in enumerate(words) if word == name] for name in SETS
-        ]
+        assert [[words[int(r.key[0])] for r in splits[name]] for name in SETS] == [[n] * words.count(n) for n in SETS]
 
 
 @pytest.mark.parametrize(
@@ -354,16 +271,17 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
         (["patient,split", "p00,train", ",test"], "this row names no patient", "line 3"),
         (["patient,split", "p00,train", "p01"], "this row says no split", "line 3"),
         (["patient,patient,split", "p00,p01,train"], "two columns 'patient'", "data.split.file"),
-        (["patient,split", "p00,train", "p01,"], "this row says no split", "line 3"),
         (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold", "line 3"),
         (["patient,fold", "p00,0", "p01,0"], "it has one fold only", "data.split.fold"),
         (["person,split", "p00,train"], "no column 'patient'", "line 1"),
-        (["patient,set", "p00,train"], "no column 'split'", "line 1"),
         (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'", "line 1"),
         (["patient,split", "p00,train", "p01,test"], "2 of 4 patients have no row.*'p02', 'p03'", "data.split.file"),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on", "data.split.file"),
+        (["key,split", *(f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}" for n in range(4) for d in "ab"
+                         for i in range(2))], "registered pair, and line 2 puts the first into train, line 4", "file"),
         ([""], "is empty", "data.split.file"),
     ],
+    ids=range(13),
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says, where):
     with pytest.raises(UserError, match=says) as error:
@@ -371,55 +289,172 @@ def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says, 
     assert where in str(error.value) and "data.split" in error.value.where
 
 
-def test_a_file_that_is_no_csv_or_not_there_is_said(tmp_path):
+def test_a_file_that_is_no_csv_or_not_there_or_of_no_use_is_said(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"patient,split\n\xff\xfe\x00,train\n")
-    for name, says in (("binary.csv", "cannot be read"), ("none.csv", "does not exist"), ("", "cannot be read")):
+    table(tmp_path, "patient,split", "p00,train")
+    for name, records, options, says in (
+        ("binary.csv", study(4), {}, "cannot be read"),
+        ("none.csv", study(4), {}, "does not exist"),
+        ("", study(4), {}, "cannot be read"),
+        ("split.csv", stack(10), {}, "goes by patient, and the source does not know"),
+        ("split.csv", study(4), {"folds": 2}, "deals them out anew"),
+    ):
         with pytest.raises(UserError, match=says):
-            split_records(study(4), file=str(tmp_path / name))
+            split_records(records, file=str(tmp_path / name), **options)
 
 
-def test_a_file_by_patient_needs_patients_and_one_by_path_keeps_pairs_whole(tmp_path):
-    with pytest.raises(UserError, match="goes by patient, and the source does not know"):
-        split_records(stack(10), file=table(tmp_path, "patient,split", "p00,train"))
-    records = stack(4, "a") + stack(4, "b")
-    rows = [f"/{r.domain}00{i % 4},{'test' if r.domain == 'b' and i == 5 else 'train'}" for i, r in enumerate(records)]
-    with pytest.raises(UserError, match="registered pair, and line 3 puts the first into train, line 7 the second"):
-        split_records(records, file=table(tmp_path, "key,split", *rows))
-
-
-def test_a_file_and_folds_do_not_go_together(tmp_path):
-    with pytest.raises(UserError, match="deals them out anew"):
-        split_records(study(4), file=table(tmp_path, "patient,split", "p00,train"), folds=2)
-    file = table(tmp_path, "patient,fold", *(f"p{n:02d},{n % 2}" for n in range(4)))
-    with pytest.raises(UserError, match="it has 2 folds, not 3"):
-        split_records(study(4), file=file, folds=3)
-    assert split_records(study(4), file=file, folds=2, validation=0)[0]["test"]
-
-
-def test_split_json_says_how_to_make_the_split_again(tmp_path):
-    assert split_json(split_records(study(6), seed=7)[0])["seed"] == 7
-    folded = split_json(split_records(study(6), folds=3, fold=2)[0] | {})
+def test_split_json_names_every_file_and_how_to_make_the_split_again(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes([i]))
+    records = [Record("a", f"p{i}", file.name, partial(pixels, i), path=file) for i, file in enumerate(files)]
+    written = split_json(split_records(records, validation=0.2, seed=7)[0] | {})
+    entries = {entry["key"]: entry for name in SETS for entry in written[name]}
+    assert entries["3.png"]["sha256"] == hashlib.sha256(bytes([3])).hexdigest() and entries["3.png"]["subject"] == "p3"
+    assert len(entries) == 6 and (written["by"], written["seed"]) == ("patient", 7)
+    folded = split_json(split_records(study(6), folds=3, fold=2)[0])
     assert (folded["folds"], folded["fold"], folded["seed"]) == (3, 2, 0)
     file = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 3 else 'train'}" for n in range(6)))
     written = split_json(split_records(study(6), file=file, validation=0)[0])
-    content = (tmp_path / "split.csv").read_bytes()
-    assert written["by"] == "file"
-    assert written["file"] == {"path": file, "sha256": hashlib.sha256(content).hexdigest()}
-    assert "folds" not in written and json.dumps(written)
+    sha256 = hashlib.sha256((tmp_path / "split.csv").read_bytes()).hexdigest()
+    assert written["file"] == {"path": file, "sha256": sha256} and "folds" not in written and json.dumps(written)
 
 
-def test_splits_keep_what_they_are_when_a_set_is_replaced():
-    splits = Splits({"train": study(2)}, "patient", {"seed": 3})
-    assert ((splits | {"test": []}).by, (splits | {"test": []}).made) == ("patient", {"seed": 3})
+# --- leakage
 
 
-def test_the_course_set_holds_out_the_same_anatomy_of_both_domains(shared_data):
-    from gantk.data.sources.folders import Folders
+def heads(subjects=6, slices=2, size=64):
+    return Phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
 
-    records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
-    splits, _ = split_records(records, test=0.2, validation=0.1)
-    pairs = Counter(record.pair for record in splits["test"])
-    assert 7 <= len(pairs) <= 10 and set(pairs.values()) == {2}
-    positions = sorted(record.position for record in splits["test"] if record.domain == "a")
-    assert 1 + sum(np.diff(positions) > 1) == 2
+
+def test_patients_and_pixels_on_two_sides_are_listed():
+    records = study(6)
+    with pytest.raises(UserError, match="patient 'p00'.*train.*test"):
+        check_leakage({"train": records[:6], "validation": [], "test": records[6:] + records[:1]})
+    splits, _ = split_records(stack(40), by="block")
+    copied = Record("a", "", "copy.png", splits["train"][0].read, position=99.0)
+    with pytest.raises(UserError, match=f"{splits['train'][0].key}' = 'copy.png"):
+        check_leakage(splits | {"test": [*splits["test"], copied]})
+    many = study(20)
+    with pytest.raises(UserError, match="and 30 more") as error:
+        check_leakage({"train": many, "validation": [], "test": many[::4]}, near=False)
+    assert str(error.value).count("patient '") == 10
+
+
+def test_air_is_no_leak_and_images_are_read_once_where_anything_is_held_out():
+    blank = [Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i)) for i in range(40)]
+    check_leakage(split_records(blank, by="block")[0])
+    reads = Counter()
+    records = [replace(r, read=lambda r=r: reads.update([(r.domain, r.key)]) or r.read()) for r in heads(5)]
+    check_leakage(split_records(records)[0])
+    assert set(reads.values()) == {1} and len(reads) == len(records)
+    check_leakage({"train": records, "validation": [], "test": []})
+    assert set(reads.values()) == {1}
+
+
+CHANGES = {
+    "rescaled": lambda image: image * 3 + 40,
+    "smaller": lambda image: zoom(image, (1, 0.9, 0.9), order=1),
+    "shifted": lambda image: np.roll(image, 1, 2),
+    "rounded": lambda image: np.round(image / image.max() * 200),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_near_copy_in_another_patient_is_named(change):
+    splits, _ = split_records(heads())
+    stolen = splits["train"][3]
+    copy = Record(stolen.domain, "new", "new/scan.png", lambda: CHANGES[change](stolen.read()), position=0.0)
+    leaky = splits | {"test": [*splits["test"], copy]}
+    says = f"image '{stolen.key}' in train is a near copy of 'new/scan.png' in test"
+    with pytest.raises(UserError, match=says) as error:
+        check_leakage(leaky)
+    assert str(error.value).count("near copy") == 1 and "--allow-leakage" in str(error.value)
+    check_leakage(leaky, near=False)
+
+
+def test_neighbours_in_a_stack_are_no_leak_and_a_copy_among_them_is_found():
+    records = [replace(r, subject="", pair=None, position=float(i)) for i, r in enumerate(heads(1, 40))]
+    for options in ({}, {"by": "image"}, {"gap": 0, "blocks": 4, "seed": 3}):
+        check_leakage(split_records(records, **{"by": "block"} | options)[0])
+    records = [r for r in records if r.domain == "a"]
+    copy = Record("a", "", "again.png", lambda: np.roll(records[20].read(), 1, 1) * 2, position=3.5)
+    seen = [see(record) for record in [*records, copy]]
+    found = [(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)]
+    assert found == [(records[20].key, "again.png")]
+
+
+def test_a_patient_in_both_domains_of_unpaired_training_is_an_error_unless_the_recipe_says_so():
+    splits, _ = split_records(study(8))
     check_leakage(splits)
+    trained = sorted({record.subject for record in splits["train"]})
+    with pytest.raises(UserError, match=f"{len(trained)} patients give.*'{trained[0]}', '{trained[1]}'") as error:
+        check_leakage(splits, same_patient=False)
+    assert error.value.where == "data.same_patient" and "data.unpair" in error.value.remedy
+    check_leakage(splits | {"train": unpair(splits["train"])}, same_patient=False)
+    check_leakage(split_records(stack(40) + stack(40, "b"), by="block")[0], same_patient=False)  # nobody knows whose
+    records = study(6)
+    with pytest.raises(UserError, match="patient 'p05' in train and test.*patient 'p01' in both domains of train"):
+        check_leakage({"train": records, "validation": [], "test": records[-2:]}, same_patient=False)
+
+
+@pytest.fixture
+def pictures_with_copies(tmp_path):
+    """Twelve heads as pictures of unknown people, of which every second one is there again, smaller and brighter, and
+    one to the byte."""
+    for number, record in enumerate(r for r in heads(12, 1, 96) if r.domain == "a"):
+        image = record.read()[0] / 4
+        Picture.fromarray(np.uint8(image.clip(0, 255))).save(tmp_path / f"{number:02d}.png")
+        if number % 2:
+            small = zoom(image, 0.9, order=1).clip(0, 200) * 1.2
+            Picture.fromarray(np.uint8(small)).save(tmp_path / f"{(number + 6) % 12:02d}-again.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "00.png").read_bytes())
+    return tmp_path
+
+
+def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(pictures_with_copies):
+    records = Images(("MR",), 2, (96, 96), path=str(pictures_with_copies)).records()
+    assert len(records) == 19
+    for by in ("image", "block"):
+        for seed in range(2):
+            splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0, seed=seed)
+            check_leakage(splits)
+            assert splits["train"] and splits["test"]
+            assert by == "block" or sum(map(len, splits.values())) == 19, "they change sides, and none is lost"
+    folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
+    for splits in folds:
+        check_leakage(splits)
+    assert sorted(r.key for one in folds for r in one["test"]) == sorted(record.key for record in records)
+
+
+def test_copies_that_are_all_there_is_are_refused_and_planes_of_a_series_are_no_copies(tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(12)]
+    for file in files:
+        file.write_bytes(b"one picture")
+    records = [Record("a", "", f"{n}", partial(pixels, 1), path=f, position=float(n)) for n, f in enumerate(files)]
+    with pytest.raises(UserError, match="not apart: image '"):
+        check_leakage(split_records(records, test=0.2, validation=0.2, by="block", gap=1)[0])
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]) * 100)  # slices of a scanner are files of one size
+    planes = [replace(r, path=files[0], others=tuple(files[1:]), scan_key="series") for r in stack(40, subject="p")]
+    splits, how = split_records(planes, by="block")
+    assert "copies" not in how and len(splits["train"]) == 18
+
+
+def test_drawn_heads_are_no_copies_of_each_other_however_alike_their_skulls_are():
+    """Rings of bone: in CT the detail of two different subjects is alike enough to look like a copy."""
+    recipe = load_recipe("cyclegan_ct_mr").override(["data.size=[96, 96]"], "cpu")
+    assert Data.load(recipe.check().data, recipe.check().method.target).leaks() is None
+
+
+def test_real_stacks_and_patients_are_no_leak_and_copies_of_the_web_are_found(shared_data):
+    records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
+    for options in ({}, {"by": "image"}, {"gap": 0}):
+        check_leakage(split_records(records, **options)[0], same_patient=False)
+    path, pattern = str(shared_data / "ct_mri"), r"(\d+)\d{3}\.png"
+    seen = [see(r) for r in Folders(("CT", "MR"), 2, (96, 96), path=path, patient=pattern).records()[::2]]
+    assert len({each.subject for each in seen}) == 6 and near_copies(seen, apart=False) == []
+    web = Images(("MR",), 2, (96, 96), path=str(shared_data / "tumour_yes_no"), channels=1, only="no").records()
+    seen = [see(record) for record in web]
+    found = {(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)}
+    assert ("no/N16.jpg", "no/N17.jpg") in found and 15 <= len(found) <= 40

@@ -1,0 +1,315 @@
+"""BIDS datasets, tables of images and DICOM exports become records; which source fits a path is found out."""
+
+import dicom_files as made
+import numpy as np
+import pytest
+from volumes import SIZE, far_apart, of, records_of, tree_of, volume
+
+from gantk.data.resample import SamplingGrid
+from gantk.data.sources.bids import Bids
+from gantk.data.sources.choice import source_for
+from gantk.data.sources.dicom import Dicom, contrast_of
+from gantk.data.sources.manifest import Manifest
+from gantk.data.sources.nifti import Nifti
+from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.patients import Contrasts
+from gantk.errors import UserError
+from gantk.formats import files as io
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return tree_of(tmp_path)
+
+
+# --- bids
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three subjects, the last with two sessions; several runs, a contrast agent, a derivative."""
+    names = [
+        *(f"sub-0{n}/anat/sub-0{n}_{suffix}.nii.gz" for n in (1, 2) for suffix in ("T1w", "T2w", "FLAIR")),
+        *(f"sub-03/ses-{s}/anat/sub-03_ses-{s}_{suffix}.nii.gz" for s in "12" for suffix in ("T1w", "T2w")),
+        "sub-01/anat/sub-01_run-2_T1w.nii.gz",
+        *(f"sub-0{n}/anat/sub-0{n}_ce-gadolinium_T1w.nii.gz" for n in (1, 2)),
+        "derivatives/prep/sub-01/anat/sub-01_space-MNI_T1w.nii.gz",
+    ]
+    for number, name in enumerate(names):
+        volume(tmp_path / name, number)
+    return tmp_path
+
+
+def test_a_bids_dataset_gives_sessions_of_subjects_and_what_names_say(dataset):
+    records = records_of(Bids, dataset, dims=3)
+    assert [r.key.rsplit("/", 1)[1] for r in of(records, "a")] == [
+        f"{name}_T1w.nii.gz" for name in ("sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2")
+    ]
+    assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"} and len(complete_pairs(records)) == 4
+    enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
+    assert {r.path.name[6:] for r in of(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
+    every = records_of(Bids, dataset, dims=3, runs="all")
+    assert len(of(every, "a")) == 5 and len(complete_pairs(every)) == 4
+    asked = records_of(Bids, dataset, ("x", "y"), a="run-2_T1w", b="T2w", runs="all", planes=(0, 1))
+    assert {record.path.name for record in of(asked, "a")} == {"sub-01_run-2_T1w.nii.gz"}
+
+
+def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(dataset):
+    (dataset / "participants.tsv").write_text(
+        "participant_id\tage\tSplit\tgroup\nsub-01\t30\ttrain\tpatient\nsub-02\tn/a\ttest\tcontrol\nsub-03\t9\tval\tn/a\n"
+    )
+    lesion = np.zeros((12, 14, 16), np.float32)
+    lesion[3:6, 3:6, 3:6] = 2
+    volume(dataset / "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz", values=lesion)
+    volume(dataset / "sub-03/ses-2/anat/sub-03_ses-2_label-lesion_mask.nii.gz", values=lesion)
+    records = records_of(Bids, dataset, dims=3, label="group", mask="lesion")
+    assert {(r.subject, r.split, r.label) for r in records} == {
+        ("sub-01", "train", "patient"), ("sub-02", "test", "control"), ("sub-03", "validation", None)
+    }  # fmt: skip
+    masked = [record for record in records if record.mask]
+    assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
+    assert masked[0].mask().sum() == 27
+    volume(dataset / "sub-01/anat/sub-01_label-lesion_desc-other_mask.nii.gz", values=lesion)
+    with pytest.raises(UserError, match="sub-01_T1w.nii.gz' has two masks"):
+        records_of(Bids, dataset, mask="lesion")
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"domains": ("T1", "PD")}, "holds no 'PDw' for PD.*Allowed: FLAIR, T1w, T2w.*data.source.b"),
+        ({"a": "T1W", "b": "T2w"}, "holds no 'T1W'.*data.source.a"),
+        ({"mask": "tumour"}, "no file in .* is named 'tumour'.*data.source.mask"),
+        ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
+        ({}, "'maybe' is no split. Allowed: train, validation, test.*line 2"),
+    ],
+    ids=str,
+)
+def test_what_a_dataset_lacks_is_said(dataset, options, says):
+    split = "" if options else "maybe"
+    (dataset / "participants.tsv").write_text(f"participant_id\tsplit\tgroup\nsub-01\t{split}\tx\n")
+    with pytest.raises(UserError, match=says):
+        records_of(Bids, dataset, **options)
+
+
+# --- manifest
+
+
+def manifest(path, text, *arguments, dims=3, **options):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return records_of(Manifest, path, *arguments, dims=dims, **options)
+
+
+LONG = (
+    "path,Domain,patient,split,label,mask\n"
+    "patient0/T1.nii.gz,T1,anna,train,ill,\n"
+    "patient0/T2.nii.gz,t2w,anna,train,ill,patient0/FLAIR.nii.gz\n"
+    "\n"
+    "patient1/T1.nii.gz,T1,bert,test,,\n"
+    "patient1/T2.nii.gz,b,bert,test,,\n"
+    "patient1/FLAIR.nii.gz,FLAIR,bert,test,,\n"
+)
+
+
+def test_a_row_for_each_image(tree):
+    records = manifest(tree / "study.csv", LONG)
+    assert [(r.domain, r.key, r.subject, r.split, r.label, bool(r.mask)) for r in records] == [
+        ("a", "patient0/T1.nii.gz", "anna", "train", "ill", False),
+        ("b", "patient0/T2.nii.gz", "anna", "train", "ill", True),
+        ("a", "patient1/T1.nii.gz", "bert", "test", None, False),
+        ("b", "patient1/T2.nii.gz", "bert", "test", None, False),
+    ]
+    assert len(complete_pairs(records)) == 2 and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
+    assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
+    absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
+    assert {r.subject for r in manifest(tree / "other" / "list.csv", absolute, ("MR",))} == {"patient0", "patient1"}
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
+    rows = ["T1,t2,patient", *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3))]
+    rows.append("patient0/FLAIR.nii.gz,,p9")
+    records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
+    assert len(complete_pairs(records)) == 3 and {r.subject for r in records} == {"p0", "p1", "p2", "p9"}
+    rows = ["path,domain,patient,pair"]
+    rows += [f"patient{n}/{name}.nii.gz,{name},p,{n if n else ''}" for n in range(3) for name in ("T1", "T2")]
+    assert sorted(complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))) == ["1", "2"]
+
+
+def test_every_wrong_row_is_named_with_its_line(tree):
+    text = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace(",b,bert,test", ",T1,b,?")
+    with pytest.raises(UserError, match="3 of 5 rows.*line 2: 'patient0/T9.nii.gz' does not exist.*line 3: there is no "
+                                        "domain 'T22'.*line 6: '\\?' is no split"):  # fmt: skip
+        manifest(tree / "study.csv", text)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "is empty"),
+        ("file,who\nx,y\n", "has the columns file, who. Allowed: path and domain.*'T1' and 'T2'"),
+        ("path,domain,path\nx,T1,y\n", "two columns 'path'"),
+        ("path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n", "line 3: .*stands in line 2 already"),
+        ("path,domain\n,T1\n", "line 2: path is empty"),
+        ("path,domain\nstudy.csv,T1\n", "line 2: 'study.csv' is no image"),
+        ("path,domain\npatient0,T1\n", "line 2: 'patient0' is a folder of 3 images"),
+        ("path,domain\npatient0/T1.nii.gz,\n", "line 2: there is no domain ''"),
+        ("T1,T2\n,\npatient0/T1.nii.gz,\n", "only one image of T1"),
+        ("T1,T2,label\n,,x\n", "line 2: t1 and t2 are empty"),
+        ("T1,T2,mask\npatient0/T1.nii.gz,patient0/T2.nii.gz,no.nii\n", "line 2: 'no.nii' does not exist"),
+        ('path,domain\n"patient0/T1.nii.gz,T1\n', "cannot be read as a table"),
+        ("path,domain\n" + "x" * 5000 + ",T1\n", "line 2: 'x{80}...' cannot be opened"),
+        ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
+    ],
+    ids=range(14),
+)
+def test_a_table_that_cannot_be_used_is_explained(tree, text, says):
+    with pytest.raises(UserError, match=says):
+        manifest(tree / "study.csv", text)
+
+
+def test_a_mask_in_a_table_lies_on_its_images_grid(tmp_path):
+    apart = far_apart(tmp_path)
+    volume(apart / "seg.nii", values=np.ones((12, 14, 16), np.float32))
+    rows = "T1,T2,mask\np0/T1.nii,p0/T2.nii,seg.nii\np1/T1.nii,p1/T2.nii,\n"
+    for onto, pairs, masked in (("none", 0, [True, False]), ("a", 2, [True, True])):
+        records = manifest(apart / "study.csv", rows, onto=onto)
+        assert len(complete_pairs(records)) == pairs and [bool(r.mask) for r in records] == [*masked, False, False]
+    with pytest.raises(UserError, match="line 2: the mask 'seg.nii' is on another grid than its image"):
+        manifest(apart / "wrong.csv", "path,domain,mask\np0/T2.nii,T2,seg.nii\np0/T1.nii,T1,\n")
+
+
+# --- dicom
+
+
+def export(root, patients=3, *, far=False, folders="export/{n}/{k}", **elements):
+    """Patients with a T1 and a T2 series each, by header; `far`: the T2 on a coarser grid that is moved by half."""
+    for n in range(patients):
+        for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
+            header = {
+                "PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
+                "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}",
+            } | elements  # fmt: skip
+            grid = {"spacing": (3.0, 2.5), "step": 6.0} if far and k else {}
+            voxels = made.head(*((4, 12, 10) if far and k else (8, 24, 20)), seed=10 * n + k)
+            made.series(root / folders.format(n=n, k=k, word=words), voxels, prefix=f"{k}-{n}-", **header, **grid)
+    return root
+
+
+def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
+    records = records_of(Dicom, export(tmp_path, folders="all"))
+    assert {(r.domain, r.subject) for r in records} == {(letter, f"P{n}") for letter in "ab" for n in range(3)}
+    first = of(records, "b")[0]
+    assert first.position == 2.0 and np.array_equal(first.read()[0], made.head(8, seed=1)[2])
+    assert np.array_equal(first.scan()[0], made.head(8, seed=1)) and len(first.files) == 8
+    assert len(complete_pairs(records)) == 3 * 4
+    whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
+    assert {r.domain for r in whole} == {"image"} and len(whole) == 6 and whole[0].read().shape == (1, 8, 24, 20)
+    coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
+    assert {record.read().shape for record in coronal} == {(1, 8, 20)}
+
+
+def test_series_of_two_frames_or_grids_are_no_pair_until_they_are_brought_together(tmp_path):
+    root = export(tmp_path, 2, far=True)
+    assert all(record.pair is None for record in records_of(Dicom, root))
+    pairs = complete_pairs(records_of(Dicom, root, onto="a"))
+    assert len(pairs) == 2 * 4 and {r.read().shape for pair in pairs.values() for r in pair.values()} == {(1, 24, 20)}
+    for k, words in enumerate(("T1", "T2")):
+        header = {"SeriesInstanceUID": f"1.9.{k}", "SeriesDescription": words, "FrameOfReferenceUID": f"1.8.{k}"}
+        made.series(root / f"more{k}", made.head(8), PatientID="P9", **header)
+    alone = [record for record in records_of(Dicom, root, onto="a") if record.subject == "P9"]
+    assert alone and all(record.pair.startswith("alone/") for record in alone)
+
+
+def test_folders_name_domain_and_patient_where_headers_do_not(tmp_path):
+    bare = dict(SeriesDescription="", ProtocolName=None, PatientID=None)
+    records = records_of(Dicom, export(tmp_path / "x", folders="patient{n}/{word}", **bare))
+    assert {(r.domain, r.subject) for r in records} == {(letter, f"patient{n}") for letter in "ab" for n in range(3)}
+    root = export(tmp_path / "y", folders="site1_case-{n}/{k}", PatientID="ANONYMOUS")
+    assert {record.subject for record in records_of(Dicom, root, patient=r"case-(\d+)")} == {"0", "1", "2"}
+
+
+def test_a_regex_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(tmp_path):
+    root = export(tmp_path, 2)
+    made.series(root / "x", made.head(8), PatientID="P0", SeriesInstanceUID="1.8", SeriesDescription="t1_se_cor")
+    made.series(root / "y", made.head(8), PatientID="P0", SeriesInstanceUID="1.7", SeriesDescription="T1 localizer")
+    io.write(root / "synthetic", io.read(io.scans(root / "export")[0]), "T2")
+    records = records_of(Dicom, root)
+    assert [len({r.scan_key for r in of(records, letter)}) for letter in "ab"] == [3, 2]
+    assert len({r.scan_key for r in of(records_of(Dicom, root, a=r"t1.*tra", b="T2_TSE"), "a")}) == 2
+    for options, says in (
+        ({"a": "t1("}, "no regular expression"),
+        ({"a": "tra", "b": "t2"}, "belongs to both domains"),
+        ({"domains": ("T1", "FLAIR")}, "no DICOM series of FLAIR .* there are .*MR t1_se_tra.*SeriesDescription"),
+    ):
+        with pytest.raises(UserError, match=says):
+            records_of(Dicom, root, **options)
+
+
+def test_ct_and_mr_are_told_apart_by_modality(tmp_path):
+    for n in range(2):
+        for modality in ("CT", "MR"):
+            header = {"SeriesInstanceUID": f"1.{n}.{modality == 'CT':d}", "SeriesDescription": "Head"}
+            made.series(tmp_path / f"{n}{modality}", made.head(8), modality=modality, PatientID=f"P{n}", **header)
+    records = records_of(Dicom, tmp_path, ("CT", "MRI"), planes=(0, 1))
+    assert len({record.scan_key for record in of(records, "a")}) == 2
+    assert min(record.read().min() for record in of(records, "a")) == -1024
+
+
+@pytest.mark.parametrize(
+    "text, contrast",
+    [
+        ("t1_mprage_sag_p2_iso", "t1"), ("sT2W/FLAIR", "flair"), ("T1/SE/extrp", "t1"), ("sT2/TSE/T", "t2"),
+        ("Ax T1 FLAIR", "t1"), ("AX T1 +C", "t1ce"), ("T1 post Gd tra", "t1ce"), ("Sag FSPGR BRAVO", "t1"),
+        ("t2_tirm_tra_dark-fluid", "flair"), ("MR T2 tse", "t2"), ("ep2d_diff ADC", "adc"), ("AAHScout", None),
+    ],
+)  # fmt: skip
+def test_descriptions_of_scanners_are_understood(text, contrast):
+    assert contrast_of(text) == contrast
+
+
+# --- which source fits a path
+
+
+def test_a_path_finds_the_source_of_its_kind(tmp_path):
+    for n in range(2):
+        volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_T1w.nii.gz", n)
+        volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_T2w.nii.gz", n)
+        for name in ("T1w", "FLAIR"):
+            volume(tmp_path / "tree" / f"p{n}" / f"{name}.nii.gz", n)
+            volume(tmp_path / "known" / f"p{n}" / f"{name.replace('FLAIR', 'T2').replace('w', '')}.nii.gz", n)
+    (tmp_path / "study.csv").write_text("path,domain\n")
+    export(tmp_path / "scanner", 1)
+    made.series(tmp_path / "one", made.head())
+    for path, name in (("bids", "bids"), ("tree", "nifti"), ("study.csv", "manifest"), ("scanner", "dicom")):
+        expected = {"name": name, "path": str(tmp_path / path)}
+        assert source_for(tmp_path / path) == source_for(tmp_path / path, 1) == expected
+    assert source_for(tmp_path / "known")["name"] == "folders" and source_for(tmp_path / "one", 1)["name"] == "dicom"
+    assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", "the recipe's own source wins where it fits"
+    assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
+    tree_of(tmp_path / "contrasts")
+    assert source_for(tmp_path / "contrasts")["name"] == "contrasts"
+
+
+@pytest.mark.parametrize("source", [Nifti, Bids, Manifest, Dicom, Contrasts])
+def test_a_source_without_a_path_says_what_to_write(source):
+    with pytest.raises(UserError, match="path = "):
+        source(("T1", "T2"), 2, SIZE)
+
+
+def test_real_sets_are_recognised_and_read(shared_data):
+    expected = {"t1t2_course": "folders", "open_ms": "folders", "ct_mri": "folders", "brats2d": "contrasts",
+                "brats": "contrasts", "facades": "aligned", "brainix_dicom": "dicom"}  # fmt: skip
+    assert {name: source_for(shared_data / name)["name"] for name in expected} == expected
+    records = records_of(Nifti, shared_data / "open_ms", a="patient07/T1_*", b="patient19/T2_*", mask="GOLD_STANDARD")
+    assert {(r.domain, r.subject, r.pair) for r in records} == {("a", "patient07", None), ("b", "patient19", None)}
+    assert len(records) == 2 * 91 and records[0].read().shape == (1, 218, 182) and all(r.mask for r in records)
+    pairs = complete_pairs(records_of(Nifti, shared_data / "open_ms", onto="b", planes=(0.5, 0.53))).values()
+    raw = next(pair for pair in pairs if pair["a"].subject == "patient01")
+    assert raw["a"].read().shape == raw["b"].read().shape == (1, 448, 406)
+    gliomas = records_of(Contrasts, shared_data / "brats2d", ("T1+T1C+FLAIR", "T2"), mask="truth")
+    assert len(gliomas) == 16 and {record.split for record in gliomas} == {"train", "test"}
+    assert {len(record.read()) for record in of(gliomas, "a")} == {3} and all(r.mask().any() for r in gliomas)
+    paired = records_of(Dicom, shared_data / "brainix_dicom", planes=(0, 1), onto="a")
+    assert {r.read().shape for r in paired} == {(1, 512, 512)} and len({r.pair for r in paired}) == 2
