@@ -13,10 +13,10 @@ import torch
 from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.batches import Batches, prepare
+from gantk.data.batches import Batches
 from gantk.data.dataset import Data, intensity_from
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Window
-from gantk.data.resample import SamplingGrid
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, to_network
+from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
@@ -337,8 +337,8 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     record = next(r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1")
     native = record.read()
     assert np.isnan(native[2]).all() and np.isfinite(native[:2]).all()
-    seen = prepare(native, data.intensity["a"], SIZE, "pad")
-    assert torch.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0 and data.leaks() is None
+    seen = to_network(native, data.intensity["a"], Resize(native.shape[1:], SIZE))
+    assert np.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0 and data.leaks() is None
     keys = dict(domains=("T1+T1ce", "T2+FLAIR"), missing="mask")
     with pytest.raises(UserError, match="lack a contrast that is to be made: the first is 'case1/plane-000' without"):
         load(patients, **keys)
@@ -378,7 +378,7 @@ def test_a_mapping_per_channel_is_undone_and_repeats_over_neighbours(shape):
         PerChannel([Percentile(), Percentile()], ("T1", "FLAIR"), 2).fit(images)
     native = np.stack([np.full((4, 8), -1000.0), np.full((4, 8), 50.0)]).astype(np.float32)
     air = PerChannel([Window(low=-1000.0, high=0.0), Window(low=50.0, high=60.0)], ("CT", "MR"), 2)
-    assert (prepare(native, air, (8, 8), "pad") == -1).all(), "padding is each contrast's own air"
+    assert (to_network(native, air, Resize((4, 8), (8, 8))) == -1).all(), "padding is each contrast's own air"
 
 
 def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
