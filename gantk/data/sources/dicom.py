@@ -17,6 +17,7 @@ from gantk.data.sources.file_names import (
     Parts,
     contrast_in,
     numbered,
+    only_if_several,
     plain,
     same_contrast,
     split_of,
@@ -127,8 +128,9 @@ class Dicom(VolumeSource):
         if twice:
             what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains.values())}"
             raise UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
-        splits = len({split_of(series.place) for _, series in chosen} - {None}) > 1
-        return self.records_of(paired([self._item(letter, series, splits) for letter, series in chosen], self.onto))
+        splits = only_if_several(split_of(series.place) for _, series in chosen)
+        items = [self._item(*each, split) for each, split in zip(chosen, splits, strict=True)]
+        return self.records_of(paired(items, self.onto))
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.domains[letter]
@@ -149,14 +151,14 @@ class Dicom(VolumeSource):
             )
         return chosen
 
-    def _item(self, letter: str, series: Series, splits: bool) -> Item:
+    def _item(self, letter: str, series: Series, split: str | None) -> Item:
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
         subject = series.patient or _subject_of(series.place) or key
         if self.patient is not None:
             place = "/".join((*series.place, series.scan.path.name))
             subject = patient_of(place if self.patient.search(place) else series.patient or place, self.patient)
         study = f"{subject}/{series.study}" if series.study else ""
-        return Item(letter, series.scan, key, subject, study, split_of(series.place) if splits else None)
+        return Item(letter, series.scan, key, subject, study, split)
 
 
 def contrast_of(text: str) -> str | None:

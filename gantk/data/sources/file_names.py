@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.errors import UserError
@@ -63,6 +63,20 @@ def numbered(parts: Sequence[str]) -> list[str]:
     return [part for part in parts if any(map(str.isdigit, part))]
 
 
+def images_below(folder: Path) -> list[Path]:
+    """All images below a folder, none where there is no such folder."""
+    try:
+        return list_images(folder, recursive=True)
+    except UserError:
+        return []
+
+
+def only_if_several(splits: Iterable[str | None]) -> list[str | None]:
+    """The splits that folders say, if these are several: `TrainT1` beside no other says nothing about a split."""
+    splits = list(splits)
+    return splits if len(set(splits) - {None}) > 1 else [None] * len(splits)
+
+
 def split_of(parts: Sequence[str]) -> str | None:
     """`train`, `validation` or `test` where a folder's name starts with such a word."""
     found = next(filter(None, map(SPLIT_WORD.match, parts)), None)
@@ -92,6 +106,11 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
                 last = places[min(i + length, len(places)) - 1]
                 return joined, _without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
     return None, name
+
+
+def usual_contrast(name: str) -> str | None:
+    """The usual contrast that a name says: `T1w` and `x_t1n` are t1; None where it says none."""
+    return CONTRASTS.get(contrast_in(name, set())[0] or "")
 
 
 def domain_match(name: str, domain: str) -> int:
@@ -176,13 +195,11 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
             ranked["ab"[winner]].append((best[winner][0], parts, best[winner][1]))
     if len(ranked) < 2:
         return {}
-    top = {letter: max(entries)[0] for letter, entries in ranked.items()}
-    return {
-        parts: (letter, part)
-        for letter, entries in ranked.items()
-        for points, parts, part in entries
-        if points == top[letter]
-    }
+    chosen = {}
+    for letter, entries in ranked.items():
+        clearest = max(entries)[0]
+        chosen |= {parts: (letter, part) for points, parts, part in entries if points == clearest}
+    return chosen
 
 
 def _ending(part: str) -> str:
@@ -226,11 +243,7 @@ def _found(entries: Sequence[tuple[Path, Parts, str, int | None]], domains: dict
         place = tuple(part for i, part in enumerate(parts) if i != own and not SPLIT_WORD.fullmatch(part))
         places[letter].add(place)
         found.append(Found(path, letter, split_of(parts), place, bare_stem(stem_of(path), (domains[letter],))))
-    splits = len({image.split for image in found} - {None}) > 1
-    return sorted(
-        (
-            Found(f.path, f.letter, f.split if splits else None, f.place if len(places[f.letter]) > 1 else (), f.stem)
-            for f in found
-        ),
-        key=lambda image: (image.letter, natural(image.path)),
-    )
+    for i, split in enumerate(only_if_several(image.split for image in found)):
+        place = found[i].place if len(places[found[i].letter]) > 1 else ()
+        found[i] = replace(found[i], split=split, place=place)
+    return sorted(found, key=lambda image: (image.letter, natural(image.path)))

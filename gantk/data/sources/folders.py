@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import CONTRASTS, Found, below, contrast_in, discover, numbered
+from gantk.data.sources.file_names import Found, below, discover, images_below, numbered, usual_contrast
 from gantk.data.sources.masks import is_mask, masks_of, set_masks_apart
 from gantk.data.sources.pairing import pairs_of
 from gantk.data.sources.reader import Channels, FileSource, Reader, VolumeSource, compiled, needed_path
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.formats.files import outline
 
 
 class Folders(VolumeSource):
@@ -55,14 +57,11 @@ class Folders(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below `path`."""
-        try:
-            images = io.list_images(path, recursive=True)
-            for domains in (("T1", "T2"), ("CT", "MR")) if images else ():
+        with suppress(UserError):
+            for domains in (("T1", "T2"), ("CT", "MR")):
                 found = discover(path, domains)
                 if {image.letter for image in found} == {"a", "b"} and not _of_patients(found):
                     return {"path": str(path)}
-        except UserError:
-            return None
         return None
 
     def records(self) -> list[Record]:
@@ -115,19 +114,14 @@ class Aligned(FileSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where all folders are split folders and the first pictures are twice as wide as high."""
-        import PIL.Image
-
-        try:
-            images = below(path, io.list_images(path, recursive=True), "image")
-            if not images or any(image.place for image in images):
-                return None
-            for image in images[:3]:
-                with PIL.Image.open(image.path) as picture:
-                    if picture.width != 2 * picture.height:
-                        return None
-        except (UserError, OSError):
+        found = below(path, images_below(path), "image")
+        if not found or any(image.place or io.is_volume(image.path) for image in found):
             return None
-        return {"path": str(path)}
+        try:
+            sides = [outline(image.path).pixels.shape[1:] for image in found[:3]]
+        except UserError:
+            return None
+        return {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
 
     def records(self) -> list[Record]:
         """Two records for every picture: its halves, a pair."""
@@ -177,10 +171,7 @@ class Images(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where any image lies below `path`."""
-        try:
-            return {"path": str(path)} if io.list_images(path, recursive=True) else None
-        except UserError:
-            return None
+        return {"path": str(path)} if images_below(path) else None
 
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""
@@ -224,10 +215,8 @@ def _of_patients(found: Sequence[Found]) -> bool:
     """Whether two folders that say nothing hold volumes of the same contrasts: two patients, not two domains."""
     if any(not io.is_volume(image.path) for image in found):
         return False
-    meant: dict[str, set] = {"a": set(), "b": set()}
-    for image in found:
-        meant[image.letter].add(CONTRASTS.get(contrast_in(io.stem_of(image.path), set())[0] or ""))
-    return len(meant["a"] & meant["b"] - {None}) > 1
+    said = [{usual_contrast(io.stem_of(image.path)) for image in found if image.letter == letter} for letter in "ab"]
+    return len(said[0] & said[1] - {None}) > 1
 
 
 def _listed(folder: Path, option: str) -> tuple[Path, list[Path]]:

@@ -13,7 +13,9 @@ from gantk.data.sources.file_names import (
     SPLIT_WORD,
     Found,
     contrast_in,
+    images_below,
     numbered,
+    only_if_several,
     plain,
     same_contrast,
     split_of,
@@ -72,14 +74,9 @@ class Nifti(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where all images below `path` are volumes, of two or more contrasts known by name."""
-        try:
-            images = io.list_images(path, recursive=True)
-        except UserError:
-            return None
-        if any(not io.is_volume(image) for image in images):
-            return None
-        meant = {CONTRASTS.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
-        return {"path": str(path)} if len(meant) > 1 else None
+        images = images_below(path)
+        said = {CONTRASTS.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
+        return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
     def records(self) -> list[Record]:
         """One record for every volume, or for every plane of it; UserError where a domain has no files."""
@@ -132,8 +129,8 @@ class Nifti(VolumeSource):
         # What is named like the domain wins over a synonym in the same place: T1 over T1w.
         exact = {(one.letter, one.path.parent) for one in named if one.exact}
         named = [one for one in named if one.exact or (one.letter, one.path.parent) not in exact]
-        several = len({one.split for one in named} - {None}) > 1
-        return named if several else [replace(one, split=None) for one in named]
+        splits = only_if_several(one.split for one in named)
+        return [replace(one, split=split) for one, split in zip(named, splits, strict=True)]
 
     def _asked_for(self, letter: str, images: Sequence[Path]) -> list[Path]:
         """The images that the option for a domain means: a glob, a folder, or words of file and folder names."""

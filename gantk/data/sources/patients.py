@@ -12,13 +12,15 @@ import numpy as np
 
 from gantk.data.items import Record, contrast_names, domain_letters
 from gantk.data.sources.file_names import (
-    CONTRASTS,
     SPLIT_WORD,
     contrast_in,
+    images_below,
     numbered,
+    only_if_several,
     plain,
     same_contrast,
     split_of,
+    usual_contrast,
 )
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, set_masks_apart
 from gantk.data.sources.reader import Item, Reader, VolumeSource, compiled, needed_path, patient_of
@@ -57,14 +59,11 @@ class Contrasts(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or one of volumes, hold three or more contrasts known by name each."""
-        try:
-            images = io.list_images(path, recursive=True)
-        except UserError:
-            return None
-        folders: dict[Path, set[str]] = defaultdict(set)
+        images = images_below(path)
+        folders: dict[Path, set[str | None]] = defaultdict(set)
         for image in images:
-            folders[image.parent].add(CONTRASTS.get(contrast_in(io.stem_of(image), set())[0] or "", ""))
-        patients = {folder for folder, names in folders.items() if len(names - {""}) >= ENOUGH}
+            folders[image.parent].add(usual_contrast(io.stem_of(image)))
+        patients = {folder for folder, names in folders.items() if len(names - {None}) >= ENOUGH}
         volumes = {image.parent for image in images if io.is_volume(image)}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
@@ -84,14 +83,14 @@ class Contrasts(VolumeSource):
             raise UserError(what + f"; there are {shown}" * bool(shown), where="data.domains", allowed=allowed)
         patients = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
         patients = patients if 2 * len(patients) > len(files) else list(files)
-        splits = len({split_of(folder.relative_to(self.root).parts) for folder in patients} - {None}) > 1
+        splits = only_if_several(split_of(folder.relative_to(self.root).parts) for folder in patients)
         records = []
-        for folder in patients:
+        for folder, split in zip(patients, splits, strict=True):
             own = [mask for mask in masks if mask.parent == folder]
-            records += self._of_patient(folder, files[folder], own, splits)
+            records += self._of_patient(folder, files[folder], own, split)
         return self.expect_several(records)
 
-    def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], splits: bool) -> list[Record]:
+    def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], split: str | None) -> list[Record]:
         """The records of one patient's folder, whose files lie on one grid."""
         parts = folder.relative_to(self.root).parts
         key = "/".join(parts) or folder.resolve().name
@@ -109,7 +108,7 @@ class Contrasts(VolumeSource):
         if masks:
             expect_one_grid(masks[0], first)
         records = []
-        split, mask = split_of(parts) if splits else None, masks[0] if masks else None
+        mask = masks[0] if masks else None
         for plane in self.reader.planes(Item("", first, key), self.planes):
             for letter, names in self.contrasts.items():
                 items = [files[name] and Item(letter, files[name], key, mask=mask) for name in names]
