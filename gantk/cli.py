@@ -142,7 +142,7 @@ def translate(run, input, output, **options) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("--format", type=click.Choice(["onnx", "monai"]), default="onnx", help="Default: onnx.")
+@click.option("--format", default="onnx", metavar="NAME", help="onnx, monai or another of `gantk list exporter`.")
 @click.option("--out", required=True, metavar="PATH", help="The .onnx file, or the folder of the MONAI bundle.")
 @click.option("--to", metavar="DOMAIN", help="Which direction, by the domain it makes. Default: the recipe's second.")
 @click.option("--tolerance", type=float, metavar="T", help="Largest difference from PyTorch, as a share of the range.")

@@ -1,4 +1,4 @@
-"""One direction of a trained method as a network of plain tensors: what every exporter starts from."""
+"""One direction of a trained method as a network of plain tensors, written down by torch.export."""
 
 from __future__ import annotations
 
@@ -70,14 +70,13 @@ class AxisByAxis(nn.Module):
 
     def __init__(self, norm: InstanceNorm | nn.GroupNorm):
         super().__init__()
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0  # 0: each channel is one
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else norm.num_features
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (self.groups, -1)) if self.groups else x
+        grouped = x.unflatten(1, (self.groups, -1))
         centred = grouped - self.mean(grouped)
-        y = centred * (self.mean(centred.square()) + self.eps).rsqrt()
-        y = y.flatten(1, 2) if self.groups else y
+        y = (centred * (self.mean(centred.square()) + self.eps).rsqrt()).flatten(1, 2)
         if self.weight is None:
             return y
         shape = (1, -1, *[1] * (x.ndim - 2))
@@ -105,6 +104,13 @@ def plain_copy(method: Method, use: Callable[[Method], object]) -> Method:
 
     Discriminators, and the networks of the other direction, are no part of what is exported.
     """
+
+    def copied(children: dict[str, nn.Module]) -> Method:
+        found = copy.copy(method)
+        parts = (children, method._parameters, method._buffers)
+        found._modules, found._parameters, found._buffers = map(copy.deepcopy, parts)
+        return found.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
+
     kept, hooks = set(), []
     children = {name: child for name, child in method._modules.items() if child is not None}
     for name, child in children.items():
@@ -117,19 +123,12 @@ def plain_copy(method: Method, use: Callable[[Method], object]) -> Method:
         for hook in hooks:
             hook.remove()
     try:
-        found = _copy(method, {name: child if name in kept else nn.Identity() for name, child in children.items()})
+        found = copied({name: child if name in kept else nn.Identity() for name, child in children.items()})
         with torch.no_grad():
             use(found)
     except AttributeError:  # something of a network is used without running it
-        found = _copy(method, children)
+        found = copied(children)
     return found
-
-
-def _copy(method: Method, children: dict[str, nn.Module]) -> Method:
-    found = copy.copy(method)
-    parts = (children, method._parameters, method._buffers)
-    found._modules, found._parameters, found._buffers = map(copy.deepcopy, parts)
-    return found.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
 
 
 def sizes_of(method: Method, size: tuple[int, ...]) -> Sizes | None:
@@ -157,25 +156,31 @@ def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: Sizes | Non
     `example` holds at least two images. Of an exporter's failure at one form the caller goes on with the next: any
     batch at any size, any batch at this size, one image at this size. UserError where none is left.
     """
-    limits: list[str] = []
-    reasons: list[str] = []
-    found = False
+    from torch.export import Dim, export
+
+    limits, reason, found = [], "", False
     fits = sizes is not None and example[0].ndim > 2 and min(example[0].shape[2:]) >= sizes.smallest
     for batch, free in [(True, True)] * fits + [(True, False), (False, False)]:
         inputs = example if batch else tuple(each[:1] for each in example)
+        axes = {0: Dim("batch", min=1, max=4096)} if batch else {}
+        spatial = {}
+        if free:
+            least, most = max(2, sizes.smallest // sizes.multiple), LARGEST // sizes.multiple
+            spatial = {k: sizes.multiple * Dim(f"side{k}", min=least, max=most) for k in range(2, inputs[0].ndim)}
+        shapes = tuple(axes | (spatial if each.ndim > 2 else {}) for each in inputs)
         try:
-            exported = _exported(network, inputs, batch, sizes if free else None)
+            with quiet(), torch.no_grad():
+                exported = export(network, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export raises whatever the network's own code leads it to
-            reasons.append(_first_line(error))
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = first[:200]
         else:
             found = True
             yield Program(exported, batch, sizes if free else None, tuple(limits))
         limits.append("one size alone" if free else "one image at a time")
-    if found:
-        return
-    what = "the translation is more than a pass through networks, or they cannot be traced"
-    detail = next((reason for reason in reversed(reasons) if reason), "")
-    raise UserError(f"{what}: {detail}" if detail else what, remedy="translate with the run folder itself")
+    if not found:
+        what = f"the translation is more than a pass through networks, or they cannot be traced: {reason}"
+        raise UserError(what, remedy="translate with the run folder itself")
 
 
 @contextlib.contextmanager
@@ -189,20 +194,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _exported(network: nn.Module, inputs: tuple[Tensor, ...], batch: bool, sizes: Sizes | None):
-    from torch.export import Dim
-
-    first = {0: Dim("batch", min=1, max=4096)} if batch else {}
-    spatial = {}
-    if sizes is not None:
-        least, most = max(2, sizes.smallest // sizes.multiple), LARGEST // sizes.multiple
-        spatial = {axis: sizes.multiple * Dim(f"side{axis}", min=least, max=most) for axis in range(2, inputs[0].ndim)}
-    shapes = tuple(first | (spatial if each.ndim > 2 else {}) for each in inputs)
-    with quiet(), torch.no_grad():
-        return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

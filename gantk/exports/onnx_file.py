@@ -1,55 +1,114 @@
-"""A traced network as one ONNX file that carries what gantk knows of it, and nothing of the machine it was made on."""
+"""The exporter "onnx": one file that carries what gantk knows of a model, and nothing of the machine it was made on."""
 
 from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from gantk.errors import GantkError, UserError
-from gantk.exports.network import Program, quiet
-from gantk.exports.onnx_model import EXTRA, INPUT, KEY, OUTPUT
+from gantk.exports.exporting import Direction, Say
+from gantk.exports.network import Program, exact_norms, programs, quiet, sizes_of
+from gantk.exports.onnx_model import EXTRA, INPUT, KEY, OUTPUT, call, open_session
+from gantk.exports.parity import OnlyAlone, checked
+from gantk.files import write_file
 
 OPSET = 18  # the first with every operator that our networks become; onnxruntime runs it from 1.14 on
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31 - 2**20  # bytes: protobuf's limit for one message, with room for the graph
+LARGE = 2**14  # positions of a map, from which on onnxruntime's own norms do not add up well enough
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
-def require_onnx() -> None:
-    """UserError where a package that is needed to write ONNX is not installed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA)
+class Onnx:
+    """One .onnx file; `gantk translate model.onnx IN OUT` needs onnxruntime alone, without PyTorch."""
+
+    def check(self, out: Path) -> None:
+        """UserError where nothing can be written to `out`, before anything is loaded."""
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            raise UserError(f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA)
+        if out.suffix.lower() != ".onnx":
+            raise UserError(f"'{out.name}' does not end in .onnx", where="--out", remedy="name a file such as t2.onnx")
+        if out.is_dir():
+            raise UserError(f"'{out}' exists already", where="--out", remedy="name a file")
+
+    def write(self, direction: Direction, out: Path, tolerance: float, say: Say) -> Path:
+        """The most general form that exports and answers as PyTorch does, at `out`."""
+        translator, inputs = direction.translator, direction.probes.inputs
+        data, window = translator.model.data, tuple(translator.method.geometry.size)
+        names = ("noise", "label")[: len(inputs)] if direction.samples else (INPUT,)
+        sizes = None if direction.samples else sizes_of(direction.network.method, window)
+        large = np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
+        network = exact_norms(direction.network) if large else direction.network
+        failure: GantkError | None = None
+        try:
+            for program in programs(network, tuple(torch.from_numpy(each[:2]) for each in inputs), sizes):
+                try:
+                    model = to_onnx(program, names, data.dims)
+                    session = open_session(model.SerializeToString())
+                    parity = checked(
+                        lambda *x, s=session, p=program: call(s, *x, one_by_one=not p.batch),
+                        direction.expected,
+                        direction.probes,
+                        direction.target,
+                        batches=program.batch,
+                        larger=program.sizes.multiple if program.sizes else 0,
+                        tolerance=tolerance,
+                        what=f"the ONNX file of {direction.name}",
+                    )
+                except (OnlyAlone, UserError) as error:  # a form with less freedom may still be right
+                    failure = error
+                    continue
+                say(f"parity   ONNX against PyTorch: {parity.line()}")
+                say(f"accepts  {accepted(program)}")
+                free = {"batch": program.batch, "sizes": program.sizes and vars(program.sizes),
+                        "limits": list(program.limits)}  # fmt: skip
+                about = {"opset": OPSET, "tolerance": tolerance, "parity": parity.state(), "free": free}
+                content = with_metadata(model, direction.state() | about, f"gantk: {direction.name}")
+                write_file(out, content)
+                say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
+                return out
+        except UserError as error:
+            raise error.at(f"{direction.name}, from {translator.checkpoint.parent.parent}") from None
+        raise failure or GantkError(f"{direction.name} could not be exported")
 
 
-def to_onnx(program: Program, names: tuple[str, ...] = (INPUT,), dims: int = 2) -> Any:
+def accepted(program: Program) -> str:
+    """What may be given to an exported network, in words."""
+    batch, sizes = "any number of images" if program.batch else "one image at a time", program.sizes
+    if sizes is None:
+        return f"{batch}, at the size it was trained at"
+    rule = f"a multiple of {sizes.multiple}" if sizes.multiple > 1 else "of any length"
+    return f"{batch}, every side {rule}, at least {sizes.smallest}"
+
+
+def to_onnx(program: Program, names: tuple[str, ...], dims: int) -> Any:
     """The network as an onnx.ModelProto in float32, weights inside; `names` are its inputs'.
 
     GantkError where the weights are too many for one file, UserError where ONNX has no operator for something.
     """
-    import torch
-
     weights = sum(tensor.nbytes for tensor in program.exported.state_dict.values())
     if weights > LARGEST:
         raise GantkError(f"the network's weights take {weights / 2**30:.1f} GiB, and one ONNX file holds 2")
+    options = {"dynamo": True, "opset_version": OPSET, "verbose": False}
     try:
         with quiet():
-            written = torch.onnx.export(
-                program.exported,
-                (),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(names),
-                output_names=[OUTPUT],
-                verbose=False,
-            )
+            written = torch.onnx.export(program.exported, (), input_names=names, output_names=[OUTPUT], **options)
         model = written.model_proto
     except Exception as error:  # the exporter wraps whatever goes wrong in errors of its own
         text = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"ONNX cannot hold this network: {text[0][:200]}") from error
     _tidy(model)
-    _name_axes(model, program, dims)
+    for value in (*model.graph.input, *model.graph.output):  # "batch", "height", "width" in place of numbers
+        axes = value.type.tensor_type.shape.dim
+        if program.batch:
+            axes[0].dim_param = "batch"
+        for axis, name in zip(axes[2:] if program.sizes else (), AXES[dims], strict=False):
+            axis.dim_param = name
     return model
 
 
@@ -70,25 +129,12 @@ def _tidy(model: Any) -> None:
     graphs = [model.graph]
     while graphs:
         graph = graphs.pop()
-        graph.name, graph.doc_string = "main", ""
+        graph.name = "main"
         del graph.value_info[:]
         for thing in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
             thing.doc_string = ""
             del thing.metadata_props[:]
         graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-
-
-def _name_axes(model: Any, program: Program, dims: int) -> None:
-    """Names in place of numbers for the axes that may change: "batch", and "height", "width", ..."""
-    for value in (*model.graph.input, *model.graph.output):
-        axes = value.type.tensor_type.shape.dim
-        if program.batch:
-            axes[0].dim_param = "batch"
-        for axis, name in zip(axes[2:] if program.sizes else (), AXES[dims], strict=False):
-            axis.dim_param = name
+    for thing in [each for function in model.functions for each in (function, *function.node)]:
+        thing.doc_string = ""
+        del thing.metadata_props[:]

@@ -1,9 +1,9 @@
-"""Whether an exported network answers as PyTorch does: measured on real images, in both kinds of intensities."""
+"""Whether an exported network answers as PyTorch does: measured on real images, in network and native intensities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,12 @@ class Probes:
 
     def part(self, places: slice, larger: int = 0) -> tuple[np.ndarray, ...]:
         """Some of them, with the borders of images repeated until axis k is (k + 1) times `larger` pixels longer."""
-        return tuple(_extended(each[places], larger) for each in self.inputs)
+
+        def extended(images: np.ndarray) -> np.ndarray:
+            widths = [(0, 0), (0, 0), *[(0, larger * (k + 1)) for k in range(images.ndim - 2)]]
+            return np.pad(images, widths, mode="edge") if larger and images.ndim > 2 else images
+
+        return tuple(extended(each[places]) for each in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,12 @@ class Parity:
     native_largest: float  # after the way back to native intensities, as a share of their range there
     native_mean: float
     on: str
-    batches: tuple[int, ...]
-    sizes: tuple[tuple[int, ...], ...]  # sides of the images, of all that were tried
-
-    @property
-    def worst(self) -> float:
-        """What a tolerance is held against."""
-        return float(np.nanmax([self.largest, self.native_largest])) if np.isfinite(self.largest) else np.inf
+    batches: list[int]
+    sizes: list[list[int]]  # sides of the images, of all that were tried
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON."""
-        shares = {name: getattr(self, name) for name in ("largest", "mean", "native_largest", "native_mean")}
-        return shares | {"on": self.on, "batches": list(self.batches), "sizes": [list(size) for size in self.sizes]}
+        return asdict(self)
 
     def line(self) -> str:
         """What was found, for a person."""
@@ -61,37 +60,26 @@ class Parity:
         )
 
 
-def compare(
-    found: Network,
-    expected: Network,
-    probes: Probes,
-    target: Any,  # the intensity mapping of what comes out
-    *,
-    batches: bool = True,  # whether `found` takes more than one image at a time
-    larger: int = 0,  # pixels by which sides may grow; 0 = they may not
-) -> Parity:
-    """Both networks on every probe, one by one and in batches, and on larger images where `found` takes them."""
-    count = len(probes.inputs[0])
-    numbers = tuple(sorted({1, min(3, count), count} if batches else {1}))
-    calls = [probes.part(slice(first, first + n)) for n in numbers for first in range(0, count - n + 1, n)]
-    if larger:
-        calls.append(probes.part(slice(0, 1), larger))
-    rows = [_differences(found(*call), expected(*call), target) for call in calls]
-    largest, mean, native_largest, native_mean = zip(*rows, strict=True)
-    sizes = {call[0].shape[2:] for call in calls} - {()}
-    return Parity(
-        largest=float(np.max(largest)),
-        mean=float(np.mean(mean)),
-        native_largest=float(np.max(native_largest)),
-        native_mean=float(np.mean(native_mean)),
-        on=probes.what,
-        batches=numbers,
-        sizes=tuple(sorted(sizes)),
-    )
-
-
 class OnlyAlone(GantkError):
     """Single images at the network's own size are answered as PyTorch does, batches or other sizes are not."""
+
+
+def compare(
+    found: Network, expected: Network, probes: Probes, target: Any, *, batches: bool = True, larger: int = 0
+) -> Parity:
+    """Both networks on every probe, one by one, in batches and on larger images.
+
+    `target` is the intensity mapping of what comes out; `batches` says whether `found` takes more than one image at a
+    time, `larger` by how many pixels sides may grow (0: they may not).
+    """
+    count = len(probes.inputs[0])
+    numbers = sorted({1, min(3, count), count} if batches else {1})
+    calls = [probes.part(slice(first, first + n)) for n in numbers for first in range(0, count - n + 1, n)]
+    calls += [probes.part(slice(0, 1), larger)] if larger else []
+    largest, mean, *native = zip(*(_differences(found(*call), expected(*call), target) for call in calls), strict=True)
+    sizes = sorted({call[0].shape[2:] for call in calls} - {()})
+    shares = [float(np.max(largest)), float(np.mean(mean)), float(np.max(native[0])), float(np.mean(native[1]))]
+    return Parity(*shares, probes.what, numbers, [list(size) for size in sizes])
 
 
 def checked(
@@ -105,14 +93,16 @@ def checked(
     tolerance: float = TOLERANCE,
     what: str = "the file",
 ) -> Parity:
-    """`compare`, where the difference is within the tolerance; else OnlyAlone, or a GantkError where nothing is right.
+    """`compare`, where the difference is within the tolerance; else OnlyAlone, or GantkError where nothing is right."""
 
-    The arguments are those of `compare`; `what` is compared, in words.
-    """
+    def right(parity: Parity) -> bool:
+        native = 0.0 if np.isnan(parity.native_largest) else parity.native_largest
+        return parity.largest <= tolerance and native <= tolerance
+
     parity = compare(found, expected, probes, target, batches=batches, larger=larger)
-    if parity.worst <= tolerance:
+    if right(parity):
         return parity
-    alone = (batches or larger) and compare(found, expected, probes, target, batches=False).worst <= tolerance
+    alone = (batches or larger) and right(compare(found, expected, probes, target, batches=False))
     raise (OnlyAlone if alone else GantkError)(
         f"{what} does not answer as PyTorch does: {parity.line()}. The tolerance is {tolerance:g} of the range. "
         "No file was written."
@@ -124,19 +114,16 @@ def require_steady(network: Network, probes: Probes, target: Any) -> None:
     first, again = network(*probes.inputs), network(*probes.inputs)
     if not np.isfinite(first).all():
         raise UserError("the network answers with values that are not finite: its training has diverged")
-    if not np.array_equal(first, again, equal_nan=True):
+    if not np.array_equal(first, again):
         share = _differences(first, again, target)[0]
-        raise UserError(
-            f"two translations of one image differ by up to {share:.1e} of the range: the method draws random numbers",
-            remedy="export a run that does not (pix2pix: method.test_dropout = false)",
-        )
-    singles = [network(*probes.part(slice(n, n + 1))) for n in range(len(first))]
-    share = _differences(first, np.concatenate(singles), target)[0]
+        what = f"two translations of one image differ by up to {share:.1e} of the range"
+        what = f"{what}: the method draws random numbers"
+        raise UserError(what, remedy="export a run that does not (pix2pix: method.test_dropout = false)")
+    singles = np.concatenate([network(*probes.part(slice(n, n + 1))) for n in range(len(first))])
+    share = _differences(first, singles, target)[0]
     if not share <= TOLERANCE:
-        raise UserError(
-            f"an image alone and in a batch gives answers that differ by {share:.1e} of the range",
-            remedy="a layer stays in training mode in use: mend the method's eval()",
-        )
+        what = f"an image alone and in a batch gives answers that differ by {share:.1e} of the range"
+        raise UserError(what, remedy="a layer stays in training mode in use: mend the method's eval()")
 
 
 def real_images(translator: Any, letter: str) -> Probes:
@@ -148,13 +135,16 @@ def real_images(translator: Any, letter: str) -> Probes:
     other = "a" if letter == "b" else "b"
     model, method = translator.model, translator.method
     window, count = tuple(method.geometry.size), IMAGES[model.data.dims]
+    shape = (method.geometry.channels[other], *window)
     try:
         data = Data.load(model.data, type(method))
         data.intensity.update(translator.intensity)
-        kind, records = _records(data, other, count)
-        images = [_middle(data.image(record).numpy(), window) for record in records]
-        expected = (method.geometry.channels[other], *window)
-        if images and all(image.shape == expected for image in images):
+        kinds = {"test": "held-out", "validation": "validation", "train": "training"}
+        shown = {kind: [r for r in data.splits[split] if r.domain == other] for split, kind in kinds.items()}
+        kind, found = next(((kind, records) for kind, records in shown.items() if records), ("", []))
+        images = [_middle(data.image(record).numpy(), window) for record in found[:: max(1, len(found) // count)]]
+        images = images[:count]
+        if images and all(image.shape == shape for image in images):
             what = f"{len(images)} {kind} image{'s' * (len(images) > 1)} of {translator.frame(letter).source}"
             if len(images) == 1:  # batches have to be tried too
                 images, what = [*images, np.flip(images[0], -1)], f"{what} and its mirror image"
@@ -162,8 +152,13 @@ def real_images(translator: Any, letter: str) -> Probes:
         why = "the run's data have changed"
     except (UserError, OSError) as error:
         why = str(error)
-    shape = (count, method.geometry.channels[other], *window)
-    drawn = _drawn(shape, method.geometry.range)
+    from scipy.ndimage import gaussian_filter
+
+    rough = np.random.default_rng(0).standard_normal((count, *shape))
+    smooth = gaussian_filter(rough, sigma=(0, 0, *[max(1.0, side / 16) for side in window]))
+    low, span = (each.reshape(count, -1, *[1] * len(window)) for each in _ends(smooth.reshape(count, shape[0], -1)))
+    black, white = method.geometry.range
+    drawn = ((smooth - low) / span * (white - black) + black).astype(np.float32)
     return Probes((drawn,), f"{count} drawn images, not real ones", why)
 
 
@@ -175,13 +170,8 @@ def noise(translator: Any, latent: int) -> Probes:
     return Probes((drawn, *labels), f"{count} vectors of normal noise")
 
 
-def _records(data: Data, letter: str, count: int) -> tuple[str, Sequence[Any]]:
-    for split, kind in (("test", "held-out"), ("validation", "validation"), ("train", "training")):
-        found = [record for record in data.splits[split] if record.domain == letter]
-        if found:
-            step = max(1, len(found) // count)
-            return kind, found[::step][:count]
-    return "", []
+def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return values.min(-1), np.ptp(values, -1)
 
 
 def _middle(image: np.ndarray, window: tuple[int, ...]) -> np.ndarray:
@@ -190,32 +180,13 @@ def _middle(image: np.ndarray, window: tuple[int, ...]) -> np.ndarray:
     return image[(slice(None), *(slice(at, at + part) for at, part in zip(starts, window, strict=True)))]
 
 
-def _drawn(shape: tuple[int, ...], range: tuple[float, float]) -> np.ndarray:
-    """Smooth seeded images from black to white."""
-    from scipy.ndimage import gaussian_filter
-
-    rough = np.random.default_rng(0).standard_normal(shape)
-    smooth = gaussian_filter(rough, sigma=(0, 0, *[max(1.0, side / 16) for side in shape[2:]]))
-    axes = tuple(np.arange(2, smooth.ndim))
-    low, high = smooth.min(axis=axes, keepdims=True), smooth.max(axis=axes, keepdims=True)
-    return ((smooth - low) / (high - low) * (range[1] - range[0]) + range[0]).astype(np.float32)
-
-
 def _differences(found: np.ndarray, expected: np.ndarray, target: Any) -> tuple[float, float, float, float]:
     """Largest and mean absolute difference as shares of the range: in network and in native intensities."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return (np.inf,) * 4
     low, high = target.range
-    apart = np.abs(found.astype(np.float64) - expected) / (high - low)
-    ones = (1, found.shape[1], *[1] * (found.ndim - 2))
-    ends = [np.asarray(target.inverse(np.full(ones, end, dtype=np.float64))) for end in (low, high)]
-    native = [np.asarray(target.inverse(each.astype(np.float64))) for each in (found, expected)]
-    native_apart = np.abs(native[0] - native[1]) / np.abs(ends[1] - ends[0])
-    return float(apart.max()), float(apart.mean()), float(native_apart.max()), float(native_apart.mean())
-
-
-def _extended(images: np.ndarray, larger: int) -> np.ndarray:
-    if not larger or images.ndim < 3:
-        return images
-    widths = [(0, 0), (0, 0), *[(0, larger * (k + 1)) for k in range(images.ndim - 2)]]
-    return np.pad(images, widths, mode="edge")
+    flat = np.ones((1, found.shape[1], *[1] * (found.ndim - 2)))
+    span = np.abs(np.asarray(target.inverse(flat * high)) - target.inverse(flat * low))
+    native = (np.asarray(target.inverse(each.astype(np.float64))) for each in (found, expected))
+    apart = [np.abs(found.astype(np.float64) - expected) / (high - low), np.abs(np.subtract(*native)) / span]
+    return tuple(float(share) for each in apart for share in (each.max(), each.mean()))

@@ -22,6 +22,7 @@ KINDS = {
     "augment": "a random change of images, on the device",
     "metric": "a score of an output against the truth, or of a set of images against real ones",
     "post": "a change of finished images, after the networks",
+    "exporter": "writes a trained model as a file for other programs",
     "optimizer": "an update rule",
     "schedule": "the learning rate over the training",
 }

@@ -1,8 +1,9 @@
-"""Trained models as MONAI bundles."""
+"""Trained models as MONAI bundles: `gantk export RUN --format monai --out FOLDER`."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Nothing yet that a recipe can name."""
+    """Offer the exporter."""
+    add.exporter("monai", "gantk_monai.bundle:Monai")

@@ -1,4 +1,4 @@
-"""A traced network as TorchScript that takes images of any size, with gantk's own fitting inside: torch alone runs it.
+"""A bundle's network as TorchScript, with what MONAI has no part for: gantk's way to fit images, and neighbours.
 
 This file is compiled by TorchScript: annotations are those that it knows, and arithmetic is spelt out.
 """
@@ -14,7 +14,7 @@ from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
 class Plain(nn.Module):
-    """The network itself, for images of the size that it was trained at: (N, C, *size) to (N, D, *size)."""
+    """The network itself, for images of the size that it was traced at: (N, C, *size) to (N, D, *size)."""
 
     def __init__(self, network: nn.Module, any_batch: bool):
         super().__init__()
@@ -34,28 +34,16 @@ class Fitted(nn.Module):
     background where the target has other channels.
     """
 
-    def __init__(self, network: nn.Module, frame: Frame, window: tuple, overlap: float):
+    def __init__(self, network: nn.Module, frame: Frame):
         super().__init__()
-        from gantk.inference.windows import tiles
-
-        self.network, self.reach, self.low = network, frame.neighbours, float(frame.range[0])
+        self.network, self.reach, self.low, self.size = network, frame.neighbours, float(frame.range[0]), [*frame.size]
         self.stretch, self.guided, self.box, self.flat = frame.fit == "stretch", frame.detail == "guided", WINDOW, FLAT
-        self.size, self.window = list(frame.size), list(window)
-        shared = [part - max(1, int(part * (1 - overlap))) for part in window]
-        found = tiles(frame.size, window, shared, (1,) * len(window))
-        self.corners = [[place.start for place in tile.box] for tile in found]
-        weight = torch.ones(())
-        for side in window:
-            places = (torch.arange(side) + 0.5) / side - 0.5
-            weight = weight[..., None] * torch.exp(-0.5 * (places / 0.25) ** 2)
-        self.register_buffer("weight", weight.clamp_min(1e-3), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         native = image.shape[2:]
         content = self.content(native)
         seen = self.placed(self.resized(image, content), content, image.flatten(2).amin(dim=2))
-        output = self.middle(self.by_windows(seen))
-        shown = self.middle(image)
+        output, shown = self.middle(self.network(seen)).clone(), self.middle(image)
         if self.guided and content != native:
             made = self.with_detail(output, self.middle(seen), shown, content, native)
         else:
@@ -81,10 +69,9 @@ class Fitted(nn.Module):
             side, to = image.shape[k + 2], size[k]
             if side != to:
                 step = side / to
-                reach = max(step, 1.0)
                 centres = (torch.arange(to, dtype=torch.float64, device=image.device) + 0.5) * step - 0.5
                 places = torch.arange(side, dtype=torch.float64, device=image.device)
-                weights = (1 - (places[None] - centres[:, None]).abs() / reach).clamp(min=0)
+                weights = (1 - (places[None] - centres[:, None]).abs() / max(step, 1.0)).clamp(min=0)
                 weights = (weights / weights.sum(1, keepdim=True)).to(image.dtype)
                 image = torch.matmul(image.movedim(k + 2, -1), weights.t()).movedim(-1, k + 2)
         return image
@@ -112,29 +99,8 @@ class Fitted(nn.Module):
         """The middle slice's channels."""
         return image.chunk(2 * self.reach + 1, dim=1)[self.reach]
 
-    def by_windows(self, image: Tensor) -> Tensor:
-        """The network over overlapping windows where it is smaller than the image, blended by a Gaussian."""
-        if self.size == self.window:
-            return self.network(image).clone()
-        total = torch.zeros([1], device=image.device)
-        weights = torch.zeros(self.size, device=image.device)
-        for number, corner in enumerate(self.corners):
-            part, count = image, weights
-            for k in range(len(corner)):
-                part = part.narrow(k + 2, corner[k], self.window[k])
-                count = count.narrow(k, corner[k], self.window[k])
-            done = self.network(part) * self.weight
-            if number == 0:
-                total = torch.zeros([image.shape[0], done.shape[1]] + self.size, device=image.device)
-            place = total
-            for k in range(len(corner)):
-                place = place.narrow(k + 2, corner[k], self.window[k])
-            place.add_(done)
-            count.add_(self.weight)
-        return total / weights
-
     def with_detail(self, output: Tensor, seen: Tensor, native: Tensor, content: list[int], size: list[int]) -> Tensor:
-        """Slope and remainder of the output over the input enlarged, the slope applied to the input itself."""
+        """`gantk.inference.pipeline.with_detail`."""
         if seen.shape[1] != output.shape[1]:
             channels = output.shape[1]
             seen = seen.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
@@ -155,31 +121,10 @@ class Fitted(nn.Module):
     def mean(self, x: Tensor) -> Tensor:
         """The mean over small windows, borders repeated."""
         half = self.box // 2
+        framed = nn.functional.pad(x, [half] * (2 * (x.dim() - 2)), mode="replicate")
         if x.dim() == 4:
-            framed = nn.functional.pad(x, [half, half, half, half], mode="replicate")
             return nn.functional.avg_pool2d(framed, self.box, stride=1)
-        framed = nn.functional.pad(x, [half, half, half, half, half, half], mode="replicate")
         return nn.functional.avg_pool3d(framed, self.box, stride=1)
-
-
-class Masked(nn.Module):
-    """What is one value in all corners of an image, and everywhere else the same, gets that value in the result."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        made, corners = self.network(image), image
-        for k in range(2, image.dim()):
-            corners = torch.cat([corners.narrow(k, 0, 1), corners.narrow(k, image.shape[k] - 1, 1)], dim=k)
-        corners = corners.flatten(2)
-        level = corners[:, :, 0]
-        masked = (corners.amax(dim=2) == corners.amin(dim=2)).all(dim=1)
-        for _ in range(image.dim() - 2):
-            level, masked = level.unsqueeze(-1), masked.unsqueeze(-1)
-        outside = (image == level).all(dim=1) & masked
-        return torch.where(outside[:, None], level.mean(dim=1, keepdim=True), made)
 
 
 class Stacked(nn.Module):
@@ -198,31 +143,23 @@ class Stacked(nn.Module):
             for first in range(0, depth, self.batch):
                 middles = torch.arange(first, min(first + self.batch, depth), device=image.device)
                 places = (middles[:, None] + offsets[None]).clamp(0, depth - 1)
-                stacks = volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)
-                slices.append(self.network(stacks))
+                slices.append(self.network(volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)))
             volumes.append(torch.cat(slices).movedim(0, 1))
         return torch.stack(volumes)
 
 
-def traced(program: Program, example: Tensor) -> nn.Module:
+def traced(program: Program, example: Tensor) -> Plain:
     """The network of a program as TorchScript."""
+    example = example if program.batch else example[:1]
     with quiet(), torch.no_grad():
-        return torch.jit.trace(
-            program.exported.module(), (example if program.batch else example[:1],), check_trace=False
-        )
+        return Plain(torch.jit.trace(program.exported.module(), (example,), check_trace=False), program.batch)
 
 
-def scripted(network: nn.Module) -> torch.jit.ScriptModule:
-    """A module of this file, compiled."""
-    with quiet():
-        return torch.jit.script(network.eval())
-
-
-def saved(network: torch.jit.ScriptModule) -> bytes:
+def compiled(network: nn.Module) -> bytes:
     """TorchScript's file without the notes for debuggers, which name the folders of this machine."""
     whole, kept = io.BytesIO(), io.BytesIO()
     with quiet():
-        torch.jit.save(network, whole)
+        torch.jit.save(torch.jit.script(network.eval()), whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
             if not entry.filename.endswith(".debug_pkl"):

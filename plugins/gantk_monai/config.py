@@ -1,0 +1,232 @@
+"""A bundle's configs/inference.json and configs/metadata.json: MONAI's own parts in a row, with the run's numbers.
+
+Images are fitted to the network by model.ts itself; here they are turned, resampled, scaled, and all of it back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from gantk import __version__
+from gantk.data.intensity import Linear, PerChannel
+from gantk.errors import UserError
+from gantk.exports.exporting import Direction
+from gantk.inference.pipeline import OTHER
+
+AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # of an upright volume's axes in each plane's view
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}  # that the configuration is written for
+MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
+MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
+
+
+def is_whole(direction: Direction) -> bool:
+    """Whether model.ts takes an image of any size as it is; else MONAI cuts windows for it."""
+    return direction.translator.model.data.fit != "crop"
+
+
+def lines_of(mapping: Any) -> list[Any]:
+    """The mappings of each contrast: one, unless there are several."""
+    return mapping.lines if isinstance(mapping, PerChannel) else [mapping]
+
+
+def inference(direction: Direction, pictures: bool) -> dict[str, Any]:
+    """inference.json: what `python -m monai.bundle run --config_file configs/inference.json` does.
+
+    UserError where MONAI has no transform for the intensities.
+    """
+    names = direction.translator.contrasts(OTHER[direction.letter])
+    keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
+    ending = ".png" if pictures else ".nii*"
+    files = f"$[{{'image': i}} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*{ending}')))]"
+    if len(keys) > 1:
+        found = ", ".join(f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}{ending}')))" for name in names)
+        files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
+    network = part("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device")
+    loader = part("DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0)
+    back = part("Compose", transforms=_postprocessing(direction, keys, pictures))
+    evaluator = part(
+        "SupervisedEvaluator", device="@device", val_data_loader="@dataloader", network="@network", inferer="@inferer",
+        postprocessing="@postprocessing", val_handlers="@handlers", amp=False,
+    )  # fmt: skip
+    return {
+        "imports": ["$import glob", "$import numpy", "$import os"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/input'",
+        "output_dir": "$@bundle_root + '/output'",
+        "datalist": files,
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": network,
+        "network": "$@network_def.eval()",
+        "preprocessing": part("Compose", transforms=_preprocessing(direction, keys, pictures)),
+        "dataset": part("Dataset", data="@datalist", transform="@preprocessing"),
+        "dataloader": loader,
+        "inferer": _inferer(direction, pictures),
+        "postprocessing": back,
+        "handlers": [part("StatsHandler", iteration_log=False)],
+        "evaluator": evaluator,
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def part(target: str, **options: Any) -> dict[str, Any]:
+    """One of MONAI's components."""
+    return {"_target_": target, **options}
+
+
+def _preprocessing(direction: Direction, keys: list[str], pictures: bool) -> list[dict[str, Any]]:
+    data = direction.translator.model.data
+    steps = [part("LoadImaged", keys=keys), part("EnsureChannelFirstd", keys=keys)]
+    if pictures:  # MONAI reads pictures column by column
+        steps.append(part("Transposed", keys=keys, indices=[0, 2, 1]))
+    else:
+        steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
+        if data.spacing:
+            pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: as it is
+            steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
+    for key, line in zip(keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True):
+        steps += scaling(key, line, data.dims == 3 or pictures)
+    if len(keys) > 1:
+        steps.append(part("ConcatItemsd", keys=keys, name="image"))
+    return [*steps, part("EnsureTyped", keys="image", dtype="$torch.float32")]
+
+
+def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
+    """MONAI's transforms for one contrast's intensity mapping; UserError where it has none that does the same.
+
+    `image_is_scan` says whether an image of the network is a whole scan: to MONAI, which scales before it cuts slices,
+    per = "image" is then the same as "volume".
+    """
+    state, (start, end) = line.state(), line.range
+    if isinstance(line, Linear) and line.per == "set":
+        return [_range(key, *state["fitted"], start, end)]
+    own = line.per == "volume" or (line.per == "image" and image_is_scan)
+    if isinstance(line, Linear) and own and not state.get("foreground"):
+        if line.name == "percentile":
+            ends = {"lower": state["low"], "upper": state["high"], "b_min": start, "b_max": end, "clip": False}
+            return [part("ScaleIntensityRangePercentilesd", keys=key, **ends, channel_wise=True)]
+        if line.name == "minmax":
+            return [part("ScaleIntensityd", keys=key, minv=start, maxv=end, channel_wise=True)]
+        if line.name == "zscore":
+            normal = part("NormalizeIntensityd", keys=key, nonzero=False, channel_wise=True)
+            return [normal, _range(key, -state["spread"], state["spread"], start, end)]
+    what = f"MONAI has no transform for the intensity mapping '{line.name}' with per = \"{line.per}\""
+    raise UserError(what, where="data.intensity", remedy='train with per = "set", or export ONNX')
+
+
+def _range(key: str, low: float, high: float, start: float, end: float) -> dict[str, Any]:
+    return part("ScaleIntensityRanged", keys=key, a_min=low, a_max=high, b_min=start, b_max=end, clip=False)
+
+
+def _inferer(direction: Direction, pictures: bool) -> dict[str, Any]:
+    model = direction.translator.model
+    slices = model.data.dims == 2 and not pictures and not model.data.neighbours
+    batch = {"sw_batch_size": model.translate.batch}
+    if is_whole(direction):
+        whole = part("SliceInferer", roi_size=[-1, -1], **batch, spatial_dim=0)
+        return whole if slices else part("SimpleInferer")
+    blend = {"overlap": model.translate.overlap, "mode": "gaussian", "sigma_scale": 0.25, "padding_mode": "constant"}
+    size, low = list(direction.translator.method.geometry.size), direction.translator.method.geometry.range[0]
+    kind = {"_target_": "SliceInferer", "spatial_dim": 0} if slices else {"_target_": "SlidingWindowInferer"}
+    return kind | {"roi_size": size, "cval": low} | batch | blend
+
+
+def _postprocessing(direction: Direction, keys: list[str], pictures: bool) -> list[dict[str, Any]]:
+    target, names = lines_of(direction.target), direction.translator.contrasts(direction.letter)
+    inverse = {"transform": "@preprocessing", "orig_keys": keys[0], "nearest_interp": False, "to_tensor": True}
+    steps, made, tails = [part("Invertd", keys="pred", **inverse)], ["pred"], ["_".join(names)]
+    if len(target) > 1:
+        tails = [re.sub(r"\W", "_", name) for name in names]
+        steps.append(part("SplitDimd", keys="pred", dim=0, output_postfixes=tails))
+        made = [f"pred_{tail}" for tail in tails]
+    for key, line, tail in zip(made, target, tails, strict=True):
+        if not isinstance(line, Linear):
+            what = f"MONAI has no transform for the way back of the intensity mapping '{line.name}'"
+            raise UserError(what, where="data.intensity", remedy='use "percentile", "zscore" or "window", or ONNX')
+        low, high = line.state()["fitted"]
+        steps.append(_range(key, *line.range, low, high))
+        save = part("SaveImaged", keys=key, output_dir="@output_dir", output_postfix=re.sub(r"\W", "_", tail))
+        save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
+        if pictures:
+            top, kind = (255, "uint8") if high <= 255 else (65535, "uint16")
+            steps.append(part("Lambdad", keys=key, func=f"$lambda x: x.round().clamp(0, {top})"))
+            steps.append(save | {"output_ext": ".png", "output_dtype": f"$numpy.{kind}"})
+        else:
+            steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
+    return steps
+
+
+def metadata(direction: Direction, pictures: bool, about: dict[str, Any]) -> dict[str, Any]:
+    """metadata.json: every mandatory key of the MONAI Bundle Specification, and `about` under "gantk"."""
+    translator, frame = direction.translator, direction.translator.frame(direction.letter)
+    task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
+    rows = scores(direction).get("metrics", {})
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by gantk {__version__}"},
+        "monai_version": VERSIONS["monai"],
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"pytorch-ignite": VERSIONS["pytorch-ignite"]},
+        "supported_apps": {},
+        "name": f"{frame.source} to {frame.target}, {method}",
+        "task": task,
+        "description": f"{task} by the method {method}, trained with gantk.",
+        "authors": "not stated",
+        "copyright": "not stated",
+        "data_source": f"not stated (gantk source '{translator.model.data.source.name}')",
+        "data_type": "picture" if pictures else "nibabel",
+        "eval_metrics": {name: row["value"] for name, row in rows.items()},
+        "intended_use": f"Research on translating {frame.source} into {frame.target} images. The images are synthetic: "
+        "structures may be added, moved or lost. Not a medical device, and not for diagnosis or treatment.",
+        "references": [],
+        "network_data_format": {
+            "inputs": {"image": _tensor(direction, OTHER[direction.letter], pictures)},
+            "outputs": {"pred": _tensor(direction, direction.letter, pictures)},
+        },
+        "gantk": direction.state() | about,
+    }
+
+
+def scores(direction: Direction) -> dict[str, dict[str, Any]]:
+    """The run's own test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without any."""
+    key = f"{OTHER[direction.letter]}_to_{direction.letter}"
+    try:
+        found = json.loads((direction.translator.checkpoint.parent.parent / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    tables = {"metrics": found.get("metrics", {})} | found.get("baselines", {})
+    return {
+        name: {metric: row for metric, row in (table.get(key) or {}).items()
+               if isinstance(row, dict) and row.get("value") is not None}
+        for name, table in tables.items()
+    }  # fmt: skip
+
+
+def _tensor(direction: Direction, letter: str, pictures: bool) -> dict[str, Any]:
+    translator, names = direction.translator, direction.translator.contrasts(letter)
+    data, geometry = translator.model.data, translator.method.geometry
+    channels = geometry.channels[letter] // (2 * data.neighbours + 1)
+    kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
+    modality = kinds.pop() if len(kinds) == 1 else "n/a"
+    if len(names) != channels:
+        names = ["red", "green", "blue"] if channels == 3 else [f"{names[0]} {k}" for k in range(channels)]
+    return {
+        "type": "image",
+        "format": "hounsfield" if modality == "CT" and not pictures else "magnitude",
+        "modality": modality,
+        "num_channels": channels,
+        "spatial_shape": ["*"] * (3 if data.dims == 3 or data.neighbours else 2)
+        if is_whole(direction) else list(geometry.size),
+        "dtype": "float32",
+        "value_range": list(geometry.range),
+        "is_patch_data": not is_whole(direction),
+        "channel_def": {str(k): name for k, name in enumerate(names)},
+    }  # fmt: skip
