@@ -70,11 +70,11 @@ class AxisByAxis(nn.Module):
 
     def __init__(self, norm: InstanceNorm | nn.GroupNorm):
         super().__init__()
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else norm.num_features
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0  # 0: each channel is one
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (self.groups, -1))
+        grouped = x.unflatten(1, (self.groups or x.shape[1], -1))
         centred = grouped - self.mean(grouped)
         y = (centred * (self.mean(centred.square()) + self.eps).rsqrt()).flatten(1, 2)
         if self.weight is None:
