@@ -71,7 +71,7 @@ def native(shape: tuple[int, ...]) -> np.ndarray:
 
 def test_a_bundle_is_what_the_specification_asks_for(run, bundle):
     meta, config = configs(bundle)
-    assert MANDATORY <= meta.keys() and meta["version"] in meta["changelog"]
+    assert meta.keys() >= MANDATORY and meta["version"] in meta["changelog"]
     for tensor in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
         assert all(isinstance(tensor[key], kind) for key, kind in TENSOR.items())
         assert sorted(tensor["channel_def"]) == [str(k) for k in range(tensor["num_channels"])]
