@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import ROOT
+from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from scaling_page import GPUS, Cluster, all_reduce, efficiency, page  # noqa: E402

@@ -26,7 +26,7 @@ CALLS = 9  # calls to the disk inside one save
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     """Everything that remembers: image pool, EMA, dropout, augmentation, momentum, two stages, a schedule."""
-    from conftest import TINY, draw_pictures
+    from tiny import TINY, draw_pictures
 
     folder = tmp_path_factory.mktemp("killed")
     draw_pictures(folder / "data" / "trainA", 9, seed=1)

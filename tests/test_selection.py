@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY
+from tiny import TINY
 
 import gantk
 from gantk.data.dataset import Data
