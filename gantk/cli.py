@@ -94,9 +94,20 @@ def run(recipe, trial, **options) -> None:
         return
     given = [f'train.precision="{options["precision"]}"'] if options["precision"] else []
     options = {name: options[name] for name in ("data", "profile", "device")} | {"set": [*options["set"], *given]}
+    _try(recipe, None, **options)
+
+
+def _try(recipe: str, json_file: str | None, **options) -> None:
+    """Print what a training would take; exit code 1 where it does not fit."""
+    from gantk import api
+    from gantk.files import write_file
+
+    _expect_folder_of(json_file)
     found = api.predict(recipe, **options)
     for line in found.lines():
         say(line)
+    if json_file:
+        write_file(Path(json_file), (json.dumps(found.state(), indent=1) + "\n").encode())
     sys.exit(0 if found.fits else 1)
 
 
@@ -190,8 +201,7 @@ def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
 
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
-    if json_file and not Path(json_file).absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
+    _expect_folder_of(json_file)
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
         result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=say)
@@ -366,9 +376,19 @@ def new_plugin(name, folder) -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """The machine, the versions and the plugins, and what is amiss."""
+@click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@click.option("--json", "json_file", metavar="FILE", help="Write what the trial found as JSON too.")
+@_device
+def doctor(recipe, settings, profile, json_file, device) -> None:
+    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
     from gantk.machine.doctor import findings
+
+    if recipe:
+        _try(recipe, json_file, set=settings, profile=profile, device=device)
+    if settings or profile or json_file or device:
+        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be tried")
 
     found = list(findings())
     states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
@@ -384,6 +404,11 @@ def _table(headers: tuple[str, ...], rows) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _expect_folder_of(json_file: str | None) -> None:
+    if json_file and not Path(json_file).absolute().parent.is_dir():
+        raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
 
 
 def _kind(kind: str) -> str:
