@@ -13,7 +13,7 @@ from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
-from gantk.inference.translator import Posts, spread_examples
+from gantk.inference.translator import Posts
 from gantk.inference.uncertainty import Uncertain, uncertain
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
@@ -46,6 +46,7 @@ class Scorer:
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
         low, high = data.range
         self.span, self.batch = high - low, model.translate.batch
+        self.letter = method.reads[0]  # the domain that images from noise are of
         self.reals = RealImages(data, self._shown, runtime.device)
         pair_metrics, self.set_metrics = chosen_metrics(model, self.reals, method, self.span)
         regions = model.evaluate.regions
@@ -53,6 +54,7 @@ class Scorer:
         for metric in pair_metrics if data.pairs("test") else ():
             getattr(metric, "expect_size", lambda size: None)(model.data.size)
         self.posts = Posts(model, (low, high))
+        self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
         if model.evaluate.uncertainty != "none":
             Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
 
@@ -108,11 +110,6 @@ class Scorer:
             self._test_samples(result)
         return result
 
-    @property
-    def letter(self) -> str:
-        """The domain that images from noise are of."""
-        return self.method.reads[0]
-
     # ---- translations
 
     def _test_direction(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
@@ -164,14 +161,7 @@ class Scorer:
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
             yield "regression", Regression(images, low=low, high=high, runtime=self.runtime, **options)
 
-    def _score_pairs(
-        self,
-        result: dict[str, Any],
-        key: str,
-        made: dict[str, Tensor],
-        baselines: dict[str, Tensor],
-        references: References,
-    ) -> None:
+    def _score_pairs(self, result: dict, key: str, made: dict, baselines: dict, references: References) -> None:
         """Rows and verdicts of images by direction, and rows of their baselines, into the result."""
         beside = {name: self.pairs(images, references) for name, images in baselines.items()}
         for name, scores in beside.items():
@@ -197,10 +187,6 @@ class Scorer:
             network = lambda x: self.method.translate(x, to)  # noqa: E731
             self._networks[to] = whole_images(network, self.method, self.model, self.runtime)
         return self._networks[to](images)
-
-    @cached_property
-    def _networks(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        return {}
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
         """The same by all ranks, in the passes that one alone would make: to the first one, None to the others."""
@@ -278,10 +264,13 @@ class Scorer:
 
     def _finished(self, images: Tensor, letter: str) -> Tensor:
         """What the recipe's post-steps make of outputs."""
-        examples = spread_examples(_Lazily(self.reals.records("train", letter), self.data.image))
-        on_device = lambda n: examples(n).to(self.runtime.device)  # noqa: E731
-        parts = [self.posts(part.to(self.runtime.device), on_device).cpu() for part in images.split(self.batch)]
-        return torch.cat(parts)
+        records, device = self.reals.records("train", letter), self.runtime.device
+
+        def examples(n: int) -> Tensor:  # as a file that is translated gets them
+            step = max(1, len(records) // n)
+            return self._stacked([records[i * step % len(records)] for i in range(n)]).to(device)
+
+        return torch.cat([self.posts(part.to(device), examples).cpu() for part in images.split(self.batch)])
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
@@ -298,19 +287,6 @@ class Scorer:
     def _shown(self, record: Record) -> Tensor:
         """As it is shown and scored: without neighbouring slices."""
         return self.data.centre(self.data.image(record)[None])[0]
-
-
-class _Lazily:
-    """Prepared images of records, read when they are asked for."""
-
-    def __init__(self, records: list[Record], load: Callable[[Record], Tensor]):
-        self.records, self.load = records, load
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.load(self.records[index])
 
 
 def chosen_metrics(model: Model, reals: RealImages, method: Method, data_range: float) -> tuple[list[Any], list[Any]]:

@@ -33,16 +33,9 @@ class Estimate:
 
 def metric_row(metric: Any, found: Any, images: int, definition: str, corrected: float | None = None) -> dict[str, Any]:
     """A metric's row of metrics.json; `found` has a value, its ci95 and n, which are patients where they are known."""
-    return {
-        "value": found.value,
-        "ci95": list(found.ci95) if found.ci95 else None,
-        "n": found.n,
-        "images": images,
-        "unit": metric.unit,
-        "definition": definition,
-        "higher_is_better": metric.higher_is_better,
-        "corrected": corrected,
-    }
+    about = {"images": images, "unit": metric.unit, "definition": definition}
+    about |= {"higher_is_better": metric.higher_is_better, "corrected": corrected}
+    return Estimate(found.value, found.ci95, found.n).row() | about
 
 
 def patient_names(patients: Sequence[str]) -> list[str]:

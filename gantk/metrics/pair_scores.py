@@ -157,14 +157,10 @@ class PairScorer:
         pooled = None if mean is None else (metric.of_mean, mean, weight)
         row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
         if native is not None:
-            found, unit = estimate(native, patients), scores.unit
-            kind, where = "hounsfield" if unit == "HU" else "native", definition.rpartition("/")[2]
-            row["in_units"] = {
-                "value": found.value,
-                "ci95": list(found.ci95) if found.ci95 else None,
-                "unit": unit,
-                "definition": f"{metric.native}/{kind}-intensities/{where}",
-            }
+            kind, where = "hounsfield" if scores.unit == "HU" else "native", definition.rpartition("/")[2]
+            about = {"unit": scores.unit, "definition": f"{metric.native}/{kind}-intensities/{where}"}
+            found = estimate(native, patients).row()
+            row["in_units"] = {"value": found["value"], "ci95": found["ci95"]} | about
         return row
 
     def _masks(self, references: References, part: slice) -> Masks:
