@@ -89,17 +89,12 @@ class Parsed:
 
 
 class Itk(Format):
-    """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file."""
+    """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file.
+
+    Each has `parse`, from the start of a file to what its header says, and `text`, from a grid to a header.
+    """
 
     volumes = several = True
-
-    def parse(self, path: Path, start: bytes) -> Parsed:
-        """The header at the start of a file; ValueError or UserError where it is broken."""
-        raise NotImplementedError
-
-    def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """A header for voxels of a type of `TYPES`, `values` in each, that take `packed` bytes in a file, or in ""."""
-        raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
         """The file, and the one that holds its voxels."""
@@ -158,9 +153,9 @@ class Itk(Format):
         sides, values = parsed.voxels.shape, parsed.values
         size = tuple(n for axis, n in enumerate(sides) if axis != values)
         if not 2 <= len(size) <= 4 or min(sides) < 1:
-            raise UserError(f"'{path}' has axes of the sides {sides}", allowed="2, 3 or 4, of space and then time")
+            raise ValueError(f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time")
         if sum(n > 1 for n in size[:3]) < 2:
-            raise UserError(f"'{path}' is a line of voxels (sides {size})", allowed="2-D and 3-D images")
+            raise ValueError(f"it is a line of voxels (sides {size})")
         end = int(np.prod(sides, dtype=object)) * parsed.voxels.dtype.itemsize
         parsed = replace(parsed, voxels=replace(parsed.voxels, end=end))
         parsed.voxels.expect_whole()
@@ -168,9 +163,9 @@ class Itk(Format):
         vectors, origin = parsed.vectors[:n, :n], parsed.origin[:n]
         spacing = np.linalg.norm(vectors, axis=0)
         if not (np.isfinite(spacing).all() and spacing.all()):
-            raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
+            raise ValueError(f"it has a spacing of {spacing} mm")
         if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
-            raise UserError(f"'{path}' has directions that map no volume", remedy="correct its header")
+            raise ValueError("its directions map no volume")
         header = ItkHeader(size[:n], vectors, origin, parsed.metadata, bool(parsed.voxels.packing))
         parts = 1 if values is None else sides[values]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
@@ -200,14 +195,14 @@ class Nrrd(Itk):
         if len(sides) != int(fields["dimension"]):
             raise ValueError(f"its sides are '{fields['sizes']}'")
         if encoding not in PACKINGS:
-            raise UserError(f"'{path}' holds its voxels as '{encoding}'", allowed=PACKINGS, remedy="save it anew")
+            raise ValueError(f"it holds its voxels as '{encoding}', not as {', '.join(PACKINGS)}")
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
-            raise UserError(f"'{path}' skips a part of its voxels' file", remedy="save it anew, as one .nrrd file")
+            raise ValueError("it skips a part of its voxels' file")
         if data is None and not end:
             raise ValueError("it ends before its voxels")
         kind = next((kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])), None)
         if kind is None:
-            raise UserError(f"'{path}' holds values of type '{fields['type']}'", allowed="integers and floats")
+            raise ValueError(f"it holds values of type '{fields['type']}'")
         steps = re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
         apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
         apart += [n for n, step in enumerate(steps) if step == "none"]
@@ -267,17 +262,17 @@ class MetaImage(Itk):
         if n != int(fields["NDims"]):
             raise ValueError(f"its DimSize is '{fields['DimSize'][:40]}'")
         if "BinaryData" in fields and not true("BinaryData"):
-            raise UserError(f"'{path}' holds its voxels as text", remedy="save it with binary voxels")
+            raise ValueError("it holds its voxels as text")
         kind = fields["ElementType"].removesuffix("_ARRAY")
         kind = next((key for key, (name, _) in TYPES.items() if name == kind), None)
         if kind is None:
-            raise UserError(f"'{path}' holds values of type '{fields['ElementType']}'", allowed="integers and floats")
+            raise ValueError(f"it holds values of type '{fields['ElementType']}'")
         file = path if data.lower() == "local" else _beside(path, data)
         if skipped < 0 or (skipped and file == path):
-            raise UserError(f"'{path}' has a HeaderSize of {skipped}", remedy="save it without one")
+            raise ValueError(f"it has a HeaderSize of {skipped}")
         spacing = numbers("ElementSpacing ElementSize", np.ones(n))
         if (spacing <= 0).any():
-            raise UserError(f"'{path}' has a spacing of {spacing} mm", allowed="above 0", remedy="correct its header")
+            raise ValueError(f"it has a spacing of {spacing} mm")
         vectors = numbers("TransformMatrix Orientation Rotation", np.eye(n)).T * spacing
         dtype = np.dtype(kind).newbyteorder(">" if true("BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<")
         voxels = Stored(file, sides if parts == 1 else (parts, *sides), dtype)
@@ -312,11 +307,11 @@ def _beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names: a regular one, in the header's folder or below it."""
     voxels = path.parent / name
     if name.split()[:1] == ["LIST"] or "%" in name:
-        raise UserError(f"'{path}' is in several files ('{name[:40]}')", remedy="save it as one file")
+        raise ValueError(f"it is in several files ('{name[:40]}')")
     if Path(name).is_absolute() or not Path(os.path.realpath(voxels)).is_relative_to(os.path.realpath(path.parent)):
-        raise UserError(f"'{path}' names voxels outside its folder: '{name[:80]}'", remedy="put both into one folder")
+        raise ValueError(f"it names voxels outside its folder: '{name[:80]}'")
     if not os.path.isfile(voxels):  # which takes any name
-        raise UserError(f"'{path}' lacks its second file '{name[:80]}'", remedy="keep both in one folder")
+        raise ValueError(f"its second file '{name[:80]}' is not there")
     return voxels
 
 

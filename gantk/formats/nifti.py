@@ -115,8 +115,7 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     size = int.from_bytes(start[:4], "little" if order == "<" else "big")
     kind = KINDS.get((size, start[344:347] if size == 348 else start[4:7]))
     if kind is None or len(start) < size or kind.endswith("Pair") != (voxels != path):
-        what = f"'{path}' cannot be read as NIfTI: it has no such header"
-        raise UserError(what, remedy="copy it again, or leave it out")
+        raise ValueError("it has no such header")
     header_class = getattr(nib, kind).header_class
     raw = header_class(start[:size], order, check=False)
     dtype, sides = raw.get_data_dtype(), tuple(int(n) for n in raw["dim"][1 : 1 + max(int(raw["dim"][0]), 0)])
@@ -124,15 +123,15 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
         kind = "colour (RGB)" if dtype.names else "complex numbers" if dtype.kind == "c" else f"type {dtype}"
         raise UserError(f"'{path}' holds values of {kind}", allowed="integers and floats, one value a voxel")
     if not sides or len(sides) > 7 or min(sides) < 1:
-        raise UserError(f"'{path}' is broken: its header gives the sides {sides}", remedy="copy it again")
+        raise ValueError(f"its header gives the sides {sides}")
     kept = sides[:3] + tuple(n for n in sides[3:] if n > 1)
     shape, count = kept[:3] + (1,) * (3 - len(kept)), int(np.prod(kept[3:], dtype=object))
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
     if sum(n > 1 for n in shape) < 2:
-        raise UserError(f"'{path}' is a line of voxels (shape {sides})", allowed="2-D and 3-D images")
+        raise ValueError(f"it is a line of voxels (shape {sides})")
     offset, low = float(raw["vox_offset"]), 0 if voxels != path else raw.single_vox_offset
     if not low <= offset <= low + EXTENSIONS:
-        raise UserError(f"'{path}' is broken: its voxels start at byte {offset:g}", remedy="copy it again")
+        raise ValueError(f"its voxels start at byte {offset:g}")
     slope, inter = raw.get_slope_inter()
     scale = {} if slope is None else {"slope": slope, "inter": inter}
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -149,9 +148,8 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     steps = raw["pixdim"][1:4]
     wrong = [float(step) for step, n in zip(steps, shape, strict=True) if n > 1 and not 0 < abs(step) < np.inf]
     if wrong:
-        remedy = "write the true distances into its header (pixdim)"
-        raise UserError(f"'{path}' has a spacing of {wrong[0]:g} mm", allowed="finite, not 0", remedy=remedy)
+        raise ValueError(f"it has a spacing of {wrong[0]:g} mm; its header (pixdim) needs the true one")
     finite = np.isfinite(affine).all()
     if not finite or np.linalg.matrix_rank(affine[:3, :3]) < 3 or np.isnan(nib.io_orientation(affine)).any():
-        raise UserError(f"'{path}' has an affine that maps no volume", remedy="repair its sform or qform")
+        raise ValueError("its affine (sform or qform) maps no volume")
     return header, affine, stored

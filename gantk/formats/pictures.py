@@ -53,9 +53,10 @@ class Picture(Format):
                 gray = picture.mode in ("L", "I", "F", *TO_GRAY) or picture.mode.startswith("I;16")
                 sides = picture.size if turned else picture.size[::-1]
                 return Image(zeros(1 if gray else 3, *sides), path=path)
+            stored = str(picture.tile[0][3])  # how its rows are stored, such as "RGB;16B"
             picture.load()
-            if _is_deep(picture, path):
-                array = _by_simpleitk(picture, path)
+            if _is_deep(picture, stored):
+                array = _by_simpleitk(picture, path, stored)
             else:
                 upright = PIL.ImageOps.exif_transpose(picture) if jpeg else picture
                 mode = TO_GRAY.get(upright.mode) or TO_COLOUR.get(upright.mode)
@@ -103,27 +104,18 @@ def _open(path: Path) -> Iterator[PIL.Image.Image]:
         yield picture
 
 
-def _is_deep(picture: PIL.Image.Image, path: Path) -> bool:
+def _is_deep(picture: PIL.Image.Image, stored: str) -> bool:
     """Whether there are more than 8 bits in each of several channels, which Pillow would silently cut to 8."""
     if picture.format == "PNG":
-        depth, colours = _png_depth(path)
-        return depth == 16 and colours != 0
+        return ";16" in stored and picture.mode in ("RGB", "RGBA", "LA")
     bits = picture.tag_v2.get(BITS, (8,)) if picture.format == "TIFF" else ()
     return len(bits) > 1 and max(bits) > 8
 
 
-def _png_depth(path: Path) -> tuple[int, int]:
-    """Bits in a channel, and the type of colour: 0 is gray, 2 RGB, 4 gray with transparency, 6 RGB with it."""
-    with path.open("rb") as file:
-        start = file.read(26)
-    return start[24], start[25]
-
-
-def _by_simpleitk(picture: PIL.Image.Image, path: Path) -> np.ndarray:
+def _by_simpleitk(picture: PIL.Image.Image, path: Path, stored: str) -> np.ndarray:
     """(H, W, 3) of 16 bits, without transparency."""
     sitk, tags = _simpleitk(), getattr(picture, "tag_v2", {})
-    two = picture.format == "PNG" and _png_depth(path)[1] == 4  # for which SimpleITK has no name
-    if sitk is None or two or tags.get(ORIENTATION, 1) != 1 or tags.get(PLANES, 1) != 1:
+    if sitk is None or stored.startswith("LA") or tags.get(ORIENTATION, 1) != 1 or tags.get(PLANES, 1) != 1:
         raise UserError(
             f"'{path}' has 16 bits in each of several channels",
             allowed="16-bit gray, 8-bit colour" + ("" if sitk else "; 16-bit colour where SimpleITK is installed"),

@@ -29,11 +29,8 @@ def expect_held(path: Path, declared: int, held: int, packed: bool = False) -> N
     """UserError where `held` bytes of a file cannot be the `declared` bytes of its voxels, deflated where `packed`."""
     if declared > held * (DEFLATE_RATIO if packed else 1):
         packing = " of compressed data" if packed else ""
-        raise UserError(
-            f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and "
-            f"holds {held}{packing}",
-            remedy="copy it again, or leave it out",
-        )
+        what = f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and holds {held}"
+        raise UserError(what + packing, remedy="copy it again, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Stored:
     inter: float = 0.0
 
     def expect_whole(self) -> None:
-        """UserError where the file's size tells that it cannot be what its header declares."""
+        """An error where the file's size tells that it cannot be what its header declares."""
         held = self.path.stat().st_size - self.opens
         if self.packing != "bzip2":  # of which a byte can become any number
             expect_held(self.path, self.end, held, packed=bool(self.packing))
@@ -94,15 +91,13 @@ class Stored:
         while view:
             got = stream.readinto(view)
             if not got:
-                what = f"'{self.path}' is cut short: its voxels end before the {self.end} bytes that it declares"
-                raise UserError(what, remedy="copy it again, or leave it out")
+                raise ValueError(f"it is cut short: its voxels end before the {self.end} bytes that it declares")
             view = view[got:]
         return content
 
     def _expect_end(self, rest: int) -> None:
         if rest > SLACK:
-            what = f"'{self.path}' goes on far beyond the {self.end} bytes of voxels that its header declares"
-            raise UserError(what, remedy="its header is wrong: copy it again, or leave it out")
+            raise ValueError(f"it goes on far beyond the {self.end} bytes of voxels that its header declares")
 
 
 def as_integers(

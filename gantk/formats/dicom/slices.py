@@ -111,7 +111,7 @@ def image_header(path: Path) -> Dataset:
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
             shape = f"{frames} x " * (frames != 1) + f"{rows} x {columns}"
-            raise UserError(f"'{path}' declares {shape} pixels of {bits} bits", remedy="copy it again, or leave it out")
+            raise ValueError(f"it declares {shape} pixels of {bits} bits")
         expect_room(path, frames * rows * columns * samples)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated or syntax == RLELossless:  # other codecs have no bound that means anything
@@ -152,7 +152,7 @@ class Slice:
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
-    """The slices of one file in its own order; UserError for geometry that is none.
+    """The slices of one file in its own order; ValueError for geometry that is none.
 
     PS3.3, C.7.6.16: what differs between frames is in the per-frame groups, the rest in the shared ones.
     """
@@ -163,7 +163,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(each) != count:
-        raise UserError(f"'{path}' declares {count} frames and describes {len(each)}", remedy="copy it again")
+        raise ValueError(f"it declares {count} frames and describes {len(each)}")
     found = []
     for number, own in enumerate(each):
 
@@ -180,16 +180,15 @@ def _slice(
 ) -> Slice:
     measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
     values = values if "RescaleSlope" in values else dataset
-    slope, intercept = _numbers(path, values, "RescaleSlope", 1), _numbers(path, values, "RescaleIntercept", 1)
-    rescale = (1.0 if slope is None else slope[0], 0.0 if intercept is None else intercept[0])
+    rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
     if rescale[0] == 0:
-        raise UserError(f"'{path}' has RescaleSlope 0, so that all its values are one", remedy="leave it out")
-    position = _numbers(path, group("PlanePositionSequence"), "ImagePositionPatient", 3)
-    axes = _axes(path, group("PlaneOrientationSequence"))
-    spacing = _numbers(path, measures, "PixelSpacing", 2)
+        raise ValueError("it has RescaleSlope 0, so that all its values are one")
+    position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
+    axes = _axes(group("PlaneOrientationSequence"))
+    spacing = _numbers(measures, "PixelSpacing", 2)
     placed = position is not None and axes is not None and spacing is not None
     if placed and min(spacing) <= 0:
-        raise UserError(f"'{path}' has PixelSpacing {list(spacing)}", allowed="mm above 0", remedy="repair its header")
+        raise ValueError(f"it has PixelSpacing {list(spacing)}")
     return Slice(
         path=path,
         frame=frame or 0,
@@ -198,33 +197,34 @@ def _slice(
         position=np.array(position) if placed else None,
         axes=axes if placed else None,
         spacing=spacing if placed else (1.0, 1.0),
-        apart=abs((_numbers(path, measures, "SpacingBetweenSlices", 1) or (0.0,))[0]),
-        thickness=abs((_numbers(path, measures, "SliceThickness", 1) or (0.0,))[0]),
-        number=int((_numbers(path, dataset, "InstanceNumber", 1) or (0,))[0]),
+        apart=abs(_number(measures, "SpacingBetweenSlices")),
+        thickness=abs(_number(measures, "SliceThickness")),
+        number=int(_number(dataset, "InstanceNumber")),
         rescale=rescale,
         marks=marks,
     )
 
 
-def _axes(path: Path, place: Dataset) -> np.ndarray | None:
+def _axes(place: Dataset) -> np.ndarray | None:
     """(2, 3) of length 1 at a right angle, from ImageOrientationPatient (PS3.3, C.7.6.2.1.1)."""
-    numbers = _numbers(path, place, "ImageOrientationPatient", 6)
+    numbers = _numbers(place, "ImageOrientationPatient", 6)
     if numbers is None:
         return None
     axes = np.array(numbers).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT:
-        raise UserError(
-            f"'{path}' has ImageOrientationPatient {list(numbers)}",
-            allowed="two directions of length 1 at a right angle",
-            remedy="repair its header, or leave it out",
-        )
+        raise ValueError(f"it has ImageOrientationPatient {list(numbers)}, not two directions at a right angle")
     rows = axes[0] / np.linalg.norm(axes[0])
     columns = axes[1] - (axes[1] @ rows) * rows
     return np.stack([rows, columns / np.linalg.norm(columns)])
 
 
-def _numbers(path: Path, dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """The numbers of an element, None where it is absent or empty; UserError for another count, or not finite ones."""
+def _number(dataset: Dataset, name: str, default: float = 0.0) -> float:
+    numbers = _numbers(dataset, name, 1)
+    return default if numbers is None else numbers[0]
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
+    """The numbers of an element, None where it is absent or empty; ValueError for another count, or not finite ones."""
     value = dataset.get(name)
     if value is None or value == "" or (not np.isscalar(value) and not len(value)):
         return None
@@ -233,7 +233,7 @@ def _numbers(path: Path, dataset: Dataset, name: str, count: int) -> tuple[float
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise UserError(f"'{path}' has {name} {value}", allowed=f"{count} finite numbers", remedy="repair its header")
+        raise ValueError(f"it has {name} {value}, not {count} finite numbers")
     return numbers
 
 
