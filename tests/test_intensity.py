@@ -1,4 +1,4 @@
-"""Intensity mappings and fits: what goes in comes out, on any numbers, before and after a checkpoint."""
+"""Intensity mappings: what goes in comes out, of any scanner, per set, scan or image, before and after a checkpoint."""
 
 import json
 import subprocess
@@ -11,120 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.intensity import (
-    Mapping,
-    MinMax,
-    Percentile,
-    PerChannel,
-    Unit,
-    Window,
-    ZScore,
-    otsu,
-    split_values,
-    to_network,
-)
-from gantk.data.resample import Resize, resize
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Unit, Window, ZScore, otsu, split_values, to_network
+from gantk.data.nyul import Nyul, corners
+from gantk.data.resample import Resize
 from gantk.errors import UserError
+from gantk.formats.files import read
 
-KINDS = [Percentile, MinMax, ZScore, Window, Unit]
+LINES = [Percentile, MinMax, ZScore]
+KINDS = [*LINES, Window, Unit, Nyul]
+every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+lines = pytest.mark.parametrize("kind", LINES, ids=lambda kind: kind.name)
+
+
+def fitted(kind, images, **options):
+    mapping = kind(**options)
+    mapping.fit(images)
+    return mapping
 
 
 def images(seed=0, count=3, high=200.0):
     rng = np.random.default_rng(seed)
     return [(rng.random((1, 12, 10)) * high).astype(np.float32) for _ in range(count)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@given(
-    image=hnp.arrays(np.float32, (1, 4, 5), elements=st.floats(-500, 500, width=32)),
-    ends=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
-)
-@settings(max_examples=20, deadline=None)
-def test_inverse_undoes_forward_even_beyond_the_range(kind, image, ends):
-    mapping = kind(range=ends)
-    mapping.fit(images())
-    np.testing.assert_allclose(mapping.inverse(mapping.forward(image)), image, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_brings_back_the_same_mapping(kind):
-    mapping = kind(range=(0.0, 1.0))
-    mapping.fit(images())
-    state = json.loads(json.dumps(mapping.state()))
-    for again in (kind.from_state(state), Mapping.from_state(state)):
-        assert type(again) is kind and again.range == (0.0, 1.0)
-        np.testing.assert_array_equal(again.forward(images()[0]), mapping.forward(images()[0]))
-        assert again.state() == mapping.state()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_tensors_and_arrays_map_alike_and_stay_float32(kind):
-    mapping = kind()
-    mapping.fit(images())
-    array, tensor = images()[0], torch.from_numpy(images()[0])
-    for function in (mapping.forward, mapping.inverse):
-        assert function(array).dtype == np.float32 and function(tensor).dtype == torch.float32
-        np.testing.assert_allclose(function(tensor).numpy(), function(array), rtol=1e-6, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", [Percentile, MinMax, ZScore])
-def test_a_set_without_contrast_is_refused(kind):
-    with pytest.raises(UserError, match="no contrast"):
-        kind().fit([np.full((1, 8, 8), 7, np.float32)] * 3)
-
-
-def test_minmax_takes_the_extremes_to_the_ends():
-    mapping = MinMax()
-    mapping.fit([np.array([[[3.0, 5.0]]], np.float32), np.array([[[9.0, 13.0]]], np.float32)])
-    np.testing.assert_allclose(mapping.forward(np.array([3.0, 8.0, 13.0], np.float32)), [-1, 0, 1], atol=1e-6)
-
-
-def test_percentile_ignores_a_few_bright_voxels_and_does_not_clip_them():
-    values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
-    values[0, 0, 0] = 1e6
-    mapping = Percentile()
-    mapping.fit([values])
-    assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01) and mapping.forward(values).max() > 1000
-
-
-def test_foreground_leaves_air_out():
-    image = np.zeros((1, 10, 10), np.float32)
-    image[0, :3, :] = np.linspace(100, 200, 30).reshape(3, 10)
-    mapping = Percentile(foreground=True)
-    mapping.fit([image])
-    assert mapping.low == pytest.approx(100)
-
-
-def test_per_image_gives_each_its_own_line():
-    mapping = Percentile(high=100.0, per="image")
-    mapping.fit(images())
-    for image in images(seed=1, high=5000.0):
-        assert mapping.forward(image).min() == pytest.approx(-1) and mapping.forward(image).max() == pytest.approx(1)
-    assert np.isfinite(mapping.forward(np.zeros((1, 4, 4), np.float32))).all(), "a constant image takes the set's line"
-
-
-def test_zscore_puts_the_mean_in_the_middle():
-    mapping = ZScore(spread=2.0)
-    values = np.concatenate([image.ravel() for image in images()])
-    mapping.fit(images())
-    assert mapping.forward(values.mean()) == pytest.approx(0, abs=1e-3)
-    assert mapping.forward(values.mean() + 2 * values.std()) == pytest.approx(1, abs=1e-3)
-
-
-def test_window_and_unit_need_no_fitting():
-    np.testing.assert_allclose(Window(low=-1000, high=1000).forward(np.array([-1000.0, 0, 3000])), [-1, 0, 3])
-    np.testing.assert_allclose(Unit(bits=16).forward(np.array([0.0, 65535])), [-1, 1])
-
-
-def test_unit_refuses_what_is_no_picture():
-    with pytest.raises(UserError, match="bits = 16"):
-        Unit().fit([np.array([[[0.0, 4000.0]]], np.float32)])
-
-
-@pytest.mark.parametrize("wrong", [dict(low=50.0, high=50.0), dict(high=101.0), dict(range=(1.0, 1.0))])
-def test_impossible_options_are_the_users_mistake(wrong):
-    with pytest.raises(UserError):
-        Percentile(**wrong)
 
 
 def scan(level, seed=0):
@@ -135,115 +42,205 @@ def scan(level, seed=0):
     return volume
 
 
-@pytest.mark.parametrize("kind", [Percentile, MinMax, ZScore])
-def test_per_volume_gives_each_scan_one_line_and_its_exact_inverse(kind):
-    mapping = kind(per="volume")
-    mapping.fit([scan(100), scan(300, 1)])
-    volume = scan(7000, 2)
+def head(gain=1.0, gamma=1.0, seed=0):
+    """A scan (1, 6, 24, 24): air around four tissues, on a scanner's own scale."""
+    rng = np.random.default_rng(seed)
+    tissue = np.zeros((6, 24, 24))
+    tissue[1:5, 4:20, 4:20] = rng.choice([0.2, 0.5, 0.7, 1.0], (4, 16, 16)) + rng.normal(0, 0.03, (4, 16, 16))
+    return (gain * 1000 * np.abs(tissue) ** gamma).astype(np.float32)[None]
+
+
+HEADS = [head(), head(2.0, 1.3, 1), head(0.3, 0.8, 2)]
+
+
+@every
+@given(
+    image=hnp.arrays(np.float32, (1, 4, 5), elements=st.integers(-500, 500).map(float)),
+    ends=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
+)
+@settings(max_examples=20, deadline=None)
+def test_inverse_undoes_forward_even_beyond_the_range(kind, image, ends):
+    mapping = fitted(kind, images(), range=ends)
+    own = mapping.of(image)
+    np.testing.assert_allclose(own.inverse(own.forward(image)), image, atol=1e-3)
+    values = np.unique(image.astype(np.float64))
+    np.testing.assert_allclose(own.inverse(own.forward(values)), values, atol=1e-6, rtol=1e-9)
+    assert (np.diff(own.forward(values)) > 0).all()
+
+
+@every
+@pytest.mark.parametrize("per", ["set", "volume", "image"])
+def test_a_checkpoint_brings_back_the_same_mapping_and_tensors_map_as_arrays(kind, per):
+    if (kind in (Window, Unit) and per != "set") or (kind is Nyul and per == "set"):
+        return
+    mapping = fitted(kind, images(), range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per}))
+    state = json.loads(json.dumps(mapping.state()))
+    array = images(7)[0]
+    for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
+        assert type(again) is kind and again.range == (0.0, 1.0)
+        np.testing.assert_array_equal(again.forward(array), mapping.forward(array))
+    assert kind.from_state(state).state() == mapping.state() and list(state)[:: len(state) - 1] == ["name", "fitted"]
+    for function in (mapping.forward, mapping.inverse):
+        tensor = function(torch.from_numpy(array))
+        assert function(array).dtype == np.float32 and tensor.dtype == torch.float32
+        np.testing.assert_allclose(tensor.numpy(), function(array), rtol=1e-6, atol=1e-5)
+
+
+OLD = {
+    "percentile": {"low": 0, "high": 99.5, "per": "set", "foreground": False, "range": [-1.0, 1.0], "fitted": [0, 200]},
+    "minmax": {"per": "volume", "foreground": "otsu", "range": [-1.0, 1.0], "fitted": [0, 200]},
+    "zscore": {"spread": 3.0, "per": "image", "foreground": True, "range": [-1.0, 1.0], "fitted": [0, 200]},
+    "window": {"low": 0.0, "high": 200.0, "range": [-1.0, 1.0], "fitted": [0, 200]},
+    "unit": {"bits": 8, "range": [-1.0, 1.0], "fitted": [0, 200]},
+    "nyul": {"percentiles": [50.0, 99.0], "per": "volume", "foreground": True, "range": [-1.0, 1.0],
+             "fitted": {"kept": [0, 1, 2], "scale": [-1, 0, 1], "mean": [0, 100, 200]}},
+}  # fmt: skip
+
+
+@every
+def test_checkpoints_of_earlier_versions_load(kind):
+    mapping = Percentile.from_state({"name": kind.name, **OLD[kind.name]})
+    assert type(mapping) is kind
+    np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 0.0, 1.0])), [0, 100, 200])
+    with pytest.raises(UserError, match="no intensity 'histogram'.*Allowed: minmax"):
+        Percentile.from_state({"name": "histogram", "fitted": None})
+
+
+@pytest.mark.parametrize("kind", [*LINES, Nyul], ids=lambda kind: kind.name)
+def test_a_set_without_contrast_is_refused_and_constant_scans_do_not_count(kind):
+    with pytest.raises(UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"):
+        fitted(kind, [np.full((1, 8, 8), 7, np.float32)] * 2)
+    per = {"per": "volume"}
+    again = fitted(kind, [HEADS[0], np.zeros((1, 6, 24, 24), np.float32), *HEADS[1:]], **per)
+    mapping = fitted(kind, HEADS, **per)
+    assert again.state() == mapping.state()
+    own = mapping.of(np.full((1, 4, 8, 8), 300, np.float32))
+    assert own.per == "set", "its slices are not measured again"
+    np.testing.assert_array_equal(own.forward(head()), mapping._forward(head()))
+
+
+def test_each_kind_takes_what_it_says_to_the_ends():
+    two = [np.array([[[3.0, 5.0]]], np.float32), np.array([[[9.0, 13.0]]], np.float32)]
+    np.testing.assert_allclose(
+        fitted(MinMax, two).forward(np.array([3.0, 8.0, 13.0], np.float32)), [-1, 0, 1], atol=1e-6
+    )
+    values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
+    values[0, 0, 0] = 1e6  # one bright voxel moves no percentile and is not clipped
+    mapping = fitted(Percentile, [values])
+    assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01) and mapping.forward(values).max() > 1000
+    mapping, values = fitted(ZScore, images(), spread=2.0), np.concatenate([image.ravel() for image in images()])
+    assert mapping.forward(values.mean()) == pytest.approx(0, abs=1e-3)
+    assert mapping.forward(values.mean() + 2 * values.std()) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(Window(low=-1000, high=1000).forward(np.array([-1000.0, 0, 3000])), [-1, 0, 3])
+    np.testing.assert_allclose(Unit(bits=16).forward(np.array([0.0, 65535])), [-1, 1])
+    with pytest.raises(UserError, match="bits = 16"):
+        fitted(Unit, [np.array([[[0.0, 4000.0]]], np.float32)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        (Percentile, {"low": 50.0, "high": 50.0}, "make no range"),
+        (Percentile, {"high": 101.0}, "make no range"),
+        (Percentile, {"range": (1.0, 1.0)}, "is empty"),
+        (Percentile, {"per": "head"}, r"per 'head'.*Allowed: set, volume, image.*intensity\.per"),
+        *((Nyul, {"percentiles": wrong}, "no percentiles to match.*rising, from 0 to 100.*intensity.percentiles")
+          for wrong in ((), (50, 10), (10, 10, 90), (-1, 50), (50, 101))),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_options_are_the_users_mistake(kind, options, says):
+    with pytest.raises(UserError, match=says):
+        kind(**options)
+
+
+@lines
+def test_per_volume_and_image_each_scan_has_its_line_and_results_are_on_a_typical_scale(kind):
+    ends = np.mean([kind().ends_of([one]) for one in (scan(100), scan(300, 1))], axis=0)
+    for per in ("volume", "image"):
+        mapping = fitted(kind, [scan(100), scan(300, 1)], per=per)
+        np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 1.0])), ends)
+        np.testing.assert_allclose(mapping.forward(scan(7000, 2)), mapping.forward(scan(70, 2)), atol=1e-5)
+    mapping, volume = fitted(kind, [scan(100), scan(300, 1)], per="volume"), scan(7000, 2)
     own = mapping.of(volume)
     assert own is not mapping and own.of(scan(5)) is own, "a scan's mapping is its own for good"
     slices = [own.forward(volume[:, k]) for k in range(5)]
     np.testing.assert_array_equal(np.stack(slices, 1), own.forward(volume))
-    np.testing.assert_allclose(own.inverse(own.forward(volume)), volume, atol=1e-3)
-    again = Mapping.from_state(json.loads(json.dumps(own.state())))
-    np.testing.assert_array_equal(again.forward(volume), own.forward(volume))
     assert slices[0].max() < slices[4].max(), "slices keep their brightness among each other"
-
-
-@pytest.mark.parametrize("kind", [Percentile, MinMax, ZScore])
-@pytest.mark.parametrize("per", ["volume", "image"])
-def test_what_comes_out_is_on_the_scale_of_a_typical_scan(kind, per):
-    scans = [scan(100), scan(300, 1), np.zeros((1, 5, 12, 10), np.float32)]
-    mapping = kind(per=per)
-    mapping.fit(scans)
-    ends = np.array([kind().ends_of([one]) for one in scans[:2]])
-    np.testing.assert_allclose((mapping.low, mapping.high), ends.mean(axis=0)), "constant scans do not count"
-    np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 1.0])), ends.mean(axis=0))
-
-
-def test_a_scan_without_contrast_takes_the_training_sets_line():
-    mapping = Percentile(per="volume")
-    mapping.fit([scan(100), scan(300)])
-    own = mapping.of(np.full((1, 4, 4, 4), 9, np.float32))
-    assert (own.low, own.high) == (mapping.low, mapping.high)
-
-
-def test_per_set_and_windows_have_one_mapping_for_all_scans():
-    fitted = Percentile()
-    fitted.fit([scan(100)])
-    for mapping in (fitted, Window(), Unit()):
+    for mapping in (fitted(kind, [scan(100)]), Window(), Unit()):
         assert mapping.of(scan(5000)) is mapping
 
 
 @given(
     values=hnp.arrays(np.float32, 64, elements=st.integers(0, 65535).map(float)),
-    kind=st.sampled_from([Unit(bits=16), Window(low=0, high=65535), MinMax(), Percentile(high=100.0)]),
+    kind=st.sampled_from([Unit(bits=16), Window(low=0, high=65535), MinMax(), Percentile(high=100.0), Nyul()]),
 )
 @settings(max_examples=60, deadline=None)
 def test_whole_numbers_of_16_bits_come_back_through_the_networks_float32(values, kind):
-    kind.fit([np.array([[[0.0, 65535.0]]], np.float32)])
+    scan = np.linspace(0.0, 65535.0, 4000, dtype=np.float32).reshape(1, 40, 100)
+    kind.fit([scan])
+    own = kind.of(scan)
     for image in (values, values.astype(np.uint16)):
-        seen = kind.forward(image)
+        seen = own.forward(image)
         assert seen.dtype == np.float32, "networks see single precision"
-        assert np.abs(kind.inverse(seen).astype(np.float64) - values).max() < 1e-3
+        assert np.abs(own.inverse(seen).astype(np.float64) - values).max() < 0.02, "to the whole number"
 
 
 def test_otsu_parts_air_and_stripped_zeros_from_tissue():
     rng = np.random.default_rng(0)
     air, tissue = np.abs(rng.normal(0, 10, 7000)), rng.uniform(300, 500, 3000)
     for background, inside in ((air, tissue), (np.zeros(9900), tissue[:100]), (air[:1500], tissue)):
-        values = np.concatenate([background, inside, [50_000.0]])  # one vessel does not move it
-        threshold = otsu(values)
+        threshold = otsu(np.concatenate([background, inside, [50_000.0]]))  # one vessel does not move it
         assert background.max() < threshold < inside.min()
     assert 0.4 < otsu(np.array([0.0] * 6 + [1.0] * 4)) < 0.6, "the middle of the gap"
 
 
-@pytest.mark.parametrize("foreground, lowest", [(False, 0.0), (True, 40.0), ("otsu", 40.0)])
-def test_foregrounds_leave_air_out_of_every_kind(foreground, lowest):
+@pytest.mark.parametrize("foreground", [False, True, "otsu"])
+def test_foregrounds_leave_air_out_of_every_kind(foreground):
     volume = scan(100)
-    for kind in (Percentile, MinMax):
-        mapping = kind(per="volume", foreground=foreground, **({"high": 100.0} if kind is Percentile else {}))
-        mapping.fit([volume])
-        assert mapping.low >= lowest * 0.7 and (mapping.low == 0) == (foreground is False)
-        assert mapping.high == pytest.approx(volume.max())
-    inside = ZScore(foreground=foreground)
-    inside.fit([volume])
+    for kind, options in ((Percentile, {"high": 100.0}), (MinMax, {})):
+        low, high = fitted(kind, [volume], per="volume", foreground=foreground, **options).inverse(
+            np.array([-1.0, 1.0])
+        )
+        assert (low == 0 if foreground is False else low > 28) and high == pytest.approx(volume.max())
     values = split_values(volume, foreground)[0]
-    assert inside.inverse(np.float64(0)) == pytest.approx(values.mean(), rel=1e-5)
-
-
-def test_a_whole_head_is_foreground_and_the_air_around_it_is_not(shared_data):
-    from gantk.formats.files import read
-
-    for name in ("patient07/T1*.nii.gz", "raw/patient01/study1_T1W.nii.gz"):
-        pixels = read(next((shared_data / "open_ms").glob(name))).pixels
-        inside, outside = split_values(pixels, "otsu")
-        assert 0.1 < inside.size / pixels.size < 0.35 and np.median(outside) < 0.1 * np.median(inside)
-
-
-def test_every_contrast_of_a_scan_has_its_own_line():
-    mapping = PerChannel([MinMax(per="volume"), MinMax(per="volume")], ["T1", "T2"], 2)
-    volumes = [np.concatenate([scan(100), scan(1000, 1)]), np.concatenate([scan(200), scan(3000, 1)])]
-    mapping.fit(volumes)
-    own = mapping.of(volumes[1])
-    assert mapping.per == "volume" and [line.high for line in own.lines] == pytest.approx(
-        volumes[1].max(axis=(1, 2, 3)).tolist()
+    assert fitted(ZScore, [volume], foreground=foreground).inverse(np.float64(0)) == pytest.approx(
+        values.mean(), rel=1e-5
     )
-    lacking = volumes[1].copy()
+
+
+def test_a_real_head_is_foreground_and_nyul_brings_two_patients_together(shared_data):
+    files = sorted((shared_data / "open_ms").glob("patient*/T1*.nii.gz"))
+    for file in (files[-1], shared_data / "open_ms" / "raw" / "patient01" / "study1_T1W.nii.gz"):
+        inside, outside = split_values(read(file).pixels, "otsu")
+        assert 0.1 < inside.size / (inside.size + outside.size) < 0.35
+        assert np.median(outside) < 0.1 * np.median(inside)
+    scans, apart = [read(file).pixels[:, 60:120:6] for file in files], {}
+    for mapping in (fitted(Nyul, scans), fitted(Percentile, scans, per="volume")):
+        medians = [np.median(mapping.of(scan).forward(scan)[scan > scan.mean()]) for scan in scans]
+        apart[mapping.name] = abs(np.diff(medians)[0])
+    assert apart["nyul"] < 0.02 < apart["percentile"]
+
+
+# ---- several contrasts
+
+
+@pytest.mark.parametrize("kind", [MinMax, Nyul], ids=lambda kind: kind.name)
+def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black(kind):
+    scans = [np.concatenate([head(seed=s), head(4.0, 1.2, s + 10)]) for s in range(3)]
+    mapping = fitted(lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans)
+    low, high = mapping.inverse(np.ones((2, 1, 1))).ravel()
+    assert mapping.per == "volume" and high > 2 * low
+    slices, own = np.moveaxis(scans[0], 1, 0), mapping.of(scans[0])
+    np.testing.assert_allclose(own.inverse(own.forward(slices)), slices, atol=1e-2)
+    again = PerChannel.from_state(json.loads(json.dumps(mapping.state())), kind.from_state)
+    np.testing.assert_array_equal(again.forward(slices), mapping.forward(slices))
+    lacking = scans[1].copy()
     lacking[0] = np.nan
-    assert mapping.of(lacking).lines[0] is mapping.lines[0]
-    seen = to_network(lacking[:, 2], mapping.of(lacking), Resize((12, 10), (12, 12)))
+    own = mapping.of(lacking)
+    assert own.lines[0] is mapping.lines[0] and own.lines[1].per == "set"
+    seen = to_network(lacking[:, 2], own, Resize((24, 24), (24, 32)))
     assert (seen[0] == -1).all() and np.isfinite(seen).all() and seen[1].max() > 0.5
-
-
-def test_an_unknown_unit_of_learning_is_the_users_mistake():
-    with pytest.raises(UserError, match=r"per 'head'.*Allowed: set, volume, image.*intensity\.per"):
-        Percentile(per="head")
-
-
-def test_a_kind_that_no_one_offers_is_named():
-    with pytest.raises(UserError, match="no intensity 'histogram'.*Allowed: minmax"):
-        Mapping.from_state({"name": "histogram", "fitted": None})
 
 
 def test_networks_that_are_exported_need_no_torch_for_their_intensities():
@@ -252,88 +249,39 @@ def test_networks_that_are_exported_need_no_torch_for_their_intensities():
     assert done.stdout.strip() == "False"
 
 
-sides = st.integers(3, 40)
+# ---- Nyul's landmarks
 
 
-@given(native=st.tuples(sides, sides), size=st.tuples(sides, sides), mode=st.sampled_from(["pad", "stretch"]))
-@settings(max_examples=60, deadline=None)
-def test_any_size_fits_and_comes_back(native, size, mode):
-    fit = Resize(native, size, mode)
-    image = np.random.default_rng(0).random((2, *native)).astype(np.float32)
-    fitted = fit.forward(image)
-    assert fitted.shape == (2, *size) and fit.inverse(fitted).shape == image.shape
-    tolerance = 1e-5
-    assert fitted.min() >= image.min() - tolerance and fitted.max() <= image.max() + tolerance, "nothing overshoots"
+def test_the_scale_is_the_mean_of_the_papers_stretched_landmarks():
+    two = [np.array([[[0.0, 2.0, 10.0]]], np.float32), np.array([[[100.0, 140.0, 200.0]]], np.float32)]
+    mapping = fitted(Nyul, two, percentiles=(0, 50, 100), foreground=False, range=(0.0, 1.0))
+    # air is the darkest value here, and coincides with percentile 0: one landmark less on the scale
+    np.testing.assert_allclose(mapping.scale, [0, (0.2 + 0.4) / 2, 1])
+    np.testing.assert_allclose(mapping.mean, [50, 71, 105])
+    own = mapping.of(np.array([[[0.0, 5.0, 20.0]]], np.float32))
+    np.testing.assert_allclose(own.forward(np.array([0.0, 2.5, 5, 12.5, 20])), [0, 0.15, 0.3, 0.65, 1])
+    np.testing.assert_allclose(
+        own.forward(np.array([-1.0, 22.0])), [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped"
+    )
 
 
-@given(value=st.floats(-100, 100, width=32), native=st.tuples(sides, sides, sides), size=st.tuples(sides, sides, sides))
-@settings(max_examples=20, deadline=None)
-def test_a_flat_image_stays_flat(value, native, size):
-    image = np.full((1, *native), value, np.float32)
-    fitted = Resize(native, size).forward(image)
-    np.testing.assert_allclose(fitted, value, rtol=1e-5, atol=1e-5)
+def test_scanners_come_onto_one_scale_from_air_to_the_last_percentile():
+    mapping, line = fitted(Nyul, HEADS), fitted(Percentile, HEADS, per="volume", foreground=True)
+    one, other = head(1.0, seed=7), head(5.0, seed=7)
+    np.testing.assert_allclose(mapping.of(one).forward(one), mapping.of(other).forward(other), atol=1e-4)
+    scans = [head(1.0, 1.0, 7), head(3.0, 1.5, 7), head(0.5, 0.7, 7)]  # these differ by more than a gain
+    spread = [np.std([each.of(scan).forward(scan) for scan in scans], axis=0).mean() for each in (mapping, line)]
+    assert spread[0] < spread[1] / 3
+    own, top = mapping.of(one), np.percentile(one[one > one.mean()], 99)
+    assert own.forward(np.float32(0)) == pytest.approx(-1) and own.forward(np.float64(top)) == pytest.approx(1)
+    tops = [np.percentile(each[each > each.mean()], 99) for each in HEADS]
+    assert mapping.inverse(np.float64(1)) == pytest.approx(np.mean(tops), rel=1e-6), "the scale of a typical scan"
 
 
-def test_padding_keeps_the_aspect_and_the_pixels():
-    image = np.random.default_rng(0).random((1, 96, 80)).astype(np.float32)
-    fit = Resize((96, 80), (96, 96))
-    fitted = fit.forward(image, fill=-7.0)
-    np.testing.assert_array_equal(fitted[:, :, 8:88], image)
-    assert (fitted[:, :, :8] == -7).all() and (fitted[:, :, 88:] == -7).all()
-    np.testing.assert_array_equal(fit.inverse(fitted), image)
-
-
-def test_padding_takes_the_images_own_minimum():
-    image = np.random.default_rng(0).random((1, 20, 10)).astype(np.float32) + 3
-    assert Resize((20, 10), (20, 20)).forward(image)[0, 0, 0] == image.min()
-
-
-@given(
-    native=st.tuples(sides, sides, sides),
-    size=st.tuples(sides, sides, sides),
-    fill=st.sampled_from([None, 0.0]),
-)
-@settings(max_examples=40, deadline=None)
-def test_crop_keeps_the_resolution_and_cuts_about_the_centre(native, size, fill):
-    image = np.random.default_rng(0).random((2, *native)).astype(np.float32) + 1
-    fit = Resize(native, size, "crop")
-    fitted = fit.forward(image, fill)
-    assert fitted.shape == (2, *size)
-    shown = image[(slice(None), *fit.shown)]
-    np.testing.assert_array_equal(fitted[(slice(None), *fit.window)], shown)
-    for part, side, to in zip(fit.shown, native, size, strict=True):
-        assert part.stop - part.start == min(side, to) and abs(part.start - (side - part.stop)) <= 1
-    back = fit.inverse(fitted)
-    assert back.shape == image.shape
-    np.testing.assert_array_equal(back[(slice(None), *fit.shown)], shown)
-    if fit.content == size and all(side <= to for side, to in zip(native, size, strict=True)):
-        np.testing.assert_array_equal(back, image)
-    outside = np.ones(size, bool)
-    outside[fit.window] = False
-    for channel, whole in zip(fitted, image, strict=True):
-        assert (channel[outside] == (whole.min() if fill is None else fill)).all()
-
-
-def test_each_channel_is_padded_with_its_own_air():
-    image = np.stack([np.full((4, 8), 5.0), np.full((4, 8), -3.0)]).astype(np.float32)
-    for mode in ("pad", "crop"):
-        fitted = Resize((4, 8), (8, 8), mode).forward(image)
-        assert (fitted[0] == 5).all() and (fitted[1] == -3).all()
-
-
-@pytest.mark.parametrize("to", [(40, 24), (11, 9), (7, 60)])
-def test_resizing_agrees_with_the_antialiased_reference(to):
-    image = np.random.default_rng(1).random((1, 33, 27)).astype(np.float32)
-    tensor = torch.from_numpy(image)[None]
-    expected = torch.nn.functional.interpolate(tensor, to, mode="bilinear", antialias=True)[0].numpy()
-    np.testing.assert_allclose(resize(image, to), expected, atol=1e-4)
-
-
-def test_shrinking_does_not_alias():
-    stripes = np.tile(np.array([0.0, 1.0], np.float32), 32)[None, None].repeat(16, axis=1)
-    assert resize(stripes, (16, 16)).std() < 0.05
-
-
-def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="takes images of"):
-        Resize((8, 8), (16, 16)).forward(np.zeros((1, 9, 8), np.float32))
+def test_landmarks_that_coincide_are_one():
+    native, network = corners(np.array([0.0, 0, 0, 5, 5, 9]), np.array([0.0, 0.1, 0.2, 0.6, 0.8, 1]))
+    np.testing.assert_allclose(native, [0, 5, 9])
+    np.testing.assert_allclose(network, [0.1, 0.7, 1])
+    picture = np.repeat(np.array([0.0, 100.0, 200.0], np.float32), 300).reshape(1, 30, 30)
+    mapping = fitted(Nyul, [picture], foreground=False)
+    assert len(mapping.scale) == len(mapping.kept) < 12 and (np.diff(mapping.scale) > 1e-3).all()

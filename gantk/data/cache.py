@@ -11,6 +11,7 @@ function whose source was edited, evicts by access times that most disks do not 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -29,7 +30,6 @@ from gantk.errors import UserError
 SETTLED = 2.0  # seconds after which another change of a file is sure to change its time stamp
 FORGOTTEN = 3600.0  # seconds after which an unfinished file belongs to no run any more
 SPARE = 2**30  # bytes that the cache leaves free on its disk
-JOURNAL_LIMIT = 64 * 2**20  # bytes; a larger journal is begun anew
 NARROW = (np.uint8, np.int16, np.uint16)
 
 
@@ -42,8 +42,8 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = Path(folder), limit
-        self.images = self.folder / "images"
-        self.facts, self.hashes = Journal(self.folder / "facts.jsonl"), Journal(self.folder / "hashes.jsonl")
+        self.entries = self.folder / "images"
+        self._facts: dict[str, Any] = {}  # that were read or found out here
         self.full = False  # nothing more is stored: no room, or no permission
         self._used: set[str] = set()  # names of entries that were read or written here
         self._size: int | None = None  # bytes of all entries, as far as known
@@ -78,57 +78,77 @@ class Cache:
             found = self._entry(key)
             return found if found is not None or self.full else self._store(key, narrowest(make()))
 
-    def fact(self, key: str, make: Callable[[], Any]) -> Any:
-        """A small value of JSON: remembered, or made and remembered."""
-        found = self.facts.get(key)
-        if found is None:
-            found = make()
-            self.facts.put(key, found)
-        return found
+    def fact(self, key: str, make: Callable[[], Any], *, lasting: bool = True) -> Any:
+        """A small value of JSON: remembered, or made and remembered; not `lasting`: by this process alone."""
+        if key not in self._facts:
+            path = self.entries / f"{key}.json"
+            try:
+                self._facts[key] = json.loads(path.read_bytes())
+                self._touch(path)
+            except (OSError, ValueError):  # not there, or not whole
+                self._facts[key] = made = make()
+                if lasting and not self.full:
+                    with suppress(OSError):
+                        self._write(path, json.dumps(made).encode())
+        return self._facts[key]
 
     def content(self, path: Path) -> str:
         """SHA-256 of a file's bytes, read once for as long as path, size, time of change and inode stay the same."""
         found = path.stat()
-        name = json.dumps([str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino])
-        known = self.hashes.get(name)
-        if known is None:
+
+        def read() -> str:
             with open(path, "rb") as file:
-                known = hashlib.file_digest(file, "sha256").hexdigest()
-            # A file that changes again within one tick of the clock would look the same.
-            self.hashes.put(name, known, lasting=time.time() - found.st_mtime > SETTLED)
-        return known
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        # A file that changes again within one tick of the clock would look the same.
+        lasting = time.time() - found.st_mtime > SETTLED
+        return self.fact(digest(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ino), read, lasting=lasting)
 
     def _entry(self, key: str) -> np.ndarray | None:
-        path = self.images / f"{key}.npy"
+        path = self.entries / f"{key}.npy"
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             return None
         except Exception:  # numpy has many words for a broken file
             images = None
-        with suppress(OSError):
-            if not isinstance(images, np.ndarray):  # cut short by a full disk, or no array at all: made anew
+        if not isinstance(images, np.ndarray):  # cut short by a full disk, or no array at all: made anew
+            with suppress(OSError):
                 path.unlink()
-                return None
-            if key not in self._used:
-                os.utime(path)
-        self._used.add(key)
+            return None
+        self._touch(path)
         return images
 
-    def _store(self, key: str, rows: np.ndarray) -> np.ndarray:
-        temporary = self.images / f".{key}.{os.getpid()}.{threading.get_ident()}"
-        try:
-            self.images.mkdir(parents=True, exist_ok=True)
-            self._make_room(rows.nbytes)
-            with open(temporary, "wb") as file:
-                np.save(file, rows, allow_pickle=False)
-            os.replace(temporary, self.images / f"{key}.npy")
-        except OSError as error:
+    def _touch(self, path: Path) -> None:
+        """Note that an entry was used, once: a time that other runs see."""
+        if path.name not in self._used:
+            self._used.add(path.name)
             with suppress(OSError):
-                temporary.unlink()
+                os.utime(path)
+
+    def _store(self, key: str, rows: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        np.save(file, rows, allow_pickle=False)
+        try:
+            self._write(self.entries / f"{key}.npy", file.getbuffer())
+        except OSError as error:
             self._refuse(error)
             return rows
         return self._entry(key)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """A file that is there whole or not at all."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            self.entries.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(content))
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        self._used.add(path.name)
 
     def _refuse(self, error: OSError) -> None:
         with self._lock:
@@ -145,25 +165,25 @@ class Cache:
         """Remove the entries that were not used for longest; OSError where that does not give enough."""
         with self._lock:
             if self._size is None or self._size + needed > self.limit:
-                entries = self._entries()
+                entries = self._listed()
                 self._size = sum(size for _, size, _ in entries)
                 for _, size, path in sorted(entries):
                     if self._size + needed <= self.limit:
                         break
-                    if path.stem not in self._used:
+                    if path.name not in self._used:
                         with suppress(OSError):
                             path.unlink()
                             self._size -= size
             if self._size + needed > self.limit:
                 raise OSError(f"this run alone fills its {self.limit / 2**30:g} GiB")
-            if shutil.disk_usage(self.images).free < needed + SPARE:
+            if shutil.disk_usage(self.entries).free < needed + SPARE:
                 raise OSError(f"less than {SPARE / 2**30:g} GiB would be left on the disk")
             self._size += needed
 
-    def _entries(self) -> list[tuple[float, int, Path]]:
+    def _listed(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of every entry; unfinished files that nobody writes any more are removed."""
         entries = []
-        for path in self.images.iterdir():
+        for path in self.entries.iterdir():
             with suppress(OSError):  # another run has removed it
                 stat = path.stat()
                 if not path.name.startswith("."):
@@ -171,46 +191,6 @@ class Cache:
                 elif time.time() - stat.st_mtime > FORGOTTEN:
                     path.unlink()
         return entries
-
-
-class Journal:
-    """Values of JSON by name, a line each, remembered from run to run.
-
-    A line is written at once and at the end, so that several processes may share the file; one that a killed process
-    did not finish is passed over. Where the file cannot be written, values are remembered for this process alone.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self._known, self._lock = Path(path), None, threading.Lock()
-
-    def get(self, name: str) -> Any:
-        """The value of that name, or None."""
-        with self._lock:
-            if self._known is None:
-                self._known = self._load()
-            return self._known.get(name)
-
-    def put(self, name: str, value: Any, *, lasting: bool = True) -> None:
-        """Remember a value; where it is not `lasting`, for this process alone."""
-        self.get(name)
-        with self._lock, suppress(OSError):
-            self._known[name] = value
-            if lasting:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                # The first line break ends what a killed process may have left unfinished.
-                with open(self.path, "ab", buffering=0) as file:
-                    file.write(("\n" + json.dumps([name, value]) + "\n").encode())
-
-    def _load(self) -> dict[str, Any]:
-        known: dict[str, Any] = {}
-        with suppress(OSError):
-            if self.path.stat().st_size > JOURNAL_LIMIT:
-                self.path.unlink()
-            for line in self.path.read_bytes().splitlines():
-                with suppress(ValueError, TypeError):  # a line that was not finished
-                    name, value = json.loads(line)
-                    known[name] = value
-        return known
 
 
 def digest(*parts: Any) -> str:

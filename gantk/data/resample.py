@@ -18,7 +18,6 @@ PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
 UNMOVED = 0.05  # of a voxel: where the outermost ones would move by less, nothing is resampled
 APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
-SLAB = 2**22  # voxels of the result that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -259,6 +258,8 @@ def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | 
     channel's minimum (air). Equal grids give the pixels unchanged. A picture, a single slice or an image without an
     affine is a UserError, unless it has as many pixels as the reference.
     """
+    from scipy.ndimage import affine_transform
+
     kept = replace(image, affine=reference.affine, header=reference.header)
     if same_grid(image, reference):
         return kept
@@ -266,24 +267,13 @@ def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | 
     change = np.linalg.solve(upright_affine(image), upright_affine(reference))[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
     out = np.empty((image.channels, *reference.pixels.shape[1:]), dtype=np.float32)
     for channel, done in zip(image.pixels, out, strict=True):
-        _sample(channel, change, done, order, float(channel.min()) if fill is None else fill)
-    return replace(kept, pixels=out)
-
-
-def _sample(volume: np.ndarray, change: np.ndarray, out: np.ndarray, order: int, fill: float) -> None:
-    """`out` at (d, h, w) becomes `volume` at change @ (d, h, w), a few planes at a time."""
-    from scipy.ndimage import affine_transform
-
-    planes = max(1, SLAB // (out.shape[1] * out.shape[2]))
-    for first in range(0, len(out), planes):
-        slab = out[first : first + planes]
-        offset = change[:3, 3] + change[:3, 0] * first
-        affine_transform(volume, change[:3, :3], offset, output=slab, order=order, mode="nearest", prefilter=False)
-        axes = np.ogrid[tuple(map(slice, slab.shape))]
-        for row, start, side in zip(change[:3, :3], offset, volume.shape, strict=True):
+        affine_transform(channel, change[:3, :3], change[:3, 3], None, done, order, mode="nearest", prefilter=False)
+        outside, axes = channel.min() if fill is None else fill, np.ogrid[tuple(map(slice, done.shape))]
+        for row, start, side in zip(change[:3, :3], change[:3, 3], channel.shape, strict=True):
             place = sum(step * axis.astype(np.float32) for step, axis in zip(row, axes, strict=True)) + start
             # The outermost voxels reach half a voxel beyond their centres.
-            np.copyto(slab, fill, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED))
+            np.copyto(done, outside, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED))
+    return replace(kept, pixels=out)
 
 
 Fit, View = Resize, SamplingGrid  # their names in 0.1
