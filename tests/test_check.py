@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from gantk.data.check.check import check
 from gantk.data.check.compare import wrong_contrast
 from gantk.data.check.inspect import Inspected
-from gantk.data.phantom.source import Phantom
+from gantk.data.phantom import Phantom
 from gantk.errors import UserError
 from gantk.formats.files import Scan
 

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image as Picture
 
 from gantk.cli import cli
-from gantk.data.phantom.anatomy import template
 
 HEAVY = ("torch", "torchvision", "timm", "kornia", "lpips", "numpy", "scipy", "nibabel", "nilearn", "matplotlib", "PIL")
 HEAVY += ("pydicom", "SimpleITK", "sklearn", "pandas", "jinja2", "onnxruntime", "pydantic")
@@ -109,19 +108,3 @@ def imported(script: str, folder, *arguments: str) -> list[str]:
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def test_nilearns_template_is_read_as_nilearn_reads_it():
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
-    from scipy.ndimage import binary_fill_holes
-
-    loaders = (load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template)
-    images = [load(resolution=1) for load in loaders]
-    mask, gray, white = (np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0) for image in images)
-    mask = binary_fill_holes(mask > 0.5).astype(np.float32)
-    total = np.maximum(gray * mask + white * mask, 1.0)
-    box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(mask))
-    shares, origin = template()
-    assert np.array_equal(shares[1].numpy(), (gray * mask / total)[box])
-    assert np.array_equal(shares[2].numpy(), (white * mask / total)[box])
-    assert np.array_equal(origin, images[0].affine[:3, 3] + [part.start for part in reversed(box)])

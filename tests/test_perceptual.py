@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.phantom.source import Phantom
+from gantk.data.phantom import Phantom
 from gantk.data.split import image_hash as perceptual
 from gantk.data.split.image_hash import ALIKE, NEAR_BITS, Look, likely_copies, likenesses, look_of
 

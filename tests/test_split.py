@@ -16,7 +16,7 @@ from scipy.ndimage import zoom
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
-from gantk.data.phantom.source import Phantom
+from gantk.data.phantom import Phantom
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import near_copies, see

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gantk.plugin.loader import load
 
-NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "nilearn", "safetensors", "pytorch-fid", "lpips")
+NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "monai": "monai"}
 
 

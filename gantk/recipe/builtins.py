@@ -27,7 +27,7 @@ PARTS = {
         "gram": "gantk.losses.gram:GramStyle",
     },
     "source": {
-        "phantom": "gantk.data.phantom.source:Phantom",
+        "phantom": "gantk.data.phantom:Phantom",
         "folders": "gantk.data.sources.folders:Folders",
         "aligned": "gantk.data.sources.folders:Aligned",
         "images": "gantk.data.sources.folders:Images",

@@ -21,7 +21,7 @@ from gantk.files import write_file
 from gantk.recipe.load import Recipe
 from gantk.runs import checkpoint
 
-PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "nilearn", "pillow", "safetensors", "pydantic", "pluggy")
+PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "pillow", "safetensors", "pydantic", "pluggy")
 
 
 @dataclass(frozen=True)

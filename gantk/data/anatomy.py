@@ -1,9 +1,8 @@
-"""Seeded heads: the tissue maps of the ICBM152 template, bent, with lesions and a skull where asked."""
+"""Anatomy of the phantom: tissue maps of the ICBM152 template, deformed into seeded heads with lesions and a skull."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 CENTRE = (0.0, -18.0, 8.0)  # mm in MNI space (x right, y anterior, z superior), the middle of the brain
 CEREBRUM = (-20.0, 50.0)  # mm, MNI z between which slices and lesions lie
+ORIGIN = (-72.0, -107.0, -72.0)  # MNI mm (x, y, z) of the first voxel of anatomy.npz
 TISSUES = ("csf", "gray", "white", "lesion")
 SHELLS = ("bone", "scalp")  # around the brain, from the inside out
 MARGIN = 40  # mm around the brain within which its distance is known
@@ -22,30 +22,18 @@ GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly, in
 def template() -> tuple[torch.Tensor, np.ndarray]:
     """Shares of CSF, gray and white matter of the ICBM152 template and the MNI mm of their first voxel.
 
-    Shares (3, z, y, x) at 1 mm, x from left to right, y to anterior, z to superior; CSF is what the brain mask leaves.
+    Shares (3, z, y, x) at 1 mm, x from left to right, y to anterior, z to superior; CSF is what gray and white matter
+    leave of the brain mask. The maps are the left half of the symmetric 2009a template (Fonov et al., NeuroImage 2011),
+    in 255ths; their licence, which allows any use that keeps its notice, lies beside them in anatomy.npz.LICENSE.
     """
-    import nibabel as nib
-    from scipy.ndimage import binary_fill_holes
-
-    # The files as nilearn's loaders give them (a test compares): importing nilearn takes as long as importing torch.
-    folder = Path(find_spec("nilearn").origin).parent / "datasets" / "data"
-    images = [nib.load(folder / f"mni_icbm152_{part}_tal_nlin_sym_09a_converted.nii.gz") for part in ("t1", "gm", "wm")]
-    head, gray, white = (np.asarray(image.dataobj).transpose(2, 1, 0) for image in images)
-    inside = _of_one(head) > 0.2
-    box = tuple(slice(idx.min(), idx.max() + 1) for idx in np.nonzero(inside))
-    mask = binary_fill_holes(inside[box]).astype(np.float32)
-    gray, white = _of_one(gray)[box] * mask, _of_one(white)[box] * mask
+    with np.load(Path(__file__).with_name("anatomy.npz")) as file:
+        left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
+    brain, gray, white = (np.concatenate([part, part[..., -2::-1]], axis=-1) for part in left)
+    gray, white = gray / np.float32(255), white / np.float32(255)
     total = np.maximum(gray + white, 1.0)
     gray, white = gray / total, white / total
-    csf = np.clip(mask - gray - white, 0, None)
-    origin = images[0].affine[:3, 3] + [part.start for part in reversed(box)]
-    return torch.from_numpy(np.stack([csf, gray, white])), origin
-
-
-def _of_one(stored: np.ndarray) -> np.ndarray:
-    """Stored numbers as shares of the largest, float32."""
-    shares = stored.astype(np.float32)
-    return shares / shares.max()
+    csf = np.clip(brain - gray - white, 0, None)
+    return torch.from_numpy(np.stack([csf, gray, white])), np.array(ORIGIN)
 
 
 @lru_cache(maxsize=2)
@@ -63,7 +51,7 @@ def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
 
 
 class Waves:
-    """A smooth random field: a sum of seeded sine waves, `root mean square` about 1 in each of its components."""
+    """A smooth random field: a sum of seeded sine waves, root mean square about 1 in each of its components."""
 
     def __init__(self, rng: np.random.Generator, components: int, count: int, wavelengths: tuple[float, float]):
         directions = rng.standard_normal((count, 3))
@@ -88,13 +76,14 @@ class Subject:
 
     def __init__(
         self, seed: int, number: int, *, jitter: float, deform: float, bias: float, lesions: int,
-        radius: tuple[float, float] = (4.0, 12.0), healthy: float = 0.0, skull: bool = False,
+        radius: tuple[float, float], healthy: float, skull: bool,
     ):  # fmt: skip
         rng = np.random.default_rng([seed, number])
         turns = np.deg2rad(rng.normal(0, 4, 3).clip(-8, 8))
         scales = rng.normal(1, 0.04, 3).clip(0.92, 1.08)
-        shears = rng.normal(0, 0.02, 3).clip(-0.04, 0.04)
-        self.affine = torch.tensor(_rotation(turns) @ _upper(shears) @ np.diag(scales), dtype=torch.float32)
+        shears = np.eye(3)
+        shears[[0, 0, 1], [1, 2, 2]] = rng.normal(0, 0.02, 3).clip(-0.04, 0.04)
+        self.affine = torch.tensor(_rotation(turns) @ shears @ np.diag(scales), dtype=torch.float32)
         self.shift = torch.tensor(rng.normal(0, 3, 3).clip(-6, 6), dtype=torch.float32)  # mm
         self.warp, self.deform = Waves(rng, 3, 16, (80.0, 200.0)), deform
         self.coil, self.bias = Waves(rng, 1, 6, (250.0, 600.0)), bias
@@ -102,9 +91,12 @@ class Subject:
         self.relaxation = rng.uniform(1 - jitter, 1 + jitter, (2, len(TISSUES)))
         spared = ((number + 1) * GOLDEN + seed * GOLDEN**2) % 1 < healthy
         self.lesions = [] if spared else [_lesion(rng, radius) for _ in range(lesions)]
-        self.skull = Skull(np.random.default_rng([seed, number, 1, 1])) if skull else None
-        if self.skull is not None:
-            self.relaxation = np.concatenate([self.relaxation, self.skull.relaxation(jitter)], axis=1)
+        self.skull = None
+        if skull:
+            rng = np.random.default_rng([seed, number, 1, 1])
+            self.skull = Skull(rng)
+            shells = rng.uniform(1 - jitter, 1 + jitter, (2, len(SHELLS)))
+            self.relaxation = np.concatenate([self.relaxation, shells], axis=1)
 
     def place(self, points: torch.Tensor) -> torch.Tensor:
         """Where in the template the points (..., 3) of this head lie, in mm."""
@@ -119,41 +111,38 @@ class Subject:
         """
         inside = self.place(points)
         shares = _shares(inside, voxel)
-        hurt = self._hurt(inside, shares)
-        shares = torch.cat([shares * (1 - hurt), hurt[None]])
+        lesion = self._lesion_share(inside, shares)
+        shares = torch.cat([shares * (1 - lesion), lesion[None]])
         if self.skull is not None:
             shares = self.skull.around(shares, inside, voxel)
-        gain = torch.exp(self.bias * self._unevenness(points))
-        return torch.cat([shares, gain[None]])
+        # The logarithm of the gain has mean 0 and deviation 1 over the head: scanners calibrate its level away.
+        head = self.coil(_head_points())[..., 0]
+        unevenness = (self.coil(points)[..., 0] - head.mean()) / head.std().clamp_min(1e-3)
+        return torch.cat([shares, torch.exp(self.bias * unevenness)[None]])
 
-    def hurt(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
+    def lesion_share(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
         """The lesions' share of the tissue at (n, 3) points in mm: (n,)."""
         inside = self.place(points)[:, None, None]
-        return self._hurt(inside, _shares(inside, voxel))[:, 0, 0]
+        return self._lesion_share(inside, _shares(inside, voxel))[:, 0, 0]
 
     def lesion_boxes(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Corners, (3,) and (3,) in mm of this head, of boxes that hold its lesions."""
         back, centre, boxes = torch.linalg.inv(self.affine).T, torch.tensor(CENTRE), []
         for place, axes in self.lesions:
             points = place.clone()
-            for _ in range(6):  # the deformation is small and smooth, so this settles within a fraction of a mm
+            for _ in range(6):  # the deformation is small and smooth: this converges to a fraction of a mm
                 points = (place - centre - self.shift - self.deform * self.warp(points)) @ back + centre
             reach = 1.4 / axes.norm(dim=0).min() + 2 + self.deform  # the longest radius, stretched by affine and waves
             boxes.append((points - reach, points + reach))
         return boxes
 
-    def _hurt(self, inside: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    def _lesion_share(self, inside: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Lesions replace gray and white matter, from 1 inside to 0 outside within a fifth of their radius."""
-        hurt = torch.zeros(shares.shape[1:])
+        lesion = torch.zeros(shares.shape[1:])
         for place, axes in self.lesions:
             distance = ((inside - place) @ axes).norm(dim=-1)  # 1 on the lesion's surface
-            hurt = torch.maximum(hurt, torch.sigmoid(6 * (1 - distance)))
-        return hurt * (shares[1] + shares[2])
-
-    def _unevenness(self, points: torch.Tensor) -> torch.Tensor:
-        """The logarithm of the gain, mean 0 and deviation 1 over the head: scanners calibrate its level away."""
-        head = self.coil(_head_points())[..., 0]
-        return (self.coil(points)[..., 0] - head.mean()) / head.std().clamp_min(1e-3)
+            lesion = torch.maximum(lesion, torch.sigmoid(6 * (1 - distance)))
+        return lesion * (shares[1] + shares[2])
 
 
 class Skull:
@@ -165,11 +154,6 @@ class Skull:
     def __init__(self, rng: np.random.Generator):
         self.mean = rng.uniform((1.5, 4.0, 3.5), (3.5, 6.0, 6.0))  # mm of gap, bone and scalp
         self.uneven = Waves(rng, 3, 12, (60.0, 150.0))
-        self._rng = rng
-
-    def relaxation(self, jitter: float) -> np.ndarray:
-        """(2, shells) factors on T1 and T2; to be asked once."""
-        return self._rng.uniform(1 - jitter, 1 + jitter, (2, len(SHELLS)))
 
     def around(self, shares: torch.Tensor, inside: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
         """Shares (tissues, D, H, W) with the gap added to CSF, and bone and scalp at the end."""
@@ -191,7 +175,7 @@ def _shares(inside: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Te
 def _sample(
     maps: torch.Tensor, inside: torch.Tensor, origin: np.ndarray, spacing: float = 1.0, beyond: str = "zeros"
 ) -> torch.Tensor:
-    """Maps (C, z, y, x) whose first voxel lies at `origin`, read between voxels at (D, H, W, 3) points in mm."""
+    """Maps (C, z, y, x) whose first voxel lies at `origin`, interpolated at (D, H, W, 3) points in mm."""
     origin = torch.tensor(origin, dtype=torch.float32)
     last = torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
     grid = 2 * (inside - origin) / (last * spacing) - 1
@@ -230,12 +214,6 @@ def _rotation(turns: np.ndarray) -> np.ndarray:
         one = np.eye(3)
         one[[i, i, j, j], [i, j, i, j]] = np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
         matrix = one @ matrix
-    return matrix
-
-
-def _upper(shears: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[[0, 0, 1], [1, 2, 2]] = shears
     return matrix
 
 

@@ -1,8 +1,7 @@
-"""Brain MR and CT from nothing: seeded heads, imaged by the spin-echo equation; the data that needs no download."""
+"""The phantom: brain MR by the spin-echo equation and CT of seeded heads, computed; data that needs no download."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -10,13 +9,61 @@ from typing import Literal
 import numpy as np
 import torch
 
+from gantk.data.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 from gantk.data.items import Record, domain_letters
-from gantk.data.phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
-from gantk.data.phantom.contrast import CONTRASTS, attenuation, contrasts_of, magnitude
 from gantk.errors import UserError
 
+UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
+
+# At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
+RELAXATION = {
+    "csf": (4000.0, 2000.0, 1.00),
+    "gray": (1000.0, 100.0, 0.86),
+    "white": (650.0, 80.0, 0.77),
+    "lesion": (1300.0, 160.0, 0.90),
+    "bone": (250.0, 5.0, 0.15),
+    "scalp": (280.0, 80.0, 0.80),
+}
+# TR, TE and inversion time in ms. FLAIR's inversion time is where CSF crosses zero: T1 ln(2 / (1 + exp(-TR / T1))).
+SEQUENCES = {
+    "T1": (500.0, 15.0, None),
+    "T2": (4000.0, 100.0, None),
+    "PD": (4000.0, 15.0, None),
+    "FLAIR": (9000.0, 100.0, 2371.0),
+    "T1CE": (500.0, 15.0, None),
+}
+ENHANCED = {"T1CE": {"lesion": 0.25}}  # a contrast agent shortens T1 to this share where it leaks out of the vessels
+HOUNSFIELD = {"csf": 8.0, "gray": 37.0, "white": 28.0, "lesion": 20.0, "bone": 1000.0, "scalp": -20.0}
+AIR = -1000.0  # HU
+CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
+CONTRASTS = (*SEQUENCES, "CT")  # their order numbers the noise: a new one goes to the end
+ALIASES = {"MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
+
+
+def signal(contrast: str, t1: np.ndarray | float, t2: np.ndarray | float, density: np.ndarray | float) -> np.ndarray:
+    """The MR signal of a tissue: PD (1 - exp(-TR/T1)) exp(-TE/T2), or its inversion-recovery form for FLAIR.
+
+    Times in ms; the result is relative to a proton density of 1.
+    """
+    tr, te, ti = SEQUENCES[contrast]
+    recovered = 1 - np.exp(-tr / t1) if ti is None else np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
+    return density * recovered * np.exp(-te / t2)
+
+
+def contrast_of(name: str) -> str:
+    """The contrast that a human name means: `"t1"`, `"T1w"` and `"MR"` are all T1."""
+    contrast = name.strip().upper().removesuffix("W")
+    contrast = ALIASES.get(contrast, contrast)
+    if contrast not in CONTRASTS:
+        raise UserError(
+            f"the phantom has no contrast '{name}'",
+            where="data.domains",
+            allowed=CONTRASTS,
+            remedy="name the domains after contrasts, or point data.source at images",
+        )
+    return contrast
 
 
 class Phantom:
@@ -57,23 +104,26 @@ class Phantom:
                 where="data.size",
                 allowed="dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more",
             )
-        for name, value, least in (("subjects", subjects, 1), ("slices", slices, 1), ("noise", noise, 0),
-                                   ("jitter", jitter, 0), ("deform", deform, 0), ("bias", bias, 0),
-                                   ("lesions", lesions, 0), ("seed", seed, 0)):  # fmt: skip
-            if value < least:
-                raise UserError(f"{name} = {value} is too small", where="data.source", allowed=f"{least} or more")
-        for name, value, fine, allowed in (
-            ("jitter", jitter, jitter < 1, "below 1"),
-            ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
+        checks = [
+            ("subjects", subjects, subjects >= 1, "1 or more"),
+            ("slices", slices, slices >= 1, "1 or more"),
+            ("noise", noise, noise >= 0, "0 or more"),
+            ("jitter", jitter, 0 <= jitter < 1, "0 or more, below 1"),
+            ("deform", deform, deform >= 0, "0 or more"),
+            ("bias", bias, bias >= 0, "0 or more"),
+            ("lesions", lesions, lesions >= 0, "0 or more"),
             ("radius", list(radius), 0 < radius[0] <= radius[1], "[smallest, largest], above 0"),
-        ):
+            ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
+            ("seed", seed, seed >= 0, "0 or more"),
+        ]
+        for name, value, fine, allowed in checks:
             if not fine:
                 raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)
         if only != "all" and not lesions:
             what = f'only = "{only}" asks for a class, and without lesions there are none'
             raise UserError(what, where="data.source", remedy="set lesions = 1 or more")
         self.domains, self.dims, self.size = tuple(domains), dims, tuple(size)
-        self.contrasts = tuple(contrasts_of(name) for name in domains)
+        self.contrasts = [tuple(contrast_of(name) for name in domain.split("+")) for domain in domains]
         self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
         self.tissues = TISSUES + SHELLS if skull else TISSUES
         self.shape = dict(
@@ -115,20 +165,11 @@ class Phantom:
             if self.only not in ("all", label):
                 continue
             key = subject if level is None else f"{subject}/slice-{level:03d}"
-            mask: Callable | None = partial(self._mask, number, level) if self.lesions else None
+            position = None if level is None else float(self.levels[level])
+            mask = partial(self._mask, number, level) if self.lesions else None
             for letter, contrasts in zip(domain_letters(self.domains), self.contrasts, strict=True):
-                found.append(
-                    Record(
-                        domain=letter,
-                        subject=subject,
-                        key=key,
-                        read=partial(self._read, number, level, contrasts),
-                        pair=key,
-                        position=None if level is None else float(self.levels[level]),
-                        mask=mask,
-                        label=label,
-                    )
-                )
+                read = partial(self._read, number, level, contrasts)
+                found.append(Record(letter, subject, key, read, key, position=position, mask=mask, label=label))
         return found
 
     def _labels(self, number: int) -> list[str | None]:
@@ -144,7 +185,7 @@ class Phantom:
             near |= ((points >= low) & (points <= high)).all(dim=-1)
         shown = torch.zeros(near.shape, dtype=torch.bool)
         if near.any():
-            shown[near] = subject.hurt(points[near], self.voxel) > 0.5
+            shown[near] = subject.lesion_share(points[near], self.voxel) > 0.5
         return ["tumour" if count >= SHOWN else "healthy" for count in shown.sum(dim=(1, 2)).tolist()]
 
     def _points(self) -> torch.Tensor:
@@ -182,11 +223,29 @@ class Phantom:
             place = [self.seed, number, 1 + CONTRASTS.index(contrast), 0 if level is None else 1 + level]
             rng = np.random.default_rng(place)
             if contrast == "CT":
-                channels.append(attenuation(self.tissues, shares, self.noise, rng))
+                channels.append(self._attenuation(shares, rng))
             else:
-                channels.append(magnitude(contrast, self.tissues, shares, gain, factors, self.noise, rng))
+                channels.append(self._magnitude(contrast, shares, gain, factors, rng))
         return np.stack(channels).astype(np.float32)
 
+    def _magnitude(self, contrast: str, shares: np.ndarray, gain: np.ndarray, factors: np.ndarray,
+                   rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+        """An MR image of tissue shares (tissues, *spatial): positive, Rician by noise in both channels; `factors`
+        (2, tissues) multiply T1 and T2."""
+        t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
+        shortened = np.array([ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues])
+        strengths = signal(contrast, t1 * factors[0] * shortened, t2 * factors[1], density).astype(np.float32)
+        clean = np.tensordot(strengths, shares, axes=1) * gain
+        deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
+        real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
+        return UNITS * np.hypot(clean + real, imaginary)
+
+    def _attenuation(self, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A CT image of tissue shares in Hounsfield units, signed: what no tissue fills is air."""
+        above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
+        clean = AIR + np.tensordot(above_air, shares, axes=1)
+        return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(clean.shape, dtype=np.float32)
+
     def _mask(self, number: int, level: int | None) -> np.ndarray:
-        hurt = self._tissue_of(number)[3]
-        return ((hurt if level is None else hurt[level]) > 0.5).float().numpy()[None]
+        lesion = self._tissue_of(number)[TISSUES.index("lesion")]
+        return ((lesion if level is None else lesion[level]) > 0.5).float().numpy()[None]
