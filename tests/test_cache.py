@@ -519,19 +519,18 @@ def test_facts_and_a_scans_own_line_are_found_out_once_for_all_runs(study, cache
 
 
 def test_the_search_for_copies_decodes_nothing_twice(study, cache, no_decoding):
-    from gantk.data.split.near_duplicates import see
-    from gantk.data.split.thumbnails import see_once
+    from gantk.data.near_duplicates import cached_fingerprint, fingerprint
 
     save(study / "p3.nii.gz", np.full((20, 24, 12), 5, np.int16))
     records, preparation = prepared(study, cache, planes=(0.0, 1.0))
-    plain = [see(record, "train") for record in records]
-    assert {bool(one.look) for one in plain} == {True, False}
+    plain = [fingerprint(record, "train") for record in records]
+    assert {one.thumbnails is not None for one in plain} == {True, False}
     for _ in range(2):
         for record, one in zip(records, plain, strict=True):
-            other = see_once(preparation, record, "train")
+            other = cached_fingerprint(preparation, record, "train")
             fields = ("name", "subject", "stack", "position", "group", "digest")
             assert all(getattr(one, name) == getattr(other, name) for name in fields)
-            assert (one.look is None) == (other.look is None)
-            assert one.look is None or np.array_equal(one.look.hashes, other.look.hashes)
+            assert (one.thumbnails is None) == (other.thumbnails is None)
+            assert one.thumbnails is None or np.array_equal(one.thumbnails, other.thumbnails)
         no_decoding()
         preparation = prepared(study, Cache.default(), planes=(0.0, 1.0))[1]

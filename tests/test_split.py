@@ -16,10 +16,10 @@ from scipy.ndimage import zoom
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
+from gantk.data.near_duplicates import fingerprint, near_copies
 from gantk.data.phantom import Phantom
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import near_copies, see
 from gantk.data.split.split import SETS, split_json, split_records, unpair
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
@@ -379,7 +379,7 @@ def test_neighbours_in_a_stack_are_no_leak_and_a_copy_among_them_is_found():
         check_leakage(split_records(records, **{"by": "block"} | options)[0])
     records = [r for r in records if r.domain == "a"]
     copy = Record("a", "", "again.png", lambda: np.roll(records[20].read(), 1, 1) * 2, position=3.5)
-    seen = [see(record) for record in [*records, copy]]
+    seen = [fingerprint(record) for record in [*records, copy]]
     found = [(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)]
     assert found == [(records[20].key, "again.png")]
 
@@ -452,9 +452,9 @@ def test_real_stacks_and_patients_are_no_leak_and_copies_of_the_web_are_found(sh
     for options in ({}, {"by": "image"}, {"gap": 0}):
         check_leakage(split_records(records, **options)[0], same_patient=False)
     path, pattern = str(shared_data / "ct_mri"), r"(\d+)\d{3}\.png"
-    seen = [see(r) for r in Folders(("CT", "MR"), 2, (96, 96), path=path, patient=pattern).records()[::2]]
+    seen = [fingerprint(r) for r in Folders(("CT", "MR"), 2, (96, 96), path=path, patient=pattern).records()[::2]]
     assert len({each.subject for each in seen}) == 6 and near_copies(seen, apart=False) == []
     web = Images(("MR",), 2, (96, 96), path=str(shared_data / "tumour_yes_no"), channels=1, only="no").records()
-    seen = [see(record) for record in web]
+    seen = [fingerprint(record) for record in web]
     found = {(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)}
     assert ("no/N16.jpg", "no/N17.jpg") in found and 15 <= len(found) <= 40

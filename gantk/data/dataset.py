@@ -13,13 +13,13 @@ from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
 from gantk.data.intensity import VERSION as INTENSITY_VERSION
 from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.near_duplicates import cached_fingerprint
 from gantk.data.preparation import Preparation, Stacks, fitted_mapping, mapping_from, middle, version_of
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.split import Splits, split_json, split_records, unpair
-from gantk.data.split.thumbnails import see_once
 from gantk.errors import UserError
 from gantk.formats import files
 
@@ -125,8 +125,9 @@ class Data:
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, splits.values())) > 1:
             for record in (record for members in splits.values() for record in members):
-                if (record.domain, record.key) not in splits.seen:
-                    splits.seen[record.domain, record.key] = see_once(self.preparation, record, near=near)
+                if (record.domain, record.key) not in splits.fingerprints:
+                    known = cached_fingerprint(self.preparation, record, near=near)
+                    splits.fingerprints[record.domain, record.key] = known
         try:
             check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:

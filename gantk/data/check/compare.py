@@ -9,9 +9,8 @@ import numpy as np
 
 from gantk.data.check.findings import ENOUGH, MOST, SHOWN, Problem, counted, named
 from gantk.data.check.inspect import Inspected
+from gantk.data.near_duplicates import SIDE, near_copies
 from gantk.data.sources.file_names import CONTRASTS, plain
-from gantk.data.split.image_hash import traits_of
-from gantk.data.split.near_duplicates import near_copies
 
 
 def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> list[Problem]:
@@ -42,11 +41,13 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> list[P
 def _odd_looks(items: Sequence[Inspected], domains: Sequence[str]) -> list[tuple[Inspected, str]]:
     if len(domains) != 2:
         return []
-    sides = [[i for i in items if i.domains == [domain] and i.seen and i.seen.look is not None] for domain in domains]
-    views = {item.seen.look.thumbnails.shape[1] for side in sides for item in side}
+    sides = [
+        [i for i in items if i.domains == [domain] and i.seen and i.seen.thumbnails is not None] for domain in domains
+    ]
+    views = {item.seen.thumbnails.shape[1] for side in sides for item in side}
     if min(map(len, sides)) < ENOUGH or len(views) > 1:
         return []
-    traits = [np.stack([traits_of(item.seen.look) for item in side]) for side in sides]
+    traits = [np.stack([_traits(item.seen.thumbnails) for item in side]) for side in sides]
     ratios = [
         _nearness(traits[k], traits[1 - k], [i.patient for i in sides[k]], [i.patient for i in sides[1 - k]])
         for k in (0, 1)
@@ -55,6 +56,19 @@ def _odd_looks(items: Sequence[Inspected], domains: Sequence[str]) -> list[tuple
         return []
     odd = [(sides[k][i], domains[k]) for k in (0, 1) for i in np.flatnonzero(ratios[k] > 0.25)]
     return odd if len(odd) <= (1 - MOST) * min(map(len, sides)) else []
+
+
+def _traits(thumbnails: np.ndarray) -> np.ndarray:
+    """float32 numbers from 0 to 1 by which contrasts differ: brightness shared out over what is in an image, and over
+    its places. Native intensities have no part in it."""
+    traits = []
+    for view in thumbnails[1].astype(np.float32) / 255:
+        border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
+        inside = view[np.abs(view - np.median(border)) > 0.1]
+        quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
+        places = view.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3))
+        traits += [quantiles, places.ravel()]
+    return np.concatenate(traits).astype(np.float32)
 
 
 def _nearness(own: np.ndarray, other: np.ndarray, patients: list[str], others: list[str]) -> np.ndarray:

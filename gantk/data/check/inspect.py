@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.near_duplicates import Fingerprint, content_size, fingerprint_of
 from gantk.data.sources.file_names import contrast_in
-from gantk.data.split.image_hash import mirrored_likeness, shape_of_content
-from gantk.data.split.near_duplicates import Seen, seen_pixels
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import Image
@@ -29,7 +28,7 @@ class Inspected:
     scan: io.Scan
     facts: dict[str, Any]
     error: UserError | None = None
-    seen: Seen | None = None
+    seen: Fingerprint | None = None
     mirror: float | None = None  # how alike a picture and its mirror image are; None for volumes
     extent: tuple[float, float] | None = None  # height and width of what is in a picture, in pixels; None for volumes
     remarks: tuple[str, ...] = ()
@@ -108,9 +107,11 @@ def _look(image: Image, item: Inspected) -> None:
     if image.dims == 3:
         flat = [bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)]
         item.facts["empty_planes"] = sum(flat)
-    item.seen = seen_pixels(pixels, item.name)
-    if image.dims == 2 and item.seen.look is not None:
-        item.mirror, item.extent = mirrored_likeness(item.seen.look), shape_of_content(pixels)
+    item.seen = fingerprint_of(pixels, item.name)
+    if image.dims == 2 and item.seen.thumbnails is not None:
+        content = item.seen.thumbnails[1, 0].astype(np.float32)
+        item.mirror = float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
+        item.extent = tuple(np.multiply(content_size(pixels), pixels.shape[1:]))
 
 
 def plane_of(image: Image) -> str | None:

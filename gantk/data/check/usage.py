@@ -206,13 +206,13 @@ def _leaks(usage: Usage, items: Sequence[Inspected]) -> Iterator[Problem]:
     by_file = {item.scan.files: item.seen for item in items if item.seen is not None and len(item.scan.files) == 1}
     members = [record for name in SETS for record in splits[name]]
     used = Counter(record.files for record in members)
-    splits.seen = {
+    splits.fingerprints = {
         (r.domain, r.key): replace(
             by_file[r.files], name=r.key, subject=r.subject, stack=(r.domain, r.label), position=r.position
         )
         for r in members
         if r.files in by_file and used[r.files] == 1 and not r.scan_key
-    } | splits.seen
+    } | splits.fingerprints
     try:
         check_leakage(splits)
     except UserError as error:

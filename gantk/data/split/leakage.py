@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gantk.data.items import Record
-from gantk.data.split.near_duplicates import near_copies, see
+from gantk.data.near_duplicates import fingerprint, near_copies
 from gantk.data.split.split import PATIENTS, SETS
 from gantk.errors import UserError
 
@@ -30,16 +30,16 @@ def check_leakage(
     few = len({patient for _, patient, _ in patients}) < PATIENTS
     found = [] if few and getattr(splits, "by", None) == "block" else _in_two_sets(patients, "patient")
     if sum(bool(splits[name]) for name in SETS) > 1:
-        known = getattr(splits, "seen", {})
-        seen = [
-            replace(known[r.domain, r.key], group=name) if (r.domain, r.key) in known else see(r, name, near)
+        known = getattr(splits, "fingerprints", {})
+        images = [
+            replace(known[r.domain, r.key], group=name) if (r.domain, r.key) in known else fingerprint(r, name, near)
             for name in SETS
             for r in splits[name]
         ]
-        found += _in_two_sets([(each.group, each.digest, each.name) for each in seen if each.digest], "image")
+        found += _in_two_sets([(each.group, each.digest, each.name) for each in images if each.digest], "image")
         found += [
-            f"image '{seen[i].name}' in {seen[i].group} is a near copy of '{seen[j].name}' in {seen[j].group}"
-            for i, j, _ in near_copies(seen)
+            f"image '{images[i].name}' in {images[i].group} is a near copy of '{images[j].name}' in {images[j].group}"
+            for i, j, _ in near_copies(images)
         ]
     both = [] if same_patient else patients_in_both_domains(splits["train"])
     if found:

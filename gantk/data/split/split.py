@@ -12,15 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.split.duplicates import (
+from gantk.data.near_duplicates import (
+    Fingerprint,
     copies,
-    see_unknown,
+    fingerprints_of_unknown,
     unit_of,
     with_near_copies,
     without_copies,
-    without_near_copies,
 )
-from gantk.data.split.near_duplicates import Seen
 from gantk.data.split.split_file import as_file_says
 from gantk.errors import UserError
 
@@ -38,15 +37,15 @@ class Splits(dict[str, list[Record]]):
         sets: Mapping[str, list[Record]],
         by: str,
         made: Mapping[str, Any] | None = None,
-        seen: Mapping[tuple[str, str], Seen] | None = None,
+        fingerprints: Mapping[tuple[str, str], Fingerprint] | None = None,
     ):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
         self.made = dict(made or {})  # what else it takes to make the same split again: seed, fold, the file's hash
-        self.seen = dict(seen or {})  # by domain and key: what images look like that had to be read for this
+        self.fingerprints = dict(fingerprints or {})  # by domain and key, of images that had to be read for this
 
     def __or__(self, other: Mapping[str, list[Record]]) -> Splits:
-        return Splits({**self, **other}, self.by, self.made, self.seen)
+        return Splits({**self, **other}, self.by, self.made, self.fingerprints)
 
 
 def split_records(
@@ -116,22 +115,21 @@ def _by_shares(
 ) -> tuple[Splits, str]:
     held_out = any(shares.values())
     by = _resolved(records, by) if held_out else "image"
-    seen = see_unknown(records) if held_out and by != "patient" else {}
+    known = fingerprints_of_unknown(records) if held_out and by != "patient" else {}
     if by == "block":
         sets, how = _by_block(records, shares, seed, **blockwise)
-        sets, copied = without_copies(sets)
-        sets, alike = without_near_copies(sets, seen)
-        how += f"; of these, {copied + alike} copies of held-out images left out" if copied + alike else ""
+        sets, copied = without_copies(sets, known)
+        how += f"; of these, {copied} copies of held-out images left out" if copied else ""
     else:
         # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
         first = copies(records, unit_of) if held_out and by == "image" else {}
         kinds, unit = _units(records, by, first)
         place = _shared_out(kinds, shares, seed, f"{by}s")
         sets = _sets(records, lambda record: place[unit(record)])
-        sets = with_near_copies(sets, seen)
+        sets = with_near_copies(sets, known)
         how = _described(sets, by)
     _expect_all_domains(records, sets, shares)
-    return Splits(sets, by, seen=seen), how
+    return Splits(sets, by, fingerprints=known), how
 
 
 def _in_folds(
@@ -152,13 +150,13 @@ def _in_folds(
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
     if by == "image":
-        seen = see_unknown(records)
-        kinds, unit = _units(records, by, copies(records, unit_of, seen))
+        known = fingerprints_of_unknown(records)
+        kinds, unit = _units(records, by, copies(records, unit_of, known))
         part = _dealt_out(kinds, folds, seed)
         share = validation * folds / (folds - 1)
     else:
         _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
-        by, seen = "patient", {}
+        by, known = "patient", {}
         kinds, unit = _units(records, by, {})
         part = _dealt_out(kinds, folds, seed)
         _expect_all_folds(records, part, folds)
@@ -167,7 +165,7 @@ def _in_folds(
     place = _shared_out([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
     sets = _sets(records, lambda record: place.get(unit(record), "test"))
     _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
-    return Splits(sets, by, seen=seen), f"fold {fold} of {folds} (0 to {folds - 1}), {_described(sets, by)}"
+    return Splits(sets, by, fingerprints=known), f"fold {fold} of {folds} (0 to {folds - 1}), {_described(sets, by)}"
 
 
 # --- units: patients, or images; they go to sets, or to folds, kind by kind, so that every set gets of each kind
