@@ -75,16 +75,6 @@ def test_replays_lead_where_steps_lead():
         assert {name: float(loss) for name, loss in one.items()} == {name: float(loss) for name, loss in other.items()}
 
 
-def test_what_the_step_left_in_the_batch_is_there_after_a_replay():
-    engine = engine_of(Recording)
-    for step in range(10):
-        batch = images(step)
-        engine.train_step(batch)
-        engine.step += 1
-    assert engine.capture.graphs
-    assert batch["fake"].shape == (2, 1, 6, 6)
-
-
 @pytest.mark.parametrize("held", [0, [0]], ids=["number", "list"])
 def test_what_a_trial_changes_in_python_is_named_and_put_back(held):
     """So that a training whose step cannot be recorded goes where it goes without the attempt."""
@@ -198,22 +188,3 @@ def test_host_reads_sees_every_way_to_wait():
     for way in ways:
         assert len(host_reads(way)) >= 1, way
     assert host_reads(lambda: (x * 2).relu().sum() + torch.zeros(4).fill_(1.0).mean()) == []
-
-
-def test_a_recording_replays_into_the_same_memory():
-    x, weight = torch.ones(3), torch.ones(3, requires_grad=True)
-    recording = Recording()
-
-    def step():
-        weight.grad = None
-        (x * weight).sum().backward()
-        with torch.no_grad():
-            weight.sub_(weight.grad)
-        return (x * weight).sum().detach()
-
-    total = recording.record(step)
-    assert total == 0
-    x.fill_(2.0)
-    recording.replay()
-    assert weight.tolist() == [-2.0] * 3
-    assert total == -12

@@ -131,21 +131,6 @@ def test_a_card_without_kernels_stops_before_anything_is_built(cuda, name):
     )
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."), "has no memory left to start with"),
-        (
-            RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors"),
-            "does not compute: CUDA error: all CUDA-capable devices are busy or unavailable. See what `nvidia-smi`",
-        ),
-    ],
-)
-def test_a_card_that_does_not_answer_is_named(cuda, error, words):
-    cuda(fails=error)
-    assert said("cuda:0").startswith(f"NVIDIA H200 (compute capability 9.0) {words}")
-
-
 def test_a_card_that_is_not_there_is_an_error_that_lists_those_that_are(cuda, monkeypatch):
     cuda(count=2)
     assert said("cuda:7") == "there is no cuda:7. Allowed: cuda:0, cuda:1.  (--device)"

@@ -11,11 +11,9 @@ from test_contracts import METHODS, MUNIT
 from torch import nn
 
 from gantk.method import Batch, Geometry, Method
-from gantk.nets.blocks import one_hot
 from gantk.testing import MethodContract
 from gantk.testing.recorded import host_reads
 from gantk.testing.small import SMALL, random_images, small_part, small_size
-from gantk_progan.networks import Discriminator
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
 ALL = {"local_ncc": 2.0, "flat_region": 4.0, "lesion": 3.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6}
@@ -202,19 +200,6 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
         torch.testing.assert_close(value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 8])
-def test_batches_that_lie_behind_each_other_are_judged_as_if_each_came_alone(count):
-    torch.manual_seed(0)
-    judge = Discriminator(1, 2, [8, 8], classes=2)
-    real, fake = random_images(count, 1, (8, 8), seed=1), random_images(count, 1, (8, 8), seed=2) * 3
-    label, alpha = torch.arange(count) % 2, torch.tensor(0.4)
-    together = judge(torch.cat([real, fake]), 1, alpha, torch.cat([label, label]), batches=2)
-    alone = torch.cat([judge(image, 1, alpha, label) for image in (real, fake)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    mixed = judge(torch.cat([real, fake]), 1, alpha, torch.cat([label, label]))
-    assert not torch.allclose(mixed, alone, rtol=1e-3), "the deviation tells a mixed batch from a pure one"
-
-
 # ---- no gradient that nobody wants -----------------------------------------------------------------
 
 
@@ -256,9 +241,3 @@ def test_no_loss_asks_the_device_for_a_value_or_feeds_it(name, number):
     last = method.phases()[-1]
     if not {name for name in batch if name.startswith("fake")} or options_of(name, number).get("critic", 1) > 1:
         assert host_reads(lambda: backward(last.loss(fresh))) == []
-
-
-def test_labels_become_rows_without_a_look_at_them():
-    label = torch.tensor([2, 0, 1])
-    assert torch.equal(one_hot(label, 3).long(), nn.functional.one_hot(label, 3))
-    assert host_reads(lambda: one_hot(label, 3)) == []

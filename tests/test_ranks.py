@@ -17,7 +17,7 @@ from torch import nn
 import gantk
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
-from gantk.machine.launch import Launch, first_host, launch, slurm
+from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
 from gantk.machine.runtime import _device
 from gantk.plugin.loader import registry
@@ -63,22 +63,6 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(recipe, tmp_path):
         )
     logs = [RunFolder(tmp_path / name).read_log() for name in ("one", "ranks")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
-
-
-@pytest.mark.slow
-def test_a_stop_of_one_rank_stops_all_and_saves(recipe, tmp_path):
-    recipe["train"] |= {"steps": 1000000, "save_every": 1000000, "log_every": 2}
-    processes = start(recipe, tmp_path)
-    log = tmp_path / "ranks" / "log.jsonl"
-    while not log.exists() or log.read_bytes().count(b"\n") < 4:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            processes[0].wait(timeout=0.01)
-            pytest.fail(f"it ended too early: {finish(processes)}")
-    processes[1].send_signal(signal.SIGINT)
-    ends = finish(processes)
-    assert [code for code, _, _ in ends] == [130, 130]
-    assert "gantk resume" in ends[0][2]
-    assert len(checkpoint.steps_saved(tmp_path / "ranks" / "checkpoints")) == 1
 
 
 @pytest.mark.slow
@@ -231,12 +215,6 @@ def test_srun_is_told_as_torchrun_would_tell_it():
         "MASTER_ADDR": "node01",
     }
     assert 1024 < int(environment["MASTER_PORT"]) < 32768
-
-
-def test_steps_of_one_job_meet_at_ports_of_their_own_and_all_tasks_of_a_step_at_one():
-    ports = {slurm(SRUN | {"SLURM_STEP_ID": str(step)})["MASTER_PORT"] for step in range(5)}
-    assert len(ports) == 5
-    assert slurm(SRUN)["MASTER_PORT"] == slurm(SRUN | {"SLURM_PROCID": "0"})["MASTER_PORT"]
 
 
 def test_a_job_that_slurm_requeued_was_started_again():

@@ -131,16 +131,6 @@ def test_statistics_move_once_and_vectors_are_iterated_once():
         assert torch.equal(found.grad, expected.grad)
 
 
-def test_nothing_is_kept_or_computed_again_where_nothing_is_learnt(monkeypatch):
-    network = blocks(ResNet(1, 1, 2, width=4, blocks=1))
-    target = "gantk.training.accelerate.recompute.checkpoint"
-    monkeypatch.setattr(target, lambda *args, **options: pytest.fail("recomputed"))
-    image = random_images(1, 1, (16, 16))
-    with torch.no_grad():
-        network(image)
-    network.eval()(image)
-
-
 def test_a_run_never_begins_with_a_layer_that_changes_its_input():
     layers = [nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2, inplace=True), nn.Dropout(0.1), nn.Conv2d(4, 4, 3),
               nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)]  # fmt: skip
