@@ -13,9 +13,9 @@ MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
 METHODS: dict[str, list[dict]] = {
     "cyclegan": [
         {},
-        {"identity": 0.0, "local_ncc": 2.0, "flat_region": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2}},
-        {"augment": ["translate"], "adapt": 0.6},
-    ],
+        {"identity": 0.0, "local_ncc": 2.0, "flat_region": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2},
+         "augment": ["translate"], "adapt": 0.6},
+    ],  # fmt: skip
     "cut": [
         {"patches": 16, "width": 8},
         {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "local_ncc": 2.0, "flat_region": 4.0,
@@ -91,6 +91,7 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
             body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
             body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
             body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
+            body |= {"dims": (2,)} if kind == "method" and number else {}  # what is 3-D, the first of each shows
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
     return found
 
