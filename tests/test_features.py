@@ -84,7 +84,6 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
         torch.manual_seed(0)
         patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
-        theirs = inception.InceptionV3([3]).eval()
         network = inception.fid_inception_v3()
         for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.momentum = 1.0  # norms keep the numbers of random weights from fading

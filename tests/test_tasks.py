@@ -7,15 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_evaluation import Samples, scorer_of
 
-from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.machine.runtime import Runtime
-from gantk.method import Geometry, Method
-from gantk.metrics.evaluate import Scorer
+from gantk.method import Method
 from gantk.metrics.references import RealImages
 from gantk.metrics.sets import ImageGroup, halves
-from gantk.recipe.load import load_recipe
 from gantk_tasks import segmentation
 from gantk_tasks.classification import (
     Classification,
@@ -30,7 +27,6 @@ from gantk_tasks.classification import (
 )
 from gantk_tasks.segmentation import Segmentation, Segmenter, agreement, dice_loss
 
-CPU = Runtime(torch.device("cpu"), "fp32", False)
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}
 
@@ -412,25 +408,6 @@ class Keeps(Method):
         return image
 
 
-class Samples(Method):
-    """Images from noise."""
-
-    reads = ("image",)
-
-    def sample(self, n, seed, labels=None):
-        return torch.zeros((n, 1, *self.geometry.size))
-
-
-def data_of(tables: dict, method: type = Keeps):
-    model = load_recipe(tables).check()
-    return model, Data.load(model.data, method)
-
-
-def scorer_of(tables: dict, method: type) -> Scorer:
-    model, data = data_of(tables, method)
-    return Scorer(model, data, method(Geometry(model.data.dims, model.data.size, data.channels, (), data.range)), CPU)
-
-
 @pytest.fixture
 def lesions(tiny_recipe) -> dict:
     tiny_recipe["data"]["source"] |= {"subjects": 10, "slices": 3, "lesions": 4}
@@ -461,7 +438,8 @@ def test_a_run_without_masks_is_refused_before_training(lesions):
 
 
 def reals_of(tables: dict) -> RealImages:
-    _, data = data_of(tables)
+    tables["evaluate"]["metrics"] = ["psnr"]
+    data = scorer_of(tables, Keeps).data
     return RealImages(data, data.image, "cpu")
 
 
