@@ -117,12 +117,9 @@ def test_ct_is_read_in_hounsfield_units_whether_signed_or_not_and_its_padding_is
         assert np.array_equal(io.read(tmp_path / folder).pixels[0], numbers - 1024)
         expect_as_itk(tmp_path / folder)
         io.write(tmp_path / f"{folder}-out", io.read(tmp_path / folder))
-        for path, result in zip(sorted((tmp_path / folder).iterdir()), range(5), strict=True):
-            assert result < 5 and dcmread(path).PixelRepresentation == (folder == "signed")
-        assert {result.PixelRepresentation for result in written(tmp_path / f"{folder}-out")} == {folder == "signed"}
-        assert {result.RescaleIntercept for result in written(tmp_path / f"{folder}-out")} == {
-            -1024 if folder == "unsigned" else 0
-        }
+        for result in written(tmp_path / f"{folder}-out"):
+            assert result.PixelRepresentation == (folder == "signed")
+            assert result.RescaleIntercept == (0 if folder == "signed" else -1024)
     numbers = made.head() + 24
     numbers[:, :3] = -2000
     made.series(tmp_path / "padded", numbers, modality="CT", PixelPaddingValue=-2000)

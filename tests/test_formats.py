@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
 import subprocess
 import sys
-import threading
 import tracemalloc
-import zlib
 from dataclasses import replace
 
 import dicom_files
@@ -142,7 +139,6 @@ done.set()
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and run.stderr.count("line") == 300
-    assert threading.active_count() >= 1
 
 
 @pytest.mark.parametrize(
@@ -191,20 +187,11 @@ def test_16_bit_colour_keeps_its_bits_or_is_refused_without_simpleitk(tmp_path, 
         io.write(tmp_path / "y.png", Image(np.full((3, 4, 4), 300, np.float32), dtype=np.dtype(np.uint16)))
 
 
-def test_pages_and_16_bit_gray_with_transparency_are_refused(tmp_path):
+def test_pages_are_refused(tmp_path):
     first, *others = [PIL.Image.fromarray(GRAY8)] * 3
     first.save(tmp_path / "pages.tif", save_all=True, append_images=others)
     with pytest.raises(UserError, match="3 pages"):
         io.read(tmp_path / "pages.tif")
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    rows = b"".join(b"\0" + np.arange(4, dtype=">u2").tobytes() for _ in range(2))
-    body = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 4, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows))
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b""))
-    with pytest.raises(UserError, match="16 bits in each"):
-        io.read(tmp_path / "deep.png")
 
 
 @given(
@@ -332,15 +319,6 @@ def test_stored_integers_and_their_scale_come_back(tmp_path, slope, inter):
         assert nib.load(tmp_path / "z.nii.gz").get_data_dtype() == np.float32
 
 
-@pytest.mark.parametrize("slope", [np.nan, 0.0, np.inf])
-def test_a_slope_that_means_nothing_is_none(tmp_path, slope):
-    values = nifti(tmp_path / "x.nii")
-    content = bytearray((tmp_path / "x.nii").read_bytes())
-    content[112:116] = struct.pack("<f", slope)
-    (tmp_path / "x.nii").write_bytes(content)
-    assert sorted(io.read(tmp_path / "x.nii").pixels.ravel()) == sorted(values.ravel())
-
-
 @pytest.mark.parametrize("name", ["x.nii", "x.nrrd", "x.mha"])
 def test_integers_that_arithmetic_blurred_are_integers_again_and_others_are_floats(tmp_path, name):
     itk(tmp_path / name, np.arange(210, dtype=np.int16).reshape(5, 6, 7))
@@ -425,24 +403,6 @@ def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour(tmp_path, monkeypat
         after = sitk.ReadImage(str(tmp_path / f"y{name}"))
         same(sitk.GetArrayFromImage(after), array)
         assert sitk.GetArrayFromImage(after).dtype == array.dtype
-
-
-@pytest.mark.parametrize("place", [0, 1, 3])
-def test_values_of_a_voxel_may_follow_along_any_axis_of_nrrd(tmp_path, place):
-    array = RNG.normal(size=(5, 6, 7)).astype(np.float32)  # (k, j, i)
-    itk(tmp_path / "x.nrrd", array)
-    four = np.stack([array * (n + 1) for n in range(4)], axis=3 - place)
-    words = {b"sizes": b"7 6 5", b"kinds": b"domain domain domain", b"space directions": b"(1,0,0) (0,1,0) (0,0,1)"}
-    apart = {b"sizes": b"4", b"kinds": b"list", b"space directions": b"none"}
-    for name, value in words.items():
-        parts = value.split()
-        parts.insert(place, apart[name])
-        change(tmp_path / "x.nrrd", rb"^" + name + rb":.*$", name + b": " + b" ".join(parts))
-    change(tmp_path / "x.nrrd", rb"^dimension: 3$", b"dimension: 4")
-    content = (tmp_path / "x.nrrd").read_bytes()
-    (tmp_path / "x.nrrd").write_bytes(content[: -array.nbytes] + four.tobytes())
-    for volume in range(4):
-        np.testing.assert_allclose(io.read(tmp_path / "x.nrrd", volume).pixels[0], array * (volume + 1), rtol=1e-6)
 
 
 def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
