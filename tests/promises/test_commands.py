@@ -72,7 +72,7 @@ def test_every_command_has_the_options_it_had():
     assert refused.code == 2 and "trian" in refused.err
 
 
-RENAMED = {  # options that are accepted under both names
+RENAMED = {  # options and losses that are accepted under both names
     "structure": "local_ncc",
     "flatness": "flat_region",
     "texture": "noise_floor",
@@ -83,7 +83,7 @@ RENAMED = {  # options that are accepted under both names
 def test_every_part_is_offered_with_the_options_it_had():
     listed = {tuple(line.split()[:2]) for line in said("list").splitlines()}
     for kind, parts in NAMES["parts"].items():
-        assert {(kind, name) for name in parts} <= listed
+        assert {(kind, RENAMED.get(name, name)) for name in parts} <= listed
         for name, options in parts.items():
             first = {line.split()[0] for line in said("show", kind, name).splitlines() if line.strip()}
             wanted = {RENAMED.get(option, option) for option in options}
