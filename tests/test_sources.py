@@ -13,7 +13,6 @@ from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.sources.choice import nothing_fits, source_for
-from gantk.data.sources.file_names import domain_match, split_of
 from gantk.data.sources.folders import Aligned, Folders, Images
 from gantk.data.split.split import SETS, split_records
 from gantk.errors import UserError
@@ -184,22 +183,6 @@ def test_what_cannot_be_read_or_does_not_belong_together_is_named_when_it_is_rea
         assert {len(asked[f"T1/{n}.png"].read()) for n in "12"} == {wanted}
     with pytest.raises(UserError, match="is a picture, and data.dims is 3"):
         folders(tmp_path, dims=3)[0].read()
-
-
-@pytest.mark.parametrize(
-    "name, domain, expected",
-    [
-        ("T1", "T1", 3), ("TrainT1", "T1", 3), ("traint1", "T1", 3), ("brain_T1_ax", "T1", 2), ("T1ce", "T1", 1),
-        ("MRI", "MR", 1), ("Tr1", "T1", 0), ("patient1", "T1", 0), ("apples", "A", 0),
-    ],
-)  # fmt: skip
-def test_how_clearly_a_name_means_a_domain(name, domain, expected):
-    assert domain_match(name, domain) == expected
-
-
-def test_split_words():
-    said = {"trainA": "train", "testing": "test", "val_B": "validation", "trainers": None, "T1": None}
-    assert {part: split_of(("x", part)) for part in said} == said
 
 
 # --- pairs

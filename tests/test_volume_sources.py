@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from volumes import SIZE, far_apart, of, records_of, tree_of, volume
@@ -21,7 +20,7 @@ from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.patients import Contrasts, contrast_files
-from gantk.data.sources.reader import Item, Reader, VolumeCache, planes_within
+from gantk.data.sources.reader import planes_within
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -57,6 +56,8 @@ def test_every_slice_knows_its_scan(tree):
         assert scan.shape == (1, 16, 14, 12) and record.key == f"{record.scan_key}/plane-{int(record.position):03d}"
         np.testing.assert_array_equal(record.read(), scan[:, int(record.position)])
         assert record.read().base is None, "a plane that is kept does not keep its volume"
+    with pytest.raises(UserError, match="planes = .* is no part of a volume.*0 to 1"):
+        nifti(tree, planes=(0.5, 0.5))
     whole = nifti(tree, dims=3)
     assert len(whole) == 6 and all(r.scan is None and r.scan_key == "" and r.position is None for r in whole)
     assert whole[0].read().shape == (1, 16, 14, 12) and whole[0].read().flags.c_contiguous
@@ -116,37 +117,6 @@ def test_a_volume_is_decoded_once_however_many_threads_ask_and_its_failure_is_to
     for _ in range(2):
         with pytest.raises(UserError, match="patient0/T1.nii.gz"):
             broken.read()
-
-
-def test_the_cache_of_volumes_keeps_what_it_has_room_for():
-    cache, read = VolumeCache(room=3000), []
-
-    def get(name, size=1000):
-        cache.get(name, lambda: read.append(name) or np.zeros(size, np.uint8))
-
-    for name in "abcabcdb":
-        get(name)
-    assert read == list("abcd"), "the oldest went"
-    get("a")
-    assert read == list("abcda")
-    for _ in range(2):
-        get("large", 9000)
-    assert read.count("large") == 1, "the newest stays even where it is larger than the room"
-
-
-def test_what_networks_cannot_see_is_refused(tmp_path):
-    path = volume(tmp_path / "x.nii", shape=(12, 5, 16))
-    PIL.Image.fromarray(np.zeros((12, 10), np.uint8)).save(tmp_path / "y.png")
-    for dims, plane, name, says in (
-        (2, 3, path, "x.nii' is only 5 x 12 pixels"),
-        (2, None, path, "x.nii' is a volume, and data.dims is 2"),
-        (3, None, tmp_path / "y.png", "is a picture, and data.dims is 3"),
-    ):
-        with pytest.raises(UserError, match=says):
-            Reader(dims).read(Item("a", name, "x"), plane)
-    assert planes_within(10, (0.25, 0.75)) == (2, 3, 4, 5, 6) and planes_within(3, (0.5, 0.5001)) == (1,)
-    with pytest.raises(UserError, match="planes = .* is no part of a volume.*0 to 1"):
-        planes_within(10, (0.5, 0.5))
 
 
 # --- nifti
