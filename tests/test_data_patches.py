@@ -12,7 +12,7 @@ from gantk.data.dataset import Data
 from gantk.data.intensity import Window
 from gantk.data.items import Record
 from gantk.data.preparation import Stacks
-from gantk.data.split.split import split_records
+from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.recipe.tables import DataTable

@@ -14,7 +14,7 @@ from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.sources.choice import nothing_fits, source_for
 from gantk.data.sources.folders import Aligned, Folders, Images
-from gantk.data.split.split import SETS, split_records
+from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
 from gantk.method import Batch, Method
 from gantk.recipe.tables import DataTable

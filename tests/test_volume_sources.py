@@ -21,7 +21,7 @@ from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.patients import Contrasts, contrast_files
 from gantk.data.sources.reader import planes_within
-from gantk.data.split.split import split_records
+from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch, Method

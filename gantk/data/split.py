@@ -20,7 +20,7 @@ from gantk.data.near_duplicates import (
     with_near_copies,
     without_copies,
 )
-from gantk.data.split.split_file import as_file_says
+from gantk.data.split_file import as_file_says
 from gantk.errors import UserError
 
 SETS = ("train", "validation", "test")
