@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import re
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
 from gantk.runs.folder import RunFolder
@@ -108,3 +110,26 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def commit(package: Path | None = None) -> dict[str, Any] | None:
+    """{"commit": ..., "dirty": ...} of the checkout that holds gantk; None where it is installed, or git is missing.
+
+    A checkout that merely surrounds an installed gantk (an environment inside a project) is not it: git has to know
+    the file.
+    """
+    package = package or Path(gantk.__file__).parent
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    head, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", ":/")
+    return None if head is None else {"commit": head, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git answers, None where it refuses or is not there."""
+    command = ["git", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -18,12 +18,11 @@ from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_bench import comparison
 from gantk_bench.board import Board, result_table
-from gantk_bench.checkout import commit
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
 from gantk_bench.folder import BenchFolder
 from gantk_bench.plan import Job, Wish, jobs_for, recipe_names
-from gantk_bench.rows import FORMAT, figures, read_rows, without_places
+from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_places
 from gantk_bench.spread import over_seeds
 from gantk_bench.suite import Suite, load_suite
 

@@ -1,0 +1,231 @@
+"""The harness of all benchmarks: warm-up, rounds in turns, medians and bootstrap intervals, Markdown and JSON records.
+
+Every side of a comparison takes one turn per round, and the order is reversed every other round, so that other load on
+the machine falls on all of them alike. The device is synchronised before and after each timed stretch. All samples stay
+in the record: a ratio is the median over rounds of the ratio within a round, with a bootstrap 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from gantk.errors import GantkError
+from gantk.files import write_file
+from gantk.machine.allocator import use_allocator
+from gantk.machine.runtime import Runtime, describe
+from gantk.recipe.tables import FastTable
+from gantk_bench.rows import commit
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+WARM = 2  # steps before anything is timed: memory is claimed, kernels are chosen
+ROUNDS = (4, 60)  # the fewest that give an interval, and more than are ever needed
+SAMPLE = 0.25  # seconds that one sample should last, so that the clock is no part of it
+STEPS = 20  # in a sample, at most
+DRAWS = 2000  # bootstrap samples of an interval
+# Every part of the fast path by the setting that changes it alone; `compile` is off by default, all others are on.
+SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
+    f"{'without' if field.default else 'with'} {name}": f"train.fast.{name}={'false' if field.default else 'true'}"
+    for name, field in FastTable.model_fields.items()
+    if name != "pipelined"  # of translating
+}
+ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # without effect elsewhere
+PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
+
+_keeps_memory = False  # as a process starts
+
+
+def switches(device: torch.device) -> dict[str, str]:
+    """label -> setting: every part of the fast path that matters on this device, switched alone."""
+    elsewhere = {name for kind, names in ONLY.items() if kind != device.type for name in names}
+    return {label: setting for label, setting in SWITCHES.items() if label.split()[1] not in elsewhere}
+
+
+def keep_memory(keep: bool) -> bool:
+    """Handle freed memory as train.fast.keep_memory = `keep` does; returns whether that is a change.
+
+    On a change all free memory goes back to the system: no side profits from what the one before it kept.
+    """
+    global _keeps_memory
+    use_allocator(keep)
+    changed, _keeps_memory = keep != _keeps_memory, keep
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if changed else None
+    if trim is not None:
+        trim(0)
+    return changed
+
+
+class Turn:
+    """One side of a comparison: `step` is timed, the device synchronised on both sides.
+
+    `keep`: whether this side keeps freed memory. `settling`: untimed steps before its first turn, such as those that a
+    CUDA graph is recorded after. `digest` tells what the side was handed; sides with different ones cannot be compared.
+    """
+
+    digest = ""
+
+    def __init__(self, step: Callable[[], object], device: torch.device = CPU, keep: bool = False, settling: int = 0):
+        self.step, self.device, self.keep, self._settling = step, device, keep, settling
+
+    def settle(self) -> None:
+        """Untimed steps: at first, and one where memory is now handled otherwise than in the turn before."""
+        changed = keep_memory(self.keep)
+        for _ in range(max(int(changed), self._settling)):
+            self.step()
+        self._settling = 0
+
+    def calls(self, steps: int) -> list[Callable[[], object]]:
+        """What is timed in one sample; making it ready is not."""
+        return [self.step] * steps
+
+    def take(self, steps: int = 1) -> float:
+        """Mean seconds of so many steps."""
+        calls = self.calls(steps)
+        synchronize(self.device)
+        began = time.perf_counter()
+        for call in calls:
+            call()
+        synchronize(self.device)
+        return (time.perf_counter() - began) / steps
+
+
+def in_turns(ways: dict[str, Callable[[], T]], rounds: int, warm: int = 0) -> dict[str, list[T]]:
+    """name -> what each call returned: every way once a round, the order reversed every other round."""
+    for way in ways.values():
+        for _ in range(warm):
+            way()
+    samples: dict[str, list[T]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways) if number % 2 == 0 else reversed(ways):
+            samples[name].append(ways[name]())
+    return samples
+
+
+def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[float]]:
+    """name -> samples in seconds per step, of rounds that together take about `seconds`, and are four at least.
+
+    Raises GantkError where the sides were handed different batches.
+    """
+    guess = {}
+    for name, turn in turns.items():
+        turn.settle()
+        guess[name] = [turn.take() for _ in range(WARM)][-1]
+    steps = int(np.clip(SAMPLE / max(guess.values()), 1, STEPS))
+    rounds = int(np.clip(seconds / (steps * max(1e-9, sum(guess.values()))), *ROUNDS))
+
+    def sample(turn: Turn) -> float:
+        turn.settle()
+        return turn.take(steps)
+
+    samples = in_turns({name: lambda turn=turn: sample(turn) for name, turn in turns.items()}, rounds)
+    if len({turn.digest for turn in turns.values()}) > 1:
+        raise GantkError("the sides were handed different batches, so their times cannot be compared")
+    return samples
+
+
+def ratio(longer: Sequence[float], shorter: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """How many times as long the first takes: the median over rounds, with a bootstrap 95 % interval."""
+    ratios = np.asarray(longer) / np.asarray(shorter)
+    draws = np.random.default_rng(seed).choice(ratios, (DRAWS, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return {"median": float(np.median(ratios)), "ci95": [float(low), float(high)], "rounds": len(ratios)}
+
+
+def written(found: dict[str, Any] | None) -> str:
+    """`1.42 [1.39, 1.57]`."""
+    return f"{found['median']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found else ""
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def samples(
+    work: Callable[[], object], device: torch.device = CPU, *, seconds: float = 1.0, least: int = 5, most: int = 50
+) -> list[float]:
+    """Seconds of single calls, back to back: as many as fit into `seconds`, from `least` to `most`. No warm-up.
+
+    On a GPU they lie between events on the stream: waiting after each call would hide that Python runs ahead.
+    """
+
+    def timed(count: int) -> list[float]:
+        if device.type != "cuda":
+            return [Turn(work, device).take() for _ in range(count)]
+        torch.cuda.synchronize(device)
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        events[0].record()
+        for event in events[1:]:
+            work()
+            event.record()
+        torch.cuda.synchronize(device)
+        return [first.elapsed_time(second) / 1e3 for first, second in zip(events[:-1], events[1:], strict=True)]
+
+    pilot = timed(min(3, least))
+    count = int(seconds / max(statistics.median(pilot), 1e-9))
+    return pilot if least <= len(pilot) >= count else timed(max(least, min(most, count)))
+
+
+def summary(found: list[float]) -> dict[str, Any]:
+    """The samples, their median, and over it their interquartile range and their 5th to 95th percentile."""
+    low, middle, high = statistics.quantiles(found if len(found) > 1 else found * 2, n=4)
+    ends = np.percentile(found, [5, 95])
+    spread_90 = float(ends[1] - ends[0]) / middle
+    return {"samples_s": found, "median_s": middle, "spread": (high - low) / middle, "spread_90": spread_90}
+
+
+def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None) -> argparse.ArgumentParser:
+    """A command line with what most benchmarks take: --json, --device, --set, and --rounds or --seconds."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
+    found.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
+    found.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe; repeatable")
+    if rounds is not None:
+        found.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    if seconds is not None:
+        found.add_argument(
+            "--seconds", type=float, default=seconds, help=f"of timed steps for a case; default {seconds:g}"
+        )
+    return found
+
+
+def command(arguments: Sequence[str] | None = None) -> str:
+    """The command line for the record: files by their own names, not by where they lie on this machine."""
+    words = sys.argv[1:] if arguments is None else arguments
+    plain = [re.sub(r"(^|=)[^=]*/", r"\1", each.rstrip("/")) for each in words]
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(plain)}".strip()
+
+
+def record(runtime: Runtime, **values: Any) -> dict[str, Any]:
+    """What a JSON file says of the circumstances, and `values`."""
+    machine = describe(runtime) | {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    return {"date": date.today().isoformat(), "command": command(), "machine": machine, "git": commit()} | values
+
+
+def write(file: Path | None, content: dict[str, Any]) -> None:
+    """Writes the record, whole or not at all; None: nowhere."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, (json.dumps(content, indent=1, default=float) + "\n").encode())

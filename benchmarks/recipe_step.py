@@ -1,0 +1,127 @@
+"""One training step of any recipe on a batch of noise that stays on the device: what all step benchmarks time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from harness import Turn
+from torch import Tensor
+
+from gantk.data.items import contrast_names, domain_letters
+from gantk.machine.runtime import Runtime, start
+from gantk.method import Batch, Method, Stage
+from gantk.recipe.load import Recipe, load_recipe
+from gantk.recipe.tables import Model
+from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
+from gantk.training.assemble import build_method, plan_of
+from gantk.training.engine import Engine
+
+STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
+NO_GRAPHS = "not captured: graphs need a CUDA device"
+
+
+@dataclass
+class RecipeStep:
+    """A recipe's engine with the batch that it steps over."""
+
+    model: Model
+    engine: Engine
+    batch: Batch
+    device: torch.device
+
+    @classmethod
+    def build(
+        cls,
+        recipe: str | dict[str, Any] | Recipe,
+        settings: Sequence[str] = (),
+        device: str | None = None,
+        graph: Callable[[], Graph] | None = None,
+        ranks: Runtime | None = None,
+    ) -> RecipeStep:
+        """The recipe's method and engine as a training makes them.
+
+        `graph` records steps in the place of CUDA's graphs; `ranks` is the runtime of several processes.
+        """
+        loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        model = loaded.override(list(settings)).check()
+        runtime = ranks or start(device, model.train.precision, model.train.fast.channels_last)
+        if runtime.device.type == "cuda":
+            torch.backends.cudnn.benchmark = model.train.fast.benchmark
+        method, channels = method_of(model, runtime)
+        runtime.broadcast(method)
+        stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
+        images = noise(model, channels, stage, runtime)
+        method.begin(stage, images)
+        engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
+        if model.train.fast.compile:
+            from gantk.training.accelerate import compile as compiled  # torch's compiler takes a second to import
+
+            engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)
+        return cls(model, engine, images, runtime.device)
+
+    def __call__(self) -> dict[str, Tensor]:
+        """One step, as `Engine.fit` takes it."""
+        engine = self.engine
+        engine.runtime.seed(engine.plan.seed, engine.step)
+        losses = engine.train_step(Batch(self.batch))  # a batch of its own: phases leave their fakes in it
+        engine.step += 1
+        return losses
+
+    def turn(self) -> Turn:
+        """Its place among others that take turns."""
+        cpu = self.device.type == "cpu"
+        return Turn(self, self.device, cpu and self.model.train.fast.keep_memory, 0 if cpu else self.settling)
+
+    @property
+    def settling(self) -> int:
+        """Steps until every kind of step is as it stays: taken by hand, then recorded where that can be."""
+        return (WARM_UP + 1) * max(phase.every for phase in self.engine.phases)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the step does otherwise than it was asked to, and why."""
+        engine = self.engine
+        found = list(engine.notes)
+        if engine.plan.capture and not engine.capture.graphs and not found:
+            cuda = self.device.type == "cuda"
+            found.append(f"not captured: {engine.capture.obstacle}" if cuda else NO_GRAPHS)
+        return found
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.engine.method.parameters())
+
+
+def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
+    """The recipe's method for images of noise, and their channels by domain: one for a contrast, labels are two.
+
+    On a GPU the first weights are drawn there where that can be, which saves seconds.
+    """
+    table = model.data
+    own = table.source.table().get("channels")
+    each = (own if isinstance(own, int) else 1) * (2 * table.neighbours + 1)
+    letters = domain_letters(table.domains)
+    channels = {letter: each * len(contrast_names(name)) for letter, name in zip(letters, table.domains, strict=True)}
+    low, high = table.intensity().range
+    about = model, channels, ("0", "1") if table.labels else (), (float(low), float(high)), runtime
+    if runtime.device.type == "cuda":
+        with contextlib.suppress(Exception), runtime.device:
+            return build_method(*about), channels
+    return build_method(*about), channels
+
+
+def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
+    """Images of noise in [-1, 1] as a step of the stage gets them, with labels and masks where the recipe has them."""
+    table, count, batch = model.data, model.train.batch, Batch()
+    for name in model.method.target.reads:
+        batch[name] = torch.rand(count, channels[name], *stage.size) * 2 - 1
+        if table.mask:
+            batch[f"mask_{name}"] = torch.zeros(count, 1, *stage.size)
+    placed = Batch({name: runtime.place(image, table.dims) for name, image in batch.items()})
+    if table.labels:
+        placed["label"] = runtime.place(torch.arange(count) % 2, table.dims)
+    return placed
