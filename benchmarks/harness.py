@@ -26,7 +26,7 @@ import torch
 
 from gantk.errors import GantkError
 from gantk.files import write_file
-from gantk.machine.allocator import use_allocator
+from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe
 from gantk.recipe.tables import FastTable
 from gantk_bench.rows import commit
@@ -62,7 +62,7 @@ def keep_memory(keep: bool) -> bool:
     On a change all free memory goes back to the system: no side profits from what the one before it kept.
     """
     global _keeps_memory
-    use_allocator(keep)
+    machine.keep_memory(keep)
     changed, _keeps_memory = keep != _keeps_memory, keep
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if changed else None
     if trim is not None:

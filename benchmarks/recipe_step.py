@@ -16,8 +16,10 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method, Stage
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import Model
+from gantk.runs.trained import build_method
+from gantk.training.accelerate import accelerate
 from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
-from gantk.training.assemble import build_method, plan_of
+from gantk.training.assemble import plan_of
 from gantk.training.engine import Engine
 
 STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
@@ -49,18 +51,13 @@ class RecipeStep:
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         model = loaded.override(list(settings)).check()
         runtime = ranks or start(device, model.train.precision, model.train.fast.channels_last)
-        if runtime.device.type == "cuda":
-            torch.backends.cudnn.benchmark = model.train.fast.benchmark
         method, channels = method_of(model, runtime)
         runtime.broadcast(method)
         stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)
         engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
-        if model.train.fast.compile:
-            from gantk.training.accelerate import compile as compiled  # torch's compiler takes a second to import
-
-            engine.phases = compiled.compile_phases(method, engine.phases, engine.notes)
+        engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
         return cls(model, engine, images, runtime.device)
 
     def __call__(self) -> dict[str, Tensor]:
