@@ -325,14 +325,14 @@ def fetch(
 
     `base_url` is a mirror to take it from instead.
     """
-    from gantk.data.fetch.fetch import fetch as download
+    from gantk.data.fetch import fetch as download
 
     return download(name, out, base_url=base_url, say=say, progress=progress)
 
 
 def public_sets() -> list[tuple[str, ...]]:
     """The data sets that `fetch` knows: name, what it is, size, licence, where it is from."""
-    from gantk.data.fetch.public import rows
+    from gantk.data.fetch import rows
 
     return rows()
 
