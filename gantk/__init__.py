@@ -16,7 +16,17 @@ import warnings
 
 _PUBLIC = {
     "gantk.api": [
-        "run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check", "fetch",
+        "run",
+        "resume",
+        "predict",
+        "evaluate",
+        "compare",
+        "translate",
+        "sample",
+        "load",
+        "export",
+        "check",
+        "fetch",
     ],  # fmt: skip
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],

@@ -114,6 +114,10 @@ def test_a_plugins_format_is_listed_read_written_translated_and_trained_on(add_p
     from gantk.data.sources.folders import Folders
 
     assert len(Folders(("T1", "T2"), 2, (16, 16), path=str(tmp_path)).records()) == 6
+    add_plugin("broken-package", "broken_plugin", PLUGIN.replace('"npy", "my_plugin:', '"odd", "no_such_module:'))
+    assert io.read(tmp_path / "trainA/1.npy").channels == 1  # a broken format keeps nobody from the others
+    with pytest.raises(UserError, match="unknown suffix '.odd'.*Note that the format 'odd' does not load"):
+        io.write(tmp_path / "x.odd", Image(np.zeros((1, 9, 8), np.float32)))
     add_plugin("other-package", "other_plugin", PLUGIN.replace('"npy", "my_plugin', '"npy2", "other_plugin'))
     with pytest.raises(UserError, match="'.npy' is claimed by the formats 'npy' of my-package and 'npy2' of other"):
         io.read(tmp_path / "trainA/1.npy")

@@ -7,7 +7,6 @@ Memory is bounded before anything is decoded: an image of which the float32 pixe
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import re
 import shutil
@@ -39,21 +38,33 @@ class Scan:
 
 def formats() -> dict[str, Format]:
     """The format of each suffix, those of plugins included; UserError where two claim one suffix."""
-    return _formats(tuple(entry for (kind, _), entry in registry().entries.items() if kind == "format"))
+    return _loaded()[0]
 
 
-@functools.lru_cache(maxsize=4)
-def _formats(entries: tuple[Entry, ...]) -> dict[str, Format]:
-    found, owners = {}, {}
+def _loaded() -> tuple[dict[str, Format], list[UserError]]:
+    """The format of each suffix, and why others do not load."""
+    known = registry()
+    if "formats" not in known.cache:
+        entries = [entry for (kind, _), entry in known.entries.items() if kind == "format"]
+        known.cache["formats"] = _formats(entries)
+    return known.cache["formats"]
+
+
+def _formats(entries: list[Entry]) -> tuple[dict[str, Format], list[UserError]]:
+    found, owners, broken = {}, {}, []
     for entry in entries:
-        form = entry.load()()
+        try:
+            form = entry.load()()
+        except UserError as error:  # a plugin's, which must not keep the others from being read
+            broken.append(error)
+            continue
         form.name = form.name or entry.name
         for suffix in form.suffixes:
             if suffix in found:
                 what = f"the suffix '{suffix}' is claimed by the formats '{found[suffix].name}' of {owners[suffix]}"
                 raise UserError(f"{what} and '{form.name}' of {entry.owner}", remedy="uninstall one of them")
             found[suffix], owners[suffix] = form, entry.owner
-    return found
+    return found, broken
 
 
 def readable() -> str:
@@ -363,5 +374,6 @@ def _format(path: Path, verb: str) -> Format:
     if suffix not in formats() and verb == "read" and _is_regular(path) and is_dicom(path):
         suffix = ".dcm"
     if suffix not in formats():
-        raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=readable())
+        broken = " ".join(f"Note that {error}" for error in _loaded()[1])
+        raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=readable(), remedy=broken)
     return formats()[suffix]

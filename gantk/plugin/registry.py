@@ -70,10 +70,12 @@ class Registry:
     recipe_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
     suite_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
+    cache: dict[str, Any] = field(default_factory=dict)  # what others derive from the entries, until one is added
 
     def add(self, entry: Entry) -> None:
         """Keep an entry; a name offered twice belongs to nobody until one of the two packages gives it up."""
         key = (entry.kind, entry.name)
+        self.cache.clear()
         if key in self.contested:
             self.contested[key].append(entry.owner)
         elif key in self.entries:

@@ -64,9 +64,7 @@ class MethodContract:
         plan = Plan(steps, rule, {}, schedule or Constant(), microbatch, ema=0.9, seed=0)
         return Engine(method, plan, runtime, graph)
 
-    def batch_at(
-        self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH
-    ) -> Batch:
+    def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH) -> Batch:
         """The `count` images of one step, the same for the same step."""
         size = size or method.geometry.size
         images = (random_images(count, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))

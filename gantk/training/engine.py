@@ -41,9 +41,7 @@ class Engine:
     `graph` makes what records a step, in the place of CUDA's graphs.
     """
 
-    def __init__(
-        self, method: Method, plan: Plan, runtime: Runtime, graph: Callable[[], Graph] | None = None
-    ):
+    def __init__(self, method: Method, plan: Plan, runtime: Runtime, graph: Callable[[], Graph] | None = None):
         self.method, self.plan, self.runtime = method, plan, runtime
         self.schedule = plan.schedule
         self.step = 0

@@ -34,9 +34,7 @@ SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are cho
 class Training:
     """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
 
-    def __init__(
-        self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: StepProfile | None = None
-    ):
+    def __init__(self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: StepProfile | None = None):
         self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         data = parts.model.data
