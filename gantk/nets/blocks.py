@@ -313,6 +313,15 @@ def batch_independent(module: nn.Module) -> bool:
     return not any(isinstance(m, mixers) or getattr(m, "mixes_batch", False) for m in module.modules())
 
 
+class Network(nn.Module):
+    """Base of our networks: says whether it keeps the images of a batch apart, so that passes may be joined."""
+
+    @property
+    def batch_independent(self) -> bool:
+        """Whether a batch of N gives what N single passes give."""
+        return batch_independent(self)
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """The layout that `x` is in: channels-last (of its dimensions) or contiguous."""
     last = CHANNELS_LAST[x.ndim - 2]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import NormKind, batch_independent, conv, in_layout_of, init_weights, require_size
+from gantk.nets.blocks import Network, NormKind, conv, in_layout_of, init_weights, require_size
 from gantk.nets.blocks import norm as make_norm
 
 # Convolutions of 4x4 in all -> side of the patch that one logit sees: each of stride 2 but the last two.
@@ -31,7 +31,7 @@ def _halvings(
     return layers
 
 
-class PatchGAN(nn.Module):
+class PatchGAN(Network):
     """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017, section 6.1.2).
 
     (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide; the smallest image is
@@ -68,10 +68,6 @@ class PatchGAN(nn.Module):
         self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral))
         init_weights(self)
 
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
-
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to leave one patch."""
         fitting = [str(field) for count, field in RECEPTIVE_FIELDS.items() if smallest_side(count) <= min(size)]
@@ -96,7 +92,7 @@ def with_coordinates(x: Tensor) -> Tensor:
     return torch.cat([x, grid], 1)
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(Network):
     """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
 
     (N, in_channels, *size) to (N, 1); every side at least 4 x 2**depth. Filters double from `width` up to 8 x width.
@@ -122,10 +118,6 @@ class DCGANDiscriminator(nn.Module):
         self.layers = nn.Sequential(*_halvings(dims, in_channels, filters, [2] * depth, norm, affine, spectral))
         self.verdict = conv(dims, filters[-1], 1, FINAL, padding=0, spectral=spectral)
         init_weights(self)
-
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gantk.nets.blocks import (
+    Network,
     NormKind,
     OutputKind,
     Padding,
     SelfAttention,
     UpKind,
-    batch_independent,
     check_levels,
     conv,
     in_layout_of,
@@ -22,7 +22,7 @@ from gantk.nets.blocks import (
 from gantk.nets.blocks import norm as make_norm
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """ResNet generator of CycleGAN (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7 convolution, `downs`
@@ -81,10 +81,6 @@ class ResNet(nn.Module):
         layers += [conv(dims, width, out_channels, 7, mode=padding), output_activation(activation_out)]
         self.layers = nn.Sequential(*layers)
         init_weights(self)
-
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side halves `downs` times without a rest and leaves two pixels or more."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.nets.blocks import (
+    Network,
     NormKind,
     OutputKind,
     SelfAttention,
     UpKind,
-    batch_independent,
     check_levels,
     conv,
     in_layout_of,
@@ -25,7 +25,7 @@ from gantk.nets.blocks import (
 from gantk.nets.blocks import norm as make_norm
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """U-Net generator with 4x4 convolutions of stride 2 (Ronneberger et al., 2015; Isola et al., 2017, section 6.1.1).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
@@ -109,10 +109,6 @@ class UNet(nn.Module):
         self.activation_out = output_activation(activation_out)
         init_weights(self)
 
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
-
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side halves `depth` times without a rest."""
         multiple = 2**self.depth
@@ -161,7 +157,7 @@ class Join(torch.autograd.Function):
         return first.contiguous(memory_format=form), second.contiguous(memory_format=form)
 
 
-class AttentionUNet(nn.Module):
+class AttentionUNet(Network):
     """U-Net generator whose skips pass attention gates (Oktay et al., 2018, section 2.2 and figure 1).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least twice that.
@@ -220,10 +216,6 @@ class AttentionUNet(nn.Module):
         self.last = conv(dims, width, out_channels, 1)
         self.activation_out = output_activation(activation_out)
         init_weights(self)
-
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side halves `depth` times without a rest and leaves two pixels or more."""
