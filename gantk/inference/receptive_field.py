@@ -93,24 +93,17 @@ def sides(size: Sequence[int], call: Call) -> list[int]:
 
 
 class TileAnswers:
-    """Answers a network's calls as tiles of `size` see them; what they cannot know is for subclasses to say."""
+    """Answers a network's calls as `rows` tiles of `size` see them.
 
-    rows = 1  # tiles at a time
+    Subclasses say what tiles alone cannot know: `crop(number, place, arg)`, their part of a small map that enters a
+    call which makes a large one; `gather(number, call, made)`, which takes what `made()` brings of a small map; and
+    `norm(number, call, x)`, what a norm over positions makes of them.
+    """
 
-    def __init__(self, calls: Sequence[Call], split: Split, size: tuple[int, ...]):
+    rows = 1
+
+    def __init__(self, calls: Sequence[Call], split: Split, size: Sequence[int]):
         self.calls, self.split, self.size = calls, split, size
-
-    def crop(self, number: int, place: int, arg: Tensor) -> Tensor:
-        """The tiles' part of a small map that enters a call which makes a large one."""
-        raise NotImplementedError
-
-    def gather(self, number: int, call: Call, made: Callable[[], Tensor]) -> None:
-        """Take what the tiles bring of a small map."""
-        raise NotImplementedError
-
-    def norm(self, number: int, call: Call, x: Tensor) -> Tensor:
-        """What a norm over positions makes of the tiles."""
-        raise NotImplementedError
 
     def __call__(self, number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
         call, split = call_at(self.calls, number, layer), self.split
