@@ -180,6 +180,7 @@ def test_a_score_is_the_same_twice_and_carries_what_it_looked_at(metric):
     images = blobs(12, 0), blobs(9, 1), blobs(14, 2)
     once, again = (metric(2.0, 2)(*map(group, images)) for _ in range(2))
     assert once == again
+    assert metric is Diversity or metric(2.0, 2).name.endswith("_random")  # the plain name is that of Inception's
     for score in once.values() if metric is Prdc else [once]:
         assert score.n == 14 and "n=14,real=9" in score.definition
         assert metric is Diversity or f"features={RANDOM}" in score.definition

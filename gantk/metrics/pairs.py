@@ -151,9 +151,7 @@ class RMSE(MapMetric):
         """From the mean square error."""
         return mean.sqrt()
 
-    def in_units(self, mean: Tensor) -> Tensor:
-        """From the mean square error of native intensities."""
-        return mean.sqrt()
+    in_units = of_mean  # of native intensities
 
 
 class NRMSE(RMSE):
