@@ -258,13 +258,6 @@ def test_a_batch_that_was_read_is_on_its_way_before_its_step_and_another_is_not_
     assert len(copy.calls) == 8 and early == ([2, 3] if read else [])
 
 
-def test_pin_can_be_switched_off_and_is_for_cuda_alone(monkeypatch):
-    monkeypatch.setattr("gantk.data.batches.CudaCopy", lambda device: "a stream")
-    cuda = Runtime(torch.device("cuda", 0), "fp32", True)
-    assert Prefetcher(None, cuda, 2).copy == "a stream" and Prefetcher(None, cuda, 2, pin=False).copy is None
-    assert Prefetcher(None, CPU, 2).copy is None
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_reach_a_cuda_device_whole():
     cuda, plain = Runtime(torch.device("cuda", 0), "fp32", True), Batches(sets(), 3, 5, False, workers=0)

@@ -21,7 +21,7 @@ from gantk.data.cache import FORGOTTEN, Cache, narrowest
 from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
 from gantk.data.items import Record
-from gantk.data.preparation import Preparation, Stacks, version_of
+from gantk.data.preparation import Preparation, version_of
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.loader import registry
@@ -171,18 +171,6 @@ def test_files_are_hashed_once_for_as_long_as_they_stay_the_same(study, cache, m
     cache.content(path)
     Cache.default().content(path)
     assert len(hashed) == 4
-
-
-def test_the_voxels_behind_a_header_are_part_of_its_content(tmp_path, cache):
-    sitk = pytest.importorskip("SimpleITK")
-    paths, contents = [tmp_path / "one.mhd", tmp_path / "two.nhdr"], []
-    preparation = Preparation([], SIZE, "pad", cache=cache)
-    for value in (3, 4):
-        for path in paths:
-            sitk.WriteImage(sitk.GetImageFromArray(np.full((9, 10, 11), value, np.int16)), str(path))
-        contents.append([preparation._contents([path]) for path in paths])
-    for before, after in zip(*contents, strict=True):
-        assert len(before) == 2 and before[0] == after[0] and before[1] != after[1]
 
 
 def test_entries_are_not_named_by_source_code_so_an_edit_elsewhere_keeps_them(study, cache, monkeypatch):
@@ -488,19 +476,6 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
     no_decoding()
     again = seen(Data.load(table("", **keys), Translator))
     assert same(again, expected) and any(parts[-1].any() for parts in again.values() if len(parts) == 2)
-
-
-def test_neighbours_of_single_pictures_come_from_it(tmp_path, pictures, no_decoding):
-    for number in range(3):
-        pictures(tmp_path / "pictures" / f"patient{number}", 5, seed=number)
-    records = images(tmp_path / "pictures", (32, 32))
-    stacks = Stacks(records, 1)
-    expected = [record.read() for record in stacks.of(records)]
-    for _ in range(2):
-        preparation = Preparation(records, (32, 32), "pad", cache=Cache.default())
-        preparation.with_neighbours(stacks, records)
-        np.testing.assert_array_equal([preparation.to_size(record) for record in records], expected)
-        no_decoding()
 
 
 def test_facts_and_a_scans_own_line_are_found_out_once_for_all_runs(study, cache, no_decoding):

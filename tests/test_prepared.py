@@ -1,13 +1,11 @@
 """A recipe's data: learnt from the training split alone, seen as the recipe says, by each scan's own intensities."""
 
 import json
-import os
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from gantk.data import preparation as fitting
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.method import Method
@@ -88,20 +86,12 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
     assert images(study, intensity=intensity).intensity_state() != learnt
 
 
-def test_per_volume_the_fit_is_the_mean_of_each_training_scans_own_ends(study):
-    intensity = {"name": "percentile", "per": "volume", "high": 99.0}
-    data = images(study, intensity=intensity)
-    scans = {record.scan_key: record.scan() for record in data.training}
-    assert len(scans) == 4 and all(scan.shape == (1, 12, 16, 14) for scan in scans.values())
-    ends = [(scan.min(), np.percentile(scan, 99)) for scan in scans.values()]
-    mapping = data.intensity["image"]
-    np.testing.assert_allclose((mapping.low, mapping.high), np.mean(ends, axis=0), rtol=1e-6)
-
-
 @pytest.mark.parametrize("neighbours", [0, 1])
 def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_held_out(study, neighbours):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
     sets, mapping = data.training_sets()["image"], data.intensity["image"]
+    ends = [mapping.measure(scan) for scan in {record.scan_key: record.scan() for record in data.training}.values()]
+    np.testing.assert_allclose((mapping.low, mapping.high), np.mean(ends, axis=0), rtol=1e-6)
     for record, image in zip(sets.records, (sets[n] for n in range(len(sets))), strict=True):
         own = mapping.of(record.scan())
         middle = data.centre(image[None])[0].numpy()[:, :, 1:15]  # 16 x 14 pixels stand in 16 x 16
@@ -111,33 +101,15 @@ def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_hel
     assert len(tops) > 4 and 0.5 < min(tops) < max(tops) < 2, "whatever the scanner's gain"
 
 
-@pytest.mark.parametrize("per", ["set", "volume"])
-def test_few_large_volumes_are_held_in_memory_at_a_time(study, monkeypatch, per):
-    whole = images(study, dims=3, size=(12, 16, 16), intensity={"name": "percentile", "per": per}, cache=False)
-    monkeypatch.setattr(fitting, "FITTED_BYTES", 2 * 14 * 16 * 12 * 4)
-    part = images(study, dims=3, size=(12, 16, 16), intensity={"name": "percentile", "per": per}, cache=False)
-    same = part.intensity_state() == whole.intensity_state()
-    assert same == (per == "volume"), "scans are measured one by one, and images thinned to what fits"
-
-
-def test_a_recipe_without_the_cache_leaves_none(study):
-    images(study, cache=False).training_sets()["image"][0]
-    assert not os.path.exists(os.environ["GANTK_CACHE"])
-
-
 @pytest.mark.parametrize("plane, stack", [("coronal", 16), ("sagittal", 14)])
-def test_a_recipe_chooses_the_plane(study, plane, stack):
+def test_a_recipe_chooses_plane_and_spacing(study, plane, stack):
     data = images(study, plane=plane, intensity={"name": "minmax", "per": "volume"})
     record = data.training[0]
     assert record.scan().shape[1] == stack and record.read().shape[1] == 12
     assert np.array_equal(record.read(), record.scan()[:, int(record.position)])
     axial = images(study).training_sets()["image"][0]
     assert not np.array_equal(data.training_sets()["image"][0], axial), "and the cache tells them apart"
-
-
-def test_a_recipe_chooses_the_spacing(study):
-    data = images(study, spacing=(1.5, 1.5, 1.5))
-    assert data.training[0].scan().shape == (1, 8, 11, 10)
+    assert images(study, spacing=(1.5, 1.5, 1.5)).training[0].scan().shape == (1, 8, 11, 10)
 
 
 @pytest.mark.parametrize("options, key", [({"plane": "coronal"}, "plane"), ({"spacing": (2.0, 2.0)}, "spacing")])
