@@ -7,7 +7,7 @@ from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.bids import Bids
-from gantk.data.sources.choice import source_for
+from gantk.data.sources.detect import source_for
 from gantk.data.sources.dicom import Dicom, contrast_of
 from gantk.data.sources.manifest import Manifest
 from gantk.data.sources.nifti import Nifti

@@ -12,7 +12,7 @@ import torch
 from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.sources.choice import nothing_fits, source_for
+from gantk.data.sources.detect import nothing_fits, source_for
 from gantk.data.sources.folders import Aligned, Folders, Images
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError

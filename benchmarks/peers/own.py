@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.data.items import Record
-from gantk.data.sources.choice import source_for
+from gantk.data.sources.detect import source_for
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
 from gantk.method import Batch, Method, Stage

@@ -18,7 +18,7 @@ from gantk.data.cache import Cache, digest
 from gantk.data.intensity import PerChannel, to_intensities, to_size
 from gantk.data.items import Record
 from gantk.data.resample import Resize
-from gantk.data.sources.masks import fitted
+from gantk.data.sources.masks import mask_at_size
 from gantk.errors import UserError
 from gantk.formats.files import files_of
 
@@ -141,7 +141,7 @@ class Preparation:
 
     def _mask(self, record: Record) -> np.ndarray:
         native = self._shapes.get(_id(record)) or record.read().shape[1:]
-        return fitted(record.mask(), native, self.size, self.fit, record.key)
+        return mask_at_size(record.mask(), native, self.size, self.fit, record.key)
 
 
 def _id(record: Record) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from gantk.data.near_duplicates import (
     with_near_copies,
     without_copies,
 )
-from gantk.data.split_file import as_file_says
+from gantk.data.split_file import read_split_file
 from gantk.errors import UserError
 
 SETS = ("train", "validation", "test")
@@ -74,20 +74,20 @@ def split_records(
         raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
     shares, blockwise = {"test": test, "validation": validation}, {"gap": gap, "blocks": blocks}
     if file:
-        records, made = as_file_says(records, file, folds, fold)
-        splits, how = _as_said(records, shares, by, seed, blockwise, f"'{Path(file).name}'")
+        records, made = read_split_file(records, file, folds, fold)
+        splits, how = _by_file_or_folders(records, shares, by, seed, blockwise, f"'{Path(file).name}'")
         splits.by = "file"
     elif folds:
         made = {"folds": folds, "fold": fold}
         splits, how = _in_folds(records, folds, fold, validation, by, seed)
     else:
         made, said = {}, any(record.split for record in records)
-        splits, how = (_as_said if said else _by_shares)(records, shares, by, seed, blockwise)
+        splits, how = (_by_file_or_folders if said else _by_shares)(records, shares, by, seed, blockwise)
     splits.made = {"seed": seed} | made
     return splits, how
 
 
-def _as_said(
+def _by_file_or_folders(
     records: Sequence[Record], asked: dict[str, float], by: By, seed: int, blockwise: dict[str, int], file: str = ""
 ) -> tuple[Splits, str]:
     """The sets that a file or else the folders name; those that they do not are taken from the training images."""
@@ -124,7 +124,7 @@ def _by_shares(
         # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
         first = copies(records, unit_of) if held_out and by == "image" else {}
         kinds, unit = _units(records, by, first)
-        place = _shared_out(kinds, shares, seed, f"{by}s")
+        place = _assigned_to_sets(kinds, shares, seed, f"{by}s")
         sets = _sets(records, lambda record: place[unit(record)])
         sets = with_near_copies(sets, known)
         how = _described(sets, by)
@@ -152,17 +152,17 @@ def _in_folds(
     if by == "image":
         known = fingerprints_of_unknown(records)
         kinds, unit = _units(records, by, copies(records, unit_of, known))
-        part = _dealt_out(kinds, folds, seed)
+        part = _assigned_to_folds(kinds, folds, seed)
         share = validation * folds / (folds - 1)
     else:
         _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
         by, known = "patient", {}
         kinds, unit = _units(records, by, {})
-        part = _dealt_out(kinds, folds, seed)
+        part = _assigned_to_folds(kinds, folds, seed)
         _expect_all_folds(records, part, folds)
         share = validation * len(part) / sum(number != fold for number in part.values())
     rest = [[name for name in kind if part[name] != fold] for kind in kinds]
-    place = _shared_out([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
+    place = _assigned_to_sets([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
     sets = _sets(records, lambda record: place.get(unit(record), "test"))
     _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
     return Splits(sets, by, fingerprints=known), f"fold {fold} of {folds} (0 to {folds - 1}), {_described(sets, by)}"
@@ -194,7 +194,7 @@ def _units(
     return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(unit_of(record), unit_of(record))
 
 
-def _shared_out(kinds: Sequence[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
+def _assigned_to_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
     """The set of each unit: of each kind at least one for every share above 0, and at least one to train on.
 
     Too small a kind is trained on where another is held out.
@@ -221,7 +221,7 @@ def _shared_out(kinds: Sequence[list], shares: dict[str, float], seed: int, word
     return place
 
 
-def _dealt_out(kinds: Sequence[list], parts: int, seed: int) -> dict[Any, int]:
+def _assigned_to_folds(kinds: Sequence[list], parts: int, seed: int) -> dict[Any, int]:
     """The part of each unit, 0 to `parts` - 1: no part has two units more than another, in all or of one kind."""
     rng = np.random.default_rng(seed)
     shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]

@@ -23,7 +23,7 @@ WHERE = "data.split.file"
 Rows = dict[str, tuple[int, str]]  # whom a row is about -> its line, and what it says
 
 
-def as_file_says(records: Sequence[Record], file: str, folds: int, fold: int) -> tuple[list[Record], dict[str, Any]]:
+def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int) -> tuple[list[Record], dict[str, Any]]:
     """The records with the split that a CSV gives them, without those that it leaves out (`none`); and what split.json
     keeps of the file.
 

@@ -10,7 +10,7 @@ import numpy as np
 from gantk.data.check.findings import ENOUGH, MOST, SHOWN, Problem, counted, named
 from gantk.data.check.inspect import Inspected
 from gantk.data.near_duplicates import SIDE, near_copies
-from gantk.data.sources.file_names import CONTRASTS, plain
+from gantk.data.sources.file_names import CONTRASTS, one_word
 
 
 def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> list[Problem]:
@@ -87,7 +87,7 @@ def _nearness(own: np.ndarray, other: np.ndarray, patients: list[str], others: l
 
 
 def _speaks_against(item: Inspected, domain: str) -> bool:
-    meant, said = CONTRASTS.get(plain(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
+    meant, said = CONTRASTS.get(one_word(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
     if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
     echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")

@@ -13,7 +13,7 @@ from gantk.data.check.inspect import Inspected
 from gantk.data.items import Record, domain_letters
 from gantk.data.leakage import check_leakage, patients_in_both_domains
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.choice import source_for
+from gantk.data.sources.detect import source_for
 from gantk.data.sources.file_names import domain_match
 from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs

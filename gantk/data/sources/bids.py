@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.data.items import Record, domain_letters
-from gantk.data.sources.file_names import CONTRASTS, plain
+from gantk.data.sources.file_names import CONTRASTS, one_word
 from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
 from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired
@@ -114,7 +114,7 @@ class Bids(VolumeSource):
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one for each session."""
         name = self.domains[letter]
-        text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(plain(name), ""))
+        text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
         text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]

@@ -17,13 +17,13 @@ from gantk.data.sources.file_names import (
     Parts,
     contrast_in,
     numbered,
+    one_word,
     only_if_several,
-    plain,
     same_contrast,
     split_of,
     words_of,
 )
-from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, compiled, needed_path, paired, patient_of
+from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats import dicom
 from gantk.formats import files as io
@@ -35,7 +35,7 @@ AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  #
 SAMPLED = 2000  # files of a tree that `accepts` reads the headers of
 OWN = "(gantk)"  # how descriptions of series end that gantk wrote
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
-ASIDE = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
+EXCLUDED = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Series:
     description: str
     protocol: str
     patient: str
-    aside: bool  # written by gantk, a localizer, or a picture of the screen: only taken where asked for
+    excluded: bool  # written by gantk, a localizer, or a picture of the screen: only taken where asked for
     study: str  # the study and frame of reference that registered scans share; "" where either is not known
 
     @property
@@ -58,12 +58,12 @@ class Series:
 
     def means(self, domain: str) -> bool:
         """Whether it is of a domain: CT, MR and PET by its modality, others by the first name that says a contrast."""
-        wanted = plain(domain)
+        wanted = one_word(domain)
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
             return self.modality == modality
         for text in self.texts:
-            said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), plain(text)}
+            said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), one_word(text)}
             if said or has_word:
                 return same_contrast(said or "", wanted) or (said is None and has_word)
         return False
@@ -97,8 +97,8 @@ class Dicom(VolumeSource):
                 raise UserError(what, where="data.domains", remedy="convert the series to NIfTI, or use one contrast")
         self.root, self.onto, self.planes = needed_path(path, "dicom"), onto, planes
         self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.asked = {"a": compiled(a, "a"), "b": compiled(b, "b"), "image": compiled(a, "a")}
-        self.patient, self.reader = compiled(patient), Reader(dims)
+        self.asked = {"a": regex_option(a, "a"), "b": regex_option(b, "b"), "image": regex_option(a, "a")}
+        self.patient, self.reader = regex_option(patient), Reader(dims)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -138,7 +138,7 @@ class Dicom(VolumeSource):
             texts = [(series, (series.description, series.protocol, "/".join(series.place))) for series in found]
             chosen = [series for series, own in texts if any(map(pattern.search, own))]
         else:
-            scans = [series for series in found if not series.aside]
+            scans = [series for series in found if not series.excluded]
             chosen = [series for series in scans if series.means(name)] or (scans if len(self.domains) == 1 else [])
         if not chosen:
             said = [(s.scan.name, f"{s.modality} {s.description or s.protocol or 'no description'}") for s in found[:4]]
@@ -180,11 +180,11 @@ def _series(scan: io.Scan, root: Path) -> Series:
     words = dicom.summary(scan.files[0])
     description, protocol, modality = words["SeriesDescription"], words["ProtocolName"], words["Modality"]
     capture = words["SOPClassUID"].startswith(CAPTURE) and modality in MODALITIES.values()
-    aside = description.endswith(OWN) or capture or "LOCALIZER" in words["ImageType"]
-    aside = aside or bool(ASIDE.search(f"{description} {protocol}"))
+    excluded = description.endswith(OWN) or capture or "LOCALIZER" in words["ImageType"]
+    excluded = excluded or bool(EXCLUDED.search(f"{description} {protocol}"))
     study = (words["StudyInstanceUID"], words["FrameOfReferenceUID"])
     place, study = scan.files[0].parent.relative_to(root).parts, "/".join(study) if all(study) else ""
-    return Series(scan, place, modality, description, protocol, words["PatientID"], aside, study)
+    return Series(scan, place, modality, description, protocol, words["PatientID"], excluded, study)
 
 
 def _files(root: Path) -> Iterator[Path]:

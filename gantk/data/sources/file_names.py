@@ -53,7 +53,7 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
-def plain(contrast: str) -> str:
+def one_word(contrast: str) -> str:
     """A contrast's name as one word in lower case: `T1-Gd` is t1gd."""
     return "".join(words_of(contrast)).lower()
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from gantk.data.items import Record
 from gantk.data.sources.file_names import Found, below, discover, images_below, numbered, usual_contrast
-from gantk.data.sources.masks import is_mask, masks_of, set_masks_apart
+from gantk.data.sources.masks import is_mask, masks_of, separate_masks
 from gantk.data.sources.pairing import pairs_of
-from gantk.data.sources.reader import Channels, FileSource, Reader, VolumeSource, compiled, needed_path
+from gantk.data.sources.reader import Channels, FileSource, Reader, VolumeSource, needed_path, regex_option
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import outline
@@ -50,7 +50,7 @@ class Folders(VolumeSource):
             remedy = 'for example source = { name = "folders", path = "data" }, or --data PATH'
             what = "'folders' does not know where its images are"
             raise UserError(what, where="data.source", allowed="path, or both a and b", remedy=remedy)
-        self.domains, self.patient, self.planes = dict(zip("ab", domains, strict=True)), compiled(patient), planes
+        self.domains, self.patient, self.planes = dict(zip("ab", domains, strict=True)), regex_option(patient), planes
         self.root, self.asked, self.pairs, self.mask = Path(path), {"a": a, "b": b}, pairs, mask
         self.reader = Reader(dims, channels)
 
@@ -71,8 +71,8 @@ class Folders(VolumeSource):
             found, listed = self._asked_for()
         else:
             listed = io.list_images(self.root, recursive=True)
-            found = discover(self.root, names, set_masks_apart(listed, self.root, self.mask)[0])
-        _, masks = set_masks_apart(listed, self.root, self.mask)
+            found = discover(self.root, names, separate_masks(listed, self.root, self.mask)[0])
+        _, masks = separate_masks(listed, self.root, self.mask)
         masks = masks_of(found, masks, self.root, self.mask, names)
         return self.records_of(self.items_of(found, self.patient, pairs_of(self.root, found, self.pairs), masks=masks))
 
@@ -108,7 +108,7 @@ class Aligned(FileSource):
         if len(domains) != 2 or dims != 2:
             what = f"'aligned' holds 2-D pictures of two domains, not dims = {dims} and {len(domains)} domains"
             raise UserError(what, where="data.source")
-        self.root, self.order, self.patient = needed_path(path, "aligned"), order, compiled(patient)
+        self.root, self.order, self.patient = needed_path(path, "aligned"), order, regex_option(patient)
         self.domains, self.reader = {"image": ""}, Reader(dims, channels)
 
     @classmethod
@@ -165,7 +165,7 @@ class Images(VolumeSource):
         if len(domains) != 1:
             what = f"'images' holds one domain, and data.domains names {len(domains)}"
             raise UserError(what, where="data.source", remedy="for two domains use 'folders' or 'aligned'")
-        self.root, self.patient, self.planes = needed_path(path, "images"), compiled(patient), planes
+        self.root, self.patient, self.planes = needed_path(path, "images"), regex_option(patient), planes
         self.mask, self.only, self.domains, self.reader = mask, only, {"image": ""}, Reader(dims, channels)
 
     @classmethod
@@ -175,7 +175,7 @@ class Images(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""
-        images, masks = set_masks_apart(io.list_images(self.root, recursive=True), self.root, self.mask)
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         found = below(self.root, images, "image")
         masks = masks_of(found, masks, self.root, self.mask, ())
         classes = classes_of_folders(found)

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 from gantk.data.items import Record, domain_letters
-from gantk.data.sources.file_names import CONTRASTS, contrast_in, plain, same_contrast, split_of
+from gantk.data.sources.file_names import CONTRASTS, contrast_in, one_word, same_contrast, split_of
 from gantk.data.sources.reader import Channels, Item, Onto, Reader, Source, VolumeSource, is_volume, needed_path, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -77,7 +77,7 @@ class Manifest(VolumeSource):
         columns = {}
         for letter, domain in self.domains.items():
             fitting = [name for name in names if name == domain.lower()]
-            fitting += [name for name in names if same_contrast(plain(name), plain(domain))]
+            fitting += [name for name in names if same_contrast(one_word(name), one_word(domain))]
             if (name := next(iter(fitting), letter)) in names:
                 columns[letter] = name
         if len(columns) < len(self.domains):
@@ -116,7 +116,7 @@ class Manifest(VolumeSource):
         source, key = self._source(row.get(column, ""), column)
         subject = row.get("patient", "")
         if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
-            rest = contrast_in(io.stem_of(key), set(map(plain, self.domains.values())))[1]
+            rest = contrast_in(io.stem_of(key), set(map(one_word, self.domains.values())))[1]
             subject = rest or Path(key).parent.name or io.stem_of(key)
         split = split_named(row.get("split", ""), "column split")
         return Item(letter, source, key, subject, split=split, label=row.get("label") or None)
@@ -126,9 +126,9 @@ class Manifest(VolumeSource):
         if len(self.domains) == 1 and not said:
             return "image"
         exact = [letter for letter, name in self.domains.items() if said.lower() in (name.lower(), letter)]
-        alike = [letter for letter, name in self.domains.items() if same_contrast(plain(said), plain(name))]
+        alike = [letter for letter, name in self.domains.items() if same_contrast(one_word(said), one_word(name))]
         close = did_you_mean(said, [name.lower() for name in self.domains.values()])
-        if not exact + alike and (not said or (close and plain(said) not in CONTRASTS)):
+        if not exact + alike and (not said or (close and one_word(said) not in CONTRASTS)):
             raise UserError(f"there is no domain '{said}'", allowed=self.domains.values(), remedy=close)
         return next(iter(exact + alike), None)
 

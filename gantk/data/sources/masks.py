@@ -18,7 +18,7 @@ from gantk.formats.files import difference, stem_of
 GLOB = re.compile(r"[*?\[]")
 
 
-def set_masks_apart(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
+def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
     """Images and masks: a mask has `name` as a word, or matches it as a glob, in its own or in a folder's name.
 
     Nothing of that name is a UserError. An empty `name`: there are no masks.
@@ -97,7 +97,7 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
         raise UserError(what, where="data.source.mask", remedy=remedy)
 
 
-def fitted(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit: str, key: str) -> np.ndarray:
+def mask_at_size(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit: str, key: str) -> np.ndarray:
     """A mask (1, *native) brought to `size` like its image, from 0 to 1, 0 in the padding; UserError where it is on
     another grid."""
     if mask.shape != (1, *native):

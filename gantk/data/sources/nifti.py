@@ -15,14 +15,14 @@ from gantk.data.sources.file_names import (
     contrast_in,
     images_below,
     numbered,
+    one_word,
     only_if_several,
-    plain,
     same_contrast,
     split_of,
     words_of,
 )
-from gantk.data.sources.masks import masks_of, set_masks_apart
-from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, compiled, needed_path, paired, patient_of
+from gantk.data.sources.masks import masks_of, separate_masks
+from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats import files as io
 
@@ -69,19 +69,19 @@ class Nifti(VolumeSource):
             what = f"{list(volumes)} does not choose a volume for each of {len(domains)} domains"
             raise UserError(what, where="data.source.volumes", allowed="a number from 0 on for each domain")
         self.volumes = dict(zip(self.domains, volumes, strict=False))
-        self.patient, self.mask, self.planes, self.reader = compiled(patient), mask, planes, Reader(dims)
+        self.patient, self.mask, self.planes, self.reader = regex_option(patient), mask, planes, Reader(dims)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where all images below `path` are volumes, of two or more contrasts known by name."""
         images = images_below(path)
-        said = {CONTRASTS.get(_said(image.relative_to(path), set())[0] or "") for image in images} - {None}
+        said = {CONTRASTS.get(_contrast_in_path(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
     def records(self) -> list[Record]:
         """One record for every volume, or for every plane of it; UserError where a domain has no files."""
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
-        images, masks = set_masks_apart(listed, self.root, self.mask)
+        images, masks = separate_masks(listed, self.root, self.mask)
         named, names = self._named(images), tuple(self.domains.values())
         masked = masks_of(named, masks, self.root, self.mask, names, one_grid=self.onto == "none")
         beside = Counter((one.parts, one.letter) for one in named)
@@ -103,8 +103,8 @@ class Nifti(VolumeSource):
 
     def _named(self, images: Sequence[Path]) -> list[Named]:
         """The files of each domain, in natural order."""
-        words = {letter: plain(name) for letter, name in self.domains.items()}
-        said = {image: _said(image.relative_to(self.root), set(words.values())) for image in images}
+        words = {letter: one_word(name) for letter, name in self.domains.items()}
+        said = {image: _contrast_in_path(image.relative_to(self.root), set(words.values())) for image in images}
         named = []
         for letter, word in words.items():
             if self.asked[letter]:
@@ -163,7 +163,7 @@ class Nifti(VolumeSource):
         )
 
 
-def _said(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
+def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
     """The contrast that a relative path says, nearest to the file's name, and that name without it."""
     word, rest = contrast_in(io.stem_of(shown), wanted)
     folders = (contrast_in(part, wanted)[0] for part in reversed(shown.parts[:-1]))

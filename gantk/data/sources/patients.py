@@ -16,14 +16,14 @@ from gantk.data.sources.file_names import (
     contrast_in,
     images_below,
     numbered,
+    one_word,
     only_if_several,
-    plain,
     same_contrast,
     split_of,
     usual_contrast,
 )
-from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, set_masks_apart
-from gantk.data.sources.reader import Item, Reader, VolumeSource, compiled, needed_path, patient_of
+from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, separate_masks
+from gantk.data.sources.reader import Item, Reader, VolumeSource, needed_path, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.files import difference
@@ -51,7 +51,7 @@ class Contrasts(VolumeSource):
         patient: str = "",  # regex whose group is the patient, searched in the folder's path; "" = its numbered part
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
-        self.root, self.mask, self.patient = needed_path(path, "contrasts"), mask, compiled(patient)
+        self.root, self.mask, self.patient = needed_path(path, "contrasts"), mask, regex_option(patient)
         self.domains = dict(zip(domain_letters(domains), domains, strict=True))
         self.contrasts = {letter: contrast_names(name) for letter, name in self.domains.items()}
         self.planes, self.reader = planes, Reader(dims, 1)
@@ -69,7 +69,7 @@ class Contrasts(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
-        images, masks = set_masks_apart(io.list_images(self.root, recursive=True), self.root, self.mask)
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         wanted = tuple(dict.fromkeys(name for names in self.contrasts.values() for name in names))
         of_folder: dict[Path, list[Path]] = defaultdict(list)
         for image in images:
@@ -150,7 +150,7 @@ def contrast_files(folder: Path, contrasts: Sequence[str], mask: str = "") -> Fi
 
 def assigned(images: Sequence[Path], contrasts: Sequence[str]) -> Files:
     """The image of each contrast: by its very name, else by a usual synonym (T1w for T1, T1Gd for T1ce)."""
-    wanted = {contrast: plain(contrast) for contrast in contrasts}
+    wanted = {contrast: one_word(contrast) for contrast in contrasts}
     words = {image: contrast_in(io.stem_of(image), set(wanted.values()))[0] or "" for image in images}
     found: Files = {}
     for contrast, word in wanted.items():

@@ -299,7 +299,7 @@ def patient_of(path: str, pattern: re.Pattern) -> str:
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
-def compiled(pattern: str, option: str = "patient") -> re.Pattern | None:
+def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     """The regular expression of an option, None for ""; that of `patient` has one group, or one named `patient`."""
     if not pattern:
         return None
