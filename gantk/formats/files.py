@@ -193,16 +193,16 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         form = _format(path, "write")
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with beside(path) as folder:
+        with hidden_folder(path) as folder:
             form.write(folder / path.name, image, description)
-            settle(folder, path.parent, last=path.name)
+            move_into(folder, path.parent, last=path.name)
     except OSError as error:
         what = f"'{path}' cannot be written: {error.strerror or error}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def hidden_folder(path: Path) -> Iterator[Path]:
     """A hidden folder next to `path` for what is not complete yet; removed at the end with what is left in it."""
     folder = path.with_name(f".{path.name}.{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def settle(folder: Path, target: Path, last: str = "") -> None:
+def move_into(folder: Path, target: Path, last: str = "") -> None:
     """Sync the files of a folder to the disk, then move them to `target`; `last` is moved after all others."""
     parts = sorted(folder.iterdir(), key=lambda part: (part.name == last, part.name))
     for part in parts:

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError
-from gantk.formats.dicom.series import Stack, moved, separated, stacked, straightened
+from gantk.formats.dicom.series import Stack, separated, shifted, stacked, straightened
 from gantk.formats.dicom.slices import Slice, image_header, readable, slices_of
 from gantk.formats.files import expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
@@ -77,8 +77,8 @@ class Coding:
         width = 8 * stored.dtype.itemsize
         if not np.issubdtype(stored.dtype, np.integer) or self.bits >= width or self.high >= width:
             return stored
-        shifted = np.left_shift(stored, stored.dtype.type(width - 1 - self.high))
-        return np.right_shift(shifted, stored.dtype.type(width - self.bits))
+        left = np.left_shift(stored, stored.dtype.type(width - 1 - self.high))
+        return np.right_shift(left, stored.dtype.type(width - self.bits))
 
     def values(self, numbers: np.ndarray, rescale: tuple[float, float]) -> np.ndarray:
         """float32: slope x number + intercept (PS3.3, C.11.1), computed in double precision."""
@@ -110,7 +110,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     with readable(path):
         pixels, dtype = _values(stack, headers)
         if drift is not None:
-            pixels = moved(pixels, shape, shifts)
+            pixels = shifted(pixels, shape, shifts)
             _straighten(headers, stack, shape, path)
         upright = pixels if affine is None else to_upright(pixels.transpose(2, 1, 0), affine)
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)

@@ -99,7 +99,7 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
 def straightened(stack: Stack) -> tuple[Stack, tuple[int, int, int], np.ndarray]:
     """A stack taken by a tilted gantry on a grid at right angles, its (slices, rows, columns), and the shifts to it.
 
-    Each slice moves within its plane by its shift (slices, 2) of at least 0 rows and columns, as `moved` does; the
+    Each slice moves within its plane by its shift (slices, 2) of at least 0 rows and columns, as `shifted` does; the
     field of view grows so that nothing is cut.
     """
     first, count = stack.slices[0], len(stack.slices)
@@ -113,7 +113,7 @@ def straightened(stack: Stack) -> tuple[Stack, tuple[int, int, int], np.ndarray]
     return straight, (count, int(rows), int(columns)), shifts
 
 
-def moved(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray) -> np.ndarray:
+def shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray) -> np.ndarray:
     """float32 (slices, rows, columns) shifted, linear; what no slice covers gets the lowest value."""
     done = np.full(shape, volume.min(), dtype=np.float32)
     for plane, target, shift in zip(volume, done, shifts, strict=True):

@@ -25,7 +25,7 @@ from gantk.formats.dicom import is_dicom
 from gantk.formats.dicom.derived import MARK, Making, derived, frame_groups
 from gantk.formats.dicom.read import Coding, Headers
 from gantk.formats.dicom.slices import TAGS, header, slices_of
-from gantk.formats.files import beside, settle
+from gantk.formats.files import hidden_folder, move_into
 from gantk.formats.image import UPRIGHT, Image, in_file_order
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
@@ -104,14 +104,14 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
             raise UserError(what, where="OUTPUT", remedy="name a folder that is new or empty")
     datasets, _ = _derived(image, description)
-    with beside(folder) as hidden:
+    with hidden_folder(folder) as hidden:
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, hidden / f"IMG{number:04d}.dcm")
         for file in there:
             if NAME.fullmatch(file.name):
                 file.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        settle(hidden, folder)
+        move_into(hidden, folder)
 
 
 def modality_of(description: str, source: str) -> str:
