@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 from gantk.data import cache as caching
-from gantk.data import resample
+from gantk.data import intensity, resample
 from gantk.data.cache import FORGOTTEN, Cache, narrowest
 from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
 from gantk.data.items import Record
+from gantk.data.nyul import Nyul
 from gantk.data.preparation import Preparation, version_of
 from gantk.errors import UserError
+from gantk.formats import files
 from gantk.method import Method
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import DataTable
@@ -180,6 +182,16 @@ def test_entries_are_not_named_by_source_code_so_an_edit_elsewhere_keeps_them(st
     )
     seen(Data.load(table(study), OneDomain))
     assert entries(cache) and not [file for file in opened if file.endswith(".py")]
+
+
+def test_whoever_changes_prepared_pixels_raises_a_version(study):
+    """Entries are named by versions: with other figures here, other images would be read from earlier entries."""
+    image, mapping = all_images(study, None)[7], Nyul()
+    mapping.fit([volume(number).astype(np.float32)[None] for number in range(3)])
+    figures = [image.mean(), image.std(), image[0, 3, 5], image[0, 10, 10], *mapping.mean[:2]]
+    expected = {(1, 1, 1): [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
+    versions = files.VERSION, resample.VERSION, intensity.VERSION
+    np.testing.assert_allclose(figures, expected[versions], rtol=1e-5)
 
 
 def test_a_raised_version_makes_entries_of_its_own(study, cache, monkeypatch, add_plugin):

@@ -155,7 +155,7 @@ class Linear(Mapping):
         self.low, self.high = map(float, ends)
 
     def _fitted(self) -> tuple[float, float]:
-        if self.low is None or self.high is None:
+        if self.low is None:
             raise ValueError(f"the intensity mapping '{self.name}' was not fitted")
         return self.low, self.high
 
