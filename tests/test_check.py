@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Picture
 
 from gantk.data.check.check import check
-from gantk.data.check.compare import wrong_contrast
+from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.phantom import Phantom
 from gantk.errors import UserError
@@ -328,5 +328,5 @@ def dicom_like(domain, description="", says="", echo=None):
     ],
 )
 def test_headers_speak_against_a_domain(item, told):
-    found = wrong_contrast([item], item.domains + ["other"])
+    found = list(wrong_contrast([item], item.domains + ["other"]))
     assert bool(found) == told and all(item.name in each.what for each in found)

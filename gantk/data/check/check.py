@@ -1,4 +1,4 @@
-"""Images looked at before anything is trained on them: what they are, and what is wrong with them."""
+"""`gantk data check`: what images are, how a training would use them, and what is wrong with them, as JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gantk.data.check.compare import copies_among, wrong_contrast
-from gantk.data.check.findings import Problem, about_each, broken, counted, named, odd_ones
+from gantk.data.check.findings import (
+    Problem,
+    about_each,
+    broken,
+    copies_among,
+    counted,
+    named,
+    odd_ones,
+    wrong_contrast,
+)
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.usage import Usage, assign, split_up, usage_of
 from gantk.data.sources.file_names import CONTRASTS
@@ -24,7 +32,7 @@ def check(
     path: str | Path,
     *,
     recipe: str | Path | None = None,  # check the images as this recipe would use them; None: as well as can be guessed
-    progress: Callable[[float, str], None] | None = None,  # called with the share that is done and what is at work
+    progress: Callable[[float, str], None] | None = None,  # called with the share that is done and what is being done
 ) -> dict[str, Any]:
     """What the images of a folder, a DICOM tree, a CSV or one file are, and what is wrong with them, as JSON.
 
@@ -41,7 +49,7 @@ def check(
     for number, scan in enumerate(scans):
         tell(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
-    problems = broken(items)
+    problems = list(broken(items))
     if isinstance(usage, Usage):
         assign(usage, items)
         tell(0.8, "the split")
@@ -49,11 +57,32 @@ def check(
         problems += usage.problems
     else:
         problems.append(usage)
+        usage, guess = None, [item for item in items if item.said]
+        for item in guess:  # what names say has to do
+            item.domains = [CONTRASTS.get(item.said, item.said).upper()]
     tell(0.95, "comparisons")
     problems += _compared([item for item in items if item.error is None], usage)
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
     tell(1.0, "done")
-    return _result(path, items, usage, problems)
+    split = {r.path: name for name, records in (usage.splits or {}).items() for r in records} if usage else {}
+    return {
+        "format": FORMAT,
+        "path": str(path),
+        "recipe": usage.recipe if usage else None,
+        "source": usage.source | {"path": str(path)} if usage else None,
+        "images": len(items),
+        "patients": len({record.subject for record in usage.records} - {""}) if usage else 0,
+        "domains": _domains(usage, items) if usage else {},
+        "split": _split(usage) if usage and usage.splits is not None else None,
+        "summary": _summary(items) | (_summary_of_usage(usage, items) if usage else {}),
+        "problems": [problem.as_json() for problem in problems],
+        "files": [
+            item.facts
+            | {"domains": item.domains, "patient": item.patient or None}
+            | {"split": sorted({split[file] for file in item.scan.files if file in split})}
+            for item in items
+        ],
+    }
 
 
 def _is_image(path: Path) -> bool:
@@ -69,8 +98,7 @@ def _scans(path: Path, usage: Usage | Problem) -> list[io.Scan]:
             raise UserError(usage.what, where=str(path), remedy=usage.remedy)
         found = {}
         for record in usage.records:
-            files = (record.path, *record.others) if record.path else ()
-            shown = record.scan_key or record.key
+            files, shown = record.files, record.scan_key or record.key
             found.setdefault(files, io.Scan(record.path if len(files) == 1 else record.path.parent, files, shown))
         return list(found.values())
     scans = io.scans(path)
@@ -81,101 +109,50 @@ def _scans(path: Path, usage: Usage | Problem) -> list[io.Scan]:
     return scans
 
 
-def _compared(items: Sequence[Inspected], usage: Usage | Problem) -> list[Problem]:
-    """What is told from pixels and headers; where a source fits, files of none of its domains are left out of it."""
-    known = isinstance(usage, Usage)
-    if not known:  # what names say has to do
-        for item in items:
-            item.domains = [CONTRASTS.get(item.said, item.said).upper()] if item.said else []
-    members = [item for item in items if item.domains or not known]
-    found = about_each(members)
-    for domains in dict.fromkeys(tuple(item.domains) for item in members):
-        group = [item for item in members if tuple(item.domains) == domains]
-        for said in _contrasts(group, domains):
-            found += odd_ones([i for i in group if said is None or i.said == said], " and ".join(domains))
-    said = Counter(domain for item in members for domain in item.domains).most_common(2)
-    found += wrong_contrast(members, list(usage.names.values()) if known else sorted(domain for domain, _ in said))
-    answered = _own_settings(usage) if known else set()
-    found = [problem for problem in found if problem.kind not in answered]
+def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
+    """Findings in readable images; files outside a source's domains are skipped."""
+    members = [item for item in items if item.domains or usage is None]
+    found = list(about_each(members))
+    groups: dict[tuple, list[Inspected]] = {}
     for item in members:
-        stack = (tuple(item.domains), Path(item.name).parent.as_posix())
-        item.seen = item.seen and replace(item.seen, subject=item.patient, stack=stack)
-    places = Counter()
-    for item in members:
-        if item.seen is not None:
-            item.seen = replace(item.seen, position=float(places[item.seen.stack]))
-            places[item.seen.stack] += 1
-    return found + copies_among(members)
-
-
-def _contrasts(group: Sequence[Inspected], domains: tuple[str, ...]) -> list[str | None]:
-    """Contrasts within a domain of several ("T1+FLAIR"), which are not to be compared with each other."""
-    several = any("+" in domain for domain in domains)
-    return list(dict.fromkeys(item.said for item in group)) if several else [None]
-
-
-def _own_settings(usage: Usage) -> set[str]:
-    """Kinds of problems that a recipe's own settings answer."""
-    if usage.recipe is None:
-        return set()
-    options = usage.table.source.options
-    answered = {"channels"} if options.get("channels") else set()
-    return answered | ({"spacing"} if usage.table.spacing else set())
-
-
-def _result(path: Path, items: Sequence[Inspected], usage: Usage | Problem, problems: Sequence[Problem]) -> dict:
-    known = isinstance(usage, Usage)
-    split = _split_of_files(usage) if known else {}
-    files = [
-        item.facts
-        | {"domains": item.domains, "patient": item.patient or None}
-        | {"split": sorted({split[file] for file in item.scan.files if file in split})}
-        for item in items
-    ]
-    return {
-        "format": FORMAT,
-        "path": str(path),
-        "recipe": usage.recipe if known else None,
-        "source": usage.source | {"path": str(path)} if known else None,
-        "images": len(items),
-        "patients": len({record.subject for record in usage.records} - {""}) if known else 0,
-        "domains": _domains(usage, items) if known else {},
-        "split": _split(usage) if known else None,
-        "summary": _summary(items, usage),
-        "problems": [problem.as_json() for problem in problems],
-        "files": files,
-    }
-
-
-def _split_of_files(usage: Usage) -> dict[Path, str]:
-    return {r.path: name for name, records in (usage.splits or {}).items() for r in records if r.path}
+        # Contrasts within a domain of several ("T1+FLAIR") are not compared with each other.
+        several = any("+" in domain for domain in item.domains)
+        groups.setdefault((tuple(item.domains), item.said if several else None), []).append(item)
+    for (domains, _), group in groups.items():
+        found += odd_ones(group, " and ".join(domains))
+    frequent = Counter(domain for item in members for domain in item.domains).most_common(2)
+    found += wrong_contrast(members, list(usage.names.values()) if usage else sorted(domain for domain, _ in frequent))
+    if usage and usage.recipe is not None:  # problems that a recipe's own settings answer
+        settings = {"channels": usage.table.source.options.get("channels"), "spacing": usage.table.spacing}
+        found = [problem for problem in found if not settings.get(problem.kind)]
+    places: Counter = Counter()
+    for item in (item for item in members if item.seen is not None):
+        stack = tuple(item.domains), Path(item.name).parent.as_posix()
+        item.seen = replace(item.seen, subject=item.patient, stack=stack, position=float(places[stack]))
+        places[stack] += 1
+    return found + list(copies_among(members))
 
 
 def _domains(usage: Usage, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:
     found = {}
     for letter, name in usage.names.items():
         records = [record for record in usage.records if record.domain == letter]
-        found[name] = {
-            "files": sum(name in item.domains for item in items),
-            "images": len(records),
-            "patients": len({record.subject for record in records} - {""}),
-        }
+        files, patients = sum(name in item.domains for item in items), {record.subject for record in records} - {""}
+        found[name] = {"files": files, "images": len(records), "patients": len(patients)}
     return found
 
 
-def _split(usage: Usage) -> dict[str, Any] | None:
-    if usage.splits is None:
-        return None
+def _split(usage: Usage) -> dict[str, Any]:
     return {"by": usage.splits.by, "how": usage.how} | {name: len(records) for name, records in usage.splits.items()}
 
 
-def _summary(items: Sequence[Inspected], usage: Usage | Problem) -> dict[str, str]:
+def _summary(items: Sequence[Inspected]) -> dict[str, str]:
     """Lines for a person, by what they are about."""
     readable = [item for item in items if item.error is None]
     formats = Counter(item.facts["format"] for item in items)
-    kinds = ", ".join(f"{count} {name}" for name, count in formats.most_common())
-    broken_ones = len(items) - len(readable)
-    lines = {"files": kinds + (f"; {broken_ones} cannot be read" if broken_ones else "")}
+    lines = {"files": ", ".join(f"{count} {name}" for name, count in formats.most_common())}
+    if len(readable) < len(items):
+        lines["files"] += f"; {len(items) - len(readable)} cannot be read"
     shapes = Counter(" x ".join(map(str, item.facts["shape"])) for item in readable)
     if shapes:
         (shape, count), others = shapes.most_common(1)[0], len(shapes) - 1
@@ -184,27 +161,25 @@ def _summary(items: Sequence[Inspected], usage: Usage | Problem) -> dict[str, st
     lines["type"] = ", ".join(f"{count} {kind}" if len(types) > 1 else kind for kind, count in types.most_common())
     spacings = {tuple(item.facts["spacing"]) for item in readable if item.facts["spacing"]}
     if len(spacings) == 1:
-        lines["spacing"] = " x ".join(f"{step:g}" for step in next(iter(spacings))) + " mm"
-    return lines | (_usage_lines(usage, readable) if isinstance(usage, Usage) else {})
+        lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
+    return lines
 
 
-def _usage_lines(usage: Usage, items: Sequence[Inspected]) -> dict[str, str]:
-    domains = _domains(usage, items)
+def _summary_of_usage(usage: Usage, items: Sequence[Inspected]) -> dict[str, str]:
     lines = {"source": usage.source["name"]}
     lines["domains"] = ", ".join(
         f"{name}: {each['images']} images"
         + (f" of {counted(range(each['files']), 'file', 'files')}" if each["files"] != each["images"] else "")
-        for name, each in domains.items()
+        for name, each in _domains(usage, [item for item in items if item.error is None]).items()
     )
     patients = {record.subject for record in usage.records}
     lines["patients"] = "not known" if patients == {""} else str(len(patients - {""}))
-    pairs = {record.pair for record in usage.records if record.domain == "a" and record.pair is not None}
-    pairs &= {record.pair for record in usage.records if record.domain == "b"}
     if len(usage.names) == 2:
-        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
+        first, second = ({r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab")
+        lines["pairs"] = f"{len(first & second)} registered" if first & second else "none known"
     if usage.how:
         lines["split"] = usage.how
-    left = [item.name for item in items if not item.domains]
+    left = [item.name for item in items if not item.domains and item.error is None]
     if left:
         lines["left out"] = f"{counted(left, 'file', 'files')} of no domain: {named(left)}"
     return lines

@@ -1,18 +1,20 @@
-"""What is wrong with images, told from how they differ from the others of their domain."""
+"""Findings of `data check`: each compares headers or pixels of images and yields a Problem."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
+from gantk.data.near_duplicates import SIDE, near_copies
+from gantk.data.sources.file_names import CONTRASTS, one_word
 
 ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
-MOST = 0.75  # share that has to agree before the others are called odd
+FEW = 0.25  # share of the images up to which those that differ from the others are called odd
 SHOWN = 4  # files that a sentence names
 
 
@@ -28,208 +30,13 @@ class Problem:
 
     def as_json(self) -> dict[str, Any]:
         """As the result of a check holds it."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "what": self.what,
-            "files": list(self.files),
-            "remedy": self.remedy,
-        }
+        return asdict(self) | {"files": list(self.files)}
 
 
 def named(names: Iterable[str]) -> str:
     """The first of some names, quoted, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
-
-
-def broken(items: Sequence[Inspected]) -> list[Problem]:
-    """One error for every image that cannot be read, with the reader's own message."""
-    return [
-        Problem(
-            "not-finite" if "not finite" in item.error.what else "unreadable",
-            "error",
-            item.error.what.rstrip("."),
-            (item.name,),
-            item.error.remedy,
-        )
-        for item in items
-        if item.error is not None
-    ]
-
-
-def about_each(items: Sequence[Inspected]) -> list[Problem]:
-    """Images without contrast, nearly empty ones, lossy ones, and what their readers remarked."""
-    constant = [item.name for item in items if item.facts["constant"]]
-    empty = [item.name for item in items if not item.facts["constant"] and item.facts["content"] < 0.005]
-    lossy = [item.name for item in items if item.facts["lossy"]]
-    hollow = [
-        i.name for i in items if not i.facts["constant"] and 2 * i.facts.get("empty_planes", 0) > i.facts["shape"][0]
-    ]
-    found = []
-    if constant:
-        what = f"{counted(constant, 'image holds', 'images hold')} one value throughout: {named(constant)}"
-        found.append(Problem("constant", "warning", what, tuple(constant), "leave them out"))
-    if empty:
-        what = f"{counted(empty, 'image is', 'images are')} nearly empty, below 0.5 % of the pixels: {named(empty)}"
-        found.append(Problem("empty", "warning", what, tuple(empty), "look at them, or leave them out"))
-    if hollow:
-        what = f"{counted(hollow, 'volume is', 'volumes are')} empty in more than half of the planes: {named(hollow)}"
-        remedy = "take fewer planes: data.source.planes"
-        found.append(Problem("empty", "note", what, tuple(hollow), remedy))
-    if lossy:
-        what = f"{counted(lossy, 'image was', 'images were')} saved with losses (JPEG), which networks learn to imitate"
-        found.append(Problem("lossy", "note", what, tuple(lossy), "use the originals where there are any"))
-    said: dict[str, list[str]] = defaultdict(list)
-    for item in items:
-        for remark in item.remarks:
-            said[remark].append(item.name)
-    found += [Problem("remark", "note", f"{named(names)}: {remark}", tuple(names)) for remark, names in said.items()]
-    return found
-
-
-def odd_ones(items: Sequence[Inspected], domain: str) -> list[Problem]:
-    """What does not fit the other images of one domain: plane, spacing, size, type, scale of intensities."""
-    of = f" of {domain}" if domain else ""
-    return [
-        *_planes(items, of),
-        *_pictures_planes(items, of),
-        *_spacings(items, of),
-        *_sizes(items, of),
-        *_kinds(items, of),
-        *_scales(items, of),
-    ]
-
-
-def _planes(items: Sequence[Inspected], of: str) -> list[Problem]:
-    planes = {item.name: item.facts["plane"] for item in items if item.facts["plane"] not in (None, "any")}
-    counts = Counter(planes.values())
-    if len(counts) < 2:
-        return []
-    usual = counts.most_common(1)[0][0]
-    odd = [name for name, plane in planes.items() if plane != usual]
-    spread = ", ".join(f"{count} {plane}" for plane, count in counts.most_common())
-    what = f"slices{of} lie in different planes ({spread}): {named(odd)}"
-    return [Problem("planes", "warning", what, tuple(odd), "keep one plane, or choose it by data.plane")]
-
-
-def _pictures_planes(items: Sequence[Inspected], of: str) -> list[Problem]:
-    """Pictures that know no plane: those that are wider and less symmetric than most may be seen from the side."""
-    pictures = [item for item in items if item.facts["plane"] is None and item.mirror is not None]
-    if len(pictures) < ENOUGH:
-        return []
-    aspect = np.array([item.extent[0] / item.extent[1] for item in pictures])
-    size = np.array([item.extent[0] * item.extent[1] / np.prod(item.facts["shape"]) for item in pictures])
-    mirror = np.array([item.mirror for item in pictures])
-    if np.median(mirror) < 0.7 or np.median(aspect) < 1.05:  # most are not seen from above
-        return []
-    # The lowest and highest slices of a head are small, and of any shape.
-    odd = (mirror < 0.62) & (aspect < np.median(aspect) / 1.25) & (size > np.median(size) / 2)
-    names = tuple(item.name for item, is_odd in zip(pictures, odd, strict=True) if is_odd)
-    if not names or len(names) > (1 - MOST) * len(pictures):
-        return []
-    what = (
-        f"{counted(names, 'picture', 'pictures')}{of} may be sagittal, or stretched: wider and less symmetric than the "
-        f"others, which look axial: {named(names)}"
-    )
-    remedy = "look at them: pictures do not say their plane, and coronal ones cannot be told from axial ones"
-    return [Problem("planes", "warning", what, names, remedy)]
-
-
-def _spacings(items: Sequence[Inspected], of: str) -> list[Problem]:
-    known = [item for item in items if item.facts["spacing"]]
-    found = []
-    for dims in (2, 3):
-        some = [item for item in known if len(item.facts["spacing"]) == dims]
-        if len(some) < 2:
-            continue
-        spacing = np.array([item.facts["spacing"] for item in some])
-        usual = np.median(spacing, axis=0)
-        far = (np.abs(np.log(spacing / usual)) > np.log(1.2)).any(axis=1)
-        odd = tuple(item.name for item, is_far in zip(some, far, strict=True) if is_far)
-        if not odd:
-            continue
-        if len(some) >= 4 and len(odd) <= (1 - MOST) * len(some):
-            first = next(item for item, is_far in zip(some, far, strict=True) if is_far)
-            what = (
-                f"{counted(odd, 'image', 'images')}{of} {'have' if len(odd) > 1 else 'has'} another spacing than most "
-                f"({_mm(first.facts['spacing'])} against {_mm(usual)} mm): {named(odd)}"
-            )
-            found.append(Problem("spacing", "warning", what, odd, "set data.spacing, or leave them out"))
-        else:
-            low, high = spacing.min(axis=0), spacing.max(axis=0)
-            what = f"images{of} have different spacings: from {_mm(low)} to {_mm(high)} mm"
-            names = tuple(item.name for item in some)
-            found.append(Problem("spacing", "note", what, names, "set data.spacing to bring volumes to one"))
-    return found
-
-
-def _sizes(items: Sequence[Inspected], of: str) -> list[Problem]:
-    dims = Counter(len(item.facts["shape"]) for item in items)
-    found = []
-    if len(dims) > 1:
-        few = 2 if dims[2] < dims[3] else 3
-        names = tuple(item.name for item in items if len(item.facts["shape"]) == few)
-        each = f"{counted(range(dims[2]), 'picture', 'pictures')} and {counted(range(dims[3]), 'volume', 'volumes')}"
-        what = f"images{of} are {each}: {named(names)}"
-        found.append(Problem("dimensions", "warning", what, names, "keep one kind"))
-    shapes = Counter(tuple(item.facts["shape"]) for item in items)
-    shape, count = shapes.most_common(1)[0] if shapes else ((), 0)
-    odd = tuple(item.name for item in items if tuple(item.facts["shape"]) != shape)
-    if len(items) >= ENOUGH and 0 < len(odd) <= (1 - MOST) * len(items):
-        what = f"{counted(odd, 'image', 'images')}{of} {'have' if len(odd) > 1 else 'has'} another size than most: "
-        found.append(Problem("size", "note", f"{what}{named(odd)}", odd, "see data.fit for how they are fitted"))
-    elif odd:
-        what = f"images{of} have {len(shapes)} sizes, {_sides(min(shapes))} to {_sides(max(shapes))}"
-        found.append(Problem("size", "note", what, (), "see data.fit for how they are fitted"))
-    return found
-
-
-def _kinds(items: Sequence[Inspected], of: str) -> list[Problem]:
-    found = []
-    channels = Counter(item.facts["channels"] for item in items)
-    if len(channels) > 1:
-        few = min(channels, key=lambda number: (channels[number], number))
-        names = tuple(item.name for item in items if item.facts["channels"] == few)
-        spread = " and ".join(f"{count} with {number}" for number, count in channels.most_common())
-        what = f"images{of} differ in their channels ({spread}), which no network takes: {named(names)}"
-        remedy = "set data.source.channels = 1 (gray) or 3 (colour)"
-        found.append(Problem("channels", "error", what, names, remedy))
-    kinds = Counter(_type(item) for item in items)
-    if len(kinds) > 1:
-        usual = kinds.most_common(1)[0][0]
-        names = tuple(item.name for item in items if _type(item) != usual)
-        spread = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        what = f"images{of} are stored in different types ({spread}): {named(names)}"
-        found.append(Problem("type", "note", what, names, "check that their intensities mean the same"))
-    return found
-
-
-def _scales(items: Sequence[Inspected], of: str) -> list[Problem]:
-    """Images of which the range is 8 times as wide as the others', or an eighth: 8-bit among 12-bit."""
-    some = [item for item in items if not item.facts["constant"]]
-    width = np.array([max(item.facts["range"][1] - item.facts["range"][0], 1e-12) for item in some])
-    # 99 % of a nearly empty image are background
-    some, width = [i for i, w in zip(some, width, strict=True) if w > 1e-9], width[width > 1e-9]
-    if len(some) < 4:
-        return []
-    times = width / np.median(width)
-    odd = tuple(item.name for item, by in zip(some, times, strict=True) if not 1 / 8 < by < 8)
-    if not odd or len(odd) > (1 - MOST) * len(some):
-        return []
-    first = next(i for i, by in zip(some, times, strict=True) if not 1 / 8 < by < 8)
-    what = (
-        f"{counted(odd, 'image', 'images')}{of} {'have' if len(odd) > 1 else 'has'} intensities on another scale "
-        f"({first.facts['range'][0]:g} to {first.facts['range'][1]:g}, where {np.median(width):g} is a usual range): "
-        f"{named(odd)}"
-    )
-    remedy = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
-    return [Problem("scale", "warning", what, odd, remedy)]
-
-
-def _type(item: Inspected) -> str:
-    return item.facts["dtype"] or "unknown"
+    return _shortened([f"'{name}'" for name in names], ", ")
 
 
 def counted(names: Sequence[Hashable], one: str, many: str) -> str:
@@ -237,9 +44,248 @@ def counted(names: Sequence[Hashable], one: str, many: str) -> str:
     return f"{len(names)} {one if len(names) == 1 else many}"
 
 
+def _shortened(texts: Sequence[str], between: str) -> str:
+    return between.join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+
+
+def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """One error for every image that cannot be read, with the reader's own message."""
+    for item in items:
+        if item.error is not None:
+            kind = "not-finite" if "not finite" in item.error.what else "unreadable"
+            yield Problem(kind, "error", item.error.what.rstrip("."), (item.name,), item.error.remedy)
+
+
+def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Images without contrast, nearly empty ones, lossy ones, and what their readers remarked."""
+    for kind, severity, is_so, one, many, remedy in (
+        ("constant", "warning", lambda facts: facts["constant"],
+         "image holds one value throughout", "images hold one value throughout", "leave them out"),
+        ("empty", "warning", lambda facts: not facts["constant"] and facts["content"] < 0.005,
+         "image is nearly empty, below 0.5 % of the pixels", "images are nearly empty, below 0.5 % of the pixels",
+         "look at them, or leave them out"),
+        ("empty", "note", lambda facts: not facts["constant"] and 2 * facts.get("empty_planes", 0) > facts["shape"][0],
+         "volume is empty in more than half of the planes", "volumes are empty in more than half of the planes",
+         "take fewer planes: data.source.planes"),
+        ("lossy", "note", lambda facts: facts["lossy"],
+         "image was saved with losses (JPEG), which networks imitate",
+         "images were saved with losses (JPEG), which networks imitate", "use the originals where there are any"),
+    ):  # fmt: skip
+        names = tuple(item.name for item in items if is_so(item.facts))
+        if names:
+            yield Problem(kind, severity, f"{counted(names, one, many)}: {named(names)}", names, remedy)
+    remarks: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for remark in item.remarks:
+            remarks[remark].append(item.name)
+    for remark, names in remarks.items():
+        yield Problem("remark", "note", f"{named(names)}: {remark}", tuple(names))
+
+
+def odd_ones(items: Sequence[Inspected], domain: str) -> Iterator[Problem]:
+    """What does not fit the other images of one domain: plane, spacing, size, type, scale of intensities."""
+    of = f" of {domain}" if domain else ""
+    slices = [item for item in items if item.facts["plane"] not in (None, "any")]
+    yield from _mixed(
+        slices, lambda facts: facts["plane"], "planes", "warning", f"slices{of} lie in different planes",
+        "keep one plane, or choose it by data.plane",
+    )  # fmt: skip
+    yield from _pictures_seen_from_the_side(items, of)
+    yield from _spacings(items, of)
+    yield from _mixed(
+        items, lambda facts: "picture" if len(facts["shape"]) == 2 else "volume", "dimensions", "warning",
+        f"images{of} are pictures and volumes", "keep one kind",
+    )  # fmt: skip
+    yield from _mixed(
+        items, lambda facts: "of " + " x ".join(map(str, facts["shape"])), "size", "note",
+        f"images{of} have several sizes", "see data.fit for how they are fitted",
+    )  # fmt: skip
+    yield from _mixed(
+        items, lambda facts: f"with {facts['channels']}", "channels", "error",
+        f"images{of} differ in their channels, which no network takes",
+        "set data.source.channels = 1 (gray) or 3 (colour)",
+    )  # fmt: skip
+    yield from _mixed(
+        items, lambda facts: facts["dtype"] or "unknown", "type", "note", f"images{of} are stored in different types",
+        "check that their intensities mean the same",
+    )  # fmt: skip
+    yield from _scales(items, of)
+
+
+def _mixed(
+    items: Sequence[Inspected], value: Callable[[dict], str], kind: str, severity: str, what: str, remedy: str
+) -> Iterator[Problem]:
+    """A problem where a fact has several values: how often each, and which images do not have the most frequent."""
+    counts = Counter(value(item.facts) for item in items)
+    if len(counts) < 2:
+        return
+    usual = counts.most_common(1)[0][0]
+    odd = tuple(item.name for item in items if value(item.facts) != usual)
+    spread = _shortened([f"{count} {each}" for each, count in counts.most_common()], ", ")
+    yield Problem(kind, severity, f"{what} ({spread}): {named(odd)}", odd, remedy)
+
+
+def _pictures_seen_from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    """Pictures, which say no plane, that are wider and less symmetric than the others may be sagittal."""
+    pictures = [item for item in items if item.facts["plane"] is None and item.symmetry is not None]
+    if len(pictures) < ENOUGH:
+        return
+    aspect = np.array([item.extent[0] / item.extent[1] for item in pictures])
+    area = np.array([item.extent[0] * item.extent[1] / np.prod(item.facts["shape"]) for item in pictures])
+    symmetry = np.array([item.symmetry for item in pictures])
+    if np.median(symmetry) < 0.7 or np.median(aspect) < 1.05:  # most are not seen from above
+        return
+    # The lowest and highest slices of a head are small, and of any shape.
+    odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
+    names = tuple(item.name for item, is_odd in zip(pictures, odd, strict=True) if is_odd)
+    if 0 < len(names) <= FEW * len(pictures):
+        what = (
+            f"{counted(names, 'picture', 'pictures')}{of} may be sagittal, or stretched: wider and less symmetric than "
+        )
+        remedy = "look at them: pictures do not say their plane, and coronal ones cannot be told from axial ones"
+        yield Problem("planes", "warning", f"{what}the others, which look axial: {named(names)}", names, remedy)
+
+
+def _spacings(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    for dims in (2, 3):
+        some = [item for item in items if len(item.facts["spacing"] or ()) == dims]
+        spacing = np.array([item.facts["spacing"] for item in some])
+        if len(some) < 2:
+            continue
+        usual = np.median(spacing, axis=0)
+        odd = [i for i in some if (np.abs(np.log(np.array(i.facts["spacing"]) / usual)) > np.log(1.2)).any()]
+        names = tuple(item.name for item in odd)
+        if len(some) >= 4 and 0 < len(odd) <= FEW * len(some):
+            what = f"{counted(odd, 'image', 'images')}{of} with another spacing than most "
+            what += f"({_mm(odd[0].facts['spacing'])} against {_mm(usual)} mm): {named(names)}"
+            yield Problem("spacing", "warning", what, names, "set data.spacing, or leave them out")
+        elif odd:
+            spread = f"from {_mm(spacing.min(axis=0))} to {_mm(spacing.max(axis=0))} mm"
+            what, names = f"images{of} have different spacings: {spread}", tuple(item.name for item in some)
+            yield Problem("spacing", "note", what, names, "set data.spacing to bring volumes to one")
+
+
 def _mm(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.3g}" for step in spacing)
 
 
-def _sides(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+def _scales(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    """Images of which the range is 8 times as wide as the others', or an eighth: 8-bit among 12-bit."""
+    # 99 % of a nearly empty image are background
+    widths = {item: item.facts["range"][1] - item.facts["range"][0] for item in items if not item.facts["constant"]}
+    widths = {item: width for item, width in widths.items() if width > 1e-9}
+    usual = np.median(list(widths.values())) if widths else 0.0
+    odd = [item for item, width in widths.items() if not 1 / 8 < width / usual < 8]
+    if len(widths) >= 4 and 0 < len(odd) <= FEW * len(widths):
+        names, (low, high) = tuple(item.name for item in odd), odd[0].facts["range"]
+        what = f"{counted(odd, 'image', 'images')}{of} with intensities on another scale ({low:g} to {high:g}, "
+        remedy = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
+        yield Problem("scale", "warning", f"{what}where {usual:g} is a usual range): {named(names)}", names, remedy)
+
+
+# --- images that are not what they are called
+
+
+def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterator[Problem]:
+    """Images that look, or are called, like the other domain's.
+
+    By name where a DICOM header's description, or its echo time, speaks against the domain; of the others by pixels.
+    """
+    by_header = set()
+    for domain, other in zip(domains, domains[::-1], strict=False):
+        for item in (item for item in items if item.domains == [domain] and _speaks_against(item, domain)):
+            by_header.add(item.name)
+            what = f"'{item.name}' is in {domain}, and its header says {_header(item)}"
+            yield Problem("contrast", "warning", what, (item.name,), f"is it {other}? Look at it")
+    odd = _look_like_the_other(items, domains)
+    for domain, other in zip(domains, domains[::-1], strict=False):
+        names = tuple(item.name for item in odd if item.domains == [domain] and item.name not in by_header)
+        if names:
+            what = (
+                f"{counted(names, 'image', 'images')} of {domain} {'looks' if len(names) == 1 else 'look'} like {other}"
+            )
+            remedy = f"look at {'it' if len(names) == 1 else 'them'}, and move what is {other}"
+            yield Problem("contrast", "warning", f"{what}: {named(names)}", names, remedy)
+
+
+def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> list[Inspected]:
+    """Images of which the third nearest neighbour in the other domain is nearer by a fifth than that in their own.
+
+    Patients of their own aside, where each domain has 12 images and the two can be told apart at all.
+    """
+    from scipy.spatial.distance import cdist
+
+    known = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
+    sides = [[item for item in known if item.domains == [domain]] for domain in domains]
+    views = {item.seen.thumbnails.shape for side in sides for item in side}
+    if len(sides) != 2 or min(map(len, sides)) < ENOUGH or len(views) > 1:
+        return []
+    traits = [np.stack([_traits(item.seen.thumbnails) for item in side]) for side in sides]
+    odd, apart = [], []
+    for own, other in ((0, 1), (1, 0)):
+        third = []
+        for side in (own, other):
+            distance = cdist(traits[own], traits[side]) / np.sqrt(traits[own].shape[1])
+            for row, item in enumerate(sides[own]):
+                same = [each is item or (each.patient and each.patient == item.patient) for each in sides[side]]
+                distance[row, np.array(same, dtype=bool)] = np.inf
+            third.append(np.maximum(np.sort(distance, axis=1)[:, 2], 1e-4))
+        ratio = np.full(len(sides[own]), -np.inf)
+        enough = np.isfinite(third[0]) & np.isfinite(third[1])
+        ratio[enough] = np.log(third[0][enough] / third[1][enough])
+        apart.append(np.median(ratio) <= -0.4)
+        odd += [item for item, by in zip(sides[own], ratio, strict=True) if by > 0.25]
+    return odd if all(apart) and len(odd) <= FEW * min(map(len, sides)) else []
+
+
+def _traits(thumbnails: np.ndarray) -> np.ndarray:
+    """float32 numbers from 0 to 1 by which contrasts differ: brightness shared out over what is in an image, and over
+    its places. Native intensities have no part in it."""
+    traits = []
+    for view in thumbnails[1].astype(np.float32) / 255:
+        border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
+        inside = view[np.abs(view - np.median(border)) > 0.1]
+        quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
+        places = view.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3))
+        traits += [quantiles, places.ravel()]
+    return np.concatenate(traits).astype(np.float32)
+
+
+def _speaks_against(item: Inspected, domain: str) -> bool:
+    meant, said = CONTRASTS.get(one_word(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
+    if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
+        return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
+    echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")
+    if echo is None or not meant or said:
+        return False
+    return (meant in ("t1", "t1ce", "pd") and echo > 60) or (meant == "t2" and echo < 45 and not inversion)
+
+
+def _header(item: Inspected) -> str:
+    facts = item.facts
+    times = [f"TE {facts['echo_time']:g} ms"] if facts.get("echo_time") is not None else []
+    return ", ".join(filter(None, [facts.get("description") or facts.get("modality"), *times])) or "otherwise"
+
+
+def copies_among(items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Exact copies of pixels, and near copies of images that are not of one known patient."""
+    exact: dict[str, list[Inspected]] = defaultdict(list)
+    for item in items:
+        if item.seen is not None and item.seen.digest:
+            exact[item.seen.digest].append(item)
+    groups = [group for group in exact.values() if len(group) > 1]
+    if groups:
+        spare = [item for group in groups for item in group[1:]]
+        shown = _shortened([" = ".join(f"'{item.name}'" for item in group[:3]) for group in groups], "; ")
+        what = f"{counted(spare, 'image is an exact copy', 'images are exact copies')} of others: {shown}"
+        across = [group for group in groups if len({tuple(item.domains) for item in group}) > 1]
+        what += f"; {counted(across, 'of them is', 'of them are')} in both domains" if across else ""
+        names = tuple(item.name for group in groups for item in group)
+        yield Problem("copies", "warning", what, names, "remove the copies")
+    firsts = [group[0] for group in exact.values()]
+    near = [(firsts[i].name, firsts[j].name) for i, j, _ in near_copies([i.seen for i in firsts], apart=False)]
+    if near:
+        shown = _shortened([f"'{one}' and '{other}'" for one, other in near], "; ")
+        what = f"{counted(near, 'pair is', 'pairs are')} near copies: {shown}"
+        names = tuple(dict.fromkeys(name for pair in near for name in pair))
+        yield Problem("near-copies", "warning", what, names, "remove one of each, or keep both on one side")

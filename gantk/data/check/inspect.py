@@ -1,9 +1,8 @@
-"""One image looked at: what its header and pixels say, as numbers that outlive the pixels."""
+"""Inspection of one image: what its header and pixels say, as numbers that outlive the pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import Image
 
-AXES = ("sagittal", "coronal", "axial")  # across which slices lie, by the patient's axis that they are stacked along
+AXES = ("axial", "coronal", "sagittal")  # how slices lie that are stacked along an upright volume's z, y or x
 THICK = 1.5  # a stack whose slices are so much farther apart than pixels was acquired in slices
 LOSSY = (".jpg", ".jpeg")
+SAMPLE = 500_000  # pixels, evenly spread, of which percentiles are taken
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Inspected:
     facts: dict[str, Any]
     error: UserError | None = None
     seen: Fingerprint | None = None
-    mirror: float | None = None  # how alike a picture and its mirror image are; None for volumes
+    symmetry: float | None = None  # correlation of a picture's content with its mirror image; None for volumes
     extent: tuple[float, float] | None = None  # height and width of what is in a picture, in pixels; None for volumes
     remarks: tuple[str, ...] = ()
     domains: list[str] = field(default_factory=list)  # filled in by whoever knows
@@ -50,26 +50,32 @@ def inspect(scan: io.Scan) -> Inspected:
     `channels`, `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of pixels that differ from the
     background), `empty_planes` (axial planes of a volume without contrast), `lossy`, `files`, `sha256`.
     """
-    item = Inspected(scan, {"path": scan.name, "format": _format(scan)})
-    item.said = _said(scan.name)
+    suffix = io.suffix_of(scan.path)
+    kind = suffix[1:] if io.is_image(scan.path) else "dicom" if scan.files else "folder"
+    item = Inspected(scan, {"path": scan.name, "format": kind})
+    words = [io.stem_of(scan.name), *reversed(Path(scan.name).parts[:-1])] if scan.name else []
+    item.said = next((word for word in (contrast_in(part, set())[0] for part in words) if word), "")
     try:
-        item.facts |= {"files": len(scan.files), "sha256": _hash(scan.files)}
+        digest = hashlib.sha256()
+        for file in scan.files:
+            with open(file, "rb") as opened:
+                while block := opened.read(2**20):
+                    digest.update(block)
+        item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
         image = _read(scan, item)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            error = UserError(f"'{scan.path}' cannot be read: {error.strerror or error}")
         item.error = error
         item.facts["error"] = str(error)
         return item
-    except OSError as error:
-        item.error = UserError(f"'{scan.path}' cannot be read: {error.strerror or error}")
-        item.facts["error"] = str(item.error)
-        return item
-    _look(image, item)
-    if item.facts["format"] == "dicom":
-        _dicom(image, item)
+    _add_pixels(item, image)
+    if kind == "dicom":
+        _add_dicom_header(item, image)
     # Messages name the image themselves: alike remarks of several become one.
     named = f"'{scan.path}'"
     item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in item.remarks)
-    item.facts["lossy"] = item.facts.get("lossy", False) or io.suffix_of(scan.path) in LOSSY
+    item.facts["lossy"] = item.facts.get("lossy", False) or suffix in LOSSY
     return item
 
 
@@ -87,30 +93,29 @@ def _read(scan: io.Scan, item: Inspected) -> Image:
         return image
 
 
-def _look(image: Image, item: Inspected) -> None:
+def _add_pixels(item: Inspected, image: Image) -> None:
     pixels = image.pixels
-    spread = np.percentile(_some(pixels), [1, 99])
-    constant = bool(pixels.min() == pixels.max())
+    flat = pixels.reshape(-1)
+    low, high = pixels.min(), pixels.max()
     item.facts |= {
         "shape": list(pixels.shape[1:]),
         "spacing": None if image.affine is None else [_rounded(step) for step in image.spacing],
         "plane": plane_of(image),
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
-        "min": _rounded(pixels.min()),
-        "max": _rounded(pixels.max()),
+        "min": _rounded(low),
+        "max": _rounded(high),
         "mean": _rounded(pixels.mean(dtype=np.float64)),
-        "range": [_rounded(value) for value in spread],
-        "constant": constant,
-        "content": 0.0 if constant else _rounded(_content(pixels), 3),
+        "range": [_rounded(value) for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
+        "constant": bool(low == high),
+        "content": 0.0 if low == high else _rounded(_content(pixels[0]), 3),
     }
     if image.dims == 3:
-        flat = [bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)]
-        item.facts["empty_planes"] = sum(flat)
+        item.facts["empty_planes"] = sum(bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0))
     item.seen = fingerprint_of(pixels, item.name)
     if image.dims == 2 and item.seen.thumbnails is not None:
         content = item.seen.thumbnails[1, 0].astype(np.float32)
-        item.mirror = float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
+        item.symmetry = float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
         item.extent = tuple(np.multiply(content_size(pixels), pixels.shape[1:]))
 
 
@@ -122,39 +127,33 @@ def plane_of(image: Image) -> str | None:
     if image.affine is None:
         return None
     if image.dims == 3:
-        spacing = image.spacing
-        across = int(np.argmax(spacing))
-        others = max(step for axis, step in enumerate(spacing) if axis != across)
-        return AXES[::-1][across] if spacing[across] > THICK * others else "any"
+        across = int(np.argmax(image.spacing))
+        others = max(step for axis, step in enumerate(image.spacing) if axis != across)
+        return AXES[across] if image.spacing[across] > THICK * others else "any"
     thin = [axis for axis, side in enumerate(image.file_shape) if side == 1]
-    if len(thin) != 1:
-        return None
-    direction = np.abs(image.affine[:3, thin[0]])
-    return AXES[int(np.argmax(direction))] if direction.any() else None
+    direction = np.abs(image.affine[:3, thin[0]]) if len(thin) == 1 else np.zeros(3)
+    return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
 
 
-def _content(pixels: np.ndarray) -> float:
-    """Share of pixels that differ from the background, the most frequent value at the border, by 5 % of the range."""
-    gray = pixels[0]
+def _content(gray: np.ndarray) -> float:
+    """Share of pixels that differ from the background, the median at the border, by 5 % of the range."""
     faces = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
     background = np.median(np.concatenate(faces))
-    low, high = gray.min(), gray.max()
-    return float(np.mean(np.abs(gray - background) > 0.05 * (high - low)))
+    return float(np.mean(np.abs(gray - background) > 0.05 * (gray.max() - gray.min())))
 
 
-def _dicom(image: Image, item: Inspected) -> None:
+def _add_dicom_header(item: Inspected, image: Image) -> None:
     from gantk.data.sources.dicom import MODALITIES, contrast_of
     from gantk.formats import dicom
 
     words = dicom.summary(item.scan.files[0])
     first = image.header[0] if isinstance(image.header, list) and image.header else None
-    number = {key: _number(first, key) for key in ("EchoTime", "RepetitionTime", "InversionTime")}
     item.facts |= {
         "modality": words["Modality"] or None,
         "description": words["SeriesDescription"] or words["ProtocolName"] or None,
-        "echo_time": number["EchoTime"],
-        "repetition_time": number["RepetitionTime"],
-        "inversion_time": number["InversionTime"],
+        "echo_time": _number(first, "EchoTime"),
+        "repetition_time": _number(first, "RepetitionTime"),
+        "inversion_time": _number(first, "InversionTime"),
         "lossy": str(first.get("LossyImageCompression", "")) == "01" if first is not None else False,
     }
     item.patient = words["PatientID"]
@@ -170,33 +169,6 @@ def _number(dataset: Any, key: str) -> float | None:
         return None if value in (None, "") else float(value)
     except (AttributeError, TypeError, ValueError):
         return None
-
-
-def _said(name: str) -> str:
-    """The contrast that a relative name says: the file's word, else that of the folder nearest to it."""
-    parts = Path(name).parts
-    words = [io.stem_of(parts[-1]), *reversed(parts[:-1])] if parts else []
-    return next((word for word in (contrast_in(part, set())[0] for part in words) if word), "")
-
-
-def _format(scan: io.Scan) -> str:
-    suffix = io.suffix_of(scan.path)
-    return suffix[1:] if io.is_image(scan.path) else "dicom" if scan.files else "folder"
-
-
-def _hash(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _some(pixels: np.ndarray) -> np.ndarray:
-    """At most about 500,000 of the pixels, evenly spread."""
-    flat = pixels.reshape(-1)
-    return flat[:: max(1, flat.size // 500_000)]
 
 
 def _rounded(value: float, digits: int = 6) -> float:
