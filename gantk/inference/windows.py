@@ -58,7 +58,7 @@ def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, s
         raise ValueError(f"tiles of {part} pixels that share {shared} leave nothing between them")
     count = 1 + -(-(side - part) // max(part - shared, 1))
     gaps = max(1, count - 1)
-    starts = [(2 * i * (side - part) + gaps) // (2 * gaps) // align * align for i in range(count)]
+    starts = [round(i * (side - part) / gaps) // align * align for i in range(count)]
     cuts = [start + (last + part - start) // 2 // align * align for last, start in itertools.pairwise(starts)]
     edges = itertools.pairwise([0, *cuts, side])
     weights = np.zeros((count, side), dtype=np.float32)
