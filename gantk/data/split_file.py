@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,12 @@ def _finder(path: Path, column: str, rows: Rows) -> Callable[[Record], str | Non
     """The name under which a record stands in the table, or None; a DICOM series may be named by its folder."""
     if column == "path":
         at = {(path.parent / name).resolve(): name for name in rows}
-        return lambda r: next(
-            (at[p] for file in r.files for p in (file.resolve(), file.resolve().parent) if p in at), None
-        )
+
+        @cache  # a volume's path comes again with each of its planes
+        def row_of(file: Path) -> str | None:
+            return at.get(file.resolve(), at.get(file.resolve().parent))
+
+        return lambda record: next(filter(None, map(row_of, record.files)), None)
     names = (lambda r: (r.subject,)) if column == "patient" else (lambda r: (r.key, r.scan_key))
     return lambda record: next((name for name in names(record) if name in rows), None)
 

@@ -71,10 +71,13 @@ class Contrasts(VolumeSource):
         """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         wanted = tuple(dict.fromkeys(name for names in self.contrasts.values() for name in names))
-        of_folder: dict[Path, list[Path]] = defaultdict(list)
+        images_in: dict[Path, list[Path]] = defaultdict(list)
+        masks_in: dict[Path, list[Path]] = defaultdict(list)
         for image in images:
-            of_folder[image.parent].append(image)
-        files = {folder: assigned(own, wanted) for folder, own in of_folder.items()}
+            images_in[image.parent].append(image)
+        for mask in masks:
+            masks_in[mask.parent].append(mask)
+        files = {folder: assigned(own, wanted) for folder, own in images_in.items()}
         files = {folder: own for folder, own in files.items() if any(own.values())}
         if not files:
             shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
@@ -86,8 +89,7 @@ class Contrasts(VolumeSource):
         splits = only_if_several(split_of(folder.relative_to(self.root).parts) for folder in patients)
         records = []
         for folder, split in zip(patients, splits, strict=True):
-            own = [mask for mask in masks if mask.parent == folder]
-            records += self._of_patient(folder, files[folder], own, split)
+            records += self._of_patient(folder, files[folder], masks_in[folder], split)
         return self.expect_several(records)
 
     def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], split: str | None) -> list[Record]:
