@@ -290,37 +290,20 @@ def test_norms_whose_means_are_taken_axis_by_axis_are_the_same_norms():
 
 CASES = {
     "cyclegan": ({"name": "cyclegan", "generator": RESNET, "discriminator": PATCHGAN}, {}),
-    "cyclegan-3d": (
-        {"name": "cyclegan", "generator": RESNET, "discriminator": PATCHGAN},
-        {"dims": 3, "size": [16, 16, 16]},
-    ),
-    "dualgan": ({"name": "dualgan", "generator": UNET | {"norm": "group"}, "discriminator": PATCHGAN}, {}),
     "dualgan-25d": (
-        {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN},
+        {"name": "dualgan", "generator": UNET | {"norm": "group"}, "discriminator": PATCHGAN},
         {"neighbours": 1, "source": {"slices": 5}},
     ),
-    "pix2pix": (
+    "pix2pix-contrasts": (
         {"name": "pix2pix", "both": True, "discriminator": PATCHGAN,
          "generator": UNET | {"norm": "batch", "up": "transpose", "dropout": 0.5}},
-        {},
-    ),
-    "pix2pix-attention": (
-        {"name": "pix2pix", "generator": UNET | {"name": "attention_unet", "attention": [1]},
-         "discriminator": PATCHGAN},
-        {},
-    ),
-    "pix2pix-contrasts": (
-        {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN},
         {"domains": ["T1+FLAIR", "T2+PD"]},
     ),
     "regression-3d-patch": (REGRESSION, {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
-    "regression-nyul": (REGRESSION, {"intensity": "nyul"}),
-    "cut": (
-        {"name": "cut", "generator": RESNET, "discriminator": PATCHGAN, "patches": 16, "width": 8},
-        {},
-    ),
+    "regression-nyul": ({"name": "regression", "generator": UNET | {"name": "attention_unet", "attention": [1]}},
+                        {"intensity": "nyul"}),
+    "cut": ({"name": "cut", "generator": RESNET, "discriminator": PATCHGAN, "patches": 16, "width": 8}, {}),
     "munit": (MUNIT, {}),
-    "munit-3d": (MUNIT, {"dims": 3, "size": [16, 16, 16]}),
 }  # fmt: skip
 
 
