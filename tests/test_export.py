@@ -131,6 +131,8 @@ def test_the_direction_that_was_not_exported_is_refused(exported):
     assert model.domain("t2") == model.domain("b") == model.domain(None) == "b"
     with pytest.raises(UserError, match="cannot produce 'T1'.*T2.*Export the other direction"):
         model.domain("T1")
+    with pytest.raises(UserError, match="no images from noise"):
+        toolkit.sample(exported[0], out="nowhere")
 
 
 @pytest.mark.parametrize("look", [Look(variants=2), Look(uncertainty="flips")], ids=["variants", "uncertainty"])

@@ -316,6 +316,10 @@ class TrainedModel:
         """One file's image translated, on the same grid."""
         return self.images(image, to)[0]
 
+    def sample_to(self, *options: Any) -> list[Any]:
+        """Write images from noise into a folder; a UserError but for runs."""
+        raise UserError("an exported model makes no images from noise here", remedy="name the run folder")
+
 
 def mapping_from(state: dict[str, Any]) -> Any:
     """The intensity mapping that `state` describes, of one contrast or of several; UserError where it is unknown."""
