@@ -1,6 +1,7 @@
 """Near duplicates: copies that were saved again are found, and what is merely alike is not taken for one."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ CHANGES = {
 def found(images, *, apart=False, subjects=True):
     """Pairs of near copies among images, of different patients or of unknown ones."""
     prints = [
-        fingerprint_of(pixels, str(n), str(n) * subjects, stack="x" if subjects else n, group=n)
+        replace(fingerprint_of(str(n), pixels), subject=str(n) * subjects, stack=n, group=n)
         for n, pixels in enumerate(images)
     ]
     return near_copies(prints, apart=apart)
@@ -58,12 +59,9 @@ def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change
 
 def test_slices_of_one_patient_and_images_of_one_group_are_not_compared():
     head = SLICES[96][0]
-    copy = CHANGES["shifted"](head)
-    one, two = (fingerprint_of(pixels, "x", "same", group=0) for pixels in (head, copy))
-    assert near_copies([one, two], apart=False) == []
-    one, two, three = (
-        fingerprint_of(pixels, "x", str(n), group=n // 2) for n, pixels in enumerate([head, copy, head * 2])
-    )
+    prints = [fingerprint_of(str(n), pixels) for n, pixels in enumerate((head, CHANGES["shifted"](head), head * 2))]
+    assert near_copies([replace(one, subject="same") for one in prints], apart=False) == []
+    one, two, three = (replace(one, subject=one.name, group=one.name == "2") for one in prints)
     assert [pair[:2] for pair in near_copies([one, two, three])] == [(0, 2), (1, 2)]
 
 
@@ -105,5 +103,5 @@ def test_real_slices_of_other_patients_are_no_copies(shared_data):
     from gantk.formats.files import read
 
     paths = sorted(path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir())[::3]
-    prints = [fingerprint_of(read(path).pixels, path.name, path.stem[:-3]) for path in paths]
+    prints = [replace(fingerprint_of(path.name, read(path).pixels), subject=path.stem[:-3]) for path in paths]
     assert len({one.subject for one in prints}) == 6 and near_copies(prints, apart=False) == []

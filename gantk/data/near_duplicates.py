@@ -42,40 +42,30 @@ class Fingerprint:
     """What is kept of one image to find copies of it: a hash of its pixels and thumbnails."""
 
     name: str
-    subject: str  # patient; "" where unknown
-    stack: Hashable  # images among which neighbours may be slices of one scan
-    position: float | None  # its place in the stack
-    group: Hashable  # the set that it belongs to
     digest: str | None  # of shape and pixels; None for images without contrast
     thumbnails: np.ndarray | None  # uint8 (2, views, 32, 32): frame and content; None where too little is to be seen
+    subject: str = ""  # patient; "" where unknown
+    stack: Hashable = None  # images among which neighbours may be slices of one scan
+    position: float | None = None  # its place in the stack
+    group: Hashable = None  # the set that it belongs to
     usual: float | None = None  # how alike neighbours in its stack are; None: not known yet
 
 
 Known = Mapping[tuple[str, str], Fingerprint]  # by domain and key of a record
 
 
-def fingerprint(record: Record, group: Hashable = None, near: bool = True) -> Fingerprint:
-    """The fingerprint of a record, which is read once; without thumbnails where `near` is false."""
-    stack = record.domain, record.label
-    return fingerprint_of(record.read(), record.key, record.subject, stack, record.position, group, near)
-
-
-def fingerprint_of(
-    pixels: np.ndarray,
-    name: str,
-    subject: str = "",
-    stack: Hashable = None,
-    position: float | None = None,
-    group: Hashable = None,
-    near: bool = True,
-) -> Fingerprint:
-    """The same of pixels (C, *spatial) in memory."""
+def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerprint:
+    """The fingerprint of pixels (C, *spatial); without thumbnails where `near` is false."""
     if not np.nanmin(pixels) < np.nanmax(pixels):
-        return Fingerprint(name, subject, stack, position, group, None, None)
+        return Fingerprint(name, None, None)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    kept = thumbnails(pixels) if near else None
-    return Fingerprint(name, subject, stack, position, group, digest.hexdigest(), kept)
+    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels) if near else None)
+
+
+def fingerprint(record: Record, group: Hashable = None, near: bool = True) -> Fingerprint:
+    """The fingerprint of a record, which is read once."""
+    return _placed(fingerprint_of(record.key, record.read(), near), record, group)
 
 
 def cached_fingerprint(
@@ -91,7 +81,12 @@ def cached_fingerprint(
     preparation.to_size(record)
     digest = row[2 : 2 + DIGEST].tobytes().hex() if row[0] else None
     kept = row[2 + DIGEST :].reshape(2, -1, SIDE, SIDE) if row[1] else None
-    return Fingerprint(record.key, record.subject, (record.domain, record.label), record.position, group, digest, kept)
+    return _placed(Fingerprint(record.key, digest, kept), record, group)
+
+
+def _placed(one: Fingerprint, record: Record, group: Hashable) -> Fingerprint:
+    stack = record.domain, record.label
+    return replace(one, subject=record.subject, stack=stack, position=record.position, group=group)
 
 
 def _packed(one: Fingerprint) -> np.ndarray:

@@ -112,7 +112,7 @@ def _add_pixels(item: Inspected, image: Image) -> None:
     }
     if image.dims == 3:
         item.facts["empty_planes"] = sum(bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0))
-    item.seen = fingerprint_of(pixels, item.name)
+    item.seen = fingerprint_of(item.name, pixels)
     if image.dims == 2 and item.seen.thumbnails is not None:
         content = item.seen.thumbnails[1, 0].astype(np.float32)
         item.symmetry = float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
