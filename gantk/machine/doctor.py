@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from gantk.plugin.loader import load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
-EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime", "monai": "monai"}
+EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
 
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
