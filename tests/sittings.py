@@ -25,7 +25,6 @@ import torch
 import gantk.api as gantk
 from gantk import report
 from gantk.metrics.evaluate import Scorer
-from gantk.report import animation
 from gantk.runs import checkpoint
 from gantk.training.engine import Engine
 
@@ -125,7 +124,7 @@ def sitting(folder: Path, recipe: str, planned: dict) -> str:
 def main(recipe: str, folder: Path, plan: dict[str, list[dict]]) -> None:
     torch.set_num_threads(1)  # no thread may be lost in a fork, and the sums are added in one order
     Scorer.test = lambda scorer, *others: {"metrics": {}, "baselines": {}, "verdict": {}}  # only training matters here
-    report.write_report = animation.write_animation = lambda path: path
+    report.write_report = report.write_animation = lambda path: path
     ended = {"whole": [sitting(folder / "whole", recipe, {})]}
     for name, kills in plan.items():
         ended[name] = [sitting(folder / name, recipe, kill) for kill in [*kills, {}]]

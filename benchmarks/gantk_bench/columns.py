@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gantk.report.facts import duration, joules, short_time
-from gantk.report.figures import number
-from gantk.report.naming import baseline_name, digits, interval, metric_name
+from gantk.report.words import baseline_name, digits, duration, interval, joules, metric_name, number, short_time
 from gantk_bench.systems import FIRST, Figure, Judgement, Line
 
 LARGEST = 1e308  # stands for infinity, which a page's script reads only under another name

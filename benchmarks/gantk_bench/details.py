@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from gantk.report.figures import Chart
-from gantk.report.naming import baseline_name, digits, interval, metric_name
+from gantk.report.charts import Chart
+from gantk.report.words import baseline_name, digits, interval, metric_name
 from gantk_bench.plots import curves_of, timed
 from gantk_bench.systems import Line, Row, System, mapping
 

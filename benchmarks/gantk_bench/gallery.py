@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from gantk.errors import UserError
-from gantk.report.folder import Direction, Samples, read_run
-from gantk.report.naming import digits, metric_name
 from gantk.report.pictures import evenly, preview
+from gantk.report.run_record import Direction, Samples, read_run
+from gantk.report.words import digits, metric_name
 from gantk_bench.systems import Line, System
 
 BUDGET = 5_000_000  # bytes of pictures in the page

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gantk.report.facts import duration
-from gantk.report.figures import number
-from gantk.report.naming import baseline_name, digits, metric_name
+from gantk.report.words import baseline_name, digits, duration, metric_name, number
 from gantk_bench.systems import FIRST, Figure, Judgement, Line, Row, mapping, systems
 
 NOTHING = "–"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gantk.files import write_file
-from gantk.report.facts import duration
-from gantk.report.figures import Chart, number
-from gantk.report.web import render
+from gantk.report.build import render
+from gantk.report.charts import Chart
+from gantk.report.words import duration, number
 from gantk_bench.columns import Column, columns
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, told
 from gantk_bench.details import detail

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gantk.report.figures import Chart, Points, chart
-from gantk.report.naming import metric_name
+from gantk.report.charts import Chart, chart
+from gantk.report.run_record import Points
+from gantk.report.words import metric_name
 from gantk_bench.systems import FIRST, Line, mapping, value_of
 
 MOST_CURVES = 16  # in one plot; of more, the best

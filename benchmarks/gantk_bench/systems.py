@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gantk.report.naming import FITTED_ON_PAIRS, decimals, direction_name, metric_name, region_of
-from gantk.report.verdicts import tone_of
+from gantk.report.scores import tone_of
+from gantk.report.words import FITTED_ON_PAIRS, decimals, direction_name, metric_name, region_of
 
 Row = dict[str, Any]
 FIRST = ("psnr", "ssim")  # what a translation is known by

@@ -1,77 +1,103 @@
-"""report.html: one file that opens offline, made from the files of a run folder and nothing else."""
+"""report.html: one file that opens offline, made from a run folder's files alone; `render` also makes bench.html."""
 
 from __future__ import annotations
 
-import re
+import base64
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from markupsafe import Markup, escape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from gantk.files import write_file
-from gantk.report.cards import cards
-from gantk.report.facts import alarms, commands, environment, facts, method_name, missing, split_summary, title
-from gantk.report.figures import Chart, chart, number
-from gantk.report.folder import RunRecord, read_run
-from gantk.report.naming import metric_name
-from gantk.report.pictures import ERROR_CEILING, Block, error_scale, sample_blocks
-from gantk.report.selection import chosen
-from gantk.report.verdicts import SURE, headline, verdicts
-from gantk.report.web import render
+from gantk.report.charts import Chart, chart
+from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
+from gantk.report.run_record import RunRecord, mapping, read_run
+from gantk.report.scores import SURE, cards, chosen, headline, verdicts
+from gantk.report.words import duration, joules, metric_name, number, short_time
 
-TOML_TOKEN = re.compile(
-    r'(?P<string>"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\')'
-    r"|(?P<comment>#[^\n]*)"
-    r"|(?P<table>^[ \t]*\[\[?[^\]\n]+\]\]?[ \t]*(?=#|$))"
-    r"|(?P<key>[A-Za-z0-9_.-]+(?=[ \t]*=))"
-    r"|(?P<number>\b(?:true|false|inf|nan)\b|(?<![\w.])[-+]?\d[\w.+-]*)",
-    re.MULTILINE,
-)
+HERE = Path(__file__).parent
 
 
 def write_report(run: Path) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run."""
-    folder = read_run(Path(run))
-    return write_file(folder.path / "report.html", page(folder).encode("utf-8"))
+    record = read_run(Path(run))
+    return write_file(record.path / "report.html", render("page.html.j2", _story(record)).encode("utf-8"))
 
 
-def page(run: RunRecord) -> str:
-    """The page's HTML."""
-    return render("page.html.j2", _story(run))
+def render(
+    template: str,
+    story: dict[str, Any],
+    *,
+    folders: Sequence[Path] = (),  # searched before this one for the template, its styles and its scripts
+    styles: Sequence[str] = ("page.css",),
+    scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
+) -> str:
+    """The page's HTML: all of `story` is escaped, and a script other than the page's own is refused by its policy."""
+    places = [*folders, HERE]
+
+    def joined(names: Sequence[str]) -> Markup:
+        files = (next(place / name for place in places if (place / name).is_file()) for name in names)
+        return Markup("\n".join(file.read_text(encoding="utf-8") for file in files))
+
+    templates = Environment(
+        loader=FileSystemLoader(places),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = joined(scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return templates.get_template(template).render(**story, style=joined(styles), script=script, digest=digest)
 
 
 def _story(run: RunRecord) -> dict[str, Any]:
+    """What page.html.j2 is filled with."""
     found = verdicts(run)
     sentence, tone = headline(found)
     steps, blocks = sample_blocks(run.samples)
-    curves = _curves(run)
+    curves, places = _curves(run), count()
     return {
         "run": run,
-        "title": title(run),
+        "title": _title(run),
         "summary": str(run.recipe.get("summary") or ""),
-        "method": method_name(run),
-        "facts": facts(run),
+        "facts": _facts(run),
         "headline": sentence,
         "tone": tone,
         "sure": round(100 * SURE),
         "verdicts": found,
-        "notes": missing(run),
+        "notes": _missing(run),
         "cards": cards(run),
         "steps": steps,
-        "all_steps": len(run.samples.steps) if run.samples else 0,
         "blocks": blocks,
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
-        "curves": _numbered(curves),
+        "curves": {section: [(next(places), each) for each in charts] for section, charts in curves.items()},
         "best": chosen(run),
         "marks": _marks(run),
-        "alarms": alarms(run),
-        "recipe": toml_markup(run.recipe_text),
-        "environment": environment(run),
-        "split": split_summary(run),
-        "commands": commands(run),
-        "data": _script_data(run, steps, blocks, curves),
+        "alarms": _alarms(run),
+        "split": _split_summary(run),
+        "commands": _commands(run),
+        "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
+            "steps": steps,
+            "frames": {
+                block["direction"].key: {
+                    "output": [*block["outputs"][:-1], None],
+                    "error": [*block["errors"][:-1], None],
+                    "mean": block["error_means"],
+                }
+                for block in blocks
+            },
+            "scores": {d.key: [_score_line(run, d.key, step) for step in steps] for d in run.directions},
+            "charts": [each.data for charts in curves.values() for each in charts],
+        },
     }
 
 
@@ -81,82 +107,149 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         chart(group.replace("_", " ").capitalize(), series, from_zero=True, allow_log=True)
         for group, series in run.log.losses.items()
     ]
-    validation = [
-        chart(metric_name(metric), {run.label(key): points for key, points in by_direction.items()})
-        for metric, by_direction in run.log.validation.items()
-    ]
-    selection = [
-        chart(
-            metric_name(name),
-            {run.label(key) if key else metric_name(name): points for key, points in by_direction.items()},
-        )
-        for name, by_direction in run.log.selection.items()
-    ]
-    groups = {"losses": losses, "validation": validation, "selection": selection, "rejection": _rejection(run)}
-    return {section: [c for c in charts if c] for section, charts in groups.items()}
-
-
-def _numbered(curves: dict[str, list[Chart]]) -> dict[str, list[tuple[int, Chart]]]:
-    """Each chart with its place in the list that the page's script reads."""
-    places = count()
-    return {section: [(next(places), each) for each in charts] for section, charts in curves.items()}
-
-
-def _rejection(run: RunRecord) -> list[Chart | None]:
-    """What is left of the error when the pixels that the model is least sure of are set aside."""
-    charts = []
-    for direction, judged in (run.metrics.get("uncertainty") or {}).items():
-        curve = judged.get("rejection") if isinstance(judged, dict) else None
-        if not isinstance(curve, dict) or not curve.get("kept"):
-            continue
-        aside = [round(100 * (1 - kept), 1) for kept in curve["kept"]]
+    scores = {"validation": run.log.validation, "selection": run.log.selection}
+    found = {"losses": losses} | {
+        section: [
+            chart(metric_name(name), {run.label(key) or metric_name(name): points for key, points in series.items()})
+            for name, series in by_name.items()
+        ]
+        for section, by_name in scores.items()
+    }
+    found["rejection"] = []  # what is left of the error when the pixels that the model is least sure of are set aside
+    for direction, judged in mapping(run.metrics.get("uncertainty")).items():
+        curve = mapping(mapping(judged).get("rejection"))
+        aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-        series = {
-            words: dict(zip(aside, curve[name], strict=False)) for name, words in names.items() if curve.get(name)
-        }
-        charts.append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
-    return charts
+        series = {words: dict(zip(aside, curve.get(name) or (), strict=False)) for name, words in names.items()}
+        drawn = chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
+        found["rejection"].append(drawn)
+    return {section: [each for each in charts if each] for section, charts in found.items()}
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Steps worth a line in every chart: (step, kind, words)."""
-    marks = [(step, "stage", f"stage {name}") for step, name in run.log.stages[1:]]
+    marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
     if isinstance(run.best.get("step"), int):
         marks.append((run.best["step"], "best", "chosen checkpoint"))
     return marks + [(int(a["step"]), "alarm", str(a["alarm"])) for a in run.log.alarms]
 
 
-def toml_markup(text: str) -> Markup:
-    """TOML with spans around comments, tables, keys, strings and numbers; every character of the text escaped."""
-    pieces, end = [], 0
-    for match in TOML_TOKEN.finditer(text):
-        pieces.append(escape(text[end : match.start()]))
-        pieces.append(Markup('<span class="t-{}">{}</span>').format(match.lastgroup, match.group()))
-        end = match.end()
-    return Markup("").join([*pieces, escape(text[end:])])
+def _score_line(run: RunRecord, direction: str, step: int) -> str:
+    scores = [(name, found.get(direction, {}).get(step)) for name, found in run.log.validation.items()]
+    found = [f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None]
+    return f"validation at this step: {', '.join(found)}" if found else ""
 
 
-def _script_data(run: RunRecord, steps: list[int], blocks: list[Block], curves: dict[str, list[Chart]]) -> dict:
-    """What the page's script reads; the last step's pictures are in the page already and travel as null."""
+def _title(run: RunRecord) -> str:
+    """`T1 ↔ T2`, `T1 → T2` where one direction is trained, `T1 from noise` where none is."""
+    if run.directions and all(direction.source is None for direction in run.directions):
+        return " and ".join(direction.target for direction in run.directions) + " from noise"
+    keys = {direction.key for direction in run.directions} or set(run.metrics.get("metrics") or {})
+    if len(keys) == 1:
+        return run.label(keys.pop())
+    return " ↔ ".join(run.domains) if run.domains else run.path.name
 
-    def frames(pictures: list[list[str]]) -> list[list[str] | None]:
-        return [*pictures[:-1], None]
 
+def _total_steps(run: RunRecord) -> int | None:
+    """The steps that the recipe asks for; None where it counts in epochs."""
+    steps = mapping(run.recipe.get("train")).get("steps")
+    return steps if isinstance(steps, int) else None
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    """The strip under the title: (name, value), absent things left out."""
+    speed, env, total, last = run.metrics.get("speed") or {}, run.environment, _total_steps(run), run.log.last_step
+    reached, best = speed.get("steps") or last, run.best.get("step")
+    rates = sorted(value for value in run.log.images_per_s.values() if value == value)
+    rate = speed.get("images_per_s") or (rates[len(rates) // 2] if rates else None)
+    seconds, steps = speed.get("seconds") or run.log.seconds, sorted(speed.get("step_seconds") or ())
+    first, memory, energy = (speed.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j"))
+    shortfall = f" of {total:,}" if total and reached and reached < total else ""
+    spread = f" ({short_time(steps[0])} to {short_time(steps[-1])})" if len(steps) > 1 else ""
+    known = isinstance(best, int)
+    facts = [
+        ("Method", str(mapping(run.recipe.get("method")).get("name", ""))),
+        ("Steps", f"{reached:,}{shortfall}" if reached else ""),
+        ("Training time", duration(seconds) if seconds else ""),
+        ("Speed", f"{number(rate, 3)} images/s" if rate else ""),
+        ("Step time", f"{short_time(median(steps))}{spread}" if steps else ""),
+        ("First step after", short_time(first) if first else ""),
+        ("Peak memory", f"{number(memory, 3)} GiB" if memory else ""),
+        ("Energy", joules(energy) if energy else ""),
+        ("Best checkpoint", f"step {best:,}{f' of {last:,}' if last and last != best else ''}" if known else ""),
+        ("Device", str(env.get("device") or "")),
+        ("Precision", str(env.get("precision") or "")),
+        ("Started", str(env.get("started") or "")[:16].replace("T", " ")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _missing(run: RunRecord) -> list[str]:
+    """What the page cannot show, and why."""
+    notes, total, reached = list(run.problems), _total_steps(run), run.log.last_step
+    if not run.metrics.get("metrics"):
+        if reached is None:
+            why = "training has not reached its first log point"
+        elif total and reached < total:
+            why = f"the run stopped at step {reached:,} of {total:,}"
+        elif run.metrics:
+            why = "no held-out pairs are known, so there was no truth to score against"
+        else:
+            why = "metrics.json is absent, so the evaluation did not finish or was not asked for"
+        notes.append(f"No metrics: {why}.")
+    if run.samples is None:
+        notes.append("No sample pictures: samples/index.json lists none, or their files are gone.")
+    if not run.log.losses:
+        notes.append("No loss curves: log.jsonl holds no losses.")
+    if not run.log.validation:
+        notes.append("No validation curve: nothing was measured on held-out images during training.")
+    if not run.recipe_text:
+        notes.append("No recipe: recipe.toml is absent.")
+    return notes
+
+
+def _alarms(run: RunRecord) -> list[dict[str, Any]]:
+    """One entry an alarm's name, with all of its steps and the latest message."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for entry in run.log.alarms:
+        alarm = grouped.setdefault(str(entry["alarm"]), {"name": str(entry["alarm"]), "steps": []})
+        alarm["steps"].append(int(entry["step"]))
+        alarm["message"] = str(entry.get("message") or "")
+    return list(grouped.values())
+
+
+def _split_summary(run: RunRecord) -> dict[str, Any]:
+    """Images and subjects of every set and domain, how they were parted, and a leak that was let pass."""
+    found, names, rows = run.split.get("splits") or run.split, dict(zip("ab", run.domains, strict=False)), []
+    for name in ("train", "validation", "test"):
+        records = [record for record in found.get(name) or () if isinstance(record, dict)]
+        letters = [str(record.get("domain", "")) for record in records]
+        subjects = {record["subject"] for record in records if record.get("subject")}
+        images = Counter(names.get(letter, letter) for letter in letters)
+        rows.append({"name": name, "images": images, "subjects": len(subjects)})
     return {
-        "steps": steps,
-        "frames": {
-            b.direction.key: {"output": frames(b.outputs), "error": frames(b.errors), "mean": b.error_means}
-            for b in blocks
-        },
-        "scores": {b.direction.key: [_score_line(run, b.direction.key, step) for step in steps] for b in blocks},
-        "charts": [c.data for charts in curves.values() for c in charts],
+        "rows": rows,
+        "domains": sorted({domain for row in rows for domain in row["images"]}),
+        "how": str(run.split.get("how") or ""),
+        "leak": str(run.split.get("leakage_allowed") or ""),
     }
 
 
-def _score_line(run: RunRecord, direction: str, step: int) -> str:
-    found = [
-        f"{metric_name(metric)} {number(by_direction[direction][step], 3)}"
-        for metric, by_direction in run.log.validation.items()
-        if step in by_direction.get(direction, {})
-    ]
-    return f"validation at this step: {', '.join(found)}" if found else ""
+def _commands(run: RunRecord) -> list[tuple[str, str]]:
+    """(what it does, command line), with this run's own folder and domains."""
+    path = run.path
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    folder = shlex.quote(str(path))
+    lines = [] if run.metrics else [("Go on training where it stopped", f"gantk resume {folder}")]
+    targets = [d.target for d in run.directions if d.source] if run.directions else run.domains[::-1]
+    for target in dict.fromkeys(targets):
+        to = shlex.quote(target)
+        lines.append((f"Make {target} images", f"gantk translate {folder} INPUT OUTPUT --to {to}"))
+    if any(d.source is None for d in run.directions):
+        lines.append(("Draw new images", f"gantk sample {folder} -n 64 --out IMAGES"))
+    else:
+        lines.append(("Measure again, numbers only", f"gantk eval {folder}"))
+    if run.metrics:
+        lines.append(("Measure and report again, from the last checkpoint", f"gantk resume {folder}"))
+    return lines

@@ -1,22 +1,23 @@
-"""The run folder as the report reads it: whatever is missing or half written is named, never fatal."""
+"""The run folder as read by the report: a file that is missing or half written is named in `problems`, never fatal."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
-from gantk.report.figures import Points
-from gantk.report.naming import arrow, direction_name
+from gantk.report.words import arrow, direction_name
+
+Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
 
 
 @dataclass
 class Log:
-    """`log.jsonl` by what it says: losses[group][name], validation[metric][direction], alarms, speed, stages.
+    """`log.jsonl`, sorted: losses[group][name], validation[metric][direction], alarms, speed, stages.
 
     `selection[criterion][direction]` is what the checkpoint was chosen by; its criterion "score" has no direction ("").
     """
@@ -26,34 +27,37 @@ class Log:
     selection: dict[str, dict[str, Points]] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
-    stages: list[tuple[int, str]] = field(default_factory=list)  # first logged step of each stage
+    stages: dict[str, int] = field(default_factory=dict)  # the first logged step of each
     seconds: float | None = None
     last_step: int | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
+        """Sorts one line in; raises where it is not one that a run writes."""
         step = int(entry["step"])
         self.last_step = max(step, self.last_step or 0)
-        for full_name, value in _mapping(entry.get("losses")).items():
+
+        def note(table: dict[str, dict[str, Points]], group: str, name: str, value: Any) -> None:
+            table.setdefault(group, {}).setdefault(name, {})[step] = _number(value)
+
+        for full_name, value in mapping(entry.get("losses")).items():
             group, _, name = full_name.rpartition("/")
-            self.losses.setdefault(group or "losses", {}).setdefault(name, {})[step] = _number(value)
-        for direction, scores in _mapping(entry.get("validation")).items():
-            for metric, value in _mapping(scores).items():
-                self.validation.setdefault(metric, {}).setdefault(direction, {})[step] = _number(value)
-        for direction, criteria in _mapping(entry.get("selection")).items():
+            note(self.losses, group or "losses", name, value)
+        for direction, scores in mapping(entry.get("validation")).items():
+            for metric, value in mapping(scores).items():
+                note(self.validation, metric, direction, value)
+        for direction, criteria in mapping(entry.get("selection")).items():
             several = isinstance(criteria, dict)
             for name, value in criteria.items() if several else [(direction, criteria)]:
                 if not isinstance(value, str):  # a save that was barred says why
-                    found = self.selection.setdefault(name, {}).setdefault(direction if several else "", {})
-                    found[step] = _number(value)
+                    note(self.selection, name, direction if several else "", value)
         if "alarm" in entry:
             self.alarms.append(entry)
         if entry.get("images_per_s") is not None:
             self.images_per_s[step] = _number(entry["images_per_s"])
         if entry.get("seconds") is not None:
             self.seconds = _number(entry["seconds"])
-        stage = entry.get("stage")
-        if stage is not None and stage not in [name for _, name in self.stages]:
-            self.stages.append((step, str(stage)))
+        if entry.get("stage") is not None:
+            self.stages.setdefault(str(entry["stage"]), step)
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,16 @@ class RunRecord:
     @property
     def domains(self) -> tuple[str, ...]:
         """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        named = _mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains") or ()
+        named = mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains") or ()
         return tuple(str(name) for name in named) if isinstance(named, list | tuple) else ()
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return self.samples.directions if self.samples else ()
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
-        plain = direction.removesuffix("_post")
-        if plain != direction:
-            return f"{self.label(plain)}, after the post-steps"
-        for known in self.samples.directions if self.samples else ():
-            if known.key == direction:
-                return known.label
-        return direction_name(direction, self.domains)
+        return direction_name(direction, self.domains, {known.key: known.label for known in self.directions})
 
 
 def read_run(path: Path) -> RunRecord:
@@ -132,42 +134,37 @@ def read_run(path: Path) -> RunRecord:
         )
     problems: list[str] = []
 
-    def load(name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
-        file = path / name
-        if not file.is_file():
-            return {}
+    def load(name: str, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
         try:
-            return dict(parse(file.read_text(encoding="utf-8")))
+            return dict(parse((path / name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
         except (ValueError, TypeError, OSError) as error:
             problems.append(f"{name} could not be read: {error}")
             return {}
 
-    recipe_text = _text(path / "recipe.toml")
-    return RunRecord(
-        path=path,
-        recipe_text=recipe_text,
-        recipe=load("recipe.toml", tomllib.loads),
-        environment=load("environment.json", json.loads),
-        split=load("split.json", json.loads),
-        metrics=load("metrics.json", json.loads),
-        best=load("best.json", json.loads),
-        log=_read_log(path / "log.jsonl"),
-        samples=_samples(path / "samples", load("samples/index.json", json.loads), problems),
-        problems=tuple(problems),
-    )
-
-
-def _read_log(path: Path) -> Log:
     log = Log()
-    for line in _text(path).splitlines():
+    for line in _text(path / "log.jsonl").splitlines():
         try:
             log.add(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # a killed run leaves its last line half written
-    return log
+    return RunRecord(
+        path=path,
+        recipe_text=_text(path / "recipe.toml"),
+        recipe=load("recipe.toml", tomllib.loads),
+        environment=load("environment.json"),
+        split=load("split.json"),
+        metrics=load("metrics.json"),
+        best=load("best.json"),
+        log=log,
+        samples=_samples(path / "samples", load("samples/index.json"), problems),
+        problems=tuple(problems),
+    )
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
+    """What index.json lists, without the steps whose pictures are gone; None where nothing is left."""
     if not index:
         return None
     try:
@@ -181,14 +178,15 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         return None
     samples = Samples(folder, directions, steps, bool(index.get("has_truth")))
     on_disk = tuple(s for s in steps if any(samples.output(d, 0, s).is_file() for d in directions))
-    return Samples(folder, directions, on_disk, samples.has_truth) if on_disk else None
+    return replace(samples, steps=on_disk) if on_disk else None
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The value where it is a table, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 

@@ -1,12 +1,10 @@
-"""Names and numbers as a reader knows them: metrics, baselines, directions, scores with their unit and interval."""
+"""Numbers, times, metrics and directions in words: `24.31 dB`, `3 h 05 min`, `MS-SSIM`, `T1 → T2`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from gantk.report.figures import number
 
 ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause")
 BASELINE_NAMES = {
@@ -19,8 +17,43 @@ BASELINE_NAMES = {
 }
 FITTED_ON_PAIRS = ("intensity_map", "regression")
 REGIONS = ("foreground", "lesion")
-LETTERS = {"a": 0, "b": 1}
 Scored = dict[str, Any]  # one row of metrics.json: value, ci95, n, unit, definition, ...
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A value to four significant digits; infinity as ∞, nothing as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter: `52 s`, `4 min 12 s`, `3 h 05 min`, `2 d 04 h`."""
+    whole = round(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below:02d} {small}"
+    return f"{whole} s"
+
+
+def short_time(seconds: float) -> str:
+    """`12 ms`, `0.46 s`, `93 s`; from two minutes on as `duration` writes it."""
+    if seconds < 0.1:
+        return f"{number(1000 * seconds, 3)} ms"
+    return f"{number(seconds, 3)} s" if seconds < 120 else duration(seconds)
+
+
+def joules(energy: float) -> str:
+    """`820 J`, `12.4 kJ`, `3.1 MJ`."""
+    size, unit = next(((s, u) for s, u in ((1e6, "MJ"), (1e3, "kJ")) if energy >= s), (1, "J"))
+    return f"{number(energy / size, 3)} {unit}"
+
+
+def listed(items: Sequence[str], conjunction: str = "and") -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {conjunction} {items[-1]}"
 
 
 def metric_name(name: str) -> str:
@@ -39,6 +72,7 @@ def region_of(metric: str) -> str:
 
 
 def baseline_name(name: str) -> str:
+    """`histogram` is histogram matching; a name of a plugin's, with spaces."""
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
@@ -47,22 +81,22 @@ def arrow(source: str, target: str) -> str:
     return f"{source}\u00a0→\u00a0{target}"
 
 
-def direction_name(key: str, domains: Sequence[str]) -> str:
-    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where the domains are not known."""
+def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
+    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` tell."""
     plain = key.removesuffix("_post")
     if plain != key:
-        return f"{direction_name(plain, domains)}, after the post-steps"
+        return f"{direction_name(plain, domains, known)}, after the post-steps"
+    if known and key in known:
+        return known[key]
     if key == "image" and domains:
         return f"{domains[0]} from noise"
     source, _, target = key.partition("_to_")
-    if not target:
-        return key
-    known = [domains[LETTERS[x]] if x in LETTERS and LETTERS[x] < len(domains) else x for x in (source, target)]
-    return arrow(*known)
+    names = dict(zip("ab", domains, strict=False))
+    return arrow(names.get(source, source), names.get(target, target)) if target else key
 
 
 def decimals(entry: Scored) -> int:
-    """Decibels to a hundredth, scores near one to three places: set by the model's value, so that rows line up."""
+    """Places after the point: 2 for decibels, 3 for scores near one; set by the model's value, so that rows line up."""
     size = abs(entry.get("value") or 0.0)
     if entry.get("unit") == "dB":
         return 2
@@ -70,23 +104,20 @@ def decimals(entry: Scored) -> int:
 
 
 def digits(value: float | None, places: int) -> str:
+    """A value with so many places, or as `number` writes it where it is not finite or too small for them."""
     if value is None or not math.isfinite(value) or 0 < abs(value) < 1e-4:
         return number(value, 3)
     return f"{value:.{places}f}".replace("-", "−")
 
 
 def with_unit(entry: Scored, places: int) -> str:
+    """`24.31 dB`."""
     return f"{digits(entry.get('value'), places)} {entry.get('unit') or ''}".strip()
 
 
-def ends(entry: Scored) -> tuple[float | None, float | None, float | None]:
-    """Lower end of the interval, value, upper end."""
-    interval = entry.get("ci95") or (None, None)
-    return interval[0], entry.get("value"), interval[1]
-
-
 def interval(entry: Scored, places: int) -> str:
-    low, _, high = ends(entry)
+    """`23.81 to 24.81`, the ends of the 95 % interval; "" where there is none."""
+    low, high = entry.get("ci95") or (None, None)
     return f"{digits(low, places)} to {digits(high, places)}" if low is not None and high is not None else ""
 
 
@@ -94,8 +125,3 @@ def count(entry: Scored) -> str:
     """How many stand behind a score: patients, and their images where that is another number."""
     n, images = entry.get("n"), entry.get("images")
     return "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
-
-
-def listed(items: Sequence[str], conjunction: str = "and") -> str:
-    """`A`, `A and B`, `A, B and C`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {conjunction} {items[-1]}"

@@ -1,25 +1,27 @@
-"""Curves as inline SVG paths, axes and ticks: what the page draws without a plotting library."""
+"""Curves as inline SVG paths with axes and ticks, drawn without a plotting library."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
+from gantk.report.run_record import Points
+from gantk.report.words import number
+
 SIDE = 1000  # the viewBox of every curve; the page stretches it, so text and dots are HTML placed by percentage
 MOST_POINTS = 500  # a curve with more is averaged in bins, which the page says
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten where `log`."""
 
     log: bool
     low: float
     high: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: list[tuple[float, str]]
 
     def place(self, value: float) -> float | None:
         """The height of a value, 0 at the top and 1 at the bottom; None where the axis cannot show it."""
@@ -28,19 +30,14 @@ class Axis:
         return (self.high - (math.log10(value) if self.log else value)) / (self.high - self.low)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One line: per axis an SVG path of the values and, where there are many, one of their moving average."""
 
     name: str
     values: tuple[float | None, ...]
+    latest: str
     paths: dict[str, str]
     trends: dict[str, str]
-
-    @property
-    def latest(self) -> str:
-        known = [value for value in self.values if value is not None]
-        return number(known[-1]) if known else "–"
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,12 @@ class Chart:
     curves: tuple[Curve, ...]
     axes: dict[str, Axis]
     shown: str  # the axis the page opens with
-    x_ticks: tuple[tuple[float, str], ...]
+    x_ticks: list[tuple[float, str]]
     bin: int  # log entries averaged into one point
     x: str  # a place on the horizontal axis in words, such as "step {}"
 
     def at(self, place: float) -> str:
+        """A place on the horizontal axis in words."""
         return self.x.replace("{}", _counted(place))
 
     def x_percent(self, step: float) -> float:
@@ -64,7 +62,7 @@ class Chart:
         return 100 * (step - first) / ((last - first) or 1)
 
     @property
-    def data(self) -> dict[str, object]:
+    def data(self) -> dict[str, Any]:
         """What the page's script needs to read values off the curves."""
         return {
             "steps": self.steps,
@@ -92,31 +90,34 @@ def chart(
         return None
     steps, table, width = _binned(series)
     finite = table[np.isfinite(table)]
-    axes = {"linear": _linear_axis(finite.min(), finite.max(), from_zero)}
-    shown = "linear"
+    axes, shown = {"linear": _linear_axis(finite.min(), finite.max(), from_zero)}, "linear"
     if allow_log and finite.min() > 0:
         axes["log"] = _log_axis(finite.min(), finite.max())
         shown = "log" if finite.max() > 30 * np.median(finite) else "linear"
     first, last = float(steps[0]), float(steps[-1])
     span = last - first or 1.0
     fractions = (steps - first) / span
-    read = [_between(steps, row) if joined else row for row in table]
-    curves = tuple(
-        Curve(
-            name=name,
-            values=tuple(float(f"{value:.5g}") if math.isfinite(value) else None for value in values),
-            paths={key: _path(fractions, row, axis) for key, axis in axes.items()},
-            trends={key: _path(fractions, _trend(row), axis) for key, axis in axes.items()}
-            if len(row) >= 60 and not joined
-            else {},
-        )
-        for name, row, values in zip(series, table, read, strict=True)
+
+    def curve(name: str, row: np.ndarray) -> Curve:
+        known = np.isfinite(row)
+        read = np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan) if joined else row
+        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in read]
+        paths = {key: _path(fractions, row, axis) for key, axis in axes.items()}
+        trend = _trend(row) if len(row) >= 60 and not joined else None
+        trends = {} if trend is None else {key: _path(fractions, trend, axis) for key, axis in axes.items()}
+        latest = next((number(value) for value in reversed(values) if value is not None), "–")
+        return Curve(name, tuple(values), latest, paths, trends)
+
+    return Chart(
+        title,
+        tuple(int(step) if step.is_integer() else float(step) for step in steps),
+        tuple(curve(name, row) for name, row in zip(series, table, strict=True)),
+        axes,
+        shown,
+        [(100 * (at - first) / span, tick.replace("{}", _counted(at))) for at in nice_ticks(first, last, 5)],
+        width,
+        x,
     )
-    x_ticks = tuple(
-        (100 * (place - first) / span, tick.replace("{}", _counted(place))) for place in nice_ticks(first, last, 5)
-    )
-    places = tuple(int(s) if s.is_integer() else float(s) for s in steps)
-    return Chart(title, places, curves, axes, shown, x_ticks, width, x)
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
@@ -129,17 +130,8 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A value for reading: four significant digits, infinity as ∞, nothing as a dash."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}g}".replace("-", "−")
-
-
 def _counted(place: float) -> str:
-    """A place on the horizontal axis: whole numbers with their thousands apart, others to four digits."""
+    """Whole numbers with their thousands apart, others to four digits."""
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:.4g}"
 
 
@@ -152,42 +144,37 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
         return steps, table, 1
     edges = np.arange(0, len(steps), width)
     known = np.isfinite(table)
-    count = np.add.reduceat(known, edges, axis=1)
     total = np.add.reduceat(np.where(known, table, 0.0), edges, axis=1)
-    means = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
+    means = _divided(total, np.add.reduceat(known.astype(float), edges, axis=1))
     return np.maximum.reduceat(steps, edges), means, width
-
-
-def _between(steps: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """A series at every place between its own first and last one, as its line is drawn; NaN beyond them."""
-    known = np.isfinite(row)
-    return np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan)
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
     """Centred moving average over a thirtieth of the curve."""
     window = np.ones(2 * (len(row) // 60) + 1)
     known = np.isfinite(row)
-    weight = np.convolve(known.astype(float), window, mode="same")
     total = np.convolve(np.where(known, row, 0.0), window, mode="same")
-    return np.divide(total, weight, out=np.full(row.shape, math.nan), where=known & (weight > 0))
+    return _divided(total, known * np.convolve(known.astype(float), window, mode="same"))
+
+
+def _divided(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where the weight is 0."""
+    return np.divide(total, weight, out=np.full(total.shape, math.nan), where=weight > 0)
 
 
 def _path(fractions: np.ndarray, row: np.ndarray, axis: Axis) -> str:
-    places = [
-        f"{SIDE * x:.1f} {SIDE * y:.1f}"
-        for x, y in ((x, axis.place(float(value))) for x, value in zip(fractions, row, strict=True))
-        if y is not None
-    ]
-    return "M" + "L".join(places) if places else ""
+    """An SVG path through the values, those left out that the axis cannot show."""
+    heights = [axis.place(float(value)) for value in row]
+    points = [f"{SIDE * x:.1f} {SIDE * y:.1f}" for x, y in zip(fractions, heights, strict=True) if y is not None]
+    return "M" + "L".join(points) if points else ""
 
 
 def _linear_axis(low: float, high: float, from_zero: bool) -> Axis:
-    if from_zero and low >= 0:
-        low = 0.0
+    from_zero = from_zero and low >= 0
+    low = 0.0 if from_zero else low
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    high, low = high + margin, low if low == 0 and from_zero else low - margin
-    ticks = tuple((100 * (high - tick) / (high - low), number(tick)) for tick in nice_ticks(low, high, 5))
+    high, low = high + margin, low if from_zero else low - margin
+    ticks = [(100 * (high - tick) / (high - low), number(tick)) for tick in nice_ticks(low, high, 5)]
     return Axis(False, float(low), float(high), ticks)
 
 
@@ -198,5 +185,6 @@ def _log_axis(low: float, high: float) -> Axis:
     multiples = (1,) if top - bottom > 2.5 else (1, 2, 5)
     values = [m * 10.0**p for p in range(math.floor(bottom), math.ceil(top) + 1) for m in multiples]
     inside = [value for value in values if bottom <= math.log10(value) <= top]
-    ticks = tuple((100 * (top - math.log10(value)) / (top - bottom), number(value)) for value in inside)
-    return Axis(True, bottom, top, ticks)
+    return Axis(
+        True, bottom, top, [(100 * (top - math.log10(value)) / (top - bottom), number(value)) for value in inside]
+    )
