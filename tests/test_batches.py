@@ -110,7 +110,7 @@ def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, 
         except UserError as error:
             failed.append(step)
             assert "image 5 is broken" in str(error) and "(here)" in str(error)
-    assert failed == [step for step in range(8) if batches._indices("image", step) == [5]]
+    assert failed == [step for step in range(8) if batches._order(0, 0, 8)[step] == 5]
     feed.close()
 
 

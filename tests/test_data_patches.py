@@ -11,7 +11,7 @@ from gantk.data.batches import Batches, ImageSet
 from gantk.data.dataset import Data
 from gantk.data.intensity import Window
 from gantk.data.items import Record
-from gantk.data.preparation import Stacks
+from gantk.data.preparation import Preparation, stacked
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.method import Method
@@ -65,31 +65,29 @@ def slices(subject, count, channels=1):
     return [Record("a", subject, f"{subject}/{i:03d}", partial(read, i), position=float(i)) for i in range(count)]
 
 
-def middle(record):
-    return [round(float(value), 1) for value in record.read()[:, 4, 4]]
+def middles(records, members, neighbours):
+    """The values in the middle of each channel of each member's image."""
+    preparation = Preparation(records, (8, 8), "pad")
+    preparation.stacks = stacked(records, [members], neighbours)
+    return [[round(float(value), 1) for value in preparation.to_size(record)[:, 4, 4]] for record in members]
 
 
 def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
-    records = slices("p", 5)
-    stacked = Stacks(records, 1).of(records)
-    assert [middle(record) for record in stacked] == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
-    assert [record.key for record in stacked] == [record.key for record in records]
-    assert middle(Stacks(records, 2).of(records)[1]) == [0, 0, 1, 2, 3]
-    contrasts = slices("p", 3, channels=2)
-    assert middle(Stacks(contrasts, 1).of(contrasts)[1]) == [0, 0.1, 1, 1.1, 2, 2.1]
+    records, contrasts = slices("p", 5), slices("p", 3, channels=2)
+    assert middles(records, records, 1) == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert middles(records, records, 2)[1] == [0, 0, 1, 2, 3]
+    assert middles(contrasts, contrasts, 1)[1] == [0, 0.1, 1, 1.1, 2, 2.1]
     unordered = [Record("a", "p", f"p/{i}", partial(ramp, i, (8, 8))) for i in range(3)]
     with pytest.raises(UserError, match=r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"):
-        Stacks(unordered, 1)
+        stacked(unordered, [unordered], 1)
 
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
-    records = slices("p", 40) + slices("q", 40)
+    records, seen = slices("p", 40) + slices("q", 40), set()
     splits, _ = split_records(records, test=0.2, validation=0.1, by="block", gap=2)
-    stacks, seen = Stacks(records, 1), set()
     for name, members in splits.items():
         own = {(record.subject, record.position) for record in members}
-        for record in stacks.of(members):
-            below, here, above = middle(record)
+        for record, (below, here, above) in zip(members, middles(records, members, 1), strict=True):
             assert {(record.subject, below), (record.subject, above)} <= own
             assert here == record.position and here - below in (0, 1) and above - here in (0, 1)
             seen.add((name, here - below, above - here))

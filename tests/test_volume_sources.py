@@ -13,7 +13,7 @@ from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
 from gantk.data.batches import Batches
-from gantk.data.dataset import Data, intensity_from
+from gantk.data.dataset import Data
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.folders import Folders, Images
@@ -326,7 +326,8 @@ def test_intensities_are_fitted_and_restored_for_each_contrast(patients):
     batch = Batches(data.training_sets(), 16, 0, paired=True).at(0)
     for channel in range(3):
         assert -1.01 <= batch["a"][:, channel].min() < -0.9 < 0.5 < batch["a"][:, channel].max() <= 1.01
-    again = intensity_from(data.table, json.loads(json.dumps(data.intensity_state())))
+    data.restore_intensity(json.loads(json.dumps(data.intensity_state())))
+    again = data.intensity
     native = data.training[0].read()
     np.testing.assert_array_equal(again["a"].forward(native), mapping.forward(native))
     assert again["a"].state() == mapping.state() and again["a"].range == (-1.0, 1.0)

@@ -21,6 +21,8 @@ from gantk.errors import UserError
 from gantk.method import Batch
 
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
+LIMITS = {"p": (0, 1), "degrees": (0, math.inf), "shift": (0, math.inf), "scale": (0, 0.99), "smallest": (0.01, 1)}
+LIMITS["side"] = (0.01, 1)
 
 
 @dataclass(eq=False)
@@ -32,7 +34,10 @@ class Augment:
     geometric: ClassVar[bool] = False  # moves pixels: registered images have to move together
 
     def __post_init__(self):
-        self._expect(0 <= self.p <= 1, f"p = {self.p:g} is no probability", "0 to 1")
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name, low) <= high:
+                what = f"{name} = {getattr(self, name):g} is out of range"
+                raise UserError(what, where="data.augment", allowed=f"{low:g} to {high:g}")
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""
@@ -47,11 +52,6 @@ class Augment:
         """One uniform float32 number for each image, shaped (N, 1, ...) to multiply with it."""
         number = torch.rand(len(image), *[1] * (self.dims + 1), device=image.device)
         return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
-
-    @staticmethod
-    def _expect(fits: bool, what: str, allowed: str) -> None:
-        if not fits:
-            raise UserError(what, where="data.augment", allowed=allowed)
 
 
 @option_fields
@@ -98,12 +98,6 @@ class Affine(Augment):
     scale: float = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
     geometric = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        what = f"degrees = {self.degrees:g}, shift = {self.shift:g}, scale = {self.scale:g} are out of range"
-        fits = min(self.degrees, self.shift, self.scale) >= 0 and self.scale < 1
-        self._expect(fits, what, "degrees and shift of 0 or more, scale from 0 to below 1")
-
     def apply(self, image: Tensor) -> Tensor:
         """Turn, shift and resize all, about their middle; pixels are taken as squares, voxels as cubes."""
         from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
@@ -116,8 +110,7 @@ class Affine(Augment):
         else:
             turn = axis_angle_to_rotation_matrix(math.pi / 90 * self.degrees * turns)
         linear = turn / (1 + 2 * self.scale * size[:, :, None])
-        moved = torch.stack([2 * self.shift * x * side for x, side in zip(shift.T, image.shape[:1:-1], strict=True)], 1)
-        return warp(image, linear, (linear * moved[:, None]).sum(2))
+        return warp(image, linear, (linear * in_pixels(2 * self.shift * shift, image)[:, None]).sum(2))
 
 
 @option_fields
@@ -148,17 +141,12 @@ class Crop(Augment):
     smallest: float = 0.8  # smallest side of the part, as a share of the image's
     geometric = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._expect(0 < self.smallest <= 1, f"smallest = {self.smallest:g} is no part", "above 0, up to 1")
-
     def apply(self, image: Tensor) -> Tensor:
         """Enlarge a part of all: of pictures every area is as likely, of volumes every side."""
         power = 2 if self.dims == 2 else 1
         part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
-        shift = torch.stack([x * side for x, side in zip(place.T, image.shape[:1:-1], strict=True)], 1)
-        return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], shift)
+        return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], in_pixels(place, image))
 
 
 @option_fields
@@ -204,10 +192,6 @@ class Cutout(Augment):
     side: float = 0.3  # side of the box, as a share of the image's
     geometric = True  # the same box in registered images, else one shows what the other has lost
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._expect(0 < self.side <= 1, f"side = {self.side:g} is no box", "above 0, up to 1")
-
     def apply(self, image: Tensor) -> Tensor:
         shown = torch.zeros((), dtype=torch.bool, device=image.device)
         for axis, side in enumerate(image.shape[2:], start=2):
@@ -216,6 +200,11 @@ class Cutout(Augment):
             behind = index - (self.draw(image) * (side - width + 1)).floor()
             shown = shown | (behind < 0) | (behind >= width)
         return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
+
+
+def in_pixels(shares: Tensor, image: Tensor) -> Tensor:
+    """Shifts (N, dims) as shares of an image's sides, x first, in pixels."""
+    return torch.stack([x * side for x, side in zip(shares.T, image.shape[:1:-1], strict=True)], 1)
 
 
 def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
@@ -231,25 +220,24 @@ def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
     places = F.pad(torch.cat([linear, offset[:, :, None]], dim=2), (0, 0, 0, 1))
     places[:, -1, -1].fill_(1)
     sample = homography_warp if image.ndim == 4 else homography_warp3d
-    size = tuple(image.shape[2:])
-    warped = sample(image.float(), places, size, padding_mode="border", normalized_coordinates=False)
-    return warped.to(image.dtype)
+    kept = {"padding_mode": "border", "normalized_coordinates": False}
+    return sample(image.float(), places, tuple(image.shape[2:]), **kept).to(image.dtype)
 
 
 def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     """The batch after random changes, drawn from the global generator of its device: what moves pixels moves an image
     with its mask, and pairs together; what changes brightness changes images alone. Labels stay."""
     images = [name for name in batch if batch[name].ndim > 1 and not name.startswith("mask_")]
-    alone = [[name] for name in images]
     moving = [[name for name in (image, f"mask_{image}") if name in batch] for image in images]
     moving = [sum(moving, [])] if paired else moving
     changed = Batch(batch)
     for augment in augments:
-        for names in moving if augment.geometric else alone:
+        for names in moving if augment.geometric else [[name] for name in images]:
+            parts = [changed[name] for name in names]
             if len(names) == 1:
-                changed[names[0]] = augment(changed[names[0]])
+                changed[names[0]] = augment(*parts)
                 continue
-            parts = [changed[name] for name in names]  # side by side as channels they get the same change
+            # side by side as channels they get the same change
             whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
             for name, part, before in zip(names, whole, parts, strict=True):
                 changed[name] = torch.empty_like(before).copy_(part)  # in the memory format of the image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -99,7 +100,7 @@ class Batches:
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
-        self._orders: dict[tuple[str, int], list[int]] = {}
+        self._orders: dict[tuple[int, int, int], np.ndarray] = {}  # by stream, epoch and number of images
         self._lock = Lock()
         self._ahead: dict[int, Future[Batch]] = {}  # by step
         self._pool: ThreadPoolExecutor | None = None
@@ -117,9 +118,11 @@ class Batches:
         if not self.workers:
             return self._gather(step)
         if step not in self._ahead:  # the first step, or not the one after the last
-            self._drop()
-        last = step + AHEAD * self.workers
-        for wanted in range(step, last + 1 if self.end is None else max(step + 1, min(last + 1, self.end))):
+            for future in self._ahead.values():
+                future.cancel()
+            self._ahead.clear()
+        last = step + AHEAD * self.workers + 1
+        for wanted in range(step, last if self.end is None else max(step + 1, min(last, self.end))):
             if wanted not in self._ahead:
                 self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
                 self._ahead[wanted] = self._pool.submit(self._gather, wanted)
@@ -132,55 +135,44 @@ class Batches:
 
     def close(self) -> None:
         """Stop reading ahead; `at` starts it again."""
-        self._drop()
+        self._ahead.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _drop(self) -> None:
-        for future in self._ahead.values():
-            future.cancel()
-        self._ahead.clear()
-
     def _gather(self, step: int) -> Batch:
         first = (step * self.world + self.rank) * self.batch
-        parts: dict[str, list] = {}
+        parts: dict[str, list] = defaultdict(list)
         for name, images in self.sets.items():
-            indices = self._indices(name, first)
-            shown = [images.prepared(index) for index in indices]
-            windows = [self._window(name, place) for place in range(first, first + self.batch)]
-            parts[name] = [image.numpy()[window] for (image, _), window in zip(shown, windows, strict=True)]
-            if images.masks:
-                parts[f"mask_{name}"] = [mask.numpy()[where] for (_, mask), where in zip(shown, windows, strict=True)]
-            if images.classes:
-                parts.setdefault("label", [images.classes.index(images.records[index].label) for index in indices])
+            stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
+            for place in range(first, first + self.batch):
+                index = self._order(stream, place // count, count)[place % count]
+                image, mask = images.prepared(index)
+                window = self._window(images, stream, place)
+                parts[name].append(image.numpy()[window])
+                if images.masks:
+                    parts[f"mask_{name}"].append(mask.numpy()[window])
+                if images.classes and name == next(iter(self.sets)):
+                    parts["label"].append(images.classes.index(images.records[index].label))
         # By numpy, which copies in this thread alone: torch would call up threads that the training step needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
-    def _indices(self, name: str, first: int) -> list[int]:
-        count = len(self.sets[name])
-        return [self._order(name, place // count)[place % count] for place in range(first, first + self.batch)]
-
-    def _window(self, name: str, place: int) -> tuple:
+    def _window(self, images: ImageSet, stream: int, place: int) -> tuple:
         """Which part of the image at this place of the order is shown: the same part of registered images."""
-        images = self.sets[name]
         if images.patch is None or images.patch == images.size:
             return (...,)
-        rng = np.random.default_rng([self.seed, WINDOWS, self._stream(name), place])
+        rng = np.random.default_rng([self.seed, WINDOWS, stream, place])
         starts = [int(rng.integers(side - shown + 1)) for side, shown in zip(images.size, images.patch, strict=True)]
         return (slice(None), *(slice(at, at + shown) for at, shown in zip(starts, images.patch, strict=True)))
 
-    def _stream(self, name: str) -> int:
-        return 0 if self.paired else sorted(self.sets).index(name)
-
-    def _order(self, name: str, epoch: int) -> list[int]:
+    def _order(self, stream: int, epoch: int, count: int) -> np.ndarray:
         with self._lock:
-            if (name, epoch) not in self._orders:
-                for old in [key for key in self._orders if key[0] == name and key[1] < epoch - 1]:
+            if (stream, epoch, count) not in self._orders:
+                for old in [key for key in self._orders if key[0] == stream and key[1] < epoch - 1]:
                     del self._orders[old]
-                rng = np.random.default_rng([self.seed, self._stream(name), epoch])
-                self._orders[name, epoch] = rng.permutation(len(self.sets[name])).tolist()
-            return self._orders[name, epoch]
+                rng = np.random.default_rng([self.seed, stream, epoch])
+                self._orders[stream, epoch, count] = rng.permutation(count)
+            return self._orders[stream, epoch, count]
 
 
 class Prefetcher:
@@ -200,21 +192,18 @@ class Prefetcher:
         """That step's batch; what went wrong while it was read is raised here. Never waits for the device."""
         if self.copy is None:
             return Batch({name: self.runtime.place(x, self.dims) for name, x in self.batches.at(step).items()})
-        (_, batch, sent), self._sent = self._begun(step), None
+        begun, self._sent = self._sent, None
+        if begun is None or begun[0] != step:
+            begun = (step, *self.copy.send(self.batches.at(step)))
         if self.batches.ready(step + 1):
-            self._sent = self._begun(step + 1)
-        self.copy.receive(batch, sent)
-        return Batch({name: self.runtime.place(x, self.dims) for name, x in batch.items()})
+            self._sent = (step + 1, *self.copy.send(self.batches.at(step + 1)))
+        self.copy.receive(*begun[1:])
+        return Batch({name: self.runtime.place(x, self.dims) for name, x in begun[1].items()})
 
     def close(self) -> None:
         """Let go of what was read and copied ahead; `at` starts again."""
         self._sent = None
         self.batches.close()
-
-    def _begun(self, step: int) -> tuple[int, Batch, Any]:
-        if self._sent is not None and self._sent[0] == step:
-            return self._sent
-        return step, *self.copy.send(self.batches.at(step))
 
 
 class CudaCopy:

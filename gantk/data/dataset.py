@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from gantk.data.intensity import VERSION as INTENSITY_VERSION
 from gantk.data.items import Record, contrast_names, domain_letters
 from gantk.data.leakage import check_leakage
 from gantk.data.near_duplicates import cached_fingerprint
-from gantk.data.preparation import Preparation, Stacks, fitted_mapping, mapping_from, middle, version_of
+from gantk.data.preparation import Preparation, fitted_mapping, mapping_from, stacked, version_of
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
@@ -63,11 +62,10 @@ class Data:
             intensity[letter], count = fitted_mapping(table, names, shown, preparation)
             channels[letter] = count * (2 * table.neighbours + 1)
         if table.neighbours:
-            stacks = Stacks(records, table.neighbours)
-            for members in (*splits.values(), used):
-                preparation.with_neighbours(stacks, members)
-        paired = method.paired
-        return cls(table, letters, paired, splits, how, used, intensity, channels, classes, contrasts, preparation)
+            preparation.stacks = stacked(records, [*splits.values(), used], table.neighbours)
+        return cls(
+            table, letters, method.paired, splits, how, used, intensity, channels, classes, contrasts, preparation
+        )
 
     @property
     def range(self) -> tuple[float, float]:
@@ -77,25 +75,17 @@ class Data:
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them where no neighbours come along."""
-        return middle(images, self.table.neighbours)
+        return images.chunk(2 * self.table.neighbours + 1, dim=1)[self.table.neighbours]
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain, whole; paired ones in the same order."""
         table, sets = self.table, {}
+        options = {"patch": table.patch, "masks": table.mask, "classes": self.classes, "preparation": self.preparation}
+        memory = table.memory / len(self.letters)
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
-                sets[letter] = ImageSet(
-                    records,
-                    self.intensity[letter],
-                    table.size,
-                    table.fit,
-                    table.memory / len(self.letters),
-                    patch=table.patch,
-                    masks=table.mask,
-                    classes=self.classes,
-                    preparation=self.preparation,
-                )
+                sets[letter] = ImageSet(records, self.intensity[letter], table.size, table.fit, memory, **options)
         return sets
 
     def image(self, record: Record) -> Tensor:
@@ -105,23 +95,16 @@ class Data:
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
         """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order."""
-        return self._pairs[split]
-
-    @cached_property
-    def _pairs(self) -> dict[str, list[dict[str, Record]]]:
-        return {split: list(complete_pairs(records).values()) for split, records in self.splits.items()}
+        return list(complete_pairs(self.splits[split]).values())
 
     def unpaired(self, letter: str) -> list[Record]:
         """Held-out records of a domain where no pairs are known; training records where nothing is held out."""
-        for split in ("validation", "test", "train"):
-            found = [record for record in self.splits[split] if record.domain == letter]
-            if found:
-                return found
-        return []
+        own = ([r for r in self.splits[split] if r.domain == letter] for split in ("validation", "test", "train"))
+        return next(filter(None, own), [])
 
     def leaks(self) -> UserError | None:
         """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
-        splits = self._splits_in_use
+        splits = self.splits | {"train": self.training}
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, splits.values())) > 1:
             for record in (record for members in splits.values() for record in members):
@@ -133,11 +116,6 @@ class Data:
         except UserError as error:
             return error
         return None
-
-    @property
-    def _splits_in_use(self) -> Splits:
-        """The splits, train as it is trained on."""
-        return self.splits | {"train": self.training}
 
     def description(self) -> list[str]:
         """What the data are, in lines for a person."""
@@ -157,7 +135,7 @@ class Data:
 
     def split_json(self) -> dict[str, Any]:
         """What split.json says: every image of every split, with a hash of every file."""
-        return {"how": self.how, "splits": split_json(self._splits_in_use)}
+        return {"how": self.how, "splits": split_json(self.splits | {"train": self.training})}
 
     def intensity_state(self) -> dict[str, Any]:
         """The fitted mappings, for the checkpoint."""
@@ -165,12 +143,7 @@ class Data:
 
     def restore_intensity(self, state: dict[str, Any]) -> None:
         """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
-        self.intensity.update(intensity_from(self.table, state))
-
-
-def intensity_from(table: DataTable, state: dict[str, Any]) -> dict[str, Any]:
-    """The fitted mappings that `Data.intensity_state` described."""
-    return {letter: mapping_from(table, each) for letter, each in state.items()}
+        self.intensity.update({letter: mapping_from(self.table, each) for letter, each in state.items()})
 
 
 def _records(table: DataTable, method: type) -> list[Record]:
@@ -195,7 +168,7 @@ def _records(table: DataTable, method: type) -> list[Record]:
 
 
 def _preparation(table: DataTable, records: list[Record]) -> Preparation:
-    """How these records become images, with the user's cache where there are files."""
+    """How these records become images, with the user's cache where there are files: of all that decides its pixels."""
     cache = Cache.default() if table.cache and any(record.files for record in records) else None
     source = {key: value for key, value in table.source.table().items() if key != "path"}
     grid = [table.domains, table.dims, table.size, table.plane, table.spacing]
@@ -226,10 +199,8 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     refused = table.missing == "refuse"
     lacking = [r for r in needed if r.missing and (refused or (method.paired and r.domain == "b"))]
     if lacking:
-        raise UserError(
-            f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
-            f"the first is '{lacking[0].key}' without {' and '.join(lacking[0].missing)}",
-            where="data.missing",
-            remedy=("remove them, " + ('set data.missing = "mask" to train a network that does without, ' * refused))
-            + "or leave that contrast out of data.domains",
-        )
+        what = f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
+        what += f"the first is '{lacking[0].key}' without {' and '.join(lacking[0].missing)}"
+        mask = 'set data.missing = "mask" to train a network that does without, ' * refused
+        remedy = f"remove them, {mask}or leave that contrast out of data.domains"
+        raise UserError(what, where="data.missing", remedy=remedy)

@@ -134,12 +134,18 @@ class Linear(Mapping):
             self.low, self.high = measured
 
     def _forward(self, image: Pixels) -> Pixels:
-        (low, high), (start, end) = self._fitted(), self.range
-        return _line(image, low, (end - start) / (high - low), start)
+        return self._line(image, (self.low, self.high), self.range)
 
     def _inverse(self, image: Pixels) -> Pixels:
-        (low, high), (start, end) = self._fitted(), self.range
-        return _line(image, start, (high - low) / (end - start), low)
+        return self._line(image, self.range, (self.low, self.high))
+
+    def _line(self, image: Pixels, before: tuple[float, float], after: tuple[float, float]) -> Pixels:
+        if self.low is None:
+            raise ValueError(f"the intensity mapping '{self.name}' was not fitted")
+        slope = (after[1] - after[0]) / (before[1] - before[0])
+        if is_tensor(image):
+            return (image - before[0]) * slope + after[0]
+        return like((np.asarray(image, np.float64) - before[0]) * slope + after[0], image)
 
     def _learnt(self) -> list[float] | None:
         return None if self.low is None else [self.low, self.high]
@@ -153,11 +159,6 @@ class Linear(Mapping):
             remedy = "look at the images, or choose other ends (low, high)"
             raise UserError(what, where="data.intensity", remedy=remedy)
         self.low, self.high = map(float, ends)
-
-    def _fitted(self) -> tuple[float, float]:
-        if self.low is None:
-            raise ValueError(f"the intensity mapping '{self.name}' was not fitted")
-        return self.low, self.high
 
 
 class Percentile(Linear, name="percentile"):
@@ -416,12 +417,6 @@ def like(exact: np.ndarray, image: np.ndarray) -> np.ndarray:
     """A result of float64 in the precision of the image that it was made of: float32 unless that is float64."""
     kept = np.float64 if getattr(image, "dtype", None) == np.float64 else np.float32
     return exact.astype(kept, copy=False)[()]
-
-
-def _line(image: Pixels, before: float, slope: float, after: float) -> Pixels:
-    if is_tensor(image):
-        return (image - before) * slope + after
-    return like((np.asarray(image, np.float64) - before) * slope + after, image)
 
 
 def _values(images: list[np.ndarray], foreground: Foreground) -> np.ndarray:

@@ -6,9 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +16,10 @@ from gantk.data.cache import Cache, digest
 from gantk.data.intensity import PerChannel, to_intensities, to_size
 from gantk.data.items import Record
 from gantk.data.resample import Resize
-from gantk.data.sources.masks import mask_at_size
 from gantk.errors import UserError
 from gantk.formats.files import files_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gantk.recipe.tables import DataTable
 
 FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
@@ -57,26 +52,20 @@ class Preparation:
                 groups[record.domain, record.files].append(record)
         self._places = {_id(record): (group, row) for group in groups.values() for row, record in enumerate(group)}
         self._names: dict[Hashable, str | None] = {}  # of entries
-        self._stacked: dict[Hashable, Callable[[], np.ndarray]] = {}
         self._measured: dict[Hashable, Any] = {}
         self._shapes: dict[Hashable, tuple[int, ...]] = {}  # of native images, as far as known
-
-    def with_neighbours(self, stacks: Stacks, records: Sequence[Record]) -> None:
-        """From now on the images of these records, one set of a split, come with their neighbours as channels."""
-        for record in stacks.of([replace(record, read=partial(self._to_size, record)) for record in records]):
-            self._stacked[_id(record)] = record.read
+        self.stacks: dict[Hashable, list[Record]] = {}  # the slices that a record's image consists of, see `stacked`
 
     def image(self, record: Record, intensity: Any) -> np.ndarray:
         """(C, *size) float32 in network intensities, by the own mapping of the record's scan where it has one."""
         return to_intensities(self.to_size(record), self.mapping(record, intensity))
 
     def to_size(self, record: Record) -> np.ndarray:
-        """(C, *size) float32 in native intensities; a contrast that the patient lacks is NaN."""
-        stacked = self._stacked.get(_id(record))
-        return self._to_size(record) if stacked is None else stacked()
+        """(C, *size) float32 in native intensities, neighbours as channels; a contrast that is not there is NaN."""
+        return np.concatenate([self._to_size(one) for one in self.stacks.get(_id(record), [record])])
 
     def mask(self, record: Record) -> np.ndarray | None:
-        """The record's mask (1, *size), from 0 to 1; None where it has none."""
+        """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
         if record.mask is None:
             return None
         row = self.kept("masks", record, self._mask) if record.mask_files else None
@@ -97,8 +86,7 @@ class Preparation:
         return self._measured[scan]
 
     def fact(self, what: str, records: Sequence[Record], which: Any, make: Callable[[], Any]) -> Any:
-        """The JSON that `make` finds out about these records under the intensity options: remembered where they have
-        files."""
+        """The JSON that `make` finds out about these records under the intensity options, remembered by their files."""
         contents = self._contents(file for record in records for file in record.files)
         if not contents or not all(record.files for record in records):
             return make()
@@ -118,7 +106,7 @@ class Preparation:
             keys = [[one.domain, one.key, one.missing] for one in group]
             self._names[entry] = contents and digest(kind, self.about, self.size, self.fit, contents, keys)
         name = self._names[entry]
-        rows = self.cache.rows(name, lambda: _stacked([make(one) for one in group])) if name else None
+        rows = self.cache.rows(name, lambda: _equally_long([make(one) for one in group])) if name else None
         return None if rows is None else np.array(rows[row])
 
     def _to_size(self, record: Record) -> np.ndarray:
@@ -140,15 +128,18 @@ class Preparation:
         return to_size(pixels, Resize(pixels.shape[1:], self.size, self.fit))
 
     def _mask(self, record: Record) -> np.ndarray:
-        native = self._shapes.get(_id(record)) or record.read().shape[1:]
-        return mask_at_size(record.mask(), native, self.size, self.fit, record.key)
+        native, mask = self._shapes.get(_id(record)) or record.read().shape[1:], record.mask()
+        if mask.shape != (1, *native):
+            sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
+            raise UserError(f"the mask of '{record.key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
+        return Resize(native, self.size, self.fit).forward(mask.astype(np.float32), fill=0.0)
 
 
 def _id(record: Record) -> tuple[str, str]:
     return record.domain, record.key
 
 
-def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
     longest = max(len(row) for row in rows)
     return np.stack([np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows])
 
@@ -165,56 +156,32 @@ def version_of(target: Any) -> Any:
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
 
 
-class Stacks:
-    """2.5-D: which slice lies beside which, within one domain, subject and folder, by `position`.
+def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> Mapping:
+    """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of, by domain and key.
 
-    Built of all slices before they are split, so that two slices between which some were left out are no neighbours.
-    Slices without a position are a UserError.
+    Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`:
+    slices between which some were left out are no neighbours. Where a neighbour is not in a record's own set, the slice
+    nearest to it on the way stands in for it. Masks stay those of the middle slice.
     """
-
-    def __init__(self, records: Sequence[Record], neighbours: int):
-        without = [record for record in records if record.position is None]
-        if without:
-            raise UserError(
-                f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'",
-                where="data.neighbours",
-                remedy="set data.neighbours = 0, or use a source of volumes or of numbered slices",
-            )
-        self.neighbours = neighbours
-        stacks: dict[Hashable, list[Record]] = defaultdict(list)
-        for record in sorted(records, key=lambda one: one.position):
-            stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
-        self._places = {_id(record): (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
-
-    def of(self, records: Sequence[Record]) -> list[Record]:
-        """The records of one set with their neighbours: 2k + 1 slices, the first lowest, each with its own channels.
-
-        Where a neighbour is not in the set, the slice nearest to it on the way stands in for it. Masks stay those of
-        the middle slice.
-        """
-        there = {self._places[_id(record)]: record for record in records}
-        found = []
-        for record in records:
-            (name, place), below, above = self._places[_id(record)], [record], [record]
-            for distance in range(1, self.neighbours + 1):
+    without = [record for record in records if record.position is None]
+    if without:
+        what = f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'"
+        remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
+        raise UserError(what, where="data.neighbours", remedy=remedy)
+    stacks: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda one: one.position):
+        stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
+    places = {_id(record): (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
+    found = {}
+    for members in sets:
+        there = {places[_id(record)]: record for record in members}
+        for record in members:
+            (name, place), below, above = places[_id(record)], [record], [record]
+            for distance in range(1, neighbours + 1):
                 below.append(there.get((name, place - distance), below[-1]))
                 above.append(there.get((name, place + distance), above[-1]))
-            found.append(replace(record, read=partial(_read_stack, [*below[:0:-1], *above])))
-        return found
-
-
-def _read_stack(slices: Sequence[Record]) -> np.ndarray:
-    """float32 ((2k + 1) C, H, W)."""
-    images = [record.read() for record in slices]
-    if len({image.shape for image in images}) > 1:
-        shapes = ", ".join(f"{image.shape} in '{record.key}'" for record, image in zip(slices, images, strict=True))
-        raise UserError(f"neighbouring slices differ in size: {shapes}", where="data.neighbours")
-    return np.concatenate(images)
-
-
-def middle(images: Tensor, neighbours: int) -> Tensor:
-    """The middle slice's channels of (N, C, *size) images that carry so many neighbours on each side."""
-    return images.chunk(2 * neighbours + 1, dim=1)[neighbours]
+            found[_id(record)] = [*below[:0:-1], *above]
+    return found
 
 
 def fitted_mapping(
@@ -250,12 +217,10 @@ def _fit(mapping: Any, contrasts: tuple[str, ...], shown: list[Record], preparat
     """Fit a mapping to images; their channels. UserError where they differ in these, or are not the domain's."""
     first, by_scan = shown[0].read(), getattr(mapping, "per", "set") == "volume"
     if len(contrasts) not in (1, len(first)):
-        channels = f"{len(first)} channel{'s' * (len(first) > 1)}"
-        raise UserError(
-            f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have {channels}",
-            where="data.domains",
-            remedy='use the source "contrasts", which takes one file for each contrast',
-        )
+        what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
+        what += f"{len(first)} channel{'s' * (len(first) > 1)}"
+        remedy = 'use the source "contrasts", which takes one file for each contrast'
+        raise UserError(what, where="data.domains", remedy=remedy)
     counts, found = {}, []
     for record in shown if by_scan else _thinned(shown, max(1, FITTED_BYTES // first.nbytes)):
         image = record.read()
@@ -265,8 +230,7 @@ def _fit(mapping: Any, contrasts: tuple[str, ...], shown: list[Record], preparat
         detail = ", ".join(f"{count} in '{key}'" for count, key in counts.items())
         what = f"the images of one domain have different numbers of channels: {detail}"
         raise UserError(what, where="data.source", remedy="set data.source.channels = 1 or 3")
-    fit = mapping.fit_from if by_scan else mapping.fit
-    fit(found)
+    (mapping.fit_from if by_scan else mapping.fit)(found)
     return len(first)
 
 

@@ -36,12 +36,11 @@ class SamplingGrid:
     def __post_init__(self):
         if self.plane not in PLANES:
             raise UserError(f"there is no plane '{self.plane}'", where="data.plane", allowed=tuple(PLANES))
-        if self.spacing is None:
-            return
-        object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
-        if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
-            allowed = "mm above 0 for stack, rows and columns, or for rows and columns alone"
-            raise UserError(f"{list(self.spacing)} is no spacing", where="data.spacing", allowed=allowed)
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
+            if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
+                allowed = "mm above 0 for stack, rows and columns, or for rows and columns alone"
+                raise UserError(f"{list(self.spacing)} is no spacing", where="data.spacing", allowed=allowed)
 
     @property
     def is_plain(self) -> bool:
@@ -61,9 +60,11 @@ class SamplingGrid:
         """
         if self.is_plain:
             return image
-        turned, grid = self._turned(image.pixels), self._grid(image.pixels.shape[1:], image.spacing)
+        axes, grid = self._axes(image.dims), self._grid(image.pixels.shape[1:], image.spacing)
+        turned = image.pixels.transpose(axes)
+        turned = turned[:, :, ::-1] if axes[2] == 1 else turned
         pixels, affine = resampled(turned, grid), None
-        if pixels is image.pixels:
+        if pixels is turned and axes == tuple(sorted(axes)):
             return image
         if image.dims == 3 and image.affine is not None and self.plane == "axial":
             affine = _coarser(upright_affine(image), turned.shape[1:], grid)
@@ -76,20 +77,12 @@ class SamplingGrid:
         """
         native = image.pixels.shape[1:]
         grid, axes = self._grid(native, image.spacing), self._axes(len(native))
-        if pixels.shape[1:] != (counts := tuple(count for count, _ in grid)):
-            raise ValueError(f"this view of {native} has {counts}, not {pixels.shape[1:]}")
         back = [(native[axis - 1], 1 / step) for axis, (_, step) in zip(axes[1:], grid, strict=True)]
         pixels = resampled(pixels, back)
-        pixels = pixels[:, :, ::-1] if axes[2] == 1 else pixels
-        return pixels if axes == tuple(range(pixels.ndim)) else pixels.transpose(np.argsort(axes))
+        return (pixels[:, :, ::-1] if axes[2] == 1 else pixels).transpose(np.argsort(axes))
 
     def _axes(self, dims: int) -> tuple[int, ...]:
         return (0, *PLANES[self.plane]) if dims == 3 else tuple(range(dims + 1))
-
-    def _turned(self, pixels: np.ndarray) -> np.ndarray:
-        axes = self._axes(pixels.ndim - 1)
-        turned = pixels if axes == tuple(range(pixels.ndim)) else pixels.transpose(axes)
-        return turned[:, :, ::-1] if axes[2] == 1 else turned
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
         """For each axis of this grid: how many voxels, and how many of the file's one step of them is."""
@@ -97,10 +90,8 @@ class SamplingGrid:
         wanted = (None,) * (len(native) - len(wanted)) + wanted[-len(native) :]
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
             side, step = native[axis - 1], 1.0 if mm is None else mm / float(spacing[axis - 1])
-            if side * abs(step - 1) < 2 * UNMOVED:
-                grid.append((side, 1.0))
-            else:
-                grid.append((max(1, int(np.ceil(side / step - 2 * UNMOVED))), step))
+            kept = side * abs(step - 1) < 2 * UNMOVED
+            grid.append((side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step))
         if np.prod([float(count) for count, _ in grid]) > max(LARGEST, np.prod(native)):
             sides = " x ".join(str(count) for count, _ in grid), " x ".join(map(str, native))
             what = f"at a spacing of {list(self.spacing)} mm an image of {sides[1]} voxels becomes one of {sides[0]}"
@@ -118,8 +109,6 @@ class Resize:
     """
 
     def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch", "crop"] = "pad"):
-        if len(native) != len(size) or min(*native, *size) < 1:
-            raise ValueError(f"cannot fit images of {native} to {size}")
         self.native, self.size = tuple(native), tuple(size)
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
@@ -131,7 +120,6 @@ class Resize:
 
     def forward(self, image: np.ndarray, fill: float | None = None) -> np.ndarray:
         """(C, *native) -> (C, *size); the padding takes `fill`, by default each channel's own minimum (air)."""
-        self._expect(image, self.native)
         part = resize(image[(slice(None), *self.shown)], self.content)
         return part if self.content == self.size else _padded(part, self.window, self.size, image, fill)
 
@@ -140,15 +128,9 @@ class Resize:
 
         What `crop` had cut off cannot come back: each channel's own minimum stands there.
         """
-        self._expect(image, self.size)
         there = tuple(place.stop - place.start for place in self.shown)
         part = resize(image[(slice(None), *self.window)], there)
         return part if there == self.native else _padded(part, self.shown, self.native, image, None)
-
-    @staticmethod
-    def _expect(image: np.ndarray, shape: tuple[int, ...]) -> None:
-        if image.shape[1:] != shape:
-            raise ValueError(f"this fit takes images of {shape}, not {image.shape[1:]}")
 
 
 def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

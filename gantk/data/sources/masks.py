@@ -1,4 +1,4 @@
-"""Lesion masks: which file is the mask of which image, and a mask at the size that the networks see."""
+"""Lesion masks: which file is the mask of which image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-
-from gantk.data.resample import Resize
 from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, domain_match, split_of, words_of
 from gantk.errors import UserError
 from gantk.formats.files import difference, stem_of
@@ -95,15 +92,6 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
         what = f"'{image}' has two masks: '{masks[0]}' and '{masks[1]}'"
         remedy = "name the masks more exactly, for example with a glob"
         raise UserError(what, where="data.source.mask", remedy=remedy)
-
-
-def mask_at_size(mask: np.ndarray, native: tuple[int, ...], size: tuple[int, ...], fit: str, key: str) -> np.ndarray:
-    """A mask (1, *native) brought to `size` like its image, from 0 to 1, 0 in the padding; UserError where it is on
-    another grid."""
-    if mask.shape != (1, *native):
-        sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
-        raise UserError(f"the mask of '{key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
-    return Resize(native, size, fit).forward(mask.astype(np.float32), fill=0.0)
 
 
 def _below(path: Path, root: Path) -> Path:
