@@ -6,7 +6,7 @@
     python benchmarks/gpu_suite.py --table FILE             # a run's rows as Markdown; nothing is measured
 
 gantk need not be installed. Rows are written as they come, most important first; what does not fit into the minutes is
-a row that says so. What is timed stands in benchmarks/gpu/cases.toml, what is to be reached in benchmarks/gpu/bars.py.
+a row that says so. What is timed stands in benchmarks/gpu/cases.toml, what is to be reached in benchmarks/gpu/table.py.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ BEGAN = time.monotonic()  # the budget counts from here: imports are part of it
 import argparse  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
-import shlex  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-sys.path[:0] = [folder for folder in (str(Path(__file__).resolve().parent),) if folder not in sys.path]
-
-from gpu import cases  # noqa: E402
-from gpu.checkout import ROOT, use_checkout  # noqa: E402
-from gpu.clock import Clock  # noqa: E402
-
-use_checkout()
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
+# An installed gantk goes first, as it is most often this very folder; the process that measures finds the same.
+sys.path += [folder for folder in FOLDERS if folder not in sys.path]
+os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *FOLDERS])
 
 from gpu.rows import read_rows  # noqa: E402
-from gpu.suite import PARTS, Options, Suite, Worker  # noqa: E402
+from gpu.suite import Clock, Suite, Worker  # noqa: E402
 from gpu.table import markdown  # noqa: E402
+from gpu.tasks import PARTS, labels, tasks  # noqa: E402
 
 from gantk.errors import GantkError, UserError  # noqa: E402
 
@@ -55,30 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
-    suite = Suite(
-        Options(
-            device=options.device,
-            minutes=options.minutes,
-            file=file,
-            tiny=options.tiny,
-            peers=dict(each.split("=", 1) for each in options.peer),
-            cases=options.cases,
-            parts=tuple(options.parts or PARTS),
-            command=shown(sys.argv[1:] if arguments is None else arguments),
-        ),
-        Clock(options.minutes, BEGAN),
-        say=lambda line: print(line, flush=True),
-        worker=worker,
-    )
-    rows = suite.run()
+    from harness import command
+
+    peers, parts = dict(each.split("=", 1) for each in options.peer), options.parts or PARTS
+    wanted = (task for task in tasks(options.tiny, options.cases, peers, command(arguments)) if task["part"] in parts)
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    rows = Suite(file, Clock(options.minutes, BEGAN), lambda: Worker(options.device), worker, say).run(wanted)
     print(f"\n{markdown(rows)}\nrows     {file}")
     return 0 if any(row["part"] == "ceiling" and row["status"] == "ok" for row in rows) or options.parts else 1
-
-
-def shown(arguments: list[str]) -> str:
-    """The command for the record: files and folders by their own names, not by where they lie on this machine."""
-    plain = [re.sub(r"(^|=)[^=]*/", r"\1", each.rstrip("/")) for each in arguments]
-    return f"python benchmarks/gpu_suite.py {shlex.join(plain)}".strip()
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -89,16 +71,15 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="networks of a few filters, few samples: a trial run")
     parser.add_argument("--json", metavar="FILE", help="where the rows go; a file that is there is replaced")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout to compare with")
-    labels = [case.label for case in cases.all_cases()]
-    parser.add_argument("--cases", nargs="+", choices=labels, metavar="CASE", help=f"these only: {', '.join(labels)}")
+    parser.add_argument(
+        "--cases", nargs="+", choices=labels(), metavar="CASE", help=f"these only: {', '.join(labels())}"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"these only: {', '.join(PARTS)}")
     parser.add_argument("--table", metavar="FILE", help="print the rows of a run as Markdown, measure nothing")
     options = parser.parse_args(arguments)
     for each in options.peer:
         if "=" not in each:
-            parser.error(
-                f"--peer {each}: write NAME=PATH, for example --peer reference=../pytorch-CycleGAN-and-pix2pix"
-            )
+            parser.error(f"--peer {each}: write NAME=PATH, for example --peer reference=../CycleGAN")
     if options.minutes < 0:
         parser.error(f"--minutes {options.minutes:g}: 0 or more")
     return options

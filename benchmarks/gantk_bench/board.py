@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +16,8 @@ from gantk.metrics.verdict import title_of
 from gantk.training.live import clock_time
 from gantk_bench.child import Child
 from gantk_bench.plan import Job
-from gantk_bench.spread import Spread
+from gantk_bench.systems import systems as grouped
+from gantk_bench.systems import value_of
 
 COLOURS = {"ok": "green", "skipped": "dim", "failed": "bold red", "killed": "bold red", "out of time": "bold red"}
 KEY_METRICS = ("psnr", "ssim", "kid_random")  # shown where there are any; else the first two
@@ -43,12 +44,9 @@ class Board:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live = None
 
     def started(self, job: Job) -> None:
         """A row begins."""
@@ -65,9 +63,9 @@ class Board:
         self.ended.append(row)
         self.running = [one for one in self.running if one[0] != row["label"]]
         if self.plain:
-            told = row.get("error") or "   ".join(brief(row))
+            scores = row.get("error") or "   ".join(brief(row))
             place = f"{len(self.ended)}/{self.total}"
-            self._write(f"{row['status']:<8} {row['label']}  {clock_time(row['wall_s'])}  ({place})  {told}")
+            self._write(f"{row['status']:<8} {row['label']}  {clock_time(row['wall_s'])}  ({place})  {scores}")
 
     def _write(self, line: str) -> None:
         print(line, file=self.console.file, flush=True)
@@ -75,15 +73,14 @@ class Board:
     def _render(self) -> Table:
         """The running rows, the last ended ones that fit above them, and how many wait."""
         table = Table(box=None, pad_edge=False, expand=True)
-        for header, options in (("row", {}), ("", {}), ("step", {"justify": "right"}), ("time", {"justify": "right"})):
-            table.add_column(header, no_wrap=True, **options)
+        for header in ("row", "", "step", "time"):
+            table.add_column(header, no_wrap=True, justify="right" if header in ("step", "time") else "left")
         table.add_column("", ratio=1, no_wrap=True)
         running = list(self.running)
         room = max(self.console.height - len(running) - 4, 1)
         for row in self.ended[-room:]:
-            told = Text(row["error"] or "", style="red") if row["error"] else Text("   ".join(brief(row)))
-            status = Text(row["status"], style=COLOURS.get(row["status"], ""))
-            table.add_row(Text(row["label"]), status, "", clock_time(row["wall_s"]), told)
+            scores = Text(row["error"], style="red") if row["error"] else Text("   ".join(brief(row)))
+            table.add_row(Text(row["label"]), _status(row), "", clock_time(row["wall_s"]), scores)
         for label, step, steps, seconds in running:
             state = "scores" if step == steps else "trains" if step else "starts"
             share = f"{step}/{'?' if steps is None else steps}" if step else ""
@@ -97,60 +94,57 @@ class Board:
 
 def brief(row: dict[str, Any]) -> Iterator[str]:
     """The key scores of each direction: `T1 -> T2 psnr 21.3 dB, ssim 0.81, better than intensity_map`."""
-    for direction, scores in row.get("metrics", {}).items():
-        names = key_metrics(scores)
-        cells = [f"{name} {number(scores[name])}" for name in names]
-        yield f"{title_of(direction, row.get('domains', []))} {', '.join([*cells, *judged(row, direction, names[:1])])}"
+    for way, scores, verdict in _directions(row):
+        yield f"{way} {', '.join([scores, *([verdict] if verdict else [])])}"
 
 
-def key_metrics(scores: Mapping[str, Any]) -> list[str]:
-    """The one or two metrics that a narrow table shows."""
-    return [name for name in KEY_METRICS if name in scores] or list(scores)[:2]
-
-
-def judged(row: dict[str, Any], direction: str, names: Sequence[str]) -> list[str]:
-    """`better than intensity_map`, or `not better than ...`, for each metric that has a verdict."""
-    verdicts = row.get("verdict", {}).get(direction, {})
-    found = [verdicts[name] for name in names if name in verdicts]
-    return [f"{'better' if one['better'] else 'not better'} than {one['best_baseline']}" for one in found]
-
-
-def number(score: Mapping[str, Any]) -> str:
-    """A value with its unit; - where it could not be computed."""
-    if score.get("value") is None:
-        return "-"
-    unit = score.get("unit") or ""
-    return f"{score['value']:.4g}{' ' + unit if unit else ''}".replace("e-0", "e-")
-
-
-def result_table(rows: Sequence[dict[str, Any]], groups: Sequence[Spread]) -> Table:
-    """One line for each row and direction, then one for each group of seeds."""
+def result_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """One line for each row and direction, then mean and deviation of each group of seeds."""
     table = Table(box=None, pad_edge=False)
     for header in ("row", "direction", "scores", "verdict", "step", "time"):
         table.add_column(header, overflow="fold", justify="right" if header in ("step", "time") else "left")
     for row in rows:
-        head = [Text(row["label"])]
+        head = Text(row["label"])
         if row["status"] != "ok":
-            status = Text(row["status"], style=COLOURS.get(row["status"], ""))
-            table.add_row(*head, status, Text(row.get("error") or ""), "", "", clock_time(row["wall_s"]))
-        for direction, scores in row.get("metrics", {}).items():
-            names = key_metrics(scores)
-            cells = Text(", ".join(f"{name} {number(scores[name])}" for name in names))
-            verdict = Text(", ".join(judged(row, direction, names[:1])))
-            verdict.stylize("red" if verdict.plain.startswith("not") else "green")
-            way = title_of(direction, row.get("domains", []))
-            table.add_row(*head, way, cells, verdict, _step(row), clock_time(row["wall_s"]))
-            head = [""]
-    for group in groups:
-        head = [Text(f"{group.label}, {len(group.rows)} seeds", style="bold")]
-        for direction, scores in group.metrics().items():
-            cells = [f"{n} {s['mean']:.4g} ± {s['sd']:.2g}" for n, s in scores.items() if n in key_metrics(scores)]
-            table.add_row(*head, title_of(direction, group.rows[0].get("domains", [])), Text(", ".join(cells)))
-            head = [""]
+            table.add_row(head, _status(row), Text(row.get("error") or ""), "", "", clock_time(row["wall_s"]))
+        steps = row.get("speed", {}).get("step_seconds")
+        step = f"{1000 * statistics.median_high(steps):.0f} ms" if steps else ""
+        for way, scores, verdict in _directions(row):
+            verdict = Text(verdict, style="red" if verdict.startswith("not") else "green")
+            table.add_row(head, way, Text(scores), verdict, step, clock_time(row["wall_s"]))
+            head = Text("")
+    for system in grouped(row for row in rows if row["status"] == "ok"):
+        head = Text(f"{system.name}, {len(system.rows)} seeds", style="bold")
+        for line in system.lines if len(system.rows) > 1 else ():
+            cells = []
+            for name in _key_metrics(line.metrics):
+                values = line.figure(name).values if line.figure(name) else ()
+                if len(values) > 1:
+                    cells.append(f"{name} {statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g}")
+            table.add_row(head, title_of(line.direction, system.domains), Text(", ".join(cells)))
+            head = Text("")
     return table
 
 
-def _step(row: dict[str, Any]) -> str:
-    """The median step in milliseconds."""
-    steps = sorted(row.get("speed", {}).get("step_seconds") or [])
-    return f"{1000 * steps[len(steps) // 2]:.0f} ms" if steps else ""
+def _directions(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(direction, key scores, verdict on the first of them) of a row."""
+    for direction, scores in row.get("metrics", {}).items():
+        names = _key_metrics(scores)
+        found = row.get("verdict", {}).get(direction, {}).get(names[0]) if names else None
+        verdict = f"{'better' if found['better'] else 'not better'} than {found['best_baseline']}" if found else ""
+        cells = ", ".join(f"{name} {_number(scores[name])}" for name in names)
+        yield title_of(direction, row.get("domains", [])), cells, verdict
+
+
+def _key_metrics(names: Sequence[str]) -> list[str]:
+    return [name for name in KEY_METRICS if name in names] or list(names)[:2]
+
+
+def _number(score: dict[str, Any]) -> str:
+    """A value with its unit; - where it could not be computed."""
+    value = value_of(score)
+    return "-" if value is None else f"{value:.4g} {score.get('unit') or ''}".strip().replace("e-0", "e-")
+
+
+def _status(row: dict[str, Any]) -> Text:
+    return Text(row["status"], style=COLOURS.get(row["status"], ""))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,15 +20,17 @@ from gantk_bench.rows import without_places
 PROGRAM = (sys.executable, "-m", "gantk")
 GRACE = 10.0  # seconds between asking a process to stop and killing it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
 
 
 @dataclass(frozen=True)
 class End:
-    """How a child ended: "ok", "failed", "out of time" or "killed", why in one line, and after how many seconds."""
+    """How a child ended: "ok", "failed", "out of time", "killed" or "skipped"; why, in one line; after how long."""
 
     status: str
     error: str | None
-    seconds: float
+    seconds: float = 0.0
 
 
 class Child:
@@ -42,7 +45,7 @@ class Child:
         words = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
-        self.started, self._started = now(), time.perf_counter()
+        self.started, self._began = now(), time.perf_counter()
         self._stopping: tuple[str, float] | None = None  # why, and since when
         self._read, self._step, self._steps = 0, 0, job.steps
         self.process = subprocess.Popen(
@@ -57,7 +60,7 @@ class Child:
     @property
     def seconds(self) -> float:
         """Since the start."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self._began
 
     def stop(self, why: str) -> None:
         """Ask the whole group to stop; `poll` kills it where it does not."""
@@ -72,85 +75,62 @@ class Child:
             if self.job.limit is not None and self.seconds > self.job.limit:
                 self.stop("out of time")
             if self._stopping and self.seconds - self._stopping[1] > GRACE:
-                self._signal(_KILL)
+                self._signal(KILL)
             return None
         if self._stopping or code < 0:
-            self._signal(_KILL)  # what it may have started
+            self._signal(KILL)  # what it may have started
         self._output.close()
-        return self._end(code)
+        if self._stopping:
+            why = self._stopping[0]
+            error = f"longer than {self.job.limit:g} s" if why == "out of time" else why
+            return End(why, f"{error}, at step {self.step()}", self.seconds)
+        if code < 0:
+            name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+            reason = f" ({REASONS[name]})" if name in REASONS else ""
+            return End("killed", f"killed by {name}{reason} at step {self.step()}", self.seconds)
+        return End("failed", self._error(code), self.seconds) if code else End("ok", None, self.seconds)
 
     def kill(self) -> None:
         """End the whole group at once, and wait for it."""
         if self.process.poll() is None:
-            self._signal(_KILL)
+            self._signal(KILL)
             self.process.wait()
         self._output.close()
 
     def step(self) -> int:
         """Steps trained so far, of the run's log."""
-        try:
-            with open(self.run / "log.jsonl", "rb") as file:
-                file.seek(self._read)
-                fresh = file.read()
-        except OSError:
-            return self._step
-        whole = fresh[: fresh.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            try:
-                self._step = max(self._step, int(json.loads(line)["step"]))
-            except (ValueError, KeyError, TypeError):
-                continue
+        with suppress(OSError), open(self.run / "log.jsonl", "rb") as file:
+            file.seek(self._read)
+            fresh = file.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    self._step = max(self._step, int(json.loads(line)["step"]))
         return self._step
 
     def steps(self) -> int | None:
         """Steps in all; None until the run has counted what its epochs make."""
         if self._steps is None and self._step:
-            found = re.search(r"^train .*?(\d+) steps,", self._text(), re.M)
+            found = re.search(r"^train .*?(\d+) steps,", self.log.read_text("utf-8", "replace"), re.M)
             self._steps = int(found[1]) if found else None
         return self._steps
 
-    def _end(self, code: int) -> End:
-        if self._stopping:
-            why = self._stopping[0]
-            told = f"longer than {self.job.limit:g} s" if why == "out of time" else why
-            return End(why, f"{told}, at step {self.step()}", self.seconds)
-        if code < 0:
-            return End("killed", f"{_signal_name(-code)} at step {self.step()}", self.seconds)
-        return End("failed", self._error(code), self.seconds) if code else End("ok", None, self.seconds)
-
     def _error(self, code: int) -> str:
         """The line that says why: gantk's own message, or the last one of a traceback."""
-        lines = [line.strip() for line in self._text().splitlines() if line.strip()]
-        told = [line[5:].strip() for line in lines if line.startswith("error  ")]
-        last = told[-1] if told else lines[-1] if lines else f"exit code {code}, and nothing was printed"
+        lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        own = [line[5:].strip() for line in lines if line.startswith("error  ")]
+        last = (own or lines or [f"exit code {code}, and nothing was printed"])[-1]
         return without_places(last)[:500]
 
-    def _text(self) -> str:
-        return self.log.read_text("utf-8", "replace")
-
     def _signal(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # it has ended by itself
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, number)
             elif self.process.poll() is None:
                 self.process.terminate()
-        except (ProcessLookupError, PermissionError):  # it has ended by itself
-            pass
 
 
 def now() -> str:
     """The time of day with its zone, ISO 8601, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    reason = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
-    return f"killed by {name}" + (f" ({reason[name]})" if name in reason else "")

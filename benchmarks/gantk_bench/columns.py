@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from gantk.report.words import baseline_name, digits, duration, interval, joules, metric_name, number, short_time
-from gantk_bench.systems import FIRST, Figure, Judgement, Line
+from gantk_bench.systems import FIRST, Judgement, Line
 
 LARGEST = 1e308  # stands for infinity, which a page's script reads only under another name
 
@@ -41,7 +42,6 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
     metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
     mains = {metric for line in lines for metric in line.main}
-    baselines = list(dict.fromkeys(name for line in lines for name in line.baselines))
     found = [
         Column("Recipe", _recipe, words=True),
         Column("Direction", _direction, words=True),
@@ -53,8 +53,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
             note="against the best baseline, with the probability of being better",
         ),
         *(_metric_column(metric, metric in mains, lines) for metric in metrics),
-        Column("Best baseline", _best, note="of the main metric"),
-        *(_baseline_column(name) for name in baselines),
+        Column("Best baseline", _best, note="in the main metrics"),
         Column(
             "Published", _published, left=True, note="figures of the system that the recipe reproduces, on its own data"
         ),
@@ -63,8 +62,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
         _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
         _speed_column("Energy", "energy_j", joules, "of the device while training, where it tells"),
-        Column("Training", lambda line: _seconds(line.speed("seconds"))),
-        Column("Wall", lambda line: _seconds(line.wall), note="the whole process: training, scoring, writing"),
+        _speed_column("Training", "seconds", duration, ""),
         Column("Status", _status, words=True),
     ]
     empty = {"Published", "First step", "Memory", "Energy", "Step time"}
@@ -120,40 +118,35 @@ def _sense(entry: dict) -> str:
 
 
 def _score(line: Line, metric: str) -> Cell:
-    figure, entry = line.figure(metric), line.entry(metric)
+    figure = line.figure(metric)
     if figure is None:
         return Cell()
     places = line.places(metric)
-    small = _spread(figure, places) if len(figure.values) > 1 else interval(entry, places)
+    small = spread(line, metric)
     better = line.best(metric)
     rival = line.rival(better, metric) if better else None
     title = f"{baseline_name(better)} {digits(rival.mean, places)}" if rival else ""
     return Cell(digits(figure.mean, places), small, sortable(figure.mean), title=title)
 
 
-def _spread(figure: Figure, places: int) -> str:
-    return f"{digits(figure.low, places)} to {digits(figure.high, places)}"
+def spread(line: Line, metric: str) -> str:
+    """Beneath a score: the lowest and the highest of several seeds, else the interval."""
+    figure, places = line.figure(metric), line.places(metric)
+    if figure and len(figure.values) > 1:
+        return f"{digits(figure.low, places)} to {digits(figure.high, places)}"
+    return interval(line.entry(metric), places)
 
 
 def _best(line: Line) -> Cell:
-    metric = next(iter(line.main), None)
-    name = line.best(metric) if metric else None
-    return _of_baseline(line, name, baseline_name(name)) if name else Cell()
-
-
-def _baseline_column(name: str) -> Column:
-    cell = lambda line: _of_baseline(line, name, "")  # noqa: E731
-    title = baseline_name(name)
-    return Column(title[:1].upper() + title[1:], cell, shown=False, falling=True)
-
-
-def _of_baseline(line: Line, name: str, called: str) -> Cell:
-    """A baseline's figures in the main metrics, sorted by the first."""
-    figures = [(metric, line.rival(name, metric)) for metric in line.main]
+    """The figures of the baseline that is best in the first main metric, sorted by that."""
+    name = line.best(line.main[0]) if line.main else None
+    figures = [(metric, line.rival(name, metric)) for metric in line.main] if name else []
     known = [(digits(f.mean, line.places(m)), f) for m, f in figures if f]
-    if not known:
-        return Cell()
-    return Cell(" / ".join(text for text, _ in known), called, sortable(known[0][1].mean))
+    return (
+        Cell(" / ".join(text for text, _ in known), baseline_name(name), sortable(known[0][1].mean))
+        if known
+        else Cell()
+    )
 
 
 def _published(line: Line) -> Cell:
@@ -172,9 +165,8 @@ def _step_time(line: Line) -> Cell:
     steps = line.step_seconds
     if steps is None:
         return Cell()
-    ordered = sorted(steps.values)
-    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    spread = f"{short_time(ordered[0])} to {short_time(ordered[-1])}" if len(ordered) > 1 else ""
+    middle = median(steps.values)
+    spread = f"{short_time(steps.low)} to {short_time(steps.high)}" if len(steps.values) > 1 else ""
     return Cell(short_time(middle), spread, sortable(middle))
 
 
@@ -184,10 +176,6 @@ def _speed_column(title: str, key: str, told: Callable[[float], str], note: str,
         return Cell(told(figure.mean), "", sortable(figure.mean)) if figure else Cell()
 
     return Column(title, cell, falling=falling, note=note)
-
-
-def _seconds(figure: Figure | None) -> Cell:
-    return Cell(duration(figure.mean), "", sortable(figure.mean)) if figure else Cell()
 
 
 def _status(line: Line) -> Cell:

@@ -53,11 +53,11 @@ def regressed(changes: Iterable[Change]) -> bool:
     return any(change.verdict == REGRESSION for change in changes)
 
 
-def told(changes: Sequence[Change]) -> Iterator[str]:
+def listed(changes: Sequence[Change]) -> Iterator[str]:
     """What differs, a line each; the last line counts them, and is `no change` where nothing differs."""
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
-        values = [_number(value, change.unit) for value in (change.before, change.now) if value is not None]
+        values = [f"{value:.4g} {change.unit}".strip() for value in (change.before, change.now) if value is not None]
         parts = [f"{change.verdict:<15}{change.label}", change.what if change.what != "row" else ""]
         parts += [" -> ".join(values), f"({change.reason})" if change.reason else ""]
         yield "  ".join(part for part in parts if part)
@@ -66,13 +66,22 @@ def told(changes: Sequence[Change]) -> Iterator[str]:
     yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) or NO_CHANGE
 
 
-def _changes_of(label: str, row: dict[str, Any], then: dict[str, Any]) -> list[Change]:
+def _changes_of(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
     if row["status"] != "ok" or then["status"] != "ok":
-        return [_of_status(label, row, then)]
+        yield _of_status(label, row, then)
+        return
     for key, what in (("recipe_hash", "the recipe or its settings differ"), ("data_hash", "the data differ")):
         if row.get(key) != then.get(key):
-            return [Change(label, "row", OTHER, reason=what)]
-    return [*_of_metrics(label, row, then), *_of_machine(label, row, then)]
+            yield Change(label, "row", OTHER, reason=what)
+            return
+    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, then))
+    for key in dict.fromkeys([*now, *before]):
+        what = f"{key[1]} {key[0]}"
+        if key not in before or key not in now:
+            yield Change(label, what, NEW if key in now else MISSING)
+        else:
+            yield _of_score(label, what, now[key], before[key])
+    yield from _of_machine(label, row, then)
 
 
 def _of_status(label: str, row: dict[str, Any], then: dict[str, Any]) -> Change:
@@ -83,16 +92,6 @@ def _of_status(label: str, row: dict[str, Any], then: dict[str, Any]) -> Change:
     if then["status"] == "ok" and row["status"] != "skipped":
         return Change(label, "row", REGRESSION, reason=f"{reason}: {row.get('error')}")
     return Change(label, "row", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
-
-
-def _of_metrics(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
-    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, then))
-    for key in dict.fromkeys([*now, *before]):
-        what = f"{key[1]} {key[0]}"
-        if key not in before or key not in now:
-            yield Change(label, what, NEW if key in now else MISSING)
-        else:
-            yield _of_score(label, what, now[key], before[key])
 
 
 def _of_score(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
@@ -126,33 +125,24 @@ def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tupl
 
 def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
     """Time of a step and memory, where both were measured on the same kind of machine in the same way."""
-    here, there = _measured(row), _measured(then)
+    here, there = ({key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
+                   for r in (row, then))  # fmt: skip
     differing = [key for key in here if here[key] != there[key]]
     if differing:
         yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
         return
-    now, before = (r.get("speed", {}).get("step_seconds") or [] for r in (row, then))
+    before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (then, row))
     if now and before:
-        yield _of_steps(label, now, before, SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE)
+        # medians that differ, with middle halves that lie apart: a neighbour's load passes
+        (low, middle, high), (old_low, old_middle, old_high) = _quarters(now), _quarters(before)
+        tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
+        verdict = _beyond(middle / old_middle if old_middle else 1.0, tolerance)
+        verdict = NO_CHANGE if low <= old_high and old_low <= high else verdict
+        yield Change(label, "step", verdict, 1000 * old_middle, 1000 * middle, "ms")
     peaks = [r.get("speed", {}).get("peak_memory_gib") for r in (then, row)]
     if None not in peaks:
         ratio = peaks[1] / peaks[0] if peaks[0] else 1.0
         yield Change(label, "memory", _beyond(ratio, MEMORY_TOLERANCE), *peaks, "GiB")
-
-
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    """What two measurements of time have to share."""
-    return {key: row.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": row.get("jobs")}
-
-
-def _of_steps(label: str, now: Sequence[float], before: Sequence[float], tolerance: float) -> Change:
-    """Medians that differ by more than the tolerance, with middle halves that lie apart: a neighbour's load passes."""
-    medians = statistics.median(before), statistics.median(now)
-    verdict = _beyond(medians[1] / medians[0] if medians[0] else 1.0, tolerance)
-    (low, high), (low_before, high_before) = _middle_half(now), _middle_half(before)
-    overlap = low <= high_before and low_before <= high
-    verdict = NO_CHANGE if overlap else verdict
-    return Change(label, "step", verdict, 1000 * medians[0], 1000 * medians[1], "ms")
 
 
 def _beyond(ratio: float, tolerance: float) -> str:
@@ -162,12 +152,6 @@ def _beyond(ratio: float, tolerance: float) -> str:
     return BETTER if ratio < 1 / (1 + tolerance) else NO_CHANGE
 
 
-def _middle_half(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return values[0], values[0]
-    quarters = statistics.quantiles(values, n=4, method="inclusive")
-    return quarters[0], quarters[2]
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:.4g}{' ' + unit if unit else ''}"
+def _quarters(values: Sequence[float]) -> Sequence[float]:
+    """First quartile, median, third quartile."""
+    return statistics.quantiles(values if len(values) > 1 else [*values] * 2, n=4, method="inclusive")

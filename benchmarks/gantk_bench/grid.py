@@ -1,10 +1,11 @@
-"""Sweeps: `KEY=V1,V2` as values to be tried, and all combinations of several."""
+"""Settings of a bench: sweeps `KEY=V1,V2` with all their combinations, and a suite's tables as `--set` takes them."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,13 @@ def parse_axis(text: str) -> list[Value]:
         raise UserError(f"'{text}' is not key=values", where="--grid", remedy="for example --grid train.seed=0,1,2")
     parts = [part.strip() for part in _split(values)]
     if not all(parts):
-        raise UserError(
-            f"a value is missing in '{text}'", where="--grid", remedy="write the values with commas between"
-        )
-    read = [Value(key, part, _read(key, part)) for part in parts]
+        what = f"a value is missing in '{text}'"
+        raise UserError(what, where="--grid", remedy="write the values with commas between")
+    try:
+        read = [Value(key, part, parse_setting(f"{key}={part}")[1]) for part in parts]
+    except UserError as error:
+        error.where = f"--grid {key}"
+        raise
     twice = [value.text for place, value in enumerate(read) if value.value in [v.value for v in read[:place]]]
     if twice:
         raise UserError(f"the value {twice[0]} stands twice in '{text}'", where="--grid", remedy="name each once")
@@ -63,18 +67,13 @@ def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tupl
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
     """Each dotted key by its last parts: as many as tell it from the others."""
-    keys = list(keys)
-    return {key: next(end for end in _endings(key) if end == key or not _ends_another(end, key, keys)) for key in keys}
-
-
-def _endings(key: str) -> Iterator[str]:
-    """The last part, the last two, ... of a dotted key."""
-    parts = key.split(".")
-    return (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-
-
-def _ends_another(ending: str, key: str, keys: list[str]) -> bool:
-    return any(other != key and f".{other}".endswith(f".{ending}") for other in keys)
+    keys, found = list(keys), {}
+    for key in keys:
+        parts = key.split(".")
+        endings = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        others = [f".{other}" for other in keys if other != key]
+        found[key] = next(end for end in endings if end == key or not any(o.endswith(f".{end}") for o in others))
+    return found
 
 
 def _split(text: str) -> list[str]:
@@ -95,10 +94,24 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _read(key: str, text: str) -> Any:
-    """As a recipe's setting is read."""
-    try:
-        return parse_setting(f"{key}={text}")[1]
-    except UserError as error:
-        error.where = f"--grid {key}"
-        raise
+def settings_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`key=value` for every value of nested tables; a table with a name is one part of a recipe, and stays whole."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "name" not in value:
+            yield from settings_of(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={toml_value(value)}"
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it, on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    # JSON's texts, numbers and truths are TOML's, but for one character that TOML wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from gantk.files import write_file
 from gantk.report.build import render
-from gantk.report.charts import Chart
-from gantk.report.words import duration, number
-from gantk_bench.columns import Column, columns
-from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, told
-from gantk_bench.details import detail
+from gantk.report.charts import Chart, chart
+from gantk.report.run_record import Points
+from gantk.report.words import baseline_name, digits, duration, metric_name, number
+from gantk_bench.columns import Column, columns, spread
+from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, listed
 from gantk_bench.gallery import gallery
-from gantk_bench.plots import over_time
-from gantk_bench.systems import Line, Row, System, mapping, systems, value_of
+from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
+
+Numbered = Callable[[Chart | None], list[tuple[int, Chart]]]  # a chart with its place in what the script reads
 
 HERE = Path(__file__).parent
 MOST_NAMED = 6  # recipes in a command; of more, it is all of them
+MOST_CURVES = 16  # in one plot; of more, the best
+MINUTES = 600.0  # seconds; a plot that goes on for longer counts in minutes
 
 
 def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | None = None) -> Path:
@@ -81,7 +84,7 @@ def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
     """What differs from last time, each with its tone, and the count of all."""
     if changes is None:
         return None
-    *_, summary = told(changes)
+    *_, summary = listed(changes)
     tones = {REGRESSION: "bad", BETTER: "good"}
     value = lambda each, unit: "" if each is None else f"{number(each)} {unit}".strip()  # noqa: E731
     rows = [
@@ -177,3 +180,89 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
         for heading, found in groups.items()
         if found
     }
+
+
+def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
+    """Score against seconds of training: a plot for each metric and direction, and what it leaves out."""
+    found: dict[tuple[str, str], dict[str, Points]] = {}
+    higher: dict[str, bool] = {}
+    for line in lines:
+        for metric, points in line.curves.items():
+            series = found.setdefault((metric, line.label), {})
+            name = line.system.name
+            series[name if name not in series else f"{name} ({len(series) + 1})"] = points
+            higher.setdefault(metric, bool(line.entry(metric).get("higher_is_better", metric in FIRST)))
+    plots = []
+    for (metric, label), series in sorted(found.items(), key=lambda each: each[0][0] not in FIRST):
+        best = sorted(series, key=lambda name: series[name][max(series[name])], reverse=higher[metric])[:MOST_CURVES]
+        note = f"the best {MOST_CURVES} of {len(series)}" if len(series) > MOST_CURVES else ""
+        title = ", ".join(part for part in (metric_name(metric), label) if part)
+        drawn = timed(title, {name: series[name] for name in best})
+        plots += [(drawn, note)] if drawn else []
+    return plots
+
+
+def timed(title: str, series: dict[str, Points]) -> Chart | None:
+    """A plot over seconds, or over minutes where they are many."""
+    longest = max((max(points) for points in series.values()), default=0.0)
+    unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
+    scaled = {name: {round(t / size, 3): value for t, value in points.items()} for name, points in series.items()}
+    return chart(title, scaled, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
+
+
+def detail(system: System, numbered: Numbered) -> dict[str, Any]:
+    """All that is to be said of one system: scores beside every baseline, curves, the command."""
+    curves: dict[str, dict[str, dict[float, float]]] = {}
+    for line in system.lines:
+        for metric, points in line.curves.items():
+            curves.setdefault(metric, {})[line.label] = points
+    selection = mapping(system.first("selection"))
+    alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
+    return {
+        "name": system.name,
+        "tone": next((t for t in ("bad", "near", "good") if t in [line.judgement.tone for line in system.lines]), ""),
+        "status": system.status,
+        "errors": list(dict.fromkeys(str(row["error"]) for row in system.failed if row.get("error"))),
+        "summary": str(system.first("summary") or ""),
+        "system": str(system.first("system") or ""),
+        "command": command(system.rows[0]),
+        "tables": [_table(line) for line in system.lines if line.direction],
+        "charts": [pair for m, series in curves.items() for pair in numbered(timed(metric_name(m), series))],
+        "chosen": f"step {selection['step']} chosen: {selection.get('rule') or ''}" if selection.get("step") else "",
+        "alarms": list(dict.fromkeys(f"{a.get('alarm')}: {a.get('message') or ''}" for a in alarms)),
+        "hashes": [(name, str(system.first(key))) for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
+                   if system.first(key)],
+    }  # fmt: skip
+
+
+def _table(line: Line) -> dict[str, Any]:
+    """One direction: a column a metric, the model above every baseline."""
+    metrics = line.metrics
+
+    def told(figure: Any, metric: str) -> str:
+        return digits(figure.mean, line.places(metric)) if figure else "–"
+
+    rows = [("gantk", True, [(told(line.figure(m), m), spread(line, m)) for m in metrics])]
+    for name in line.baselines:
+        rows.append((baseline_name(name), False, [(told(line.rival(name, m), m), "") for m in metrics]))
+    figures = line.published
+    if any(m in figures for m in metrics):
+        rows.append(("published", False, [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]))
+    others = {metric_name(name): value for name, value in line.published.items() if name not in metrics}
+    return {
+        "label": line.label,
+        "metrics": [(metric_name(m), str(line.entry(m).get("definition") or "")) for m in metrics],
+        "rows": rows,
+        "others": others,
+    }
+
+
+def command(row: Row) -> str:
+    """What trains this row again."""
+    words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
+    words += ["--profile", str(row["profile"])] if row.get("profile") else []
+    settings = {str(setting).partition("=")[0]: str(setting) for setting in row.get("settings") or ()}
+    for setting in settings.values():  # of a key that was set twice, the last
+        words += ["--set", setting]
+    words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
+    return shlex.join(words)

@@ -13,10 +13,8 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
-from gantk.recipe.tables import Model
-from gantk_bench.grid import SEED, Value, combinations, short_keys
+from gantk_bench.grid import SEED, Value, combinations, settings_of, short_keys, toml_value
 from gantk_bench.suite import RecipeTable, Suite
-from gantk_bench.tomltext import settings_of, toml_value
 
 ABOUT = ("summary", "paper")  # what a recipe says of itself; it changes no figure
 
@@ -93,7 +91,9 @@ def _jobs_of(
         return [job]
     try:
         loaded = load_recipe(name)
-        profile = _profile(loaded, suite, own)
+        profiles = loaded.tables.get("profile", {})
+        profile = suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
+        profile = profile if own.profile is None else own.profile or None  # one named for this recipe has to exist
         loaded = loaded.override([], profile)
         loaded.check()
         settings = _suite_settings(loaded, suite, own, wish.data)
@@ -106,14 +106,6 @@ def _jobs_of(
     return [_checked(loaded, job, values, short) for values in choices]
 
 
-def _profile(loaded: Recipe, suite: Suite, own: RecipeTable) -> str | None:
-    """The suite's where the recipe has it; one that the suite names for this recipe has to exist."""
-    if own.profile is not None:
-        return own.profile or None
-    profiles = loaded.tables.get("profile", {})
-    return suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
-
-
 def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None) -> tuple[str, ...]:
     """The suite's settings, its metrics for this kind of method, its limit of steps, then the recipe's own."""
     settings = list(settings_of(suite.set))
@@ -121,7 +113,9 @@ def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | 
     apart = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
     try:
         model = loaded.override(settings).check()
-        wanted = _metrics(model, suite)
+        method, scored = model.method.target, suite.metrics
+        wanted = list((scored.translate or []) if method.translate is not Method.translate else [])
+        wanted += (scored.noise or []) if method.sample is not Method.sample else []
         if wanted:
             settings.append(f"evaluate.metrics={toml_value(wanted)}")
         long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
@@ -133,13 +127,6 @@ def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | 
     return (*settings, *apart)
 
 
-def _metrics(model: Model, suite: Suite) -> list[Any]:
-    """What the suite scores this method by; [] leaves the recipe's own."""
-    method, scored = model.method.target, suite.metrics
-    kinds = ((Method.translate, method.translate, scored.translate), (Method.sample, method.sample, scored.noise))
-    return [metric for missing, own, metrics in kinds if own is not missing for metric in metrics or ()]
-
-
 def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
     """The job of one combination; UserError where a setting or a value does not fit the recipe."""
     try:
@@ -147,23 +134,18 @@ def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[st
     except UserError as error:
         raise error.at(job.recipe) from None
     label = " ".join([job.recipe, *(f"{short[value.key]}={''.join(value.text.split())}" for value in values)])
-    facts = facts_of(model, job.data) | {"grid": {value.key: value.value for value in values if value.key != SEED}}
-    return replace(job, label=label, values=values, facts=facts, steps=model.train.steps)
-
-
-def facts_of(model: Model, data: str | None) -> dict[str, Any]:
-    """What a row says of its recipe."""
-    method, paper = model.method.target, model.paper
-    return {
+    facts = {
         "summary": model.summary,
         "seed": model.train.seed,
         "method": model.method.name,
         "domains": list(model.data.domains),
-        "paired": bool(method.paired),
-        "published": paper.get("published"),
-        "system": paper.get("system"),
-        "recipe_hash": recipe_hash(resolved(model), data),
+        "paired": bool(model.method.target.paired),
+        "published": model.paper.get("published"),
+        "system": model.paper.get("system"),
+        "recipe_hash": recipe_hash(resolved(model), job.data),
+        "grid": {value.key: value.value for value in values if value.key != SEED},
     }
+    return replace(job, label=label, values=values, facts=facts, steps=model.train.steps)
 
 
 def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Rows: one JSON object per line, one line per training; read, written, and filled from a finished run."""
+"""Rows of a bench: one JSON object per line, one line per training; read, written, and filled from a finished run."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ FORMAT = 1
 ROOT = r"(?:[A-Za-z]:)?[\\/]"
 PLACE = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
 MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
+REMEDY = "name a rows.jsonl that `gantk bench` wrote"
+Row = dict[str, Any]
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_rows(path: str | Path) -> list[Row]:
     """The rows of a JSONL file; UserError where it is missing, or a line is no row of this format."""
     path = Path(path)
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(
-            f"'{path}' cannot be read: {why}", remedy="name a rows.jsonl that `gantk bench` wrote"
-        ) from None
-    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+        raise UserError(f"'{path}' cannot be read: {why}", remedy=REMEDY) from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("label", "status")):
+            what = "this line is no row of a bench"
+            raise UserError(what, where=f"{path}:{number}", remedy=f"{REMEDY}, or remove the line")
+        if row.get("format") != FORMAT:
+            what = f"this row has format {row.get('format')}, and this gantk reads {FORMAT}"
+            raise UserError(what, where=f"{path}:{number}", remedy="measure it again")
+        rows.append(row)
+    return rows
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("label"), str) or not isinstance(row.get("status"), str):
-        what = "this line is no row of a bench"
-        raise UserError(what, where=where, remedy="name a rows.jsonl that `gantk bench` wrote, or remove the line")
-    if row.get("format") != FORMAT:
-        what = f"this row has format {row.get('format')}, and this gantk reads {FORMAT}"
-        raise UserError(what, where=where, remedy="measure it again")
-    return row
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """All rows, there whole or as they were before; GantkError where the disk does not take them."""
-    text = "".join(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(_finite(row), ensure_ascii=False, default=float) + "\n" for row in rows)
     try:
         write_file(path, text.encode())
     except OSError as error:
@@ -60,38 +61,33 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise GantkError(f"{what}; make room and go on with --resume.") from None
 
 
-def figures(run: Path) -> dict[str, Any]:
-    """What a finished run folder tells; GantkError where it lacks what a finished run has."""
-    folder = RunFolder(run)
+def figures(run: Path) -> Row:
+    """The figures of a finished run folder; GantkError where it lacks what a finished run has."""
+
+    def read(name: str) -> Any:
+        return json.loads((run / name).read_text("utf-8"))
+
     try:
-        result, environment = (_json(run / name) for name in ("metrics.json", "environment.json"))
-        split = _json(run / "split.json")
+        result, environment, split = (read(f"{name}.json") for name in ("metrics", "environment", "split"))
     except (OSError, ValueError) as error:
         raise GantkError(f"the run ended well, and yet its figures cannot be read: {error}") from None
-    log, best = folder.read_log(), run / "best.json"
-    versions = environment.get("packages", {}) | {key: environment.get(key) for key in ("gantk", "python")}
+    log, curve, seconds = RunFolder(run).read_log(), [], 0.0
+    for line in log:
+        seconds = line.get("seconds", seconds)
+        if "validation" in line:
+            curve.append({"step": line["step"], "seconds": seconds, "scores": line["validation"]})
     return {
         "metrics": result["metrics"],
         "baselines": result.get("baselines", {}),
         "verdict": result.get("verdict", {}),
         "speed": result.get("speed", {}),
-        "selection": _json(best) if best.is_file() else None,
-        "curve": curve_of(log),
+        "selection": read("best.json") if (run / "best.json").is_file() else None,
+        "curve": curve,
         "alarms": [{key: line[key] for key in ("step", "alarm", "message")} for line in log if "alarm" in line],
         "machine": {key: environment.get(key) for key in MACHINE},
-        "versions": versions,
+        "versions": environment.get("packages", {}) | {key: environment.get(key) for key in ("gantk", "python")},
         "data_hash": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
     }
-
-
-def curve_of(log: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Validation scores over training: the step, the seconds of training up to it, the scores."""
-    points, seconds = [], 0.0
-    for line in log:
-        seconds = line.get("seconds", seconds)
-        if "validation" in line:
-            points.append({"step": line["step"], "seconds": seconds, "scores": line["validation"]})
-    return points
 
 
 def without_places(text: str) -> str:
@@ -99,8 +95,21 @@ def without_places(text: str) -> str:
     return PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], text)
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+def commit() -> Row | None:
+    """{"commit": ..., "dirty": ...} of the checkout that holds gantk; None where it is installed, or git is missing."""
+    package = Path(gantk.__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            command = ["git", "-C", str(package), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A checkout that merely surrounds an installed gantk is not it: git has to know the file.
+    head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") is not None else None
+    return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 
 def _finite(value: Any) -> Any:
@@ -110,26 +119,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def commit(package: Path | None = None) -> dict[str, Any] | None:
-    """{"commit": ..., "dirty": ...} of the checkout that holds gantk; None where it is installed, or git is missing.
-
-    A checkout that merely surrounds an installed gantk (an environment inside a project) is not it: git has to know
-    the file.
-    """
-    package = package or Path(gantk.__file__).parent
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    head, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", ":/")
-    return None if head is None else {"commit": head, "dirty": bool(changes)}
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """What git answers, None where it refuses or is not there."""
-    command = ["git", "-C", str(folder), *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

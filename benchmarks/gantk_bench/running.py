@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gantk.errors import GantkError, Interrupted
+from gantk.errors import GantkError, Interrupted, UserError
+from gantk.files import write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
@@ -20,10 +22,8 @@ from gantk_bench import comparison
 from gantk_bench.board import Board, result_table
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
-from gantk_bench.folder import BenchFolder
 from gantk_bench.plan import Job, Wish, jobs_for, recipe_names
-from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_places
-from gantk_bench.spread import over_seeds
+from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_places, write_rows
 from gantk_bench.suite import Suite, load_suite
 
 LOOK_EVERY = 0.2  # seconds between looks at the children
@@ -98,56 +98,87 @@ def bench(
     before = read_rows(against) if against is not None else None
     wish = Wish(tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit)
     planned = jobs_for(wanted, chosen, wish, named=named)
-    path = Path(out) if out else Path("runs") / f"bench-{chosen.name}"
-    folder = BenchFolder(path, [job.label for job in planned], Path(json) if json else None)
+    path, copy = Path(out) if out else Path("runs") / f"bench-{chosen.name}", Path(json) if json else None
+    if copy and not copy.absolute().parent.is_dir():
+        raise UserError(f"there is no folder '{copy.parent}'", where="--json", remedy="make it first")
     if device is not None:
         start(device, "fp32")  # raises where there is no such device
     console = console or standard_output()
-    Bench(planned, chosen, folder, jobs, device, console).run(resume)
-    rows = list(folder.own())
-    # The last time in the same folder may have been of other recipes: those are not missing now.
-    rivals = _rivals(folder.before, planned, True) if before is None else _rivals(before, planned, named)
-    changes = comparison.compare(rows, rivals) if rivals or before is not None else None
-    outcome = Outcome(rows, path, changes, before is not None)
-    _tell(outcome, folder.write_tables(outcome.changes), console)
+    done = Bench(planned, chosen, path, jobs, device, console)
+    done.run(resume)
+    rivals = done.before if before is None else before
+    if rivals is not None and (named or before is None):  # recipes that were not named now are not missing
+        rivals = [row for row in rivals if row.get("recipe") in {job.recipe for job in planned}]
+    changes = comparison.compare(done.own(), rivals) if rivals or before is not None else None
+    outcome = Outcome(done.own(), path, changes, before is not None)
+    if copy:
+        write_rows(copy, done.ordered())
+    _show(outcome, _write_tables(list(done.ordered()), path, changes), console)
     return outcome
 
 
 class Bench:
-    """The jobs of one bench at work: so many at once, each in a process of its own."""
+    """The jobs of one bench, so many at once, each in a process of its own, and its folder.
+
+    The folder holds rows.jsonl, on the disk as soon as a row is known, the runs and what they printed. Rows of other
+    labels stay; `before` are the folder's rows of the last time, which are copied to rows.before.jsonl.
+    """
 
     def __init__(
-        self,
-        planned: Sequence[Job],
-        suite: Suite,
-        folder: BenchFolder,
-        jobs: int | None,
-        device: str | None,
-        out: Console,
+        self, planned: Sequence[Job], suite: Suite, path: Path, jobs: int | None, device: str | None, out: Console
     ):
-        self.planned, self.suite, self.folder, self.device, self.out = planned, suite, folder, device, out
+        self.planned, self.suite, self.path, self.device, self.out = planned, suite, path, device, out
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
-        self.commit = commit()
+        self.commit, self.file = commit(), path / "rows.jsonl"
+        self.rows: dict[str, dict[str, Any]] = {}  # by label
+        self.before: list[dict[str, Any]] | None = None
 
     def run(self, resume: bool) -> None:
         """Measure all that is to be measured; with `resume` all but what the folder has already."""
-        self.folder.open(aside=not resume)
+        self._open(aside=not resume)
         todo = [job for job in self.planned if not (resume and self._done(job))]
         at_once = f"{self.jobs} at once, {self.threads} thread{'s' * (self.threads > 1)} each"
         _say(self.out, f"bench    suite {self.suite.name}, {len(self.planned)} rows, {at_once}")
         if len(todo) < len(self.planned):
             _say(self.out, f"resume   {len(self.planned) - len(todo)} rows are done already")
-        _say(self.out, f"folder   {self.folder.path}")
+        _say(self.out, f"folder   {self.path}")
         with Board(len(todo), self.out) as board, stop_on_ctrl_c() as stopped:
             self._measure(todo, board, stopped)
 
+    def own(self) -> list[dict[str, Any]]:
+        """The rows of this bench, in its order."""
+        return [self.rows[job.label] for job in self.planned if job.label in self.rows]
+
+    def ordered(self) -> Iterator[dict[str, Any]]:
+        """Earlier rows of others first, then this bench's."""
+        labels = {job.label for job in self.planned}
+        yield from (row for label, row in self.rows.items() if label not in labels)
+        yield from self.own()
+
+    def _open(self, *, aside: bool) -> None:
+        """Make the folder or take over an earlier bench's; UserError where it holds anything else."""
+        if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
+            what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
+            raise UserError(what, where="--out", remedy="name a new folder, or one of an earlier bench")
+        if self.file.is_file():
+            self.rows = {row["label"]: row for row in read_rows(self.file)}
+        try:
+            for name in ("runs", "logs"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            if self.rows and aside:
+                shutil.copyfile(self.file, self.path / "rows.before.jsonl")
+                self.before = list(self.rows.values())
+        except OSError as error:
+            what = f"'{self.path}' cannot be written to: {error.strerror}"
+            raise UserError(what, where="--out", remedy="choose another folder") from None
+        write_rows(self.file, self.ordered())
+
     def _done(self, job: Job) -> bool:
         """Whether the folder has a good row of the very same job."""
-        row = self.folder.rows.get(job.label)
-        same = row is not None and all(row.get(key) == value for key, value in self._head(job).items())
-        return same and row["status"] == "ok"
+        row = self.rows.get(job.label, {"status": ""})
+        return row["status"] == "ok" and all(row.get(key) == value for key, value in self._head(job).items())
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
         waiting, children = iter(todo), []
@@ -161,13 +192,12 @@ class Bench:
                 time.sleep(LOOK_EVERY)
                 board.progress(children)
                 for child in list(children):
-                    end = child.poll()
-                    if end is not None:
+                    if end := child.poll():
                         children.remove(child)
                         self._keep(child.job, end, child.started, board)
         except KeyboardInterrupt:
             _stop(children)
-            what = f"stopped after {len(board.ended)} of {len(todo)} rows, which are kept in {self.folder.path}"
+            what = f"stopped after {len(board.ended)} of {len(todo)} rows, which are kept in {self.path}"
             raise Interrupted(f"{what}. Go on with the same command and --resume") from None
         finally:
             _stop(children)
@@ -175,25 +205,22 @@ class Bench:
     def _started(self, waiting: Iterator[Job], free: int, board: Board) -> Iterator[Child]:
         """As many children as there is room for; a job that cannot run is a row at once."""
         for job in waiting if free > 0 else ():
+            run = self.path / "runs" / job.folder
             if job.skip or job.problem:
-                end = End("skipped", job.skip, 0.0) if job.skip else End("failed", without_places(job.problem), 0.0)
+                end = End("skipped", job.skip) if job.skip else End("failed", without_places(job.problem))
                 self._keep(job, end, now(), board)
                 continue
+            shutil.rmtree(run, ignore_errors=True)  # what an earlier attempt left
             try:
-                child = Child(job, self.folder.run(job.folder), self.folder.log(job.folder), self.threads, self.device)
+                child = Child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
             except OSError as error:  # neither memory nor disk left for one more process
-                self._keep(job, End("failed", f"it could not be started: {error.strerror}", 0.0), now(), board)
+                self._keep(job, End("failed", f"it could not be started: {error.strerror}"), now(), board)
                 continue
             board.started(job)
             yield child
             free -= 1
             if free <= 0:
                 return
-
-    def _keep(self, job: Job, end: End, started: str, board: Board) -> None:
-        row = self._row(job, end, started)
-        self.folder.keep(row)
-        board.finished(row)
 
     def _head(self, job: Job) -> dict[str, Any]:
         """The fields that say which measurement a row is."""
@@ -209,8 +236,9 @@ class Bench:
             "recipe_hash": job.facts.get("recipe_hash"),
         }
 
-    def _row(self, job: Job, end: End, started: str) -> dict[str, Any]:
-        run = self.folder.path / "runs" / job.folder
+    def _keep(self, job: Job, end: End, started: str, board: Board) -> None:
+        """Add or replace a row."""
+        run = self.path / "runs" / job.folder
         row = self._head(job) | job.facts | {"status": end.status, "error": end.error, "started": started}
         row |= {"wall_s": round(end.seconds, 1), "run": f"runs/{job.folder}" if run.is_dir() else None}
         row |= {"git": self.commit, "jobs": self.jobs, "peer": None}
@@ -219,7 +247,9 @@ class Bench:
                 row |= figures(run)
             except GantkError as error:
                 row |= {"status": "failed", "error": without_places(str(error))}
-        return row
+        self.rows[job.label] = row
+        write_rows(self.file, self.ordered())
+        board.finished(row)
 
 
 def _stop(children: list[Child]) -> None:
@@ -235,12 +265,25 @@ def _stop(children: list[Child]) -> None:
         children.clear()
 
 
-def _tell(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
+def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None) -> list[Path]:
+    """bench.md and bench.html; their paths."""
+    from gantk_bench.markdown import table
+    from gantk_bench.page import write_page
+
+    try:
+        markdown = write_file(path / "bench.md", table(rows).encode())
+        return [markdown, write_page(rows, path, changes=changes)]
+    except OSError as error:
+        what = f"the tables cannot be written to '{path}': {error.strerror}"
+        raise GantkError(f"{what}. All rows are there; make room and go on with --resume.") from None
+
+
+def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     """The table of results, what is not as it should be, what changed, and where it all is."""
-    out.print(result_table(outcome.rows, over_seeds(outcome.rows)))
+    out.print(result_table(outcome.rows))
     for row in outcome.bad:
         _say(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
-    for line in () if outcome.changes is None else comparison.told(outcome.changes):
+    for line in () if outcome.changes is None else comparison.listed(outcome.changes):
         out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
     for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):
         _say(out, f"{label:<7}  {path}")
@@ -249,11 +292,3 @@ def _tell(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
 def _say(out: Console, line: str) -> None:
     label, _, rest = line.partition("  ")
     out.print(f"[dim]{escape(label)}[/]  {escape(rest)}", soft_wrap=True)
-
-
-def _rivals(before: list[dict[str, Any]] | None, planned: Sequence[Job], named: bool) -> list[dict[str, Any]] | None:
-    """The rows to compare with; of recipes named one by one, theirs alone: the others are not missing."""
-    if before is None or not named:
-        return before
-    recipes = {job.recipe for job in planned}
-    return [row for row in before if row.get("recipe") in recipes]

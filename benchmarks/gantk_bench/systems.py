@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from gantk.report.scores import tone_of
@@ -146,6 +147,24 @@ class Line:
         return self._over(of)
 
     @property
+    def curves(self) -> dict[str, dict[float, float]]:
+        """metric -> seconds of training -> validation score, averaged over seeds that were scored at the same step."""
+        gathered: dict[str, dict[Any, list[tuple[float, float]]]] = {}
+        for row in self.system.rows:
+            for entry in map(mapping, row.get("curve") or ()):
+                seconds = value_of(entry.get("seconds"))
+                for metric, value in mapping(dig(entry, "scores", self.direction)).items():
+                    score = value_of(value)
+                    if seconds is not None and score is not None and math.isfinite(score):
+                        gathered.setdefault(metric, {}).setdefault(entry.get("step"), []).append((seconds, score))
+        found: dict[str, dict[float, float]] = {metric: {} for metric in gathered}
+        for metric, by_step in gathered.items():
+            for pairs in by_step.values():
+                seconds, score = (fmean(each) for each in zip(*pairs, strict=True))
+                found[metric][round(seconds, 2)] = score
+        return found
+
+    @property
     def baselines(self) -> list[str]:
         """Those that have a score in this direction."""
         names = dict.fromkeys(name for row in self.system.scored for name in mapping(row.get("baselines")))
@@ -177,13 +196,8 @@ class Line:
     def step_seconds(self) -> Figure | None:
         """Mean seconds per step of every log interval of every seed."""
         found = [dig(row, "speed", "step_seconds") for row in self.system.rows]
-        lists = [each for each in found if isinstance(each, list | tuple)]
-        values = tuple(v for each in lists for v in map(value_of, each) if v is not None)
+        values = tuple(v for each in found if isinstance(each, list) for v in map(value_of, each) if v is not None)
         return Figure(values) if values else None
-
-    @property
-    def wall(self) -> Figure | None:
-        return self._over(lambda row: value_of(row.get("wall_s")), self.system.rows)
 
     @cached_property
     def judgement(self) -> Judgement:

@@ -1,48 +1,69 @@
-"""The whole run: tasks in the order of their importance, one budget of time, a row for everything."""
+"""The whole run: tasks in the order of their importance, one budget of time, a row for everything.
+
+Measuring happens in a process of its own: a card that was left in a bad state, or a crash, costs it and not the rows.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from gantk.errors import GantkError, UserError
-from gpu import cases, catalogue
-from gpu.bars import bars
-from gpu.clock import Clock
-from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Writer, row
+from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, Writer, best, blank, first_line, row
+from gpu.table import bars
 
 START = 120.0  # seconds that a process may take to start
 LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "cost": 60, "training": 180, "peer": 150}  # seconds for a task
 COMPILING = 240.0  # for one that compiles
 LEAST = 3.0  # seconds below which nothing is begun
-PARTS = tuple(LIMITS)
 
 
-@dataclass
-class Options:
-    """What the command line says."""
+class Clock:
+    """Counts down from `minutes`; `began` is when the command started (time.monotonic), None: now."""
 
-    device: str
-    minutes: float
-    file: Path
-    tiny: bool = False
-    peers: dict[str, str] = field(default_factory=dict)  # name -> folder
-    cases: list[str] | None = None
-    parts: tuple[str, ...] = PARTS
-    command: str = ""
+    def __init__(self, minutes: float, began: float | None = None):
+        self.began = time.monotonic() if began is None else began
+        self.seconds = 60.0 * minutes
+
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+    def left(self) -> float:
+        """Seconds that remain, never below 0."""
+        return max(0.0, self.seconds - self.spent())
+
+
+def serve(connection: Connection, device: str) -> None:
+    """In the process that measures: say ("ready", the device's name), or a UserError where it cannot be computed on;
+    then take tasks until None comes. To each it answers with rows, ("failed", reason) where it broke off, and last with
+    ("done", whether the device still works)."""
+    from gantk.machine.runtime import describe, start
+    from gpu.measure import healthy, measure
+
+    try:
+        connection.send(("ready", describe(start(device))["device"]))
+    except UserError as error:
+        connection.send(error)
+        return
+    while (task := connection.recv()) is not None:
+        try:
+            for one in measure(task, device):
+                connection.send(one)
+        except Exception as error:  # what a part did not make a row of itself
+            connection.send(("failed", first_line(error)))
+        connection.send(("done", healthy(device)))
 
 
 class Worker:
-    """A process that measures on a device; it can be asked, waited for, and ended. `device_name` is the card's."""
+    """A process that measures on a device; it can be asked, waited for, and ended."""
 
     def __init__(self, device: str):
-        from gpu.worker import serve
-
         context = multiprocessing.get_context("spawn")  # a forked process could not use the card
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, device), daemon=True)
@@ -71,19 +92,15 @@ class Worker:
         try:
             if self.device_name is None:
                 self.meet(min(clock.left(), START))
-        except GantkError as error:
-            yield KILLED, OUT_OF_TIME if clock.left() <= 0 else str(error)
-            return
-        ends = clock.spent() + min(clock.left(), limit)
-        try:
+            ends, said = clock.spent() + min(clock.left(), limit), None
             self.connection.send(task)
-            said: Any = None
             while not (isinstance(said, tuple) and said[0] == "done"):
                 if not self.connection.poll(max(0.0, ends - clock.spent())):
-                    yield KILLED, OUT_OF_TIME if clock.left() <= 0 else f"took longer than {limit:g} s"
-                    return
+                    raise GantkError(f"took longer than {limit:g} s")
                 said = self.connection.recv()
                 yield said
+        except GantkError as error:
+            yield KILLED, OUT_OF_TIME if clock.left() <= 0 else str(error)
         except (EOFError, OSError):
             self.process.join(5)
             yield KILLED, f"the process that measured ended with code {self.process.exitcode}"
@@ -99,67 +116,56 @@ class Worker:
 
 
 class Suite:
-    """Runs the tasks and keeps their rows. `worker`: the process to begin with; None: one is started."""
+    """Runs tasks and keeps their rows in `file`. `start` makes a process that measures; `worker` is the first one."""
 
     def __init__(
         self,
-        options: Options,
+        file: Path,
         clock: Clock,
-        start: Callable[[str], Worker] = Worker,
-        say: Callable[[str], None] = print,
+        start: Callable[[], Worker],
         worker: Worker | None = None,
+        say: Callable[[str], None] = print,
     ):
-        self.options, self.clock, self.start, self.say, self.worker = options, clock, start, say, worker
+        self.clock, self.start, self.worker, self.say = clock, start, worker, say
         self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> what it did to the process
-        self.writer = Writer(options.file)
+        self.writer = Writer(file)
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, tasks: Iterator[dict[str, Any]]) -> list[Row]:
         """Everything, most important first; what does not fit into the time is a row that says so."""
         try:
             self.writer(row("definitions", format=FORMAT, text=DEFINITIONS))
-            for task in self.tasks():
+            for task in tasks:
                 self._do(task)
-            counts = Counter(one["status"] for one in self.writer.rows if one["part"] != "definitions")
-            for one in bars(self.writer.rows):
+            counts = Counter(one["status"] for one in self.writer.rows[1:])
+            for one in bars(list(self.writer.rows)):
                 self.writer(one)
-            budget = {"wall_s": self.clock.spent(), "budget_s": self.clock.seconds}
-            self.writer(row("end", **budget, counts=dict(counts)))
+            self.writer(row("end", wall_s=self.clock.spent(), budget_s=self.clock.seconds, counts=dict(counts)))
         finally:
             self._end_worker()
             self.writer.close()
         return self.writer.rows
-
-    def tasks(self) -> Iterator[dict[str, Any]]:
-        """Every task of the parts that were asked for."""
-        options = self.options
-        found = catalogue.tasks(options.tiny, options.cases, options.peers, options.command)
-        return (task for task in found if task["part"] in options.parts)
 
     def _do(self, task: dict[str, Any]) -> None:
         before = self.killed.get((task.get("case"), task.get("mode")))
         if before or self.clock.left() < LEAST:
             self._missing(task, SKIPPED, before or OUT_OF_TIME, [])
             return
-        self.worker = self.worker or self.start(self.options.device)
-        told: list[dict[str, Any]] = []
+        self.worker = self.worker or self.start()
+        told: list[Row] = []
         limit = COMPILING if task.get("mode") == "compiled" else LIMITS[task["part"]]
         for said in self.worker.answers(task, self.clock, limit):
             if isinstance(said, dict):
                 told.append(self._write(said))
-            elif said[0] == "done":
-                if not said[1]:
-                    self._end_worker()
-            else:
-                skipped = said[1] == OUT_OF_TIME
-                self._missing(task, SKIPPED if skipped else said[0], said[1], told)
-                if said[0] == KILLED:
-                    self._end_worker()
+            elif said[0] != "done":
+                self._missing(task, SKIPPED if said[1] == OUT_OF_TIME else said[0], said[1], told)
+            if isinstance(said, tuple) and (said[0] == KILLED or said == ("done", False)):
+                self._end_worker()
 
-    def _write(self, one: dict[str, Any]) -> dict[str, Any]:
+    def _write(self, one: Row) -> Row:
         """Keep a row; what only the whole run knows is added."""
-        if one["part"] == "step" and one["status"] == "ok" and one["flops"] is None:
+        if one["part"] == "step" and one["status"] == "ok" and not one.get("flops"):
             self._counts_of_another_mode(one)
-        if one["part"] in ("step", "peer") and one["tflops_per_s"] and one["precision"]:
+        if one.get("tflops_per_s") and one["part"] in ("step", "peer"):
             for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", one["dims"])):
                 ceiling = best(self.writer.rows, kind, one["precision"], dims)
                 one[key] = one["tflops_per_s"] / ceiling if ceiling else None
@@ -167,62 +173,27 @@ class Suite:
             at = f"{' x '.join(map(str, one['size']))}, batch {one['batch']}, {one['precision']}"
             self.killed[one["case"], one["mode"]] = f"not tried again; at {at}: {one['why']}"
         self.writer(one)
-        self.say(line_of(one))
+        names = ("peer", "case", "what", "kind", "recipe", "when", "dims", "size", "batch", "precision", "mode")
+        about = " ".join(str(one[name]) for name in names if one.get(name) is not None)
+        time_ = f"{1e3 * one['median_s']:.2f} ms" if one.get("median_s") else one["why"] or ""
+        self.say(f"{one['part']:<11} {about}: {one['status']} {time_}".rstrip())
         return one
 
-    def _missing(self, task: dict[str, Any], status: str, why: str, told: list[dict[str, Any]]) -> None:
+    def _missing(self, task: dict[str, Any], status: str, why: str, told: list[Row]) -> None:
         """Rows in the place of those that a task did not give."""
         measured = [(one["part"], one.get("peer")) for one in told]
-        for one in blanks(task, status, why):
+        for one in blank(task, status, why):
             if (one["part"], one.get("peer")) not in measured:
                 self._write(one)
 
-    def _counts_of_another_mode(self, one: dict[str, Any]) -> None:
+    def _counts_of_another_mode(self, one: Row) -> None:
         """What a step computes is the same in every mode: taken from where it could be counted."""
         cell = ("case", "size", "batch", "precision")
         for other in self.writer.rows:
-            if other["part"] == "step" and other["flops"] and all(other[key] == one[key] for key in cell):
+            if other["part"] == "step" and other.get("flops") and all(other[key] == one[key] for key in cell):
                 one |= {"flops": other["flops"], "tflops_per_s": other["flops"] / one["median_s"] / 1e12}
 
     def _end_worker(self) -> None:
         if self.worker is not None:
             self.worker.end()
             self.worker = None
-
-
-def best(rows: list[dict[str, Any]], kind: str, precision: str, dims: int | None = None) -> float | None:
-    """The highest rate of that kind among the rows, in TFLOP/s; None where there is none."""
-    rates = [
-        one["reached"]
-        for one in rows
-        if one["part"] == "ceiling" and one["status"] == "ok" and one["precision"] == precision
-        if one["kind"].startswith(kind) and (dims is None or one["dims"] == dims)
-    ]
-    return max(rates, default=None)
-
-
-def blanks(task: dict[str, Any], status: str, why: str) -> list[dict[str, Any]]:
-    """The rows of a task that gave none: what it was about, and why there is nothing."""
-    keys = ("case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
-    about = {key: task[key] for key in keys if key in task}
-    if task["part"] == "step":
-        return [row("step", status, why, **about)]
-    if task["part"] == "peer":
-        about |= {"dims": 2, "size": [task["size"]] * 2}
-        return [*(row("peer", status, why, **about, peer=side) for side in task["sides"]),
-                row("ratio", status, why, **about)]  # fmt: skip
-    if task["part"] == "ceiling":
-        return [row("ceiling", status, why, **{k: task.get(k) for k in ("kind", "precision", "dims")})]
-    if task["part"] == "cost":
-        return [row("cost", status, why, what=task["what"])]
-    if task["part"] == "training":
-        return [row("training", status, why, recipe=cases.training(task["tiny"])["recipe"])]
-    return [row("environment", status, why, when=task["when"], command=task["command"])]
-
-
-def line_of(one: dict[str, Any]) -> str:
-    """A row in one line, for a person who waits."""
-    names = ("peer", "case", "what", "kind", "recipe", "when", "dims", "size", "batch", "precision", "mode")
-    about = " ".join(str(one[name]) for name in names if one.get(name) is not None)
-    time = f"{1e3 * one['median_s']:.2f} ms" if one.get("median_s") else ""
-    return f"{one['part']:<11} {about}: {one['status']} {time or one['why'] or ''}".rstrip()

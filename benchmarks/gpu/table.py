@@ -1,30 +1,83 @@
-"""The rows of a run as Markdown."""
+"""The rows of a run as Markdown, and the targets that a card is to reach."""
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from gpu.bars import bars
-from gpu.cases import MODES
+from gpu.rows import Row, row
+from gpu.tasks import MODES, OWN, tables
 
-Row = dict[str, Any]
+REFERENCE = "reference"
+FASTER = {1: 5.0, 16: 2.0}  # batch -> times the reference implementation's speed
+CEILING = {16: 0.5}  # batch -> share of the best convolution that was measured in the same run
+SPREAD = 0.03  # of single steps, 5th to 95th percentile over the median; below it
+SINGLE = 30  # steps that a spread needs
+WAITS = 0  # of the host for the device in a step between two log points
+SIGNS = {">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+def bars(rows: list[Row]) -> Iterator[Row]:
+    """A row for every target: its value and whether that is enough, or why it was not measured."""
+
+    def find(part: str, about: Row, **more: Any) -> Row | None:
+        wanted = {"part": part, "size": [256, 256]} | about | more
+        return next((one for one in rows if all(one.get(key) == value for key, value in wanted.items())), None)
+
+    def value(one: Row | None, key: str) -> Any:
+        return one.get(key) if one is not None and one["status"] == "ok" else None
+
+    for cell in tables()["peers"]["target"]:
+        about = {"case": cell["case"], "batch": cell["batch"]}
+        own, turns, theirs = find("peer", about, peer=OWN), find("ratio", about), find("peer", about, peer=REFERENCE)
+        times = (value(turns, "times") or {}).get(REFERENCE)
+        source = theirs if theirs is not None and theirs["status"] != "ok" else turns
+        faster = about | {"what": "times the reference's speed"}
+        bar = _bar(faster, ">=", FASTER[cell["batch"]], "{:.2f}", times and times["median"], source, "it took no turns")
+        if times:
+            low, high = times["ci95"]
+            bar |= {"ci95": [low, high], "text": f"{bar['text']} [{low:.2f}, {high:.2f}]"}
+        yield bar
+        if (needed := CEILING.get(cell["batch"])) is not None:
+            what = about | {"what": "of the convolution ceiling"}
+            yield _bar(what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured")
+        taken = len(value(own, "samples_s") or ())
+        spread = value(own, "spread_90") if taken >= SINGLE else None
+        what = about | {"what": "spread of single steps"}
+        yield _bar(what, "<", SPREAD, "{:.1%}", spread, own, f"{taken} steps are too few")
+        what = about | {"what": "host waits in a step"}
+        yield _bar(what, "<=", WAITS, "{:g}", value(own, "host_waits"), own, "only CUDA counts them")
+
+
+def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, source: Row | None, unknown: str) -> Row:
+    """`source`: the row that the value is from; `unknown`: why that may have none although it was measured."""
+    about = about | {"needed": f"{sign} {form.format(limit)}"}
+    if value is not None:
+        return row("bar", **about, value=value, met=SIGNS[sign](value, limit), text=form.format(value))
+    why = "it is not in this run" if source is None else source["why"] or unknown
+    return row("bar", "skipped", why, **about, met=None, text=f"not measured ({why})")
 
 
 def markdown(rows: list[Row]) -> str:
     """The whole file: machine, targets, ceilings, steps, peers, costs, training, and what is missing."""
     by_part: dict[str, list[Row]] = {}
-    for row in rows:
-        by_part.setdefault(row["part"], []).append(row)
+    for one in rows:
+        if one["status"] == "ok":
+            by_part.setdefault(one["part"], []).append(one)
     by_part["bar"] = list(bars(rows))  # anew: a run that was cut off has none
     lines: list[str] = []
-    for part, section in SECTIONS.items():
+    for part, (heads, section) in SECTIONS.items():
         if part in by_part:
-            lines += [*section(by_part[part]), ""]
-    rows = [row for row in rows if row["status"] != "ok" and row["part"] != "bar"]
-    missing = Counter((row["part"], row["status"], _reason(row)) for row in rows)
+            heads = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"] if heads else []
+            lines += [*heads, *section(by_part[part]), ""]
+    missing = Counter(
+        (one["part"], one["status"], (one["why"] or "").split("; at ")[0][:160].replace("|", "/"))
+        for one in rows
+        if one["status"] != "ok" and one["part"] != "bar"
+    )
     if missing:
         lines += ["| not measured | status | rows | why |", "|---|---|---|---|"]
         lines += [f"| {part} | {status} | {count} | {why} |" for (part, status, why), count in missing.items()]
@@ -32,128 +85,96 @@ def markdown(rows: list[Row]) -> str:
 
 
 def _environment(rows: list[Row]) -> Iterator[str]:
-    first = next((row for row in rows if row["status"] == "ok"), rows[0])
-    loaded = next((row for row in rows if row["when"] == "under load"), first)
-    memory = f", {first['memory_gib']:.0f} GiB" if first["memory_gib"] else ""
+    first, loaded = rows[0], next((one for one in rows if one["when"] == "under load"), rows[0])
+    memory = f", {first['memory_gib']:.0f} GiB" if first.get("memory_gib") else ""
     power = f"; {loaded['power_w']:.0f} of {loaded['power_limit_w']:.0f} W" if loaded.get("power_limit_w") else ""
     clock = f", {loaded['clock_sm_mhz']:.0f} MHz under load" if loaded.get("clock_sm_mhz") else ""
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name))
-    source = f"gantk {first['gantk']} at {first['git'] or 'no commit'}"
-    yield f"{first['device']}{memory}; {versions}{power}{clock}; {source}"
-    yield f"{(first['started'] or '')[:10]}: `{first['command']}`"
-
-
-def _ceilings(rows: list[Row]) -> Iterator[str]:
-    yield "| ceiling | precision | shape | reached | spread |"
-    yield "|---|---|---|---|---|"
-    best: dict[tuple, Row] = {}
-    for row in rows:
-        key = (row["kind"], row["precision"], row["dims"])
-        if row["status"] == "ok" and row["reached"] > best.get(key, {"reached": -1.0})["reached"]:
-            best[key] = row
-    for (kind, precision, dims), row in best.items():
-        name = f"{kind}, {dims}-D" if dims else kind
-        reached = f"{row['reached']:.4g} {row['unit']} | {_share(row['spread'])}"
-        yield f"| {name} | {precision} | {_sides(row['shape'])} | {reached} |"
+    source = (first["git"] or {}).get("commit", "no commit")[:12]
+    yield f"{first['device']}{memory}; {versions}{power}{clock}; gantk {first['gantk']} at {source}"
+    yield f"{first['started'][:10]}: `{first['command']}`"
 
 
 def _bars(rows: list[Row]) -> Iterator[str]:
-    yield "| target | case | batch | needed | reached | |"
-    yield "|---|---|---|---|---|---|"
-    for row in rows:
-        verdict = {True: "met", False: "MISSED", None: ""}[row["met"]]
-        yield f"| {row['what']} | {row['case']} | {row['batch']} | {row['needed']} | {row['text']} | {verdict} |"
-
-
-def _steps(rows: list[Row]) -> Iterator[str]:
-    modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
-    titles = ["case", "size", "batch", "precision", *modes, "images/s", "TFLOP/s", "of conv", "of matmul", "memory"]
-    yield f"| {' | '.join(titles)} |"
-    yield "|---" * len(titles) + "|"
-    cells: dict[tuple, dict[str, Row]] = {}
-    for row in rows:
-        key = (row["case"], _sides(row["size"]), row["batch"], row["precision"])
-        cells.setdefault(key, {})[row["mode"]] = row
-    for (case, size, batch, precision), found in cells.items():
-        done = [row for row in found.values() if row["median_s"]]
-        if done:
-            times = " | ".join(_time(found.get(mode)) for mode in modes)
-            best = min(done, key=lambda row: row["median_s"])
-            yield f"| {case} | {size} | {batch} | {precision} | {times} | {_rates(best)} |"
-    yield from _notes(rows)
-
-
-def _peers(rows: list[Row]) -> Iterator[str]:
-    yield "| case | size | batch | side | precision | step | images/s | TFLOP/s | of conv | of matmul | memory |"
-    yield "|---" * 11 + "|"
-    for row in (row for row in rows if row["status"] == "ok"):
-        about = f"{row['case']} | {_sides(row['size'])} | {row['batch']} | {row['peer']} | {row['precision']}"
-        yield f"| {about} | {_time(row)} | {_rates(row)} |"
-    yield from _notes(rows)
+    for one in rows:
+        verdict = {True: "met", False: "MISSED", None: ""}[one["met"]]
+        yield f"| {one['what']} | {one['case']} | {one['batch']} | {one['needed']} | {one['text']} | {verdict} |"
 
 
 def _ratios(rows: list[Row]) -> Iterator[str]:
-    yield "| in turns | size | batch | gantk | beside | its step | times as long |"
-    yield "|---" * 7 + "|"
-    for row in (row for row in rows if row["status"] == "ok"):
-        own = 1e3 * median(row["turns_s"]["gantk"])
-        for side, times in row["times"].items():
-            low, high = times["ci95"]
-            theirs = f"{side} | {1e3 * median(row['turns_s'][side]):.2f} ms"
-            ratio = f"{times['median']:.2f} [{low:.2f}, {high:.2f}]"
-            yield f"| {row['case']} | {_sides(row['size'])} | {row['batch']} | {own:.2f} ms | {theirs} | {ratio} |"
+    for one in rows:
+        own = 1e3 * median(one["turns_s"][OWN])
+        for side, times in one["times"].items():
+            (low, high), theirs = times["ci95"], 1e3 * median(one["turns_s"][side])
+            about = f"{one['case']} | {_sides(one['size'])} | {one['batch']} | {own:.2f} ms | {side} | {theirs:.2f} ms"
+            yield f"| {about} | {times['median']:.2f} [{low:.2f}, {high:.2f}] |"
+
+
+def _ceilings(rows: list[Row]) -> Iterator[str]:
+    best: dict[tuple, Row] = {}
+    for one in rows:
+        key = (one["kind"], one["precision"], one["dims"])
+        if one["reached"] > best.get(key, {"reached": -1.0})["reached"]:
+            best[key] = one
+    for (kind, precision, dims), one in best.items():
+        reached = f"{one['reached']:.4g} {one['unit']} | {_share(one['spread'])}"
+        yield f"| {kind}{f', {dims}-D' if dims else ''} | {precision} | {_sides(one['shape'])} | {reached} |"
+
+
+def _peers(rows: list[Row]) -> Iterator[str]:
+    for one in rows:
+        about = f"{one['case']} | {_sides(one['size'])} | {one['batch']} | {one['peer']} | {one['precision']}"
+        yield f"| {about} | {_time(one)} | {_rates(one)} |"
+    yield from _notes(rows)
+
+
+def _steps(rows: list[Row]) -> Iterator[str]:
+    cells: dict[tuple, dict[str, Row]] = {}
+    for one in rows:
+        key = (one["case"], _sides(one["size"]), one["batch"], one["precision"])
+        cells.setdefault(key, {})[one["mode"]] = one
+    for (case, size, batch, precision), found in cells.items():
+        times = " | ".join(_time(found.get(mode)) for mode in MODES)
+        best = min(found.values(), key=lambda one: one["median_s"])
+        yield f"| {case} | {size} | {batch} | {precision} | {times} | {_rates(best)} |"
+    yield from _notes(rows)
 
 
 def _notes(rows: list[Row]) -> Iterator[str]:
     """What steps did otherwise than they were asked to, each said once."""
-    noted = Counter(note for row in rows for note in row["notes"] or ())
-    if noted:
-        yield ""
-        yield from (f"{count} of these rows: {note}" for note, count in noted.items())
+    noted = Counter(note for one in rows for note in one.get("notes") or ())
+    yield from ["", *(f"{count} of these rows: {note}" for note, count in noted.items())] if noted else []
 
 
-def _rates(row: Row) -> str:
-    memory = f"{row['peak_memory_gib']:.1f} GiB" if row["peak_memory_gib"] else "-"
-    shares = f"{_share(row['of_conv'])} | {_share(row['of_matmul'])}"
-    return f"{_number(row['images_per_s'])} | {_number(row['tflops_per_s'])} | {shares} | {memory}"
+def _rates(one: Row) -> str:
+    memory = f"{one['peak_memory_gib']:.1f} GiB" if one.get("peak_memory_gib") else "-"
+    shares = f"{_share(one.get('of_conv'))} | {_share(one.get('of_matmul'))}"
+    return f"{_number(one['images_per_s'])} | {_number(one['tflops_per_s'])} | {shares} | {memory}"
 
 
 def _costs(rows: list[Row]) -> Iterator[str]:
-    yield "| what | beside | images | time | images/s | ratio |"
-    yield "|---|---|---|---|---|---|"
-    for row in rows:
-        if row["status"] == "ok":
-            images = f"{row['batch']} of {_sides(row['size'])}"
-            rate = f"{_number(row['images_per_s'])} | {row['ratio']:.3g}"
-            yield f"| {row['what']} | {row['beside']} | {images} | {_time(row)} | {rate} |"
+    for one in rows:
+        about = f"{one['what']} | {one['beside']} | {one['batch']} of {_sides(one['size'])}"
+        yield f"| {about} | {_time(one)} | {_number(one['images_per_s'])} | {one['ratio']:.3g} |"
 
 
 def _training(rows: list[Row]) -> Iterator[str]:
-    yield "| training | steps | seconds | step | of it compute | direction | PSNR / SSIM | identity | intensity map |"
-    yield "|---" * 9 + "|"
-    for row in (row for row in rows if row["status"] == "ok"):
-        about = f"{row['recipe']}, {_sides(row['size'])}, batch {row['batch']}, {row['precision']}"
-        step = f"{1e3 * row['step_s']:.1f} ms" if row["step_s"] else "-"
-        for direction, scores in row["metrics"].items():
-            rivals = [row["baselines"].get(name, {}).get(direction, {}) for name in ("identity", "intensity_map")]
+    for one in rows:
+        about = f"{one['recipe']}, {_sides(one['size'])}, batch {one['batch']}, {one['precision']} | {one['steps']}"
+        step = f"{1e3 * one['step_s']:.1f} ms" if one["step_s"] else "-"
+        for direction, scores in one["metrics"].items():
+            rivals = [one["baselines"].get(name, {}).get(direction, {}) for name in ("identity", "intensity_map")]
             cells = " | ".join(f"{_number(s.get('psnr'))} / {_number(s.get('ssim'), 3)}" for s in (scores, *rivals))
-            spent = f"{row['seconds']:.1f} | {step} | {_share(row['compute_share'])}"
-            yield f"| {about} | {row['steps']} | {spent} | {direction} | {cells} |"
+            spent = f"{one['seconds']:.1f} | {step} | {_share(one['compute_share'])}"
+            yield f"| {about} | {spent} | {direction} | {cells} |"
 
 
-def _reason(row: Row) -> str:
-    """Why, without what differs from cell to cell."""
-    return (row["why"] or "").split("; at ")[0][:160].replace("|", "/")
+def _sides(size: list[int]) -> str:
+    return " x ".join(map(str, size))
 
 
-def _sides(size: list[int] | None) -> str:
-    return " x ".join(map(str, size)) if size else "-"
-
-
-def _time(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    return f"{1e3 * row['median_s']:.2f} ms ± {_share(row['spread'])}" if row["median_s"] else row["status"]
+def _time(one: Row | None) -> str:
+    return f"{1e3 * one['median_s']:.2f} ms ± {_share(one['spread'])}" if one else "-"
 
 
 def _number(value: float | None, places: int = 1) -> str:
@@ -164,13 +185,15 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-SECTIONS = {
-    "environment": _environment,
-    "bar": _bars,
-    "ratio": _ratios,
-    "ceiling": _ceilings,
-    "peer": _peers,
-    "step": _steps,
-    "cost": _costs,
-    "training": _training,
-}
+RATES = "images/s | TFLOP/s | of conv | of matmul | memory"
+SECTIONS = {  # part -> heading of its table, and its lines
+    "environment": ("", _environment),
+    "bar": ("target | case | batch | needed | reached | ", _bars),
+    "ratio": ("in turns | size | batch | gantk | beside | its step | times as long", _ratios),
+    "ceiling": ("ceiling | precision | shape | reached | spread", _ceilings),
+    "peer": (f"case | size | batch | side | precision | step | {RATES}", _peers),
+    "step": (f"case | size | batch | precision | {' | '.join(MODES)} | {RATES}", _steps),
+    "cost": ("what | beside | images | time | images/s | ratio", _costs),
+    "training": ("training | steps | seconds | step | compute | direction | PSNR / SSIM | identity | intensity map",
+                 _training),
+}  # fmt: skip

@@ -1,8 +1,7 @@
-"""gantk beside other toolkits: the same batches, images and sizes, in one process.
+"""gantk beside other toolkits: training steps on the same batches, images and sizes, in one process, taking turns.
 
     python benchmarks/peers/run.py --peer reference=CHECKOUT --peer cut=CHECKOUT --peer monai --json FILE
     python benchmarks/peers/run.py --peer reference=CHECKOUT --cases 'cyclegan-256-*' --seconds 120 --json FILE
-    python benchmarks/peers/run.py --peer reference=CHECKOUT --cases quality-cyclegan-64 --train-seconds 60 --json FILE
     python benchmarks/peers/run.py --table --json FILE          # a file's rows as Markdown; nothing is measured
 
 Peers: reference (CycleGAN and pix2pix, a checkout), cut (a checkout), monai and konfai (packages); without --peer all
@@ -13,24 +12,200 @@ Each case runs with every peer that has its parts; without --cases, those that t
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 if __name__ == "__main__":  # this folder's own files must not stand in for packages of the same name
     sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from gantk.errors import GantkError, UserError
-from peers.adapters import ADAPTERS
-from peers.cases import CASES
-from peers.markdown import table
-from peers.measure import measure
-from peers.rows import Row, joined, read, write
+from harness import WARM, parser, ratio, take_turns, written
+from harness import table as markdown
+
+from gantk import __version__
+from gantk.errors import GantkError, UserError, did_you_mean
+from gantk.machine.runtime import describe
+from gantk.recipe.load import resolved
+from gantk_bench.plan import recipe_hash
+from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
+from peers.cases import CASES, PEERS, Case, chosen
+from peers.checkouts import Cut, Reference
+from peers.packages import Konfai, Monai, MonaiWindows
+from peers.sides import HandedTurn, Own, Setup, Side, checked, fix_seeds
+
+Row = dict[str, Any]
+# Another toolkit is a class with `find`, `unable` and the constructor of these, and a name in PEERS.
+KINDS: dict[str, Any] = dict(zip(PEERS, (Reference, Cut, Monai, Konfai), strict=True))
+BATCHES = 4  # that a timing goes round
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A toolkit, found (version, where) or not, and then `reason` says what to do."""
+
+    name: str
+    folder: Path | None = None
+    found: tuple[str, str] | None = None
+    reason: str | None = None
+
+    def unable(self, case: Case) -> str | None:
+        """Why it cannot run a case, or None."""
+        if case.window:
+            return None if self.name == "monai" else "it has no inference by windows"
+        return KINDS[self.name].unable(case)
+
+    def build(self, setup: Setup, first: dict[str, Any], host: Own | None = None) -> Side:
+        """Its side of a case; `host` is gantk's, whose generator goes by windows."""
+        fix_seeds(setup.seed)
+        if setup.case.window:
+            return MonaiWindows(host.generator, setup.case)
+        return KINDS[self.name](self.folder, setup, first)
+
+
+def asked_for(arguments: Iterable[str]) -> list[Peer]:
+    """The peers of `name` and `name=folder`, all where none is named; UserError for a wrong name or folder."""
+    found = []
+    for argument in arguments or KINDS:
+        name, _, folder = argument.partition("=")
+        if name not in KINDS:
+            remedy = did_you_mean(name, KINDS)
+            raise UserError(f"there is no peer '{name}'", where=f"--peer {argument}", allowed=KINDS, remedy=remedy)
+        path = Path(folder).expanduser().resolve() if folder else None
+        here = KINDS[name].find(path)
+        reason = f"{name} is not here: {here}" if isinstance(here, str) else None
+        found.append(Peer(name, path, None if reason else here, reason))
+    return found
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Every case with every peer that can run it; a row with status "skipped" for each peer that runs none."""
+    cases, peers = chosen(options.cases), asked_for(options.peer)
+    if options.filters:
+        cases = [case.with_filters(options.filters) for case in cases]
+    for peer in peers:
+        reasons = dict.fromkeys(peer.reason or peer.unable(case) for case in cases)
+        if None not in reasons:
+            why = peer.reason or f"{peer.name} can run none of these cases: {'; '.join(reasons)}"
+            about = {"status": "skipped", "recipe": "peers", "summary": "", "label": f"peers {peer.name}"}
+            yield begun(cases[0], peer.name, peer, options) | about | {"error": why}
+    for case in cases:
+        for peer in peers:
+            if not peer.reason and not peer.unable(case):
+                yield from rows_of(case, peer, options)
+                gc.collect()
+
+
+def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row]:
+    """gantk's default path, its plain one and the peer, taking turns: three rows, or one that says what went wrong."""
+    start = time.monotonic()
+    try:
+        host, plain = (own_side(case, way, options) for way in ("gantk", "gantk plain"))
+        setup = Setup(case, host.parts.data.channels, host.device, options.seed)
+        guest = peer.build(setup, host.batch(0), host)
+        sides: dict[str, Side] = {"gantk": host, "gantk plain": plain, peer.name: guest}
+        batches = [host.batch(step) for step in range(BATCHES)]
+        turns = {name: HandedTurn(side, lambda k: batches[k % BATCHES], host.device) for name, side in sides.items()}
+        samples = take_turns(turns, options.seconds)
+        for side in sides.values():
+            side.check_finite()
+    except UserError:
+        raise
+    except Exception as error:  # a peer's code may raise anything; the other rows are safe
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        words = (str(error).strip().splitlines() or [""])[-1]
+        if not isinstance(error, GantkError):
+            words = f"{type(error).__name__}: {words}  ({Path(at.filename).name}:{at.lineno})"
+        failed = {"status": "failed", "error": words, "wall_s": time.monotonic() - start}
+        yield begun(case, peer.name, peer, options) | failed
+        return
+    for label, side in sides.items():
+        own = side if isinstance(side, Own) else None
+        row = begun(case, label, None if own else peer, options) | measured(own or host, samples[label])
+        row["speed"]["steps"] = turns[label].taken - WARM
+        row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name}
+        row["wall_s"] = time.monotonic() - start
+        if own:  # measured anew beside every peer
+            row["label"] += f" beside {peer.name}"
+        else:
+            row["machine"] |= {"precision": "fp32", "channels_last": False}
+            row["notes"] = list(side.notes)
+            row["ratio"] = {way: ratio(samples[label], samples[way]) for way in sides if way != label}
+        yield row
+
+
+def own_side(case: Case, way: str, options: argparse.Namespace) -> Own:
+    """gantk on one of its paths."""
+    settings = [*options.set, *case.settings(way)]
+    return Own(checked(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
+
+
+def begun(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
+    """What a row says whatever came of it, in the shape of `gantk bench`'s; `peer` is None for gantk's own sides."""
+    version, where = (peer.found or (None, None)) if peer else (__version__, None)
+    return {
+        "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}", "profile": None,
+        "summary": case.summary, "settings": list(options.set), "grid": {}, "seed": options.seed, "status": "ok",
+        "error": None, "started": datetime.now().astimezone().isoformat(timespec="seconds"), "wall_s": 0.0, "run": None,
+        "peer": peer.name if peer else None, "kind": "speed", "side": label, "size": case.size, "batch": case.batch,
+        "version": version, "found": where, "notes": [], "ratio": {},
+    }  # fmt: skip
+
+
+def measured(host: Own, samples: list[float]) -> Row:
+    """What a finished row says besides; `samples` are seconds per step."""
+    model = host.model
+    return {
+        "method": model.method.name, "domains": list(model.data.domains), "paired": host.parts.data.paired,
+        "metrics": {}, "baselines": {}, "verdict": {}, "curve": [], "alarms": [],
+        "speed": {"images_per_s": model.train.batch / median(samples), "step_seconds": samples},
+        "machine": describe(host.parts.runtime), "git": commit(), "recipe_hash": recipe_hash(resolved(model)),
+        "jobs": 1,
+    }  # fmt: skip
+
+
+def table(rows: list[Row]) -> str:
+    """All rows as Markdown, those without figures with their reason."""
+    lines, rest = [], []
+    for row in rows:
+        if row["status"] != "ok":
+            rest.append((row["recipe"], row["side"], row["status"], row["error"]))
+            continue
+        beside = f" (beside {row['beside']})" if row["peer"] is None else ""
+        seconds, times = (
+            row["speed"]["step_seconds"],
+            (written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")),
+        )
+        about = row["recipe"], f"{row['side']}, {row['machine']['precision']}{beside}", row["version"]
+        lines.append((*about, f"{row['weights'] / 1e6:.2f} M", f"{median(seconds):.4f}", *times, len(seconds)))
+    heads = ("case", "side", "version", "weights", "s/step", "times gantk", "times gantk plain", "rounds")
+    parts = [markdown(heads, lines)] if lines else []
+    return "\n\n".join([*parts, *([markdown(("case", "side", "status", "why"), rest)] if rest else [])]) + "\n"
+
+
+def joined(before: list[Row], new: list[Row]) -> list[Row]:
+    """Rows that were measured again in the place of those of the same label, new ones behind; none skipped any more."""
+    again, here = {row["label"]: row for row in new}, {row["peer"] for row in new if row["status"] != "skipped"}
+    kept = [again.pop(row["label"], row) for row in before if row["status"] != "skipped" or row["peer"] not in here]
+    return kept + [row for row in new if row["label"] in again]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0 done, 1 a row failed, 2 the command line was wrong."""
-    options = parser().parse_args(arguments)
+    found = parser(__doc__, seconds=40.0)
+    found.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
+    found.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
+    found.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
+    found.add_argument("--data", metavar="PATH", help="train on these images instead of the phantom's")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--table", action="store_true", help="print the rows as Markdown")
+    options = found.parse_args(arguments)
     try:
         return run(options)
     except GantkError as error:
@@ -39,8 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    file = Path(options.json) if options.json else None
-    before = read(file) if file and file.exists() else []
+    before = read_rows(options.json) if options.json and options.json.exists() else []
     if options.table and not options.peer and not options.cases:
         if not before:
             raise UserError("there are no rows to print", where="--table", remedy="name their file with --json FILE")
@@ -49,40 +223,15 @@ def run(options: argparse.Namespace) -> int:
     done: list[Row] = []
     for row in measure(options):
         done.append(row)
-        print(line_of(row), flush=True)
-        if file:
-            write(file, joined(before, done))
+        ratios = "".join(f"  {found['median']:.2f}x {way}" for way, found in row["ratio"].items())
+        told = f"{median(row['speed']['step_seconds']):.4f} s{ratios}" if row["status"] == "ok" else row["error"]
+        print(f"{row['status']:<8} {row['label']:<52} {told}", flush=True)
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            write_rows(options.json, joined(before, done))
     if options.table:
         print(table(joined(before, done)), end="")
     return 1 if any(row["status"] == "failed" for row in done) else 0
-
-
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(ADAPTERS))
-    found.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
-    found.add_argument("--seconds", type=float, default=40.0, help="of timed steps for each case and peer; default 40")
-    found.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
-    length = found.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="of the trainings whose quality is compared; default: the case's")
-    length.add_argument("--train-seconds", type=float, help="instead of steps: so long each, at each side's own speed")
-    found.add_argument("--data", metavar="PATH", help="train and score on these images instead of the phantom's")
-    found.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over gantk's recipe of a case")
-    found.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--json", metavar="FILE", help="rows, one per line; rows already there are kept or replaced")
-    found.add_argument("--table", action="store_true", help="print the rows as Markdown")
-    return found
-
-
-def line_of(row: Row) -> str:
-    """A row for the terminal."""
-    if row["status"] != "ok":
-        return f"{row['status']:<8} {row['label']}: {row['error']}"
-    ratios = "".join(f"  {found['median']:.2f}x {way}" for way, found in row["ratio"].items())
-    psnr = {key: found.get("psnr", {}).get("value") for key, found in row["metrics"].items()}
-    scores = "".join(f"  {key} {value:.2f} dB" for key, value in psnr.items() if value is not None)
-    return f"ok       {row['label']:<52} {median(row['speed']['step_seconds']):.4f} s{ratios}{scores}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they bring no training of translators."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from gantk.errors import UserError
+from peers.cases import DEPTHS, OVERLAP, WINDOWS, Case
+from peers.sides import OTHER, Setup, Side, full_precision
+
+CRITERIA = {"cyclegan": "least_squares", "pix2pix": "bce"}
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A toolkit's classes: makers of networks, and its adversarial loss of a discriminator's answer."""
+
+    generator: Callable[[int, int], nn.Module]  # channels in, channels out
+    judge: Callable[[int], nn.Module]  # channels in
+    adversarial: Callable[[object, bool, bool], Tensor]  # (answer, is it to be real, for the discriminator)
+
+
+class Loop(Side):
+    """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial + 100 x L1, the
+    discriminator sees input and output side by side (Isola et al. 2017). Adam 2e-4, beta1 0.5.
+    """
+
+    notes = ("the training loop is plain PyTorch around its networks and losses", "it has no image pool")
+
+    def __init__(self, made: Networks, setup: Setup):
+        self.setup, self.adversarial, self.paired = setup, made.adversarial, setup.case.paired
+        torch.manual_seed(setup.seed)
+        channels, targets = setup.channels, ("b",) if self.paired else ("b", "a")
+        self.generators = {to: made.generator(channels[OTHER[to]], channels[to]) for to in targets}
+        seen = {to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets}
+        self.judges = {to: made.judge(seen[to]) for to in targets}
+        for network in self.networks():
+            network.to(setup.device).train()
+        self.optimizers = [
+            torch.optim.Adam(nn.ModuleList(group.values()).parameters(), lr=2e-4, betas=(0.5, 0.999))
+            for group in (self.generators, self.judges)
+        ]
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        real = {name: batch[name].to(self.setup.device) for name in "ab"}
+        with full_precision():
+            self._freeze(True)
+            loss, fakes = self.losses(real)
+            self._update(0, loss)
+            self._freeze(False)
+            answers = [
+                (self.judges[to](self._seen(real, to, image)), truth)
+                for to, fake in fakes.items()
+                for image, truth in ((real[to], True), (fake.detach(), False))
+            ]
+            self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in answers) / 2)
+
+    def losses(self, real: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generators' loss, and the fakes it was computed with."""
+        fakes = {to: network(real[OTHER[to]]) for to, network in self.generators.items()}
+        loss = torch.zeros((), device=self.setup.device)
+        for to, network in self.generators.items():
+            loss = loss + self.adversarial(self.judges[to](self._seen(real, to, fakes[to])), True, False)
+            if self.paired:
+                loss = loss + 100.0 * l1_loss(fakes[to], real[to])
+            else:
+                loss = loss + 10.0 * l1_loss(network(fakes[OTHER[to]]), real[to])
+                loss = loss + 5.0 * l1_loss(network(real[to]), real[to])
+        return loss, fakes
+
+    def networks(self) -> Iterable[nn.Module]:
+        return [*self.generators.values(), *self.judges.values()]
+
+    def _seen(self, real: dict[str, Tensor], to: str, image: Tensor) -> Tensor:
+        return torch.cat([real[OTHER[to]], image], 1) if self.paired else image
+
+    def _update(self, which: int, loss: Tensor) -> None:
+        self.optimizers[which].zero_grad()
+        loss.backward()
+        self.optimizers[which].step()
+
+    def _freeze(self, frozen: bool) -> None:
+        for network in self.judges.values():
+            network.requires_grad_(not frozen)
+
+
+class Package(Loop):
+    """A loop around an installed package of this name."""
+
+    @classmethod
+    def find(cls, folder: Path | None) -> tuple[str, str] | str:
+        """(version, where), or what to do to have it; UserError for a folder."""
+        remedy = f"install it with `pip install {cls.name}`"
+        if folder is not None:
+            where = f"--peer {cls.name}={folder}"
+            raise UserError(f"{cls.name} is a package, not a folder", where=where, remedy=remedy)
+        return remedy if find_spec(cls.name) is None else (version(cls.name), f"package {cls.name}")
+
+
+class Monai(Package):
+    """Its U-Net, PatchDiscriminator and PatchAdversarialLoss."""
+
+    name = "monai"
+    notes = (*Loop.notes, "UNet channels, which have no default, are the case's; its other options are defaults")
+
+    @staticmethod
+    def unable(case: Case) -> str | None:
+        """Why it cannot run a case, or None."""
+        if case.method not in CRITERIA:
+            return f"it has no part of {case.method}"
+        return None if case.generator == "unet" else "it has no ResNet generator"
+
+    def __init__(self, folder: Path | None, setup: Setup, first: dict[str, Tensor]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from monai.losses import PatchAdversarialLoss
+            from monai.networks.nets import PatchDiscriminator, UNet
+
+        case = setup.case
+        filters = tuple(min(case.width * 2**level, case.width * 8) for level in range(DEPTHS[case.size]))
+        strides, loss = (2,) * (len(filters) - 1), PatchAdversarialLoss(criterion=CRITERIA[case.method])
+        made = Networks(  # images are in [-1, 1]
+            lambda inputs, outputs: nn.Sequential(UNet(2, inputs, outputs, filters, strides), nn.Tanh()),
+            lambda inputs: PatchDiscriminator(2, case.judge, inputs),
+            # its discriminator gives the features of every layer, the map of logits last
+            lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
+        )
+        super().__init__(made, setup)
+
+
+class MonaiWindows(Side):
+    """Its SlidingWindowInferer around gantk's own generator, windows blended by a Gaussian; fp32."""
+
+    name = "monai"
+    notes = ("the network is gantk's: what is compared is the way windows are cut and blended",)
+
+    def __init__(self, network: nn.Module, case: Case):
+        from monai.inferers import SlidingWindowInferer
+
+        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+        self.device = next(self.network.parameters()).device
+        side = (case.window, case.window)
+        self.inferer = SlidingWindowInferer(side, sw_batch_size=WINDOWS, overlap=OVERLAP, mode="gaussian")
+
+    @torch.no_grad()
+    def step(self, batch: dict[str, Tensor]) -> None:
+        with full_precision():
+            self.inferer(batch["a"].to(self.device), self.network).cpu()
+
+    def networks(self) -> list[nn.Module]:
+        return [self.network]
+
+
+class Konfai(Package):
+    """A CycleGAN of the blocks that its CycleGanGeneratorV1 and CycleGanDiscriminator are made of, in 2-D."""
+
+    name = "konfai"
+    notes = (*Loop.notes, "weights as PyTorch draws them")
+
+    @staticmethod
+    def unable(case: Case) -> str | None:
+        shallow = case.method == "cyclegan" and case.generator == "resnet6-shallow"
+        return None if shallow else "its translating generator is a ResNet of 6 blocks that halves once"
+
+    def __init__(self, folder: Path | None, setup: Setup, first: dict[str, Tensor]):
+        from konfai.metric.measure.adversarial import PatchGanLoss
+        from konfai.models.python.generation.diffusionGan import Discriminator, GeneratorV1
+
+        case = setup.case
+        losses = {real: PatchGanLoss(target=float(real)).to(setup.device) for real in (True, False)}
+        wide = [case.judge, case.judge * 2, case.judge * 4, case.judge * 4]
+        made = Networks(
+            lambda inputs, outputs: GeneratorV1.GeneratorBlock(case.width, 2, in_channels=inputs),
+            lambda inputs: Discriminator.DiscriminatorBlock(channels=[inputs, *wide], dim=2),
+            lambda answer, real, judging: losses[real](answer),
+        )
+        super().__init__(made, setup)

@@ -1,0 +1,262 @@
+"""`make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong is a row."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from gpu import device, measure, rows, suite, table, tasks, workloads  # noqa: E402
+from gpu.suite import Clock  # noqa: E402
+from recipe_step import RecipeStep  # noqa: E402
+
+from gantk.errors import UserError  # noqa: E402
+from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
+
+pytestmark = pytest.mark.bench
+SUITE = ROOT / "benchmarks" / "gpu_suite.py"
+
+
+def listed(tiny: bool = True, chosen: list[str] | None = None, part: str = "step") -> list[dict]:
+    return [task for task in tasks.tasks(tiny, chosen, {}, "a command") if task["part"] == part]
+
+
+def run_suite(file: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SUITE), "--json", str(file), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=file.parent, check=False)
+
+
+# ---- the whole run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[list[dict], str]:
+    """The rows of a whole small run in a process of its own, and what it printed."""
+    file = tmp_path_factory.mktemp("gpu") / "rows.jsonl"
+    done = run_suite(file, "--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20")
+    assert done.returncode == 0, done.stderr
+    return list(rows.read_rows(file)), done.stdout
+
+
+def test_every_part_of_a_run_is_measured(run):
+    found, printed = run
+    assert {row["part"] for row in found} == {*tasks.PARTS, "definitions", "ratio", "bar", "end"}
+    for row in found:
+        assert row["part"] in ("bar", "peer", "ratio") or row["status"] == "ok", row
+    assert [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")] == ["ok"] * 3
+    steps = [row for row in found if row["part"] == "step"]
+    assert {row["mode"] for row in steps} == {"eager", "captured"}
+    best = rows.best(found, "conv", "fp32", 3)
+    for row in steps:
+        assert len(row["samples_s"]) >= 2 and row["parameters"] > 0 and row["host_waits"] is None
+        assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
+        assert row["of_conv"] == pytest.approx(row["flops"] / row["median_s"] / 1e12 / best)
+    (training,) = (row for row in found if row["part"] == "training")
+    assert training["steps"] == 4 and {"identity", "intensity_map"} <= set(training["baselines"])
+    assert table.markdown(found) in printed
+    assert "| dcgan, 3-D | 16 x 16 x 16 | 1 | fp32 |" in printed
+    assert "| cyclegan-256-unet | 1 | >= 5.00 | not measured (it is not in this run) |" in printed
+
+
+def test_no_row_names_the_folders_of_this_machine(run):
+    assert str(ROOT) not in json.dumps(run[0])
+    assert "--json rows.jsonl" in next(row for row in run[0] if row["part"] == "environment")["command"]
+    said = rows.first_line(FileNotFoundError("no such file: '/home/x/models/x.py', see https://a.org/b/c or 3/4"))
+    assert said == "FileNotFoundError: no such file: 'x.py', see https://a.org/b/c or 3/4"
+
+
+def test_a_device_that_is_not_there_is_one_message_and_no_file(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = run_suite(tmp_path / "rows.jsonl", "--device", "cuda")
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("error: ") and "--device cpu --tiny" in done.stderr
+
+
+# ---- budget, crashes, refusals: told by a stand-in for the process that measures
+
+
+class Pretender:
+    """Answers every task with what `say` gives of it, as the process that measures would."""
+
+    def __init__(self, say):
+        self.say, self.ended = say, 0
+
+    def answers(self, task, clock, limit):
+        yield from self.say(task)
+
+    def end(self):
+        self.ended += 1
+
+
+def told(tmp_path, say, wanted, minutes=9.0) -> tuple[list[dict], Pretender]:
+    pretender = Pretender(say)
+    run = suite.Suite(tmp_path / "rows.jsonl", Clock(minutes), lambda: pretender, say=lambda line: None)
+    found = run.run(iter(wanted))
+    assert found == list(rows.read_rows(tmp_path / "rows.jsonl"))
+    return found, pretender
+
+
+def done(task):
+    about = {key: task[key] for key in ("case", "size", "batch", "precision", "mode", "dims")}
+    yield rows.row("step", **about, samples_s=[1.0], median_s=1.0, spread=0.0)
+    yield "done", True
+
+
+def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
+    found, _ = told(tmp_path, done, tasks.tasks(False, None, {}, ""), minutes=0.0)
+    skipped = [row for row in found if row["part"] not in ("definitions", "end", "bar")]
+    assert {(row["status"], row["why"]) for row in skipped} == {("skipped", "out of time budget")}
+    assert {row["part"] for row in skipped} == {*tasks.PARTS, "ratio"}
+    assert found[-1]["counts"] == {"skipped": len(skipped)}
+    assert "not measured (out of time budget)" in table.markdown(found)
+
+
+def test_what_ended_the_process_is_a_row_and_not_tried_again(tmp_path):
+    def say(task):
+        yield from [("killed", "took longer than 60 s")] if task["case"] == "pix2pix" else done(task)
+
+    wanted = [task for task in listed(False, ["pix2pix", "dualgan"]) if task["mode"] == "captured"]
+    found, pretender = told(tmp_path, say, wanted)
+    whys = [row["why"] for row in found if row.get("case") == "pix2pix"]
+    assert whys == ["took longer than 60 s", "not tried again; at 256 x 256, batch 1, bf16: took longer than 60 s"]
+    assert {row["status"] for row in found if row.get("case") == "dualgan"} == {"ok"}
+    assert pretender.ended == 2  # after the crash, and at the end
+
+
+def test_what_a_compiled_step_computes_is_known_from_another_mode(tmp_path):
+    def say(task):
+        yield next(done(task)) | ({} if task["mode"] == "compiled" else {"flops": 8e12})
+
+    found, _ = told(tmp_path, say, listed(chosen=["pix2pix"]))
+    (row,) = (row for row in found if row["part"] == "step" and row["mode"] == "compiled")
+    assert (row["flops"], row["tflops_per_s"]) == (8e12, 8.0)
+
+
+def test_what_a_part_did_not_catch_is_an_answer_and_the_next_task_is_taken():
+    here, there = multiprocessing.Pipe()
+    for task in ({"part": "step", "case": "lacks all else"}, next(tasks.ceilings(2, True)), None):
+        here.send(task)
+    suite.serve(there, "cpu")
+    ready, (what, why), first, row, *_, last = (here.recv() for _ in range(6))
+    assert ready == ("ready", "cpu") and first == last == ("done", True)
+    assert what == "failed" and why.startswith("KeyError") and row["status"] == "ok"
+
+
+def test_a_process_that_is_gone_or_takes_too_long_is_an_answer_too():
+    worker = suite.Worker("cpu")
+    assert worker.meet() == "cpu"
+    task = {"part": "environment", "when": "at rest", "command": ""}
+    assert list(worker.answers(task, Clock(9), 0.0)) == [("killed", "took longer than 0 s")]
+    worker.process.kill()
+    worker.process.join(60)
+    assert list(worker.answers(task, Clock(9), 60))[-1] == (
+        "killed", "the process that measured ended with code -9"
+    )  # fmt: skip
+    worker.end()
+
+
+# ---- steps
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no\nsecond line"), "failed"), (torch.OutOfMemoryError("CUDA"), "out of memory")],
+    ids=["bug", "memory"],
+)  # fmt: skip
+def test_a_method_that_raises_is_a_row(monkeypatch, error, status):
+    def broken(self, batch):
+        raise error
+
+    monkeypatch.setattr("gantk_cyclegan.model.CycleGAN.generator_losses", broken)
+    (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
+    assert (row["status"], row["method"]) == (status, "cyclegan") and "second line" not in row["why"]
+
+
+def test_a_recipe_that_cannot_be_built_is_a_row():
+    (row,) = measure.measure(listed(chosen=["cyclegan"])[0] | {"settings": ["data.size=[33, 33]"]}, "cpu")
+    assert row["status"] == "failed" and "33 x 33" in row["why"]
+
+
+def test_modes_are_settings_of_a_recipe():
+    task = listed(chosen=["cyclegan"])[0]
+    engines = {m: RecipeStep.build(task["recipe"], [*task["settings"], *own], "cpu") for m, own in tasks.MODES.items()}
+    assert [each.engine.plan.capture for each in engines.values()] == [True, False, False]
+
+
+def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
+    own = {name for name, (_, owner) in all_recipes().items() if owner == "gantk"}
+    used = {load_recipe(name).tables["method"]["name"] for name in own}
+    timed = {}
+    for task in listed(False):
+        load_recipe(task["recipe"]).override(task["settings"]).check()
+        method = load_recipe(task["recipe"]).tables["method"]["name"]
+        timed.setdefault(method, set()).add((task["size"][0], task["batch"], task["precision"], task["mode"]))
+    assert timed.keys() == used and all((256, 1, "bf16", "captured") in timed[method] for method in used)
+
+
+# ---- measuring
+
+
+@pytest.mark.parametrize(("dims", "stride"), [(2, 1), (3, 2)])
+def test_the_operations_of_a_convolution_are_counted_exactly(dims, stride):
+    convolve = F.conv2d if dims == 2 else F.conv3d
+    x, w = torch.randn(2, 3, *[8] * dims), torch.randn(5, 3, *[3] * dims, requires_grad=True)
+    forward = 2 * 2 * (8 // stride) ** dims * 5 * 3 * 3**dims
+    assert measure.counted(lambda: convolve(x, w, stride=stride, padding=1)) == forward
+    # the gradient of the weight costs what the convolution does; the input asks for none
+    assert measure.counted(lambda: convolve(x, w, stride=stride, padding=1).sum().backward()) == 2 * forward
+
+
+def test_the_training_step_is_taken_from_the_last_stage_of_the_log():
+    lines = [("coarse", 10, 1.0), ("coarse", 20, 2.0), ("main", 30, 5.0), ("main", 40, 9.0), ("main", 50, 15.0)]
+    log = [{"stage": stage, "step": step, "seconds": s, "losses": {}} for stage, step, s in lines]
+    assert workloads.step_seconds([*log, {"step": 50, "validation": {}}]) == pytest.approx(0.5)
+    assert workloads.step_seconds(log[:1]) is None
+
+
+def test_the_driver_s_answer_is_read_and_what_it_does_not_know_is_none():
+    found = device.answers("580.159, 700.00, 112.5, 1980, [N/A], 41")
+    assert (found["driver"], found["power_limit_w"], found["clock_memory_mhz"]) == ("580.159", 700.0, None)
+    assert set(device.answers("").values()) == {None}
+
+
+def test_a_device_that_cannot_be_used_is_said_in_the_place_of_ready(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here, there = multiprocessing.Pipe()
+    suite.serve(there, "cuda:0")
+    assert isinstance(here.recv(), UserError)
+
+
+# ---- targets
+
+
+def cell(part: str, batch: int, status: str = "ok", why=None, **values) -> dict:
+    return rows.row(part, status, why, case="cyclegan-256-unet", batch=batch, size=[256, 256], **values)
+
+
+def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
+    even = {"peer": "gantk", "samples_s": [1.0] * 40, "spread_90": 0.01, "host_waits": 0}
+    found = [
+        cell("peer", 1, **even), cell("ratio", 1, times={"reference": {"median": 5.5, "ci95": [4.5, 6.5]}}),
+        cell("peer", 16, **even | {"samples_s": [1.0] * 29, "host_waits": 4}, of_conv=0.4),
+        cell("peer", 16, "skipped", "reference is not here", peer="reference"),
+    ]  # fmt: skip
+    judged = [row for row in table.bars(found) if row["case"] == "cyclegan-256-unet"]
+    assert {(row["what"], row["batch"]): (row["met"], row["text"]) for row in judged} == {
+        ("times the reference's speed", 1): (True, "5.50 [4.50, 6.50]"),
+        ("spread of single steps", 1): (True, "1.0%"),
+        ("host waits in a step", 1): (True, "0"),
+        ("times the reference's speed", 16): (None, "not measured (reference is not here)"),
+        ("of the convolution ceiling", 16): (False, "40%"),
+        ("spread of single steps", 16): (None, "not measured (29 steps are too few)"),
+        ("host waits in a step", 16): (False, "4"),
+    }

@@ -1,0 +1,299 @@
+"""The harness and the comparison with other toolkits: same batches, fair turns, no trace of their code, honest rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import harness  # noqa: E402
+from peers import cases, run  # noqa: E402
+from peers.cases import Case  # noqa: E402
+from peers.checkouts import Reference, version_of  # noqa: E402
+from peers.packages import Loop, Networks  # noqa: E402
+from peers.sides import HandedTurn, Setup, Side, checked  # noqa: E402
+
+from gantk.errors import GantkError  # noqa: E402
+from gantk.method import Geometry  # noqa: E402
+
+pytestmark = pytest.mark.bench
+CPU = torch.device("cpu")
+OPTIONS = """
+import argparse, sys
+class TrainOptions:
+    def parse(self):
+        parser = argparse.ArgumentParser()
+        for name in ("dataroot", "checkpoints_dir", "model", "netG", "dataset_mode"):
+            parser.add_argument("--" + name)
+        for name in ("batch_size", "input_nc", "output_nc", "ngf", "ndf", "crop_size"):
+            parser.add_argument("--" + name, type=int, default=7)
+        print("options of a chatty program")
+        return parser.parse_args()
+"""
+MODELS = """
+import importlib
+def create_model(opt):
+    return importlib.import_module("models." + opt.model + "_model").Model(opt)
+"""
+MODEL = """
+import torch
+from util.words import GREETING
+class Model:
+    model_names = ["G_A", "G_B"]
+    def __init__(self, opt):
+        self.opt, self.greeting = opt, GREETING
+        self.netG_A, self.netG_B = (torch.nn.Conv2d(opt.input_nc, opt.output_nc, 3, padding=1) for _ in range(2))
+    def setup(self, opt):
+        parameters = [*self.netG_A.parameters(), *self.netG_B.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    def set_input(self, input):
+        self.a, self.b = input["A"].to(self.opt.device), input["B"]
+    def optimize_parameters(self):
+        BROKEN
+        loss = (self.netG_A(self.a) - self.b).abs().mean() + (self.netG_B(self.b) - self.a).abs().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.a.zero_()
+"""
+
+
+def checkout(folder: Path, greeting: str = "hello", broken: str = "pass") -> Path:
+    """A program with the reference's files and names, of one convolution a generator."""
+    files = {
+        "options/__init__.py": "", "options/base_options.py": "", "options/train_options.py": OPTIONS,
+        "models/__init__.py": MODELS, "models/cycle_gan_model.py": MODEL.replace("BROKEN", broken),
+        "models/pix2pix_model.py": "", "util/__init__.py": "", "util/words.py": f"GREETING = {greeting!r}\n",
+        "data/__init__.py": "",
+    }  # fmt: skip
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def drive(monkeypatch, tmp_path, capsys):
+    """The driver on one tiny case: `drive("--peer", ...)` gives (exit code, rows, printed, complained)."""
+    for name in list(cases.CASES):
+        monkeypatch.delitem(cases.CASES, name)
+    monkeypatch.setitem(cases.CASES, "tiny", Case("tiny", "cyclegan", "resnet6", 32, 2, 2, 2))
+    monkeypatch.setattr("peers.packages.find_spec", lambda name: None)
+    monkeypatch.setattr(harness, "SAMPLE", 0.01)
+    file = tmp_path / "rows.jsonl"
+    small = ["--set", "data.source.subjects=5", "--set", "data.source.slices=1", "--seconds", "0.01", "--device", "cpu"]
+
+    def call(*arguments: object):
+        code = run.main([*map(str, arguments), *small, "--json", str(file)])
+        out, err = capsys.readouterr()
+        found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return code, found, out, err
+
+    return call
+
+
+def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
+    code, rows, out, _ = drive("--peer", f"reference={checkout(tmp_path / 'theirs')}", "--cases", "tiny", "--table")
+    assert code == 0, rows
+    assert [row["side"] for row in rows] == ["gantk", "gantk plain", "reference"]
+    assert len({row["batches"] for row in rows}) == 1
+    assert [row["machine"]["precision"] for row in rows[1:]] == ["fp32", "fp32"]
+    theirs = rows[-1]
+    assert (theirs["peer"], theirs["status"], theirs["weights"]) == ("reference", "ok", 2 * (9 + 1))
+    assert len({len(row["speed"]["step_seconds"]) for row in rows}) == 1  # every round took every side
+    low, high = theirs["ratio"]["gantk"]["ci95"]
+    assert low <= theirs["ratio"]["gantk"]["median"] <= high
+    assert rows[0]["recipe_hash"] != rows[1]["recipe_hash"]  # default and plain are different recipes
+    assert "options of a chatty program" not in out and "| tiny | reference, fp32 | files " in out
+
+
+def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
+    code, rows, out, _ = drive("--cases", "tiny", "--table")
+    reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
+    assert code == 0 and reasons.keys() == set(cases.PEERS)
+    assert "git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix" in reasons["reference"]
+    assert "--peer cut=FOLDER" in reasons["cut"] and "pip install monai" in reasons["monai"]
+    assert "| peers | konfai | skipped |" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--peer", "reference={tmp}"], "no checkout of pytorch-CycleGAN-and-pix2pix: it has no models/cycle_gan_mod"),
+        (["--peer", "cut={tmp}/nowhere"], "there is no folder"),
+        (["--peer", "monai={tmp}"], "monai is a package, not a folder"),
+        (["--peer", "referense"], "Did you mean 'reference'?"),
+        (["--cases", "tinny"], "Did you mean 'tiny'?"),
+        (["--set", "data.sise=[8,8]", "--peer", "reference={fake}"], "data.sise"),
+        (["--table"], "there are no rows to print"),
+    ],
+)
+def test_wrong_input_is_one_message(drive, tmp_path, arguments, words):
+    fake = checkout(tmp_path / "fake")
+    code, rows, _, err = drive(*(argument.format(tmp=tmp_path, fake=fake) for argument in arguments))
+    assert (code, rows) == (2, []) and words in err and "Traceback" not in err
+
+
+def test_a_file_that_is_no_rows_is_not_overwritten(drive, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"precious": 1}\n')
+    code, _, _, err = drive("--cases", "tiny")
+    assert code == 2 and "no row" in err and (tmp_path / "rows.jsonl").read_text() == '{"precious": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ('raise ValueError("no such luck")', "ValueError: no such luck  (cycle_gan_model.py:"),
+        ('self.netG_A.weight.data.fill_(float("nan"))', "no longer finite"),
+    ],
+    ids=["crash", "nan"],
+)
+def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words):
+    code, rows, *_ = drive("--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny")
+    assert code == 1 and [row["status"] for row in rows] == ["failed"] and words in rows[0]["error"]
+
+
+def test_a_row_measured_again_replaces_the_old_one_and_the_skipped_one():
+    def row(label: str, peer: str, at: int, status: str = "ok") -> dict:
+        return {"label": label, "peer": peer, "status": status, "at": at}
+
+    old = [row("one", "x", 1), row("peers y", "y", 1, "skipped"), row("two", "x", 1)]
+    found = run.joined(old, [row("two", "x", 2), row("three", "y", 2)])
+    assert [(row["label"], row["at"]) for row in found] == [("one", 1), ("two", 2), ("three", 2)]
+
+
+# ---- a checkout's code
+
+
+def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeypatch):
+    mine = object()
+    monkeypatch.setitem(sys.modules, "data", mine)
+    path, arguments = list(sys.path), list(sys.argv)
+    setup, built = Setup(Case("tiny", "cyclegan", "resnet6", 32, 1, 2, 2), {"a": 1, "b": 1}, CPU), []
+    for word in ("one", "two"):
+        folder = checkout(tmp_path / word, word)
+        files = sorted(folder.rglob("*"))
+        built.append(Reference(folder, setup, {}).model.greeting)
+        assert sorted(folder.rglob("*")) == files  # no compiled files either
+    assert built == ["one", "two"] and sys.modules["data"] is mine and (sys.path, sys.argv) == (path, arguments)
+    assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
+
+
+def test_a_checkout_without_git_is_told_apart_by_its_files(tmp_path):
+    before = version_of(checkout(tmp_path / "theirs"))
+    assert before.startswith("files ") and version_of(checkout(tmp_path / "theirs", "changed")) != before
+
+
+# ---- taking turns
+
+
+class Recorder(Side):
+    """Remembers who was asked when, on a clock that its steps move."""
+
+    def __init__(self, name: str, calls: list, now: list, seconds: float):
+        self.label, self.calls, self.now, self.seconds = name, calls, now, seconds
+
+    def step(self, batch):
+        self.calls.append((self.label, float(batch["a"][0])))
+        self.now[0] += self.seconds
+        batch["a"].zero_()  # what a side does to its batch is nobody else's
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """`recorded({"x": 1.0, "y": 2.0})` gives turns whose steps take so long, and the calls as they come."""
+    calls, now = [], [0.0]
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(harness, "keep_memory", lambda keep: False)
+
+    def make(seconds: dict[str, float], first: dict[str, int] | None = None):
+        def batch(name: str, k: int) -> dict:
+            return {"a": torch.tensor([float(k % 3 + (first or {}).get(name, 0))]), "b": torch.zeros(1)}
+
+        sides = {name: Recorder(name, calls, now, each) for name, each in seconds.items()}
+        return {n: HandedTurn(side, lambda k, n=n: batch(n, k), CPU) for n, side in sides.items()}, calls
+
+    return make
+
+
+def test_the_order_is_turned_around_and_every_side_sees_the_same_batches(recorded):
+    turns, calls = recorded({"x": 1.0, "y": 2.0})
+    assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
+    assert "".join(name for name, _ in calls) == "xx" + "yy" + "xy" + "yx" + "xy" + "yx"
+    seen = {name: [value for who, value in calls if who == name] for name in "xy"}
+    assert seen["x"] == seen["y"] == [0, 1, 2, 0, 1, 2] and turns["x"].digest == turns["y"].digest
+
+
+def test_a_side_settles_untimed_at_first(recorded):
+    turns, calls = recorded({"x": 1.0, "y": 2.0})
+    turns["x"]._settling = 3
+    assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
+    assert "".join(name for name, _ in calls).startswith("xxx" + "xx" + "yy" + "xy")
+    assert turns["x"].digest == turns["y"].digest  # what settles is no part of what is compared
+
+
+def test_different_batches_are_never_compared(recorded):
+    with pytest.raises(GantkError, match="different batches"):
+        harness.take_turns(recorded({"x": 1.0, "y": 1.0}, {"y": 1})[0], seconds=1.0)
+
+
+def test_quick_steps_are_timed_in_stretches_and_slow_ones_have_enough_rounds(recorded):
+    quick, _ = recorded({"x": 0.01, "y": 0.02})
+    assert {len(found) for found in harness.take_turns(quick, seconds=3.6).values()} == {10}  # rounds of 12 steps
+    slow, _ = recorded({"x": 100.0, "y": 50.0})
+    assert {len(found) for found in harness.take_turns(slow, seconds=1.0).values()} == {4}
+
+
+def test_a_ratio_is_of_rounds_not_of_means():
+    found = harness.ratio([2.0, 20.0, 2.0, 2.0], [1.0, 10.0, 1.0, 1.0])
+    assert found == {"median": 2.0, "ci95": [2.0, 2.0], "rounds": 4}
+    wide = harness.ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5)
+    assert wide["ci95"][0] < 3.0 < wide["ci95"][1]
+
+
+def test_samples_are_as_many_as_there_is_time_for_and_are_summed_up():
+    calls = []
+    assert len(harness.samples(lambda: calls.append(1), seconds=10.0, least=2, most=7)) == 7
+    assert len(harness.samples(lambda: calls.append(1), seconds=0.0, least=2, most=7)) == 2
+    assert harness.summary([4.0]) == {"samples_s": [4.0], "median_s": 4.0, "spread": 0.0, "spread_90": 0.0}
+    assert (
+        harness.summary([1.0] * 39 + [2.0])["spread_90"] == 0.0 < harness.summary([1.0] * 36 + [2.0] * 4)["spread_90"]
+    )
+
+
+def test_every_part_of_the_fast_path_has_a_switch():
+    found = harness.switches(CPU)
+    assert "without kernels" in found and "with compile" in found and "without cuda_graph" not in found
+    for settings in (harness.PLAIN, harness.SWITCHES.values()):
+        checked(cases.CASES["cyclegan-128-unet"], settings)
+
+
+# ---- loops around networks, and the cases
+
+
+@pytest.mark.parametrize(("method", "judged"), [("cyclegan", {"b": 1, "a": 1}), ("pix2pix", {"b": 2})])
+def test_a_loop_trains_all_its_networks(method, judged):
+    made = Networks(
+        generator=lambda a, b: nn.Conv2d(a, b, 3, padding=1),
+        judge=lambda a: nn.Conv2d(a, 1, 4, stride=2),
+        adversarial=lambda answer, real, judging: ((answer - float(real)) ** 2).mean(),
+    )
+    side = Loop(made, Setup(Case("tiny", method, "unet", 128), {"a": 1, "b": 1}, CPU))
+    assert {to: network.in_channels for to, network in side.judges.items()} == judged
+    before = [network.weight.clone() for network in side.networks()]
+    side.step({name: torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) for name in "ab"})
+    assert not any(torch.equal(old, network.weight) for old, network in zip(before, side.networks(), strict=True))
+
+
+def test_every_case_is_a_recipe_whose_networks_take_its_size():
+    for case in cases.CASES.values():
+        model = checked(Case(**{**vars(case), "width": 2, "judge": 2}))
+        side = case.window or case.size
+        assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired

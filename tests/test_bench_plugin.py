@@ -1,0 +1,621 @@
+"""`gantk bench` inside: suites and plans, comparisons, rows on the disk, the live table, bench.html and bench.md."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+from rich.console import Console
+
+from gantk.errors import UserError
+from gantk.recipe.load import all_recipes, load_recipe
+from gantk_bench import gallery
+from gantk_bench.board import Board
+from gantk_bench.comparison import REGRESSION, Change, compare, listed, regressed
+from gantk_bench.grid import combinations, parse_axis, short_keys
+from gantk_bench.markdown import table
+from gantk_bench.page import write_page
+from gantk_bench.plan import Wish, jobs_for, recipe_names
+from gantk_bench.rows import read_rows, without_places, write_rows
+from gantk_bench.suite import all_suites, load_suite
+from gantk_bench.systems import systems
+
+pytestmark = pytest.mark.bench
+
+
+# ---- suites and plans
+PLUGIN = """
+import gantk
+@gantk.hookimpl
+def gantk_register(add):
+    add.suites("my_suites")
+    add.recipes("my_recipes")
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """`suite(text)` loads a suite of that text."""
+
+    def load(text: str):
+        path = tmp_path / "mine.toml"
+        path.write_text(text, "utf-8")
+        return load_suite(str(path))
+
+    return load
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_recipe):
+    """`recipe(name, **tables)` writes the tiny recipe, changed; its path."""
+
+    def write(name: str = "tiny", **tables) -> str:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(tomli_w.dumps(copy.deepcopy(tiny_recipe) | tables), "utf-8")
+        return str(path)
+
+    return write
+
+
+def planned(names, suite, *, named: bool = True, **wish):
+    return jobs_for(names, suite, Wish(**wish), named=named)
+
+
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_a_bundled_suite_has_a_job_for_every_recipe_and_none_has_a_problem(name):
+    suite = load_suite(name)
+    names, named = recipe_names([], True, suite)
+    jobs = planned(names, suite, named=named)
+    assert [job.recipe for job in jobs] == sorted(all_recipes())
+    assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip] == []
+    assert all(job.limit for job in jobs) and suite.summary
+
+
+def test_quick_shortens_every_bundled_recipe_by_name_and_needs_neither_files_nor_weights():
+    suite = load_suite("quick")
+    bundled = {name for name, (_, owner) in all_recipes().items() if owner == "gantk"}
+    assert set(suite.recipe) == bundled
+    for job in planned(sorted(bundled), suite, named=False):
+        model = load_recipe(job.recipe).override(job.settings, job.profile).check()
+        assert model.data.source.name == "phantom", job.recipe
+        assert [part.options.get("weights") for part in model.post] in ([], ["random"]), job.recipe
+        assert model.train.steps <= 2000 and model.evaluate.regression == 100, job.recipe
+        scored = {part.name for part in model.evaluate.metrics}
+        assert scored in ({"psnr", "ssim", "mae", "nrmse"}, {"kid", "prdc", "diversity"}), job.recipe
+
+
+def test_metrics_follow_the_kind_of_method(suite):
+    chosen = suite('[metrics]\ntranslate = ["psnr"]\nnoise = [{ name = "kid", features = "random" }]')
+    translates, makes = planned(["cut_t1t2", "dcgan_phantom"], chosen)
+    assert translates.settings == ('evaluate.metrics=["psnr"]',)
+    assert makes.settings == ('evaluate.metrics=[{ name = "kid", features = "random" }]',)
+    assert planned(["cut_t1t2"], suite(""))[0].settings == ()  # each recipe keeps its own
+
+
+def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(suite):
+    chosen = suite("[set]\ntrain.seed = 1\ntrain.batch = 3\n[recipe.cut_t1t2.set]\ntrain.batch = 2")
+    assert planned(["cut_t1t2"], chosen)[0].settings == ("train.seed=1", "train.batch=3", "train.batch=2")
+    (job,) = planned(["cut_t1t2"], chosen, settings=("train.seed=7",), grid=("train.batch=5",))
+    assert job.facts["seed"] == 7
+    assert job.arguments[-4:] == ["--set", "train.seed=7", "--set", "train.batch=5"]
+
+
+def test_limits_go_from_the_suite_over_the_recipe_to_the_command_line(suite):
+    chosen = suite("limit = 10\n[recipe.cut_t1t2]\nlimit = 20")
+    assert [job.limit for job in planned(["cut_t1t2", "cyclegan_3d"], chosen)] == [20, 10]
+    assert [job.limit for job in planned(["cut_t1t2"], chosen, limit=5)] == [5]
+
+
+def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(suite, recipe):
+    broken = recipe("broken", method={"name": "no_such_gan"})
+    jobs = planned([broken, "cut_t1t2"], suite(""), named=False)
+    assert "there is no method 'no_such_gan'" in jobs[0].problem and jobs[1].problem is None
+    with pytest.raises(UserError, match="there is no method 'no_such_gan'"):
+        planned([broken], suite(""))
+
+
+def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_plugin, tiny_recipe):
+    folder = add_plugin("my-package", "my_plugin", PLUGIN)
+    for package, name, tables in (
+        ("my_suites", "night", {"limit": 5.0, "recipe": {"mine": {"set": {"train": {"steps": 2}}}}}),
+        ("my_recipes", "mine", tiny_recipe),
+    ):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").touch()
+        (folder / package / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
+    assert all_suites()["night"][1] == "my-package"
+    suite = load_suite("night")
+    names, named = recipe_names([], True, suite)
+    (mine,) = [job for job in planned(names, suite, named=named) if job.recipe == "mine"]
+    assert (mine.steps, mine.limit, suite.name) == (2, 5.0, "night")
+    in_quick = [job for job in planned(["mine"], load_suite("quick"), named=False)]
+    assert in_quick[0].problem is None
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("limt = 3", "the suite has no option 'limt'. Did you mean 'limit'?"),
+        ("limit = 0", "limit: input should be greater than 0"),
+        ('jobs = "two"', "jobs: "),
+        ("[recipe.cut_t1t3]\nlimit = 3", "there is no recipe 'cut_t1t3'. Did you mean 'cut_t1t2'?"),
+        ('recipes = ["cut_t1t3"]', "there is no recipe 'cut_t1t3'"),
+        (
+            "\n[recipe.cut_t1t2]\nsteps = 3",
+            "recipe.cut_t1t2: it has no option 'steps'. Options: profile, set, limit, skip",
+        ),
+        ("[recipe]\ncut_t1t2 = 3", "'cut_t1t2' is a table"),
+        ("recipe = 3", "recipe is a table of tables"),
+        ("[metrics]\nnoises = []", "Did you mean 'noise'?"),
+        ("limit = ", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
+    with pytest.raises(UserError) as caught:
+        suite(text)
+    assert told in str(caught.value) and "mine.toml" in str(caught.value)
+
+
+def test_commas_inside_brackets_and_quotes_belong_to_the_value():
+    axis = parse_axis('method.generator={ name = "unet", width = 8 },"resnet", [1, 2],"a,b\\",c",plain')
+    assert [value.value for value in axis] == [{"name": "unet", "width": 8}, "resnet", [1, 2], 'a,b",c', "plain"]
+    assert axis[1].setting == 'method.generator="resnet"'
+
+
+def test_all_combinations_are_made_seeds_varying_fastest():
+    made = combinations(["train.seed=0,1", "method.cycle=1,2"])
+    assert [[value.value for value in values] for values in made] == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    assert [[v.text for v in values] for values in combinations([], 2)] == [["0"], ["1"]]
+    assert list(combinations([])) == [()]
+
+
+def test_labels_use_the_shortest_keys_that_differ(suite):
+    assert short_keys(["method.generator.width", "method.discriminator.width", "train.seed"]) == {
+        "method.generator.width": "generator.width",
+        "method.discriminator.width": "discriminator.width",
+        "train.seed": "seed",
+    }
+    grid = ('method.generator={ name = "unet", width = 8 },"resnet"',)
+    jobs = planned(["cut_t1t2"], suite(""), grid=grid)
+    assert [job.label for job in jobs] == ['cut_t1t2 generator={name="unet",width=8}', 'cut_t1t2 generator="resnet"']
+    assert len({job.folder for job in jobs}) == 2
+    assert all(set(job.folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.=+-") for job in jobs)
+
+
+def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_itself(suite, recipe):
+    hash_of = lambda path, **wish: planned([path], suite(""), **wish)[0].facts["recipe_hash"]  # noqa: E731
+    first = hash_of(recipe())
+    assert first == hash_of(recipe("renamed", summary="another", paper={"system": "a system"}))
+    assert first != hash_of(recipe(), settings=("train.batch=3",))
+    assert first == hash_of(recipe(), settings=("train.batch=2",))  # as it is anyway
+
+
+# ---- comparisons and rows
+
+
+def score(value: float | None = 20.0, half: float | None = 0.5, **fields) -> dict:
+    interval = None if half is None or value is None else [value - half, value + half]
+    about = {"unit": "dB", "definition": "psnr/fixed", "higher_is_better": True}
+    return {"value": value, "ci95": interval, "n": 5} | about | fields
+
+
+def row(label: str = "a", **fields) -> dict:
+    base = {
+        "format": 1, "label": label, "recipe": label, "status": "ok", "error": None, "seed": 0, "jobs": 2,
+        "recipe_hash": "r", "data_hash": "d", "metrics": {"a_to_b": {"psnr": score()}},
+        "speed": {"step_seconds": [0.10, 0.11, 0.12, 0.13], "peak_memory_gib": 1.0},
+        "machine": {"device": "cpu", "cpu": "a cpu", "threads": 1, "precision": "bf16"},
+    }  # fmt: skip
+    return copy.deepcopy(base) | fields
+
+
+def verdicts(now: dict, before: dict) -> dict[str, str]:
+    return {change.what: change.verdict for change in compare([now], [before])}
+
+
+@pytest.mark.parametrize(
+    "value, verdict",
+    [(20.0, "no change"), (20.6, "no change"), (19.4, "no change"), (20.8, "better"), (19.2, "REGRESSION")],
+)
+def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(value, verdict):
+    """Two half widths of 0.5 make one of 0.707."""
+    now = row(metrics={"a_to_b": {"psnr": score(value)}})
+    assert verdicts(now, row())["psnr a_to_b"] == verdict
+
+
+@pytest.mark.parametrize("key, told_as", [("recipe_hash", "the recipe"), ("data_hash", "the data")])
+def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
+    worse = row(metrics={"a_to_b": {"psnr": score(1.0)}}, **{key: "other"})
+    (change,) = compare([worse], [row()])
+    assert change.verdict == "not comparable" and told_as in change.reason
+    assert not regressed([change]) and list(listed([change]))[-1] == "1 not comparable"
+
+
+def test_rows_and_metrics_that_come_or_go_are_listed():
+    found = {(c.label, c.what): c.verdict for c in compare([row("a"), row("b")], [row("b"), row("c")])}
+    assert found["a", "row"] == "new" and found["c", "row"] == "missing"
+    now, before = row(metrics={"x": {"ssim": score()}}), row(metrics={"x": {"psnr": score()}})
+    assert verdicts(now, before) | {"step": "", "memory": ""} == {
+        "ssim x": "new", "psnr x": "missing", "step": "", "memory": ""
+    }  # fmt: skip
+
+
+def test_a_row_that_no_longer_works_is_a_regression_and_one_that_works_again_is_better():
+    failed = {"format": 1, "label": "a", "status": "failed", "error": "a bug"}
+    (now,) = compare([failed], [row()])
+    assert now.verdict == "REGRESSION" and "a bug" in now.reason
+    assert verdicts(row(), failed) == {"row": "better"}
+    assert verdicts(failed, failed) == {"row": "no change"}
+    assert verdicts(failed | {"status": "skipped"}, row()) == {"row": "changed"}
+
+
+@pytest.mark.parametrize(
+    "steps, jobs, verdict",
+    [
+        ([0.10, 0.11, 0.12, 0.13], 1, "no change"),
+        ([0.13, 0.14, 0.15, 0.16], 1, "REGRESSION"),  # by 26 %, alone on the machine
+        ([0.13, 0.14, 0.15, 0.16], 2, "no change"),  # beside others
+        ([0.20, 0.21, 0.22, 0.23], 2, "REGRESSION"),
+        ([0.05, 0.06, 0.06, 0.06], 2, "better"),
+        ([0.10, 0.11, 0.30, 0.31], 1, "no change"),  # a load that came and went
+    ],
+)
+def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, verdict):
+    now = row(jobs=jobs, speed={"step_seconds": steps})
+    assert verdicts(now, row(jobs=jobs))["step"] == verdict
+
+
+def test_speed_of_another_machine_or_beside_other_jobs_is_not_compared():
+    slower = {"step_seconds": [9.0], "peak_memory_gib": 9.0}
+    now = row(speed=slower, machine=row()["machine"] | {"threads": 8})
+    (change,) = [change for change in compare([now], [row()]) if change.what == "speed"]
+    assert change.verdict == "not comparable" and "threads" in change.reason
+    assert verdicts(row(speed=slower, jobs=1), row())["speed"] == "not comparable"
+
+
+def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [row(), row("b") | {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}])
+    first, second = read_rows(path)
+    assert first == row()
+    assert second["wall_s"] is None and second["speed"] == {"step_seconds": [None, 1.0]}
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"label": "a"}', '{"status": "ok"}', "\x00"])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row()) + "\n" + line + "\n", "utf-8")
+    with pytest.raises(UserError, match=r"this line is no row of a bench.*rows.jsonl:2"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        ("no space in '/home/ada/runs/a b/x.pt'", "no space in 'x.pt'"),
+        ("(/srv/data/x.toml:7)", "(x.toml:7)"),
+        ("data.source.path=/mnt/heads/", "data.source.path=heads"),
+        (r"C:\Users\ada\x.png is missing", "x.png is missing"),
+        ("4/5 images, runs/a and ../b stay, 1/2", "4/5 images, runs/a and ../b stay, 1/2"),
+        ("https://example.org/a/b stays", "https://example.org/a/b stays"),
+    ],
+)
+def test_absolute_paths_are_cut_to_their_last_name(text, kept):
+    assert without_places(text) == kept
+
+
+# ---- what is shown while it runs
+
+
+def test_plain_lines_and_the_live_table_say_how_each_row_goes():
+    out = Console(file=io.StringIO(), width=150, height=40, color_system=None)
+    good, bad = translation(metrics={"b_to_a": {"psnr": score(21.234)}}), failed("b", "out of time", "a bug")
+    child = SimpleNamespace(job=SimpleNamespace(label="c"), step=lambda: 5, steps=lambda: None, seconds=61.0)
+    with Board(3, out) as board:
+        board.started(SimpleNamespace(label="dualgan_t1t2"))
+        board.finished(good)
+        board.finished(bad)
+    assert out.file.getvalue().splitlines() == [
+        "start    dualgan_t1t2",
+        "ok       dualgan_t1t2  2:11  (1/3)  T2 -> T1 psnr 21.23 dB, not better than regression",
+        "out of time b  2:11  (2/3)  a bug",
+    ]
+    board.plain = False
+    board.progress([child])
+    out.print(board._render())
+    text = out.file.getvalue()
+    assert re.search(r"^c +trains +5/\? +1:01", text, re.M) and "2 of 3 done, 0 wait, 1 not ok" in text
+
+
+# ---- bench.html and bench.md
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
+
+
+def judged(better: bool, best: str = "identity", probability: float | None = 1.0, **more) -> dict:
+    return {"better": better, "best_baseline": best, "probability": probability, **more}
+
+
+def translation(recipe: str = "dualgan_t1t2", seed: int = 0, psnr: float = 24.31, **more) -> dict:
+    """A good row of a method that translates both ways; T1 -> T2 beats its baselines, T2 -> T1 does not."""
+    directions = ("a_to_b", "b_to_a")
+    fair = judged(True, "identity", 0.99)
+    return {
+        "format": 1, "suite": "quick", "recipe": recipe, "label": recipe, "summary": "Brain MR.", "profile": "cpu",
+        "settings": ["train.steps=200"], "grid": {}, "seed": seed, "status": "ok", "error": None,
+        "started": "2026-11-20T14:03:00", "wall_s": 131.5, "run": f"runs/{recipe}-{seed}", "method": "dualgan",
+        "domains": ["T1", "T2"], "paired": False,
+        "metrics": {d: {"psnr": score(psnr), "ssim": score(0.861, unit="")} for d in directions},
+        "baselines": {
+            "identity": {d: {"psnr": score(14.5), "ssim": score(0.29, unit="")} for d in directions},
+            "regression": {d: {"psnr": score(23.9), "ssim": score(0.85, unit="")} for d in directions},
+        },
+        "verdict": {
+            "a_to_b": {"psnr": judged(True, "regression", 0.98, without_pairs=fair)},
+            "b_to_a": {"psnr": judged(False, "regression", 0.07, without_pairs=fair)},
+        },
+        "speed": {"images_per_s": 38.3, "seconds": 121.3, "steps": 200, "step_seconds": [0.11, 0.1, 0.12],
+                  "first_step_s": 4.2, "peak_memory_gib": 1.25, "energy_j": 12400.0},
+        "selection": {"step": 160, "rule": "nearest to ideal", "table": []},
+        "published": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}, "b_to_a": {"psnr": 10.91, "ssim": 0.18}},
+        "system": "DualGAN (Yi et al. 2017)",
+        "curve": [{"step": s, "seconds": s / 2, "scores": {d: {"psnr": 10 + s / 20} for d in directions}}
+                  for s in (0, 100, 200)],
+        "alarms": [], "machine": {"device": "cpu", "cpu": "AMD EPYC"}, "versions": {"gantk": "0.1.0", "torch": "2.11"},
+        "git": {"commit": "d358a63" + "0" * 33, "dirty": False}, "recipe_hash": "ab" * 32, "data_hash": "cd" * 32,
+        "jobs": 2, "peer": None,
+    } | more  # fmt: skip
+
+
+def noise(recipe: str = "dcgan_phantom") -> dict:
+    kid = {"image": {"kid_random": score(0.124, unit="", higher=False)}}
+    rival = {"image": {"kid_random": score(3.866, unit="", higher=False)}}
+    return translation(recipe) | {
+        "domains": ["FLAIR"], "method": "dcgan", "metrics": kid, "baselines": {"noise": rival, "real_split": kid},
+        "verdict": {"image": {"kid_random": judged(True, "noise")}}, "published": {"accuracy": 0.875}, "curve": [],
+    }  # fmt: skip
+
+
+def failed(recipe: str = "progan_tumour", status: str = "failed", error: str | None = "the loss is not finite") -> dict:
+    row = translation(recipe)
+    return {key: row[key] for key in list(row)[: list(row).index("run")]} | {
+        "status": status,
+        "error": error,
+        "run": None,
+    }
+
+
+def draw_samples(folder: Path, row: dict, *, side: int = 24, count: int = 4) -> None:
+    """A run folder with random sample pictures for a row."""
+    random, samples = np.random.default_rng(0), folder / row["run"] / "samples"
+    names = dict(zip("ab", row["domains"], strict=False))
+    known = {key: tuple(names.get(letter) for letter in key.split("_to_")) for key in row["metrics"] if "_to_" in key}
+    directions = {key: {"from": pair[0], "to": pair[1], "count": count} for key, pair in known.items()}
+    directions = directions or {"image": {"from": None, "to": row["domains"][0], "count": count}}
+    for key in directions:
+        for part in ("input", "truth", "step-000200"):
+            for i in range(count):
+                (samples / part).mkdir(parents=True, exist_ok=True)
+                pixels = random.integers(0, 256, (side, side), dtype=np.uint8)
+                Image.fromarray(pixels).save(samples / part / f"{key}-{i}.png")
+    index = {"directions": directions, "steps": [200], "has_truth": "image" not in directions}
+    (samples / "index.json").write_text(json.dumps(index))
+    (samples.parent / "log.jsonl").write_text("")
+
+
+class Page(HTMLParser):
+    """A page taken apart: tags, what a reader sees, and the table's cells with what they are sorted by."""
+
+    def __init__(self, path: Path):
+        super().__init__(convert_charrefs=True)
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict]] = []
+        self.inside: list[str] = []
+        self.texts: dict[str, list[str]] = {"script": [], "style": [], "": []}
+        self.heads: list[str] = []
+        self.groups: list[list[list[tuple[str, str | None]]]] = []  # group -> line -> cell: text, sort
+        self.within = False
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append((tag, found))
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+        self.within = self.within or found.get("id") == "rows"
+        if self.within and tag == "tbody":
+            self.groups.append([])
+        elif self.within and tag == "tr" and self.groups:
+            self.groups[-1].append([])
+        elif self.within and tag in ("th", "td"):
+            if self.groups:
+                self.groups[-1][-1].append(("", found.get("data-sort")))
+            else:
+                self.heads.append("")
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+        if tag == "table":
+            self.within = False
+
+    def handle_data(self, text):
+        self.texts[self.inside[-1] if self.inside else ""].append(text)
+        if self.within and self.groups and self.groups[-1] and self.groups[-1][-1]:
+            shown, key = self.groups[-1][-1][-1]
+            self.groups[-1][-1][-1] = (f"{shown} {text.strip()}".strip(), key)
+        elif self.within and self.heads and not self.groups:
+            self.heads[-1] += text.strip()
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.texts[""]).replace("\u00a0", " ").split())
+
+    def having(self, attribute: str) -> list[str]:
+        return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
+
+    def column(self, title: str) -> list[tuple[str, str | None]]:
+        """The cells of the head lines of all groups under one heading."""
+        place = self.heads.index(title)
+        return [(text.replace("\u00a0", " "), key) for text, key in (group[0][place] for group in self.groups)]
+
+
+def bench(folder: Path, rows: list[dict], **options) -> Page:
+    return Page(write_page(rows, folder, **options))
+
+
+def seeded(*values: float) -> list[dict]:
+    """A row a seed, labelled as the bench labels them."""
+    return [
+        translation(seed=seed, psnr=value, label=f"dualgan_t1t2 seed={seed}", grid={"train.seed": seed})
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_every_row_and_direction_has_a_line(tmp_path):
+    page = bench(tmp_path, [translation(), noise(), failed()])
+    lines = [(group[0][0][0].split()[0], group[0][1][0].replace("\u00a0", " ")) for group in page.groups]
+    assert lines == [("dualgan_t1t2", "T1 → T2"), ("dualgan_t1t2", "T2 → T1"), ("dcgan_phantom", "FLAIR from noise"),
+                     ("progan_tumour", "–")]  # fmt: skip
+
+
+def test_the_verdict_is_worded_coloured_and_has_its_probability(tmp_path):
+    page = bench(tmp_path, [translation()])
+    better, worse = page.column("Verdict")
+    assert better[0] == "better (p 0.98)"
+    assert worse[0] == "not better (p 0.07) without pairs: better (p 0.99)"
+    assert float(better[1]) > float(worse[1])
+    classes = [found["class"] for tag, found in page.tags if tag == "td" and found.get("class", "").startswith("said")]
+    assert classes[0] == "said good" and "said bad" in classes
+
+
+def test_figures_stand_beside_baselines_and_published_ones(tmp_path):
+    page = bench(tmp_path, [translation()])
+    assert page.column("PSNR (dB)")[0] == ("24.31 23.81 to 24.81", "24.31")
+    assert page.column("Best baseline")[0][0] == "23.90 / 0.850 L1 U-Net regression"
+    assert page.column("Published")[0][0] == "8.09 / 0.00"
+    assert page.column("Step time")[0] == ("0.11 s 0.1 s to 0.12 s", "0.11")
+    assert page.column("Memory")[0][0] == "1.25 GiB" and page.column("Energy")[0][0] == "12.4 kJ"
+
+
+def test_seeds_are_one_line_that_opens_into_each(tmp_path):
+    page = bench(tmp_path, seeded(24.0, 25.0, 26.0))
+    assert len(page.groups) == 2 and [len(group) for group in page.groups] == [4, 4]
+    assert page.column("PSNR (dB)")[0] == ("25.00 24.00 to 26.00", "25.0")
+    place = page.heads.index("PSNR (dB)")
+    assert [line[place][1] for line in page.groups[0][1:]] == ["24.0", "25.0", "26.0"]
+    assert page.having("aria-expanded") == ["false", "false"]
+
+
+def test_nothing_in_a_row_can_execute(tmp_path):
+    row = translation(HOSTILE, label=HOSTILE, error=HOSTILE, method=HOSTILE, summary=HOSTILE, system=HOSTILE,
+                      domains=[HOSTILE, HOSTILE], settings=[HOSTILE], git={"commit": HOSTILE, "dirty": True},
+                      machine={HOSTILE: HOSTILE, "cpu": HOSTILE}, versions={HOSTILE: HOSTILE}, suite=HOSTILE,
+                      alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}], recipe_hash=HOSTILE)  # fmt: skip
+    row["metrics"]["a_to_b"][HOSTILE] = score(1.0) | {"definition": HOSTILE, "unit": HOSTILE}
+    row["baselines"][HOSTILE] = row["baselines"].pop("identity")
+    row["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
+    page = bench(tmp_path, [row, failed(HOSTILE, HOSTILE, HOSTILE)], changes=[Change(HOSTILE, HOSTILE, REGRESSION)])
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert not [name for _, found in page.tags for name in found if name.startswith("on")]
+    assert not [found for tag, found in page.tags if tag == "img"]
+    assert HOSTILE in "".join(page.texts[""])
+
+
+def test_the_page_refuses_every_script_but_its_own(tmp_path):
+    page = bench(tmp_path, [translation()])
+    (policy,) = [found["content"] for _, found in page.tags if found.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(page.texts["script"][1].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_input_output_and_truth_of_each_run_stand_side_by_side(tmp_path):
+    rows = [translation(), noise()]
+    for row in rows:
+        draw_samples(tmp_path, row)
+    page = bench(tmp_path, rows)
+    alts = page.having("alt")
+    assert {"input of sample 1, dualgan_t1t2", "output of sample 1, dualgan_t1t2",
+            "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(alts)  # fmt: skip
+    assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
+
+
+def test_pictures_outside_the_bench_folder_are_not_read(tmp_path):
+    row = translation()
+    draw_samples(tmp_path / "elsewhere", row)
+    row["run"] = "../elsewhere/" + row["run"]
+    assert not bench(tmp_path / "bench", [row]).having("src")
+
+
+def test_pictures_shrink_and_then_go_before_the_page_grows(tmp_path):
+    rows = [translation(f"recipe_{i}") for i in range(6)]
+    for row in rows:
+        draw_samples(tmp_path, row, side=96)
+    found = systems(rows)
+    whole, none = gallery.gallery(found, tmp_path)
+    size = sum(strip.size for strips in whole.values() for strip in strips)
+    fewer, left_out = gallery.gallery(found, tmp_path, budget=size // 3)
+    assert none == 0 and left_out == 0
+    assert sum(strip.size for strips in fewer.values() for strip in strips) <= size // 3
+    _, left_out = gallery.gallery(found, tmp_path, budget=10_000)
+    assert left_out > 0
+
+
+def test_quality_over_time_has_a_curve_for_each_recipe(tmp_path):
+    page = bench(tmp_path, [translation("one"), translation("two")])
+    charts = json.loads(page.texts["script"][0])["charts"]
+    assert sorted(charts[0]["names"]) == ["one", "two"]
+    assert charts[0]["steps"] == [0, 50, 100] and charts[0]["x"] == "{} s of training"
+    assert charts[0]["values"] == [[10.0, 15.0, 20.0]] * 2
+
+
+def missing_parts() -> list[dict]:
+    """A good row that lacks one thing or another."""
+    rows = []
+    for key in ("metrics", "baselines", "verdict", "speed", "curve", "published", "domains", "machine", "git", "run"):
+        rows += [translation(key) | {key: None}, {k: v for k, v in translation(f"no {key}").items() if k != key}]
+    for part in ("value", "ci95", "unit", "definition", "higher_is_better", "n"):
+        row = copy.deepcopy(translation(part))
+        row["metrics"]["a_to_b"]["psnr"].pop(part)
+        rows.append(row)
+    row = copy.deepcopy(translation("nan"))
+    row["metrics"]["a_to_b"]["psnr"] |= {"value": math.nan, "ci95": None}
+    return [*rows, row]
+
+
+def test_nothing_that_a_row_may_lack_breaks_the_page_or_the_table(tmp_path):
+    rows = missing_parts()
+    page, lines = bench(tmp_path, rows), lines_of(table(rows))
+    assert len(page.groups) == len(lines) == sum(len(system.lines) for system in systems(rows)) > len(rows)
+
+
+def lines_of(markdown: str) -> list[list[str]]:
+    """The cells of a Markdown table's body, a line for each direction of a row."""
+    rows = [line for line in markdown.splitlines() if line.startswith("|")][2:]
+    cells = [[cell.strip().split("<br>") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    depths = [max(map(len, row)) for row in cells]
+    return [[cell[i % len(cell)] for cell in row] for row, n in zip(cells, depths, strict=True) for i in range(n)]
+
+
+def test_a_markdown_line_holds_all_that_is_compared():
+    (line, back) = lines_of(table([translation()]))
+    assert line[2:] == ["24.31 / 0.861", "23.90 / 0.850 (L1 U-Net regression)", "23.90 / 0.850", "14.50 / 0.290",
+                        "8.09 / 0.00", "better (0.98)", "2 min 01 s", "38.3"]  # fmt: skip
+    assert back[7] == "not better (0.07); without pairs better (0.99)"
+
+
+def test_hostile_strings_leave_the_markdown_table_whole():
+    lines = lines_of(table([translation(HOSTILE, label=HOSTILE + "\n| x |", domains=[HOSTILE, "b"]), failed(HOSTILE)]))
+    assert len(lines) == 3 and {len(line) for line in lines} == {10}
+    assert "<script" not in table([failed("x", "failed", HOSTILE)])
