@@ -1,27 +1,17 @@
 """Checkpoint choice: which save of a run to use, without looking at the truth.
 
-Every save is scored by itself, on a few images that the training holds out (training images where it holds out too
-few; never test images), so that a checkpoint's score stays what it is, whatever comes after it, and a run that was
-killed and resumed chooses the same.
+Every save is scored by itself on a few images that the training holds out (training images where it holds out too few;
+never test images), so that a run that was killed and resumed chooses the same. For translations the score is
 
-The rule for translations, "nearest": per direction three criteria are measured, none of which needs a pair,
+    sqrt(kid) + structure^4 + cycle^4, averaged over the directions; the lowest wins,
 
-- kid: how far translated images are from real images of the target domain, of other patients (kernel inception
-  distance on seeded random features). As a square root, in units of the distance of the untouched input: 1 = no nearer;
-- structure: 1 - squared local correlation of output and input, at half the resolution, where noise is averaged away, in
-  units of the same between the input and real images of other patients: 0 = every edge is kept, 1 = unrelated;
-- cycle: mean absolute difference of an image that was brought there and back, in units of the mean difference of two
-  images; for methods that translate both ways.
-
-The score is kid + structure^4 + cycle^4, averaged over the directions; the lowest wins. The distance decides, which no
-copy of the input wins. It alone would be won by inventing another patient, so structure and cycle are added, by a power
-that leaves them next to nothing among translations that keep the anatomy (a true one changes edges too: fewer changes
-are no better) and makes them weigh as much as a copy's distance where the output has nothing to do with the input.
-What is barred wins only where all is barred: outputs that are not finite, that are all alike, that are the input
-nearly unchanged, or that are no nearer to the target domain than the untouched input.
-
-For images from noise the score is the kid alone, with the same bars for what is not finite or all alike. A method that
-learns from pairs may look at its validation pairs: there the score is their mean PSNR, and the highest wins.
+where kid is the distance of translated images to real images of other patients, in units of the untouched input's;
+structure is 1 - squared local correlation of output and input at half the resolution, in units of that between the
+input and other patients; cycle is the mean difference of an image brought there and back, in units of that between two
+images. Distance decides, which no copy of the input wins; the powers bar an output that has nothing to do with the
+input and weigh next to nothing otherwise. Outputs that are not finite, all alike, the input nearly unchanged, or no
+nearer to the target domain than the input are barred: they win only where all are. Images from noise are scored by kid
+alone; a method that learns from pairs by the PSNR of its validation pairs.
 """
 
 from __future__ import annotations
@@ -54,7 +44,6 @@ TRAINED_PER_IMAGE = 12  # training images between two saves for each image that 
 PASS, SEED = 16, 2000  # images from noise per call, and the first call's seed
 BYTES = 2**28  # of a set of images, which for volumes is fewer
 ALIKE = 0.3  # outputs that differ from each other by less than this share of what real images do are all alike
-POWER = 4  # of structure and cycle in the score
 FLOOR = 0.1  # kid (of standardised features) that sets of a few dozen images of other patients get by chance alone
 UNCHANGED = 0.005  # of the range: an output that differs less from its input, in the mean, is a copy
 NEARER = 0.9  # of the input's kid: above it nothing was translated
@@ -95,19 +84,17 @@ class Choice:
 
 def criterion_for(model: Model, data: Data, method: Method, runtime: Runtime) -> Criterion:
     """What the saves of this training are scored by; what it needs of the data is read at its first call."""
-    parts = model, data, method, runtime
     if model.train.steps is not None and model.train.steps <= model.train.save_every:
-        return Criterion(*parts)
-    if not method.directions():
-        return Sampled(*parts) if method.samples else Criterion(*parts)
-    return (OnPairs if method.paired and data.pairs("validation") else Unpaired)(*parts)
+        kind = Criterion
+    elif method.directions():
+        kind = OnPairs if method.paired and data.pairs("validation") else Unpaired
+    else:
+        kind = Sampled if method.samples else Criterion
+    return kind(model, data, method, runtime)
 
 
 class Criterion:
-    """Gives every save its entry: criteria by direction, `score`, and `barred` with the reason where it is.
-
-    This one is for runs in which there is nothing to choose: every save is as good as the others.
-    """
+    """Called at a save: its criteria by direction, `score`, and `barred` with the reason. Here: nothing to choose."""
 
     rule, higher = "the only save", False
 
@@ -115,54 +102,35 @@ class Criterion:
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
         self.low, self.span = data.range[0], data.range[1] - data.range[0]
         between = model.train.save_every * model.train.batch * runtime.world
-        self.count = self.fitting(min(MOST, between // TRAINED_PER_IMAGE))
+        self.count = self._fitting(min(MOST, between // TRAINED_PER_IMAGE))
+        self.kid = Kid(self.span, model.data.dims)
 
     def __call__(self) -> dict[str, Any]:
         return {"score": None}
 
-    def fitting(self, most: int) -> int:
+    def _fitting(self, most: int) -> int:
         return fitting(most, BYTES, self.method.geometry.size, FEWEST)
 
-    def images(self, records: Sequence[Record]) -> Tensor:
+    def _stacked(self, records: Sequence[Record]) -> Tensor:
         """As the networks see them, (N, C, *size), neighbours included."""
         return windows(torch.stack([self.data.image(record) for record in records]), self.method.geometry.size)
 
-    def group(self, images: Tensor, patients: Sequence[str] | None = None) -> ImageGroup:
-        """Images in network intensities as a set."""
-        return ImageGroup((images - self.low).to(self.runtime.device), list(patients or [""] * len(images)))
+    def _group(self, images: Tensor) -> ImageGroup:
+        return ImageGroup((images - self.low).to(self.runtime.device), [""] * len(images))
 
-    def reals(self, records: Sequence[Record]) -> ImageGroup:
-        """Real images that made ones are compared with."""
-        chosen = spread(records, self.fitting(REALS))
-        return self.group(self.data.centre(self.images(chosen)), [record.subject for record in chosen])
+    def _reals(self, records: Sequence[Record]) -> ImageGroup:
+        return self._group(self.data.centre(self._stacked(spread(records, self._fitting(REALS)))))
 
-    def translate(self, images: Tensor, to: str) -> Tensor:
+    def _distance(self, real: ImageGroup, images: Tensor) -> float:
+        return float(self.kid(real, real, self._group(images)).value)
+
+    def _translate(self, images: Tensor, to: str) -> Tensor:
         network = lambda x: self.method.translate(x, to)  # noqa: E731
         return whole_images(network, self.method, self.model, self.runtime)(images)
 
-    @cached_property
-    def kid(self) -> Kid:
-        return Kid(self.span, self.model.data.dims)
-
-    def distance(self, real: ImageGroup, made: ImageGroup) -> float:
-        return float(self.kid(real, real, made).value)
-
-    def records(self, letter: str, split: str) -> list[Record]:
+    def _records(self, letter: str, split: str) -> list[Record]:
         records = self.data.training if split == "train" else self.data.splits[split]
         return [record for record in records if record.domain == letter]
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """One direction's images, and what a copy and an unrelated image get."""
-
-    sources: Tensor  # as the networks see them
-    shown: Tensor  # without neighbouring slices
-    real: ImageGroup  # of the target domain, of other patients
-    copy: float  # kid of the sources as they are
-    unrelated: float  # structure of the sources with real images of other patients
-    apart: float  # mean absolute difference of two sources
-    differ: float  # the same of two real images
 
 
 class Unpaired(Criterion):
@@ -171,47 +139,41 @@ class Unpaired(Criterion):
     rule = "lowest kid + structure^4 + cycle^4: kid 1 for a copy of the input, structure 1 for an unrelated image"
 
     def __call__(self) -> dict[str, Any]:
-        entry: dict[str, Any] = {}
-        scores, barred = [], []
+        entry, scores, barred = {}, [], []
         for to in self.method.directions():
-            stick, key = self.yardsticks[to], f"{OTHER[to]}_to_{to}"
-            made = self.translate(stick.sources, to)
-            found = self._criteria(stick, made, to) if bool(torch.isfinite(made).all()) else {}
-            entry[key] = {name: round(value, 6) if math.isfinite(value) else None for name, value in found.items()}
-            scores.append(_score_of(stick, *found.values()) if found else math.nan)
-            barred += [f"{key}: {why}" for why in self._bars(stick, self.data.centre(made), found)]
-        entry["score"] = round(sum(scores) / len(scores), 6) if all(map(math.isfinite, scores)) else None
-        return entry | ({"barred": "; ".join(barred)} if barred else {})
+            key, (score, criteria, bars) = f"{OTHER[to]}_to_{to}", self._judged(to)
+            entry[key] = {name: round(value, 6) if math.isfinite(value) else None for name, value in criteria.items()}
+            scores.append(score)
+            barred += [f"{key}: {why}" for why in bars]
+        return entry | {"score": mean(scores)} | ({"barred": "; ".join(barred)} if barred else {})
 
-    @cached_property
-    def yardsticks(self) -> dict[str, Yardstick]:
-        """By the domain that comes out."""
-        return {to: self._yardstick(to) for to in self.method.directions()}
-
-    def _criteria(self, stick: Yardstick, made: Tensor, to: str) -> dict[str, float]:
-        shown = self.data.centre(made)
-        found = {
-            self.kid.name: self.distance(stick.real, self.group(shown)),
-            "structure": self.structure(shown, stick.shown),
-        }
+    def _judged(self, to: str) -> tuple[float, dict[str, float], list[str]]:
+        """Score, criteria and bars of one direction."""
+        sources, real = self.images[to]
+        made, given = self._translate(sources, to), self.data.centre(sources)
+        if not bool(torch.isfinite(made).all()):
+            return math.nan, {}, ["not finite"]
+        shown, there = self.data.centre(made), real.images.cpu() + self.low
+        copy, unrelated = (
+            self._distance(real, identity(given, there.shape[1])),
+            there[torch.arange(len(given)) % len(there)],
+        )
+        criteria = {self.kid.name: self._distance(real, shown), "structure": self._structure(shown, given)}
+        score = math.sqrt(max(criteria[self.kid.name], 0.0) / max(copy, FLOOR))
+        score += (criteria["structure"] / max(self._structure(unrelated, given), 1e-6)) ** 4
         if OTHER[to] in self.method.directions():
-            back = self.data.centre(self.translate(made[::2], OTHER[to]))  # half of them: it costs as much again
-            found["cycle"] = float((back - stick.shown[::2]).abs().mean())
-        return found
+            back = self.data.centre(self._translate(made[::2], OTHER[to]))  # half of them: it costs as much again
+            criteria["cycle"] = float((back - given[::2]).abs().mean())
+            score += (criteria["cycle"] / max(difference(given), 1e-6)) ** 4
+        bars = {
+            "the outputs are all alike": difference(shown) < ALIKE * difference(there),
+            "the output is the input, nearly unchanged": shown.shape == given.shape
+            and float((shown - given).abs().mean()) < UNCHANGED * self.span,
+            "no nearer to the target domain than the input": FLOOR < copy < criteria[self.kid.name] / NEARER,
+        }
+        return score, criteria, [why for why, barred in bars.items() if barred]
 
-    def _bars(self, stick: Yardstick, shown: Tensor, found: dict[str, float]) -> list[str]:
-        if not found:
-            return ["not finite"]
-        bars = []
-        if difference(shown) < ALIKE * stick.differ:
-            bars.append("the outputs are all alike")
-        if shown.shape == stick.shown.shape and float((shown - stick.shown).abs().mean()) < UNCHANGED * self.span:
-            bars.append("the output is the input, nearly unchanged")
-        if stick.copy > FLOOR and found[self.kid.name] > NEARER * stick.copy:
-            bars.append("no nearer to the target domain than the input")
-        return bars
-
-    def structure(self, output: Tensor, source: Tensor) -> float:
+    def _structure(self, output: Tensor, source: Tensor) -> float:
         """1 - squared local correlation, at half the resolution where the images are large enough."""
         output, source = (images.to(self.runtime.device) for images in (output, source))
         if min(source.shape[2:]) >= 2 * WINDOW:
@@ -221,25 +183,14 @@ class Unpaired(Criterion):
         window = max(2, min(WINDOW, *source.shape[2:]))
         return float(local_ncc_and_flat_region(output, source, window=window, **options)[0])
 
-    def _yardstick(self, to: str) -> Yardstick:
-        records, others = self._apart(to)
-        sources, real = self.images(records), self.reals(others)
-        shown, there = self.data.centre(sources), real.images.cpu() + self.low
-        beside = there[torch.arange(len(shown)) % len(there)]
-        return Yardstick(
-            sources=sources,
-            shown=shown,
-            real=real,
-            copy=self.distance(real, self.group(identity(shown, there.shape[1]))),
-            unrelated=max(self.structure(beside, shown), 1e-6),
-            apart=max(difference(shown), 1e-6),
-            differ=difference(there),
-        )
+    @cached_property
+    def images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
+        """By the domain that comes out: what is translated, and real images of that domain, of other patients."""
+        return {to: self._apart(to) for to in self.method.directions()}
 
-    def _apart(self, to: str) -> tuple[list[Record], list[Record]]:
-        """What is translated, and real images of the target domain of other patients."""
-        held_out, real = self.records(OTHER[to], "validation"), self.records(to, "train")
-        own = held_out if len(held_out) >= FEWEST else self.records(OTHER[to], "train")
+    def _apart(self, to: str) -> tuple[Tensor, ImageGroup]:
+        held_out, real = self._records(OTHER[to], "validation"), self._records(to, "train")
+        own = held_out if len(held_out) >= FEWEST else self._records(OTHER[to], "train")
         sources = spread(own, self.count)
         others = without(real, sources)
         if len(others) < min(FEWEST, len(real)):  # every patient gives both domains: half of them give the sources
@@ -247,7 +198,7 @@ class Unpaired(Criterion):
             first = set(units[: -(-len(units) // 2)])
             sources = spread([record for record in own if _unit(record) in first], self.count)
             others = without(real, sources)
-        return sources, others if len(others) >= 2 else real
+        return self._stacked(sources), self._reals(others if len(others) >= 2 else real)
 
 
 class OnPairs(Criterion):
@@ -256,19 +207,13 @@ class OnPairs(Criterion):
     rule, higher = "psnr on validation pairs", True
 
     def __call__(self) -> dict[str, Any]:
-        entry: dict[str, Any] = {}
+        pairs, entry = spread(self.data.pairs("validation"), self.count), {}
+        images = {letter: self._stacked([pair[letter] for pair in pairs]) for letter in "ab"}
         for to in self.method.directions():
-            made = self.data.centre(self.translate(self._images[OTHER[to]], to))
-            reference = self.data.centre(self._images[to])
-            values = PSNR(self.span, self.model.data.dims)(made - self.low, reference - self.low)
+            made = self.data.centre(self._translate(images[OTHER[to]], to))
+            values = PSNR(self.span, self.model.data.dims)(made, self.data.centre(images[to]))
             entry[f"{OTHER[to]}_to_{to}"] = {"psnr": round(float(values.double().mean()), 6)}
-        scores = [row["psnr"] for row in entry.values()]
-        return entry | {"score": round(sum(scores) / len(scores), 6) if all(map(math.isfinite, scores)) else None}
-
-    @cached_property
-    def _images(self) -> dict[str, Tensor]:
-        pairs = spread(self.data.pairs("validation"), self.count)
-        return {letter: self.images([pair[letter] for pair in pairs]) for letter in "ab"}
+        return entry | {"score": mean([row["psnr"] for row in entry.values()])}
 
 
 class Sampled(Criterion):
@@ -285,22 +230,22 @@ class Sampled(Criterion):
         fake = torch.cat(made)
         if not bool(torch.isfinite(fake).all()):
             return {"image": {}, "score": None, "barred": "image: not finite"}
-        value = round(self.distance(self.real, self.group(fake)), 6)
+        value = round(self._distance(self.real, fake), 6)
         alike = difference(fake) < ALIKE * difference(self.real.images)
         bars = {"barred": "image: the outputs are all alike"} if alike else {}
         return {"image": {self.kid.name: value}, "score": value} | bars
 
     @cached_property
     def real(self) -> ImageGroup:
+        """Held-out images, training images where those are too few."""
         letter = self.method.reads[0]
-        held_out = self.records(letter, "validation")
-        return self.reals(held_out if len(held_out) >= 2 * FEWEST else self.records(letter, "train"))
+        held_out = self._records(letter, "validation")
+        return self._reals(held_out if len(held_out) >= 2 * FEWEST else self._records(letter, "train"))
 
 
-def _score_of(stick: Yardstick, kid: float, structure: float, cycle: float = 0.0) -> float:
-    """The score of one direction: each criterion in units of its yardstick, added as the module says."""
-    distance = math.sqrt(max(kid, 0.0) / max(stick.copy, FLOOR))
-    return distance + (structure / stick.unrelated) ** POWER + (cycle / stick.apart) ** POWER
+def mean(scores: Sequence[float]) -> float | None:
+    """None where one is no number."""
+    return round(sum(scores) / len(scores), 6) if all(map(math.isfinite, scores)) else None
 
 
 def _unit(record: Record) -> str:
