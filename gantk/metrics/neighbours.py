@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from gantk.errors import UserError
@@ -16,6 +18,7 @@ WARNING = (
 )
 
 
+@dataclass(eq=False, kw_only=True)
 class Prdc(InFeatures):
     """Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020): four scores.
 
@@ -28,24 +31,14 @@ class Prdc(InFeatures):
     than k + 1 images of either set.
     """
 
-    kind, unit, higher_is_better = "prdc", "", True
+    k: int = 5  # which neighbour sets a ball's width; 5 in Naeem et al., 3 in Kynkaanniemi et al.
 
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        features: str = "random",  # random: seeded, no file; inception; a timm name; or a file of a network, X.onnx
-        weights: str | None = None,  # a file of weights for the timm network that `features` names
-        mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
-        std: list[float] | None = None,  # what they are then divided by; None: timm's for the network, 1 for X.onnx
-        side: int | None = None,  # pixels that images are brought to; None: the network's own
-        k: int = 5,  # which neighbour sets a ball's width; 5 in Naeem et al., 3 in Kynkaanniemi et al.
-    ):
-        if k < 1:
-            raise UserError(f"k = {k} is no neighbour", where="evaluate.metrics", allowed="1 or more")
-        self.k = k
-        super().__init__(data_range, dims, features=features, weights=weights, mean=mean, std=std, side=side)
+    kind, higher_is_better = "prdc", True
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"k = {self.k} is no neighbour", where="evaluate.metrics", allowed="1 or more")
+        super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         """precision, recall, density and coverage, named with the suffix of their features."""
@@ -56,15 +49,14 @@ class Prdc(InFeatures):
         alike = {"density": 1.0, "coverage": expected_coverage(len(test), len(fake), self.k)}
         scores = {}
         for place, name in enumerate(NAMES):
-            note = f"/if-alike={alike[name]:.3f}" if name in alike else ""
-            how = f"k={self.k}/{self.seen}/n={len(fake)},real={len(test)}{note}"
+            definition = f"{name}/k={self.k}/{self.seen}/n={len(fake)},real={len(test)}"
+            definition += f"/if-alike={alike[name]:.3f}" if name in alike else ""
+            definition += f"/depends-on-n-below-{FEW}-images" if few else ""
             details = {"if_alike": alike[name]} if name in alike else {}
             details |= {"warning": WARNING} if few else {}
-            definition = f"{name}/{how}" + (f"/depends-on-n-below-{FEW}-images" if few else "")
             low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)
-            most = high if name == "density" else 1.0
-            interval = None if low == high else (max(0.0, low), min(most, high))
-            scores[name + self.features.suffix] = Score(float(values[place]), interval, len(fake), definition, details)
+            interval = None if low == high else (max(0.0, low), high if name == "density" else min(1.0, high))
+            scores[name + self.network.suffix] = Score(float(values[place]), interval, len(fake), definition, details)
         return scores
 
 
@@ -75,13 +67,10 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
     between, inside = squared_distances(real, fake), [squared_distances(x, x) for x in (real, fake)]
     for away in inside:
         np.fill_diagonal(away, np.inf)  # nothing is its own neighbour
-    whole = [np.partition(away, k - 1, axis=1)[:, k - 1] for away in inside]
 
     def shares(*kept: np.ndarray) -> np.ndarray:
-        radii = [
-            radius if keep.all() else np.partition(away[np.ix_(keep, keep)], k - 1, axis=1)[:, k - 1]
-            for keep, away, radius in zip(kept, inside, whole, strict=True)
-        ]
+        own = (away[np.ix_(keep, keep)] for keep, away in zip(kept, inside, strict=True))
+        radii = [np.partition(away, k - 1, axis=1)[:, k - 1] for away in own]
         away = between[np.ix_(*kept)]
         held = (away <= radii[0][:, None]).sum(0)  # by how many balls of real images each fake; balls are closed
         recall, coverage = (away <= radii[1]).any(1).mean(), (away.min(1) <= radii[0]).mean()

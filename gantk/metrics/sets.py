@@ -6,7 +6,8 @@ Each is built with (data_range, dims) and called with three sets: the training i
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.features import Features
-from gantk.metrics.intervals import Interval, left_out_interval, metric_row, parts_of, patient_names
+from gantk.metrics.intervals import Interval, left_out_interval, metric_row, patient_names
 from gantk.metrics.pairs import MSSSIM
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
@@ -111,52 +112,52 @@ def set_rows(
     }
 
 
+@dataclass(eq=False)
 class InFeatures:
     """A comparison of held-out real images with fakes in a space of features."""
 
-    sets = True
-    kind: str
-    unit, higher_is_better = "", False
+    data_range: float
+    dims: int
+    _: KW_ONLY
+    features: str = "random"  # random: seeded, no file; inception; a timm name; or a file of a network, X.onnx
+    weights: str | None = None  # a file of weights for the timm network that `features` names
+    mean: list[float] | None = None  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
+    std: list[float] | None = None  # what they are then divided by; None: timm's for the network, 1 for X.onnx
+    side: int | None = None  # pixels that images are brought to; None: the network's own
 
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        features: str = "random",  # random: seeded, no file; inception; a timm name; or a file of a network, X.onnx
-        weights: str | None = None,  # a file of weights for the timm network that `features` names
-        mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
-        std: list[float] | None = None,  # what they are then divided by; None: timm's for the network, 1 for X.onnx
-        side: int | None = None,  # pixels that images are brought to; None: the network's own
-    ):
-        self.features = Features(features, data_range, dims, weights=weights, mean=mean, std=std, side=side)
+    sets, kind, unit, higher_is_better = True, "", "", False
+
+    def __post_init__(self) -> None:
+        options = {"weights": self.weights, "mean": self.mean, "std": self.std, "side": self.side}
+        self.network = Features(self.features, self.data_range, self.dims, **options)
 
     @property
     def name(self) -> str:
         """What the result is called: the plain name belongs to the published features alone."""
-        return self.kind + self.features.suffix
+        return self.kind + self.network.suffix
+
+    @property
+    def seen(self) -> str:
+        """What the definition says of the features."""
+        scale = "/asinh-standardised-on-training-images" if self.network.standardised else ""
+        return f"features={self.network.what}{scale}"
 
     @property
     def definition(self) -> str:
         return f"{self.kind}/{self.seen}"
 
-    @property
-    def seen(self) -> str:
-        """What the definition says of the features."""
-        scale = "/asinh-standardised-on-training-images" if self.features.standardised else ""
-        return f"features={self.features.what}{scale}"
-
     def vectors(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
         """(N, d) of the real images and of the fakes."""
-        real, made = test.vectors(self.features), fake.vectors(self.features)
-        if self.features.standardised:
-            scale = train.vectors(self.features)
+        real, made = test.vectors(self.network), fake.vectors(self.network)
+        if self.network.standardised:
+            scale = train.vectors(self.network)
             mean, deviation = scale.mean(0), scale.std(0)
             # Training images set the unit; the inverse hyperbolic sine keeps what is far from them from weighing all.
             real, made = (np.arcsinh((x - mean) / np.maximum(deviation, 1e-6)) for x in (real, made))
         return real, made
 
 
+@dataclass(eq=False, kw_only=True)
 class Kid(InFeatures):
     """Kernel inception distance (Binkowski et al., 2018): the unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
@@ -166,36 +167,26 @@ class Kid(InFeatures):
     at a time. UserError for fewer images than 2, or than a subset; below 32 the definition says that they are few.
     """
 
+    subset: int = 0  # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
+
     kind = "kid"
 
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        features: str = "random",  # random: seeded, no file; inception; a timm name; or a file of a network, X.onnx
-        weights: str | None = None,  # a file of weights for the timm network that `features` names
-        mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
-        std: list[float] | None = None,  # what they are then divided by; None: timm's for the network, 1 for X.onnx
-        side: int | None = None,  # pixels that images are brought to; None: the network's own
-        subset: int = 0,  # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
-    ):
-        if subset < 0 or subset == 1:
-            what = f"subset = {subset} is no set"
+    def __post_init__(self) -> None:
+        if self.subset < 0 or self.subset == 1:
+            what = f"subset = {self.subset} is no set"
             raise UserError(what, where="evaluate.metrics", allowed="2 or more, or 0 for as many as there are")
-        self.subset = subset
-        super().__init__(data_range, dims, features=features, weights=weights, mean=mean, std=std, side=side)
+        super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         enough(self.name, test, fake, least=max(2, self.subset), remedy="set subset = 0" if self.subset else None)
         real, made = self.vectors(train, test, fake)
-        value, ci95 = mmd_interval(real, made, test.patients, fake.patients)
+        value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
         how, fewest = "whole-sets", min(len(real), len(made))
         size = self.subset or (SUBSET if fewest > SUBSET else 0)
         if size:
             rng, whole = np.random.default_rng(0), value
             drawn = ([x[rng.choice(len(x), size, replace=False)] for x in (real, made)] for _ in range(SUBSETS))
-            value, how = float(np.mean([squared_mmd(*both) for both in drawn])), f"subsets={SUBSETS}x{size}"
+            value, how = float(np.mean([squared_mmd(*both)[0] for both in drawn])), f"subsets={SUBSETS}x{size}"
             ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
         few = fewest < KID_FEW
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}" + ("/few-images" if few else "")
@@ -256,16 +247,20 @@ class Diversity:
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         enough(self.name, test, fake)
-        reals, fakes = self._pairs(test), self._pairs(fake)
+        (pairs, apart), (fakes, differ) = self._pairs(test), self._pairs(fake)
         how = f"{self.definition}/n={len(fake)},real={len(test)}"
-        if not len(reals[0]) or not reals[1].any():
+        if not len(pairs) or not apart.any():
             return Score(None, None, len(fake), f"{how}/real-images-alike")
 
+        def mean(pairs: np.ndarray, distances: np.ndarray, kept: np.ndarray) -> float:
+            inside = kept[pairs].all(1)
+            return float(distances[inside].mean() if inside.any() else distances.mean())
+
         def ratio(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
-            return _mean_of(fakes, kept_fake) / max(_mean_of(reals, kept_real), 1e-12)
+            return mean(fakes, differ, kept_fake) / max(mean(pairs, apart, kept_real), 1e-12)
 
         value, ci95 = left_out_interval(ratio, test.patients, fake.patients)
-        return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes[0])},{len(reals[0])}")
+        return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
 
     def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
         """((P, 2) indices, (P,) distances) of pairs of different patients; of any, where all are one patient's."""
@@ -291,45 +286,26 @@ def different_pairs(patients: list[str]) -> np.ndarray:
     return np.random.default_rng(1).permutation(pairs)[:PAIRS]
 
 
-def _mean_of(pairs: tuple[np.ndarray, np.ndarray], kept: np.ndarray) -> float:
-    inside = kept[pairs[0]].all(1)
-    return float(pairs[1][inside].mean()) if inside.any() else float(pairs[1].mean())
-
-
-def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
-    """The unbiased squared MMD of two sets of vectors: none is compared with itself (Gretton et al., 2012, eq. 3)."""
-    return mmd_interval(real, fake, ["one patient"] * len(real), ["one patient"] * len(fake))[0]
-
-
-def mmd_interval(
-    real: np.ndarray, fake: np.ndarray, real_patients: list[str], fake_patients: list[str]
+def squared_mmd(
+    real: np.ndarray, fake: np.ndarray, real_patients: Sequence[str] = (), fake_patients: Sequence[str] = ()
 ) -> tuple[float, Interval]:
-    """The unbiased squared MMD of two sets of vectors (n, d), and its interval from leaving out patients.
+    """The unbiased squared MMD of two sets of vectors (n, d), none compared with itself (Gretton et al., 2012, eq. 3).
 
-    The kernel is summed once, over each pair of the sets' parts: sums of the parts that are kept give every value.
+    Beside it its interval from leaving out patients; None where they are not given.
     """
-    sides = [(real, parts_of(real_patients)), (fake, parts_of(fake_patients))]
-    own = [np.bincount(parts, (np.square(x).sum(1) / x.shape[1] + 1) ** 3) for x, parts in sides]
-    counts = [np.bincount(parts) for _, parts in sides]
-    k_rr, k_ff, k_rf = (_kernel_sums(*one, *other) for one, other in ((sides[0],) * 2, (sides[1],) * 2, sides))
+    rr, ff, rf = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((real, real), (fake, fake), (real, fake)))
+    for kernel in (rr, ff):
+        np.fill_diagonal(kernel, 0)
 
-    def of_kept(*kept: np.ndarray) -> float:
-        weights = [np.bincount(parts, keep) > 0 for (_, parts), keep in zip(sides, kept, strict=True)]
-        n = [w @ count for w, count in zip(weights, counts, strict=True)]
-        inside = [
-            (w @ k @ w - w @ diagonal) / (m * (m - 1))
-            for w, k, diagonal, m in zip(weights, (k_rr, k_ff), own, n, strict=True)
-        ]
-        return float(inside[0] + inside[1] - 2 * (weights[0] @ k_rf @ weights[1]) / (n[0] * n[1]))
+    def of_kept(r: np.ndarray, f: np.ndarray) -> float:
+        r, f = r.astype(float), f.astype(float)
+        n, m = r.sum(), f.sum()
+        return float(r @ rr @ r / (n * (n - 1)) + f @ ff @ f / (m * (m - 1)) - 2 * (r @ rf @ f) / (n * m))
 
+    if not real_patients:
+        return of_kept(np.ones(len(real)), np.ones(len(fake))), None
     value, ci95 = left_out_interval(of_kept, real_patients, fake_patients)
     return value, ci95 and (float(ci95[0]), float(ci95[1]))
-
-
-def _kernel_sums(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarray) -> np.ndarray:
-    """(parts of x, parts of y): sums of (x.y / d + 1)^3; no matrix of all pairs is ever in memory."""
-    rows, columns = ([v[parts == part] for part in range(parts.max() + 1)] for v, parts in ((x, of_x), (y, of_y)))
-    return np.array([[((a @ b.T / x.shape[1] + 1) ** 3).sum() for b in columns] for a in rows])
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
