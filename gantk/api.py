@@ -308,7 +308,7 @@ def export(
 
 def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained."""
-    from gantk.data.check.check import check as look
+    from gantk.data.check import check as look
 
     return look(Path(path), recipe=recipe, progress=progress)
 

@@ -506,7 +506,7 @@ def test_facts_and_a_scans_own_line_are_found_out_once_for_all_runs(study, cache
 
 
 def test_the_search_for_copies_decodes_nothing_twice(study, cache, no_decoding):
-    from gantk.data.near_duplicates import cached_fingerprint, fingerprint
+    from gantk.data.split.near_duplicates import cached_fingerprint, fingerprint
 
     save(study / "p3.nii.gz", np.full((20, 24, 12), 5, np.int16))
     records, preparation = prepared(study, cache, planes=(0.0, 1.0))

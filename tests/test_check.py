@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from gantk.data.check.check import check
+from gantk.data.check import check
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.phantom import Phantom

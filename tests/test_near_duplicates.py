@@ -8,8 +8,8 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
 from gantk.data.phantom import Phantom
+from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
 
 SLICES = {
     size: [record.read() for record in Phantom(("T1",), 2, (size, size), subjects=5, slices=4).records()]
@@ -93,7 +93,7 @@ def test_noise_is_like_no_other_noise_and_nothing_like_nothing():
 
 
 def test_thousands_of_images_are_compared_in_blocks(monkeypatch):
-    monkeypatch.setattr("gantk.data.near_duplicates.BLOCK", 7)
+    monkeypatch.setattr("gantk.data.split.near_duplicates.BLOCK", 7)
     heads = SLICES[96]
     images = [*heads, *np.random.default_rng(0).standard_normal((20, 1, 40, 40)).astype(np.float32), heads[3] * 2]
     assert [pair[:2] for pair in found(images)] == [(3, len(images) - 1)]

@@ -16,11 +16,11 @@ from scipy.ndimage import zoom
 
 from gantk.data.dataset import Data
 from gantk.data.items import Record
-from gantk.data.leakage import check_leakage
-from gantk.data.near_duplicates import fingerprint, near_copies
 from gantk.data.phantom import Phantom
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.split import SETS, split_json, split_records, unpair
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
 

@@ -12,13 +12,13 @@ from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
 from gantk.data.intensity import VERSION as INTENSITY_VERSION
 from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.leakage import check_leakage
-from gantk.data.near_duplicates import cached_fingerprint
 from gantk.data.preparation import Preparation, fitted_mapping, mapping_from, stacked, version_of
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import Splits, split_json, split_records, unpair
+from gantk.data.split.leakage import check_leakage
+from gantk.data.split.near_duplicates import cached_fingerprint
 from gantk.errors import UserError
 from gantk.formats import files
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.near_duplicates import Fingerprint, content_size, fingerprint_of
 from gantk.data.sources.file_names import contrast_in
+from gantk.data.split.near_duplicates import Fingerprint, content_size, fingerprint_of
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import Image

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.near_duplicates import (
+from gantk.data.split.near_duplicates import (
     Fingerprint,
     copies,
     fingerprints_of_unknown,
@@ -20,7 +20,7 @@ from gantk.data.near_duplicates import (
     with_near_copies,
     without_copies,
 )
-from gantk.data.split_file import read_split_file
+from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError
 
 SETS = ("train", "validation", "test")

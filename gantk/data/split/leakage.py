@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gantk.data.items import Record
-from gantk.data.near_duplicates import fingerprint, near_copies
-from gantk.data.split import PATIENTS, SETS
+from gantk.data.split.near_duplicates import fingerprint, near_copies
+from gantk.data.split.split import PATIENTS, SETS
 from gantk.errors import UserError
 
 SHOWN = 10  # leaks that an error lists
