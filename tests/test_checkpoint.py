@@ -1,7 +1,8 @@
-"""Checkpoints: there whole or not at all, exact, and never a program."""
+"""Checkpoints: there whole or not at all, exact, and never a program; what `gantk resume` makes of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from functools import partial
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from gantk.errors import UserError
 from gantk.runs import checkpoint
+from gantk.runs.folder import RunFolder
 
 
 def content(step: int) -> tuple[dict, dict, dict]:
@@ -21,19 +23,18 @@ def content(step: int) -> tuple[dict, dict, dict]:
     return weights, {"step": step, "moments": [torch.tensor([step])]}, {"method": "dualgan"}
 
 
-def save(folder, step: int, keep: int = 3, also: tuple[int, ...] = ()):
+def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
     return checkpoint.save(folder, step, *content(step), keep, also)
 
 
 def assert_whole(folder, step: int) -> None:
-    """The newest checkpoint is that step's and all three of its files are."""
-    newest = checkpoint.latest(folder)
-    assert newest.name == f"step-{step:06d}"
-    assert checkpoint.load_meta(newest) == {"method": "dualgan", "format": checkpoint.FORMAT, "step": step}
-    weights = checkpoint.load_weights(newest)
+    """All three files of that step's checkpoint are its own."""
+    path = folder / f"step-{step:06d}"
+    assert checkpoint.load_meta(path) == {"method": "dualgan", "format": checkpoint.FORMAT, "step": step}
+    weights = checkpoint.load_weights(path)
     assert weights.keys() == content(step)[0].keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in content(step)[0].items())
-    assert checkpoint.load_state(newest)["step"] == step
+    assert checkpoint.load_state(path)["step"] == step
 
 
 def test_what_was_saved_comes_back_to_the_bit(tmp_path):
@@ -52,18 +53,17 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     for name, tensor in weights.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
         assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(tensor.flatten().view(torch.uint8))
-    back = checkpoint.load_state(folder)
-    assert torch.equal(back["optimizers"]["g"]["state"][0]["exp_avg"], moments)
-    assert back["optimizers"]["g"]["state"][0]["exp_avg"].stride() == moments.stride()  # fused optimizers rely on it
-    assert back["optimizers"]["g"]["betas"] == (0.5, 0.9)
+    optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
+    assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == (0.5, 0.9)
+    assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()  # fused optimizers rely on it
 
 
 def test_a_named_step_stays_however_old_it_is(tmp_path):
-    save(tmp_path, 2, keep=1)
+    save(tmp_path, 2)
     for step in (4, 6, 8):
-        save(tmp_path, step, keep=1, also=(2, 8))
+        save(tmp_path, step, also=(2, 8))
         assert checkpoint.steps_saved(tmp_path) == [2, step]
-    assert_whole_at(tmp_path, 2)
+    assert_whole(tmp_path, 2)
     checkpoint.prune(tmp_path, 2, (8,))
     assert checkpoint.steps_saved(tmp_path) == [2, 8], "the named one is among the newest two: no further one is kept"
     checkpoint.prune(tmp_path, 1, {3})
@@ -74,16 +74,9 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-# Everything through which save() touches the disk.
-DISK = [
-    (checkpoint, "save_file"),
-    (os, "fsync"),
-    (os, "replace"),
-    (os, "rename"),
-    (os, "open"),
-    (torch, "save"),
-    (os, "unlink"),  # file by file, where a folder is removed
-]
+# Everything through which save() touches the disk; unlink is file by file, where a folder is removed.
+DISK = [(checkpoint, "save_file"), (torch, "save")]
+DISK += [(os, name) for name in ("fsync", "replace", "rename", "open", "unlink")]
 
 
 def crash_at(monkeypatch, number: int, after: bool) -> list[str]:
@@ -107,61 +100,34 @@ def crash_at(monkeypatch, number: int, after: bool) -> list[str]:
     return calls
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_point_of_a_save_leaves_the_named_step_whole(tmp_path, monkeypatch, after):
-    number, crashed = 0, True
-    while crashed:
-        number += 1
-        folder = tmp_path / str(number)
-        save(folder, 10, keep=1)
-        save(folder, 20, keep=1, also=(10,))
-        with monkeypatch.context() as patches:
-            crash_at(patches, number, after)
-            try:
-                save(folder, 30, keep=1, also=(10,))
-                crashed = False
-            except Crash:
-                crashed = True
-        assert_whole_at(folder, 10)
-        assert_whole_at(folder, checkpoint.steps_saved(folder)[-1])
-        save(folder, 30, keep=1, also=(10,))
-        assert checkpoint.steps_saved(folder) == [10, 30]
-    assert number > 8
-
-
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_point_of_a_save_leaves_a_whole_newest_checkpoint(tmp_path, monkeypatch, after, again):
+def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(tmp_path, monkeypatch, after, again):
     number, crashed = 0, True
     while crashed:
         number += 1
         folder = tmp_path / str(number)
-        save(folder, 10, keep=1)
+        save(folder, 5)
+        save(folder, 10, also=(5,))  # 5 is the one with the best scores
         new = 10 if again else 20
         with monkeypatch.context() as patches:
             calls = crash_at(patches, number, after)
             try:
-                save(folder, new, keep=1)
+                save(folder, new, also=(5,))
                 crashed = False
             except Crash:
                 crashed = True
-        if crashed and again:  # the moment between two renames may leave neither, but never a half of one
-            assert checkpoint.steps_saved(folder) in ([], [10])
+        found = checkpoint.steps_saved(folder)
+        if crashed and again:  # the moment between two renames may leave no newest, but never a half of one
+            assert found in ([5], [5, 10])
         else:
-            assert checkpoint.steps_saved(folder)[-1] in (10, new)
-        for step in checkpoint.steps_saved(folder):
-            assert_whole_at(folder, step)
-        save(folder, new, keep=1)  # what the resumed run does
+            assert found[0] == 5 and found[-1] in (10, new)
+        for step in found:
+            assert_whole(folder, step)
+        save(folder, new, also=(5,))  # what the resumed run does
         assert_whole(folder, new)
-        assert len(list(folder.iterdir())) == 1, "a crashed save left something behind"
+        assert len(list(folder.iterdir())) == 2, "a crashed save left something behind"
     assert number > 8 and {"save_file", "rename", "replace", "fsync", "unlink"} <= set(calls)
-
-
-def assert_whole_at(folder, step: int) -> None:
-    path = folder / f"step-{step:06d}"
-    assert checkpoint.load_meta(path)["step"] == step
-    assert float(checkpoint.load_weights(path)["model.w"][0, 0]) == step
-    assert checkpoint.load_state(path)["step"] == step
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -176,6 +142,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     checkpoint.write_file(path, b"new")
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["log.txt"]
 
+
+# ---- what is no checkpoint -----------------------------------------------------------------------
 
 LOADERS = {
     "weights.safetensors": checkpoint.load_weights,
@@ -207,32 +175,20 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, name, dress):
     assert (tmp_path / "it-ran").exists(), "the payload is no payload: this test proves nothing"
 
 
-@pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "a folder"])
-def test_a_damaged_file_is_one_clear_error(tmp_path, name, damage):
-    folder = save(tmp_path, 1)
-    path = folder / name
-    data = path.read_bytes()
-    path.unlink()
-    if damage == "a folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(b"" if damage == "empty" else data[: len(data) // 2])
-    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
-        LOADERS[name](folder)
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", LOADERS)
-def test_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name):
+def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name):
     path = save(tmp_path, 1) / name
     whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
+        LOADERS[name](path.parent)
 
     @settings(max_examples=60, deadline=None)
     @given(data=st.binary(max_size=200), place=st.floats(0, 1))
     def damage(data, place):
         at = int(place * len(whole))
-        for damaged in (data, whole[:at] + data + whole[at + len(data) :]):
+        for damaged in (data, whole[:at], whole[:at] + data + whole[at + len(data) :]):
             path.write_bytes(damaged)
             try:
                 LOADERS[name](path.parent)
@@ -249,6 +205,7 @@ def test_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name
         ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "x": torch.zeros(1)}, "'x' is unknown here"),
         ({"weight": torch.zeros(3, 4), "bias": torch.zeros(3)}, r"'weight' is \[3, 4\] there and \[3, 2\] here"),
     ],
+    ids=["missing", "unknown", "another shape"],
 )
 def test_weights_of_another_network_are_refused_with_the_first_difference(weights, words):
     module = torch.nn.Linear(2, 3)
@@ -256,3 +213,47 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(weight
     with pytest.raises(UserError, match=words):
         checkpoint.load_into(module, weights, "somewhere")
     assert torch.equal(module.weight, before)
+
+
+# ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------
+
+
+def test_a_finished_run_resumed_stays_as_it_is(copied_run, gantk):
+    kept = [*(copied_run / "checkpoints").rglob("*.*"), copied_run / "log.jsonl"]
+    before = {path: path.read_bytes() for path in kept if path.is_file()}
+    outcome = gantk("resume", copied_run, "--device", "cpu")
+    assert outcome.code == 0 and "after step 4 of 4" in outcome.out
+    assert {path: path.read_bytes() for path in before} == before and len(before) > 3
+
+
+def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
+    from gantk.machine.runtime import start
+    from gantk.training.assemble import assemble, restore
+
+    model = RunFolder.open(copied_run).recipe().check()
+    saved = copied_run / "checkpoints" / "step-000004"
+    meta = json.loads((saved / "meta.json").read_text())
+    meta["intensity"]["a"]["fitted"] = [1.0, 2.0]  # as if the training images had changed since
+    (saved / "meta.json").write_text(json.dumps(meta))
+    parts = assemble(model, start("cpu", "fp32"))
+    restore(parts, saved)
+    assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
+
+
+def test_a_log_line_cut_off_by_a_crash_is_dropped(tmp_path):
+    run = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        run.log({"step": step, "seconds": 0.5 * step, "losses": {}})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "losses": {"generators/cyc')
+    assert [line["step"] for line in run.read_log()] == [1, 2, 3]
+    assert run.rewind_log(2) == 1.0
+    assert [line["step"] for line in run.read_log()] == [1, 2]
+
+
+def test_a_run_of_no_steps_leaves_a_checkpoint(tiny_recipe, tmp_path):
+    import gantk
+
+    tiny_recipe["train"]["steps"] = 0
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert (run.path / "checkpoints" / "step-000000" / "weights.safetensors").is_file()
