@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import GantkError
-from gantk.inference.layer_trace import Memory
+from gantk.inference.receptive_field import Memory
 from gantk.machine.runtime import start
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.resnet import ResNet

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.inference.layer_trace import Memory, Traced, parts_of
+from gantk.inference.receptive_field import Memory, Requirements
 from gantk.inference.tiles import Tiling
 from gantk.inference.windows import by_windows, padded, tiles
 from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, fold_for_inference
@@ -76,7 +76,7 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
     tiling = tiled(network, dims, level=2 ** (dims * halvings))
     done, reference = tiling(x), whole(network, x)
     plan = tiling.plan((1, *SIZES[dims]))
-    assert not plan.whole and not plan.alone and "as the whole image" in str(plan)
+    assert plan.split and not plan.alone
     assert done.shape == reference.shape and done.shape[2:] == SIZES[dims]
     assert difference(done, reference) < 1e-4
     assert done.dtype == torch.float32 and reference.std() > 0.05
@@ -162,8 +162,8 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
     with Memory() as used:
         done = tiling(x)
     plan = tiling.plan((1, 256, 320))
-    assert not plan.whole and "maps of 1/" in str(plan)
-    assert used.peak < 1.05 * memory + 4 * x.nbytes, str(plan)
+    assert plan.split.level < math.inf
+    assert used.peak < 1.05 * memory + 4 * x.nbytes, plan
     assert difference(done, reference) < 1e-4
 
 
@@ -171,17 +171,18 @@ def test_too_little_memory_does_not_cost_the_agreement():
     network, x = drawn(NETWORKS["unet"](2), 2), images(2, (96, 120))
     tiling = Tiling(network, network, memory=1, place=channels_last)
     assert difference(tiling(x), whole(network, x)) < 1e-4
-    assert not tiling.plan((1, 96, 120)).whole
+    assert tiling.plan((1, 96, 120)).split
 
 
 def test_layers_are_left_as_they_were():
     network = UNet(1, 1, 2, width=2, depth=3, stem=1).eval()
-    calls = Traced(network, network).calls(torch.randn(1, 1, 16, 16))
+    needs = Requirements(network, network, 1, 2)
+    calls = needs.calls
     assert max(call.ratio for call in calls) == 64 and calls[0].factors == (1, 1)
     assert sum(call.groups is not None for call in calls) == 3  # one going down, two going up
     with pytest.raises(RuntimeError):
-        Traced(network, network)(torch.randn(1, 1, 15, 15), lambda number, part, forward, args: forward(*args))
-    assert not any("forward" in part.__dict__ for part in parts_of(network))
+        needs.run(torch.randn(1, 1, 15, 15), lambda number, layer, forward, args: forward(*args))
+    assert not any("forward" in vars(layer) for layer in needs.layers)
 
 
 class Brightness(nn.Module):
@@ -213,7 +214,7 @@ def test_a_network_whose_layers_change_their_order_goes_by_windows_on_their_own(
 
     tiling = tiled(Moody().eval())
     assert tiling(images(2)).shape == (2, 1, *SIZES[2])
-    assert "another order" in str(tiling.plan((1, *SIZES[2]))) and "on its own" in str(tiling.plan((1, *SIZES[2])))
+    assert "another order" in tiling.plan((1, *SIZES[2])).alone
 
 
 # ---- where windows lie, and how they are blended

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantk.inference.layer_trace import Traced, Unfit
-from gantk.inference.receptive_field import Requirements, Split
-from gantk.inference.tiled_norm import TiledNorms
-from gantk.inference.windows import by_windows, padded, tiles
+from gantk.inference.receptive_field import Call, Requirements, SmallMaps, Split, Stop, TileAnswers, Unfit
+from gantk.inference.windows import Tile, by_windows, padded, tiles
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
+from gantk.nets.kernels import CHANNELS_LAST
+from gantk.nets.statistics import Moments, moments, normalised
 from gantk.recipe.tables import Model
 
 DEAREST = 4096  # bytes a voxel, more than any network here needs: what then fits into memory goes whole, unmeasured
@@ -26,38 +27,23 @@ TOO_OFTEN = 8  # times that a voxel is computed in each pass; rather than more, 
 
 @dataclass(frozen=True)
 class Plan:
-    """How images of one size go through a network; `str` says it in a line."""
+    """How images of one size go through a network."""
 
     size: tuple[int, ...]  # of the images, brought to a multiple of what the network takes
-    window: tuple[int, ...]  # sides of a tile
+    window: tuple[int, ...]  # sides of a tile; the image's where it goes whole
+    batch: int = 1  # images or tiles at once
     split: Split | None = None  # which maps are computed for the whole image
     alone: str = ""  # why each window is on its own, with its own statistics; "": it is not
 
-    @property
-    def whole(self) -> bool:
-        """Whether images go as they are."""
-        return self.size == self.window
-
-    def __str__(self) -> str:
-        size, window = (" x ".join(map(str, each)) for each in (self.size, self.window))
-        if self.whole:
-            return f"whole images of {size}"
-        if self.alone:
-            return f"windows of {window}, each on its own: {self.alone}"
-        small = f", maps of 1/{self.split.level:.0f} of the voxels whole" if self.split.level < math.inf else ""
-        return f"tiles of {window} with {' x '.join(map(str, self.split.reach))} around{small}: as the whole image"
-
 
 class Tiling:
-    """A network made fit for images of any size: `Tiling(function, module)(images)`.
+    """A function that runs a network, for images of any size: (N, C, *size) to (N, D, *size), float32, on the host.
 
-    (N, C, *size) to (N, D, *size), float32 on the host: what `function` makes of each image as a whole, brought to a
-    multiple of what the network takes by reflection. Where an image does not fit into `memory`, it goes in tiles; norms
-    take their statistics of the whole image, so that tiles agree: instance norm over one tile knows its brightness and
-    contrast only, and neighbours then differ. It takes passes over the tiles: in each, the statistics of one more norm
-    are gathered (Chan, Golub and LeVeque 1983), and with them known the next one's are right. Small maps, deep inside
-    the network, are computed for the whole image at once, so that their statistics take no passes, and tiles need no
-    wide surroundings to be right.
+    Tiles give what the whole image gives, to rounding, where instance or group norms are in the network too: an
+    instance norm over one tile knows its brightness and contrast only, and neighbours then differ. It takes passes over
+    the tiles: in each, the statistics of one more norm are gathered (Chan, Golub and LeVeque 1983), and with them known
+    the next one's are right. Small maps, deep inside the network, are computed for the whole image at once, so that
+    their statistics take no passes, and tiles need no wide surroundings to be right.
 
     What the network takes, how far it sees and how much memory it needs is measured by trying it, once a `Tiling`. One
     that cannot be taken apart (its layers come in another order each time) goes by windows on their own, or whole.
@@ -89,24 +75,27 @@ class Tiling:
     ):
         if statistics == "window" and window is None:
             raise ValueError("statistics of each window need a window")
-        self.traced = Traced(function, module)
-        self.window, self.statistics, self.overlap = window and tuple(window), statistics, overlap
-        self.batch, self.memory, self.level, self.place = batch, memory, level, place
+        self.function, self.module, self.window = function, module, window and tuple(window)
+        self.statistics, self.overlap, self.batch = statistics, overlap, batch
+        self.memory, self.level, self.place = memory, level, place
         self._needs: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         plan = self.plan(tuple(images.shape[1:]))
-        images, inside = padded(images.cpu(), plan.size)
-        if plan.whole:
-            done = self._whole(images)
-        elif plan.alone:
+        framed, inside = padded(images.cpu(), plan.size)
+        if plan.alone and plan.window != plan.size:
             run = lambda part: self._run(torch.from_numpy(part)).numpy()  # noqa: E731
-            done = torch.from_numpy(by_windows(images.numpy(), plan.window, self.overlap, run, self.batch))
+            done = torch.from_numpy(by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch))
+        elif plan.split is None:
+            done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
         else:
-            done = torch.cat([self._tiled(image, plan) for image in images.split(1)])
+            done = torch.cat([_TilePasses(self._needs, plan, image).run() for image in framed.split(1)])
         return done[(..., *inside)]
+
+    def _run(self, images: Tensor) -> Tensor:
+        return self.function(self.place(images)).float().cpu()
 
     @torch.no_grad()
     def plan(self, shape: tuple[int, ...]) -> Plan:
@@ -116,22 +105,21 @@ class Tiling:
                 self._plans[shape] = self._planned(shape[0], shape[1:])
             except Unfit as error:
                 window = self.window or shape[1:]
-                self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, alone=str(error))
+                self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch, alone=str(error))
         return self._plans[shape]
 
     def _planned(self, channels: int, size: tuple[int, ...]) -> Plan:
-        if size == self.window:
-            return Plan(size, size)
         if self.statistics == "window":
             raise Unfit("as asked for")
         if self._needs is None or self._needs.channels != channels:
-            self._needs = Requirements(self.traced, channels, len(size), self.place)
+            self._needs = Requirements(self.function, self.module, channels, len(size), self.place)
         needs = self._needs
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
         voxels = math.prod(size)
-        if voxels * DEAREST <= self.memory or voxels * needs.bytes_per_voxel <= self.memory:
-            return Plan(size, size)
+        for each in (DEAREST, needs.bytes_per_voxel) if voxels * DEAREST > self.memory else (DEAREST,):
+            if voxels * each <= self.memory or size == self.window:
+                return Plan(size, size, max(1, min(self.batch, int(self.memory / (voxels * each)))))
         return self._in_tiles(size)
 
     def _in_tiles(self, size: tuple[int, ...]) -> Plan:
@@ -146,19 +134,16 @@ class Tiling:
                 continue
             if split.bytes_per_voxel * voxels <= SHARE * self.memory:
                 break
-        around = self._around(split)
+        room, around = self.memory - split.bytes_per_voxel * voxels, _around(needs, split)
         if self.window is None:
-            return Plan(size, self._window(size, around, self.memory - split.bytes_per_voxel * voxels), split)
-        window = (-(-part // step) * step for part, step in zip(self.window, needs.multiple, strict=True))
-        window = tuple(map(min, window, size))
-        if any(part <= rim and part < side for part, rim, side in zip(window, around, size, strict=True)):
-            raise Unfit("the network sees farther than a window")
-        return Plan(size, window, split)
-
-    def _around(self, split: Split) -> tuple[int, ...]:
-        """Pixels of a tile, along each axis, that are there for its inner part's sake; neighbours share them."""
-        align = self._needs.align(split)
-        return tuple(2 * -(-far // step) * step for far, step in zip(split.reach, align, strict=True))
+            window = self._window(size, around, room)
+        else:
+            window = (-(-part // step) * step for part, step in zip(self.window, needs.multiple, strict=True))
+            window = tuple(map(min, window, size))
+            if any(part <= rim and part < side for part, rim, side in zip(window, around, size, strict=True)):
+                raise Unfit("the network sees farther than a window")
+        batch = int(room // (needs.bytes_per_voxel * math.prod(window)))
+        return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
 
     def _window(self, size: tuple[int, ...], around: tuple[int, ...], room: float) -> tuple[int, ...]:
         """The sides of a tile: as large as `room`, bytes for a call of the network, allows, but not all rim."""
@@ -175,22 +160,99 @@ class Tiling:
             window = smaller
         return tuple(window)
 
-    def _tiled(self, image: Tensor, plan: Plan) -> Tensor:
-        needs, split = self._needs, plan.split
-        parts = tiles(plan.size, plan.window, self._around(split), needs.align(split))
-        room = self.memory - split.bytes_per_voxel * math.prod(plan.size)
-        batch = min(max(room // (needs.bytes_per_voxel * math.prod(plan.window)), 1), self.batch)
-        return TiledNorms(needs, split, image, parts, plan.window, int(batch)).run()
 
-    def _whole(self, images: Tensor) -> Tensor:
-        voxels = math.prod(images.shape[2:])
-        known = self._needs is not None and voxels * DEAREST > self.memory
-        each = voxels * (self._needs.bytes_per_voxel if known else DEAREST)
-        count = max(1, min(self.batch, int(self.memory / max(each, 1))))
-        return torch.cat([self._run(part) for part in images.split(count)])
+def _around(needs: Requirements, split: Split) -> tuple[int, ...]:
+    """Pixels of a tile, along each axis, that are there for its inner part's sake; neighbours share them."""
+    return tuple(2 * -(-far // step) * step for far, step in zip(split.reach, needs.align(split), strict=True))
 
-    def _run(self, images: Tensor) -> Tensor:
-        return self.traced(self.place(images)).float().cpu()
+
+class _TilePasses(TileAnswers):
+    """An image (1, C, *size) through a network in tiles: `run()` is (1, D, *size), float32.
+
+    A pass runs every tile up to the first layer that needs to know more of the image than a tile shows: the statistics
+    of a norm, or a small map that is made of large ones. The inner parts of the tiles bring it, and the next pass goes
+    on behind it. The last one goes to the end.
+    """
+
+    def __init__(self, needs: Requirements, plan: Plan, image: Tensor):
+        super().__init__(needs, plan.split, plan.window)
+        self.image, self.batch = image, plan.batch
+        self.parts = tiles(plan.size, plan.window, _around(needs, plan.split), needs.align(plan.split))
+        self.whole = SmallMaps(needs, plan.split.level, plan.size)
+        self.moments: dict[int, Moments] = {}  # of norms, by the number of their call
+        self.target: int | None = None  # the call that makes the small map to be gathered next
+        self.now: Sequence[Tile] = ()  # the tiles of this call
+        self.found: tuple[int, Moments | Tensor] | None = None  # what this pass gathers
+
+    def run(self) -> Tensor:
+        """All passes; Unfit where the network takes another course than when it was tried."""
+        self._small_maps()
+        for _ in range(len(self.needs.calls) + 1):
+            output = self._pass()
+            if output is not None:
+                return output
+            number, gathered = self.found
+            if number == self.target:
+                self.whole.gathered[number] = gathered
+                self._small_maps()
+            else:
+                self.moments[number] = gathered
+        raise Unfit("its layers come in another order each time")
+
+    def _small_maps(self) -> None:
+        """Compute the small maps for the whole image, as far as they can be."""
+        if self.split.level < math.inf:
+            self.target = self.whole.run()
+            if self.target is None:
+                self.whole.gathered.clear()  # all that is needed of them is in the crops
+
+    def _pass(self) -> Tensor | None:
+        """The output; None: `found` holds what the pass gathered instead."""
+        self.found, output = None, None
+        for first in range(0, len(self.parts), self.batch):
+            self.now = self.parts[first : first + self.batch]
+            self.rows = len(self.now)
+            placed = self.needs.place(torch.cat([self.image[(..., *tile.box)] for tile in self.now]))
+            try:
+                made = self.needs.run(placed, self).float().cpu().numpy()
+            except Stop:
+                continue
+            output = np.zeros((1, made.shape[1], *self.image.shape[2:]), np.float32) if output is None else output
+            for tile, part in zip(self.now, made, strict=True):
+                output[(0, slice(None), *tile.inner)] = part[(..., *tile.within([1] * len(tile.box)))]
+        return None if output is None else torch.from_numpy(output)
+
+    def crop(self, number: int, place: int, arg: Tensor) -> Tensor:
+        if (number, place) not in self.whole.crops:
+            return arg
+        crop, factors = self.whole.crops[number, place], self.split.crops[number, place]
+        return torch.cat([crop[(..., *tile.scaled(factors))] for tile in self.now])
+
+    def gather(self, number: int, call: Call, made: Callable[[], Tensor]) -> None:
+        if number != self.target:
+            return
+        y = made()
+        if self.found is None:
+            last = CHANNELS_LAST[y.ndim - 2]
+            form = last if y.is_contiguous(memory_format=last) else torch.contiguous_format
+            shape = (1, y.shape[1], *call.sides(self.whole.size))
+            self.found = number, torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=form)
+        for tile, inner in zip(self.now, self._inner(call, y), strict=True):
+            self.found[1][(..., *tile.scaled(call.factors, inner=True))] = inner
+        raise Stop
+
+    def norm(self, number: int, call: Call, x: Tensor) -> Tensor:
+        if number in self.moments:
+            return normalised(call.layer, x, self.moments[number])
+        for inner in self._inner(call, x):
+            part = moments(inner, call.groups)
+            self.found = number, part if self.found is None else self.found[1] + part
+        raise Stop
+
+    def _inner(self, call: Call, x: Tensor) -> list[Tensor]:
+        if len(x) != len(self.now):
+            raise Unfit(f"{type(call.layer).__name__} sees {len(x)} images where there are {len(self.now)}")
+        return [part[(..., *tile.within(call.factors))] for tile, part in zip(self.now, x.split(1), strict=True)]
 
 
 def whole_images(

@@ -30,16 +30,6 @@ class Tile:
         chosen = zip(self.inner if inner else self.box, factors, strict=True)
         return tuple(slice(place.start // f, place.stop // f) for place, f in chosen)
 
-    def write(self, image: np.ndarray, part: np.ndarray, *, blended: bool) -> None:
-        """Put what was made of the tile (D, *window) into the image (D, *size): added by weight, or its inner part."""
-        ones = (1,) * len(self.box)
-        if not blended:
-            image[(..., *self.inner)] = part[(..., *self.within(ones))]
-            return
-        for axis, weights in enumerate(self.weights, 1):
-            part = part * weights.reshape(-1, *ones[axis:])
-        image[(..., *self.box)] += part
-
 
 def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], align: Sequence[int]) -> list[Tile]:
     """Tiles that cover an image of `size`, evenly spread, the first and the last flush with it.
@@ -98,7 +88,9 @@ def by_windows(
         made = function(np.stack([images[n][(..., *tile.box)] for n, tile in chosen]))
         total = np.zeros((len(images), made.shape[1], *size), np.float32) if total is None else total
         for (n, tile), part in zip(chosen, made, strict=True):
-            tile.write(total[n], part, blended=True)
+            for axis, weights in enumerate(tile.weights, 1):
+                part = part * weights.reshape(-1, *[1] * (len(size) - axis))
+            total[n][(..., *tile.box)] += part
     return total
 
 

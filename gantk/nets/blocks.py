@@ -204,7 +204,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
     kernel costs more than that saves, are done step by step.
     """
 
-    indivisible = True  # see `gantk.inference.layer_trace`: what it does with its convolution is its own affair
+    indivisible = True  # see `gantk.inference.receptive_field`: what it does with its convolution is its own affair
 
     def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
         super().__init__()

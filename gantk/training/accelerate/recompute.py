@@ -138,7 +138,7 @@ def _maps(module: nn.Module) -> int:
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
-    """What a module calls; nothing where what it does with its parts is its own affair (see `layer_trace`)."""
+    """What a module calls; nothing where what it does with its parts is its own affair (see `receptive_field`)."""
     found: list[nn.Module] = []
     if not getattr(module, "indivisible", False):
         for name, child in module.named_children():
