@@ -14,10 +14,9 @@ from torch import nn
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import export
+from gantk.exports.exporting import Probes, compare, export, real_images, require_steady
 from gantk.exports.network import exact_norms
 from gantk.exports.onnx_model import FORMAT, KEY, OnnxModel
-from gantk.exports.parity import OnlyAlone, Probes, checked, compare, real_images, require_steady
 from gantk.inference.pipeline import Look
 from gantk.inference.translator import Translator
 from gantk.nets.blocks import InstanceNorm, norm
@@ -228,11 +227,6 @@ def test_differences_are_shares_of_the_range_on_every_batch_and_size():
     assert seen == [(1, 1, 8, 8)] * 3 + [(3, 1, 8, 8), (1, 1, 12, 16)]
     assert parity.largest == pytest.approx(0.01, rel=1e-3) and parity.native_largest == pytest.approx(0.01, rel=1e-3)
     assert parity.mean < parity.largest and parity.sizes == [[8, 8], [12, 16]]
-    with pytest.raises(OnlyAlone):
-        checked(found, lambda images: images, PROBES, _Target, larger=4, tolerance=0.007)
-    with pytest.raises(GantkError, match="the file does not answer as PyTorch does") as caught:
-        checked(found, lambda images: images, PROBES, _Target, larger=4, tolerance=0.004)
-    assert caught.type is GantkError  # there is no form of it that would be right
 
 
 def run_of(network: nn.Module):
@@ -267,12 +261,12 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
     def gone(*args):
         raise UserError("there is no folder '/secret/patients'")
 
-    monkeypatch.setattr("gantk.exports.parity.Data.load", gone)
+    monkeypatch.setattr("gantk.exports.exporting.Data.load", gone)
     probes = real_images(Translator.load(run, "cpu"), "b")
     assert "not real ones" in probes.what and "/secret" not in probes.what
     assert "/secret/patients" in probes.why
     (images,) = probes.inputs
-    assert images.shape == (4, 1, 32, 32) and images.min() == -1 and images.max() == 1
+    assert images.shape == (4, 1, 32, 32) and images.min() >= -1 and images.max() <= 1
 
 
 def test_norms_whose_means_are_taken_axis_by_axis_are_the_same_norms():

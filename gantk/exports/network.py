@@ -22,20 +22,12 @@ PROBED = 128  # pixels: a rule for sizes that repeats after more than so many is
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """The images that a network takes beside its own: sides that are a multiple of `multiple`, from `smallest` on."""
-
-    multiple: int
-    smallest: int
-
-
-@dataclass(frozen=True)
 class Program:
     """A network written down by torch.export, and what of its input may change from call to call."""
 
     exported: torch.export.ExportedProgram
     batch: bool  # any number of images; else one
-    sizes: Sizes | None  # None: the size that it was trained at alone
+    sizes: dict[str, int] | None  # see `sizes_of`; None: the size that it was trained at alone
     limits: tuple[str, ...] = ()  # why it is less than it could be, in words
 
 
@@ -105,34 +97,31 @@ def plain_copy(method: Method, use: Callable[[Method], object]) -> Method:
     Discriminators, and the networks of the other direction, are no part of what is exported.
     """
 
-    def copied(children: dict[str, nn.Module]) -> Method:
-        found = copy.copy(method)
-        parts = (children, method._parameters, method._buffers)
-        found._modules, found._parameters, found._buffers = map(copy.deepcopy, parts)
-        return found.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
-
-    kept, hooks = set(), []
-    children = {name: child for name, child in method._modules.items() if child is not None}
-    for name, child in children.items():
+    found = copy.copy(method)
+    found._modules, found._parameters, found._buffers = copy.deepcopy(
+        (method._modules, method._parameters, method._buffers)
+    )
+    found.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
+    whole = {name: child for name, child in found._modules.items() if child is not None}
+    used, hooks = set(), []
+    for name, child in whole.items():
         for module in child.modules():
-            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: kept.add(name)))
-    try:
-        with torch.no_grad():
-            use(method)
-    finally:
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: used.add(name)))
+    with torch.no_grad():
+        use(found)
         for hook in hooks:
             hook.remove()
-    try:
-        found = copied({name: child if name in kept else nn.Identity() for name, child in children.items()})
-        with torch.no_grad():
+        found._modules = {name: child if name in used else nn.Identity() for name, child in whole.items()}
+        try:
             use(found)
-    except AttributeError:  # something of a network is used without running it
-        found = copied(children)
+        except AttributeError:  # something of a network is used without running it
+            found._modules = whole
     return found
 
 
-def sizes_of(method: Method, size: tuple[int, ...]) -> Sizes | None:
-    """Which sizes the networks of `method` say they take, by asking for those around `size`; None: no other."""
+def sizes_of(method: Method) -> dict[str, int] | None:
+    """The sides of images that the networks say they take, {"multiple", "smallest"}; None: no size but their own."""
+    size = tuple(method.geometry.size)
 
     def taken(change: int) -> bool:
         try:
@@ -147,10 +136,10 @@ def sizes_of(method: Method, size: tuple[int, ...]) -> Sizes | None:
     smallest = min(size)
     while taken(smallest - multiple - min(size)):
         smallest -= multiple
-    return Sizes(multiple, max(smallest, 2 * multiple))
+    return {"multiple": multiple, "smallest": max(smallest, 2 * multiple)}
 
 
-def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: Sizes | None) -> Iterator[Program]:
+def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: dict[str, int] | None) -> Iterator[Program]:
     """The network as torch.export sees it, the most general form that it allows first.
 
     `example` holds at least two images. Of an exporter's failure at one form the caller goes on with the next: any
@@ -158,28 +147,27 @@ def programs(network: nn.Module, example: tuple[Tensor, ...], sizes: Sizes | Non
     """
     from torch.export import Dim, export
 
-    limits, reason, found = [], "", False
-    fits = sizes is not None and example[0].ndim > 2 and min(example[0].shape[2:]) >= sizes.smallest
+    limits, reason, found = (), "", False
+    fits = sizes is not None and example[0].ndim > 2 and min(example[0].shape[2:]) >= sizes["smallest"]
     for batch, free in [(True, True)] * fits + [(True, False), (False, False)]:
         inputs = example if batch else tuple(each[:1] for each in example)
         axes = {0: Dim("batch", min=1, max=4096)} if batch else {}
-        spatial = {}
         if free:
-            least, most = max(2, sizes.smallest // sizes.multiple), LARGEST // sizes.multiple
-            spatial = {k: sizes.multiple * Dim(f"side{k}", min=least, max=most) for k in range(2, inputs[0].ndim)}
-        shapes = tuple(axes | (spatial if each.ndim > 2 else {}) for each in inputs)
+            step = sizes["multiple"]
+            least, most = max(2, sizes["smallest"] // step), LARGEST // step
+            axes |= {k: step * Dim(f"side{k}", min=least, max=most) for k in range(2, inputs[0].ndim)}
+        shapes = tuple({k: axis for k, axis in axes.items() if k < each.ndim} for each in inputs)
         try:
             with quiet(), torch.no_grad():
                 exported = export(network, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export raises whatever the network's own code leads it to
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            reason = first[:200]
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         else:
             found = True
-            yield Program(exported, batch, sizes if free else None, tuple(limits))
-        limits.append("one size alone" if free else "one image at a time")
+            yield Program(exported, batch, sizes if free else None, limits)
+        limits += ("one size alone" if free else "one image at a time",)
     if not found:
-        what = f"the translation is more than a pass through networks, or they cannot be traced: {reason}"
+        what = f"the translation is more than a pass through networks, or they cannot be traced: {reason[:200]}"
         raise UserError(what, remedy="translate with the run folder itself")
 
 

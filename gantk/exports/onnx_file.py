@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, Say
 from gantk.exports.network import Program, exact_norms, programs, quiet, sizes_of
 from gantk.exports.onnx_model import EXTRA, INPUT, KEY, OUTPUT, call, open_session
-from gantk.exports.parity import OnlyAlone, checked
 from gantk.files import write_file
 
 OPSET = 18  # the first with every operator that our networks become; onnxruntime runs it from 1.14 on
@@ -38,43 +38,31 @@ class Onnx:
 
     def write(self, direction: Direction, out: Path, tolerance: float, say: Say) -> Path:
         """The most general form that exports and answers as PyTorch does, at `out`."""
-        translator, inputs = direction.translator, direction.probes.inputs
-        data, window = translator.model.data, tuple(translator.method.geometry.size)
+        method, data, inputs = direction.network.method, direction.translator.model.data, direction.probes.inputs
+        window = tuple(method.geometry.size)
         names = ("noise", "label")[: len(inputs)] if direction.samples else (INPUT,)
-        sizes = None if direction.samples else sizes_of(direction.network.method, window)
         large = np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
         network = exact_norms(direction.network) if large else direction.network
-        failure: GantkError | None = None
-        try:
-            for program in programs(network, tuple(torch.from_numpy(each[:2]) for each in inputs), sizes):
-                try:
-                    model = to_onnx(program, names, data.dims)
-                    session = open_session(model.SerializeToString())
-                    parity = checked(
-                        lambda *x, s=session, p=program: call(s, *x, one_by_one=not p.batch),
-                        direction.expected,
-                        direction.probes,
-                        direction.target,
-                        batches=program.batch,
-                        larger=program.sizes.multiple if program.sizes else 0,
-                        tolerance=tolerance,
-                        what=f"the ONNX file of {direction.name}",
-                    )
-                except (OnlyAlone, UserError) as error:  # a form with less freedom may still be right
-                    failure = error
-                    continue
-                say(f"parity   ONNX against PyTorch: {parity.line()}")
-                say(f"accepts  {accepted(program)}")
-                free = {"batch": program.batch, "sizes": program.sizes and vars(program.sizes),
-                        "limits": list(program.limits)}  # fmt: skip
-                about = {"opset": OPSET, "tolerance": tolerance, "parity": parity.state(), "free": free}
-                content = with_metadata(model, direction.state() | about, f"gantk: {direction.name}")
-                write_file(out, content)
-                say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
-                return out
-        except UserError as error:
-            raise error.at(f"{direction.name}, from {translator.checkpoint.parent.parent}") from None
-        raise failure or GantkError(f"{direction.name} could not be exported")
+        failure = GantkError(f"{direction.name} could not be exported")
+        example = tuple(torch.from_numpy(each[:2]) for each in inputs)
+        for program in programs(network, example, None if direction.samples else sizes_of(method)):
+            try:
+                model = to_onnx(program, names, data.dims)
+                answer = partial(call, open_session(model.SerializeToString()), one_by_one=not program.batch)
+                larger = program.sizes["multiple"] if program.sizes else 0
+                parity = direction.checked(answer, "ONNX file", tolerance, batches=program.batch, larger=larger)
+            except GantkError as error:  # a form with less freedom may still be right
+                failure = error
+                continue
+            say(f"parity   ONNX against PyTorch: {parity.line()}")
+            say(f"accepts  {accepted(program)}")
+            free = {"batch": program.batch, "sizes": program.sizes, "limits": list(program.limits)}
+            about = {"opset": OPSET, "tolerance": tolerance, "parity": vars(parity), "free": free}
+            content = with_metadata(model, direction.state() | about, f"gantk: {direction.name}")
+            write_file(out, content)
+            say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
+            return out
+        raise failure
 
 
 def accepted(program: Program) -> str:
@@ -82,8 +70,8 @@ def accepted(program: Program) -> str:
     batch, sizes = "any number of images" if program.batch else "one image at a time", program.sizes
     if sizes is None:
         return f"{batch}, at the size it was trained at"
-    rule = f"a multiple of {sizes.multiple}" if sizes.multiple > 1 else "of any length"
-    return f"{batch}, every side {rule}, at least {sizes.smallest}"
+    rule = f"a multiple of {sizes['multiple']}" if sizes["multiple"] > 1 else "of any length"
+    return f"{batch}, every side {rule}, at least {sizes['smallest']}"
 
 
 def to_onnx(program: Program, names: tuple[str, ...], dims: int) -> Any:
