@@ -14,23 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk import __version__
 from gantk.data.dataset import Data
 from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import Direction, Say
+from gantk.exports.exporting import Direction, Parity, Say
 from gantk.exports.network import programs
-from gantk.exports.parity import Parity, checked
-from gantk.files import write_file
-from gantk.formats.image import Image
-from gantk.inference.pipeline import OTHER, Pipeline
+from gantk.inference.pipeline import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
 from gantk_monai.config import AXCODES, VERSIONS, inference, is_whole, metadata, scores
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded, traced
 
-# Per cent of the pixels that have to agree with gantk's own chain: the slopes that carry detail to a larger grid are
-# quotients of two rounding errors where an image is all but flat.
-MOST = 99.9
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LICENSE = """\
 No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).
@@ -48,28 +41,32 @@ class Monai:
         """Any folder will do."""
 
     def write(self, direction: Direction, out: Path, tolerance: float, say: Say) -> Path:
-        """The bundle, once its model.ts answers as PyTorch does, to the network and to native images."""
-        translator = direction.translator
+        """The bundle, once its network answers as PyTorch does."""
+        data = direction.translator.model.data
         if direction.samples:
-            name = translator.model.method.name
-            what = f"'{name}' makes images from noise, and a bundle's pipeline starts from files"
+            what = "it makes images from noise, and a bundle's pipeline starts from files"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
-        if translator.model.data.neighbours and not is_whole(direction):
+        if data.neighbours and not is_whole(direction):
             what = "MONAI cannot cut windows of slices with their neighbours"
             raise UserError(what, where="data.fit", remedy="export ONNX")
-        files = _files(direction)
+        try:
+            trained_on = Data.load(data, type(direction.translator.method)).training[:8]
+        except (UserError, OSError):  # the data are not to be had here
+            trained_on = []
+        files = [path for record in trained_on for path in record.files]
         pictures = bool(files) and all(path.suffix.lower() in PICTURES for path in files)
         config = inference(direction, pictures)  # refuses what MONAI has no transform for, before anything is traced
-        content, parity, line = _network(direction, tolerance, say)
+        content, parity = _network(direction, tolerance)
+        say(f"parity   TorchScript against PyTorch: {parity.line()}")
         weights = io.BytesIO()
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
-        about = metadata(direction, pictures, {"tolerance": tolerance, "parity": parity.state()})
+        about = metadata(direction, pictures, {"tolerance": tolerance, "parity": vars(parity)})
         _place({
             "LICENSE": LICENSE.encode(),
             "configs/metadata.json": _json(about),
             "configs/inference.json": _json(config),
-            "docs/README.md": card(direction, pictures, about["intended_use"], line).encode(),
+            "docs/README.md": card(direction, pictures, about["intended_use"], parity.line()).encode(),
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
         }, out)  # fmt: skip
@@ -77,35 +74,24 @@ class Monai:
         return out
 
 
-def _network(direction: Direction, tolerance: float, say: Say) -> tuple[bytes, Parity, str]:
-    """model.ts, compared as a network on the probes, and as a whole chain on native images of three sizes."""
-    frame, model = direction.translator.frame(direction.letter), direction.translator.model
-    size = _size(direction)
-    probes = replace(direction.probes, inputs=tuple(padded(each, size)[0] for each in direction.probes.inputs))
-    example, failure, parity = tuple(torch.from_numpy(each[:2]) for each in probes.inputs), None, None
-    for program in programs(direction.network, example, None):
-        plain = traced(program, example[0])
-        options = {"tolerance": tolerance, "what": f"the TorchScript of {direction.name}"}
+def _network(direction: Direction, tolerance: float) -> tuple[bytes, Parity]:
+    """model.ts, and how far the network in it is from PyTorch's."""
+    frame, size = direction.translator.frame(direction.letter), _size(direction)
+    direction.probes = replace(direction.probes, inputs=(padded(direction.probes.inputs[0], size)[0],))
+    example = torch.from_numpy(direction.probes.inputs[0][:2])
+    failure: GantkError | None = None
+    for program in programs(direction.network, (example,), None):
+        plain = traced(program, example)
         try:
-            parity = checked(answers(loaded(compiled(plain))), direction.expected, probes, direction.target, **options)
-            break
+            parity = direction.checked(answers(loaded(compiled(plain))), "TorchScript", tolerance)
         except GantkError as error:  # the tracer may have taken the number of images for a part of the network
             failure = error
-    if parity is None:
-        raise failure
-    say(f"parity   TorchScript against PyTorch: {parity.line()}")
-    if not is_whole(direction):
-        return compiled(plain), parity, parity.line()
-    module = Fitted(plain, frame)
-    content = compiled(Stacked(module, frame.neighbours, model.translate.batch) if frame.neighbours else module)
-    most, largest, sizes = _native_difference(direction, loaded(content))
-    shown = " and ".join(" x ".join(map(str, each)) for each in sizes)
-    found = f"{MOST:g} % of the pixels differ by at most {most:.1e} of the range, the largest by {largest:.1e}"
-    line = f"{parity.line()}; and from native images of {shown} to native ones, {found}"
-    if not most <= tolerance:
-        raise GantkError(f"model.ts of {direction.name} does not bring images to size as gantk does: {line}")
-    say(f"parity   model.ts against gantk, native images of {shown}: {found}")
-    return content, parity, line
+            continue
+        module = Fitted(plain, frame) if is_whole(direction) else plain
+        if frame.neighbours:
+            module = Stacked(module, frame.neighbours, direction.translator.model.translate.batch)
+        return compiled(module), parity
+    raise failure
 
 
 def _size(direction: Direction) -> tuple[int, ...]:
@@ -130,51 +116,6 @@ def answers(network: nn.Module) -> Any:
     return answer
 
 
-def _native_difference(direction: Direction, script: nn.Module) -> tuple[float, float, list[tuple[int, ...]]]:
-    """How far both chains differ, as shares of the native range: MOST of the pixels, the largest; the sizes tried.
-
-    Native images are made of one probe: of its size, smaller and larger; volumes where the network sees neighbours.
-    """
-    translator, letter, target = direction.translator, direction.letter, direction.target
-    source = translator.intensity[OTHER[letter]]
-    # The plane, the spacing and masks are MONAI's affair: what is given here has been turned and resampled.
-    frame = replace(translator.frame(letter), plane="axial", spacing=None, masked=False)
-    pipeline = Pipeline(frame, source, target, direction.expected)
-    flat = np.ones((1, translator.method.geometry.channels[letter], *[1] * frame.dims))
-    low, high = (np.asarray(target.inverse(flat * end)) for end in target.range)
-    seen = max(direction.probes.inputs[0], key=np.ptp)  # not a blank slice
-    stack = np.split(seen, 2 * frame.neighbours + 1)
-    native = np.asarray(source.inverse(stack[0] if len(stack) == 1 else np.stack(stack, axis=1)), dtype=np.float32)
-    free = native.ndim - 1 - (len(stack) > 1)  # axes that may be cut
-    smaller = native[(..., *[slice(side // 8 * k, None) for k, side in enumerate(native.shape[-free:], 1)])]
-    widths = [(0, 0)] * (native.ndim - free) + [(0, 2 * k + 1) for k in range(free)]
-    natives = [native, smaller, np.repeat(np.pad(native, widths, mode="edge"), 2, axis=-1)]
-    apart = []
-    for pixels in natives:
-        expected = pipeline.images(Image(pixels))[0].pixels
-        given = _each_slice(pipeline.own_scale(pixels).forward, pixels, frame.dims).astype(np.float32)
-        made = answers(script)(given[None])[0]
-        apart.append(np.abs(_each_slice(target.inverse, made, frame.dims) - expected) / np.abs(high - low).min())
-    most = max(float(np.percentile(each, MOST)) for each in apart)
-    return most, max(float(each.max()) for each in apart), [pixels.shape[1:] for pixels in natives]
-
-
-def _each_slice(function: Any, pixels: np.ndarray, dims: int) -> np.ndarray:
-    """An intensity mapping of (C, *spatial) pixels: of volumes slice by slice, where it is made for slices."""
-    if pixels.ndim - 1 == dims:
-        return np.asarray(function(pixels))
-    return np.moveaxis(np.asarray(function(np.moveaxis(pixels, 1, 0))), 0, 1)
-
-
-def _files(direction: Direction) -> list[Path]:
-    """Some of the files that the run was trained on; none where they are computed, or not to be had here."""
-    try:
-        data = Data.load(direction.translator.model.data, type(direction.translator.method))
-    except (UserError, OSError):
-        return []
-    return [path for record in data.training[:8] for path in record.files]
-
-
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=4) + "\n").encode()
 
@@ -185,7 +126,7 @@ def _place(files: dict[str, bytes], out: Path) -> None:
     try:
         for name, content in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            write_file(temporary / name, content)
+            (temporary / name).write_bytes(content)
         if out.is_dir():
             out.rmdir()  # it is empty
         os.rename(temporary, out)
@@ -217,9 +158,10 @@ def card(direction: Direction, pictures: bool, use: str, parity_line: str) -> st
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
     left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
     left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]
+    state = direction.state()
     return f"""# {frame.source} to {frame.target}
 
-Method: {translator.model.method.name}, {direction.state()["trained"]["step"]} steps; gantk {__version__}.
+Method: {translator.model.method.name}, {state["trained"]["step"]} steps; gantk {state["gantk"]}.
 
 {use}
 
@@ -230,7 +172,8 @@ python -m monai.bundle run --config_file configs/inference.json --bundle_root . 
 ```
 
 INPUT is {given}. The results lie in `output`. `model.ts` {how}.{
-        "" if pictures else f" Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices, as in training."}
+        "" if pictures else f" Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices, as in training."
+    }
 
 ## Scores
 

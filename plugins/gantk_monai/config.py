@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk import __version__
 from gantk.data.intensity import Linear, PerChannel
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
@@ -166,11 +165,11 @@ def metadata(direction: Direction, pictures: bool, about: dict[str, Any]) -> dic
     """metadata.json: every mandatory key of the MONAI Bundle Specification, and `about` under "gantk"."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
-    rows = scores(direction).get("metrics", {})
+    rows, state = scores(direction).get("metrics", {}), direction.state()
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by gantk {__version__}"},
+        "changelog": {"0.1.0": f"exported by gantk {state['gantk']}"},
         "monai_version": VERSIONS["monai"],
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
@@ -191,7 +190,7 @@ def metadata(direction: Direction, pictures: bool, about: dict[str, Any]) -> dic
             "inputs": {"image": _tensor(direction, OTHER[direction.letter], pictures)},
             "outputs": {"pred": _tensor(direction, direction.letter, pictures)},
         },
-        "gantk": direction.state() | about,
+        "gantk": state | about,
     }
 
 
