@@ -80,6 +80,7 @@ MOVED = {
     "gantk.data.records": "gantk.data.items",
     "gantk.data.split_file": "gantk.data.split.split_file",
     "gantk.hookspecs": "gantk.plugin.hookspecs",
+    "gantk.losses.gram": "gantk.losses.reconstruction",
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",
     "gantk.metrics.distances": "gantk.metrics.sets",
     "gantk.metrics.diversity": "gantk.metrics.sets",

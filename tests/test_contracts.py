@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gantk.plugin.loader import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
 from gantk.testing.small import random_images, small_size
@@ -91,7 +93,8 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
             body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
             body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
             body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
-            body |= {"dims": (2,)} if kind == "method" and number else {}  # what is 3-D, the first of each shows
+            body |= {"dims": (2,)} if number else {}  # what is 3-D, the first of each shows
+            body |= {"captures": False} if kind == "method" and number else {}  # test_every_variant_can_be_recorded
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
     return found
 
@@ -106,6 +109,15 @@ class Feature(LossContract):
 
 
 LOSSES: dict[str, type] = {"gram": Feature}
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), [(name, n) for name in METHODS for n in range(1, len(METHODS[name]))])
+def test_every_variant_can_be_recorded(name, number, monkeypatch):
+    options = METHODS[name][number]
+    classes = ("healthy", "tumour") if options.get("conditional") else ()
+    body = {"method": name, "options": options, "classes": classes, "dims": (2,)}
+    type("Variant", (MethodContract,), body)().test_a_recorded_step_is_the_step(monkeypatch)
+
 
 for contract in [
     *contracts("method", MethodContract, METHODS),

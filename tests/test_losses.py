@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
-from gantk.losses.gram import gram
-from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity
+from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, gram
 from gantk.losses.structure import (
     FlatRegion,
     LocalNCC,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 
-from gantk.losses.gram import GramStyle, gram
+from gantk.losses.reconstruction import GramStyle, gram
 from gantk.nets.pretrained import DEVIATION, LAYERS, MEAN, VGG19
 from gantk_style.canvas import luminance, smooth_edges, total_variation
 from gantk_style.lbfgs import ImageLBFGS

@@ -22,27 +22,28 @@ BLACK = 0.01  # of the data range: nothing at all was measured there
 
 @dataclass(frozen=True, kw_only=True)
 class StructureTerms:
-    """Weights and options of the structure losses of a method; a term of weight 0 costs nothing."""
+    """The structure losses of a method, options of its own by their names; a term of weight 0 costs nothing."""
 
-    local_ncc: float = 0.0  # 1 - squared local correlation of input and output
-    flat_region: float = 0.0  # local deviation of the output where the input is flat
-    noise_floor: float = 0.01  # local deviation of the input, as a share of the range, that counts half as structure
-    contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc
-    air: float = 0.0  # distance of the output from black where the input is air
+    local_ncc: float = 0.0  # weight of 1 - squared local correlation of input and output
+    flat_region: float = 0.0  # weight of the output's local deviation where the input is flat
+    noise_floor: float = 0.01  # input deviation, share of the range, that counts half as structure
+    contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
+    air: float = 0.0  # weight of the output's distance from black where the input is air
 
-    def structure_losses(
-        self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = ""
-    ) -> dict[str, Tensor]:
+    def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
         """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
         low, high = range
-        losses = {}
+        found = {}
         if self.local_ncc or self.flat_region:
             options = {"threshold": self.noise_floor, "data_range": high - low, "black": low}
             ncc, flat = local_ncc_and_flat_region(output, source, contrast=self.contrast, **options)
-            losses = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
+            found = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
         if self.air:
-            losses["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
-        return {f"{name}{suffix}": loss for name, loss in losses.items() if getattr(self, name)}
+            found["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
+        return {f"{name}{suffix}": loss for name, loss in found.items() if getattr(self, name)}
+
+
+NO_STRUCTURE = StructureTerms()  # of published methods
 
 
 class WindowLoss:

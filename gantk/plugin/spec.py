@@ -7,8 +7,8 @@ import inspect
 import io
 import json
 import tokenize
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +29,11 @@ class Part:
     options: dict[str, Any]
 
     def __call__(self, *context: Any) -> Any:
-        return self.target(*context, **self.options)
+        options = dict(self.options)
+        for parameter, group in _groups(self.target).items():
+            names = [field.name for field in fields(group) if field.name in options]
+            options[parameter] = group(**{name: options.pop(name) for name in names})
+        return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
         """The recipe's table for this part, every default filled in."""
@@ -110,18 +114,34 @@ def bind(kind: str, value: Any) -> Part:
 
 @functools.cache
 def options_model(target: Callable[..., Any]) -> type[BaseModel]:
-    """The keyword-only parameters of a callable as a pydantic model."""
-    hints = _hints(target)
-    fields = {
-        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    return create_model(getattr(target, "__name__", "options"), __base__=Table, **fields)
+    """The options of a callable, its keyword-only parameters, as a pydantic model.
+
+    A parameter whose default is a dataclass stands for its fields: parts share options by sharing the dataclass.
+    """
+    described = {name: (hint, default) for name, hint, default in _options(target)}
+    return create_model(getattr(target, "__name__", "options"), __base__=Table, **described)
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, type, default or ... where there is none) of each option."""
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    groups = _groups(target)
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name in groups:
+            inner = get_type_hints(groups[name], include_extras=True)
+            for field in fields(groups[name]):
+                yield field.name, inner[field.name], getattr(parameter.default, field.name)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            yield name, hints.get(name, Any), default
+
+
+@functools.cache
+def _groups(target: Callable[..., Any]) -> dict[str, type]:
+    """The keyword-only parameters that stand for the fields of a dataclass."""
+    found = inspect.signature(target).parameters.items()
+    marked = {name: type(p.default) for name, p in found if p.kind is p.KEYWORD_ONLY}
+    return {name: kind for name, kind in marked.items() if is_dataclass(kind)}
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
@@ -208,12 +228,12 @@ def plain(value: Any) -> Any:
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
-    comments, hints = _comments(target), _hints(target)
-    rows = []
-    for name, parameter in inspect.signature(target).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default, default=str)
-            rows.append((name, _type_in_words(hints.get(name, Any)), default, comments.get(name, "")))
+    comments, rows = _comments(target), []
+    for group in _groups(target).values():
+        comments |= _comments(group)
+    for name, hint, default in _options(target):
+        shown = "required" if default is ... else json.dumps(default, default=str)
+        rows.append((name, _type_in_words(hint), shown, comments.get(name, "")))
     return rows
 
 

@@ -24,7 +24,7 @@ PARTS = {
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "flat_region": "gantk.losses.structure:FlatRegion",
-        "gram": "gantk.losses.gram:GramStyle",
+        "gram": "gantk.losses.reconstruction:GramStyle",
     },
     "source": {
         "phantom": "gantk.data.phantom:Phantom",

@@ -130,8 +130,9 @@ class MethodContract:
             assert not strangers, f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
             assert moved, f"the phase '{phase.name}' moved nothing"
 
-    def test_a_recorded_step_is_the_step(self, d, monkeypatch):
+    def test_a_recorded_step_is_the_step(self, monkeypatch):
         """Recorded once and replayed, as a CUDA graph is, training goes where it goes without, to the bit."""
+        d = min(self.dims)  # operations are recorded whatever the dimensions
         if not self.captures:
             pytest.skip("asks the device for values")
         monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)

@@ -13,11 +13,8 @@ from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.training.accelerate.cuda_graph import Capture, Graph
-from gantk.training.accelerate.state import PythonState
 from gantk.training.ema import EMA
 from gantk.training.optim import move_state
-
-AHEAD = 1000  # steps, at most, by which a recorded step is tried at another point of the training
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,17 @@ class Engine:
         self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
-        self.capture = self._capture(graph)
+        self.notes: list[str] = []  # what the step does otherwise than it could, and why
+        self.capture = Capture(self, graph)
         self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
-        for stage, last in self._stages():
-            begun = False
-            self.capture.forget()
+        last = 0
+        for stage in self.method.stages(self.plan.steps):
+            last, begun = last + stage.steps, False
+            if last > self.step:
+                self.capture.forget()
             while self.step < last:
                 self.runtime.seed(self.plan.seed, self.step)
                 batch = batch_at(self.step, stage)
@@ -81,8 +81,9 @@ class Engine:
         """
         if not self.method.training:
             self.method.train()
-        self._at(0)
-        losses = self.capture(self._active(), batch)
+        self.set_time(0)
+        active = tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
+        losses = self.capture(active, batch)
         if self.ema is not None:
             self.ema.updates += 1
         if not losses:
@@ -91,11 +92,7 @@ class Engine:
         self._seen.append((self.step + 1, list(losses), values))
         return dict(zip(losses, values.unbind(), strict=True))
 
-    def _active(self) -> tuple[str, ...]:
-        """The phases that this step runs."""
-        return tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
-
-    def _at(self, ahead: int) -> None:
+    def set_time(self, ahead: int) -> None:
         """All that follows the step's number, as tensors: for this step, or one so many steps ahead."""
         progress = min(1.0, (self.step + ahead) / max(1, self.plan.steps))
         self.method.progress.fill_(progress)
@@ -104,29 +101,20 @@ class Engine:
         if self.ema is not None:
             self.ema.prepare(ahead)
 
-    def _take(self, batch: Batch) -> dict[str, Tensor]:
+    def take(self, batch: Batch) -> dict[str, Tensor]:
         """The step itself: operations on tensors alone, so that it can be recorded."""
         losses: dict[str, Tensor] = {}
-        active = self._active()
         for phase in self.phases:
-            if phase.name in active:
-                self._freeze_all_but(phase)
+            if self.step % phase.every == 0:
+                updated = set(self.parameters[phase.name])
+                for parameter in self._trained:  # gradients for what the phase updates alone: the rest costs no pass
+                    parameter.requires_grad_(parameter in updated)
                 self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
-        self._unfreeze()
+        for parameter in self._trained:  # as before the step: what stays frozen is what the method froze
+            parameter.requires_grad_(True)
         if self.ema is not None:
             self.ema.average_in()
         return losses
-
-    def _freeze_all_but(self, phase: Phase) -> None:
-        """Gradients for what the phase updates only: the rest costs no backward pass."""
-        updated = set(self.parameters[phase.name])
-        for parameter in self._trained:
-            parameter.requires_grad_(parameter in updated)
-
-    def _unfreeze(self) -> None:
-        """As it was before the step: what stays frozen is what the method froze."""
-        for parameter in self._trained:
-            parameter.requires_grad_(True)
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
@@ -189,59 +177,9 @@ class Engine:
         if self.ema:
             self.ema.load_state_dict(average, state["ema_updates"])
 
-    @property
-    def notes(self) -> list[str]:
-        """What the step does otherwise than it could, and why."""
-        return self.capture.notes
-
     def _move_states(self) -> None:
         for optimizer in self.optimizers.values():
             move_state(optimizer, self.runtime.device, self.plan.fused)
-
-    def _capture(self, graph: Callable[[], Graph] | None) -> Capture:
-        device, wanted = self.runtime.device, self.plan.capture
-        wanted = wanted and (graph is not None or device.type == "cuda")
-        obstacle = self._obstacle() if wanted else "not asked for"
-        capture = Capture(
-            self._take,
-            self._at,
-            lambda: max(1, min(AHEAD, (self.plan.steps - self.step) // 2)),
-            self._changes,
-            lambda: PythonState(self.method, self.optimizers.values()),
-            device,
-            obstacle,
-            graph,
-        )
-        if wanted and obstacle:
-            capture.notes.append(f"steps are not recorded: {obstacle}")
-        return capture
-
-    def _obstacle(self) -> str | None:
-        """Why steps are not even tried to be recorded; None where they are."""
-        if self.runtime.world > 1:
-            return "several ranks: what they tell each other is not recorded"
-        for name, optimizer in self.optimizers.items():
-            if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
-                return f"the optimizer of the {name} ({type(optimizer).__name__}) keeps its state on the host"
-        return None
-
-    def _changes(self) -> dict[str, list[Tensor]]:
-        """Every tensor that a step changes."""
-        states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
-        return {
-            "weights": list(self.method.parameters()),
-            "buffers": list(self.method.buffers()),
-            "averages": list(self.ema.average.values()) if self.ema else [],
-            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
-        }
-
-    def _stages(self) -> Iterator[tuple[Stage, int]]:
-        """(stage, the step at which it ends), laid end to end; stages that are behind us are left out."""
-        last = 0
-        for stage in self.method.stages(self.plan.steps):
-            last += stage.steps
-            if last > self.step:
-                yield stage, last
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         make = self.plan.optimizers.get(phase.name) or phase.optimizer or self.plan.optimizer

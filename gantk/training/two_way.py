@@ -124,8 +124,8 @@ class CycleMethod(Method):
         if terms.identity:
             losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
-        losses |= terms.structure_losses(fake_b, real_a, self.geometry.range, "_b")
-        return losses | terms.structure_losses(fake_a, real_b, self.geometry.range, "_a")
+        losses |= terms.losses(fake_b, real_a, self.geometry.range, "_b")
+        return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake for both domains; fakes come through the image pool."""

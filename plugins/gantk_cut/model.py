@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import StructureTerms
+from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
 from gantk.training.adaptive import DiscriminatorAugment
@@ -41,9 +41,7 @@ class CUT(Method):
         width: int = 256,  # of the heads that the maps are compared through
         patches: int = 256,  # places of each map that are compared: one is right, all others are wrong
         temperature: float = 0.07,  # below 1 sharpens the choice among the places
-        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
-        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
+        structure: StructureTerms = NO_STRUCTURE,
         low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
         adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
@@ -62,7 +60,7 @@ class CUT(Method):
         self.adversarial = adversarial()
         self.augment_b = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
         self.weight, self.nce_identity, self.low_res_warmup = nce, nce_identity and nce > 0, low_res_warmup
-        self.structure = StructureTerms(local_ncc=local_ncc, flat_region=flat_region, noise_floor=noise_floor)
+        self.structure = structure
 
     def phases(self) -> list[Phase]:
         """The generator with the contrastive heads, then the discriminator on the fakes that the first phase left."""
@@ -89,7 +87,7 @@ class CUT(Method):
             names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
             found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
             losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
-        return losses | self.structure.structure_losses(fake_b, real_a, self.geometry.range)
+        return losses | self.structure.losses(fake_b, real_a, self.geometry.range)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gantk.losses.structure import Contrast
+from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator
 from gantk.training.two_way import CycleMethod, Terms
@@ -24,13 +24,9 @@ class DualGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: float = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: float | None = None,  # weight of b -> a -> b (lambda_V); None: the same
-        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
+        structure: StructureTerms = NO_STRUCTURE,
         pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
         critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
-        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
-        contrast: Contrast = "any",  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
-        air: float = 0.0,  # weight of the output's distance from black where the input is air
         defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
         low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
@@ -41,11 +37,7 @@ class DualGAN(CycleMethod):
             cycle,
             cycle if cycle_b is None else cycle_b,
             0.0,
-            local_ncc=local_ncc,
-            flat_region=flat_region,
-            noise_floor=noise_floor,
-            contrast=contrast,
-            air=air,
+            **vars(structure),
             defense=defense,
             lesion=lesion,
             augments=augment,

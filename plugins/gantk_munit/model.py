@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
-from gantk.losses.structure import StructureTerms
+from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
@@ -67,9 +67,7 @@ class MUNIT(Method):
         content: float = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
         style: float = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
         cycle: float = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
-        local_ncc: float = 0.0,  # weight of 1 - squared local correlation of input and output
-        flat_region: float = 0.0,  # weight of the output's local deviation where the input is flat
-        noise_floor: float = 0.01,  # input deviation, share of the range, that counts half as structure
+        structure: StructureTerms = NO_STRUCTURE,
         lesion: float = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
         low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
         augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
@@ -90,7 +88,7 @@ class MUNIT(Method):
         self.adversarial, self.l1 = adversarial(), L1()
         self.weights = Weights(image, content, style, cycle, lesion)
         self.weighs_lesions = lesion != 1
-        self.structure = StructureTerms(local_ncc=local_ncc, flat_region=flat_region, noise_floor=noise_floor)
+        self.structure = structure
         self.low_res_warmup = low_res_warmup
         self.augment_a, self.augment_b = (
             DiscriminatorAugment(augment, dims, adapt, self.adversarial) for _ in range(2)
@@ -124,7 +122,7 @@ class MUNIT(Method):
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
             losses |= self._translation(name, other, fake, batch, codes)
-            losses |= self.structure.structure_losses(fake, batch[other], self.geometry.range, f"_{name}")
+            losses |= self.structure.losses(fake, batch[other], self.geometry.range, f"_{name}")
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.gram import GramStyle, gram
+from gantk.losses.reconstruction import GramStyle, gram
 from gantk.nets.pretrained import VGG19
 from gantk_style.canvas import total_variation
 

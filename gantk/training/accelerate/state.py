@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from gantk.training.engine import Engine
 
 PLAIN = (int, float, complex, str, bytes, type(None))
 
@@ -32,6 +35,29 @@ class TensorState:
         pairs = zip(self.values, other.values, strict=True)
         squares = [(a.float() - b.float()).square().sum() for a, b in pairs]
         return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+class StepState:
+    """All tensors that an engine's step changes, by kind, as they are when this is made."""
+
+    def __init__(self, engine: Engine):
+        states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
+        changed = {
+            "weights": list(engine.method.parameters()),
+            "buffers": list(engine.method.buffers()),
+            "averages": list(engine.ema.average.values()) if engine.ema else [],
+            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+        }
+        self.kinds = {kind: TensorState(tensors) for kind, tensors in changed.items()}
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for state in self.kinds.values():
+            state.restore()
+
+    def distances(self, other: StepState) -> dict[str, float]:
+        """How far two states are apart, kind by kind."""
+        return {kind: state.distance(other.kinds[kind]) for kind, state in self.kinds.items()}
 
 
 class PythonState:
