@@ -5,27 +5,26 @@ Every training is scored on the same held-out pairs of the phantom. A metric is 
     the difference of the means is no more than the standard deviation of the plain path's seeds, and
     its 95 % interval (Welch's t, seeds as samples) has 0 in it
 
-    python benchmarks/fast_quality.py [RECIPE] [--seeds 5] [--set KEY=VALUE]... --json FILE
+    python benchmarks/fast_quality.py [RECIPE] [--seeds 5] [--set KEY=VALUE]... [--out DIR] [--json FILE]
 
-Trainings that FILE holds already are not done again, so that a run that was stopped goes on.
+The trainings are two runs of `gantk bench` in DIR; those that are there already are not done again.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from harness import PLAIN, keep_memory, parser, record, table, write
+from harness import PLAIN, parser, record, table, write
 from scipy import stats
 
-import gantk
 from gantk.errors import GantkError
 from gantk.machine.runtime import start
+from gantk_bench import bench
+from gantk_bench.systems import Line, systems
 
 WAYS = {"plain": PLAIN, "fast": ()}
 SMALL = (  # about 40 s on two cores on the plain path
@@ -38,34 +37,20 @@ SMALL = (  # about 40 s on two cores on the plain path
 )
 
 
-def train(recipe: str, settings: list[str], way: str, seed: int, device: str | None) -> dict[str, Any]:
-    """One training, scored: a row. Its run folder goes again."""
-    own = [*settings, *WAYS[way], f"train.seed={seed}"]
-    with tempfile.TemporaryDirectory() as place:
-        run = gantk.run(recipe, set=own, out=Path(place) / "run", device=device, say=lambda line: None)
-        found = json.loads((run.path / "metrics.json").read_text("utf-8"))
-    scores = {
-        direction: {name: score["value"] for name, score in metrics.items() if score["value"] is not None}
-        for direction, metrics in found["metrics"].items()
-    }
-    about = {"recipe": recipe, "set": settings, "way": way, "seed": seed, "seconds": found["speed"]["seconds"]}
-    return about | {"scores": scores}
-
-
-def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """direction -> metric -> `compare`, where both ways have it for two seeds at least."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for direction, name in {(d, n): None for row in rows for d, names in row["scores"].items() for n in names}:
-        values = {way: [] for way in WAYS}
-        for row in rows:
-            if name in row["scores"].get(direction, {}):
-                values[row["way"]].append(row["scores"][direction][name])
-        if min(map(len, values.values())) > 1:
-            found.setdefault(direction, {})[name] = compare(values["plain"], values["fast"])
+def summarise(ways: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of each way -> `compare` for every direction and metric that both have for two seeds at least."""
+    found = []
+    (plain,), (fast,) = (systems(rows) for rows in ways.values())
+    for line in plain.lines:
+        other = Line(fast, line.direction)
+        for metric in line.metrics:
+            values = [figure.values for figure in (line.figure(metric), other.figure(metric)) if figure]
+            if len(values) == 2 and min(map(len, values)) > 1:
+                found.append({"direction": line.direction, "metric": metric} | compare(*values))
     return found
 
 
-def compare(plain: list[float], fast: list[float]) -> dict[str, Any]:
+def compare(plain: tuple[float, ...], fast: tuple[float, ...]) -> dict[str, Any]:
     """The difference of the means, its Welch interval (unequal variances), and whether it lies within the spread."""
     difference, spread = mean(fast) - mean(plain), stdev(plain)
     low = high = difference
@@ -81,52 +66,33 @@ def compare(plain: list[float], fast: list[float]) -> dict[str, Any]:
     }
 
 
-def markdown(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
-    heads = [
-        "direction",
-        "metric",
-        "plain: mean (sd)",
-        "fast: mean (sd)",
-        "difference [95 %]",
-        "in sd of plain",
-        "within",
-    ]
-    lines = []
-    for direction, metrics in summary.items():
-        for name, row in metrics.items():
-            ways = [f"{row[way]['mean']:.4g} ({row[way]['sd']:.2g})" for way in WAYS]
-            apart = f"{row['difference']:+.3g} [{row['ci95'][0]:+.3g}, {row['ci95'][1]:+.3g}]"
-            lines.append([direction, name, *ways, apart, f"{row['in_sd']:.2f}", "yes" if row["within"] else "NO"])
-    return table(heads, lines)
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("recipe", nargs="?", default="dualgan_t1t2")
     options.add_argument("--seeds", type=int, default=5, help="trainings on each path; default 5")
+    options.add_argument("--out", type=Path, default=Path("runs/fast-quality"), help="default runs/fast-quality")
     options = options.parse_args(arguments)
-    settings = [*SMALL, *options.set]
-    rows = json.loads(options.json.read_text("utf-8"))["runs"] if options.json and options.json.exists() else []
-
-    def own() -> list[dict[str, Any]]:
-        return [row for row in rows if (row["recipe"], row["set"]) == (options.recipe, settings)]
-
-    for seed in range(options.seeds):
-        for way in list(WAYS) if seed % 2 == 0 else reversed(WAYS):
-            if (way, seed) in {(row["way"], row["seed"]) for row in own()}:
-                continue
-            keep_memory(way != "plain")
-            try:
-                rows.append(train(options.recipe, settings, way, seed, options.device))
-            except GantkError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return error.exit_code
-            print(f"seed {seed}  {way:<6} {rows[-1]['seconds']:6.1f} s of training", flush=True)
-            write(options.json, record(start(options.device), runs=rows))
-    summary = summarise(own())
-    print(markdown(summary))
-    outside = [f"{name} {to}" for to, found in summary.items() for name in found if not found[name]["within"]]
-    print(f"outside the spread: {', '.join(outside)}" if outside else "all within the spread of the plain path's seeds")
+    options.out.mkdir(parents=True, exist_ok=True)
+    suite, rows = options.out / "as-it-is.toml", {}
+    suite.write_text("jobs = 1\n")
+    try:
+        for way, own in WAYS.items():
+            about = {"suite": suite, "seeds": options.seeds, "out": options.out / way, "resume": True}
+            settings = [*SMALL, *options.set, *own]
+            rows[way] = bench([options.recipe], set=settings, device=options.device, **about).rows
+        summary = summarise(rows)
+    except GantkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    write(options.json, record(start(options.device), summary=summary, runs=rows))
+    heads = ["direction", "metric", "plain: mean (sd)", "fast: mean (sd)", "difference [95 %]", "in sd", "within"]
+    lines = []
+    for row in summary:
+        ways = [f"{row[way]['mean']:.4g} ({row[way]['sd']:.2g})" for way in WAYS]
+        apart = f"{row['difference']:+.3g} [{row['ci95'][0]:+.3g}, {row['ci95'][1]:+.3g}]"
+        within = "yes" if row["within"] else "NO"
+        lines.append([row["direction"], row["metric"], *ways, apart, f"{row['in_sd']:.2f}", within])
+    print(table(heads, lines))
     return 0
 
 

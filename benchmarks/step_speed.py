@@ -29,9 +29,7 @@ from gantk.recipe.load import Recipe, load_recipe
 def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
     """(name, recipe) of every case that fits, and of every recipe that is named."""
     for what in chosen:
-        found = [
-            case for case in CASES.values() if fnmatch(case.name, what) and not case.window
-        ]
+        found = [case for case in CASES.values() if fnmatch(case.name, what) and not case.window]
         yield from ((case.name, load_recipe(case.tables())) for case in found)
         if not found:
             yield what, load_recipe(what)

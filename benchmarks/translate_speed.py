@@ -1,7 +1,7 @@
 """How long a volume takes to translate beside the plain loop over its slices, and a folder file by file or pipelined.
 
     python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
-    python benchmarks/translate_speed.py --folder [--kind nii.gz|png|dcm]... [--rounds 3] [--json FILE]
+    python benchmarks/translate_speed.py --folder [--kind nii.gz|png]... [--rounds 3] [--json FILE]
 
 Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time, the
 network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file, from
@@ -46,7 +46,6 @@ CASES = {  # name: generator, sides that it sees, how slices are brought to them
 FILES = {  # of a folder: how many, and their voxels
     "nii.gz": (6, (160, 160, 48)),
     "png": (60, (320, 320, 1)),
-    "dcm": (4, (192, 192, 32)),
 }
 
 
@@ -154,7 +153,7 @@ def of_folder(kind: str, folder: Path, rounds: int) -> dict:
 
 
 def make_files(kind: str, folder: Path) -> None:
-    """Smooth noise as compressed volumes, pictures, or DICOM series."""
+    """Smooth noise as compressed volumes or pictures."""
     from scipy.ndimage import gaussian_filter
 
     rng, (count, shape) = np.random.default_rng(0), FILES[kind]
@@ -164,24 +163,8 @@ def make_files(kind: str, folder: Path) -> None:
         values = ((smooth - smooth.min()) / np.ptp(smooth) * 600 + rng.uniform(0, 20, shape)).astype(np.int16)
         if kind == "png":
             Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / f"slice{number}.png")
-        elif kind == "nii.gz":
-            nib.save(nib.Nifti1Image(values, np.diag([1.2, 1.2, 3.0, 1.0])), folder / f"scan{number}.nii.gz")
         else:
-            import SimpleITK as sitk
-
-            series, writer = folder / f"series{number}", sitk.ImageFileWriter()
-            series.mkdir()
-            writer.KeepOriginalImageUIDOn()
-            for k in range(shape[2]):
-                slice_ = sitk.GetImageFromArray(values[None, :, :, k])
-                slice_.SetSpacing((1.2, 1.2, 3.0))
-                place = {"0020|0032": f"0\\0\\{3 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k + 1)}
-                place |= {"0020|000e": f"1.2.3.{number}", "0020|000d": f"1.2.4.{number}", "0008|0060": "MR"}
-                place |= {"0010|0020": "1", "0008|0018": f"1.2.3.{number}.{k + 1}", "0020|0052": f"1.2.5.{number}"}
-                for tag, value in place.items():
-                    slice_.SetMetaData(tag, value)
-                writer.SetFileName(str(series / f"IM{k:04d}.dcm"))
-                writer.Execute(slice_)
+            nib.save(nib.Nifti1Image(values, np.diag([1.2, 1.2, 3.0, 1.0])), folder / f"scan{number}.nii.gz")
 
 
 def main(arguments: list[str] | None = None) -> None:

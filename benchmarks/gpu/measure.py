@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gpu import device as hardware
-from gpu import workloads
 from gpu.rows import FAILED, MEMORY, SKIPPED, Row, first_line, row
 from gpu.tasks import MODES, OWN, PLAIN
 
@@ -32,8 +31,7 @@ SYNCHRONIZING = "called a synchronizing CUDA operation"
 
 def measure(task: dict[str, Any], device: str) -> Iterator[Row]:
     """The rows of one task."""
-    parts = {"environment": hardware.environment, "ceiling": hardware.ceilings, "cost": workloads.cost}
-    parts |= {"training": workloads.training, "peer": peers}
+    parts = {"environment": hardware.environment, "ceiling": hardware.ceilings, "peer": peers}
     yield from parts.get(task["part"], step)(task, device)
 
 

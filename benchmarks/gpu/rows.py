@@ -55,9 +55,6 @@ DEFINITIONS = {
     "dimensions, that was measured in the same run at the same precision",
     "peak_memory_gib": "the most that tensors held on the device, from building the method to its last step",
     "first_step_s": "the first step, choice of kernels included",
-    "compute_share": "median step on a batch that stays on the device, over the mean step of the training",
-    "cost": "`what` against `beside`, on the same images: ratio = beside_s / median_s for throughputs (1: as fast as "
-    "the bare network), median_s / beside_s for costs of metrics beside a forward pass",
 }  # fmt: skip
 
 

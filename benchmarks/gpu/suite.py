@@ -19,7 +19,7 @@ from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, Wri
 from gpu.table import bars
 
 START = 120.0  # seconds that a process may take to start
-LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "cost": 60, "training": 180, "peer": 150}  # seconds for a task
+LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "peer": 150}  # seconds for a task
 COMPILING = 240.0  # for one that compiles
 LEAST = 3.0  # seconds below which nothing is begun
 

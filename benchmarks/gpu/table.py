@@ -62,7 +62,7 @@ def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, so
 
 
 def markdown(rows: list[Row]) -> str:
-    """The whole file: machine, targets, ceilings, steps, peers, costs, training, and what is missing."""
+    """The whole file: machine, targets, ceilings, steps, peers, and what is missing."""
     by_part: dict[str, list[Row]] = {}
     for one in rows:
         if one["status"] == "ok":
@@ -152,23 +152,6 @@ def _rates(one: Row) -> str:
     return f"{_number(one['images_per_s'])} | {_number(one['tflops_per_s'])} | {shares} | {memory}"
 
 
-def _costs(rows: list[Row]) -> Iterator[str]:
-    for one in rows:
-        about = f"{one['what']} | {one['beside']} | {one['batch']} of {_sides(one['size'])}"
-        yield f"| {about} | {_time(one)} | {_number(one['images_per_s'])} | {one['ratio']:.3g} |"
-
-
-def _training(rows: list[Row]) -> Iterator[str]:
-    for one in rows:
-        about = f"{one['recipe']}, {_sides(one['size'])}, batch {one['batch']}, {one['precision']} | {one['steps']}"
-        step = f"{1e3 * one['step_s']:.1f} ms" if one["step_s"] else "-"
-        for direction, scores in one["metrics"].items():
-            rivals = [one["baselines"].get(name, {}).get(direction, {}) for name in ("identity", "intensity_map")]
-            cells = " | ".join(f"{_number(s.get('psnr'))} / {_number(s.get('ssim'), 3)}" for s in (scores, *rivals))
-            spent = f"{one['seconds']:.1f} | {step} | {_share(one['compute_share'])}"
-            yield f"| {about} | {spent} | {direction} | {cells} |"
-
-
 def _sides(size: list[int]) -> str:
     return " x ".join(map(str, size))
 
@@ -177,8 +160,8 @@ def _time(one: Row | None) -> str:
     return f"{1e3 * one['median_s']:.2f} ms ± {_share(one['spread'])}" if one else "-"
 
 
-def _number(value: float | None, places: int = 1) -> str:
-    return "-" if value is None else f"{value:,.{places}f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
 
 
 def _share(value: float | None) -> str:
@@ -193,7 +176,4 @@ SECTIONS = {  # part -> heading of its table, and its lines
     "ceiling": ("ceiling | precision | shape | reached | spread", _ceilings),
     "peer": (f"case | size | batch | side | precision | step | {RATES}", _peers),
     "step": (f"case | size | batch | precision | {' | '.join(MODES)} | {RATES}", _steps),
-    "cost": ("what | beside | images | time | images/s | ratio", _costs),
-    "training": ("training | steps | seconds | step | compute | direction | PSNR / SSIM | identity | intensity map",
-                 _training),
 }  # fmt: skip

@@ -14,11 +14,10 @@ MODES = {  # of a step -> what a recipe sets for it
     "eager": ("train.fast.cuda_graph=false",),
     "compiled": ("train.fast.cuda_graph=false", "train.fast.compile=true"),
 }
-PARTS = ("environment", "ceiling", "step", "cost", "training", "peer")
+PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")
 OWN, PLAIN = "gantk", "gantk plain"  # its default path, and the one with everything turned off
 TOOLKITS = ("reference", "cut", "monai", "konfai")  # of benchmarks/peers, whose modules are heavy
-COSTS = ("psnr and ssim", "fid features")
 Task = dict[str, Any]
 
 
@@ -55,10 +54,6 @@ def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: 
                     yield {"part": "peer", "tiny": tiny, "sides": sides, "folders": peers} | cell
             elif part == "ceiling":
                 yield from ceilings(3, tiny)
-            elif part == "cost":
-                yield from ({"part": "cost", "tiny": tiny, "what": what} for what in COSTS)
-            else:
-                yield training(tiny)
         for task in cells(each, cases, tiny):
             key = tuple(str(task[name]) for name in ("case", "size", "batch", "precision", "mode"))
             if key not in seen:
@@ -92,11 +87,3 @@ def cells(each: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Iter
                 "settings": [f"data.dims={dims}", f"data.size={size}", *settings],
                 "batch": batch, "precision": precision, "mode": mode,
             }  # fmt: skip
-
-
-def training(tiny: bool) -> Task:
-    """The short training: recipe, settings, steps."""
-    table = tables()["training"]
-    steps = table["tiny_steps" if tiny else "steps"]
-    settings = [*table["settings"], *(table["tiny"] if tiny else ()), f"train.steps={steps}"]
-    return {"part": "training", "tiny": tiny, "recipe": table["recipe"], "settings": settings, "steps": steps}
