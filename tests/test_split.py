@@ -229,7 +229,7 @@ def test_a_file_of_folds_gives_each_its_turn(tmp_path):
     file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
     tested = [subjects_of(split_records(study(9), file=file, fold=fold, validation=0)[0])[2] for fold in (1, 2, 3)]
     assert tested == [[f"p{n:02d}" for n in range(9) if n % 3 == fold] for fold in range(3)]
-    for options, says in (({}, "it has no fold 0"), ({"folds": 4}, "it has 3 folds, not 4")):
+    for options, says in (({}, "3 folds, and the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")):
         with pytest.raises(UserError, match=says) as error:
             split_records(study(9), file=file, **options)
         assert error.value.allowed == "1, 2, 3"
@@ -254,10 +254,10 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
     [
         (["patient,split", "p00,train", "p00,test"], "'p00' is in 'test' here, and in 'train' in line 2", "line 3"),
         (["patient,split", "p00,train", ",test"], "this row names no patient", "line 3"),
-        (["patient,split", "p00,train", "p01"], "this row says no split", "line 3"),
+        (["patient,split", "p00,train", "p01"], "'' is no split", "line 3"),
         (["patient,patient,split", "p00,p01,train"], "two columns 'patient'", "data.split.file"),
         (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold", "line 3"),
-        (["patient,fold", "p00,0", "p01,0"], "it has one fold only", "data.split.fold"),
+        (["patient,fold", "p00,0", "p01,0"], "1 folds", "data.split.fold"),
         (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'", "line 1"),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on", "data.split.file"),
         (["key,split", *(f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}" for n in range(4) for d in "ab"

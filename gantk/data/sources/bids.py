@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gantk.data.items import Record, domain_letters
+from gantk.data.items import Record
 from gantk.data.sources.file_names import CONTRASTS, one_word
 from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
-from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired
+from gantk.data.sources.reader import Item, Onto, VolumeSource, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import difference
@@ -60,6 +60,8 @@ class Bids(VolumeSource):
     A column `split` of participants.tsv says who is in training, validation and test.
     """
 
+    kind = "bids"
+
     def __init__(
         self,
         domains: tuple[str, ...],
@@ -75,10 +77,8 @@ class Bids(VolumeSource):
         label: str = "",  # column of participants.tsv that is a patient's class; "" = none
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
-        self.root, self.asked = needed_path(path, "bids"), {"a": a, "b": b, "image": a}
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.runs, self.onto, self.mask, self.label, self.planes = runs, onto, mask, label, planes
-        self.reader = Reader(dims)
+        self.set_up(domains, dims, path, planes, onto=onto, mask=mask, asked=(a, b))
+        self.runs, self.label = runs, label
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -120,11 +120,9 @@ class Bids(VolumeSource):
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
             there = sorted({scan.suffix for scan in scans})
-            raise UserError(
-                f"'{self.root}' holds no '{text}' for {name}",
-                where=f"data.source.{'a' if letter == 'image' else letter}",
-                allowed=there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}",
-                remedy=did_you_mean(suffix, there),
+            allowed = there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
+            raise self.nothing_of(
+                letter, f"'{self.root}' holds no '{text}' for {name}", allowed, did_you_mean(suffix, there)
             )
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):

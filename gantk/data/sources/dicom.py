@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.items import Record
 from gantk.data.sources.file_names import (
     CONTRASTS,
     SPLIT_WORD,
@@ -23,7 +23,7 @@ from gantk.data.sources.file_names import (
     split_of,
     words_of,
 )
-from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired, patient_of, regex_option
+from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats import dicom
 from gantk.formats import files as io
@@ -78,6 +78,8 @@ class Dicom(VolumeSource):
     captures, what gantk itself wrote, and what is no image, are left alone.
     """
 
+    kind, one_contrast = "dicom", True
+
     def __init__(
         self,
         domains: tuple[str, ...],
@@ -91,14 +93,8 @@ class Dicom(VolumeSource):
         patient: str = "",  # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
-        for name in domains:
-            if len(contrast_names(name)) > 1:
-                what = f"'{name}' is {len(contrast_names(name))} contrasts, and 'dicom' gives one for each domain"
-                raise UserError(what, where="data.domains", remedy="convert the series to NIfTI, or use one contrast")
-        self.root, self.onto, self.planes = needed_path(path, "dicom"), onto, planes
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.asked = {"a": regex_option(a, "a"), "b": regex_option(b, "b"), "image": regex_option(a, "a")}
-        self.patient, self.reader = regex_option(patient), Reader(dims)
+        asked = regex_option(a, "a"), regex_option(b, "b")
+        self.set_up(domains, dims, path, planes, onto=onto, patient=patient, asked=asked)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -126,8 +122,7 @@ class Dicom(VolumeSource):
         names = [{series.scan.name for own, series in chosen if own == letter} for letter in self.domains]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
-            what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains.values())}"
-            raise UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
+            raise self.in_both(min(twice))
         splits = only_if_several(split_of(series.place) for _, series in chosen)
         items = [self._item(*each, split) for each, split in zip(chosen, splits, strict=True)]
         return self.records_of(paired(items, self.onto))
@@ -144,11 +139,8 @@ class Dicom(VolumeSource):
             said = [(s.scan.name, f"{s.modality} {s.description or s.protocol or 'no description'}") for s in found[:4]]
             some = ", ".join(f"'{name}' ({what.strip()})" for name, what in said) + (", ..." if len(found) > 4 else "")
             there = f"; there are {some}" if found else f" ({io.DICOM[0]}): it holds none at all"
-            raise UserError(
-                f"no DICOM series of {name} in '{self.root}'{there}",
-                where=f"data.source.{'a' if letter == 'image' else letter}",
-                allowed="a word or regular expression found in SeriesDescription, ProtocolName or the folder",
-            )
+            allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
+            raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed)
         return chosen
 
     def _item(self, letter: str, series: Series, split: str | None) -> Item:

@@ -157,8 +157,13 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
         raise UserError(f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that has some")
     parts_of = {image: image.parent.relative_to(root).parts for image in images}
     folders = sorted(set(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+
+    def ending(part: str) -> list[int]:  # `trainA` and `set_A` end with a
+        last = "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()
+        return [int(last == "a"), int(last == "b")]
+
     by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    by_folder = by_folder or _clearest(folders, lambda part: [int(_ending(part) == letter) for letter in "ab"])
+    by_folder = by_folder or _clearest(folders, ending)
     by_file = {} if by_folder else _by_file_name(images, domains)
     by_folder = by_folder or ({} if by_file else _two_groups(folders))
     if not by_folder and not by_file:
@@ -189,34 +194,28 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
     ranked: dict[str, list[tuple[int, Parts, int]]] = defaultdict(list)
     for parts in folders:
         options = [(score(part), index) for index, part in enumerate(parts)]
-        best = [max(((scores[i], index) for scores, index in options), default=(0, 0)) for i in (0, 1)]
-        if best[0][0] != best[1][0]:
-            winner = int(best[1][0] > best[0][0])
-            ranked["ab"[winner]].append((best[winner][0], parts, best[winner][1]))
+        a, b = (max(((scores[i], index) for scores, index in options), default=(0, 0)) for i in (0, 1))
+        if a[0] != b[0]:
+            letter, (points, index) = ("a", a) if a[0] > b[0] else ("b", b)
+            ranked[letter].append((points, parts, index))
     if len(ranked) < 2:
         return {}
-    chosen = {}
-    for letter, entries in ranked.items():
-        clearest = max(entries)[0]
-        chosen |= {parts: (letter, part) for points, parts, part in entries if points == clearest}
-    return chosen
-
-
-def _ending(part: str) -> str:
-    """The last word of a name without its split word, in lower case: `trainA` and `set_A` end with a."""
-    words = words_of(SPLIT_WORD.sub("", part))
-    return words[-1].lower() if words else ""
+    return {
+        parts: (letter, part)
+        for letter, entries in ranked.items()
+        for points, parts, part in entries
+        if points == max(entries)[0]
+    }
 
 
 def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path, str]:
     """The domain of each image whose name says it as clearly as any; nothing unless both domains have some."""
     scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in images}
-    top = [max(score[i] for score in scores.values()) for i in (0, 1)]
+    top = [max(each) for each in zip(*scores.values(), strict=True)]
     letters = {}
-    for image, score in scores.items():
-        winner = int(score[1] > score[0])
-        if score[0] != score[1] and score[winner] == top[winner] >= 2:
-            letters[image] = "ab"[winner]
+    for image, (a, b) in scores.items():
+        if a != b and max(a, b) == top[int(b > a)] >= 2:
+            letters[image] = "ab"[int(b > a)]
     return letters if len(set(letters.values())) == 2 else {}
 
 
@@ -225,10 +224,9 @@ def _two_groups(folders: Sequence[Parts]) -> dict[Parts, tuple[str, int | None]]
     kept = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
     for depth in range(min(map(len, kept.values()))):
         names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
-        if len(names) == 2:
-            return {parts: ("ab"[names.index(parts[own[depth]])], own[depth]) for parts, own in kept.items()}
-        if len(names) > 2:
-            break
+        if len(names) > 1:
+            groups = {parts: ("ab"[names.index(parts[own[depth]]) % 2], own[depth]) for parts, own in kept.items()}
+            return groups if len(names) == 2 else {}
     return {}
 
 

@@ -15,7 +15,7 @@ from gantk.data.items import Record
 from gantk.data.sources.file_names import Found, below, discover, images_below, numbered, usual_contrast
 from gantk.data.sources.masks import is_mask, masks_of, separate_masks
 from gantk.data.sources.pairing import pairs_of
-from gantk.data.sources.reader import Channels, FileSource, Reader, VolumeSource, needed_path, regex_option
+from gantk.data.sources.reader import Channels, FileSource, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import outline
@@ -27,6 +27,8 @@ class Folders(VolumeSource):
     Pairs come from a CSV in the folder or from equal names, and are used for evaluation (and by paired methods).
     Volumes (NIfTI) give their axial planes where the networks are 2-D.
     """
+
+    kind = "folders"
 
     def __init__(
         self,
@@ -50,9 +52,8 @@ class Folders(VolumeSource):
             remedy = 'for example source = { name = "folders", path = "data" }, or --data PATH'
             what = "'folders' does not know where its images are"
             raise UserError(what, where="data.source", allowed="path, or both a and b", remedy=remedy)
-        self.domains, self.patient, self.planes = dict(zip("ab", domains, strict=True)), regex_option(patient), planes
-        self.root, self.asked, self.pairs, self.mask = Path(path), {"a": a, "b": b}, pairs, mask
-        self.reader = Reader(dims, channels)
+        self.set_up(domains, dims, path or ".", planes, channels=channels, patient=patient, mask=mask, asked=(a, b))
+        self.pairs = pairs
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -80,8 +81,8 @@ class Folders(VolumeSource):
         """The images of the folders or globs that the options name, and all files among which their masks may be."""
         found: list[Found] = []
         listed = io.list_images(self.root, recursive=True) if self.root.parts else []
-        for letter, where in self.asked.items():
-            folder, images = _listed(self.root / where, f"data.source.{letter}")
+        for letter in "ab":
+            folder, images = _listed(self.root / self.asked[letter], f"data.source.{letter}")
             listed += [] if self.root.parts else io.list_images(folder, recursive=True)
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
             found += below(folder, images, letter, self.domains[letter])
@@ -93,6 +94,8 @@ class Folders(VolumeSource):
 
 class Aligned(FileSource):
     """Pictures that show both domains side by side, A|B: registered pairs in one file."""
+
+    kind = "aligned"
 
     def __init__(
         self,
@@ -108,8 +111,8 @@ class Aligned(FileSource):
         if len(domains) != 2 or dims != 2:
             what = f"'aligned' holds 2-D pictures of two domains, not dims = {dims} and {len(domains)} domains"
             raise UserError(what, where="data.source")
-        self.root, self.order, self.patient = needed_path(path, "aligned"), order, regex_option(patient)
-        self.domains, self.reader = {"image": ""}, Reader(dims, channels)
+        self.set_up(("",), dims, path, channels=channels, patient=patient)
+        self.order = order
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -127,20 +130,15 @@ class Aligned(FileSource):
         """Two records for every picture: its halves, a pair."""
         found = below(self.root, io.list_images(self.root, recursive=True), "image")
         wholes = self.records_of(self.items_of(found, self.patient))
-        return [
-            replace(
-                whole, domain=letter, pair=whole.key, read=partial(self._half, whole, self.order.index(letter.upper()))
-            )
-            for letter in "ab"
-            for whole in wholes
-        ]
+        read = {letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"}
+        return [replace(one, domain=x, pair=one.key, read=partial(read[x], one)) for x in "ab" for one in wholes]
 
     def _half(self, whole: Record, side: int) -> np.ndarray:
         pixels = whole.read()
         width = pixels.shape[-1]
         if width % 2:
             raise UserError(f"'{whole.path}' is {width} pixels wide", allowed="an even width: two images side by side")
-        return np.ascontiguousarray(pixels[..., : width // 2] if side == 0 else pixels[..., width // 2 :])
+        return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])
 
 
 class Images(VolumeSource):
@@ -148,6 +146,8 @@ class Images(VolumeSource):
 
     The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
     """
+
+    kind = "images"
 
     def __init__(
         self,
@@ -165,8 +165,8 @@ class Images(VolumeSource):
         if len(domains) != 1:
             what = f"'images' holds one domain, and data.domains names {len(domains)}"
             raise UserError(what, where="data.source", remedy="for two domains use 'folders' or 'aligned'")
-        self.root, self.patient, self.planes = needed_path(path, "images"), regex_option(patient), planes
-        self.mask, self.only, self.domains, self.reader = mask, only, {"image": ""}, Reader(dims, channels)
+        self.set_up(("",), dims, path, planes, channels=channels, patient=patient, mask=mask)
+        self.only = only
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -185,11 +185,8 @@ class Images(VolumeSource):
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
             known = sorted({record.label for record in records if record.label is not None})
-            what = f"no image is of the class '{self.only}'" + ("" if known else ": the folders name no classes")
-            allowed, remedy = (
-                known or "folders of the classes' names, such as yes and no",
-                did_you_mean(self.only, known),
-            )
+            allowed = known or "folders of the classes' names, such as yes and no"
+            what, remedy = f"no image is of the class '{self.only}'", did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
 

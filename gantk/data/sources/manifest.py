@@ -7,9 +7,9 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from gantk.data.items import Record, domain_letters
+from gantk.data.items import Record
 from gantk.data.sources.file_names import CONTRASTS, contrast_in, one_word, same_contrast, split_of
-from gantk.data.sources.reader import Channels, Item, Onto, Reader, Source, VolumeSource, is_volume, needed_path, paired
+from gantk.data.sources.reader import Channels, Item, Onto, Source, VolumeSource, is_volume, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import difference
@@ -28,6 +28,8 @@ class Manifest(VolumeSource):
     other domains are left alone.
     """
 
+    kind = "manifest"
+
     def __init__(
         self,
         domains: tuple[str, ...],
@@ -39,9 +41,7 @@ class Manifest(VolumeSource):
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
         channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
     ):
-        self.root, self.onto, self.planes = needed_path(path, "manifest"), onto, planes
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.reader = Reader(dims, channels)
+        self.set_up(domains, dims, path, planes, channels=channels, onto=onto)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -76,11 +76,9 @@ class Manifest(VolumeSource):
             return None
         columns = {}
         for letter, domain in self.domains.items():
-            fitting = [name for name in names if name == domain.lower()]
-            fitting += [name for name in names if same_contrast(one_word(name), one_word(domain))]
-            if (name := next(iter(fitting), letter)) in names:
-                columns[letter] = name
-        if len(columns) < len(self.domains):
+            alike = [name for name in names if same_contrast(one_word(name), one_word(domain))]
+            columns[letter] = next(iter([name for name in names if name == domain.lower()] + alike), letter)
+        if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.domains.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
@@ -141,9 +139,8 @@ class Manifest(VolumeSource):
         try:
             path.stat()
         except (OSError, ValueError) as error:
-            shown = text if len(text) < LONGEST else f"{text[:LONGEST]}..."
             reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error.args[-1]}"
-            raise UserError(f"'{shown}' {reason}") from error
+            raise UserError(f"'{text[:LONGEST]}' {reason}") from error
         shown = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
         if path.is_dir():
             series = io.scans(path, recursive=False)
@@ -176,10 +173,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
-    rows = [
-        (line, {name: value.strip() for name, value in zip(columns, values, strict=False)})
-        for line, values in table[1:]
-    ]
+    rows = [(line, dict(zip(columns, map(str.strip, values), strict=False))) for line, values in table[1:]]
     return [name for name in columns if name], rows
 
 

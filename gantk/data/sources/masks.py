@@ -32,19 +32,15 @@ def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[
 
 def is_mask(image: Path, root: Path, name: str) -> bool:
     """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
-    *folders, file = _below(image, root).parts
     if not name:
         return False
+    *folders, file = _below(image, root).parts
     if GLOB.search(name):
         texts = ("/".join((*folders, file)), *folders, file, stem_of(image))
         return any(fnmatch(text.lower(), name.lower()) for text in texts)
-    wanted = [word.lower() for word in words_of(name)]
-    for part in (*folders, stem_of(image)):
-        words = [word.lower() for word in words_of(SPLIT_WORD.sub("", part))]
-        runs = [words[i : i + len(wanted)] for i in range(len(words))]
-        if wanted in runs or [*wanted[:-1], wanted[-1] + "s"] in runs:  # a folder of masks
-            return True
-    return False
+    wanted = " ".join(words_of(name)).lower()
+    parts = [" ".join(words_of(SPLIT_WORD.sub("", part))).lower() for part in (*folders, stem_of(image))]
+    return any(f" {wanted} " in f" {part} " or f" {wanted}s " in f" {part} " for part in parts)  # a folder of masks
 
 
 def masks_of(
@@ -67,7 +63,11 @@ def masks_of(
     alone = Counter((image.letter, image.path.parent) for image in found)
     chosen = {}
     for image in found:
-        fitting = [mask for mask in alike[bare_stem(image.stem, domains)] if _of_its_place(mask, image, root)]
+        fitting = []
+        for mask in alike[bare_stem(image.stem, domains)]:
+            parts = _below(mask, root).parts[:-1]
+            if set(image.place) <= set(parts) and (image.split is None or split_of(parts) in (None, image.split)):
+                fitting.append(mask)
         if not fitting and alone[image.letter, image.path.parent] == 1 and len(beside[image.path.parent]) == 1:
             fitting = beside[image.path.parent]
         if fitting:
@@ -110,11 +110,6 @@ def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
         pieces = re.split(r"([_\-. ]+)", stem_of(mask))
         stem = "".join(piece for piece in pieces if not wanted & {word.lower() for word in words_of(piece)})
     return bare_stem(stem, domains)
-
-
-def _of_its_place(mask: Path, image: Found, root: Path) -> bool:
-    parts = _below(mask, root).parts[:-1]
-    return set(image.place) <= set(parts) and (image.split is None or split_of(parts) in (None, image.split))
 
 
 def _clearest(masks: Sequence[Path], image: Found, domains: Sequence[str], root: Path) -> Path:

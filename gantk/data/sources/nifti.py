@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.items import Record
 from gantk.data.sources.file_names import (
     CONTRASTS,
     SPLIT_WORD,
@@ -22,7 +22,7 @@ from gantk.data.sources.file_names import (
     words_of,
 )
 from gantk.data.sources.masks import masks_of, separate_masks
-from gantk.data.sources.reader import Item, Onto, Reader, VolumeSource, needed_path, paired, patient_of, regex_option
+from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of
 from gantk.errors import UserError
 from gantk.formats import files as io
 
@@ -44,6 +44,8 @@ class Nifti(VolumeSource):
     their headers.
     """
 
+    kind, one_contrast = "nifti", True
+
     def __init__(
         self,
         domains: tuple[str, ...],
@@ -59,17 +61,11 @@ class Nifti(VolumeSource):
         mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
-        for name in domains:
-            if len(contrast_names(name)) > 1:
-                what = f"'{name}' is {len(contrast_names(name))} contrasts, and 'nifti' gives one for each domain"
-                raise UserError(what, where="data.domains", remedy='set data.source.name = "contrasts"')
-        self.root, self.asked, self.onto = needed_path(path, "nifti"), {"a": a, "b": b, "image": a}, onto
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
+        self.set_up(domains, dims, path, planes, onto=onto, patient=patient, mask=mask, asked=(a, b))
         if volumes and (len(volumes) != len(domains) or min(volumes) < 0):
             what = f"{list(volumes)} does not choose a volume for each of {len(domains)} domains"
             raise UserError(what, where="data.source.volumes", allowed="a number from 0 on for each domain")
         self.volumes = dict(zip(self.domains, volumes, strict=False))
-        self.patient, self.mask, self.planes, self.reader = regex_option(patient), mask, planes, Reader(dims)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -114,7 +110,11 @@ class Nifti(VolumeSource):
                 chosen = [i for i in images if same_contrast(said[i][0] or "", word) and said[i][0] not in others]
                 chosen = images if not chosen and len(words) == 1 else chosen
             if not chosen:
-                raise self._nothing_of(letter, images)
+                there = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
+                there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"
+                asked = self.asked[letter] and f"matches '{self.asked[letter]}'"
+                what = f"no file in '{self.root}' {asked or f'is named {self.domains[letter]!r}'}{there}"
+                raise self.nothing_of(letter, what, "words of the files' names, or a glob below path")
             for image in chosen:
                 folders = image.relative_to(self.root).parts[:-1]
                 rests = (contrast_in(part, {*words.values()})[1] for part in folders if not SPLIT_WORD.match(part))
@@ -124,8 +124,7 @@ class Nifti(VolumeSource):
                 named.append(Named(image, letter, split_of(folders), place, said[image][1], parts, exact))
         twice = [path for path, count in Counter(one.path for one in named).items() if count > 1]
         if twice and len(set(self.volumes.values())) < 2:
-            what = f"'{twice[0]}' belongs to both domains, {' and '.join(self.domains.values())}"
-            raise UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
+            raise self.in_both(twice[0])
         # What is named like the domain wins over a synonym in the same place: T1 over T1w.
         exact = {(one.letter, one.path.parent) for one in named if one.exact}
         named = [one for one in named if one.exact or (one.letter, one.path.parent) not in exact]
@@ -151,16 +150,6 @@ class Nifti(VolumeSource):
             return {word.lower() for part in (*shown.parts[:-1], io.stem_of(image)) for word in words_of(part)}
 
         return [image for image in images if words and words <= words_in(image)]
-
-    def _nothing_of(self, letter: str, images: Sequence[Path]) -> UserError:
-        shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-        there = f"; there are {shown}" if shown else f", nor any volume ({', '.join(io.volume_suffixes())})"
-        asked = f"matches '{self.asked[letter]}'" if self.asked[letter] else f"is named '{self.domains[letter]}'"
-        return UserError(
-            f"no file in '{self.root}' {asked}{there}",
-            where=f"data.source.{'a' if letter == 'image' else letter}",
-            allowed="words of the files' names, or a glob below path",
-        )
 
 
 def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.items import Record, contrast_names
 from gantk.data.sources.file_names import (
     SPLIT_WORD,
     contrast_in,
@@ -23,7 +23,7 @@ from gantk.data.sources.file_names import (
     usual_contrast,
 )
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, separate_masks
-from gantk.data.sources.reader import Item, Reader, VolumeSource, needed_path, patient_of, regex_option
+from gantk.data.sources.reader import Item, VolumeSource, patient_of
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.files import difference
@@ -40,6 +40,8 @@ class Contrasts(VolumeSource):
     any has no record. Where most folders are numbered, the others (templates, atlases) are left alone.
     """
 
+    kind = "contrasts"
+
     def __init__(
         self,
         domains: tuple[str, ...],
@@ -51,10 +53,8 @@ class Contrasts(VolumeSource):
         patient: str = "",  # regex whose group is the patient, searched in the folder's path; "" = its numbered part
         planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
     ):
-        self.root, self.mask, self.patient = needed_path(path, "contrasts"), mask, regex_option(patient)
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
+        self.set_up(domains, dims, path, planes, channels=1, patient=patient, mask=mask)
         self.contrasts = {letter: contrast_names(name) for letter, name in self.domains.items()}
-        self.planes, self.reader = planes, Reader(dims, 1)
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:

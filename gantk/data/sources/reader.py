@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.items import Record
+from gantk.data.items import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.data.sources.file_names import Found, numbered
 from gantk.errors import UserError
@@ -66,38 +66,17 @@ class Item:
         return outline(self.source, self.volume)
 
 
-class VolumeCache:
-    """The volumes read last. Each is decoded once, even where several threads ask for it at the same time."""
-
-    def __init__(self, room: int = ROOM):
-        self.room, self._lock = room, Lock()
-        self._turns: dict[Hashable, Lock] = {}
-        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-
-    def get(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `read` returns, or returned when it was last called for this key; its errors are not kept."""
-        with self._lock:
-            turn = self._turns.setdefault(key, Lock())
-        with turn:  # who asks for the same volume waits, who asks for another does not
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    return self._kept[key]
-            value = read()
-            with self._lock:
-                self._kept[key] = value
-                while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > self.room:
-                    self._kept.popitem(last=False)
-            return value
-
-
 class Reader:
-    """Reads images of `dims` axes under a view, and checks each against the first of its domain."""
+    """Reads images of `dims` axes under a view, and checks each against the first of its domain.
+
+    The volumes read last are kept. Each is decoded once, even where several threads ask for it at the same time.
+    """
 
     def __init__(self, dims: int, channels: int | None = None):
         self.dims, self.channels, self.view = dims, channels, SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
-        self._volumes = VolumeCache()
+        self._lock, self._turns = Lock(), defaultdict(Lock)
+        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
         """float32 (C, *spatial) of an item, or of one plane of its volume; UserError naming the file."""
@@ -118,8 +97,7 @@ class Reader:
         if plane is None:
             pixels = self._mask(item)
         else:
-            key = (item.mask, item.onto, "mask", self.view)
-            pixels = self._volumes.get(key, lambda: self._mask(item))[:, plane]
+            pixels = self._once((item.mask, item.onto, "mask", self.view), lambda: self._mask(item))[:, plane]
         self._expect_dims(item.mask, pixels)
         return (pixels.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
@@ -152,7 +130,21 @@ class Reader:
         return np.ascontiguousarray(pixels)
 
     def _volume(self, item: Item) -> np.ndarray:
-        return self._volumes.get((item.source, item.volume, item.onto, self.view), lambda: self._image(item))
+        return self._once((item.source, item.volume, item.onto, self.view), lambda: self._image(item))
+
+    def _once(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `read` returns, or returned when it was last called for this key; its errors are not kept."""
+        with self._lock:
+            turn = self._turns[key]
+        with turn:  # who asks for the same volume waits, who asks for another does not
+            value = self._kept.get(key)
+            value = read() if value is None else value
+            with self._lock:
+                self._kept[key] = value
+                self._kept.move_to_end(key)
+                while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > ROOM:
+                    self._kept.popitem(last=False)
+            return value
 
     def _image(self, item: Item) -> np.ndarray:
         image = io.read(item.source, item.volume)
@@ -168,10 +160,45 @@ class Reader:
 class FileSource:
     """What sources of files share: from files to items, and from these to records."""
 
-    root: Path
-    domains: Mapping[str, str]  # letter -> human name
-    reader: Reader
-    planes: tuple[float, float] = (0.0, 1.0)  # which slices of a volume 2-D networks see
+    kind = ""  # the name that recipes know it by
+    one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
+
+    def set_up(
+        self,
+        domains: tuple[str, ...],
+        dims: int,
+        path: str,
+        planes: tuple[float, float] = (0.0, 1.0),
+        *,
+        channels: Channels = None,
+        onto: Onto = "none",
+        patient: str = "",
+        mask: str = "",
+        asked: tuple = ("", ""),  # what the options `a` and `b` say
+    ) -> None:
+        """Keep the options that sources share; UserError where they are none."""
+        if not path:
+            remedy = f'for example source = {{ name = "{self.kind}", path = "data" }}, or --data PATH'
+            what = f"'{self.kind}' does not know where its images are"
+            raise UserError(what, where="data.source.path", remedy=remedy)
+        several = next((name for name in domains if len(contrast_names(name)) > 1), None)
+        if self.one_contrast and several:
+            what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{self.kind}' gives one per domain"
+            raise UserError(what, where="data.domains", remedy='set data.source.name = "contrasts"')
+        self.root, self.planes, self.onto, self.mask = Path(path), planes, onto, mask
+        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
+        self.asked = dict(zip(("a", "b"), asked, strict=True)) | {"image": asked[0]}
+        self.patient, self.reader = regex_option(patient), Reader(dims, channels)
+
+    def nothing_of(self, letter: str, what: str, allowed: object, remedy: str = "") -> UserError:
+        """That a domain has no files, and which option would say which they are."""
+        where = f"data.source.{'a' if letter == 'image' else letter}"
+        return UserError(what, where=where, allowed=allowed, remedy=remedy)
+
+    def in_both(self, name: object) -> UserError:
+        """That one image belongs to both domains."""
+        what = f"'{name}' belongs to both domains, {' and '.join(self.domains.values())}"
+        return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
         """One record for every item, or for every plane of it; UserError where a domain has fewer than two.
@@ -207,12 +234,10 @@ class FileSource:
     def expect_several(self, records: list[Record]) -> list[Record]:
         """The records; UserError where a domain has no image, or one, from which nothing can be held out."""
         for letter, name in sorted(self.domains.items()):
-            own = [record for record in records if record.domain == letter]
+            own = [record.key for record in records if record.domain == letter]
             if len(own) < 2:
-                of = f" of {name}" if name else ""
-                what = (
-                    f"only one image{of} in '{self.root}': '{own[0].key}'" if own else f"no images{of} in '{self.root}'"
-                )
+                what = f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in '{self.root}'"
+                what += f": '{own[0]}'" if own else ""
                 remedy = "two or more are needed"
                 raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
         return records
@@ -233,8 +258,8 @@ class FileSource:
             key = (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
             subject = patient_of(key, patient) if patient else "/".join(image.place) if by_folder else ""
             subject = subject or (image.name if is_volume(path) else "")  # a volume is a scan of somebody
-            pair, label, mask = pairs.get(path), labels.get(path), masks.get(path)
-            items.append(Item(image.letter, path, key, subject, split=image.split, label=label, mask=mask, pair=pair))
+            known = {"label": labels.get(path), "mask": masks.get(path), "pair": pairs.get(path)}
+            items.append(Item(image.letter, path, key, subject, split=image.split, **known))
         return items
 
 
@@ -252,25 +277,20 @@ def paired(items: Sequence[Item], onto: Onto = "none") -> list[Item]:
     What has no partner is a pair without it, for paired methods to complain of; where there are no pairs at all,
     nothing is a pair.
     """
-    studies: dict[str, dict[str, list[Item]]] = defaultdict(lambda: {"a": [], "b": []})
+    studies: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         if item.study and item.letter in "ab":
-            studies[item.study][item.letter].append(item)
+            studies[item.study].append(item)
     changed: dict[tuple[str, str], Item] = {}
-    for study, letters in studies.items():
-        if [len(letters[letter]) for letter in "ab"] != [1, 1]:
-            continue
-        one, other = letters["a"][0], letters["b"][0]
-        grid = {"none": None, "a": one.source, "b": other.source}[onto]
-        if grid is None and difference(one.source, other.source, one.volume, other.volume) is not None:
-            continue
-        for item in (one, other):
-            changed[item.letter, item.key] = replace(item, pair=study, onto=grid)
-    if not changed:
-        return list(items)
-    return [
-        changed.get((item.letter, item.key)) or replace(item, pair=f"alone/{item.letter}/{item.key}") for item in items
-    ]
+    for study, members in studies.items():
+        members = sorted(members, key=lambda item: item.letter)
+        if [item.letter for item in members] == ["a", "b"]:
+            one, other = members
+            grid = {"none": None, "a": one.source, "b": other.source}[onto]
+            if grid is not None or difference(one.source, other.source, one.volume, other.volume) is None:
+                changed |= {(item.letter, item.key): replace(item, pair=study, onto=grid) for item in members}
+    alone = [replace(item, pair=f"alone/{item.letter}/{item.key}") for item in items] if changed else items
+    return [changed.get((item.letter, item.key), item) for item in alone]
 
 
 def planes_within(count: int, shares: tuple[float, float]) -> tuple[int, ...]:
@@ -290,12 +310,9 @@ def patient_of(path: str, pattern: re.Pattern) -> str:
     """The patient that a pattern finds in a relative path, or in the file's name without suffix; else a UserError."""
     match = pattern.search(path) or pattern.search(io.stem_of(path))
     if not match:
-        raise UserError(
-            f"the pattern '{pattern.pattern}' finds no patient in '{path}'",
-            where="data.source.patient",
-            remedy="correct the regular expression; it is searched in the path relative to the folder, "
-            "then in the file's name without its suffix",
-        )
+        what = f"the pattern '{pattern.pattern}' finds no patient in '{path}'"
+        remedy = "correct it; it is searched in the path below the folder, then in the file's name without its suffix"
+        raise UserError(what, where="data.source.patient", remedy=remedy)
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
@@ -303,20 +320,11 @@ def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     """The regular expression of an option, None for ""; that of `patient` has one group, or one named `patient`."""
     if not pattern:
         return None
-    where = f"data.source.{option}"
     try:
         found = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except re.error as error:
-        raise UserError(f"'{pattern}' is no regular expression: {error}", where=where) from error
+        raise UserError(f"'{pattern}' is no regular expression: {error}", where=f"data.source.{option}") from error
     if option == "patient" and found.groups != 1 and "patient" not in found.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"
-        raise UserError(f"'{pattern}' has {found.groups} groups", where=where, allowed=allowed)
+        raise UserError(f"'{pattern}' has {found.groups} groups", where="data.source.patient", allowed=allowed)
     return found
-
-
-def needed_path(path: str, name: str) -> Path:
-    """A source's `path`, which it cannot do without."""
-    if not path:
-        remedy = f'for example source = {{ name = "{name}", path = "data" }}, or --data PATH'
-        raise UserError(f"'{name}' does not know where its images are", where="data.source.path", remedy=remedy)
-    return Path(path)

@@ -21,7 +21,6 @@ WORDS = {
     **dict.fromkeys(("none", "exclude", "-"), "none"),
 }
 WHERE = "data.split.file"
-Rows = dict[str, tuple[int, str]]  # whom a row is about -> its line, and what it says
 
 
 def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int) -> tuple[list[Record], dict[str, Any]]:
@@ -34,81 +33,75 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
     passed over; a patient, or an image, that no row names is a UserError, as is every other problem, with its line.
     """
     path = Path(file)
-    column, says, rows = _read(path)
-    sets = _sets_of_folds(path, rows, folds, fold) if says == "fold" else _sets_of_words(path, rows, folds)
-    find = _finder(path, column, rows)
-    named = [(record, find(record)) for record in records]
-    missing = [record for record, name in named if name is None]
-    if missing:
-        _complain_of_missing(path, column, says, missing, records)
-    _expect_whole_pairs(path, [(r, rows[name][0], sets[name]) for r, name in named if sets[name] != "none"])
-    made = {"file": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
-    made |= {"fold": fold} if says == "fold" else {}
-    return [replace(record, split=sets[name]) for record, name in named if sets[name] != "none"], made
-
-
-def _read(path: Path) -> tuple[str, str, Rows]:
-    """Which column says whom a row is about, whether it says a `split` or a `fold`, and the rows."""
     if not path.exists():
         raise UserError(f"the file '{path}' does not exist", where=WHERE, remedy="correct the path, or leave it out")
     try:
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
-    column = next((name for name in NAMES if name in header), "")
-    says = [name for name in ("split", "fold") if name in header]
-    for wanted, found, allowed in (("patient", column, NAMES), ("split", says, ("split", "fold"))):
-        if not found:
-            what = f"'{path}' has no column '{wanted}', but {', '.join(map(repr, header))}"
-            allowed, remedy = f"a header with one of {', '.join(allowed)}", did_you_mean(wanted, header)
-            raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
-    if len(says) == 2:
-        what = f"'{path}' has both 'split' and 'fold'"
-        raise UserError(what, where=f"{WHERE}: line 1", remedy="rename or remove one of them")
-    rows: Rows = {}
+    column, says = _columns(path, header)
+    rows: dict[str, tuple[int, str]] = {}  # whom a row is about -> its line, and what it says
     for line, row in lines:
-        name, value = row.get(column, ""), row.get(says[0], "").lower()
+        name, value, where = row.get(column, ""), row.get(says, "").lower(), f"{WHERE}: '{path.name}', line {line}"
+        if says == "split" and value not in WORDS:
+            what, remedy = f"'{value}' is no split", did_you_mean(value, WORDS)
+            raise UserError(what, where=where, allowed="train, validation, test; none to leave it out", remedy=remedy)
+        if says == "fold" and not (value.isascii() and value.isdigit()):
+            raise UserError(f"'{value}' is no fold", where=where, allowed="0, 1, 2, ...")
         if not name:
-            raise UserError(f"this row names no {column}", where=_line(path, line), remedy="correct that row")
+            raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
         first, other = rows.setdefault(name, (line, value))
         if other != value:
             what = f"'{name}' is in '{value}' here, and in '{other}' in line {first}"
-            raise UserError(what, where=_line(path, line), remedy="keep one of the two rows")
-    return column, says[0], rows
-
-
-def _line(path: Path, line: int) -> str:
-    return f"{WHERE}: '{path.name}', line {line}"
-
-
-def _sets_of_words(path: Path, rows: Rows, folds: int) -> dict[str, str]:
-    if folds:
+            raise UserError(what, where=where, remedy="keep one of the two rows")
+    if says == "fold":
+        numbers = sorted({int(value) for _, value in rows.values()})
+        if fold not in numbers or len(numbers) < 2 or folds not in (0, len(numbers)):
+            what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold}"
+            what += f" of {folds}" if folds else ""
+            raise UserError(what, where="data.split.fold", allowed=", ".join(map(str, numbers)) or "rows below the header")
+        sets = {name: "test" if int(value) == fold else "train" for name, (_, value) in rows.items()}
+    elif folds:
         what = f"'{path}' says who is in which split, and folds = {folds} deals them out anew"
         raise UserError(what, where=WHERE, remedy="set folds = 0, or give the file a column fold in place of split")
-    for line, value in rows.values():
-        if value not in WORDS:
-            what = f"'{value}' is no split" if value else "this row says no split"
-            allowed, remedy = "train, validation, test; none to leave it out", did_you_mean(value, WORDS)
-            raise UserError(what, where=_line(path, line), allowed=allowed, remedy=remedy)
-    return {name: WORDS[value] for name, (_, value) in rows.items()}
+    else:
+        sets = {name: WORDS[value] for name, (_, value) in rows.items()}
+    find = _finder(path, column, rows)
+    named = [(record, find(record)) for record in records]
+    if any(name is None for _, name in named):
+        raise _missing(path, column, says, [record for record, name in named if name is None], records)
+    kept, first = [(record, name) for record, name in named if sets[name] != "none"], {}
+    for record, name in kept:  # rows by path easily part registered images
+        other, its = first.setdefault(record.pair, (record, name))
+        if record.pair is not None and sets[its] != sets[name]:
+            what = (
+                f"'{other.key}' and '{record.key}' are a registered pair, and line {rows[its][0]} puts the first into "
+            )
+            what += f"{sets[its]}, line {rows[name][0]} the second into {sets[name]}"
+            raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
+    made = {"file": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    made |= {"fold": fold} if says == "fold" else {}
+    return [replace(record, split=sets[name]) for record, name in kept], made
 
 
-def _sets_of_folds(path: Path, rows: Rows, folds: int, fold: int) -> dict[str, str]:
-    for line, value in rows.values():
-        if not (value.isascii() and value.isdigit()):
-            what = f"'{value}' is no fold" if value else "this row says no fold"
-            raise UserError(what, where=_line(path, line), allowed="0, 1, 2, ...")
-    numbers = sorted({int(value) for _, value in rows.values()})
-    counted = folds not in (0, len(numbers))
-    if fold not in numbers or len(numbers) < 2 or counted:
-        what = f"it has {len(numbers)} folds, not {folds}" if counted else f"it has no fold {fold}"
-        what = f"'{path}': {'it has one fold only' if len(numbers) == 1 else what}"
-        allowed = ", ".join(map(str, numbers)) or "rows below the header"
-        raise UserError(what, where="data.split.folds" if counted else "data.split.fold", allowed=allowed)
-    return {name: "test" if int(value) == fold else "train" for name, (_, value) in rows.items()}
+def _columns(path: Path, header: list[str]) -> tuple[str, str]:
+    """Which column says whom a row is about, and whether it says a `split` or a `fold`."""
+    found = []
+    for allowed in (NAMES, ("split", "fold")):
+        there = [name for name in allowed if name in header]
+        if not there:
+            what = f"'{path}' has no column '{allowed[0]}', but {', '.join(map(repr, header))}"
+            remedy = did_you_mean(allowed[0], header)
+            allowed = f"a header with one of {', '.join(allowed)}"
+            raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
+        if there == ["split", "fold"]:
+            what = f"'{path}' has both 'split' and 'fold'"
+            raise UserError(what, where=f"{WHERE}: line 1", remedy="rename or remove one of them")
+        found.append(there[0])
+    return found[0], found[1]
 
 
-def _finder(path: Path, column: str, rows: Rows) -> Callable[[Record], str | None]:
+def _finder(path: Path, column: str, rows: dict) -> Callable[[Record], str | None]:
     """The name under which a record stands in the table, or None; a DICOM series may be named by its folder."""
     if column == "path":
         at = {(path.parent / name).resolve(): name for name in rows}
@@ -122,31 +115,14 @@ def _finder(path: Path, column: str, rows: Rows) -> Callable[[Record], str | Non
     return lambda record: next((name for name in names(record) if name in rows), None)
 
 
-def _complain_of_missing(
-    path: Path, column: str, says: str, missing: Sequence[Record], records: Sequence[Record]
-) -> None:
+def _missing(path: Path, column: str, says: str, missing: Sequence[Record], records: Sequence[Record]) -> UserError:
     if column == "patient" and any(not record.subject for record in missing):
         what = f"'{path}' goes by patient, and the source does not know which image is of which patient"
         remedy = "give the file a column path in place of patient, or tell the source where names say who it is "
-        raise UserError(what, where=WHERE, remedy=remedy + "(patient = 'regex')")
+        return UserError(what, where=WHERE, remedy=remedy + "(patient = 'regex')")
     name = {"patient": lambda r: r.subject, "path": lambda r: str(r.path or r.key), "key": lambda r: r.key}[column]
     names, count = sorted(set(map(name, missing))), len(set(map(name, records)))
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
     what = f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in '{path}': {shown}"
     leave_out = ": none in the column split leaves one out" if says == "split" else ""
-    raise UserError(what, where=WHERE, remedy=f"add a row for each{leave_out}")
-
-
-def _expect_whole_pairs(path: Path, placed: Sequence[tuple[Record, int, str]]) -> None:
-    """UserError where rows, each with its line and set, part registered images, as rows by path easily do."""
-    first: dict[str, tuple[Record, int, str]] = {}
-    for record, line, name in placed:
-        if record.pair is None:
-            continue
-        other, earlier, its = first.setdefault(record.pair, (record, line, name))
-        if its != name:
-            what = (
-                f"'{other.key}' and '{record.key}' are a registered pair, and line {earlier} puts the first into {its}"
-            )
-            what += f", line {line} the second into {name}"
-            raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
+    return UserError(what, where=WHERE, remedy=f"add a row for each{leave_out}")
