@@ -1,9 +1,5 @@
 """Batches: the same whatever workers, ranks and way to the device; errors at their own step; nothing left behind."""
 
-import gc
-import os
-import subprocess
-import sys
 import threading
 from functools import partial
 
@@ -12,9 +8,8 @@ import pytest
 import torch
 
 from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher
-from gantk.data.intensity import MinMax, Window
+from gantk.data.intensity import Window
 from gantk.data.items import Record
-from gantk.data.preparation import Preparation
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
@@ -130,44 +125,6 @@ def test_only_a_few_batches_are_read_ahead_and_none_beyond_the_last():
     batches.close()
 
 
-def test_readers_end_with_their_batches_and_without_workers_the_caller_reads():
-    seen = set()
-    images = image_set(6, lambda n: seen.add(threading.get_ident()) or picture(n))
-    Batches({"image": images}, 2, 0, False, workers=0).at(0)
-    assert seen == {threading.get_ident()} and not readers()
-    batches = Batches(sets(), 2, 0, False, workers=3)
-    batches.at(0)
-    assert 1 <= len(readers()) <= 3
-    batches.close()
-    assert not readers()
-    assert same(batches.at(1), Batches(sets(), 2, 0, False, workers=0).at(1)), "it starts again"
-    read_ahead(batches)
-    threads = readers()
-    del batches
-    gc.collect()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert threads and not readers(), "nobody has to call close"
-
-
-LEAVE = """
-import numpy as np
-from gantk.data.batches import Batches, ImageSet
-from gantk.data.intensity import Window
-from gantk.data.items import Record
-
-records = [Record("a", "", str(n), lambda n=n: np.full((1, 8, 8), n, np.float32)) for n in range(9)]
-batches = Batches({"a": ImageSet(records, Window(), (8, 8), "pad")}, 1, 0, False, workers=2)
-batches.at(0)
-raise SystemExit(3)
-"""
-
-
-def test_a_process_that_reads_ahead_ends():
-    done = subprocess.run([sys.executable, "-c", LEAVE], env=os.environ, capture_output=True, timeout=600)
-    assert done.returncode == 3 and not done.stderr
-
-
 def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mapping():
     read = []
     images = image_set(3, lambda n: read.append(n) or picture(n), memory=2 * 9 * 7 * 4 / 2**30)
@@ -176,34 +133,6 @@ def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mappin
     assert read == [0, 1, 2, 2], "two have room"
     images.intensity = Window(low=0.0, high=2.0, range=(0.0, 1.0))
     assert [float(images[n].max()) for n in range(3)] == [0, 0.5, 1]
-
-
-def volume(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.random((1, 4, *SIZE)) * (100, 900, 4000)[seed]).astype(np.float32)
-
-
-def test_slices_are_mapped_by_their_scan_which_is_measured_once():
-    measured = []
-
-    class Counting(MinMax, name="counting"):
-        def measure(self, pixels):
-            measured.append(pixels.shape)
-            return super().measure(pixels)
-
-    mapping = Counting(per="volume")
-    mapping.fit_from([[0.0, 1.0]])
-    some = [
-        Record("a", f"s{seed}", f"s{seed}/{plane}", partial(lambda seed, plane: volume(seed)[:, plane], seed, plane),
-               scan=partial(volume, seed), scan_key=f"s{seed}")
-        for seed in range(3) for plane in range(4)
-    ]  # fmt: skip
-    preparation = Preparation(some, SIZE, "pad")
-    for record in some * 2:
-        own = MinMax(per="volume").own(mapping.measure(record.scan()))
-        measured.pop()
-        np.testing.assert_array_equal(preparation.image(record, mapping), own.forward(record.read()))
-    assert measured == [(1, 4, *SIZE)] * 3
 
 
 # ---- to the device

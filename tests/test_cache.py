@@ -1,14 +1,10 @@
 """The cache: nothing is decoded twice, nothing stale or half-written is read, many may use it, none depends on it."""
 
-import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -17,12 +13,10 @@ import pytest
 
 from gantk.data import cache as caching
 from gantk.data import intensity, resample
-from gantk.data.cache import FORGOTTEN, Cache, narrowest
+from gantk.data.cache import Cache, narrowest
 from gantk.data.dataset import Data
-from gantk.data.intensity import Percentile
-from gantk.data.items import Record
 from gantk.data.nyul import Nyul
-from gantk.data.preparation import Preparation, version_of
+from gantk.data.preparation import Preparation
 from gantk.errors import UserError
 from gantk.formats import files
 from gantk.method import Method
@@ -152,15 +146,6 @@ def test_other_content_size_fit_or_source_are_other_entries(study, cache):
     assert same == [True] * 6 + [False] * 6 + [True] * 6 and len(entries(cache)) == 16
 
 
-def test_a_copied_study_and_a_touched_file_are_no_other_content(study, cache, tmp_path, no_decoding):
-    first = all_images(study, cache)
-    os.utime(study / "p0.nii.gz", (LONG_AGO + 5, LONG_AGO + 5))
-    other = shutil.copytree(study, tmp_path / "elsewhere")
-    no_decoding()
-    np.testing.assert_array_equal(all_images(study, Cache.default()), first)
-    np.testing.assert_array_equal(all_images(other, cache), first)
-
-
 def test_files_are_hashed_once_for_as_long_as_they_stay_the_same(study, cache, monkeypatch):
     hashed, digesting = [], caching.hashlib.file_digest
     monkeypatch.setattr(caching.hashlib, "file_digest", lambda *args: hashed.append(1) or digesting(*args))
@@ -175,15 +160,6 @@ def test_files_are_hashed_once_for_as_long_as_they_stay_the_same(study, cache, m
     assert len(hashed) == 4
 
 
-def test_entries_are_not_named_by_source_code_so_an_edit_elsewhere_keeps_them(study, cache, monkeypatch):
-    opened, opening = [], io.open
-    monkeypatch.setattr(
-        io, "open", lambda file, *args, **options: opened.append(str(file)) or opening(file, *args, **options)
-    )
-    seen(Data.load(table(study), OneDomain))
-    assert entries(cache) and not [file for file in opened if file.endswith(".py")]
-
-
 def test_whoever_changes_prepared_pixels_raises_a_version(study):
     """Entries are named by versions: with other figures here, other images would be read from earlier entries."""
     image, mapping = all_images(study, None)[7], Nyul()
@@ -192,35 +168,6 @@ def test_whoever_changes_prepared_pixels_raises_a_version(study):
     expected = {(1, 1, 1): [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
     versions = files.VERSION, resample.VERSION, intensity.VERSION
     np.testing.assert_allclose(figures, expected[versions], rtol=1e-5)
-
-
-def test_a_raised_version_makes_entries_of_its_own(study, cache, monkeypatch, add_plugin):
-    names = []
-    for version in (1, 2):
-        monkeypatch.setattr(resample, "VERSION", version)
-        seen(Data.load(table(study), OneDomain))
-        names.append(len(entries(cache)))
-    assert names[1] == 2 * names[0]
-    own = type("Own", (), {"version": 7})
-    assert version_of(registry().get("source", "images").load()) == 1 and version_of(own) == 7
-    folder, found = add_plugin("my-reader", "my_reader", "class Source:\n    gain = 1\n"), []
-    import my_reader
-
-    for gain in (1, 2):  # a plugin without a version goes by its code
-        (folder / "my_reader.py").write_text(f"class Source:\n    gain = {gain}\n")
-        found.append(version_of(my_reader.Source))
-    assert found[0] != found[1]
-
-
-def test_computed_images_are_not_kept_and_a_file_that_is_gone_is_the_readers_to_complain_of(study, cache):
-    some = [Record("a", "", str(n), partial(np.full, (1, 8, 8), n, np.float32)) for n in range(3)]
-    preparation = Preparation(some, SIZE, "pad", cache=cache)
-    assert [float(preparation.to_size(record).max()) for record in some] == [0, 1, 2]
-    assert not cache.folder.exists()
-    records, preparation = prepared(study, cache)
-    (study / "p0.nii.gz").unlink()
-    with pytest.raises(UserError, match="p0.nii.gz"):
-        preparation.to_size(records[0])
 
 
 # ---- many at once, killed, broken
@@ -270,20 +217,6 @@ def test_two_processes_may_fill_it_at_once(study, cache):
     np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
 
 
-def test_a_run_that_is_killed_while_it_fills_leaves_nothing_that_hinders(study, cache):
-    process = start(study, cache.folder, "half")
-    assert process.stdout.readline() == "half\n", process.stderr.read()
-    process.kill()
-    process.communicate(timeout=600)
-    (left,) = cache.entries.glob(".*")
-    assert not entries(cache), "readers never see a file that is not whole"
-    np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
-    assert len(entries(cache)) == 3 and left.exists(), "it may belong to a run that still writes"
-    os.utime(left, (time.time() - FORGOTTEN - 60,) * 2)
-    Cache.default().rows("0" * 32, lambda: np.zeros((1, 2), np.float32))
-    assert not left.exists() and len(entries(cache)) == 4
-
-
 def test_threads_make_an_entry_once(cache):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -323,20 +256,6 @@ def hindered(study, folder, limit=GIB):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         return all_images(study, Cache(folder, limit)), [str(one.message) for one in told]
-
-
-def test_entries_are_read_where_nothing_may_change(study, cache, monkeypatch, no_decoding):
-    expected = all_images(study, cache)
-    no_decoding()
-
-    def refuse(*args, **keywords):
-        raise PermissionError("read-only file system")
-
-    for name in ("utime", "replace", "unlink", "mkdir"):
-        monkeypatch.setattr(os, name, refuse)
-    found, told = hindered(study, cache.folder)
-    np.testing.assert_array_equal(found, expected)
-    assert not told
 
 
 @pytest.mark.parametrize("why", ["a file in the way", "a full disk", "a write that fails half way"])
@@ -463,13 +382,6 @@ def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_imag
     assert same(seen(second), expected) and second.intensity_state() == states and second.channels == plain.channels
 
 
-def test_another_intensity_needs_no_new_decoding_of_what_is_trained_on(study, no_decoding):
-    seen(Data.load(table(study), OneDomain))
-    sets = Data.load(table(study, intensity="minmax"), OneDomain).training_sets()["image"]
-    no_decoding()
-    assert all(float(sets[n].max()) <= 1 for n in range(len(sets)))
-
-
 def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
     for number in range(6):
         folder = tmp_path / "cohort" / f"patient{number}"
@@ -488,36 +400,3 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
     no_decoding()
     again = seen(Data.load(table("", **keys), Translator))
     assert same(again, expected) and any(parts[-1].any() for parts in again.values() if len(parts) == 2)
-
-
-def test_facts_and_a_scans_own_line_are_found_out_once_for_all_runs(study, cache, no_decoding):
-    mapping, made = Percentile(per="volume"), []
-    records, preparation = prepared(study, cache)
-    first = [preparation.measured(record, mapping) for record in records]
-    assert first[0] == mapping.measure(volume(0).astype(np.float32)[None])
-    no_decoding()
-    for instance in (preparation, prepared(study, Cache.default())[1]):
-        assert [instance.measured(record, mapping) for record in records] == first
-        assert instance.fact("mean", records[:2], "x", lambda: made.append(1) or {"mean": 3.25}) == {"mean": 3.25}
-    other = Preparation(records, SIZE, "pad", cache=cache, intensity={"low": 1})
-    other.fact("mean", records[:2], "x", lambda: made.append(2) or {})
-    preparation.fact("mean", records[:2], "y", lambda: made.append(3) or {})
-    assert made == [1, 2, 3]
-
-
-def test_the_search_for_copies_decodes_nothing_twice(study, cache, no_decoding):
-    from gantk.data.split.near_duplicates import cached_fingerprint, fingerprint
-
-    save(study / "p3.nii.gz", np.full((20, 24, 12), 5, np.int16))
-    records, preparation = prepared(study, cache, planes=(0.0, 1.0))
-    plain = [fingerprint(record, "train") for record in records]
-    assert {one.thumbnails is not None for one in plain} == {True, False}
-    for _ in range(2):
-        for record, one in zip(records, plain, strict=True):
-            other = cached_fingerprint(preparation, record, "train")
-            fields = ("name", "subject", "stack", "position", "group", "digest")
-            assert all(getattr(one, name) == getattr(other, name) for name in fields)
-            assert (one.thumbnails is None) == (other.thumbnails is None)
-            assert one.thumbnails is None or np.array_equal(one.thumbnails, other.thumbnails)
-        no_decoding()
-        preparation = prepared(study, Cache.default(), planes=(0.0, 1.0))[1]

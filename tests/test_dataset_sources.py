@@ -222,14 +222,6 @@ def test_series_of_two_frames_or_grids_are_no_pair_until_they_are_brought_togeth
     assert alone and all(record.pair.startswith("alone/") for record in alone)
 
 
-def test_folders_name_domain_and_patient_where_headers_do_not(tmp_path):
-    bare = dict(SeriesDescription="", ProtocolName=None, PatientID=None)
-    records = records_of(Dicom, export(tmp_path / "x", folders="patient{n}/{word}", **bare))
-    assert {(r.domain, r.subject) for r in records} == {(letter, f"patient{n}") for letter in "ab" for n in range(3)}
-    root = export(tmp_path / "y", folders="site1_case-{n}/{k}", PatientID="ANONYMOUS")
-    assert {record.subject for record in records_of(Dicom, root, patient=r"case-(\d+)")} == {"0", "1", "2"}
-
-
 def test_a_regex_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(tmp_path):
     root = export(tmp_path, 2)
     made.series(root / "x", made.head(8), PatientID="P0", SeriesInstanceUID="1.8", SeriesDescription="t1_se_cor")
@@ -296,20 +288,3 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
 def test_a_source_without_a_path_says_what_to_write(source):
     with pytest.raises(UserError, match="path = "):
         source(("T1", "T2"), 2, SIZE)
-
-
-def test_real_sets_are_recognised_and_read(shared_data):
-    expected = {"t1t2_course": "folders", "open_ms": "folders", "ct_mri": "folders", "brats2d": "contrasts",
-                "brats": "contrasts", "facades": "aligned", "brainix_dicom": "dicom"}  # fmt: skip
-    assert {name: source_for(shared_data / name)["name"] for name in expected} == expected
-    records = records_of(Nifti, shared_data / "open_ms", a="patient07/T1_*", b="patient19/T2_*", mask="GOLD_STANDARD")
-    assert {(r.domain, r.subject, r.pair) for r in records} == {("a", "patient07", None), ("b", "patient19", None)}
-    assert len(records) == 2 * 91 and records[0].read().shape == (1, 218, 182) and all(r.mask for r in records)
-    pairs = complete_pairs(records_of(Nifti, shared_data / "open_ms", onto="b", planes=(0.5, 0.53))).values()
-    raw = next(pair for pair in pairs if pair["a"].subject == "patient01")
-    assert raw["a"].read().shape == raw["b"].read().shape == (1, 448, 406)
-    gliomas = records_of(Contrasts, shared_data / "brats2d", ("T1+T1C+FLAIR", "T2"), mask="truth")
-    assert len(gliomas) == 16 and {record.split for record in gliomas} == {"train", "test"}
-    assert {len(record.read()) for record in of(gliomas, "a")} == {3} and all(r.mask().any() for r in gliomas)
-    paired = records_of(Dicom, shared_data / "brainix_dicom", planes=(0, 1), onto="a")
-    assert {r.read().shape for r in paired} == {(1, 512, 512)} and len({r.pair for r in paired}) == 2

@@ -3,20 +3,18 @@
 import json
 from collections import Counter
 
-import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
-from gantk.data.augment import Affine, Brightness, HFlip, Noise, augmented
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.sources.detect import nothing_fits, source_for
 from gantk.data.sources.folders import Aligned, Folders, Images
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
-from gantk.method import Batch, Method
+from gantk.method import Method
 from gantk.recipe.tables import DataTable
 
 SIZE = (32, 32)
@@ -152,39 +150,6 @@ def test_explicit_folders_and_globs(tmp_path):
         assert keys(records, "a") == ["x/1.png", "x/2.png"] and keys(records, "b") == ["y/deep/3.png", "y/deep/4.png"]
 
 
-@pytest.mark.parametrize("names, says", [((), "no images in"), (("T1/1.png", "T2/1.png", "T2/2.png"), "only one.*T1/")])
-def test_empty_folders_and_single_images_are_named(tmp_path, names, says):
-    with pytest.raises(UserError, match=says):
-        folders(tree(tmp_path, *names))
-
-
-def test_images_have_the_order_that_people_count_in(tmp_path):
-    tree(tmp_path, *(f"T{kind}/Image #{n}.png" for kind in "12" for n in (10, 9, 11, 100)))
-    records = sorted((r for r in folders(tmp_path) if r.domain == "a"), key=lambda record: record.position)
-    assert [record.key[10:] for record in records] == ["9.png", "10.png", "11.png", "100.png"]
-
-
-def test_what_cannot_be_read_or_does_not_belong_together_is_named_when_it_is_read(tmp_path):
-    tree(tmp_path, "T1/1.png", "T1/3.png", "T2/1.png", shape=(12, 10))
-    draw(tmp_path / "T2/2.png", shape=(12, 4))
-    PIL.Image.new("RGB", (10, 12), (9, 5, 1)).save(tmp_path / "T1/2.png")
-    (tmp_path / "T1/3.png").write_bytes((tmp_path / "T1/1.png").read_bytes()[:60])
-    records = {record.key: record for record in folders(tmp_path)}
-    assert records["T1/1.png"].read().shape == (1, 12, 10)
-    for key, says in (
-        ("T1/2.png", "T1/2.png' has 3 channels, while .*T1/1.png' has 1.*channels = 1"),
-        ("T2/2.png", "T2/2.png' is only 12 x 4"),
-        ("T1/3.png", "T1/3.png"),
-    ):
-        with pytest.raises(UserError, match=says):
-            records[key].read()
-    for wanted in (1, 3):
-        asked = {record.key: record for record in folders(tmp_path, channels=wanted)}
-        assert {len(asked[f"T1/{n}.png"].read()) for n in "12"} == {wanted}
-    with pytest.raises(UserError, match="is a picture, and data.dims is 3"):
-        folders(tmp_path, dims=3)[0].read()
-
-
 # --- pairs
 
 
@@ -194,12 +159,6 @@ def test_equal_names_are_pairs_unless_they_are_few_or_switched_off(tmp_path):
     for n in range(4):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
     assert not by_pair(folders(tmp_path))
-
-
-@pytest.mark.parametrize("first, second", [("T1W_{}", "T2W_{}"), ("{}_T1", "{}-T2"), ("T1.{}", "T2.{}"), ("{}", "{}")])
-def test_pairs_by_name_look_past_the_domains_name(tmp_path, first, second):
-    tree(tmp_path, *(f"x/{first.format(n)}.png" for n in range(3)), *(f"y/{second.format(n)}.png" for n in range(3)))
-    assert len(by_pair(folders(tmp_path, a="x", b="y"))) == 3
 
 
 def test_a_csv_of_pairs_is_found_wins_over_names_and_names_its_wrong_line(tmp_path):
@@ -254,21 +213,6 @@ def test_side_by_side_pictures_are_registered_halves(tmp_path):
     odd = Aligned(("x", "y"), 2, SIZE, path=str(tmp_path)).records()
     with pytest.raises(UserError, match="33 pixels wide"):
         next(record for record in odd if record.key == "train/odd.png").read()
-
-
-def test_scans_on_one_grid_are_pairs_whole_or_by_plane(tmp_path):
-    for n in range(2):
-        for kind in ("T1", "T2"):
-            (tmp_path / f"p{n}").mkdir(exist_ok=True)
-            affine = np.diag([2.0 if n and kind == "T2" else -1.0, -1.0, 1.0, 1.0])
-            values = np.random.default_rng(n).random((10, 12, 16)).astype(np.float32)
-            nib.save(nib.Nifti1Image(values, affine), tmp_path / f"p{n}" / f"{kind}.nii.gz")
-    assert not by_pair(folders(tmp_path, dims=3)), "one of two is too few"
-    nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "p1" / "T2.nii.gz")
-    volumes, planes = folders(tmp_path, dims=3), folders(tmp_path, planes=(0.25, 0.75))
-    assert len(by_pair(volumes)) == 2 and volumes[0].read().shape == (1, 16, 12, 10)
-    assert len(planes) == 4 * 8 and {r.position for r in planes} == set(range(4, 12)) and len(by_pair(planes)) == 16
-    np.testing.assert_array_equal(planes[0].read(), volumes[0].read()[:, 4])
 
 
 # --- classes
@@ -337,18 +281,6 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
     assert lesions(folders(tmp_path, mask=name)) == expected
 
 
-@pytest.mark.parametrize("masks", ["masks/{n}.png", "labels/mask/{n}.png", "train{d}/{n}_mask.png"])
-def test_a_mask_belongs_to_the_image_of_its_stem(tmp_path, masks):
-    for n in range(4):
-        for letter in "AB":
-            draw(tmp_path / f"train{letter}" / f"{n}.png", n)
-            draw(tmp_path / masks.format(n=n, d=letter), n, lesion=True)
-    found = lesions(folders(tmp_path, ("A", "B"), mask="mask"))
-    assert found == {(d, f"train{d.upper()}/{n}.png"): n for d in "ab" for n in range(4)}
-    alone = images(tmp_path / "trainA", mask="mask") if "train" in masks else []
-    assert all(record.mask for record in alone)
-
-
 def test_a_mask_on_another_grid_and_two_masks_of_one_image_are_named(tmp_path):
     for n in range(3):
         for kind in ("T1", "T2"):
@@ -378,20 +310,6 @@ def test_batches_carry_masks_as_the_images_are_fitted(tmp_path):
         load(tmp_path, PAIRED, mask=True)
 
 
-@pytest.mark.parametrize("paired", [True, False])
-def test_what_moves_pixels_moves_the_mask_and_what_changes_brightness_does_not(paired):
-    torch.manual_seed(0)
-    mask = (torch.rand(6, 1, 16, 16) > 0.8).float()
-    batch = Batch({"a": mask * 2 - 1, "b": mask * 2 - 1, "mask_a": mask, "mask_b": mask, "label": torch.arange(6)})
-    moved = augmented(batch, [HFlip(2), Affine(2, degrees=40.0, p=1.0)], paired)
-    for letter in "ab":
-        torch.testing.assert_close(moved[letter], moved[f"mask_{letter}"] * 2 - 1, atol=1e-5, rtol=0)
-    assert not torch.equal(moved["mask_a"], mask) and torch.equal(moved["mask_a"], moved["mask_b"]) == paired
-    brighter = augmented(batch, [Brightness(2, p=1.0), Noise(2, p=1.0)], paired)
-    assert torch.equal(brighter["mask_a"], mask) and not torch.equal(brighter["a"], batch["a"])
-    assert torch.equal(brighter["label"], torch.arange(6))
-
-
 # --- which source fits a path
 
 
@@ -411,16 +329,3 @@ def test_a_path_finds_its_source_or_a_message_of_what_is_there(tmp_path):
     assert "does not exist" in nothing_fits(tmp_path / "x") and "is a file" in nothing_fits(empty / "a.dcm")
     with pytest.raises(UserError, match="2 x .dcm.*--data"):
         source_for(empty)
-
-
-def test_real_sets_are_recognised_with_their_pairs_and_patients(shared_data):
-    course = folders(shared_data / "t1t2_course")
-    assert len(keys(course, "a")) == 43 and len(keys(course, "b")) == 46 and len(by_pair(course)) == 43
-    assert ("Tr1/TrainT1/Image #10.png", "Tr2/TrainT2/Image #70.png") in by_pair(course)
-    heads = folders(shared_data / "ct_mri", ("CT", "MRI"), patient=r"(\d+)\d{3}\.png")
-    assert len(by_pair(heads)) == 110 and len({record.subject for record in heads}) == 6
-    facades = Aligned(("photo", "labels"), 2, SIZE, path=str(shared_data / "facades")).records()
-    assert len(by_pair(facades)) == 75 and facades[0].read().shape == (3, 256, 256)
-    masked = folders(shared_data / "open_ms", mask="GOLD_STANDARD")
-    chosen = next(record for record in masked if record.subject == "patient19")
-    assert chosen.mask().shape == chosen.read().shape and all("GOLD" not in record.key for record in masked)

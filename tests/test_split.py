@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.data.phantom import Phantom
-from gantk.data.sources.folders import Folders, Images
+from gantk.data.sources.folders import Images
 from gantk.data.split import SETS, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
-from gantk.recipe.load import load_recipe
 
 
 def pixels(number):
@@ -90,16 +88,6 @@ def test_a_seeded_split_stays_what_it_was(by):
     splits, _ = split_records(records, seed=1, **options)
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
     assert splits.by == ("patient" if by == "fold" else by)
-
-
-def test_patients_of_one_domain_and_every_class_are_in_every_set():
-    records = [r for domain in "ab" for n in range(10) for r in stack(2, domain, f"{domain}{n}", pairs=False)]
-    splits, _ = split_records(records, by="patient")
-    assert all({record.domain for record in splits[name]} == {"a", "b"} for name in SETS)
-    labelled = [replace(r, subject="", label="yes" if i % 3 else "no") for i, r in enumerate(stack(40, pairs=False))]
-    for by in ("image", "block"):
-        splits, _ = split_records(labelled, test=0.2, validation=0.2, by=by, gap=0)
-        assert all({record.label for record in splits[name]} == {"yes", "no"} for name in SETS), by
 
 
 @given(st.integers(30, 150), st.integers(0, 5), st.integers(0, 3), st.integers(1, 3), st.sampled_from([0.0, 0.1]))
@@ -182,19 +170,6 @@ def test_every_patient_is_tested_in_exactly_one_fold(patients, lone, folds, vali
         assert names(sum(one.values(), [])) == names(records) and bool(one["validation"]) == bool(validation)
 
 
-def test_folds_hold_of_every_class_alike_whatever_folders_say():
-    records = [
-        Record(
-            "image", f"{label}{n}", f"{label}{n}", partial(pixels, n), label=label, split="test" if n < 3 else "train"
-        )
-        for label, count in (("no", 9), ("yes", 21))
-        for n in range(count)
-    ]
-    for fold in range(3):
-        splits, how = split_records(records, folds=3, fold=fold)
-        assert Counter(record.label for record in splits["test"]) == {"no": 3, "yes": 7} and f"fold {fold} of 3" in how
-
-
 def test_unpaired_training_shares_no_patient_between_domains():
     kept = unpair(study(9), seed=3)
     subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
@@ -270,18 +245,6 @@ def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says, 
     with pytest.raises(UserError, match=says) as error:
         split_records(study(4), file=table(tmp_path, *rows))
     assert where in str(error.value) and "data.split" in error.value.where
-
-
-def test_a_file_that_is_no_csv_or_not_there_or_of_no_use_is_said(tmp_path):
-    (tmp_path / "binary.csv").write_bytes(b"patient,split\n\xff\xfe\x00,train\n")
-    table(tmp_path, "patient,split", "p00,train")
-    for name, records, options, says in (
-        ("binary.csv", study(4), {}, "cannot be read"),
-        ("split.csv", stack(10), {}, "goes by patient, and the source does not know"),
-        ("split.csv", study(4), {"folds": 2}, "deals them out anew"),
-    ):
-        with pytest.raises(UserError, match=says):
-            split_records(records, file=str(tmp_path / name), **options)
 
 
 def test_split_json_names_every_file_and_how_to_make_the_split_again(tmp_path):
@@ -405,32 +368,3 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(pictures_
     for splits in folds:
         check_leakage(splits)
     assert sorted(r.key for one in folds for r in one["test"]) == sorted(record.key for record in records)
-
-
-def test_copies_that_are_all_there_is_are_refused_and_planes_of_a_series_are_no_copies(tmp_path):
-    files = [tmp_path / f"{n}.png" for n in range(12)]
-    for file in files:
-        file.write_bytes(b"one picture")
-    records = [Record("a", "", f"{n}", partial(pixels, 1), path=f, position=float(n)) for n, f in enumerate(files)]
-    with pytest.raises(UserError, match="not apart: image '"):
-        check_leakage(split_records(records, test=0.2, validation=0.2, by="block", gap=1)[0])
-    for number, file in enumerate(files):
-        file.write_bytes(bytes([number]) * 100)  # slices of a scanner are files of one size
-    planes = [replace(r, path=files[0], others=tuple(files[1:]), scan_key="series") for r in stack(40, subject="p")]
-    splits, how = split_records(planes, by="block")
-    assert "copies" not in how and len(splits["train"]) == 18
-
-
-def test_drawn_heads_are_no_copies_of_each_other_however_alike_their_skulls_are():
-    """Rings of bone: in CT the detail of two different subjects is alike enough to look like a copy."""
-    recipe = load_recipe("cyclegan_ct_mr").override(["data.size=[96, 96]"], "cpu")
-    assert Data.load(recipe.check().data, recipe.check().method.target).leaks() is None
-
-
-def test_real_stacks_are_no_leak_and_copies_of_the_web_are_found(shared_data):
-    records = Folders(("T1", "T2"), 2, (96, 96), path=str(shared_data / "t1t2_course")).records()
-    check_leakage(split_records(records)[0], same_patient=False)
-    web = Images(("MR",), 2, (96, 96), path=str(shared_data / "tumour_yes_no"), channels=1, only="no").records()
-    seen = [fingerprint(record) for record in web]
-    found = {(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)}
-    assert ("no/N16.jpg", "no/N17.jpg") in found and 15 <= len(found) <= 40

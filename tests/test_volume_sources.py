@@ -14,7 +14,7 @@ from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 from gantk.data.augment import hide_contrasts
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, to_network
+from gantk.data.intensity import MinMax, PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.nifti import Nifti
@@ -140,17 +140,6 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
         assert pair["a"].subject == pair["b"].subject and "T1" in pair["a"].key.upper()
 
 
-def test_several_scans_of_a_patient_are_paired_by_their_names(tmp_path):
-    for n in range(2):
-        for k, name in enumerate(("A_T1", "A_T2", "B_T1", "B_T2")):
-            volume(tmp_path / f"patient{n}" / f"{name}.nii", 10 * n + k)
-    records = nifti(tmp_path, dims=3)
-    assert len(complete_pairs(records)) == 4 and {r.subject for r in records} == {"patient0", "patient1"}
-    (tmp_path / "patient1" / "B_T2.nii").rename(tmp_path / "patient1" / "C_T2.nii")
-    with pytest.raises(UserError, match="2 of 8 images have no partner: the first is 'patient1/B_T1.nii', which T2"):
-        expect_pairs(nifti(tmp_path, dims=3), ("T1", "T2"))
-
-
 def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path, tree):
     for n in range(2):
         for name in ("T1", "T1w", "T2", "T2_FLAIR", "T1_to_T2"):
@@ -211,20 +200,6 @@ def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(
     assert of(other, "a")[0].read().shape == of(other, "b")[0].read().shape == (1, 26, 24)
 
 
-def test_a_mask_moves_with_its_image(apart):
-    lesion = np.zeros((12, 14, 16), np.float32)
-    lesion[4:8, 4:9, 4:12] = 1
-    for n in range(2):
-        volume(apart / f"p{n}" / "seg.nii", values=lesion)
-    with pytest.raises(UserError, match="seg.nii' is on another grid than its image .*T2.nii"):
-        nifti(apart, mask="seg")
-    for onto, size in (("a", 1.0), ("b", 1.3 * 1.2 * 2.0)):
-        records = nifti(apart, dims=3, onto=onto, mask="seg")
-        masks = [record.mask() for record in records if record.subject == "p0"]
-        assert np.array_equal(*masks) and masks[0].shape == records[0].read().shape
-        assert masks[0].sum() * size == pytest.approx(lesion.sum(), rel=0.1)
-
-
 # --- several contrasts of a patient
 
 
@@ -263,23 +238,6 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     planes = records_of(Contrasts, patients, DOMAINS, planes=(0, 1))
     assert len(planes) == 12 * 9 and planes[0].read().shape == (3, 12, 10) and planes[0].position == 0
     assert split_records(planes)[0].by == "patient"
-
-
-@pytest.mark.parametrize(
-    "names, expected",  # in the order T1, T1ce, T2, FLAIR
-    [
-        ("x_T1 x_T1C x_T2", ("x_T1", "x_T1C", "x_T2", None)),
-        ("t1ce flair", (None, "t1ce", None, "flair")),
-        ("a-t1n a-t1c a-t2w a-t2f", ("a-t1n", "a-t1c", "a-t2w", "a-t2f")),
-        ("T1_post T1 T2_FLAIR", ("T1", "T1_post", None, "T2_FLAIR")),
-        ("sub_T1w T2_regtoFLAIR GOLD_regtoFLAIR", ("sub_T1w", None, "T2_regtoFLAIR", None)),
-    ],
-)
-def test_contrasts_are_told_apart_by_the_words_of_a_name(tmp_path, names, expected):
-    for name in names.split():
-        (tmp_path / f"{name}.nii").write_bytes(b"never read")
-    found = contrast_files(tmp_path, ("T1", "T1ce", "T2", "FLAIR"))
-    assert tuple(file and file.stem for file in found.values()) == expected
 
 
 def test_what_a_patients_folder_cannot_hold_is_named(patients):
@@ -331,25 +289,6 @@ def test_intensities_are_fitted_and_restored_for_each_contrast(patients):
     native = data.training[0].read()
     np.testing.assert_array_equal(again["a"].forward(native), mapping.forward(native))
     assert again["a"].state() == mapping.state() and again["a"].range == (-1.0, 1.0)
-
-
-@pytest.mark.parametrize("shape", [(6, 5, 4), (2, 6, 5, 4)])
-def test_a_mapping_per_channel_is_undone_and_repeats_over_neighbours(shape):
-    lines = [Window(low=0.0, high=1.0), Window(low=0.0, high=10.0), Window(low=-5.0, high=5.0)]
-    mapping = PerChannel(lines, ("T1", "T2", "PD"), 2)
-    image = np.random.default_rng(0).random(shape).astype(np.float32)
-    done, channel = mapping.forward(image), len(shape) - 3
-    for k in range(6):
-        index = (slice(None),) * channel + (k,)
-        np.testing.assert_array_equal(done[index], lines[k % 3].forward(image[index]))
-    np.testing.assert_allclose(mapping.inverse(done), image, atol=1e-5)
-    np.testing.assert_allclose(mapping.forward(torch.from_numpy(image)).numpy(), done, rtol=1e-6, atol=1e-6)
-    images = [np.stack([np.arange(64.0).reshape(8, 8), np.full((8, 8), np.nan)])] * 2
-    with pytest.raises(UserError, match="none of 2 training images has the contrast 'FLAIR'"):
-        PerChannel([Percentile(), Percentile()], ("T1", "FLAIR"), 2).fit(images)
-    native = np.stack([np.full((4, 8), -1000.0), np.full((4, 8), 50.0)]).astype(np.float32)
-    air = PerChannel([Window(low=-1000.0, high=0.0), Window(low=50.0, high=60.0)], ("CT", "MR"), 2)
-    assert (to_network(native, air, Resize((4, 8), (8, 8))) == -1).all(), "padding is each contrast's own air"
 
 
 def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():

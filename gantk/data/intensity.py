@@ -293,8 +293,7 @@ class PerChannel:
         for line, found in self._present(measured):
             line.fit_from(found)
 
-    def of(self, pixels: np.ndarray) -> PerChannel:
-        return self.own(self.measure(pixels)) if self.per == "volume" else self
+    of = Mapping.of
 
     def own(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = [line if one is None else line.own(one) for line, one in zip(self.lines, measured, strict=True)]
@@ -319,7 +318,7 @@ class PerChannel:
 
     def _present(self, scans: Sequence[Sequence[Any]]) -> list[tuple[Any, list[Any]]]:
         """Each contrast's mapping, with its part of the scans that have it."""
-        present = [[scan[number] for scan in scans if scan[number] is not None] for number in range(len(self.lines))]
+        present = [[part for part in parts if part is not None] for parts in zip(*scans, strict=True)]
         for name, found in zip(self.names, present, strict=True):
             if not found:
                 raise UserError(f"none of {len(scans)} training images has the contrast '{name}'", where="data.source")

@@ -59,7 +59,8 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
         if fold not in numbers or len(numbers) < 2 or folds not in (0, len(numbers)):
             what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold}"
             what += f" of {folds}" if folds else ""
-            raise UserError(what, where="data.split.fold", allowed=", ".join(map(str, numbers)) or "rows below the header")
+            allowed = ", ".join(map(str, numbers)) or "rows below the header"
+            raise UserError(what, where="data.split.fold", allowed=allowed)
         sets = {name: "test" if int(value) == fold else "train" for name, (_, value) in rows.items()}
     elif folds:
         what = f"'{path}' says who is in which split, and folds = {folds} deals them out anew"
