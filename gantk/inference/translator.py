@@ -22,7 +22,7 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
 from gantk.inference.tiles import whole_images
-from gantk.inference.uncertainty import Uncertain, uncertain
+from gantk.inference.uncertainty import Uncertain
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
@@ -131,7 +131,7 @@ class Translator(TrainedModel):
             maker = Uncertain(look.uncertainty, seed=look.seed)
             others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
             maker.check(method, 1 + len(others))
-            return uncertain(method, letter, maker, others)
+            return maker.network(method, letter, others)
         if look.variants is not None:
             return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
         if look.example is None:

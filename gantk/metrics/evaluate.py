@@ -14,7 +14,7 @@ from gantk.data.items import Record
 from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
 from gantk.inference.translator import Posts
-from gantk.inference.uncertainty import Uncertain, uncertain
+from gantk.inference.uncertainty import Uncertain
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, Regression, identity
@@ -175,11 +175,11 @@ class Scorer:
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
         maker = Uncertain(self.model.evaluate.uncertainty)
-        network = uncertain(self.method, to, maker, others)
+        network = maker.network(self.method, to, others)
         maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
         made, spread = (self.data.centre(each) for each in maps.chunk(2, dim=1))
         errors = (made - references.images).abs()
-        kind = maker.chosen(back=len(self.method.directions()) == 2)
+        kind = maker.chosen(self.method)
         return {"kind": kind} | judge_uncertainty(errors, spread, references.foreground, references.patients)
 
     def _translate(self, images: Tensor, to: str) -> Tensor:
