@@ -1,4 +1,4 @@
-"""The engine: phases move their own modules only, at their own pace, whatever the method is called."""
+"""The engine: phases move their own modules only, at their own pace; fast paths compute what plain ones do."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import io
 import math
 import re
 import tokenize
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Geometry, Method, Phase, Stage, check_networks
+from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses, check_networks
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind
 from gantk.training.engine import Engine, Plan
 from gantk.training.optim import Constant, Linear
-from gantk.training.two_way import CycleMethod, Terms
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
@@ -31,7 +30,7 @@ def sgd(parameters):
 
 
 def gentle(parameters):
-    return torch.optim.SGD(parameters, lr=0.01)
+    return torch.optim.SGD(parameters, lr=0.002)
 
 
 def plan(steps: int = 4, **changes) -> Plan:
@@ -63,7 +62,7 @@ class Toy(Method):
         return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean()}
 
     def judge(self, batch):
-        self.seen.append(sorted(batch))
+        self.seen.append((sorted(batch), self.player.weight.requires_grad, self.critic.weight.requires_grad))
         fake = batch.get("fake", torch.zeros_like(batch["image"]))
         return {"critic": self.critic(fake).mean() + 0.1 * self.player(fake).mean()}
 
@@ -79,29 +78,13 @@ def train(engine: Engine, batch_at=ones) -> list[dict]:
 # ---- phases --------------------------------------------------------------------------------------
 
 
-def test_a_phase_moves_its_own_modules_only():
-    method, trainable = Toy(), []
-    play, judge = method.play, method.judge
-
-    def watched(name, loss):
-        def call(batch):
-            trainable.append((name, method.player.weight.requires_grad, method.critic.weight.requires_grad))
-            return loss(batch)
-
-        return call
-
-    method.play, method.judge = watched("play", play), watched("judge", judge)
-    Engine(method, plan(), CPU).train_step(ones())
-    assert trainable == [("play", True, False), ("judge", False, True)]
+def test_a_phase_moves_its_own_modules_only_and_leaves_its_fakes_for_a_later_one():
+    method = Toy()
+    train(Engine(method, plan(1), CPU))
+    assert method.seen == [(["fake", "image"], False, True)]
     # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the update
     assert method.player.weight.item() == pytest.approx(0.5 + 0.1)
     assert method.critic.weight.item() == pytest.approx(2.0 - 0.1 * 0.5)
-
-
-def test_an_earlier_phase_leaves_its_fakes_for_a_later_one():
-    method = Toy()
-    train(Engine(method, plan(1), CPU))
-    assert method.seen == [["fake", "image"]]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -115,32 +98,24 @@ def test_the_moving_average_follows_the_phases_that_ask_for_it():
     engine = Engine(Toy(ema=True), plan(3, ema=0.9), CPU)
     train(engine)
     assert set(engine.ema.average) == {"player.weight"} and engine.ema.updates == 3
-    assert Engine(Toy(ema=False), plan(ema=0.9), CPU).ema is None
-    assert Engine(Toy(ema=True), plan(ema=0.0), CPU).ema is None
+    assert Engine(Toy(ema=False), plan(ema=0.9), CPU).ema is Engine(Toy(ema=True), plan(ema=0.0), CPU).ema is None
 
 
 def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over_both():
-    def fast(parameters):
-        return torch.optim.SGD(parameters, lr=5.0)
-
     class Own(Toy):
         def phases(self):
             play, judge = super().phases()
-            return [Phase("play", play.updates, play.loss, optimizer=fast), judge]
+            return [Phase("play", play.updates, play.loss, optimizer=gentle), judge]
 
-    for optimizers, expected in (({}, 5.0), ({"play": sgd}, 0.1)):
+    for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
         engine = Engine(Own(), plan(optimizers=optimizers), CPU)
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()}
         assert rates == {"play": expected, "judge": 0.1}
 
 
 def test_what_a_method_froze_itself_stays_frozen():
-    class Pretrained(Toy):
-        def __init__(self):
-            super().__init__()
-            self.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
-
-    method = Pretrained()
+    method = Toy()
+    method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
     train(Engine(method, plan(3), CPU))
     assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
     assert method.player.fixed.item() == 1.0 and method.player.weight.item() != 0.5
@@ -161,69 +136,137 @@ def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
     assert ends[0][0] != 0.5
 
 
-# ---- microbatches --------------------------------------------------------------------------------
+LOSS = torch.ones((), requires_grad=True) * 2
+NUMBER = "and not one number as a tensor. Return"
 
 
-def cycle_method(pool: int = 0, norm: str = "instance", size: int = 16) -> CycleMethod:
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (None, "the phase returned nothing (None), and not its losses by name. Allowed: "),
+        ({}, "the phase returned an empty dict, and not its losses by name. Allowed: "),
+        ([LOSS], "the phase returned a list, and not its losses by name. Allowed: "),
+        (LOSS, "the phase returned a tensor of shape (), and not its losses by name. Allowed: "),
+        ({"x": 0.5}, f"the loss 'x' is a float, {NUMBER} the tensor itself, without .item()"),
+        ({"x": [LOSS]}, f"the loss 'x' is a list, {NUMBER} the tensor itself, without .item()"),
+        ({"x": LOSS.expand(2, 1)}, f"the loss 'x' is a tensor of shape (2, 1), {NUMBER} its .mean() or .sum()."),
+        ({"x": torch.zeros((), device="meta")}, "the loss 'x' lies on meta, and the method on cpu. Keep it where"),
+        ({"x": LOSS.detach()}, "no loss (x) leads back to a weight, so that nothing can be learned from it."),
+    ],
+    ids=["none", "empty", "list", "tensor", "float", "list in dict", "shape", "device", "detached"],
+)
+def test_losses_that_cannot_be_minimised_are_named(losses, text):
+    method, phase = Toy(), Phase("play", (), lambda batch: losses)
+    with pytest.raises(UserError) as error:
+        check_losses(method, phase, losses)
+    assert str(error.value).startswith(text) and str(error.value).endswith("(the phase 'play' of the method Toy)")
+    right = {"adversarial": LOSS, "constant": torch.zeros(())}
+    assert check_losses(method, phase, right) is right
+
+
+# ---- microbatches, memory formats, precisions ----------------------------------------------------
+
+OPTIONS = {
+    "dualgan": {"local_ncc": 2.0, "flat_region": 4.0},
+    "cyclegan": {"identity": 5.0, "pool": 2},
+}
+
+
+def build(name: str = "cyclegan", dims: int = 2, size: int = 16, **options) -> Method:
     torch.manual_seed(0)
-    return CycleMethod(
-        Geometry(2, (size, size), {"a": 1, "b": 1}),
-        generator=bind("generator", {"name": "unet", "width": 4, "depth": 2, "norm": norm}),
-        discriminator=bind("discriminator", {"name": "patchgan", "width": 4, "receptive_field": 16, "norm": norm}),
-        adversarial=bind("loss", "ls"),
-        terms=Terms(5.0, 5.0, identity=1.0),
-        pool=pool,
+    parts = {"generator": {"name": "unet", "width": 4, "depth": 2}}
+    parts["discriminator"] = {"name": "patchgan", "width": 4, "receptive_field": 16}
+    return bind("method", {"name": name} | parts | OPTIONS[name] | options)(
+        Geometry(dims, (size,) * dims, {"a": 1, "b": 1})
     )
 
 
-def images(step: int = 0, stage: Stage | None = None, count: int = 6) -> Batch:
-    generator = torch.Generator().manual_seed(step)
-    return Batch({name: torch.rand(count, 1, 16, 16, generator=generator) * 2 - 1 for name in "ab"})
+def images(step: int = 0, stage: Stage | None = None, dims: int = 2, count: int = 6) -> Batch:
+    """Blobs with structure, so that every loss has something to say."""
+    noise = torch.rand(2 * count, 1, *(5,) * dims, generator=torch.Generator().manual_seed(step)) * 2 - 1
+    smooth = F.interpolate(noise, (16,) * dims, mode="bilinear" if dims == 2 else "trilinear")
+    return Batch(a=smooth[:count].contiguous(), b=smooth[count:].contiguous())
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
+def trained(method: Method, *, precision="fp32", last=True, count=2, steps=3, optimizer=gentle, microbatch=None):
+    """(losses of the last step, weights) of a short training."""
+    dims = method.geometry.dims
+    runtime = Runtime(torch.device("cpu"), precision, last)
+    method = runtime.place(method, dims)
+    engine = Engine(method, plan(steps, optimizer=optimizer, microbatch=microbatch), runtime)
+
+    def batch_at(step, stage):
+        batch = images(step, dims=dims, count=count)
+        return Batch({name: runtime.place(image, dims) for name, image in batch.items()})
+
+    return train(engine, batch_at)[-1], dict(method.named_parameters())
+
+
+def assert_close(one, other, rtol: float, atol: float) -> None:
+    for each, same in zip(one, other, strict=True):
+        assert each.keys() == same.keys()
+        for name, tensor in each.items():
+            torch.testing.assert_close(
+                tensor, same[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+            )
+
+
+@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("microbatch", [1, 2, 4])  # of 6: the last one may be smaller
-def test_microbatches_equal_the_whole_batch(microbatch, channels_last):
-    runtime, outcomes = Runtime(torch.device("cpu"), "fp32", channels_last), []
-    for size in (None, microbatch):
-        # a pool that is never full: which random numbers an image meets depends on the split
-        method = runtime.place(cycle_method(pool=99), 2)
-        losses = train(Engine(method, plan(3, microbatch=size, optimizer=gentle), runtime), images)[-1]
-        outcomes.append((dict(method.named_parameters()), losses, method.pool_a.images))
-    for name, parameter in outcomes[0][0].items():
-        torch.testing.assert_close(parameter, outcomes[1][0][name], rtol=1e-4, atol=1e-6)
-    for name, loss in outcomes[0][1].items():
-        torch.testing.assert_close(loss, outcomes[1][1][name], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(outcomes[0][2], outcomes[1][2], rtol=1e-4, atol=1e-5)
+def test_microbatches_equal_the_whole_batch(microbatch, last):
+    # a pool that is never full: which random numbers an image meets depends on the split
+    methods = [build(pool=99), build(pool=99)]
+    whole, parts = (
+        trained(method, last=last, count=6, microbatch=size)
+        for method, size in zip(methods, (None, microbatch), strict=True)
+    )
+    assert_close(whole, parts, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(methods[0].pool_a.images, methods[1].pool_a.images, rtol=1e-4, atol=1e-5)
 
 
-# ---- losses that are not finite ------------------------------------------------------------------
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_memory_formats_agree_and_bf16_stays_close_to_fp32(name, dims):
+    last, contiguous = (trained(build(name, dims), last=choice) for choice in (True, False))
+    assert_close(last, contiguous, rtol=1e-4, atol=1e-6)
+    (low, low_weights), (full, full_weights) = trained(build(name, dims), precision="bf16"), last
+    for loss, value in full.items():
+        assert low[loss].dtype == torch.float32
+        assert float(low[loss]) == pytest.approx(float(value), rel=0.05, abs=0.02), loss
+    before = dict(build(name, dims).named_parameters())
+    moved = [torch.cat([(w[n] - before[n]).flatten() for n in before]) for w in (low_weights, full_weights)]
+    # The weights went the same way. In 3-D the structure loss has few windows here, and Adam lifts the rounding of tiny
+    # gradients: 0.967 for these images, 0.982 to 0.990 for four other sets of them.
+    assert F.cosine_similarity(*moved, dim=0) > (0.95 if (name, dims) == ("dualgan", 3) else 0.98)
+    assert all(weight.dtype == torch.float32 for weight in low_weights.values())
 
 
-class Failing(Toy):
-    """Its second loss is not finite at one step."""
+@pytest.mark.parametrize("name", registry().names("optimizer"))
+def test_every_optimizer_moves_channels_last_weights_as_contiguous_ones(name):
+    rule = bind("optimizer", name)
+    weights = [trained(build("dualgan"), last=choice, optimizer=rule, steps=2)[1] for choice in (True, False)]
+    before = dict(build("dualgan").named_parameters())
+    assert all(not torch.equal(before[n], w) for n, w in weights[0].items() if n.endswith("0.0.weight"))
+    assert_close(weights[:1], weights[1:], rtol=1e-3, atol=5e-4)
 
-    def __init__(self, bad_step: int, value: float):
-        super().__init__()
-        self.bad_step, self.value, self.calls = bad_step, value, 0
 
-    def play(self, batch):
-        self.calls += 1
-        losses = super().play(batch)
-        factor = self.value if self.calls == self.bad_step else 1.0
-        return losses | {"size": losses["size"] * factor}
+# ---- what ends a training ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_what_to_try(value):
-    engine = Engine(Failing(3, value), plan(6), CPU)
+    class Failing(Toy):
+        def play(self, batch):
+            losses = super().play(batch)
+            return losses | {"size": losses["size"] * (value if len(self.seen) == 2 else 1.0)}
+
+    engine = Engine(Failing(), plan(6), CPU)
     with pytest.raises(GantkError) as raised:
         for step, _ in enumerate(engine.fit(ones), 1):
             if step == 5:  # looked at later: by then every loss is nan
                 engine.check_finite("The last good checkpoint is step 2.")
     text = str(raised.value)
-    assert "the loss play/size is not finite at step 3" in text
-    assert "The last good checkpoint is step 2." in text
+    assert "the loss play/size is not finite at step 3" in text and "The last good checkpoint is step 2." in text
     assert "train.optimizer.lr" in text and "train.precision" not in text  # which is fp32 already
     assert raised.value.exit_code == 1
 
@@ -236,10 +279,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
 
 
 def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_recipe, tmp_path, monkeypatch):
-    def greedy(engine, batch):
-        torch.empty(2**60)
-
-    monkeypatch.setattr(Engine, "train_step", greedy)
+    monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
     tiny_recipe["train"] |= {"batch": 2, "precision": "fp32"}
     with pytest.raises(GantkError, match=r"memory on cpu: .*recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
@@ -249,14 +289,12 @@ def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_reci
     assert "microbatch" not in str(error.value) and "train.batch=1" in str(error.value)
 
 
-class Unreduced:
-    """A reduction that reduces nothing."""
-
-    def during(self, last: bool = True):
-        return nullcontext()
+def test_networks_that_cannot_take_the_size_are_found_before_training():
+    with pytest.raises(UserError, match=r"multiple of 4.*data\.size = \[18, 18\], for g_ab"):
+        check_networks(build(size=18))
 
 
-# ---- schedules -----------------------------------------------------------------------------------
+# ---- schedules, stages, order, resuming ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", registry().names("schedule"))
@@ -275,78 +313,57 @@ def test_the_learning_rate_and_the_progress_follow_the_schedule():
     assert progress == [0.0, 0.25, 0.5, 0.75]
 
 
-# ---- stages, order, resuming ---------------------------------------------------------------------
+def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own():
+    class Growing(Toy):
+        def stages(self, steps):
+            return [Stage("small", 2, (2, 2)), Stage("large", 2, (4, 4))]
 
+        def begin(self, stage, batch):
+            self.begun = [*getattr(self, "begun", []), stage.name]
 
-class Growing(Toy):
-    """Two stages of two steps."""
-
-    def stages(self, steps):
-        return [Stage("small", 2, (2, 2)), Stage("large", 2, (4, 4))]
-
-    def begin(self, stage, batch):
-        self.begun = [*getattr(self, "begun", []), stage.name]
-
-
-def test_stages_follow_each_other_and_begin_once():
-    method = Growing()
-    stages = [stage.name for stage, _, _ in Engine(method, plan(4), CPU).fit(ones)]
-    assert stages == ["small", "small", "large", "large"] and method.begun == ["small", "large"]
-
-
-def test_a_resume_begins_inside_its_stage():
-    method = Growing()
-    engine = Engine(method, plan(4), CPU)
-    engine.step = 3
-    assert [stage.name for stage, _, _ in engine.fit(ones)] == ["large"] and method.begun == ["large"]
+    for done, expected in ((0, ["small", "small", "large", "large"]), (3, ["large"])):
+        method = Growing()
+        engine = Engine(method, plan(4), CPU)
+        engine.step = done
+        assert [stage.name for stage, _, _ in engine.fit(ones)] == expected
+        assert method.begun == sorted(set(expected), reverse=True)
 
 
 def test_random_numbers_of_a_step_do_not_depend_on_what_was_drawn_before():
-    def noise(step, stage):
-        return Batch(image=torch.randn(2, 1))
+    def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
+        found = []
+        noise = Engine(Toy(), plan(3, seed=seed), CPU).fit(lambda step, stage: Batch(image=torch.randn(2, 1)))
+        for _, batch, _ in noise:
+            found.append(batch["image"].clone())
+            torch.randn(others)  # a validation, a log point
+        return found
 
-    engine = Engine(Toy(), plan(3), CPU)
-    first = [batch["image"].clone() for _, batch, _ in engine.fit(noise)]
-    engine = Engine(Toy(), plan(3), CPU)
-    second = []
-    for _, batch, _ in engine.fit(noise):
-        second.append(batch["image"].clone())
-        torch.randn(17)  # a validation, a log point
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[0], first[1])
-    other = [batch["image"] for _, batch, _ in Engine(Toy(), plan(3, seed=1), CPU).fit(noise)]
-    assert not torch.equal(first[0], other[0])
+    first = drawn(0)
+    assert all(torch.equal(a, b) for a, b in zip(first, drawn(17), strict=True))
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], drawn(0, seed=1)[0])
 
 
 def test_seeds_of_ranks_and_steps_do_not_meet():
     drawn = set()
-    for rank in range(4):
-        runtime = Runtime(torch.device("cpu"), "fp32", False, rank, 4)
-        for seed in range(4):
-            for step in range(4):
-                runtime.seed(seed, step)
-                drawn.add(torch.initial_seed())
+    for number in range(64):
+        rank, seed, step = number // 16, number // 4 % 4, number % 4
+        Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)
+        drawn.add(torch.initial_seed())
     assert len(drawn) == 64
 
 
 def test_state_goes_on_where_it_stopped():
-    whole = cycle_method(pool=2)
-    train(Engine(whole, plan(6, ema=0.9, optimizer=torch.optim.Adam), CPU), images)
-    first = Engine(cycle_method(pool=2), plan(6, ema=0.9, optimizer=torch.optim.Adam), CPU)
+    settings = plan(6, ema=0.9, optimizer=torch.optim.Adam)
+    whole, first, second = (Engine(build(), settings, CPU) for _ in range(3))
+    train(whole, images)
     for _ in first.fit(images):
         if first.step == 3:
             break
-    second = Engine(cycle_method(pool=2), plan(6, ema=0.9, optimizer=torch.optim.Adam), CPU)
     second.method.load_state_dict(first.method.state_dict())
     second.load_state_dict(first.state_dict(), first.ema.state_dict())
     train(second, images)
-    assert second.step == 6
-    assert all(torch.equal(tensor, second.method.state_dict()[name]) for name, tensor in whole.state_dict().items())
-
-
-def test_networks_that_cannot_take_the_size_are_found_before_training():
-    with pytest.raises(UserError, match=r"multiple of 4.*data\.size = \[18, 18\], for g_ab"):
-        check_networks(cycle_method(size=18))
+    weights = second.method.state_dict()
+    assert second.step == 6 and all(torch.equal(t, weights[n]) for n, t in whole.method.state_dict().items())
 
 
 # ---- no model's name -----------------------------------------------------------------------------
@@ -357,24 +374,19 @@ def words_of_the_models() -> set[str]:
     return named | {"g_ab", "g_ba", "d_a", "d_b", "cycle", "pix2pix", "progan", "isinstance ( method"}
 
 
-def code_of(file: Path) -> str:
-    """A module without its comments and docstrings, which may name examples."""
-    tokens = tokenize.generate_tokens(io.StringIO(file.read_text("utf-8")).readline)
-    code = " ".join(token.string for token in tokens if token.type != tokenize.COMMENT)
-    return re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
-
-
-CORE = Path(gantk.__file__).parent
-ENGINE = [CORE / "api.py", CORE / "method.py"]
-ENGINE += [path for room in ("training", "runs", "machine") for path in sorted((CORE / room).rglob("*.py"))]
-ENGINE.remove(CORE / "training" / "two_way.py")  # what two-way methods share, a part of theirs
-
-
-@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.stem)
-def test_the_engine_knows_no_model(path):
-    code = code_of(path)
-    if path.stem == "method":  # its errors tell a user which methods can do what was asked
-        code = re.sub(r'"(an image-to-image|a multimodal|a noise-to-image) method[^"]*"', "", code)
-    code = re.sub(r"\bstyle\b(?! *[(.])", "", code)  # an image that a translation is to look like
-    found = {word for word in words_of_the_models() if re.search(rf"(?<![A-Za-z]){re.escape(word)}", code)}
-    assert not found
+def test_the_engine_knows_no_model():
+    core = Path(gantk.__file__).parent
+    files = [core / "api.py", core / "method.py"]
+    files += [path for room in ("training", "runs", "machine") for path in sorted((core / room).rglob("*.py"))]
+    files.remove(core / "training" / "two_way.py")  # what two-way methods share, a part of theirs
+    found = []
+    for path in files:
+        tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
+        code = " ".join(token.string for token in tokens if token.type != tokenize.COMMENT)
+        code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)  # docstrings may name examples
+        if path.stem == "method":  # its errors tell a user which methods can do what was asked
+            code = re.sub(r'"(an image-to-image|a multimodal|a noise-to-image) method[^"]*"', "", code)
+        code = re.sub(r"\bstyle\b(?! *[(.])", "", code)  # an image that a translation is to look like
+        words = [w for w in words_of_the_models() if re.search(rf"(?<![A-Za-z]){re.escape(w)}", code)]
+        found += [f"{path.name}: {word}" for word in words]
+    assert found == []

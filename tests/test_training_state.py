@@ -1,0 +1,380 @@
+"""What remembers during a training: the image pool, adaptive augmentation, the moving average, optimizers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gantk.errors import UserError
+from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind
+from gantk.testing.recorded import Recording, host_reads
+from gantk.training.adaptive import DiscriminatorAugment, undecided
+from gantk.training.ema import EMA
+from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd
+from gantk.training.pool import ImagePool
+
+CPU = torch.device("cpu")
+
+
+def restore(other: nn.Module, one: nn.Module) -> None:
+    """What a checkpoint does: the state of the one in the other, in memory of its own."""
+    other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def seeded(seed: int, function, *args):
+    torch.manual_seed(seed)
+    return function(*args)
+
+
+# ---- the image pool (Shrivastava et al. 2017) ----------------------------------------------------
+
+
+def numbered(first: int, count: int) -> torch.Tensor:
+    """Images (count, 1, 2, 2), each filled with its own number."""
+    return torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+
+
+def ids(images: torch.Tensor) -> list[int]:
+    assert torch.equal(images, images[:, :, :1, :1].expand_as(images))  # no image is mixed from two
+    return images[:, 0, 0, 0].int().tolist()
+
+
+batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
+def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_alike(capacity, sizes, seed):
+    pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))
+    shown, returned = 0, []
+    for size in sizes:
+        restore(restored, pool)
+        batch = numbered(shown, size)
+        out = seeded(seed + shown, pool, batch)
+        assert torch.equal(batch, numbered(shown, size))
+        assert torch.equal(out, seeded(seed + shown, restored, batch))
+        assert torch.equal(out, seeded(seed + shown, lambda batch: torch.cat([single(i[None]) for i in batch]), batch))
+        shown += size
+        returned += ids(out)
+        stored = ids(pool.images[: int(pool.count)])
+        assert len(set(stored)) == len(stored) == min(capacity, shown)
+        # an image is either on its way out, or kept for later, or (while the pool fills) both
+        assert set(returned) | set(stored) == set(range(shown))
+    assert same_state(pool, single) and same_state(pool, restored)
+
+
+def test_half_of_the_images_are_exchanged_once_the_pool_is_full():
+    pool = ImagePool(50, 1, (2, 2))
+    pool(numbered(0, 50))
+    given = ids(seeded(0, pool, numbered(50, 1000)))
+    assert 440 < sum(image == 50 + place for place, image in enumerate(given)) < 560  # 500 +- 4 standard deviations
+    assert len(set(given)) == len(given)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_can_hold_the_pool(batch):
+    graph, eager = ImagePool(4, 1, (4, 4)), ImagePool(4, 1, (4, 4))
+    images, recording = torch.zeros(batch, 1, 2, 2), Recording()
+    out = seeded(0, recording.record, lambda: graph(images))
+    assert seeded(0, host_reads, lambda: eager(images)) == []
+    for step in range(1, 12):  # from an empty pool to a full one
+        images.copy_(numbered(10 * step, batch))
+        seeded(step, recording.replay)
+        assert torch.equal(out, seeded(step, eager, images)) and same_state(graph, eager)
+
+
+@pytest.mark.parametrize("kept", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_the_pool_keeps_the_memory_format(kept):
+    pool = ImagePool(2, 3, (4, 5)).to(memory_format=kept)
+    for _ in range(6):
+        out = pool(torch.rand(3, 3, 4, 5).contiguous(memory_format=kept))
+        assert out.is_contiguous(memory_format=kept) and pool.images.is_contiguous(memory_format=kept)
+
+
+def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not():
+    """The pool is between the two phases: real images never pass it, nor do the fakes that teach the generators."""
+    discriminator = {"name": "patchgan", "receptive_field": 16}
+    options = {"name": "dualgan", "generator": {"name": "unet", "width": 4, "depth": 2}, "pool": 2}
+    method = bind("method", options | {"discriminator": discriminator})(Geometry(2, (16, 16), {"a": 1, "b": 1}))
+    mark, shown = 0.125, []
+    method.pool_b.forward = lambda images: torch.full_like(images, mark)
+    method.d_b.register_forward_pre_hook(lambda module, args: shown.extend(args[0].detach()))
+    batch = Batch(a=torch.rand(2, 1, 16, 16), b=torch.rand(2, 1, 16, 16))
+    generators, discriminators = method.phases()
+    generators.loss(batch)
+    assert not any(bool((image == mark).all()) for image in shown)
+    shown.clear()
+    discriminators.loss(batch)
+    assert sum(bool((image == mark).all()) for image in shown) == 2
+    assert sum(torch.equal(image, real) for image in shown for real in batch["b"]) == 2
+
+
+# ---- augmentation of what discriminators see (Karras et al. 2020) --------------------------------
+
+BRIGHTER = bind("augment", {"name": "brightness", "p": 1.0, "by": 0.5})
+SIZES = {2: (8, 8), 3: (6, 6, 6)}
+
+
+def adaptive(p: float = 0.0, dims: int = 2, **more) -> DiscriminatorAugment:
+    augment = DiscriminatorAugment([BRIGHTER], dims, 0.6, **more)
+    augment.p.fill_(p)
+    return augment
+
+
+def observed(augment: DiscriminatorAugment, share_right: float, images: int) -> list[float]:
+    """p after every image, while the discriminator is right about that share of the patches of each."""
+    logits = torch.full((1, 1, 10, 10), -2.0)
+    logits.view(-1)[: round(100 * share_right)] = 2.0
+    found = []
+    for _ in range(images):
+        augment.observe(logits)
+        found.append(float(augment.p))
+    return found
+
+
+def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while_it_is_wrong():
+    rising, falling = observed(adaptive(), 1.0, 1000), observed(adaptive(p=0.05), 0.0, 500)
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
+    assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
+
+
+def test_p_changes_at_intervals_whatever_the_batch():
+    single, large = adaptive(), adaptive()
+    for _ in range(48):
+        single.observe(torch.ones(1, 1, 2, 2))
+    for _ in range(3):
+        large.observe(torch.ones(16, 1, 2, 2))
+    assert torch.equal(single.p, large.p) and float(single.p) > 0
+    single.observe(torch.ones(15, 1, 2, 2))
+    assert torch.equal(single.p, large.p)
+
+
+def test_the_border_between_real_and_fake_is_the_games():
+    assert undecided(LS()) == 0.5
+    assert undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
+    least_squares, none = adaptive(p=0.5, game=LS()), adaptive(p=0.5)
+    for augment in (least_squares, none):
+        augment.observe(torch.full((16, 1, 4, 4), 0.4))  # nearer to fake than to real
+    assert float(least_squares.p) < 0.5 < float(none.p)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_p_is_the_share_of_images_that_are_changed(dims):
+    torch.manual_seed(0)
+    images = torch.rand(400, 1, *SIZES[dims])
+    for p, low, high in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):  # 100 +- 4.6 standard deviations
+        changed = adaptive(p=p, dims=dims)(images).ne(images).flatten(1).any(1)
+        assert low <= int(changed.sum()) <= high
+    nothing = DiscriminatorAugment([], dims)
+    assert nothing(images) is images and not nothing.state_dict()
+
+
+def test_gradients_reach_changed_and_unchanged_images():
+    images = torch.zeros(20, 1, 4, 4, requires_grad=True)
+    scaled = DiscriminatorAugment([bind("augment", {"name": "contrast", "p": 1.0}), BRIGHTER], 2, 0.6)
+    scaled.p.fill_(0.5)
+    seeded(0, scaled, images).sum().backward()
+    torch.testing.assert_close(images.grad, torch.ones_like(images))
+
+
+def test_a_restored_augmentation_goes_on_alike():
+    one, other = adaptive(), adaptive()
+    observed(one, 1.0, 1003)
+    restore(other, one)
+    assert observed(other, 0.9, 100) == observed(one, 0.9, 100) and same_state(one, other)
+    images = torch.rand(50, 1, 4, 4)
+    assert torch.equal(seeded(1, one, images), seeded(1, other, images))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_graph_can_hold_the_augmentation(dims):
+    parts = [bind("augment", name) for name in ("hflip", "affine", "noise")]
+    graph, eager = (DiscriminatorAugment(parts, dims, 0.6) for _ in range(2))
+    graph.SPEED = eager.SPEED = 100  # p is above 0 soon
+    images, logits, recording = torch.zeros(9, 1, *SIZES[dims]), torch.zeros(9, 1, 2), Recording()
+
+    def step(augment):
+        out = augment(images)
+        augment.observe(logits)
+        return out
+
+    step(copy.deepcopy(eager))  # imports what the changes need
+    assert seeded(0, host_reads, lambda: step(eager)) == []
+    out = seeded(0, recording.record, lambda: step(graph))
+    for seed in range(1, 20):
+        images.copy_(torch.rand(images.shape))
+        logits.copy_(torch.rand(logits.shape) * 10 - 0.1)
+        expected = seeded(seed, step, eager)
+        seeded(seed, recording.replay)
+        assert torch.equal(out, expected) and same_state(graph, eager)
+    assert float(graph.p) > 0
+
+
+def test_a_target_without_changes_is_refused():
+    with pytest.raises(UserError, match=r"augment names none.*hflip"):
+        DiscriminatorAugment([], 2, 0.6)
+
+
+# ---- the moving average --------------------------------------------------------------------------
+
+
+def network() -> nn.Sequential:
+    return seeded(0, lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 3)))
+
+
+def disturb(module: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator)
+
+
+def copy_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_the_average_is_the_recurrence_with_its_warm_up(decay):
+    net = network()
+    ema = EMA(net, [net], decay)
+    expected = {name: tensor.double() for name, tensor in copy_of(net).items()}
+    for step in range(1, 8):
+        disturb(net, step)
+        ema.update()
+        rate = min(decay, (1 + step) / (10 + step))
+        for name, parameter in net.named_parameters():
+            expected[name] = rate * expected[name] + (1 - rate) * parameter.detach().double()
+    for name, _ in net.named_parameters():
+        torch.testing.assert_close(ema.average[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert ema.updates == 7
+
+
+def test_buffers_are_copied_and_those_of_no_checkpoint_left_out():
+    net = network()
+    net.register_buffer("scratch", torch.zeros(3), persistent=False)
+    ema = EMA(net, [net], 0.9)
+    net(torch.randn(4, 1, 8, 8))
+    ema.update()
+    assert torch.equal(ema.average["1.running_mean"], net[1].running_mean)
+    assert ema.average["1.num_batches_tracked"] == 1 and set(ema.average) == set(net.state_dict())
+
+
+def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
+    net = network()
+    ema = EMA(net, [net], 0.9)
+    average = copy_of(net)
+    disturb(net, 3)
+    live, addresses = copy_of(net), [parameter.data_ptr() for parameter in net.parameters()]
+    with ema.applied():
+        assert all(torch.equal(average[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(torch.equal(live[name], tensor) for name, tensor in net.state_dict().items())
+    assert addresses == [parameter.data_ptr() for parameter in net.parameters()]  # optimizers still hold them
+
+
+def test_a_restored_average_goes_on_alike():
+    net, other = network(), network()
+    ema = EMA(net, [net], 0.99)
+    for step in range(3):
+        disturb(net, step)
+        ema.update()
+    restore(other, net)
+    restored = EMA(other, [other], 0.99)
+    restored.load_state_dict({name: tensor.clone() for name, tensor in ema.state_dict().items()}, ema.updates)
+    for each in ((net, ema), (other, restored)):
+        disturb(each[0], 3)
+        each[1].update()
+    assert restored.updates == ema.updates
+    assert all(torch.equal(ema.average[name], restored.average[name]) for name in ema.average)
+
+
+# ---- optimizers ----------------------------------------------------------------------------------
+
+
+def networks(order: torch.memory_format = torch.contiguous_format) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3))
+    return net.to(memory_format=order), copy.deepcopy(net)
+
+
+def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, order=None) -> None:
+    """Steps with seeded gradients, the same for all networks; `order`: their order in memory, not the weights'."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for parameter in net.parameters():
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            if order is not None and parameter.ndim == 4:
+                parameter.grad = parameter.grad.contiguous(memory_format=order)
+        optimizer.step()
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("rule", "other"), [(adam, torch.optim.Adam), (adamw, torch.optim.AdamW)])
+def test_storage_order_changes_nothing_but_the_time(rule, other):
+    plain, last = networks()
+    last.to(memory_format=torch.channels_last)
+    follow(plain, other(plain.parameters(), lr=2e-4, betas=(0.5, 0.999), weight_decay=0.01))
+    mine = rule(last.parameters(), weight_decay=0.01)
+    move_state(mine, CPU)
+    follow(last, mine)
+    assert_same_weights(plain, last)
+    assert all(mine.state[each]["exp_avg"].stride() == each.stride() for each in last.parameters())
+
+
+@pytest.mark.parametrize("rule", [adam, adamw, sgd])
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(rule, last):
+    order, wrong = (torch.channels_last, torch.contiguous_format)[:: 1 if last else -1]
+    one, other = networks(order)
+    plain, mixed = rule(one.parameters()), rule(other.parameters())
+    move_state(mixed, CPU)
+    for _ in range(3):
+        follow(one, plain, 1)
+        follow(other, mixed, 1, wrong)
+        for state in mixed.state.values():
+            moments = {name: value for name, value in state.items() if value is not None and value.ndim == 4}
+            state |= {name: value.contiguous(memory_format=wrong) for name, value in moments.items()}
+        move_state(mixed, CPU)  # as after a checkpoint
+    assert_same_weights(one, other)
+
+
+def test_learning_rates_lie_where_the_rule_computes():
+    net, _ = networks()
+    fused, plain = adam(net.parameters(), lr=0.5), adam(net.parameters(), lr=0.5)
+    move_state(fused, CPU)
+    move_state(plain, CPU, fused=False)
+    assert torch.equal(fused.param_groups[0]["lr"], torch.tensor(0.5))
+    assert plain.param_groups[0]["lr"] == 0.5 and plain.param_groups[0]["fused"] is False
+    for rule in (rmsprop, torch.optim.LBFGS):
+        other = rule(net.parameters(), lr=0.5)
+        move_state(other, CPU)
+        assert other.param_groups[0]["lr"] == 0.5
+
+
+def test_state_that_was_saved_with_a_number_for_the_rate_is_taken_over():
+    net, again = networks()
+    earlier = torch.optim.Adam(net.parameters(), lr=0.25, betas=(0.5, 0.999), fused=True)
+    follow(net, earlier, 2)
+    optimizer = adam(again.parameters())
+    optimizer.load_state_dict(copy.deepcopy(earlier.state_dict()))
+    move_state(optimizer, CPU)
+    assert torch.equal(optimizer.param_groups[0]["lr"], torch.tensor(0.25))
+    again.load_state_dict(net.state_dict())
+    follow(net, earlier)
+    follow(again, optimizer)
+    assert_same_weights(net, again)
