@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind, bind_or_raise
-from gantk.training.optim import adam
 from gantk_cut.model import feature_channels
-from gantk_cut.patchnce import PatchNCE, embed, info_nce
+from gantk_cut.patchnce import PatchNCE, info_nce
 
 SMALL = {
     "generator": {"name": "resnet", "width": 4, "blocks": 2},
@@ -40,20 +37,7 @@ def unit(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_info_nce_is_equation_3():
-    queries, keys = unit((2, 5, 4)), unit((2, 5, 4), 1)
-    expected = 0.0
-    for n in range(2):
-        for s in range(5):
-            exponentials = [
-                math.exp(sum(a * b for a, b in zip(queries[n, s].tolist(), keys[n, t].tolist(), strict=True)) / 0.07)
-                for t in range(5)
-            ]
-            expected -= math.log(exponentials[s] / sum(exponentials)) / 10
-    assert info_nce(queries, keys, 0.07).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_loss_is_the_mean_over_maps_of_what_the_heads_make_of_them():
+def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_them():
     torch.manual_seed(0)
     nce = PatchNCE([3, 2], width=6, patches=64).double()
     for parameter in nce.parameters():
@@ -70,17 +54,7 @@ def test_the_loss_is_the_mean_over_maps_of_what_the_heads_make_of_them():
         log_odds = torch.log_softmax(sides[0] @ sides[1].transpose(1, 2) / 0.07, dim=-1)
         expected += -log_odds.diagonal(dim1=1, dim2=2).mean().item() / 2
     assert nce(*maps).item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_images_that_agree_cost_less_than_images_whose_places_are_shuffled(dims):
-    torch.manual_seed(0)
-    nce = PatchNCE([8], width=16)
-    features = torch.rand(2, 8, *[5] * dims)
-    order = torch.randperm(5**dims)
-    shuffled = features.flatten(2)[..., order].reshape(features.shape)
-    same, other = nce([features], [features]).item(), nce([shuffled], [features]).item()
-    assert same < other and same < math.log(5**dims)  # the logarithm is what guessing costs
+    assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0  # one place
 
 
 def test_negatives_come_from_the_same_image_only():
@@ -110,30 +84,6 @@ def test_places_are_the_same_in_query_and_key_and_in_every_image(layout):
     assert len(set(query[0].tolist())) == 5  # no place twice: a right one would also count as wrong
 
 
-def test_places_are_other_ones_at_every_call():
-    nce = PatchNCE([2], width=4, patches=4)
-    features = [torch.rand(1, 2, 8, 8)], [torch.rand(1, 2, 8, 8)]
-    torch.manual_seed(0)
-    first, second = nce(*features), nce(*features)
-    torch.manual_seed(0)
-    assert torch.equal(first, nce(*features)) and not torch.equal(first, second)
-
-
-def test_a_map_of_one_place_adds_nothing():
-    assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0
-
-
-def test_under_bf16_the_comparison_itself_is_float32():
-    torch.manual_seed(0)
-    nce = PatchNCE([4], width=8)
-    query, key = torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16):
-        vectors = embed(nce.heads[0], query, torch.arange(36))
-        loss = nce([query], [key])
-    assert vectors.dtype == loss.dtype == torch.float32
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(1, 36))
-
-
 def test_under_bf16_the_heads_learn_as_they_do_in_float32():
     """Autocast keeps weights that it made for sources, which get no gradient, and would use them for outputs too."""
     torch.manual_seed(0)
@@ -147,51 +97,12 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
     assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_heads_learn_with_the_generator_and_sources_stay_what_they_are(dims):
-    method = build(dims)
-    generator, discriminator = method.phases()
-    assert {*generator.updates} == {method.g_ab, method.nce} and discriminator.updates == (method.d_b,)
-    optimizer = adam([p for module in generator.updates for p in module.parameters()])
-    before = {name: parameter.detach().clone() for name, parameter in method.nce.named_parameters()}
-    batch = images(dims)
-    sum(generator.loss(batch).values()).backward()
-    optimizer.step()
-    for name, parameter in method.nce.named_parameters():
-        if name.endswith("weight"):
-            assert not torch.equal(parameter, before[name]), name
-
-
-def test_the_contrastive_loss_alone_learns_to_find_places_again():
-    method = build(patches=64)
-    optimizer = adam([*method.g_ab.parameters(), *method.nce.parameters()], lr=2e-3)
-    batch = images()
-    course = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = method.generator_losses(batch)["nce"]
-        loss.backward()
-        optimizer.step()
-        course.append(loss.item())
-    assert sum(course[-5:]) < 0.9 * sum(course[:5])
-
-
 def test_losses_are_those_of_the_paper_and_of_its_fast_form():
     batch = images()
     assert set(build().generator_losses(Batch(batch))) == {"adversarial", "nce", "nce_identity"}
     assert set(build(nce_identity=False, nce=10.0).generator_losses(Batch(batch))) == {"adversarial", "nce"}
     more = build(local_ncc=1.0, flat_region=1.0, nce=0.0).generator_losses(Batch(batch))
     assert set(more) == {"adversarial", "local_ncc", "flat_region"}
-
-
-def test_weights_of_the_contrastive_loss_multiply_it():
-    batch, losses = images(), []
-    for weight in (1.0, 10.0):
-        method = build(nce=weight, patches=64)
-        torch.manual_seed(5)
-        losses.append(method.generator_losses(Batch(batch)))
-    for name in ("nce", "nce_identity"):
-        assert losses[1][name].item() == pytest.approx(10 * losses[0][name].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet", "attention_unet"])
@@ -201,12 +112,6 @@ def test_heads_fit_the_maps_of_every_generator_that_shows_them(name):
     found = feature_channels(network, 1, (32, 32))
     assert found == [each.shape[1] for each in network.features(torch.rand(1, 1, 32, 32))]
     assert next(network.parameters()).device.type == "cpu"
-
-
-def test_the_maps_of_the_paper_can_be_chosen():
-    method = build(layers=[5, 0, 2, 3, 4])
-    assert method.layers == (0, 2, 3, 4, 5)
-    assert [head[0].in_features for head in method.nce.heads] == [1, 8, 16, 16, 16]
 
 
 def test_only_one_direction_can_be_made():
@@ -236,17 +141,3 @@ def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named
     monkeypatch.delattr(UNet, "features")
     with pytest.raises(UserError, match=r"the generator 'unet' cannot be used here.*resnet"):
         bind_or_raise("method", {"name": "cut", "generator": "unet"})
-
-
-def test_structure_losses_are_measured_on_the_recipes_intensity_range():
-    """[0, 1] instead of [-1, 1]: the same images give the same local NCC, and half the deviation."""
-    batch, found = images(), []
-    for low, scale in ((-1.0, 1.0), (0.0, 0.5)):
-        part = bind("method", {"name": "cut"} | SMALL | {"local_ncc": 1.0, "flat_region": 1.0, "nce": 0.0})
-        method = part(Geometry(2, SIZES[2], {"a": 1, "b": 1}, range=(low, 1.0)))
-        mapped = Batch({name: (image + 1) * scale + low for name, image in batch.items()})
-        method.batched_forward = lambda network, image, mapped=mapped: [mapped["b"]]
-        found.append(method.generator_losses(mapped))
-    wide, narrow = found
-    assert narrow["local_ncc"].item() == pytest.approx(wide["local_ncc"].item(), rel=1e-4)
-    assert 2 * narrow["flat_region"].item() == pytest.approx(wide["flat_region"].item(), rel=1e-3)
