@@ -59,30 +59,20 @@ def test_a_bad_name_is_refused_and_nothing_is_written(name, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_taken_folder_stays_as_it_is(tmp_path):
-    (tmp_path / "mygan").mkdir()
-    with pytest.raises(UserError, match="exists already"):
-        scaffold.new_plugin("mygan", tmp_path)
-    assert not list((tmp_path / "mygan").iterdir())
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="there is no folder '.*nowhere'"):
-        scaffold.new_plugin("mygan", tmp_path / "nowhere")
-
-
-def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
+def test_a_taken_or_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, monkeypatch, gantk):
     def full(*names):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scaffold.os, "rename", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        scaffold.new_plugin("mygan", tmp_path)
+    with pytest.raises(UserError, match="there is no folder '.*nowhere'"):
+        scaffold.new_plugin("mygan", tmp_path / "nowhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(scaffold.os, "rename", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            scaffold.new_plugin("mygan", tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_says_what_to_do_next(tmp_path, gantk):
     outcome = gantk("new", "plugin", "mygan", "--folder", tmp_path)
-    assert outcome.code == 0
-    assert str(tmp_path / "mygan") in outcome.out
-    assert "pip install -e" in outcome.out
+    assert outcome.code == 0 and str(tmp_path / "mygan") in outcome.out and "pip install -e" in outcome.out
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="exists already"):
+        scaffold.new_plugin("mygan", tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -47,12 +47,8 @@ def test_stylize_writes_the_contents_size_bits_and_range(gantk, files):
     content, out = np.asarray(content), np.asarray(out)
     assert out.min() >= content.min() and out.max() <= content.max()
     assert not np.array_equal(out, content)
-
-
-def test_stylize_twice_gives_the_same_file(gantk, files):
-    for name in ("first.png", "second.png"):
-        gantk("stylize", "content.png", "style.png", name, *OPTIONS)
-    assert (files / "first.png").read_bytes() == (files / "second.png").read_bytes()
+    gantk("stylize", "content.png", "style.png", "again.png", *OPTIONS)
+    assert (files / "again.png").read_bytes() == (files / "out.png").read_bytes()
 
 
 def test_stylize_takes_the_options_of_a_recipe(gantk, files):
@@ -87,12 +83,6 @@ def test_stylize_mixes_gray_and_colour_where_it_is_told_how(gantk, files):
     assert Image.open("kept.png").mode == "RGB"
 
 
-def test_stylize_works_as_a_user_starts_it(gantk_process, files):
-    done = gantk_process("stylize", "content.png", "style.png", "out.png", *OPTIONS, cwd=files)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.strip().endswith("written  out.png")
-
-
 REFUSALS = {
     "colours": (
         ("content.png", "colour.png", "out.png"),
@@ -104,18 +94,10 @@ REFUSALS = {
         ("content.png", "notes.txt", "out.png"),
         f"'notes.txt' is not an image that gantk reads. Allowed: {readable()}.  (STYLE)",
     ),
-    "no contrast": (
-        ("content.png", "flat.png", "out.png"),
-        "'flat.png' has no contrast: nearly all its pixels are 7. Name an image that shows something.",
-    ),
     "too small": (
         ("tiny.png", "style.png", "out.png", "--set", 'content_layers=["conv3_1"]'),
         "an image of 3 x 3 leaves nothing of the map conv3_1 of VGG19. Allowed: 4 or more on each side. Take earlier "
         "layers or larger images.  (tiny.png)",
-    ),
-    "out has no suffix": (
-        ("content.png", "style.png", "out"),
-        "'out' has no suffix that gantk writes. Allowed: a file, such as out.png.  (OUT)",
     ),
     "out is a folder": (
         ("content.png", "style.png", "folder"),
@@ -138,12 +120,6 @@ REFUSALS = {
         ("content.png", "style.png", "out.png", "--set", "role=style"),
         "'role' is for generated images: there are two files here.  (--set role)",
     ),
-    "a misspelt option": (
-        ("content.png", "style.png", "out.png", "--set", "smoth=1.0"),
-        "'style' has no option 'smoth'. Did you mean 'smooth'? Options: image, role, styles, weights, content_layers, "
-        "style_layers, content_weight, style_weight, variation, steps, optimizer, lr, init, color, smooth, batch, seed."
-        "  (post: smoth)",
-    ),
 }  # fmt: skip
 
 
@@ -151,7 +127,6 @@ REFUSALS = {
 def test_stylize_refuses_in_one_clear_message_and_writes_nothing(gantk, files, arguments, message):
     (files / "notes.txt").write_text("no image")
     (files / "folder").mkdir()
-    Image.fromarray(np.full((32, 40), 7, dtype=np.uint8)).save("flat.png")
     Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save("tiny.png")
     before = sorted(path.name for path in files.rglob("*"))
     first, second, out, *more = arguments
