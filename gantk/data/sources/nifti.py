@@ -81,21 +81,15 @@ class Nifti(VolumeSource):
         named, names = self._named(images), tuple(self.domains.values())
         masked = masks_of(named, masks, self.root, self.mask, names, one_grid=self.onto == "none")
         beside = Counter((one.parts, one.letter) for one in named)
-        return self.records_of(paired([self._item(one, beside, masked.get(one.path)) for one in named], self.onto))
-
-    def _item(self, one: Named, beside: Counter, mask: Path | None) -> Item:
-        alone = beside[one.parts, "a"] == beside[one.parts, "b"] == 1
-        key = one.path.relative_to(self.root).as_posix()
-        return Item(
-            letter=one.letter,
-            source=one.path,
-            key=key,
-            subject=patient_of(key, self.patient) if self.patient else _subject(one, beside),
-            study="/".join(one.parts if alone and one.parts else (*one.parts, one.stem)) or "scan",
-            split=one.split,
-            mask=mask,
-            volume=self.volumes.get(one.letter),
-        )
+        items = []
+        for one in named:
+            alone = beside[one.parts, "a"] == beside[one.parts, "b"] == 1
+            key = one.path.relative_to(self.root).as_posix()
+            subject = patient_of(key, self.patient) if self.patient else _subject(one, beside)
+            study = "/".join(one.parts if alone and one.parts else (*one.parts, one.stem)) or "scan"
+            known = {"mask": masked.get(one.path), "volume": self.volumes.get(one.letter)}
+            items.append(Item(one.letter, one.path, key, subject, study, one.split, **known))
+        return self.records_of(paired(items, self.onto))
 
     def _named(self, images: Sequence[Path]) -> list[Named]:
         """The files of each domain, in natural order."""
@@ -144,12 +138,8 @@ class Nifti(VolumeSource):
         if (self.root / text).is_dir():
             return [image for image in images if image.is_relative_to(self.root / text)]
         words = {word.lower() for word in words_of(text)}
-
-        def words_in(image: Path) -> set[str]:
-            shown = image.relative_to(self.root)
-            return {word.lower() for part in (*shown.parts[:-1], io.stem_of(image)) for word in words_of(part)}
-
-        return [image for image in images if words and words <= words_in(image)]
+        said = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in images}
+        return [i for i in images if words and words <= {word.lower() for word in words_of(said[i])}]
 
 
 def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from gantk.data.items import Record, contrast_names
 from gantk.data.sources.file_names import (
@@ -71,13 +67,10 @@ class Contrasts(VolumeSource):
         """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         wanted = tuple(dict.fromkeys(name for names in self.contrasts.values() for name in names))
-        images_in: dict[Path, list[Path]] = defaultdict(list)
-        masks_in: dict[Path, list[Path]] = defaultdict(list)
+        folders: dict[Path, list[Path]] = defaultdict(list)
         for image in images:
-            images_in[image.parent].append(image)
-        for mask in masks:
-            masks_in[mask.parent].append(mask)
-        files = {folder: assigned(own, wanted) for folder, own in images_in.items()}
+            folders[image.parent].append(image)
+        files = {folder: assigned(own, wanted) for folder, own in folders.items()}
         files = {folder: own for folder, own in files.items() if any(own.values())}
         if not files:
             shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
@@ -89,7 +82,8 @@ class Contrasts(VolumeSource):
         splits = only_if_several(split_of(folder.relative_to(self.root).parts) for folder in patients)
         records = []
         for folder, split in zip(patients, splits, strict=True):
-            records += self._of_patient(folder, files[folder], masks_in[folder], split)
+            masks_here = [mask for mask in masks if mask.parent == folder]
+            records += self._of_patient(folder, files[folder], masks_here, split)
         return self.expect_several(records)
 
     def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], split: str | None) -> list[Record]:
@@ -109,40 +103,14 @@ class Contrasts(VolumeSource):
         expect_one_mask(masks, folder)
         if masks:
             expect_one_grid(masks[0], first)
-        records = []
-        mask = masks[0] if masks else None
-        for plane in self.reader.planes(Item("", first, key), self.planes):
-            for letter, names in self.contrasts.items():
-                items = [files[name] and Item(letter, files[name], key, mask=mask) for name in names]
-                present = [item for item in items if item is not None]
-                if not present:
-                    continue
-                one = Record(
-                    domain=letter,
-                    subject=subject,
-                    key=key,
-                    read=partial(_stacked, self.reader.read, items, plane),
-                    pair=key if len(self.contrasts) > 1 else None,
-                    path=present[0].source,
-                    others=tuple(item.source for item in present[1:]),
-                    split=split,
-                    mask=mask and partial(self.reader.mask, present[0], plane),
-                    mask_files=(mask,) if mask else (),
-                    missing=tuple(name for name, item in zip(names, items, strict=True) if item is None),
-                )
-                if plane is not None:
-                    tail, scan = f"{key}/plane-{plane:03d}", partial(_stacked, self.reader.scan, items)
-                    pair = one.pair and tail
-                    one = replace(one, key=tail, pair=pair, position=float(plane), scan=scan, scan_key=key)
-                records.append(one)
-        return records
-
-
-def _stacked(read: Callable[..., np.ndarray], items: Sequence[Item | None], *plane: int | None) -> np.ndarray:
-    """float32 (contrasts, *spatial); NaN where the patient lacks one."""
-    channels = [None if item is None else read(item, *plane)[0] for item in items]
-    shape = next(channel.shape for channel in channels if channel is not None)
-    return np.stack([np.full(shape, np.nan, np.float32) if one is None else one for one in channels])
+        common = {"mask": masks[0] if masks else None, "pair": key if len(self.contrasts) > 1 else None}
+        items = []
+        for letter, names in self.contrasts.items():
+            present = [files[name] for name in names if files[name]]
+            if present:
+                contrasts = {name: files[name] for name in names}
+                items.append(Item(letter, present[0], key, subject, split=split, contrasts=contrasts, **common))
+        return sorted(self.planes_of(items), key=lambda record: record.position or 0.0)
 
 
 def contrast_files(folder: Path, contrasts: Sequence[str], mask: str = "") -> Files:

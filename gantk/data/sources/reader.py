@@ -46,6 +46,7 @@ class Item:
     pair: str | None = None
     onto: Source | None = None  # whose grid it is resampled onto, with its mask
     volume: int | None = None  # which one of a file of several volumes, counted from 0
+    contrasts: dict[str, Path | None] | None = None  # the files of its channels, where these are contrasts
 
     @property
     def shown(self) -> Path:
@@ -55,7 +56,8 @@ class Item:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are read for it: its own first, then those of the grid it is resampled onto."""
-        parts = (part.files if isinstance(part, io.Scan) else (part,) for part in (self.source, self.onto) if part)
+        sources = (self.source, *(self.contrasts or {}).values(), self.onto)
+        parts = (part.files if isinstance(part, io.Scan) else (part,) for part in sources if part)
         return tuple(dict.fromkeys(file for files in parts for file in files))
 
     @property
@@ -80,6 +82,8 @@ class Reader:
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
         """float32 (C, *spatial) of an item, or of one plane of its volume; UserError naming the file."""
+        if item.contrasts:
+            return self._stacked(item, lambda one: self.read(one, plane))
         # A plane is a copy: it outlives the volume in the cache without keeping it in memory.
         pixels = self._image(item) if plane is None else self._volume(item)[:, plane].copy()
         self._expect_dims(item.shown, pixels)
@@ -87,7 +91,15 @@ class Reader:
 
     def scan(self, item: Item) -> np.ndarray:
         """float32 (C, D, H, W): the whole volume of which `read` gives the planes; not to be written to."""
+        if item.contrasts:
+            return self._stacked(item, self.scan)
         return self._checked(item, self._volume(item))
+
+    def _stacked(self, item: Item, read: Callable[[Item], np.ndarray]) -> np.ndarray:
+        """float32 (contrasts, *spatial); NaN where the patient lacks one."""
+        found = [file and read(replace(item, source=file, contrasts=None))[0] for file in item.contrasts.values()]
+        nothing = np.full(next(one.shape for one in found if one is not None), np.nan, np.float32)
+        return np.stack([nothing if one is None else one for one in found])
 
     def mask(self, item: Item, plane: int | None = None) -> np.ndarray:
         """float32 (1, *spatial) of an item's mask: 1 where it is above 0, whatever its labels.
@@ -201,7 +213,11 @@ class FileSource:
         return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
-        """One record for every item, or for every plane of it; UserError where a domain has fewer than two.
+        """One record for every item, or for every plane of it; UserError where a domain has fewer than two."""
+        return self.expect_several(self.planes_of(items))
+
+    def planes_of(self, items: Sequence[Item]) -> list[Record]:
+        """One record for every item, or for every plane of it.
 
         Pictures have as `position` their place among those of the same domain, patient and split; volumes have none.
         """
@@ -210,7 +226,8 @@ class FileSource:
             stack = (item.letter, item.subject, item.split)
             for plane in self.reader.planes(item, self.planes):
                 tail = "" if plane is None else f"/plane-{plane:03d}"
-                place = plane if plane is not None else None if is_volume(item.source) else stacks[stack]
+                of_stack = plane is None and not item.contrasts and not is_volume(item.source)
+                place = stacks[stack] if of_stack else plane
                 record = Record(
                     domain=item.letter,
                     subject=item.subject,
@@ -226,10 +243,11 @@ class FileSource:
                     mask_files=() if item.mask is None else (item.mask,),
                     scan=None if plane is None else partial(self.reader.scan, item),
                     scan_key="" if plane is None else item.key,
+                    missing=tuple(name for name, file in (item.contrasts or {}).items() if not file),
                 )
                 found.append(record)
                 stacks[stack] += 1
-        return self.expect_several(found)
+        return found
 
     def expect_several(self, records: list[Record]) -> list[Record]:
         """The records; UserError where a domain has no image, or one, from which nothing can be held out."""
