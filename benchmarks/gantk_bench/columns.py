@@ -53,9 +53,9 @@ def columns(lines: Sequence[Line]) -> list[Column]:
             note="against the best baseline, with the probability of being better",
         ),
         *(_metric_column(metric, metric in mains, lines) for metric in metrics),
-        Column("Best baseline", _best, note="in the main metrics"),
+        Column("Best baseline", best, note="in the main metrics"),
         Column(
-            "Published", _published, left=True, note="figures of the system that the recipe reproduces, on its own data"
+            "Published", published, left=True, note="figures of the system that the recipe reproduces, on its own data"
         ),
         Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
@@ -137,20 +137,27 @@ def spread(line: Line, metric: str) -> str:
     return interval(line.entry(metric), places)
 
 
-def _best(line: Line) -> Cell:
-    """The figures of the baseline that is best in the first main metric, sorted by that."""
-    name = line.best(line.main[0]) if line.main else None
-    figures = [(metric, line.rival(name, metric)) for metric in line.main] if name else []
-    known = [(digits(f.mean, line.places(m)), f) for m, f in figures if f]
-    return (
-        Cell(" / ".join(text for text, _ in known), baseline_name(name), sortable(known[0][1].mean))
-        if known
-        else Cell()
-    )
+def best(line: Line) -> Cell:
+    """The baseline that is best in each main metric, by name; sorted by the first."""
+    return of_baselines(line, [line.best(metric) for metric in line.main])
 
 
-def _published(line: Line) -> Cell:
-    figures = [(metric, value) for metric, value in line.published.items()]
+def of_baselines(line: Line, names: Sequence[str | None]) -> Cell:
+    """In each main metric the figure of the baseline named for it; what is neither PSNR nor SSIM has its name."""
+    known = []
+    for metric, name in zip(line.main, names, strict=True):
+        if name and (figure := line.rival(name, metric)):
+            called = "" if metric in FIRST else f"{metric_name(metric)} "
+            known.append((f"{called}{digits(figure.mean, line.places(metric))}", figure.mean))
+    if not known:
+        return Cell("")
+    small = ", ".join(baseline_name(name) for name in dict.fromkeys(names) if name)
+    return Cell(" / ".join(text for text, _ in known), small, sortable(known[0][1]))
+
+
+def published(line: Line) -> Cell:
+    """Published figures of the system that a recipe reproduces."""
+    figures = list(line.published.items())
     if not figures:
         return Cell()
     first = line.published.get("psnr", figures[0][1])
