@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.inference.translator import Posts, spread_examples
 from gantk.plugin.loader import load
 from gantk.plugin.registry import Entry
 from gantk.recipe.load import Recipe, load_recipe, resolved
+from gantk.runs.trained import Posts, spread_examples
 
 
 class Shift:

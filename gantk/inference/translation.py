@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,10 @@ class Job:
         """All files that it reads."""
         return [file for scan in self.scans if scan is not None for file in scan.files]
 
+    def state(self) -> list[list[int]]:
+        """Size and time of change of each file."""
+        return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in self.files)]
+
 
 class Translation:
     """Files and folders through one direction of a model.
@@ -69,7 +73,7 @@ class Translation:
         if not source.exists():
             raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
         if not source.is_dir():
-            return self._one(Job((Scan(source, (source,), source.name),), _target_file(source, target), source.name))
+            return self._all([Job((Scan(source, (source,), source.name),), _target_file(source, target), source.name)])
         if target.resolve() == source.resolve():
             raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
@@ -77,7 +81,7 @@ class Translation:
         else:
             below = [scan for scan in scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
-                return self._one(Job((below[0],), target, source.name))
+                return self._all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
         if target.is_file() or is_image(target):
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
@@ -85,53 +89,52 @@ class Translation:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=readable())
         return self._all(jobs, target)
 
-    def _one(self, job: Job) -> list[Path]:
-        written = self._write(job, self._translate(job, self._read(job), lambda share: self.progress(share, job.name)))
-        for path in written:
-            self.say(f"written  {path}")
-        return written
-
-    def _all(self, jobs: Sequence[Job], folder: Path) -> list[Path]:
+    def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
+        """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
         asked = {"to": self.letter, "volume": self.volume} | vars(self.look)
         example = asked.pop("example")
         asked["style"] = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        ledger = Ledger(folder, self.model.identity(), asked)
-        outcomes: dict[Job, Any] = {job: ledger.results(job) for job in jobs}
+        ledger = Ledger(folder, self.model.identity(), asked) if folder else None
+        outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
         place = {job: number for number, job in enumerate(jobs)}
 
         def translate(job: Job, image: Image) -> list[Image]:
-            self.progress(place[job] / len(jobs), job.name)
-            return self._translate(job, image, lambda share: self.progress((place[job] + share) / len(jobs), job.name))
+            def share(done: int, total: int) -> None:
+                self.progress((place[job] + done / total) / len(jobs), job.name)
+
+            share(0, 1)
+            for line in remarks(image) if len(job.scans) == 1 else ():
+                self.say(f"note     {line}")
+            return self.model.images(image, self.to, self.look, share)
 
         def put(job: Job, results: list[Image]) -> list[Path]:
             written = self._write(job, results)
-            ledger.add(job, written)
+            if ledger:
+                ledger.add(job, written)
             return written
 
         outcomes |= overlapped(new, self._read, translate, put, self.frame.pipelined)
         broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
+        if broken and not ledger:
+            raise outcomes[broken[0]]
         written = [path for job in jobs if job not in broken for path in outcomes[job]]
         self.progress(1.0, "")
         earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
-        self.say(f"written  {len(written)} files to {folder}{earlier}")
+        for line in [f"{len(written)} files to {folder}{earlier}"] if ledger else written:
+            self.say(f"written  {line}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"
             rows = [f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}" for job in broken]
             raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
-        ledger.path.unlink(missing_ok=True)
+        if ledger:
+            ledger.path.unlink(missing_ok=True)
         return written
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
-
-    def _translate(self, job: Job, image: Image, share: Callable[[float], None]) -> list[Image]:
-        if len(job.scans) == 1:
-            for line in remarks(image):
-                self.say(f"note     {line}")
-        return self.model.images(image, self.to, self.look, lambda done, total: share(done / total))
 
     def _write(self, job: Job, results: Sequence[Image]) -> list[Path]:
         tails = ["", "_uncertainty"] if self.look.uncertainty else [""]
@@ -171,7 +174,7 @@ class Ledger:
         """What an earlier call made of a job; None where that is not so any more."""
         entry = self.done.get(job.name)
         with contextlib.suppress(OSError):
-            if entry and entry["inputs"] == _state(job.files):
+            if entry and entry["inputs"] == job.state():
                 results = [self.folder / name for name in entry["results"]]
                 return results if all(path.exists() for path in results) else None
         return None
@@ -180,54 +183,39 @@ class Ledger:
         """Write down what the job became."""
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with contextlib.suppress(OSError):  # a folder that may not be written to costs the list, not the results
-            self.done[job.name] = {"inputs": _state(job.files), "results": names}
+            self.done[job.name] = {"inputs": job.state(), "results": names}
             write_file(self.path, (json.dumps(self.head | {"done": self.done}, indent=1) + "\n").encode())
 
 
-def _state(files: Sequence[Path]) -> list[list[int]]:
-    """Size and time of change of each file."""
-    return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in files)]
+def overlapped(jobs: Sequence[Job], read: Callable, work: Callable, write: Callable, ahead: bool) -> dict[Job, Any]:
+    """`write(job, work(job, read(job)))` for every job, or the FAILURE that it met.
 
-
-def overlapped(
-    jobs: Sequence[Job], read: Callable, work: Callable, write: Callable, ahead: bool
-) -> Iterator[tuple[Job, Any]]:
-    """Every job with `write(job, work(job, read(job)))`, or the FAILURE that it met, in order.
-
-    `ahead`: while one is at work, the next is read and the last one written, where three fit into ROOM. Any other error
-    and Ctrl-C end all, once what is being written has been.
+    `ahead`: while the network computes, the next job is read and the last one written, where three fit into ROOM. Any
+    other error and Ctrl-C end all, once what is being written has been.
     """
 
-    def outcome(job: Job, future: Future) -> tuple[Job, Any]:
+    def attempt(step: Callable, job: Job, *given: Any) -> Any:
+        if given and isinstance(given[0], Exception):
+            return given[0]
         try:
-            return job, future.result()
+            return step(job, *given)
         except FAILURES as error:
-            return job, error
+            return error
 
+    written: dict[Job, Future] = {}
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        leaving, coming = None, None
+        coming = last = None
         for job, following in zip(jobs, [*jobs[1:], None], strict=True):
-            _, got = outcome(job, coming or reader.submit(read, job))
-            overlap = ahead and not isinstance(got, Exception) and 3 * got.pixels.nbytes <= ROOM
-            coming = reader.submit(read, following) if overlap and following else None
-            try:
-                made = got if isinstance(got, Exception) else work(job, got)
-            except FAILURES as error:
-                made = error
-            if leaving:
-                yield outcome(*leaving)
-            leaving = job, writer.submit(write, job, made) if not isinstance(made, Exception) else _failed(made)
+            image = (coming or reader.submit(attempt, read, job)).result()
+            overlap = ahead and not isinstance(image, Exception) and 3 * image.pixels.nbytes <= ROOM
+            coming = reader.submit(attempt, read, following) if overlap and following else None
+            made = attempt(work, job, image)
+            if last:
+                last.result()
+            last = written[job] = writer.submit(attempt, write, job, made)
             if not overlap:
-                yield outcome(*leaving)
-                leaving = None
-        if leaving:
-            yield outcome(*leaving)
-
-
-def _failed(error: Exception) -> Future:
-    future: Future = Future()
-    future.set_exception(error)
-    return future
+                last.result()
+    return {job: future.result() for job, future in written.items()}
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:

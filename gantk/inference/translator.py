@@ -30,7 +30,7 @@ from gantk.nets.blocks import fold_for_inference
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
-from gantk.runs.trained import earlier_weights, load_method
+from gantk.runs.trained import Posts, earlier_weights, load_method, spread_examples
 
 LARGEST = {8: 255, 16: 65535}  # values of pictures, by their bits
 
@@ -113,14 +113,9 @@ class Translator(TrainedModel):
         through = whole_images(self._network(letter, look), self.method, self.model, self.runtime)
 
         def run(batch: np.ndarray) -> np.ndarray:
-            outputs = through(torch.from_numpy(batch))
-            if self.posts:
-                parts = [
-                    self.posts(part.to(self.runtime.device), self._examples(letter)).cpu() if kind == "image" else part
-                    for part, kind in zip(outputs.chunk(len(maps), dim=1), maps, strict=True)
-                ]
-                outputs = torch.cat(parts, dim=1)
-            return outputs.numpy()
+            parts = zip(through(torch.from_numpy(batch)).chunk(len(maps), dim=1), maps, strict=True)
+            done = [self._finished(part, letter).cpu() if kind == "image" else part for part, kind in parts]
+            return torch.cat(done, dim=1).numpy()
 
         return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
 
@@ -156,10 +151,6 @@ class Translator(TrainedModel):
         """What the recipe does to every finished image."""
         return Posts(self.model, self.method.geometry.range)
 
-    def _examples(self, letter: str) -> Callable[[int], Tensor]:
-        """Training images of a domain for the post-steps, read from the recipe's source when first asked for."""
-        return lambda n: spread_examples(self._training[letter])(n).to(self.runtime.device)
-
     @cached_property
     def _training(self) -> dict[str, Sequence[Tensor]]:
         from gantk.data.dataset import Data
@@ -167,6 +158,11 @@ class Translator(TrainedModel):
         data = Data.load(self.model.data, type(self.method))
         data.intensity.update(self.intensity)
         return data.training_sets()
+
+    def _finished(self, images: Tensor, letter: str) -> Tensor:
+        """Images after the recipe's post-steps; training images for them are read when first asked for."""
+        device = self.runtime.device
+        return self.posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
         """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
@@ -177,7 +173,7 @@ class Translator(TrainedModel):
         labels = None if label is None else torch.full((n,), classes.index(label), device=self.runtime.device)
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
-        images = self.posts(images, self._examples("image")) if post and self.posts else images
+        images = self._finished(images, "image") if post else images
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
@@ -221,33 +217,3 @@ class Translator(TrainedModel):
         colours = (1, 3) if high <= LARGEST[8] else (1,)
         whole = images.ndim == 4 and images.shape[1] in colours and low >= -0.01 * high and 64 <= high <= LARGEST[16]
         return (8 if high <= LARGEST[8] else 16) if whole else None
-
-
-class Posts:
-    """A recipe's post-steps, built once: `Posts(model, range)(images, examples)`.
-
-    A post-step is built with (dims, range) and called with images (N, C, *size) in network intensities and
-    `examples`, n -> (n, C, *size) training images of the same domain; it returns images of the same shape.
-    """
-
-    def __init__(self, model: Model, range: tuple[float, float]):
-        self.steps = [part(model.data.dims, range) for part in model.post]
-
-    def __bool__(self) -> bool:
-        return bool(self.steps)
-
-    def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
-        for step in self.steps:
-            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may optimise
-                images = step(images.detach().float(), examples).detach()
-        return images
-
-
-def spread_examples(images: Sequence[Tensor]) -> Callable[[int], Tensor]:
-    """`examples` over a set of prepared images: n of them, evenly spread."""
-
-    def examples(n: int) -> Tensor:
-        step = max(1, len(images) // n)
-        return torch.stack([images[(i * step) % len(images)] for i in range(n)])
-
-    return examples

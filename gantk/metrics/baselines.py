@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.inference.windows import padded
 from gantk.machine.runtime import Runtime
-from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind_or_raise
 
 QUANTILES = 4096  # of a domain's pooled intensities
@@ -208,6 +207,8 @@ class SmallUNet(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int, size: tuple[int, ...]):
+        from gantk.nets.unet import UNet
+
         super().__init__()
         depth = max(1, min(DEPTH, min(size).bit_length() - 2))
         self.unet = UNet(

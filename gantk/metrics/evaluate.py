@@ -13,8 +13,6 @@ from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
-from gantk.inference.translator import Posts
-from gantk.inference.uncertainty import Uncertain
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, Regression, identity
@@ -22,10 +20,10 @@ from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
 from gantk.metrics.sample_batch import SampleBatch, difference
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
-from gantk.metrics.uncertainty import judge_uncertainty
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
+from gantk.runs.trained import Posts
 
 VALIDATION = 16  # pairs that are scored while training
 VALIDATED = ("psnr", "ssim")  # by these
@@ -56,6 +54,8 @@ class Scorer:
         self.posts = Posts(model, (low, high))
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
         if model.evaluate.uncertainty != "none":
+            from gantk.inference.uncertainty import Uncertain
+
             Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
 
     def sample_batch(self) -> SampleBatch:
@@ -174,6 +174,9 @@ class Scorer:
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
+        from gantk.inference.uncertainty import Uncertain
+        from gantk.metrics.uncertainty import judge_uncertainty
+
         maker = Uncertain(self.model.evaluate.uncertainty)
         network = maker.network(self.method, to, others)
         maps = whole_images(network, self.method, self.model, self.runtime)(inputs)

@@ -1,7 +1,8 @@
-"""A run's method and its weights: built as the recipe says, live or averaged weights loaded; needed to use a run."""
+"""What using a run takes: its method with live or averaged weights loaded, and the recipe's post-steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,33 @@ def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
     """The `inference_state` of the run's other checkpoints."""
     folders = [checkpoint.path_of(saved.parent, step) for step in checkpoint.steps_saved(saved.parent)]
     return [inference_state(folder) for folder in folders if folder != saved]
+
+
+class Posts:
+    """A recipe's post-steps, built once: `Posts(model, range)(images, examples)`.
+
+    A post-step is built with (dims, range) and called with images (N, C, *size) in network intensities and
+    `examples`, n -> (n, C, *size) training images of the same domain; it returns images of the same shape.
+    """
+
+    def __init__(self, model: Model, range: tuple[float, float]):
+        self.steps = [part(model.data.dims, range) for part in model.post]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
+        for step in self.steps:
+            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may optimise
+                images = step(images.detach().float(), examples).detach()
+        return images
+
+
+def spread_examples(images: Sequence[Tensor]) -> Callable[[int], Tensor]:
+    """`examples` over a set of prepared images: n of them, evenly spread."""
+
+    def examples(n: int) -> Tensor:
+        step = max(1, len(images) // n)
+        return torch.stack([images[(i * step) % len(images)] for i in range(n)])
+
+    return examples
