@@ -23,6 +23,7 @@ from gantk.report.scores import SURE, cards, chosen, headline, verdicts
 from gantk.report.words import duration, joules, metric_name, number, short_time
 
 HERE = Path(__file__).parent
+SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")
 
 
 def write_report(run: Path) -> Path:
@@ -53,6 +54,8 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"number": number, "duration": duration, "short_time": short_time, "joules": joules}
+    templates.filters |= {"median": median, "quote": shlex.quote}
     script = joined(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return templates.get_template(template).render(**story, style=joined(styles), script=script, digest=digest)
@@ -64,16 +67,19 @@ def _story(run: RunRecord) -> dict[str, Any]:
     sentence, tone = headline(found)
     steps, blocks = sample_blocks(run.samples)
     curves, places = _curves(run), count()
+    here = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
+    folder = run.path.relative_to(Path.cwd()) if here else run.path
     return {
         "run": run,
         "title": _title(run),
+        "method": mapping(run.recipe.get("method")).get("name"),
+        "total": mapping(run.recipe.get("train")).get("steps"),  # None where the recipe counts in epochs
+        "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
         "summary": str(run.recipe.get("summary") or ""),
-        "facts": _facts(run),
         "headline": sentence,
         "tone": tone,
         "sure": round(100 * SURE),
         "verdicts": found,
-        "notes": _missing(run),
         "cards": cards(run),
         "steps": steps,
         "blocks": blocks,
@@ -82,9 +88,8 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "curves": {section: [(next(places), each) for each in charts] for section, charts in curves.items()},
         "best": chosen(run),
         "marks": _marks(run),
-        "alarms": _alarms(run),
         "split": _split_summary(run),
-        "commands": _commands(run),
+        "folder": shlex.quote(str(folder)),
         "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
             "steps": steps,
             "frames": {
@@ -150,74 +155,6 @@ def _title(run: RunRecord) -> str:
     return " ↔ ".join(run.domains) if run.domains else run.path.name
 
 
-def _total_steps(run: RunRecord) -> int | None:
-    """The steps that the recipe asks for; None where it counts in epochs."""
-    steps = mapping(run.recipe.get("train")).get("steps")
-    return steps if isinstance(steps, int) else None
-
-
-def _facts(run: RunRecord) -> list[tuple[str, str]]:
-    """The strip under the title: (name, value), absent things left out."""
-    speed, env, total, last = run.metrics.get("speed") or {}, run.environment, _total_steps(run), run.log.last_step
-    reached, best = speed.get("steps") or last, run.best.get("step")
-    rates = sorted(value for value in run.log.images_per_s.values() if value == value)
-    rate = speed.get("images_per_s") or (rates[len(rates) // 2] if rates else None)
-    seconds, steps = speed.get("seconds") or run.log.seconds, sorted(speed.get("step_seconds") or ())
-    first, memory, energy = (speed.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j"))
-    shortfall = f" of {total:,}" if total and reached and reached < total else ""
-    spread = f" ({short_time(steps[0])} to {short_time(steps[-1])})" if len(steps) > 1 else ""
-    known = isinstance(best, int)
-    facts = [
-        ("Method", str(mapping(run.recipe.get("method")).get("name", ""))),
-        ("Steps", f"{reached:,}{shortfall}" if reached else ""),
-        ("Training time", duration(seconds) if seconds else ""),
-        ("Speed", f"{number(rate, 3)} images/s" if rate else ""),
-        ("Step time", f"{short_time(median(steps))}{spread}" if steps else ""),
-        ("First step after", short_time(first) if first else ""),
-        ("Peak memory", f"{number(memory, 3)} GiB" if memory else ""),
-        ("Energy", joules(energy) if energy else ""),
-        ("Best checkpoint", f"step {best:,}{f' of {last:,}' if last and last != best else ''}" if known else ""),
-        ("Device", str(env.get("device") or "")),
-        ("Precision", str(env.get("precision") or "")),
-        ("Started", str(env.get("started") or "")[:16].replace("T", " ")),
-    ]
-    return [(name, value) for name, value in facts if value]
-
-
-def _missing(run: RunRecord) -> list[str]:
-    """What the page cannot show, and why."""
-    notes, total, reached = list(run.problems), _total_steps(run), run.log.last_step
-    if not run.metrics.get("metrics"):
-        if reached is None:
-            why = "training has not reached its first log point"
-        elif total and reached < total:
-            why = f"the run stopped at step {reached:,} of {total:,}"
-        elif run.metrics:
-            why = "no held-out pairs are known, so there was no truth to score against"
-        else:
-            why = "metrics.json is absent, so the evaluation did not finish or was not asked for"
-        notes.append(f"No metrics: {why}.")
-    if run.samples is None:
-        notes.append("No sample pictures: samples/index.json lists none, or their files are gone.")
-    if not run.log.losses:
-        notes.append("No loss curves: log.jsonl holds no losses.")
-    if not run.log.validation:
-        notes.append("No validation curve: nothing was measured on held-out images during training.")
-    if not run.recipe_text:
-        notes.append("No recipe: recipe.toml is absent.")
-    return notes
-
-
-def _alarms(run: RunRecord) -> list[dict[str, Any]]:
-    """One entry an alarm's name, with all of its steps and the latest message."""
-    grouped: dict[str, dict[str, Any]] = {}
-    for entry in run.log.alarms:
-        alarm = grouped.setdefault(str(entry["alarm"]), {"name": str(entry["alarm"]), "steps": []})
-        alarm["steps"].append(int(entry["step"]))
-        alarm["message"] = str(entry.get("message") or "")
-    return list(grouped.values())
-
-
 def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Images and subjects of every set and domain, how they were parted, and a leak that was let pass."""
     found, names, rows = run.split.get("splits") or run.split, dict(zip("ab", run.domains, strict=False)), []
@@ -233,23 +170,3 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         "how": str(run.split.get("how") or ""),
         "leak": str(run.split.get("leakage_allowed") or ""),
     }
-
-
-def _commands(run: RunRecord) -> list[tuple[str, str]]:
-    """(what it does, command line), with this run's own folder and domains."""
-    path = run.path
-    if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
-    folder = shlex.quote(str(path))
-    lines = [] if run.metrics else [("Go on training where it stopped", f"gantk resume {folder}")]
-    targets = [d.target for d in run.directions if d.source] if run.directions else run.domains[::-1]
-    for target in dict.fromkeys(targets):
-        to = shlex.quote(target)
-        lines.append((f"Make {target} images", f"gantk translate {folder} INPUT OUTPUT --to {to}"))
-    if any(d.source is None for d in run.directions):
-        lines.append(("Draw new images", f"gantk sample {folder} -n 64 --out IMAGES"))
-    else:
-        lines.append(("Measure again, numbers only", f"gantk eval {folder}"))
-    if run.metrics:
-        lines.append(("Measure and report again, from the last checkpoint", f"gantk resume {folder}"))
-    return lines
