@@ -44,19 +44,17 @@ def check_leakage(
     both = [] if same_patient else patients_in_both_domains(splits["train"])
     if found:
         found += [f"patient '{patient}' in both domains of train" for patient in both]
-        raise UserError(
-            "training and held-out images are not apart: " + _listed(found, "; "),
-            where="data.split",
-            remedy="remove the copies, split by patient, or overrule with --allow-leakage, which the run records",
-        )
+        what = f"training and held-out images are not apart: {_listed(found, '; ')}"
+        remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
+        raise UserError(what, where="data.split", remedy=remedy)
     if both:
-        raise UserError(
+        what = (
             f"{'a patient gives' if len(both) == 1 else f'{len(both)} patients give'} training images of both domains, "
-            f"as no unpaired study has them: {_listed([repr(patient) for patient in both], ', ')}",
-            where="data.same_patient",
-            remedy="set data.unpair = true, by which each of two or more patients gives one domain, "
-            "or data.same_patient = true to train on them all the same",
         )
+        what += f"as no unpaired study has them: {_listed([repr(patient) for patient in both], ', ')}"
+        remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "
+        remedy += "or data.same_patient = true to train on them all the same"
+        raise UserError(what, where="data.same_patient", remedy=remedy)
 
 
 def patients_in_both_domains(records: Sequence[Record]) -> list[str]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from gantk.data.items import Record
 from gantk.data.split.near_duplicates import (
-    Fingerprint,
     copies,
     fingerprints_of_unknown,
     unit_of,
@@ -32,17 +31,11 @@ Sets = dict[str, list[Record]]
 class Splits(dict[str, list[Record]]):
     """The records of `train`, `validation` and `test`; `by` says what was never divided."""
 
-    def __init__(
-        self,
-        sets: Mapping[str, list[Record]],
-        by: str,
-        made: Mapping[str, Any] | None = None,
-        fingerprints: Mapping[tuple[str, str], Fingerprint] | None = None,
-    ):
+    def __init__(self, sets: Mapping[str, list[Record]], by: str, made: Mapping = {}, fingerprints: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
-        self.made = dict(made or {})  # what else it takes to make the same split again: seed, fold, the file's hash
-        self.fingerprints = dict(fingerprints or {})  # by domain and key, of images that had to be read for this
+        self.made = dict(made)  # what else it takes to make the same split again: seed, fold, the file's hash
+        self.fingerprints = dict(fingerprints)  # by domain and key, of images that had to be read for this
 
     def __or__(self, other: Mapping[str, list[Record]]) -> Splits:
         return Splits({**self, **other}, self.by, self.made, self.fingerprints)
@@ -149,17 +142,20 @@ def _in_folds(
     if by == "block":
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
-    if by == "image":
-        known = fingerprints_of_unknown(records)
-        kinds, unit = _units(records, by, copies(records, unit_of, known))
-        part = _assigned_to_folds(kinds, folds, seed)
-        share = validation * folds / (folds - 1)
-    else:
-        _expect_patients(records, "data.split.folds", "0 for such images; by = 'image' where no two are of one stack")
-        by, known = "patient", {}
-        kinds, unit = _units(records, by, {})
-        part = _assigned_to_folds(kinds, folds, seed)
-        _expect_all_folds(records, part, folds)
+    by = "image" if by == "image" else _resolved(records, "patient", "folds")
+    known = fingerprints_of_unknown(records) if by == "image" else {}
+    kinds, unit = _units(records, by, copies(records, unit_of, known) if by == "image" else {})
+    part = _assigned_to_folds(kinds, folds, seed)
+    share = validation * folds / (folds - 1)
+    if by == "patient":
+        if len(part) < folds:
+            what = f"{len(part)} patients cannot be dealt out to {folds} folds"
+            raise UserError(what, where="data.split.folds", allowed=f"2 to {max(2, len(part))}")
+        for domain in sorted({record.domain for record in records}):  # said before the first, not after the third
+            having = {part[record.subject] for record in records if record.domain == domain}
+            if len(having) < folds:
+                what = f"no image of domain {domain} falls into {folds - len(having)} of {folds} folds"
+                raise UserError(what, where="data.split.folds", remedy="ask for fewer, or try another data.split.seed")
         share = validation * len(part) / sum(number != fold for number in part.values())
     rest = [[name for name in kind if part[name] != fold] for kind in kinds]
     place = _assigned_to_sets([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
@@ -209,12 +205,10 @@ def _assigned_to_sets(kinds: Sequence[list], shares: dict[str, float], seed: int
         counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
         if sum(counts.values()) >= len(units):
             asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-            what, allowed = (
-                f"{len(units)} {word} are too few",
-                f"{sum(counts.values()) + 1} {word} or more of each domain",
-            )
+            allowed = f"{sum(counts.values()) + 1} {word} or more of each domain"
             remedy = "set one of the two to 0, choose by = 'block' or 'image', or add data"
-            raise UserError(f"{what} for {asked}", where="data.split", allowed=allowed, remedy=remedy)
+            what = f"{len(units)} {word} are too few for {asked}"
+            raise UserError(what, where="data.split", allowed=allowed, remedy=remedy)
         order = np.random.default_rng(seed).permutation(len(units))
         names = [name for name, count in counts.items() for _ in range(count)]
         place |= {units[i]: names[n] if n < len(names) else "train" for n, i in enumerate(order)}
@@ -320,41 +314,21 @@ def _runs_in_segments(
 # --- what cannot be split
 
 
-def _resolved(records: Sequence[Record], by: By) -> str:
+def _resolved(records: Sequence[Record], by: By, option: str = "by") -> str:
     """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
     patients = {record.subject for record in records}
     placed = all(record.position is not None for record in records)
     if by == "auto":
         known = "" not in patients and len(patients) >= PATIENTS
         return "patient" if known else "block" if placed else "image"
-    if by == "patient":
-        _expect_patients(records, "data.split.by", "'block' or 'image' for such images")
+    if by == "patient" and ("" in patients or not patients):
+        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
+        what, allowed = "the source does not know which image is of which patient", "'block' or 'image' for such images"
+        raise UserError(what, where=f"data.split.{option}", allowed=allowed, remedy=remedy)
     if by == "block" and not placed:
         what = "the source does not know the order of the images"
         raise UserError(what, where="data.split.by", allowed="'patient' or 'image' for such images")
     return by
-
-
-def _expect_patients(records: Sequence[Record], where: str, allowed: str) -> None:
-    if not records or any(not record.subject for record in records):
-        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
-        what = "the source does not know which image is of which patient"
-        raise UserError(what, where=where, allowed=allowed, remedy=remedy)
-
-
-def _expect_all_folds(records: Sequence[Record], part: dict[str, int], folds: int) -> None:
-    """A fold without images of a domain could not be scored: better said before the first than after the third."""
-    if len(part) < folds:
-        what = f"{len(part)} patients cannot be dealt out to {folds} folds"
-        allowed = f"2 to {len(part)}" if len(part) > 1 else "0, and by = 'block'"
-        raise UserError(what, where="data.split.folds", allowed=allowed)
-    for domain in sorted({record.domain for record in records}):
-        patients = {record.subject for record in records if record.domain == domain}
-        lacking = sorted(set(range(folds)) - {part[patient] for patient in patients})
-        if lacking:
-            what = f"no image of domain {domain} falls into fold {', '.join(map(str, lacking))}"
-            remedy = "ask for fewer folds, or try another data.split.seed"
-            raise UserError(f"{what}: {len(patients)} patients have one", where="data.split.folds", remedy=remedy)
 
 
 def _expect_all_domains(records: Sequence[Record], sets: Mapping[str, list[Record]], shares: dict[str, float]) -> None:
@@ -424,4 +398,4 @@ def _counts(sets: Mapping[str, Sequence[Record]]) -> str:
 
 
 def _words(numbers: Mapping[str, Any]) -> str:
-    return f"{numbers['train']} train, {numbers['validation']} validation, {numbers['test']} test"
+    return ", ".join(f"{numbers[name]} {name}" for name in SETS)
