@@ -305,16 +305,6 @@ def test_the_least_recently_used_leave_first(tmp_path):
     assert (put(earlier, "d") == 0.5).all(), "and is made anew"
 
 
-def test_what_a_run_uses_stays_and_what_has_no_room_is_decoded(tmp_path):
-    cache = Cache(tmp_path, 3 * 65 * 2**10)
-    for key in "abc":
-        put(cache, key)
-    with pytest.warns(RuntimeWarning, match="this run alone fills its"):
-        assert put(cache, "d").shape == (1, 64 * 256)
-    assert names(cache) == "abc"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert put(cache, "a") is not None and cache.rows("e" * 32, lambda: 1 / 0) is None
 
 
 def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):

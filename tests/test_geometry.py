@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.processing import resample_from_to
 
-from gantk.data import resample
 from gantk.data.resample import Resize, SamplingGrid, resample_onto, resize, upright_affine
 from gantk.errors import UserError
 from gantk.formats.image import Image, to_upright
@@ -90,17 +89,6 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing, affine):
     np.testing.assert_allclose(grid.inverse(seen.pixels, image)[inner], image.pixels[inner], atol=0.05)
 
 
-def test_spacing_follows_the_plane_averages_where_it_shrinks_and_keeps_constants():
-    image = image_of(np.zeros((10, 20, 40)), np.diag([-4.0, -2.0, 1.0, 1.0]))  # 40 mm in each direction
-    for plane in resample.PLANES:
-        grid = SamplingGrid(plane, (1.0, 2.0, 4.0))
-        seen = grid.forward(image)
-        assert seen.pixels.shape == (1, 40, 20, 10) and grid.inverse(seen.pixels, image).shape == image.pixels.shape
-    stripes = np.zeros((1, 16, 16, 16), np.float32)
-    stripes[:, ::2] = 1.0
-    np.testing.assert_allclose(SamplingGrid("axial", (4.0, 1.0, 1.0)).forward(Image(stripes)).pixels, 0.5, atol=0.08)
-    flat = Image(np.full((1, 9, 10, 11), 7.0, np.float32))
-    np.testing.assert_allclose(SamplingGrid("sagittal", (2.3, 1.7, 0.6)).forward(flat).pixels, 7.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +128,6 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
     assert beyond.mean() < 0.2, "only the outer half of the outermost voxels is more than nibabel fills"
 
 
-def test_what_an_image_does_not_cover_is_air_or_what_was_asked():
-    image, beside = image_of(noise((6, 6, 6)) + 3.0, np.eye(4)), np.eye(4)
-    beside[0, 3] = 4.0
-    reference = image_of(np.zeros((6, 6, 6)), beside)
-    moved = resample_onto(image, reference).pixels
-    np.testing.assert_allclose(moved[..., 4:], image.pixels[..., :2])  # columns run from right to left
-    assert (moved[..., :4] == image.pixels.min()).all()
-    assert (resample_onto(image, reference, fill=-1.0).pixels[..., :4] == -1.0).all()
 
 
 # ---- to the networks' size and back

@@ -293,21 +293,6 @@ def test_a_mask_on_another_grid_and_two_masks_of_one_image_are_named(tmp_path):
         folders(tmp_path, mask="seg")
 
 
-def test_batches_carry_masks_as_the_images_are_fitted(tmp_path):
-    for n in range(10):
-        for kind in ("T1", "T2"):
-            draw(tmp_path / f"p{n}" / f"{kind}.png", n, shape=(16, 8))
-        if n % 2:
-            draw(tmp_path / f"p{n}" / "seg.png", n, shape=(16, 8), lesion=True)
-    data = load(tmp_path, PAIRED, source={"mask": "seg"}, mask=True, split={"test": 0.2, "validation": 0.2})
-    batch = Batches(data.training_sets(), 6, 0, paired=True).at(0)
-    assert batch["mask_a"].shape == (6, 1, 32, 32) and torch.equal(batch["mask_a"], batch["mask_b"])
-    assert batch["mask_a"].max() == 1 and batch["mask_a"][..., :8].max() == 0, "the padding is no lesion"
-    inside = batch["a"][batch["mask_a"] == 1]
-    assert inside.numel() and inside.min() > 0.9, "lesions were drawn white"
-    assert any(not mask.any() for mask in batch["mask_a"])
-    with pytest.raises(UserError, match=r"no image of the source has a lesion mask.*data\.mask"):
-        load(tmp_path, PAIRED, mask=True)
 
 
 # --- which source fits a path

@@ -19,7 +19,6 @@ from gantk.data.phantom import Phantom
 from gantk.data.sources.folders import Images
 from gantk.data.split import SETS, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 
 
@@ -296,36 +295,10 @@ def test_air_is_no_leak_and_images_are_read_once_where_anything_is_held_out():
     assert set(reads.values()) == {1}
 
 
-CHANGES = {
-    "rescaled": lambda image: image * 3 + 40,
-    "smaller": lambda image: zoom(image, (1, 0.9, 0.9), order=1),
-    "shifted": lambda image: np.roll(image, 1, 2),
-    "rounded": lambda image: np.round(image / image.max() * 200),
-}
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_near_copy_in_another_patient_is_named(change):
-    splits, _ = split_records(heads())
-    stolen = splits["train"][3]
-    copy = Record(stolen.domain, "new", "new/scan.png", lambda: CHANGES[change](stolen.read()), position=0.0)
-    leaky = splits | {"test": [*splits["test"], copy]}
-    says = f"image '{stolen.key}' in train is a near copy of 'new/scan.png' in test"
-    with pytest.raises(UserError, match=says) as error:
-        check_leakage(leaky)
-    assert str(error.value).count("near copy") == 1 and "--allow-leakage" in str(error.value)
-    check_leakage(leaky, near=False)
 
 
-def test_neighbours_in_a_stack_are_no_leak_and_a_copy_among_them_is_found():
-    records = [replace(r, subject="", pair=None, position=float(i)) for i, r in enumerate(heads(1, 40))]
-    for options in ({}, {"by": "image"}, {"gap": 0, "blocks": 4, "seed": 3}):
-        check_leakage(split_records(records, **{"by": "block"} | options)[0])
-    records = [r for r in records if r.domain == "a"]
-    copy = Record("a", "", "again.png", lambda: np.roll(records[20].read(), 1, 1) * 2, position=3.5)
-    seen = [fingerprint(record) for record in [*records, copy]]
-    found = [(seen[i].name, seen[j].name) for i, j, _ in near_copies(seen, apart=False)]
-    assert found == [(records[20].key, "again.png")]
 
 
 def test_a_patient_in_both_domains_of_unpaired_training_is_an_error_unless_the_recipe_says_so():

@@ -48,19 +48,6 @@ def nifti(path, *arguments, **options):
 # --- scans and their slices
 
 
-def test_every_slice_knows_its_scan(tree):
-    records = nifti(tree)
-    assert len(records) == 2 * 3 * 8
-    for record in records[::5]:
-        scan = record.scan()
-        assert scan.shape == (1, 16, 14, 12) and record.key == f"{record.scan_key}/plane-{int(record.position):03d}"
-        np.testing.assert_array_equal(record.read(), scan[:, int(record.position)])
-        assert record.read().base is None, "a plane that is kept does not keep its volume"
-    with pytest.raises(UserError, match="planes = .* is no part of a volume.*0 to 1"):
-        nifti(tree, planes=(0.5, 0.5))
-    whole = nifti(tree, dims=3)
-    assert len(whole) == 6 and all(r.scan is None and r.scan_key == "" and r.position is None for r in whole)
-    assert whole[0].read().shape == (1, 16, 14, 12) and whole[0].read().flags.c_contiguous
 
 
 @pytest.mark.parametrize(
