@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ PASS = 32  # images that go through a network at once
 GRAY_SIDE = 128  # random features look at images no larger than this
 SIDE = 224  # pixels, where neither the file nor the recipe says another size
 WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of photographs, where timm says nothing of a network
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
@@ -56,8 +55,25 @@ class Features:
         self.data_range, self.dims = data_range, dims
         self.standardised = features == "random"  # numbers without a scale of their own: training images must set it
         options = {"weights": weights, "mean": mean, "std": std, "side": side}
+        given = {name: value for name, value in options.items() if value is not None}
+        kind = features if features in ("random", "inception") else Path(features).suffix
+        if kind in WEIGHTS:
+            what = f'features = "{features}" is a file of weights, which does not say what network it belongs to'
+            remedy = f'write features = "resnet50", weights = "{features}", with the timm name of its network'
+            raise UserError(what, where=WHERE, remedy=remedy)
+        taken = {"random": (), "inception": (), ".onnx": ("mean", "std", "side")}.get(kind, tuple(options))
+        if given.keys() - set(taken):
+            what = f"the features '{features}' take no `{min(given.keys() - set(taken))}`"
+            raise UserError(what, where=WHERE, allowed=taken or "no options")
         # `suffix` ends a score's name: the published features alone have none, and give a score its plain name
-        self.network, self.what, self.suffix = _network(features, options)
+        if kind == "random":
+            self.network, self.what, self.suffix = RandomConv(0), "random-conv-256-seed-0", "_random"
+        elif kind == "inception":
+            self.network, self.what, self.suffix = Inception(), "inception-2048", ""
+        else:
+            self.network, self.what, name = (onnx_backbone if kind == ".onnx" else timm_backbone)(features, **given)
+            self.what += "".join(f"-{key}={value}" for key, value in given.items() if key != "weights")
+            self.suffix = "_" + re.sub(r"[^\w.-]+", "-", name)
         self.network.eval().requires_grad_(False)
         if dims == 3:
             self.what += "-of-middle-slices"
@@ -87,30 +103,6 @@ class Features:
 def middle_slices(volumes: Tensor) -> list[Tensor]:
     """(N, C, D, H, W) as its three slices through the middle: (N, C, H, W), (N, C, D, W), (N, C, D, H)."""
     return [volumes.select(axis, volumes.shape[axis] // 2) for axis in (2, 3, 4)]
-
-
-def _network(features: str, options: dict[str, Any]) -> tuple[nn.Module, str, str]:
-    """The network of that name, what a definition says of it, and what the name of a score ends with."""
-    given = {name: value for name, value in options.items() if value is not None}
-    suffix = Path(features).suffix
-    if suffix in WEIGHTS:
-        what = f'features = "{features}" is a file of weights, which does not say what network it belongs to'
-        remedy = f'write features = "resnet50", weights = "{features}", with the timm name of its network'
-        raise UserError(what, where=WHERE, remedy=remedy)
-    taken = () if features in ("random", "inception") else ("mean", "std", "side")
-    taken += ("weights",) if taken and suffix != ".onnx" else ()
-    unused = next((name for name in given if name not in taken), None)
-    if unused:
-        what = f"the features '{features}' take no `{unused}`"
-        raise UserError(what, where=WHERE, allowed=taken or "no options")
-    if features == "random":
-        return RandomConv(0), "random-conv-256-seed-0", "_random"
-    if features == "inception":
-        return Inception(), "inception-2048", ""
-    make = onnx_backbone if suffix == ".onnx" else timm_backbone
-    network, what, name = make(features, **{name: options[name] for name in taken})
-    asked = "".join(f"-{key}={value}" for key, value in given.items() if key != "weights")
-    return network, what + asked, f"_{name}"
 
 
 class RandomConv(nn.Module):
@@ -192,23 +184,26 @@ class Backbone(nn.Module):
     over its positions. UserError where the network does not take such pictures or gives neither.
     """
 
-    def __init__(self, network: nn.Module, channels: int, size: Sequence[int], mean: Sequence[float], std: Any):
+    def __init__(
+        self, network: nn.Module, channels: int, size: Sequence[int], mean: Sequence[float], std: Sequence[float]
+    ):
         super().__init__()
         self.network, self.channels, self.size = network, channels, tuple(size)
-        self.register_buffer("mean", _per_channel("mean", mean, channels))
-        self.register_buffer("std", _per_channel("std", std, channels))
-        if not (self.std > 0).all():
-            raise UserError(f"std = {list(std)} cannot be divided by", where=WHERE, allowed="numbers above 0")
-        asked = f"pictures of {channels} channels and {self.size[0]} x {self.size[1]} pixels"
+        for name, values in (("mean", mean), ("std", std)):
+            found = torch.tensor([float(value) for value in values])
+            if channels == 1 and len(found) == 3:  # of three colours: gray is all of them alike
+                found = found.mean(0, keepdim=True)
+            if len(found) not in (1, channels) or (name == "std" and not (found > 0).all()):
+                allowed = f"1 or {channels} numbers, as many as the network has channels; std above 0"
+                raise UserError(f"{name} = {list(values)} cannot be used", where=WHERE, allowed=allowed)
+            self.register_buffer(name, found.expand(channels)[:, None, None].clone())
         try:
             with torch.no_grad():
-                found = self(torch.zeros(1, channels, *self.size))
+                (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
         except Exception as error:  # each network refuses in its own way
-            what = f"the feature network does not take {asked}: {_first_line(error)}"
+            what = f"the feature network does not take pictures of {channels} channels and "
+            what += f"{self.size[0]} x {self.size[1]} pixels, or makes no vectors of them: {_first_line(error)}"
             raise UserError(what, where=WHERE, remedy="set `side` to the pixels that it takes") from None
-        if found.ndim != 2 or len(found) != 1:
-            what = f"the feature network answers {asked} with {list(found.shape)}"
-            raise UserError(what, where=WHERE, allowed="numbers (N, d) or maps of numbers (N, d, h, w)")
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.size:
@@ -225,139 +220,103 @@ class OnnxNetwork(nn.Module):
         from gantk.exports.onnx_model import call, open_session
 
         self.session, self.call = open_session(path), call
-        inputs = self.session.get_inputs()
-        self.shape = list(inputs[0].shape) if inputs else []
-        channels = self.shape[1] if len(self.shape) == 4 else None
-        kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        if len(inputs) != 1 or not isinstance(channels, int) or inputs[0].type not in kinds:
-            found = ", ".join(f"{each.name} {each.type} {list(each.shape)}" for each in inputs) or "none"
-            what = f"'{path}' has the inputs {found}"
+        first, *more = self.session.get_inputs()
+        self.shape, self.kind = list(first.shape), np.float16 if first.type == "tensor(float16)" else np.float32
+        if more or len(self.shape) != 4 or not isinstance(self.shape[1], int):
+            what = f"'{path}' has the inputs {[first.name, *(each.name for each in more)]}, the first {self.shape}"
             raise UserError(what, where=WHERE, allowed="one of floats (N, C, H, W) whose number of channels is fixed")
-        self.channels, self.kind = channels, kinds[inputs[0].type]
 
     def forward(self, x: Tensor) -> Tensor:
-        given = x.cpu().numpy().astype(self.kind)
-        found = self.call(self.session, given, one_by_one=isinstance(self.shape[0], int))
+        found = self.call(self.session, x.cpu().numpy().astype(self.kind), one_by_one=isinstance(self.shape[0], int))
         return torch.from_numpy(found.astype(np.float32)).to(x.device)
 
 
 def onnx_backbone(
-    name: str, mean: Sequence[float] | None, std: Sequence[float] | None, side: int | None
+    name: str, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), side: int | None = None
 ) -> tuple[Backbone, str, str]:
     """The network of an ONNX file, what a definition says of it, and its short name; UserError where it is absent."""
-    path = found_file(name, "feature network")
+    path = found_file(name)
     network = OnnxNetwork(path)
     fixed = all(isinstance(length, int) for length in network.shape[2:])
     size = tuple(network.shape[2:]) if fixed else (side or SIDE,) * 2
     if side is not None and size != (side, side):
         raise UserError(f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE)
-    backbone = Backbone(network, network.channels, size, [0.0] if mean is None else mean, [1.0] if std is None else std)
-    return backbone, f"{path.name}-{fingerprint(path)}", _short(path)
+    return Backbone(network, network.shape[1], size, mean, std), f"{path.name}-{fingerprint(path)}", path.stem
 
 
 def timm_backbone(
-    name: str, weights: str | None, mean: Sequence[float] | None, std: Sequence[float] | None, side: int | None
+    name: str,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    side: int | None = None,
 ) -> tuple[Backbone, str, str]:
     """A timm network with its pretrained weights, or with those of a file; else as `onnx_backbone`."""
-    path = None if weights is None else found_file(weights, "weights file")
-    network = timm_model(name, "pretrained", num_classes=0) if path is None else timm_with(name, path)
-    known = network.pretrained_cfg
+    if weights is None:
+        network, what, short = timm_model(name, "pretrained", num_classes=0), f"{name}-pretrained", name
+    else:
+        path = found_file(weights)
+        network, what, short = timm_with(name, path), f"{name}-{path.name}-{fingerprint(path)}", path.stem
+    known, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
     size = known.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
-    mean = known.get("mean", (0.485, 0.456, 0.406)) if mean is None else mean
-    std = known.get("std", (0.229, 0.224, 0.225)) if std is None else std
-    backbone = Backbone(network.to(memory_format=torch.channels_last), _stem(network)[1].shape[1], size, mean, std)
-    if path is None:
-        return backbone, f"{name}-pretrained", name
-    return backbone, f"{name}-{path.name}-{fingerprint(path)}", _short(path)
+    scale = mean or known.get("mean", MEAN), std or known.get("std", STD)
+    return Backbone(network.to(memory_format=torch.channels_last), channels, size, *scale), what, short
 
 
 def timm_with(name: str, path: Path) -> nn.Module:
-    """A timm network without its classifier, with a file's weights: for gray images where the file's are for those."""
-    state = read_state(path)
-    network = timm_model(name, "random", num_classes=0)
-    key, stem = _stem(network)
-    found = matched(state, network, path, name)
-    if found[key].ndim == stem.ndim and found[key].shape[1] != stem.shape[1]:
-        network = timm_model(name, "random", num_classes=0, in_chans=found[key].shape[1])
-    wanted = network.state_dict()
-    wrong = next((k for k, value in found.items() if value.shape != wanted[k].shape), None)
-    if wrong:
-        shapes = f"{list(found[wrong].shape)}, not {list(wanted[wrong].shape)}"
-        raise UserError(f"'{path}' does not fit '{name}': {wrong} has the shape {shapes}", where=WHERE)
-    network.load_state_dict(found, strict=False)  # all but counts of batches was found
-    return network
+    """A timm network without its classifier, with a file's weights: for gray images where the file's are for those.
 
-
-def matched(state: Mapping[str, Tensor], network: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
-    """The network's own tensors out of a state dict as they come in the wild; UserError where one is missing.
-
-    A prefix before all names (`module.`, `backbone.`, `model.encoder.`) is taken off, whatever it is; children may be
-    numbered in their order, as nn.Sequential names them; a classifier or anything else beside is left alone.
+    A prefix before all names (`module.`, `backbone.`) is taken off; children may be numbered in their order, as
+    nn.Sequential names them; a classifier or anything else beside is left alone.
     """
-    wanted = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
+    state, network = read_state(path), timm_model(name, "random", num_classes=0)
+    wanted = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
     numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
-    numbered = [".".join([numbers.get(child, child), *rest]) for child, *rest in (key.split(".") for key in wanted)]
-    counts = [(count, names, prefix) for names in (wanted, numbered) for prefix, count in _prefixes(state, names)]
-    count, names, prefix = max(counts, key=lambda each: each[0], default=(0, wanted, ""))
-    missing = [key for key in names if prefix + key not in state]
-    if missing:
-        has = f"it holds {', '.join(list(state)[:3])}, ..."
-        what = f"'{path}' does not hold the weights of '{name}': {missing[0]} is missing ({len(missing)} in all); {has}"
-        raise UserError(what, where=WHERE, remedy="name the timm network that the file was trained as")
-    whole = [other for found, keys, other in counts if found == count and keys is names]
-    if len(whole) > 1:
-        what = f"'{path}' holds '{name}' more than once: under {', '.join(sorted(whole))}"
-        raise UserError(what, where=WHERE, remedy="save the one that is meant to a file of its own")
-    return {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}
-
-
-def _prefixes(state: Mapping[str, Tensor], names: list[str]) -> list[tuple[str, int]]:
-    """What stands before the names in a state dict, and before how many of them."""
-    known, counts = set(names), Counter()
-    for key in state:
-        parts = key.split(".")
-        for cut in range(len(parts)):
-            if ".".join(parts[cut:]) in known:
-                counts["".join(f"{part}." for part in parts[:cut])] += 1
-    return list(counts.items())
+    numbered = tuple(".".join([numbers.get(key.split(".")[0], ""), *key.split(".")[1:]]) for key in wanted)
+    places = [(names, key.removesuffix(names[0])) for names in {wanted, numbered} for key in state]
+    fits = [place for place in places if all(place[1] + key in state for key in place[0])]
+    if len(fits) != 1:
+        held = "does not hold" if not fits else "holds more than once"
+        missing = next((key for key in wanted if key not in state), wanted[0])
+        what = f"'{path}' {held} the weights of '{name}', such as {missing}; its first are {list(state)[:3]}"
+        remedy = "name the timm network that the file was trained as, and save the one network that is meant"
+        raise UserError(what, where=WHERE, remedy=remedy)
+    names, prefix = fits[0]
+    found = {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}
+    channels = found[_stem(network)].shape[1:2]
+    if channels not in ((), network.state_dict()[_stem(network)].shape[1:2]):
+        network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
+    try:
+        network.load_state_dict(found, strict=False)  # all but counts of batches was found
+    except RuntimeError as error:
+        raise UserError(f"'{path}' does not fit '{name}': {' '.join(str(error).split())[:200]}", where=WHERE) from None
+    return network
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name; code in it never runs. Of a training's checkpoint, its largest dict of tensors."""
     from safetensors.torch import load_file
 
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            program = any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
-        if program:
-            what = f"'{path}' is a TorchScript program, and a program from elsewhere is not run"
-            raise UserError(what, where=WHERE, remedy="export it to ONNX, or save its state dict")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        return _largest(loaded)
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-        detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else _first_line(error)
-        remedy = "copy it again; it must be a .safetensors file, or one of torch that holds tensors alone"
+        detail = "it is damaged, or a program that might run" if "weights_only" in str(error) else _first_line(error)
+        remedy = "it must be a .safetensors file, or one of torch that holds tensors by name; a program goes to ONNX"
         raise UserError(f"'{path}' is not a readable file of weights: {detail}", where=WHERE, remedy=remedy) from None
-    tensors = max(_dicts(loaded), key=len, default={})
-    if not tensors:
-        raise UserError(f"'{path}' holds no tensors by name", where=WHERE, remedy="save a state dict to it")
-    return tensors
 
 
-def _dicts(loaded: Any) -> Iterator[dict[str, Tensor]]:
-    """The tensors of every dict inside what was loaded."""
-    if isinstance(loaded, Mapping):
-        yield {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)}
-        for value in loaded.values():
-            yield from _dicts(value)
+def _largest(loaded: Mapping[Any, Any]) -> dict[str, Tensor]:
+    own = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return max([own, *(_largest(value) for value in loaded.values() if isinstance(value, Mapping))], key=len)
 
 
-def found_file(name: str, what: str) -> Path:
+def found_file(name: str) -> Path:
     """A file named by its path, or lying in $GANTK_WEIGHTS; UserError that says which file to put where."""
     path = Path(name).expanduser()
-    found = path if path.is_file() else weights_file(name) or weights_file(f"{name}.pt")
+    found = path if path.is_file() else weights_file(name)
     if found is None:
-        what = f"the {what} '{name}' is absent: no such file, and none in $GANTK_WEIGHTS"
+        what = f"the file '{name}' of a feature network is absent: no such file, and none in $GANTK_WEIGHTS"
         remedy = f"put {path.name} into a folder and point GANTK_WEIGHTS to it, or give the file's path"
         raise UserError(what, where=WHERE, remedy=remedy)
     return found
@@ -369,24 +328,9 @@ def fingerprint(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
 
 
-def _stem(network: nn.Module) -> tuple[str, Tensor]:
-    """The first weight that looks at pictures."""
-    return next((key, value) for key, value in network.state_dict().items() if value.ndim == 4)
-
-
-def _per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:
-    """(channels, 1, 1). One number serves all channels; for one channel several are averaged."""
-    found = torch.tensor([float(value) for value in values])
-    if channels == 1 and len(found) == 3:
-        found = found.mean(0, keepdim=True)
-    if len(found) not in (1, channels):
-        allowed = f"1 or {channels}, as many as the network has channels"
-        raise UserError(f"{name} has {len(found)} numbers", where=WHERE, allowed=allowed)
-    return found.expand(channels)[:, None, None].clone()
-
-
-def _short(path: Path) -> str:
-    return re.sub(r"[^\w.-]+", "-", path.stem)
+def _stem(network: nn.Module) -> str:
+    """The name of the first weight that looks at pictures."""
+    return next(key for key, value in network.state_dict().items() if value.ndim == 4)
 
 
 def _first_line(error: Exception) -> str:

@@ -38,18 +38,18 @@ def metric_row(metric: Any, found: Any, images: int, definition: str, corrected:
     return Estimate(found.value, found.ci95, found.n).row() | about
 
 
-def patient_names(patients: Sequence[str]) -> list[str]:
-    """The patient of each image; an unknown one ("") has one image, and gets a name of its own."""
-    return [patient or f"image {index}" for index, patient in enumerate(patients)]
+def patient_numbers(patients: Sequence[str]) -> np.ndarray:
+    """The number (N,) of each image's patient, in order of appearance; an unknown one ("") has one image alone."""
+    names = [patient or index for index, patient in enumerate(patients)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=int)
 
 
-def estimate(
-    values: Sequence[float], patients: Sequence[str], *, alike: bool = False, seed: int = 0, draws: int = DRAWS
-) -> Estimate:
+def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
     """Mean over images, then over patients, with a percentile interval from drawing patients with replacement.
 
     With `alike` every value counts alike, however many its patient has, and n is their number: for slices or volumes as
-    such. nan (not scorable) is left out; the same seed gives the same interval (Efron, 1979).
+    such. nan (not scorable) is left out; the same values give the same interval (Efron, 1979).
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):
@@ -59,7 +59,7 @@ def estimate(
     value, n = float(sums.sum() / counts.sum()), int(counts.sum())
     if len(sums) < 2:
         return Estimate(value, None, n)
-    picks = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    picks = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Estimate(value, (float(low), float(high)), n)
 
@@ -81,42 +81,29 @@ def probability_better(
 
 
 def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of each patient's values that are not nan."""
+    """Sum and number of each patient's values that are not nan, of patients who have any."""
     if len(values) != len(patients):
         raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
-    totals: dict[str, list[float]] = {}
-    for value, patient in zip(values, patient_names(patients), strict=True):
-        if not np.isnan(value):
-            total = totals.setdefault(patient, [0.0, 0])
-            total[0], total[1] = total[0] + float(value), total[1] + 1
-    return np.array([total[0] for total in totals.values()]), np.array([total[1] for total in totals.values()])
+    values, numbers = np.asarray(values, dtype=float), patient_numbers(patients)
+    known = ~np.isnan(values)
+    sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])
+    return sums[counts > 0], counts[counts > 0]
 
 
-def drawn_interval(
-    statistic: Callable[[np.ndarray], float], patients: Sequence[str], *, seed: int = 0, draws: int = 1000
-) -> Interval:
+def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:
     """95 % percentile interval of `statistic(indices of images)` from drawing patients with replacement.
 
     For numbers that are no mean of images, such as an area under a curve; draws in which it is nan are left out. None
     for fewer than two patients.
     """
-    members: dict[str, list[int]] = {}
-    for index, name in enumerate(patient_names(patients)):
-        members.setdefault(name, []).append(index)
-    each = [np.array(indices) for indices in members.values()]
-    if len(each) < 2:
+    numbers = patient_numbers(patients)
+    images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
+    if len(images) < 2:
         return None
-    picks = np.random.default_rng(seed).integers(0, len(each), (draws, len(each)))
-    values = [statistic(np.concatenate([each[i] for i in row])) for row in picks]
-    values = [value for value in values if not np.isnan(value)]
-    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if values else None
-
-
-def parts_of(patients: Sequence[str]) -> np.ndarray:
-    """The part (N,), 0 to 19, of each image: a patient's images share it; an unknown patient ("") has one image."""
-    names = patient_names(patients)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] % GROUPS for name in names])
+    picks = np.random.default_rng(0).integers(0, len(images), (draws, len(images)))
+    values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
+    values = values[~np.isnan(values)]
+    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else None
 
 
 def left_out_interval(
@@ -132,15 +119,14 @@ def left_out_interval(
     """
     from scipy.special import stdtrit
 
-    sides = parts_of(real), parts_of(fake)
-    everything = [np.ones(len(parts), dtype=bool) for parts in sides]
-    value = statistic(*everything)
-    counts = [len(set(parts.tolist())) for parts in sides]
+    sides = [patient_numbers(patients) % GROUPS for patients in (real, fake)]
+    whole = [np.ones(len(parts), dtype=bool) for parts in sides]
+    value, counts = statistic(*whole), [len(np.unique(parts)) for parts in sides]
     if min(counts) < 2 or any(len(parts) - np.bincount(parts).max() < least for parts in sides):
         return value, None
     variance = 0.0
     for side, (parts, count) in enumerate(zip(sides, counts, strict=True)):
-        kept = [[parts != part if s == side else everything[s] for s in (0, 1)] for part in range(count)]
+        kept = [[parts != part, whole[1]] if side == 0 else [whole[0], parts != part] for part in range(count)]
         values = np.array([statistic(*both) for both in kept])
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
@@ -166,21 +152,13 @@ def per_level(
     levels = {"slice": estimate(scores, patients, alike=True).row()}
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
-    members: dict[str, list[int]] = {}
-    for index, volume in enumerate(patient_names(volumes)):
-        members.setdefault(volume, []).append(index)
-    owners, indices = [patients[each[0]] for each in members.values()], list(members.values())
-    if pooled is None:
-        of_volumes, how = np.array([_mean(scores[i]) for i in indices]), "mean-of-slices"
-    else:
-        of_mean, means, weights = pooled
-        joined = torch.tensor([_mean(means[i], weights[i]) for i in indices], dtype=torch.float64)
-        of_volumes, how = of_mean(joined).numpy(), "pooled-over-slices"
-    return levels | {"volume": estimate(of_volumes, owners, alike=True).row() | {"how": how}}
-
-
-def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
-    known = ~np.isnan(values)
-    if not known.any():
-        return float("nan")
-    return float(np.average(values[known], weights=None if weights is None else weights[known]))
+    of_mean, means, weights = pooled or (None, scores, np.ones(len(scores)))
+    found, owners, numbers = [], [], patient_numbers(volumes)
+    for volume in range(numbers.max() + 1):
+        slices = np.flatnonzero(numbers == volume)
+        known = slices[~np.isnan(means[slices])]
+        found.append(np.average(means[known], weights=weights[known]) if len(known) else np.nan)
+        owners.append(patients[slices[0]])
+    values = of_mean(torch.tensor(found, dtype=torch.float64)).numpy() if of_mean else np.array(found)
+    how = "pooled-over-slices" if of_mean else "mean-of-slices"
+    return levels | {"volume": estimate(values, owners, alike=True).row() | {"how": how}}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.features import Features
-from gantk.metrics.intervals import Interval, left_out_interval, metric_row, patient_names
+from gantk.metrics.intervals import Interval, left_out_interval, metric_row, patient_numbers
 from gantk.metrics.pairs import MSSSIM
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
@@ -73,9 +73,8 @@ def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
     """Two halves by order of patients, so that a patient's images stay together; the second is the larger."""
-    names = patient_names(group.patients)
-    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    first = torch.tensor([order[name] < len(order) // 2 for name in names])
+    numbers = patient_numbers(group.patients)
+    first = torch.from_numpy(numbers < len(set(numbers)) // 2)
     return chosen(group, first), chosen(group, ~first)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.baselines import BATCH, WIDTH, SmallUNet, mirrored, trained
-from gantk.metrics.intervals import Estimate, estimate, patient_names
+from gantk.metrics.intervals import Estimate, estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
 from gantk_tasks.classification import crossed, expect_least, strangers
 
@@ -110,10 +110,11 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[
     """Mean Dice over patients of found lesions (N, 1, *size), bool, with their images' masks; the other rates."""
     found = torch.cat([answer.flatten(1).cpu() for answer, _ in answers])
     truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
-    names = patient_names([patient for _, group in answers for patient in group.patients])
-    patients = list(dict.fromkeys(names))
+    names = [patient for _, group in answers for patient in group.patients]
+    numbers = patient_numbers(names)
+    patients = [""] * len(set(numbers))
     of_images = [x.sum(1).double().numpy() for x in (found & truth, found, truth)]
-    both, marked, drawn = (np.bincount([patients.index(name) for name in names], counts) for counts in of_images)
+    both, marked, drawn = (np.bincount(numbers, counts) for counts in of_images)
     drawn = np.where(drawn > 0, drawn, np.nan)  # a patient without a lesion has neither Dice nor recall
     alarms = np.where(of_images[2] > 0, np.nan, of_images[1] > 0)
     rates = {"found": estimate(both / drawn, patients), "false_alarms": estimate(alarms, names)}
