@@ -20,8 +20,6 @@ FOREGROUND, LESION = "_foreground", "_lesion"  # what the name of a score of tha
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by the names that recipes give the regions
 AIR = 0.05  # of the data range: what is no brighter than this in any channel of any image is background
 
-Masks = dict[str, Tensor | None]  # by suffix; None: the whole image
-
 
 @dataclass(frozen=True)
 class References:
@@ -48,10 +46,6 @@ class Scores:
     volumes: list[str]
     finite: np.ndarray  # (N,) whether all values of an output are numbers
     unit: str = ""  # of native values
-
-    def of(self, kind: str) -> dict[str, np.ndarray]:
-        """row -> values of one kind."""
-        return {row: values for (each, row), values in self.values.items() if each == kind}
 
     def trouble(self, row: str) -> str | None:
         """Why a row has no value although its images could be scored; None where it has."""
@@ -88,37 +82,38 @@ class PairScorer:
         device: Any,
         regions: Sequence[str] = tuple(SUFFIXES),
     ):
-        self.low, self.dims, self.batch, self.device = low, dims, batch, device
-        self.metrics, maskable = list(metrics), [metric for metric in metrics if _maskable(metric)]
+        self.metrics, self.low, self.dims, self.batch, self.device = list(metrics), low, dims, batch, device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        if not self.suffixes:
-            what = "no region is named, so nothing would be scored"
-            raise UserError(what, where="evaluate.regions", allowed=list(SUFFIXES))
-        unscored = [metric.name for metric in self.metrics if metric not in maskable and "" not in self.suffixes]
-        if unscored:
-            what = f"the metric '{unscored[0]}' cannot be limited to a region, and the whole image is not wanted"
-            raise UserError(what, where="evaluate.regions", remedy='add "whole", or leave the metric out')
-        scored = [(metric, suffix) for suffix in self.suffixes for metric in (maskable if suffix else self.metrics)]
-        self.contrast = LesionContrast(data_range, dims) if maskable and LESION in self.suffixes else None
-        self.rows_of = {metric.name + suffix: (metric, suffix) for metric, suffix in scored}
-        if self.contrast:
+        whole_only = [metric.name for metric in self.metrics if not _maskable(metric)]
+        if not self.suffixes or (whole_only and "" not in self.suffixes):
+            what = f"the metric '{whole_only[0]}' cannot be limited to a region" if whole_only else "no region is named"
+            raise UserError(what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"')
+        self.rows_of = {
+            metric.name + suffix: (metric, suffix)
+            for suffix in self.suffixes
+            for metric in self.metrics
+            if not suffix or _maskable(metric)
+        }
+        self.contrast = LesionContrast(data_range, dims)
+        if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
 
     def __call__(self, output: Tensor, references: References) -> Scores:
         """All scores of outputs (N, C, *size) in network intensities."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        regions = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
+        known = [suffix for suffix in self.suffixes if not suffix or regions[suffix] is not None]
         for first in range(0, len(output), self.batch):
             part = slice(first, first + self.batch)
             made, real = (images[part].to(self.device) for images in (output, references.images))
-            masks = self._masks(references, part)
+            masks = {suffix: regions[suffix][part].to(self.device) if suffix else None for suffix in known}
             found["finite", ""].append(made.isfinite().flatten(1).all(1))
             if references.units is not None:
-                native = [references.units.native(images, first) for images in (made, real)]
-                self._add(found, "native", *native, masks)
+                self._add(found, "native", *(references.units.native(each, first) for each in (made, real)), masks)
             # Metrics count from black: SSIM's luminance term means nothing where intensities change sign.
             made, real = made - self.low, real - self.low
             self._add(found, "raw", made, real, masks)
-            if self.contrast and LESION in masks:
+            if self.contrast.name in self.rows_of and LESION in masks:
                 found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
             for suffix, mask in masks.items():
                 if suffix != LESION:
@@ -128,48 +123,7 @@ class PairScorer:
         unit = references.units.name if references.units is not None else ""
         return Scores(values, references.patients, references.volumes or [""] * len(output), finite, unit)
 
-    def means(self, output: Tensor, references: References, names: Sequence[str]) -> dict[str, float | None]:
-        """Mean over patients of these metrics, of whole images alone; None where an output is not finite."""
-        found = {}
-        for metric in self.metrics:
-            if metric.name in names:
-                batches = zip(output.split(self.batch), references.images.split(self.batch), strict=True)
-                scored = [metric(*(images.to(self.device) - self.low for images in both)).cpu() for both in batches]
-                values = torch.cat(scored).double().numpy()
-                mean = estimate(values, references.patients, draws=1).value if np.isfinite(values).all() else None
-                found[metric.name] = mean
-        return found
-
-    def rows(self, scores: Scores) -> dict[str, Any]:
-        """Row of metrics.json by its name."""
-        return {name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values}
-
-    def _row(self, name: str, scores: Scores) -> dict[str, Any]:
-        metric, suffix = self.rows_of[name]
-        raw, corrected, native, mean, weight = (
-            scores.values.get((kind, name)) for kind in ("raw", "corrected", "native", "mean", "weight")
-        )
-        patients, definition, trouble = scores.patients, _definition_in(metric, suffix), scores.trouble(name)
-        if trouble:
-            return metric_row(metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}")
-        gap = None if corrected is None else estimate(corrected, patients, draws=1).value
-        row = metric_row(metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap)
-        pooled = None if mean is None else (metric.of_mean, mean, weight)
-        row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
-        if native is not None:
-            kind, where = "hounsfield" if scores.unit == "HU" else "native", definition.rpartition("/")[2]
-            about = {"unit": scores.unit, "definition": f"{metric.native}/{kind}-intensities/{where}"}
-            found = estimate(native, patients).row()
-            row["in_units"] = {"value": found["value"], "ci95": found["ci95"]} | about
-        return row
-
-    def _masks(self, references: References, part: slice) -> Masks:
-        """Of the regions that are wanted and known."""
-        masks = {FOREGROUND: references.foreground, LESION: references.masks}
-        known = [suffix for suffix in self.suffixes if not suffix or masks[suffix] is not None]
-        return {suffix: masks[suffix][part].to(self.device) if suffix else None for suffix in known}
-
-    def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: Masks) -> None:
+    def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Tensor | None]) -> None:
         """Add every metric's scores of these images; a metric of a map draws it once for all regions."""
         for metric in self.metrics:
             inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _maskable(metric)}
@@ -185,6 +139,43 @@ class PairScorer:
                 for suffix, mask in inside.items():
                     found[kind, metric.name + suffix].append(metric(made, real, *(() if mask is None else (mask,))))
 
+    def means(self, output: Tensor, references: References, names: Sequence[str]) -> dict[str, float | None]:
+        """Mean over patients of these metrics, of whole images alone; None where an output is not finite."""
+        found = {}
+        for metric in (metric for metric in self.metrics if metric.name in names):
+            batches = zip(output.split(self.batch), references.images.split(self.batch), strict=True)
+            scored = [metric(*(images.to(self.device) - self.low for images in both)).cpu() for both in batches]
+            values = torch.cat(scored).double().numpy()
+            mean = estimate(values, references.patients, draws=1).value if np.isfinite(values).all() else None
+            found[metric.name] = mean
+        return found
+
+    def rows(self, scores: Scores) -> dict[str, Any]:
+        """Row of metrics.json by its name."""
+        return {name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values}
+
+    def _row(self, name: str, scores: Scores) -> dict[str, Any]:
+        (metric, suffix), patients, trouble = self.rows_of[name], scores.patients, scores.trouble(name)
+        definition = metric.in_mask if suffix else metric.definition
+        if suffix == FOREGROUND:
+            where = f"foreground-above-{AIR:.0%}-of-range-in-truth-or-source"
+            definition = f"{definition.removesuffix('/mask')}/{where}"
+        if trouble:
+            return metric_row(metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}")
+        raw, corrected, native, mean, weight = (
+            scores.values.get((kind, name)) for kind in ("raw", "corrected", "native", "mean", "weight")
+        )
+        gap = None if corrected is None else estimate(corrected, patients, draws=1).value
+        row = metric_row(metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap)
+        pooled = None if mean is None else (metric.of_mean, mean, weight)
+        row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
+        if native is not None:
+            kind, where = "hounsfield" if scores.unit == "HU" else "native", definition.rpartition("/")[2]
+            about = {"unit": scores.unit, "definition": f"{metric.native}/{kind}-intensities/{where}"}
+            found = estimate(native, patients).row()
+            row["in_units"] = {"value": found["value"], "ci95": found["ci95"]} | about
+        return row
+
 
 def foreground(*images: Tensor, low: float, data_range: float) -> Tensor:
     """Where any of the images (N, C, *size) shows more than air: (N, 1, *size), bool.
@@ -197,10 +188,3 @@ def foreground(*images: Tensor, low: float, data_range: float) -> Tensor:
 
 def _maskable(metric: Any) -> bool:
     return getattr(metric, "in_mask", None) is not None
-
-
-def _definition_in(metric: Any, suffix: str) -> str:
-    """How a metric's number was made in the region of that suffix."""
-    if suffix == FOREGROUND:
-        return f"{metric.in_mask.removesuffix('/mask')}/foreground-above-{AIR:.0%}-of-range-in-truth-or-source"
-    return metric.in_mask if suffix else metric.definition

@@ -7,8 +7,9 @@ every image and every run: a score that divides by an image's own maximum can be
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,9 @@ class PairMetric:
         return f"{self._method()}/mask"
 
     def __call__(self, output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
-        self._expect_alike(output, reference)
         if mask is not None and self.in_mask is None:
             raise UserError(f"{self.name} cannot be limited to a mask", where="evaluate.regions")
-        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+        with self._compared(output, reference):
             return self._score(output.float(), reference.float(), expanded(mask, output))
 
     def expect_size(self, size: Sequence[int]) -> None:
@@ -70,11 +70,15 @@ class PairMetric:
             what = f"{self.name} cannot judge images of {' x '.join(map(str, size))}"
             raise UserError(what, where="data.size", allowed=f"{self.smallest} or more a side")
 
-    def _expect_alike(self, output: Tensor, reference: Tensor) -> None:
+    @contextmanager
+    def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:
+        """Without gradients, in full precision; UserError where the two cannot be compared."""
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
             raise UserError(f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)")
         self.expect_size(output.shape[2:])
+        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+            yield
 
     def _method(self) -> str:
         return f"{self.name}/fixed-range-{self.data_range:g}"
@@ -88,8 +92,7 @@ class MapMetric(PairMetric):
 
     def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         """For each mask (None: the whole image) the map's mean over it, and of how many values that is: (N,) each."""
-        self._expect_alike(output, reference)
-        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+        with self._compared(output, reference):
             found = self._map(output.float(), reference.float())
             insides = [self._on_map(expanded(mask, output)) for mask in masks]
             return [(region_mean(found, inside), region_count(found, inside)) for inside in insides]
@@ -155,10 +158,7 @@ class RMSE(MapMetric):
 
 
 class NRMSE(RMSE):
-    """Root mean square error divided by the data range: 0 for equal images, 1 for black against white.
-
-    The range is the recipe's, neither an image's own extremes nor its mean or norm, by which others divide.
-    """
+    """Root mean square error divided by the recipe's data range: 0 for equal images, 1 for black against white."""
 
     name = "nrmse"
 
@@ -277,7 +277,7 @@ class LPIPS(PairMetric):
         self.random, self.smallest = weights == "random", LPIPS_SMALLEST[net]
         self.name = "lpips_random" if self.random else "lpips"
         self.which = f"net={net}-random-seed-{seed}" if self.random else f"version-0.1/net={net}"
-        self.network = _lpips(net, seed, pnet_rand=True, lpips=False) if self.random else pretrained_lpips(net)
+        self.network = lpips_network(net, seed if self.random else None)
 
     def _method(self) -> str:
         return f"{super()._method()}/{self.which}" + ("/middle-slices" if self.dims == 3 else "")
@@ -285,28 +285,34 @@ class LPIPS(PairMetric):
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         self.network.to(output.device)
         scaled = [2 * images / self.data_range - 1 for images in (output, reference)]
-        pictures = zip(*map(middle_slices, scaled), strict=True) if self.dims == 3 else [scaled]
-        return torch.stack([self._of_pictures(*both) for both in pictures]).mean(0)
+        found = []
+        for views in zip(*map(middle_slices, scaled), strict=True) if self.dims == 3 else [scaled]:
+            if output.shape[1] == 3:
+                found.append(self.network(*views).flatten())
+                continue
+            channels = zip(*(view.split(1, 1) for view in views), strict=True)
+            each = [self.network(*(gray.expand(-1, 3, -1, -1) for gray in both)).flatten() for both in channels]
+            found.append(torch.stack(each).mean(0))
+        return torch.stack(found).mean(0)
 
-    def _of_pictures(self, output: Tensor, reference: Tensor) -> Tensor:
-        """(N,) of pictures (N, C, H, W) from -1 to 1."""
-        if output.shape[1] == 3:
-            return self.network(output, reference).flatten()
-        channels = zip(output.split(1, 1), reference.split(1, 1), strict=True)
-        each = [self.network(*(gray.expand(-1, 3, -1, -1) for gray in both)).flatten() for both in channels]
-        return torch.stack(each).mean(0)
 
+def lpips_network(net: str, seed: int | None) -> nn.Module:
+    """The package's network with weights of a seed, which weigh alike, or (None) with those that it was published with.
 
-def pretrained_lpips(net: str) -> nn.Module:
-    """The package's network, its backbone from $GANTK_WEIGHTS, torch's cache or the web; UserError where it is nowhere.
-
-    The weights by which people's judgement enters come with the package itself.
+    The backbone's are then those of $GANTK_WEIGHTS, torch's cache or the web; UserError where they are nowhere. The
+    weights by which people's judgement enters come with the package. The global random generator stays as it was.
     """
+    import lpips
+
     from gantk.nets.pretrained import weights_file
 
-    path = weights_file(LPIPS_FILES[net])
+    path = weights_file(LPIPS_FILES[net]) if seed is None else None
+    drawn = seed is not None or path is not None
     try:
-        network = _lpips(net, 0, pnet_rand=path is not None)
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")  # it asks torchvision for weights in a way that is out of fashion
+            torch.default_generator.manual_seed(seed or 0)
+            network = lpips.LPIPS(net=net, verbose=False, pnet_rand=drawn, lpips=seed is None)
     except OSError as error:
         raise UserError(
             f"the weights of the network '{net}' of lpips are not on this machine and cannot be fetched ({error})",
@@ -320,20 +326,9 @@ def pretrained_lpips(net: str) -> nn.Module:
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
             network.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
         except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-            detail = " ".join(str(error).split())[:200]
-            what = f"'{path}' does not hold torchvision's weights of that network: {type(error).__name__}: {detail}"
+            what = f"'{path}' does not hold torchvision's weights of that network: {str(error)[:200]}"
             raise UserError(what, where="GANTK_WEIGHTS", remedy="copy it again, as torchvision offers it") from None
-    return network
-
-
-def _lpips(net: str, seed: int, **options: Any) -> nn.Module:
-    """The package's network; what it draws comes from the seed, and the global random generator stays as it was."""
-    import lpips
-
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # it asks torchvision for weights in a way that is out of fashion
-        torch.default_generator.manual_seed(seed)
-        return lpips.LPIPS(net=net, verbose=False, **options).eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

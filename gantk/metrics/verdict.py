@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -24,19 +24,23 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
     `senses`: row -> whether higher is better; None has no verdict. A model whose outputs are no numbers is not better.
     """
     verdict, patients = {}, model.patients
-    for name, values in model.of("raw").items():
-        higher, broken = senses[name], model.trouble(name)
-        sound = {key: each.of("raw")[name] for key, each in baselines.items() if _is_sound(each, name)}
-        means = {key: estimate(scores, patients, draws=1).value for key, scores in sound.items()}
-        mean = estimate(values, patients, draws=1).value
-
-        def probability(best: str, model=values, all=sound, higher=higher, broken=broken) -> float | None:
-            return 0.0 if broken else probability_better(model, all[best], patients, higher_is_better=higher)
-
+    for name in (name for kind, name in model.values if kind == "raw" and senses[name] is not None):
+        key, higher, broken = ("raw", name), senses[name], model.trouble(name)
+        rivals = {
+            each: scores.values[key]
+            for each, scores in baselines.items()
+            if key in scores.values and not scores.trouble(name)
+        }
+        means = {each: estimate(values, patients, draws=1).value for each, values in rivals.items()}
+        mean = estimate(model.values[key], patients, draws=1).value
+        chances = {
+            each: 0.0 if broken else probability_better(model.values[key], rival, patients, higher_is_better=higher)
+            for each, rival in rivals.items()
+        }
         if broken:
             mean = -np.inf if higher else np.inf
-        if higher is not None and mean is not None:
-            verdict[name] = _against_both(mean, means, higher, probability)
+        if mean is not None:
+            verdict[name] = _against_both(mean, means, higher, chances)
     return {name: found for name, found in verdict.items() if found}
 
 
@@ -44,42 +48,34 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
     """As for pairs, from rows alone: how probable it is follows from the intervals, as if both erred independently."""
     verdict = {}
     for name, row in model.items():
-        rows = {key: each[name] for key, each in baselines.items() if name in each}
-        values, higher = {key: each["value"] for key, each in rows.items()}, row["higher_is_better"]
-
-        def probability(best: str, row=row, rows=rows) -> float | None:
-            if row["ci95"] is None or rows[best]["ci95"] is None:
-                return None
-            gain = (row["value"] - rows[best]["value"]) * (1 if row["higher_is_better"] else -1)
-            error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, rows[best]))))
-            return NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
-
-        if row["value"] is not None and higher is not None:
-            verdict[name] = _against_both(row["value"], values, higher, probability)
+        higher, chances = row["higher_is_better"], {}
+        if row["value"] is None or higher is None:
+            continue
+        rivals = {
+            key: each[name] for key, each in baselines.items() if name in each and each[name]["value"] is not None
+        }
+        for key, rival in rivals.items():
+            chances[key] = None
+            if row["ci95"] and rival["ci95"]:
+                gain = (row["value"] - rival["value"]) * (1 if higher else -1)
+                error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, rival))))
+                chances[key] = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
+        values = {key: rival["value"] for key, rival in rivals.items()}
+        verdict[name] = _against_both(row["value"], values, higher, chances)
     return {name: found for name, found in verdict.items() if found}
 
 
-def _is_sound(scores: Scores, name: str) -> bool:
-    return ("raw", name) in scores.values and not scores.trouble(name)
-
-
 def _against_both(
-    value: float, baselines: Mapping[str, float | None], higher: bool, probability: Callable[[str], float | None]
+    value: float, means: Mapping[str, float | None], higher: bool, chances: Mapping[str, float | None]
 ) -> dict[str, Any] | None:
     """The verdict over all baselines, and within it that over those that needed no pairs."""
-
-    def against(known: Mapping[str, float]) -> dict[str, Any] | None:
-        if not known:
-            return None
-        best = (max if higher else min)(known, key=known.get)
-        better = value > known[best] if higher else value < known[best]
-        return {"better": bool(better), "best_baseline": best, "probability": probability(best)}
-
-    known = {name: mean for name, mean in baselines.items() if mean is not None and name != CEILING}
-    found = against(known)
-    if found is None:
-        return None
-    return found | {"without_pairs": against({n: mean for n, mean in known.items() if n not in WITH_PAIRS})}
+    found = []
+    for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
+        known = {name: mean for name, mean in means.items() if mean is not None and name not in left_out}
+        best = (max if higher else min)(known, key=known.get, default=None)
+        better = best is not None and bool(value > known[best] if higher else value < known[best])
+        found.append(best and {"better": better, "best_baseline": best, "probability": chances[best]})
+    return found[0] and found[0] | {"without_pairs": found[1]}
 
 
 def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> dict[str, Any]:
