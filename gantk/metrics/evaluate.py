@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -110,30 +110,28 @@ class Scorer:
             self._test_samples(result)
         return result
 
-    # ---- translations
-
     def _test_direction(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
         key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs]
         sources = sources or (self.reals.records("test", OTHER[to]) if self.set_metrics else [])
-        if not sources:
-            return
-        inputs = self._stacked(sources)
-        output = self._translate_shared(inputs, to)
+        output = self._translate_shared(inputs := self._stacked(sources), to) if sources else None
         if output is None:
             return
-        made = {key: self.data.centre(output)}
+        made, shown = {key: self.data.centre(output)}, self.data.centre(inputs)
         if self.posts:
             made[f"{key}_post"] = self.data.centre(self._finished(output, to))
-        shown = self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
-        for part in (result["metrics"], result["verdict"]):
-            part |= {direction: {} for direction in made}
-        for name in baselines:
-            result["baselines"].setdefault(name, {})[key] = {}
+        self._begin(result, key, made, baselines)
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
-            self._score_pairs(result, key, made, baselines, references)
+            beside = {name: self.pairs(images, references) for name, images in baselines.items()}
+            for name, scores in beside.items():
+                result["baselines"][name][key] |= self.pairs.rows(scores)
+            senses = {name: metric.higher_is_better for name, (metric, _) in self.pairs.rows_of.items()}
+            for direction, images in made.items():
+                scores = self.pairs(images, references)
+                result["metrics"][direction] |= self.pairs.rows(scores)
+                result["verdict"][direction] |= pair_verdict(scores, beside, senses)
             if self.model.evaluate.uncertainty != "none":
                 result.setdefault("uncertainty", {})[key] = self._uncertainty(inputs, references, to, others)
         if self.set_metrics:
@@ -141,6 +139,13 @@ class Scorer:
             about = [record.subject for record in sources], self.reals.labels_of(sources), masks
             groups = {name: self.reals.group(images, *about) for name, images in (made | baselines).items()}
             self._score_sets(result, groups, to, key, list(made))
+
+    @staticmethod
+    def _begin(result: dict[str, Any], key: str, made: Iterable[str], baselines: Iterable[str]) -> None:
+        for part in (result["metrics"], result["verdict"]):
+            part |= {direction: {} for direction in made}
+        for name in baselines:
+            result["baselines"].setdefault(name, {})[key] = {}
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """(name, baseline) for images of domain `to`; those that learn from pairs only where training pairs are known.
@@ -160,17 +165,6 @@ class Scorer:
             options = {"dims": table.data.dims, "steps": table.evaluate.regression, "seed": table.train.seed}
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
             yield "regression", Regression(images, low=low, high=high, runtime=self.runtime, **options)
-
-    def _score_pairs(self, result: dict, key: str, made: dict, baselines: dict, references: References) -> None:
-        """Rows and verdicts of images by direction, and rows of their baselines, into the result."""
-        beside = {name: self.pairs(images, references) for name, images in baselines.items()}
-        for name, scores in beside.items():
-            result["baselines"][name][key] |= self.pairs.rows(scores)
-        senses = {name: metric.higher_is_better for name, (metric, _) in self.pairs.rows_of.items()}
-        for direction, images in made.items():
-            scores = self.pairs(images, references)
-            result["metrics"][direction] |= self.pairs.rows(scores)
-            result["verdict"][direction] |= pair_verdict(scores, beside, senses)
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
@@ -200,8 +194,6 @@ class Scorer:
         made = self.runtime.share(images.split(self.batch), lambda part: self._translate(part, to))
         return None if made is None else torch.cat(made)
 
-    # ---- images from noise
-
     def _test_samples(self, result: dict[str, Any]) -> None:
         count = self.model.evaluate.images
         passes = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
@@ -213,9 +205,7 @@ class Scorer:
             groups["image_post"] = self._sampled(self._finished(images, self.letter))
         made = list(groups)
         groups["noise"] = self.reals.group(self.reals.noise(self.letter, count), [""] * count, groups["image"].labels)
-        result["baselines"].setdefault("noise", {})["image"] = {}
-        for part in (result["metrics"], result["verdict"]):
-            part |= {direction: {} for direction in made}
+        self._begin(result, "image", made, ["noise"])
         self._score_sets(result, groups, self.letter, "image", made)
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
@@ -236,8 +226,6 @@ class Scorer:
         """Classes in turn, where the method makes images of a class."""
         classes = self.method.geometry.classes if self.method.conditional else ()
         return torch.arange(count) % len(classes) if classes else None
-
-    # ---- both
 
     def _score_sets(
         self, result: dict[str, Any], groups: dict[str, ImageGroup], letter: str, key: str, made: list[str]
@@ -294,64 +282,50 @@ class Scorer:
 
 def chosen_metrics(model: Model, reals: RealImages, method: Method, data_range: float) -> tuple[list[Any], list[Any]]:
     """(pair metrics, set metrics) of a recipe, built; UserError where one cannot judge this method or these data."""
-    parts, pairs, sets = model.evaluate.metrics, bool(method.directions()), method.samples
+    parts, directions = model.evaluate.metrics, method.directions()
     if parts is None:
-        names = (OF_TRANSLATIONS if pairs else ()) + (OF_SAMPLES if sets else ())
+        names = (OF_TRANSLATIONS if directions else ()) + (OF_SAMPLES if method.samples else ())
         parts = [bind_or_raise("metric", name) for name in names]
     built = [part(data_range, model.data.dims) for part in parts]
     of_sets = [metric for metric in built if getattr(metric, "sets", False)]
     of_pairs = [metric for metric in built if metric not in of_sets]
-    if of_pairs and not pairs:
-        raise UserError(
-            f"the metric '{of_pairs[0].name}' compares an output with its truth, and images from noise have none",
-            where="evaluate.metrics",
-            remedy="use metrics of sets: kid, fid, prdc, diversity, two_sample, "
-            "or classification where classes are known",
-        )
+    for metric in [] if directions else of_pairs:
+        what = f"the metric '{metric.name}' compares an output with its truth, and images from noise have none"
+        raise UserError(what, where="evaluate.metrics", remedy="use metrics of sets, such as kid, fid or prdc")
     for metric in of_sets:
-        if getattr(metric, "needs_classes", False):
-            _expect_classes(metric.name, reals, method)
+        trouble = _classes_missing(reals, method) if getattr(metric, "needs_classes", False) else None
         if getattr(metric, "needs_masks", False):
-            _expect_masks(metric.name, reals, method)
-            reals.masks = True
+            reals.masks, trouble = True, _masks_missing(reals, method)
+        if trouble:
+            remedy = f"{trouble[1]}, or leave it out"
+            raise UserError(f"the metric '{metric.name}' {trouble[0]}", where="evaluate.metrics", remedy=remedy)
     return of_pairs, of_sets
 
 
-def _expect_classes(name: str, reals: RealImages, method: Method) -> None:
-    """Two classes of real images to learn and to test, and a known class of every made image."""
+def _classes_missing(reals: RealImages, method: Method) -> tuple[str, str] | None:
+    """What is wrong, and its remedy, without two classes to learn and to test, and a known class of a made image."""
     letter = (method.directions() or method.reads)[0]
     train, test = ({record.label for record in reals.labelled(split, letter)} for split in ("train", "test"))
     if len(train & test) < 2:
-        train, test = (", ".join(sorted(names)) or "none" for names in (train, test))
-        raise UserError(
-            f"the metric '{name}' needs real images of two classes to learn from and to be tested on; "
-            f"known are {train} among the training images and {test} among the test images",
-            where="evaluate.metrics",
-            remedy="put images into one folder for each class, split so that both sides have each, or leave it out",
-        )
+        found = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
+        what = f"needs real images of two classes to learn from and to be tested on; known are {found}"
+        return what, "put images into one folder for each class, split so that both sides have each"
     if not method.directions() and not method.geometry.classes and reals.only_label(letter, 1) is None:
-        raise UserError(
-            f"the metric '{name}' must know the class of a made image, and this method was trained on a mixture",
-            where="evaluate.metrics",
-            remedy="train a conditional method with data.labels = true, or on one class alone (data.source.only)",
-        )
+        what = "must know the class of a made image, and this method was trained on a mixture"
+        return what, "train a conditional method with data.labels = true, or on one class alone (data.source.only)"
+    return None
 
 
-def _expect_masks(name: str, reals: RealImages, method: Method) -> None:
-    """Masks of real images to learn and to test, and of what a made image shows."""
+def _masks_missing(reals: RealImages, method: Method) -> tuple[str, str] | None:
+    """The same without masks of real images to learn and to test, and of what a made image shows."""
     if not method.directions():
-        raise UserError(
-            f"the metric '{name}' must know where the lesions of a made image are, and an image from noise has no mask",
-            where="evaluate.metrics",
-            remedy="leave it out; classification says whether such images are of use",
-        )
+        what = "must know where the lesions of a made image are, and an image from noise has no mask"
+        return what, "use classification, which says whether such images are of use"
     for letter in method.directions():
         known = [[reals.masked(r) is not None for r in reals.records(split, letter)] for split in ("train", "test")]
         if not all(map(any, known)):
             training, test = (f"{sum(each)} of {len(each)}" for each in known)
-            raise UserError(
-                f"the metric '{name}' needs real images with lesion masks to learn from and to be tested on, and "
-                f"{training} training images and {test} test images have one",
-                where="evaluate.metrics",
-                remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
-            )
+            what = "needs real images with lesion masks to learn from and to be tested on, and "
+            what += f"{training} training images and {test} test images have one"
+            return what, 'name the masks (data.source.mask = "seg"), give the phantom lesions'
+    return None

@@ -66,10 +66,9 @@ class RealImages:
         place = {r.subject: name for name, records in self.data.splits.items() for r in records if r.subject}
         units = sorted({record.subject or record.key for record in left} - place.keys())
         order = np.random.default_rng(table.split.seed).permutation(len(units))
-        test = round(table.split.test * len(units))
-        validation = test + round(table.split.validation * len(units))
-        for rank, unit in enumerate(order):
-            place[units[unit]] = "test" if rank < test else "validation" if rank < validation else "train"
+        shares = [round(share * len(units)) for share in (table.split.test, table.split.validation)]
+        names = ["test"] * shares[0] + ["validation"] * shares[1] + ["train"] * len(units)
+        place |= {units[unit]: name for unit, name in zip(order, names, strict=False)}
         return {name: [r for r in left if place[r.subject or r.key] == name] for name in self.data.splits}
 
     def records(self, split: str, letter: str) -> list[Record]:
@@ -159,17 +158,15 @@ class RealImages:
     def references(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None) -> References:
         """Domain `to` of pairs: images and patients; with `sources` (N, C, *size), as they are shown, all that is
         known of them."""
-        records = [pair[to] for pair in pairs]
-        images, patients = self._images(records), [record.subject for record in records]
+        records, (low, high) = [pair[to] for pair in pairs], self.data.range
+        references = References(self._images(records), [record.subject for record in records])
         if sources is None:
-            return References(images, patients)
-        low, high = self.data.range
+            return references
         masks = [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
-        return References(
-            images,
-            patients,
+        return replace(
+            references,
             masks=torch.stack(masks) if any(mask.any() for mask in masks) else None,
-            foreground=foreground(sources, images, low=low, data_range=high - low),
+            foreground=foreground(sources, references.images, low=low, data_range=high - low),
             volumes=[volume_of(record) for record in records],
             units=units_of(self.data, records, to),
         )
