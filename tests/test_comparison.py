@@ -64,17 +64,6 @@ def test_volumes_are_scored_by_the_range_of_the_whole_set_of_truths(tmp_path, vo
     assert rows["mae"]["corrected"] == pytest.approx(corrected, rel=1e-3)
 
 
-def test_pictures_are_scored_by_the_range_of_their_type_even_constant_ones(tmp_path):
-    from PIL import Image
-
-    for side, value in (("truth", 100), ("pred", 110)):
-        (tmp_path / side).mkdir()
-        Image.fromarray(np.full((16, 16), value, np.uint8)).save(tmp_path / side / "a.png")
-    rows = rows_of(tmp_path, "psnr", "mae")
-    assert rows["mae"]["value"] == pytest.approx(10) and "fixed-range-255" in rows["psnr"]["definition"]
-    assert rows["psnr"]["value"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
-
-
 def test_sets_are_compared_whatever_their_names_but_at_one_size(tmp_path, pictures):
     pictures(tmp_path / "pred", 6)
     for path in pictures(tmp_path / "truth", 8, seed=9):

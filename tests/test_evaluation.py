@@ -14,9 +14,9 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.references import units_of, volume_of
+from gantk.metrics.references import units_of
 from gantk.metrics.sample_batch import SampleBatch, alarms, difference
-from gantk.metrics.sets import ImageGroup, Score, set_rows
+from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
@@ -122,11 +122,6 @@ def test_samples_stand_between_noise_and_real_images(sampling):
     verdict = result["verdict"]["image"]
     assert verdict["kid_random"]["best_baseline"] == "noise" and "diversity" not in verdict
     assert 0 <= verdict["kid_random"]["probability"] <= 1
-
-
-def test_scores_of_samples_do_not_depend_on_the_batch(sampling):
-    found = [scorer_of(sampling | {"translate": {"batch": batch}}, Samples).test() for batch in (1, 7)]
-    assert found[0]["metrics"] == found[1]["metrics"]
 
 
 @pytest.mark.parametrize("case", ["nothing held out", "patches", "volumes"])
@@ -245,15 +240,6 @@ def test_the_foreground_is_that_of_source_and_truth_and_the_same_for_all_rivals(
     assert row["value"] == pytest.approx(sum(by_patient.values()) / len(by_patient), abs=1e-5)
 
 
-def test_slices_and_volumes_stand_beside_patients(translation):
-    record = lambda subject, scan="": Record("a", subject, "key", lambda: None, scan_key=scan)  # noqa: E731
-    assert volume_of(record("p", "1")) != volume_of(record("p", "2")) and volume_of(record("p")) == "p"
-    translation["data"]["source"] |= {"subjects": 10, "slices": 3}
-    row = scorer_of(translation, Translates).test()["metrics"]["a_to_b"]["psnr"]
-    assert row["n"] == 2 and row["images"] == row["per"]["slice"]["n"] == 6 and row["per"]["volume"]["n"] == 2
-    assert row["per"]["volume"]["value"] < row["per"]["slice"]["value"] == pytest.approx(row["value"])
-
-
 @pytest.mark.parametrize(
     "intensity",
     [
@@ -338,27 +324,6 @@ def test_baselines_learn_from_training_images_alone(translation, monkeypatch):
     assert len(list(scorer.baselines("b"))) == 3
     train = {record.subject for record in scorer.data.splits["train"]}
     assert {record.subject for record in seen} == train and {record.domain for record in seen} == {"a", "b"}
-
-
-def test_set_metrics_that_need_masks_are_given_those_of_the_sources(translation, monkeypatch):
-    from gantk_tasks.segmentation import Segmentation
-
-    seen = []
-
-    def watch(self, train, test, fake):
-        seen.append((fake, test))
-        return Score(0.5, None, len(fake), "segmentation/watched")
-
-    monkeypatch.setattr(Segmentation, "__call__", watch)
-    translation["evaluate"]["metrics"] = ["segmentation"]
-    scorer = scorer_of(lesions(translation), Translates)
-    assert scorer.test()["metrics"]["a_to_b"]["segmentation"]["value"] == 0.5
-    pairs = scorer.data.pairs("test")
-    truth = scorer.reals.references(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
-    assert truth.masks.any()
-    for fake, test in seen[:3]:  # the model, identity, histogram matching
-        assert torch.equal(fake.masks, truth.masks) and torch.equal(test.masks, truth.masks)
-        assert fake.patients == test.patients == truth.patients
 
 
 class Breaks(Translates):

@@ -12,7 +12,7 @@ from test_metrics import pair
 
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
-from gantk.metrics.intervals import drawn_interval, estimate, left_out_interval, per_level, probability_better
+from gantk.metrics.intervals import estimate, left_out_interval, probability_better
 from gantk.metrics.pair_scores import PairScorer, References, foreground
 from gantk.metrics.pairs import MAE, MSSSIM, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
@@ -108,20 +108,6 @@ def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
     assert rows["mae"]["per"]["volume"]["value"] == pytest.approx((output - truth).abs().mean().item(), abs=1e-5)
 
 
-def test_levels_are_told_apart_by_what_counts_alike():
-    scores, patients = np.array([1.0, 1.0, 4.0, 10.0, 8.0]), list("pppqq")
-    found = per_level(scores, patients, ["p/1", "p/1", "p/2", "q/1", "q/1"], 2)
-    assert estimate(scores, patients).value == 5.5
-    assert (found["slice"]["value"], found["slice"]["n"]) == (pytest.approx(4.8), 5)
-    assert (found["volume"]["value"], found["volume"]["n"]) == (pytest.approx((1 + 4 + 9) / 3), 3)
-    assert found["volume"]["how"] == "mean-of-slices" and found["slice"]["ci95"] and found["volume"]["ci95"]
-    means, pixels = np.array([1.0, 5.0, np.nan]), np.array([30.0, 10.0, 0.0])  # a slice weighs as its region's pixels
-    pooled = per_level(means, list("ppp"), list("vvv"), 2, (lambda mean: mean, means, pixels))["volume"]
-    assert (pooled["value"], pooled["how"]) == (2.0, "pooled-over-slices")
-    for volumes, dims, levels in ((["", ""], 2, {"slice"}), (["p", "q"], 2, {"slice"}), (["", ""], 3, {"volume"})):
-        assert set(per_level(np.array([1.0, 2.0]), ["p", "q"], volumes, dims)) == levels
-
-
 def test_images_are_counted_from_black_and_the_batch_does_not_matter(monkeypatch):
     output, truth = pair((5, 1, 24, 24))
     found = [scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5) for n in (1, 2, 5)]
@@ -184,19 +170,6 @@ def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
         low, high = estimate(values, patients, alike=alike, draws=400).ci95
         held += low < 30 < high
     assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow
-
-
-def test_intervals_are_seeded_and_widen_when_images_share_patients():
-    values = np.repeat(np.random.default_rng(2).normal(20, 2, 8), 10).tolist()
-    shared = [f"p{i // 10}" for i in range(80)]
-    assert estimate(values, shared) == estimate(values, shared) != estimate(values, shared, seed=1)
-    for alike in (False, True):
-        ends = [estimate(values, patients, alike=alike).ci95 for patients in (shared, [""] * 80)]
-        assert ends[0][1] - ends[0][0] > 2 * (ends[1][1] - ends[1][0])
-    assert drawn_interval(lambda i: float(np.mean(np.array(values)[i])), shared) == pytest.approx(
-        estimate(values, shared).ci95, abs=0.2
-    )
-    assert drawn_interval(lambda i: 1.0, ["p", "p"]) is None
 
 
 def test_leaving_out_patients_is_the_two_sample_jackknife():
@@ -286,9 +259,9 @@ def rising(patients: int = 2) -> np.ndarray:
     return np.stack([rng.permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for _ in range(patients)])
 
 
-def judged(errors, uncertainties, inside=None, patients=None, **options) -> dict:
+def judged(errors, uncertainties, inside=None, patients=None) -> dict:
     inside = np.ones_like(errors[:, :1]) if inside is None else inside
-    return judge_uncertainty(errors, uncertainties, inside, patients or [""] * len(errors), **options)
+    return judge_uncertainty(errors, uncertainties, inside, patients or [""] * len(errors))
 
 
 def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
@@ -307,14 +280,6 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
     assert found["auroc"]["value"] == 0.5 and found["spearman"]["value"] is None
     assert found["ause"]["value"] == pytest.approx(found["ause"]["random"])
     assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
-
-
-def test_ties_count_half_and_the_threshold_is_the_one_named():
-    errors = np.array([0.0, 0.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
-    for uncertainties, auroc in (([1, 2, 3, 2], 1.5 / 3), ([1, 2, 3, 3], 2.5 / 3), ([1, 2, 3, 4], 1.0)):
-        found = judged(errors, np.array(uncertainties, float).reshape(errors.shape), threshold=0.5)
-        assert found["auroc"]["value"] == pytest.approx(auroc)
-    assert "error-above-0.5" in found["auroc"]["definition"]
 
 
 def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():

@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.metrics.baselines import IntensityMap
-from gantk.metrics.checkpoint_choice import Choice, Criterion, OnPairs, Sampled, Unpaired, criterion_for, without
+from gantk.metrics.checkpoint_choice import Choice, Criterion, OnPairs, Sampled, criterion_for
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -144,20 +144,6 @@ def test_the_choice_does_not_know_the_pairs(study, monkeypatch):
     assert {name: judged(study, name, data=shuffled) for name in ("good", "copy")} == before
 
 
-def test_reals_are_of_other_patients(study):
-    model, data, ways = study
-    for method, letter in ((Translates, "b"), (Pairs, "a")):
-        loaded = data if method is Translates else Data.load(recipe(split={"test": 0.2, "validation": 0.0}).data, Pairs)
-        built = method(Geometry(2, (32, 32), data.channels, (), data.range), **ways["copy"])
-        criterion = Unpaired(model, loaded, built, CPU)
-        criterion.count = 8
-        sources, reals = criterion._apart(letter)
-        assert len(sources) == 8 and len(reals) >= 8
-        assert not {r.subject for r in sources} & {r.subject for r in reals}
-        assert {r.domain for r in sources} != {r.domain for r in reals} == {letter}
-    assert without(sources, sources[:1]) == [r for r in sources if r.subject != sources[0].subject]
-
-
 def test_paired_methods_are_chosen_by_their_validation_pairs(study):
     model, _, ways = study
     data = Data.load(model.data, Pairs)
@@ -180,13 +166,6 @@ def test_images_from_noise_are_judged_by_their_distance_unless_they_are_all_alik
     assert entry["score"] == entry["image"]["kid_random"] > 0 and "barred" not in entry
     criterion.method.scale = 0.01
     assert criterion()["barred"] == "image: the outputs are all alike"
-
-
-def test_a_single_save_is_not_judged(study):
-    model, data, ways = study
-    model = copy.deepcopy(model)
-    model.train.steps = model.train.save_every
-    assert type(criterion_for(model, data, Translates(Geometry(2, (32, 32), {}), **ways["copy"]), CPU)) is Criterion
 
 
 def test_the_winner_has_no_bar_and_the_least_score_and_comes_first():
@@ -300,10 +279,3 @@ def test_a_resumed_run_chooses_as_if_it_had_never_stopped(tiny_recipe, tmp_path)
     lines = [[line for line in each.read_log() if "selection" in line] for each in (run, whole)]
     assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 4, 6]
     assert {"kid_random", "structure", "cycle"} == lines[0][0]["selection"]["a_to_b"].keys()
-
-
-def test_a_finished_run_that_lost_its_best_json_gets_it_back(copied_run):
-    before = (copied_run / "best.json").read_bytes()
-    (copied_run / "best.json").unlink()
-    gantk.resume(copied_run, device="cpu", say=lambda line: None)
-    assert (copied_run / "best.json").read_bytes() == before

@@ -6,8 +6,7 @@ Each takes images (N, C, *size) and gives images, so that every metric scores a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -44,7 +43,10 @@ class HistogramMatching:
     def __init__(self, target: Iterable[Tensor]):
         """`target`: the target domain's training images, (C, *size) each."""
         # Evenly spaced order statistics stand for an image, whatever its size: each image counts alike.
-        pools = [spaced_order(flat(image)) for image in target]
+        pools = []
+        for image in target:
+            ordered = np.sort(flat(image), axis=1)
+            pools.append(ordered[:, np.linspace(0, ordered.shape[1] - 1, QUANTILES).round().astype(int)])
         if not pools:
             raise UserError("histogram matching needs training images of the target domain")
         self.levels = np.linspace(0, 1, QUANTILES)
@@ -112,12 +114,6 @@ def flat(image: Tensor) -> np.ndarray:
     return image.detach().cpu().double().flatten(1).numpy()
 
 
-def spaced_order(values: np.ndarray) -> np.ndarray:
-    """QUANTILES evenly spaced order statistics of each row."""
-    ordered = np.sort(values, axis=1)
-    return ordered[:, np.linspace(0, ordered.shape[1] - 1, QUANTILES).round().astype(int)]
-
-
 def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same seeded choice of PIXELS positions of both, so that a data set of volumes fits into memory."""
     if source.size <= PIXELS:
@@ -129,21 +125,12 @@ def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np
 class Regression:
     """The strongest simple baseline: what plain L1 regression makes of the sources, on pairs, with no discriminator.
 
-    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes), mirrored or not along the
-    last axis, to minimise the mean absolute error (Isola et al., 2017, table 1, "L1"). It gives the median of what is
-    possible: hard to beat in PSNR, smooth to look at.
-
-    Args:
-        pairs: registered training images (source, target), (C, *size) and (C', *size), in network intensities.
-        dims: 2 or 3.
-        steps: of training; on one core about 0.1 s each at 96 x 96 in bfloat16.
-        seed: of the weights, the order and the mirroring. The same seed on the same machine gives the same images; the
-            global random generators are left as they were.
-        low, high: the network intensities of black and white; outputs never leave them.
-        runtime: where and how precisely it computes.
-
-    A source's NaN (a contrast that a patient lacks) is seen as black; a target's is not learned from. UserError where
-    there are no pairs, or images of several sizes.
+    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of (source, target), each
+    (C, *size), mirrored or not along the last axis, to minimise the mean absolute error (Isola et al., 2017, table 1,
+    "L1"). It gives the median of what is possible: hard to beat in PSNR, smooth to look at. On one core about 0.1 s
+    a step at 96 x 96 in bfloat16. `low` and `high` are the network intensities of black and white, which outputs never
+    leave. A source's NaN (a contrast that a patient lacks) is seen as black; a target's is not learned from. The same
+    seed on the same machine gives the same images. UserError where there are no pairs, or images of several sizes.
     """
 
     def __init__(
@@ -159,14 +146,10 @@ class Regression:
     ):
         self.dims, self.low, self.high, self.runtime = dims, float(low), float(high), runtime
         pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]
-        if not pairs:
-            raise UserError("a regression needs registered training pairs", where="evaluate.regression")
-        if steps < 1:
-            raise UserError(f"{steps} steps train nothing", where="evaluate.regression", allowed="1 or more")
         sizes = sorted({tuple(image.shape[1:]) for pair in pairs for image in pair})
-        if len(sizes) > 1:
-            found = " and ".join(str(list(size)) for size in sizes[:2])
-            raise UserError(f"a regression learns from images of one size, and these have {found}", where="data.size")
+        if len(sizes) != 1 or steps < 1:
+            what = f"{steps} steps on {len(pairs)} registered training pairs of the sizes {sizes} teach nothing"
+            raise UserError(what, where="evaluate.regression", allowed="1 or more steps on pairs of one size")
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             chosen = torch.randint(len(pairs), (BATCH[dims],), generator=generator).tolist()
@@ -239,7 +222,8 @@ def trained(
     """
     generator = torch.Generator().manual_seed(seed)
     repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with torch.inference_mode(False), torch.enable_grad(), seeded(seed), repeatable:
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]), repeatable:
+        torch.default_generator.manual_seed(seed)
         network = make().train()
         build = optimizer or bind_or_raise("optimizer", {"name": "adam", "lr": RATE, "betas": [0.9, 0.999]})
         optimizer = build(network.parameters())
@@ -258,12 +242,3 @@ def mirrored(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
     turned = torch.rand(len(images[0]), generator=generator) < 0.5
     turned = [turned.view(-1, *[1] * (batch.ndim - 1)).to(batch.device) for batch in images]
     return [torch.where(yes, batch.flip(-1), batch) for yes, batch in zip(turned, images, strict=True)]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The CPU's random generator begins at `seed`, and is afterwards where it was; those of other devices are not
-    touched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -41,18 +41,20 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
     folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
     if predicted.is_file() and truth.is_file():
         return [(sides[0][0], sides[1][0])]
-    named, bare = ([{key(scan): scan for scan in side} for side in sides] for key in (_stem, _bare))
+    # below the folder, and without sub-folders: sorted into other ones, the names alone will do where each is unique
+    named = [{_stem(scan): scan for scan in side} for side in sides]
+    bare = [{name.rpartition("/")[2]: scan for name, scan in names.items()} for names in named]
     unique = all(len(names) == len(side) for names, side in zip(bare, sides, strict=True))
-    if unique and named[0].keys() != named[1].keys():  # sorted into other sub-folders: the names alone will do
+    if unique and named[0].keys() != named[1].keys():
         named = bare
     shared = named[0].keys() & named[1].keys()
     for folder, side, names, alone in zip(folders, sides, named, bare, strict=True):
         if len(names) < len(side) or (not shared and len(alone) < len(side)):
-            counts = Counter(map(_bare, side))
-            twice = [scan.name for scan in side if counts[_bare(scan)] > 1]
+            counts = Counter(_stem(scan).rpartition("/")[2] for scan in side)
+            twice = [scan.name for scan in side if counts[_stem(scan).rpartition("/")[2]] > 1]
             what = f"{len(twice)} images in {folder} share their names: {_some(twice)}"
             raise UserError(what, where=WHERE, remedy="give both folders the same sub-folders, or other names")
-    lonely = [sorted(named[i].keys() - named[1 - i].keys()) for i in (0, 1)]
+    lonely = [sorted(names.keys() - shared) for names in named]
     if any(lonely):
         lists = [f"{len(names)} only in {f}: {_some(names)}" for f, names in zip(folders, lonely, strict=True) if names]
         what = f"the two folders do not hold the same names; {'; '.join(lists)}"
@@ -108,11 +110,6 @@ def _files(path: Path) -> list[Scan]:
 def _stem(scan: Scan) -> str:
     """Its name below the folder, without the suffix."""
     return scan.name[: len(scan.name) - len(suffix_of(scan.name))]
-
-
-def _bare(scan: Scan) -> str:
-    """The same without its sub-folders."""
-    return _stem(scan).rpartition("/")[2]
 
 
 def _some(names: list[str]) -> str:

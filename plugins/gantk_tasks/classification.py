@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,37 @@ BATCH = 16  # images of a training step
 RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
 
 
-class Classification:
+@dataclass(eq=False)
+class Judge:
+    """A metric of sets that trains classifiers of its own; subclasses say what on."""
+
+    data_range: float
+    dims: int
+    _: KW_ONLY
+    backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
+    weights: Literal["random", "pretrained"] = "random"  # random: from scratch; pretrained: timm's weights
+    steps: int = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.03 s
+    side: int = 64  # pixels that images are brought to
+    seed: int = 0  # of the classifier's weights and of the order of its batches
+
+    sets, name, unit, higher_is_better = True, "", "", True
+
+    def __post_init__(self) -> None:
+        expect_least(steps=(self.steps, 1), side=(self.side, 16))
+
+    def fit(self, images: Tensor, labels: Tensor, classes: int) -> Classifier:
+        """A classifier that has learned these images."""
+        options = self.backbone, self.weights, self.steps, self.side, self.seed, self.data_range
+        return Classifier(*options).fit(images, labels, classes)
+
+    @property
+    def definition(self) -> str:
+        made = "small" if self.backbone == "small" else f"{self.backbone}-{self.weights}"
+        return f"{self.name}/balanced-accuracy/{made}/{self.side}px/steps={self.steps}x{BATCH}"
+
+
+@dataclass(eq=False, kw_only=True)
+class Classification(Judge):
     """Is synthetic data of use: a classifier learns from it, and is tested on real patients that nobody has seen.
 
     Three classifiers of the same design and number of steps learn from synthetic images ("classification"), from real
@@ -31,26 +62,10 @@ class Classification:
     Where the generator makes some classes only, "synthetic" is its images with real ones of the other classes.
     """
 
-    sets, baselines, needs_classes = True, False, True
-    name, unit, higher_is_better = "classification", "", True
+    backbone: str = "resnet18"  # a network of timm, or small: four convolutions, seconds on one core
+    steps: int = 150  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
 
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        backbone: str = "resnet18",  # a network of timm, or small: four convolutions, seconds on one core
-        weights: Literal["random", "pretrained"] = "random",  # random: from scratch; pretrained: timm's weights
-        steps: int = 150,  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
-        side: int = 64,  # pixels that images are brought to
-        seed: int = 0,  # of the classifier's weights and of the order of its batches
-    ):
-        expect_least(steps=(steps, 1), side=(side, 16))
-        self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
-
-    @property
-    def definition(self) -> str:
-        return f"classification/balanced-accuracy/{self.make().definition}"
+    baselines, needs_classes, name = False, True, "classification"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         test, fake = self._labelled("test", test), self._labelled("made", fake)
@@ -90,12 +105,16 @@ class Classification:
         found, truth = [], []
         for learn, asked in folds:
             own, true = (torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked))
-            found.append(self.make().fit(learn.images, own, len(classes)).probabilities(asked.images).numpy())
+            found.append(self.fit(learn.images, own, len(classes)).probabilities(asked.images).numpy())
             truth.append(true.numpy())
         found, truth = np.concatenate(found), np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
         scores: dict[str, dict[str, Any]] = {}
-        for name, function in (("balanced", balanced_accuracy), ("accuracy", accuracy), ("auroc", area_under_roc)):
+        for name, function in (
+            ("balanced", balanced_accuracy),
+            ("accuracy", lambda likely, truth: float((likely.argmax(1) == truth).mean())),
+            ("auroc", area_under_roc),
+        ):
             ci95 = drawn_interval(lambda i, f=function: f(found[i], truth[i]), patients)
             scores[name] = {"value": function(found, truth), "ci95": list(ci95) if ci95 else None}
         best = scores.pop("balanced")
@@ -113,7 +132,7 @@ class Classification:
         return chosen(ImageGroup(group.images, group.patients, labels), labels >= 0)
 
 
-class TwoSample:
+class TwoSample(Judge):
     """Can a classifier tell made images from real ones (Lopez-Paz and Oquab, 2017): 0.5 is chance, 1 always.
 
     It learns from real training images and half of the fakes, as many of each, and is asked about held-out real images
@@ -123,26 +142,7 @@ class TwoSample:
     Where training and held-out images are the same set, its first half is learned from and its second asked about.
     """
 
-    sets = True
-    name, unit, higher_is_better = "two_sample", "", False
-
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        backbone: str = "small",  # small: four convolutions; or a network of timm
-        weights: Literal["random", "pretrained"] = "random",  # random: from scratch; pretrained: timm's weights
-        steps: int = 200,  # of 16 images each
-        side: int = 64,  # pixels that images are brought to
-        seed: int = 0,  # of the classifier's weights and of the order of its batches
-    ):
-        expect_least(steps=(steps, 1), side=(side, 16))
-        self.make = lambda: Classifier(backbone, weights, steps, side, seed, data_range)
-
-    @property
-    def definition(self) -> str:
-        return f"two_sample/balanced-accuracy/{self.make().definition}"
+    name, higher_is_better = "two_sample", False
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         from scipy.special import bdtrc
@@ -157,7 +157,7 @@ class TwoSample:
             sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
             raise UserError(f"two_sample needs more images than {sizes}", where="evaluate.metrics", allowed="4 or more")
         learned = torch.cat([_spread(group, count).images for group in (train, known)])
-        model = self.make().fit(learned, torch.arange(2).repeat_interleave(count), 2)
+        model = self.fit(learned, torch.arange(2).repeat_interleave(count), 2)
         real, made = (_spread(group, tested) for group in (test, asked))
         found, truth = model.probabilities(torch.cat([real.images, made.images])).numpy(), np.repeat([0, 1], tested)
         names = [*(patient or f"real {i}" for i, patient in enumerate(real.patients))]
@@ -198,11 +198,6 @@ class Classifier:
     def __init__(self, backbone: str, weights: str, steps: int, side: int, seed: int, data_range: float):
         self.backbone, self.weights, self.steps, self.side, self.seed = backbone, weights, steps, side, seed
         self.data_range = data_range
-
-    @property
-    def definition(self) -> str:
-        made = "small" if self.backbone == "small" else f"{self.backbone}-{self.weights}"
-        return f"{made}/{self.side}px/steps={self.steps}x{BATCH}"
 
     def fit(self, images: Tensor, labels: Tensor, classes: int) -> Classifier:
         """Train on images (N, C, *size) with labels (N,) from 0 to `classes` - 1."""
@@ -262,12 +257,9 @@ def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     """(N,), bool: the images of `train` that show no patient of `test` and are no copy of its images."""
-    patients = set(test.patients) - {""}
-    seen = {image.cpu().numpy().tobytes() for image in test.images}
-    keep = [
-        patient not in patients and image.cpu().numpy().tobytes() not in seen
-        for patient, image in zip(train.patients, train.images, strict=True)
-    ]
+    patients, seen = set(test.patients) - {""}, {image.cpu().numpy().tobytes() for image in test.images}
+    both = zip(train.patients, train.images, strict=True)
+    keep = [patient not in patients and image.cpu().numpy().tobytes() not in seen for patient, image in both]
     return torch.tensor(keep, dtype=torch.bool)
 
 
@@ -293,11 +285,6 @@ def joined(one: ImageGroup, other: ImageGroup) -> ImageGroup:
     return ImageGroup(images, [*one.patients, *other.patients], torch.cat([one.labels, other.labels]))
 
 
-def accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the images whose most probable class is the true one."""
-    return float((probabilities.argmax(1) == truth).mean())
-
-
 def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Mean over the classes present of the share that is recognised."""
     guess = probabilities.argmax(1)
@@ -307,16 +294,15 @@ def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Chance that an image of a class is thought likelier to be of it than one of another; mean over the classes.
 
-    The Mann-Whitney form, ties counting half. nan where one class alone is present.
+    The Mann-Whitney form, ties counting half (scikit-learn's takes seconds for an interval's thousand draws). nan
+    where one class alone is present.
     """
     labels = np.unique(truth)
-    if len(labels) < 2:
-        return float("nan")
-    areas = []
+    areas = [np.nan] if len(labels) < 2 else []
     for label in labels[1:] if probabilities.shape[1] == 2 else labels:  # of two classes both say the same
         inside, scores = truth == label, probabilities[:, label]
         more = scores[inside][:, None] - scores[~inside]
-        areas.append((more > 0).mean() + (more == 0).mean() / 2)
+        areas.append((more > 0).mean() + (more == 0).mean() / 2 if more.size else np.nan)
     return float(np.mean(areas))
 
 
