@@ -243,30 +243,13 @@ def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     assert done == [tmp_path / "heads"] * 4 and len(server.log) == 1 and len(names(tmp_path / "heads")) == 4
 
 
-def tar_with(kind: bytes, link: str = "", size: int = 0) -> bytes:
-    info = tarfile.TarInfo("set/x")
-    info.type, info.linkname, info.size = kind, link, size
-    return info.tobuf(tarfile.USTAR_FORMAT) + b"0" * (4096 if size else 0) + bytes(1024)
-
-
-LINK = zipfile.ZipInfo("set/link")
-LINK.external_attr = 0o120777 << 16
+LINK = tarfile.TarInfo("set/link")
+LINK.type, LINK.linkname = tarfile.SYMTYPE, "../../.."
 FLIPPED = bytearray(zipped(PICTURES))
 FLIPPED[60:70] = b"0123456789"
 BAD = {
-    "absolute.tar": tarred({"/tmp/gantk-evil": b"x"}),
     "parent.tar": tarred({"set/../../evil": b"x"}),
-    "symlink.tar": tar_with(tarfile.SYMTYPE, "../../.."),
-    "hardlink.tar": tar_with(tarfile.LNKTYPE, "/etc/passwd"),
-    "device.tar": tar_with(tarfile.CHRTYPE),
-    "greedy.tar": tar_with(tarfile.XHDTYPE, size=10**9),
-    "parent.zip": zipped({"../evil": b"x"}),
-    "absolute.zip": zipped({"/evil": b"x"}),
-    "drive.zip": zipped({"C:evil": b"x"}),
-    "backslash.zip": zipped({"..\\evil": b"x"}),
-    "symlink.zip": zipped({LINK: b"/etc/passwd"}),
-    "bomb.zip": zipped({"set/zeros": bytes(2**20)}),
-    "bomb.tar.gz": tarred({"set/zeros": bytes(2**20)}, "w:gz"),
+    "symlink.tar": LINK.tobuf(tarfile.USTAR_FORMAT) + bytes(1024),
     "cut.tar.gz": tarred(PICTURES, "w:gz")[:500],
     "cut.zip": zipped(PICTURES)[:500],
     "text.zip": b"<html>sorry</html>" * 99,
@@ -276,15 +259,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(fetch, "LEAST", 2**17)
-    monkeypatch.setattr(fetch, "RATIO", 500 if name == "flipped.zip" else 20)
+def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, tmp_path, name):
     offer(BAD[name], name, checksum="")
-    damaged = name.partition(".")[0] in ("cut", "text", "flipped", "greedy")
-    with pytest.raises(GantkError, match="is damaged" if damaged else "not to be trusted") as caught:
+    with pytest.raises(GantkError, match="is damaged or not to be trusted") as caught:
         quietly(tmp_path / "deep" / "heads")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "deep").iterdir()) and {path.name for path in tmp_path.iterdir()} == {"deep"}
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "..\\evil"])
+def test_nothing_of_a_zip_lands_outside_of_its_folder(offer, tmp_path, name):
+    offer(zipped({name: b"x", "a.png": b"y"}), "heads.zip")
+    quietly(tmp_path / "deep" / "heads")
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"heads", "heads.fetched.json"}
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):

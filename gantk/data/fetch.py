@@ -7,11 +7,8 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import shutil
-import stat
 import tarfile
-import tempfile
 import time
 import tomllib
 import zipfile
@@ -20,27 +17,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from gantk.errors import GantkError, UserError, did_you_mean
 from gantk.files import write_file
 
 TRIES = 4  # attempts in a row that bring nothing before giving up; any byte that arrives starts the count anew
-PAUSE = 1.0  # seconds before the second of them; doubled each time after that
+PAUSE = 1.0  # seconds between two attempts
 PATIENCE = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 2**16  # bytes; no more than this is lost when a connection breaks
 AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that a later attempt may not get
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-RATIO = 20  # an archive may hold so many times its own size: images are compressed already
-LEAST = 64 * 2**20  # or so many bytes, for small ones
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, ValueError,
+           NotImplementedError, RuntimeError)  # fmt: skip
 
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done, what is being done)
-
-
-# --- which sets there are: the rows of public.toml
 
 
 @dataclass(frozen=True)
@@ -184,15 +178,14 @@ def _fetch(chosen: PublicSet, base: str, target: Path, say: Say, progress: Progr
         say(f"fetch    {f'{count} files' if count > 1 else chosen.files[0].path} from {base}")
         for number, remote in enumerate(chosen.files):
 
-            def report(here: int, total: int, number: int = number, remote: Remote = remote) -> None:
-                progress((number + (here / total if total else 0.0)) / count, remote.path)
+            def report(share: float, number: int = number, remote: Remote = remote) -> None:
+                progress((number + share) / count, remote.path)
 
             known.append(_fetch_file(remote, base, staging, earlier.get(remote.path, ""), say, report))
-        unpacked = _unpacked(chosen, staging, progress)
-    except BaseException:
+        unpacked = _unpacked(chosen, staging)
+    finally:
         if not any(staging.iterdir()):
             staging.rmdir()
-        raise
     record = {"name": chosen.name, "licence": chosen.licence, "cite": chosen.cite, "files": known}
     write_file(target.with_name(f"{target.name}.fetched.json"), (json.dumps(record, indent=1) + "\n").encode())
     os.rename(unpacked, target)
@@ -200,7 +193,7 @@ def _fetch(chosen: PublicSet, base: str, target: Path, say: Say, progress: Progr
 
 
 def _fetch_file(
-    remote: Remote, base: str, staging: Path, earlier: str, say: Say, report: Callable[[int, int], None]
+    remote: Remote, base: str, staging: Path, earlier: str, say: Say, report: Callable[[float], None]
 ) -> dict[str, Any]:
     """One file in the staging folder, whole and checked; what the record says of it."""
     file, url = _staged(staging, remote), base + quote(remote.path)
@@ -208,8 +201,7 @@ def _fetch_file(
     if not file.exists():
         part = file.with_name(file.name + ".part")
         _download(url, part, remote.size, report)
-        found = _checksum(part, expected.partition(":")[0] or "sha256")
-        if expected and found != expected:
+        if expected and _checksum(part, expected.partition(":")[0]) != expected:
             _forget(part)
             what, remedy = "that was published", "try again, and if it stays so, do not trust that address"
             if not remote.checksum:
@@ -241,33 +233,29 @@ def _checksum(path: Path, algorithm: str) -> str:
     return f"{algorithm}:{digest.hexdigest()}"
 
 
-# --- one file over HTTP
-
-
-def _download(url: str, part: Path, size: int, report: Callable[[int, int], None]) -> None:
+def _download(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
     """Fetch a file of `size` bytes (0: not known) into `part`, going on from what an earlier attempt left there.
 
     GantkError in one sentence where the server cannot be reached, has no such file, or has one of another size.
     """
     import requests
 
-    idle = 0
+    left = TRIES
     while not (size and _bytes(part) == size):
         before = _bytes(part)
         try:
             _receive(url, part, size, report)
             return
         except requests.RequestException as error:
-            idle = 0 if _bytes(part) > before else idle + 1
-            if idle >= TRIES:
-                here = _bytes(part)
-                kept = f" {here:,} bytes are kept, and the same command goes on from there." if here else ""
+            left = TRIES if _bytes(part) > before else left - 1
+            if not left:
+                kept = f" {_bytes(part):,} bytes are kept, and the same command goes on from there." * part.exists()
                 what = f"'{url}' cannot be fetched: {_reason(error)}.{kept}"
                 raise GantkError(f"{what} Check the connection, or name a mirror with --from.") from None
-            time.sleep(PAUSE * 2 ** max(idle - 1, 0))
+            time.sleep(PAUSE)
 
 
-def _receive(url: str, part: Path, size: int, report: Callable[[int, int], None]) -> None:
+def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
     """One attempt. The rest is asked for only of the same file: what identifies it (ETag, else date) is kept in
     `part`.tag, and a server that has another one by now, or knows no ranges, sends it from the start."""
     import requests
@@ -277,18 +265,16 @@ def _receive(url: str, part: Path, size: int, report: Callable[[int, int], None]
     if here and tag.exists() and tag.read_text("utf-8"):
         headers |= {"Range": f"bytes={here}-", "If-Range": tag.read_text("utf-8")}
     with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
-        place = answer.headers.get("Content-Range", "")
-        if answer.status_code == 416 and place == f"bytes */{here}":  # a process died when all of it was there
-            return
-        if answer.status_code == 416 or (answer.status_code == 206 and not place.startswith(f"bytes {here}-")):
+        status, place = answer.status_code, answer.headers.get("Content-Range", "")
+        if status == 416 or (status == 206 and not place.startswith(f"bytes {here}-")):
             _forget(part)
             raise requests.ConnectionError("the server sent another part than it was asked for")
-        if answer.status_code in AGAIN:
-            raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
-        if answer.status_code not in (200, 206):
-            what = f"'{url}' cannot be fetched: the server answered {answer.status_code} {answer.reason}"
+        if status in AGAIN:
+            raise requests.ConnectionError(f"the server answered {status} {answer.reason}")
+        if status not in (200, 206):
+            what = f"'{url}' cannot be fetched: the server answered {status} {answer.reason}"
             raise GantkError(f"{what}. Look at the set's page for where it is now, and name it with --from.")
-        here = here if answer.status_code == 206 else 0
+        here = here if status == 206 else 0
         rest = answer.headers.get("Content-Length", "")
         total = here + int(rest) if rest.isdigit() else size
         if size and total != size:
@@ -301,7 +287,7 @@ def _receive(url: str, part: Path, size: int, report: Callable[[int, int], None]
             for piece in answer.iter_content(PIECE):
                 here += len(piece)
                 file.write(piece)
-                report(here, total)
+                report(here / total if total else 0.0)
         if here != (total or here):
             raise requests.ConnectionError(f"the connection ended after {here:,} of {total:,} bytes")
 
@@ -318,35 +304,35 @@ def _forget(part: Path) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong in a few words; requests wraps urllib3's errors, which wrap the system's."""
     text = str(error)
-    known = {
-        "NameResolution": "the server's name is not known here (no network?)",
-        "refused": "the server refuses the connection",
-        "timed out": "the server does not answer",
-        "IncompleteRead": "the connection ended early",
-        "CERTIFICATE": "the server's certificate is not to be trusted",
-    }
-    found = next((words for mark, words in known.items() if mark in text), None)
-    return found or text.split("\n")[0][:160] or type(error).__name__
+    known = {"NameResolution": "the server's name is not known here (no network?)", "timed out": "no answer",
+             "refused": "the server refuses the connection", "CERTIFICATE": "its certificate is not valid"}  # fmt: skip
+    return next((words for mark, words in known.items() if mark in text), text.split("\n")[0][:160])
 
 
-# --- archives: unpacked into one folder and nowhere else, and never into more than they may hold
+def _unpacked(chosen: PublicSet, staging: Path) -> Path:
+    """What the staged files hold, in one folder; a single folder around everything in an archive is left out.
 
-
-def _unpacked(chosen: PublicSet, staging: Path, progress: Progress) -> Path:
-    """What the staged files hold, in one folder; a single folder around everything in an archive is left out."""
+    Nothing is written outside: `zipfile` and tarfile's "data" filter see to it. GantkError for a damaged archive.
+    """
     result, scratch = staging / "unpacked", staging / "scratch"
     for stale in (result, scratch):  # of an earlier attempt
         shutil.rmtree(stale, ignore_errors=True)
-    for number, remote in enumerate(chosen.files):
+    for remote in chosen.files:
         file, place = _staged(staging, remote), result / remote.into
         if file.name.lower().endswith(ARCHIVES):
             try:
-                unpack(file, scratch, lambda name, n=number: progress(n / len(chosen.files), f"unpacking {name}"))
-            except GantkError:  # an archive that is no good is not kept; one that the disk had no room for is
-                shutil.rmtree(result, ignore_errors=True)
-                shutil.rmtree(scratch, ignore_errors=True)
+                if file.name.lower().endswith(".zip"):
+                    with zipfile.ZipFile(file) as opened:
+                        opened.extractall(scratch)
+                else:
+                    with tarfile.open(file) as opened:
+                        opened.extractall(scratch, filter="data")
+            except DAMAGED as error:  # such an archive is not kept; one that the disk had no room for is (OSError)
+                for rest in (result, scratch):
+                    shutil.rmtree(rest, ignore_errors=True)
                 file.unlink()
-                raise
+                detail = str(error).split("\n")[0][:160] or type(error).__name__
+                raise GantkError(f"'{file.name}' is damaged or not to be trusted: {detail}.") from None
             inside = [path for path in scratch.iterdir() if path.name != "__MACOSX"]
             file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
         else:
@@ -355,58 +341,3 @@ def _unpacked(chosen: PublicSet, staging: Path, progress: Progress) -> Path:
         os.rename(file, place)
         shutil.rmtree(scratch, ignore_errors=True)
     return result
-
-
-def unpack(archive: Path, folder: Path, report: Callable[[str], None] = lambda name: None) -> None:
-    """Unpack a zip or tar into a folder; GantkError, and half of it there, where it is damaged or not to be trusted.
-
-    Refused are links, devices, names that lead out of the folder (absolute, `..`, a drive), encryption, and more bytes
-    than 20 times the archive's own. OSError where the disk is full.
-    """
-    limit, total = max(LEAST, RATIO * archive.stat().st_size), 0
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if archive.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(archive) as opened:
-                for info in opened.infolist():
-                    total += info.file_size
-                    ordinary = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-                    _expect_trusted(archive, info.filename, ordinary and not info.flag_bits & 1, total <= limit)
-                    report(info.filename)
-                    opened.extract(info, folder)
-            return
-        with _plain(archive, folder, limit) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
-            for info in opened:
-                _expect_trusted(archive, info.name, info.isdir() or (info.isreg() and not info.issparse()))
-                report(info.name)
-                opened.extract(info, folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, ValueError,
-            NotImplementedError, RuntimeError) as error:  # fmt: skip
-        detail = str(error).split("\n")[0][:160] or type(error).__name__
-        raise GantkError(f"'{archive.name}' is damaged: {detail}.") from None
-
-
-@contextmanager
-def _plain(archive: Path, folder: Path, limit: int) -> Iterator[BinaryIO]:
-    """A tar without its compression: of a compressed one, a single header could ask for any amount of memory."""
-    if archive.name.lower().endswith(".tar"):
-        with open(archive, "rb") as stream:
-            yield stream
-        return
-    with gzip.open(archive) as source, tempfile.TemporaryFile(dir=folder) as stream:
-        while piece := source.read(2**20):
-            stream.write(piece)
-            _expect_trusted(archive, "", True, stream.tell() <= limit)
-        stream.seek(0)
-        yield stream
-
-
-def _expect_trusted(archive: Path, name: str, is_ordinary: bool, is_small: bool = True) -> None:
-    """GantkError where a member is no file or folder, its name leads elsewhere, or there is too much in all."""
-    what = "" if is_small else "far more than it should"
-    if ".." in PurePosixPath(name).parts or re.search(r"^/|[\\\x00-\x1f]|^[A-Za-z]:", name):
-        what = f"'{name}', a name that leads out of its folder"
-    elif not is_ordinary:
-        what = f"'{name}', which is no ordinary file or folder"
-    if what:
-        raise GantkError(f"'{archive.name}' holds {what}: it is not to be trusted, and nothing of it is kept.")
