@@ -76,6 +76,10 @@ class OnnxModel(TrainedModel):
         states = self.meta["intensity"]
         return Pipeline(self.frame(letter), mapping_from(states["source"]), mapping_from(states["target"]), self.run)
 
+    def sample_to(self, *options: Any) -> list[Any]:
+        """No images from noise: UserError."""
+        raise UserError("an exported model makes no images from noise here", remedy="name the run folder")
+
     def run(self, images: np.ndarray) -> np.ndarray:
         """(N, C, *size) float32 in network intensities to (N, D, *size).
 

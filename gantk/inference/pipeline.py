@@ -279,15 +279,9 @@ def with_detail(
 
 
 class TrainedModel:
-    """What a run's model and an exported file's have in common; they bring `domain` and `pipeline`."""
-
-    def domain(self, name: str | None) -> str:
-        """The letter of a domain's human name; None: the first that the model can produce."""
-        raise NotImplementedError
-
-    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
-        raise NotImplementedError
+    """What a run's model and an exported file's have in common; they bring `domain(name)` and `pipeline(letter, look)`:
+    the letter of a domain, and the whole way from a native image of the other domain to one of this domain.
+    """
 
     def translate(
         self, pixels: np.ndarray, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
@@ -311,14 +305,6 @@ class TrainedModel:
         pipeline = self.pipeline(self.domain(to), look)
         pipeline.check_channels(image)
         return pipeline.images(image, look.planes, progress)
-
-    def image(self, image: Image, to: str | None = None) -> Image:
-        """One file's image translated, on the same grid."""
-        return self.images(image, to)[0]
-
-    def sample_to(self, *options: Any) -> list[Any]:
-        """Write images from noise into a folder; a UserError but for runs."""
-        raise UserError("an exported model makes no images from noise here", remedy="name the run folder")
 
 
 def mapping_from(state: dict[str, Any]) -> Any:

@@ -14,17 +14,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk.data.dataset import Data
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, Parity, Say
 from gantk.exports.network import programs
 from gantk.inference.pipeline import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
-from gantk_monai.config import AXCODES, VERSIONS, inference, is_whole, metadata, scores
+from gantk_monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded, traced
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LICENSE = """\
 No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).
 Whoever trained them decides, within the terms of the data they were trained on: replace this file with that licence.
@@ -42,31 +40,25 @@ class Monai:
 
     def write(self, direction: Direction, out: Path, tolerance: float, say: Say) -> Path:
         """The bundle, once its network answers as PyTorch does."""
-        data = direction.translator.model.data
+        model = direction.translator.model
         if direction.samples:
             what = "it makes images from noise, and a bundle's pipeline starts from files"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
-        if data.neighbours and not is_whole(direction):
-            what = "MONAI cannot cut windows of slices with their neighbours"
-            raise UserError(what, where="data.fit", remedy="export ONNX")
-        try:
-            trained_on = Data.load(data, type(direction.translator.method)).training[:8]
-        except (UserError, OSError):  # the data are not to be had here
-            trained_on = []
-        files = [path for record in trained_on for path in record.files]
-        pictures = bool(files) and all(path.suffix.lower() in PICTURES for path in files)
-        config = inference(direction, pictures)  # refuses what MONAI has no transform for, before anything is traced
+        for key, value in (("data.fit", model.data.fit == "crop"), ("translate.statistics", _windows(direction))):
+            if value:
+                raise UserError("MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX")
+        config = inference(direction)  # refuses what MONAI has no transform for, before anything is traced
         content, parity = _network(direction, tolerance)
         say(f"parity   TorchScript against PyTorch: {parity.line()}")
         weights = io.BytesIO()
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
-        about = metadata(direction, pictures, {"tolerance": tolerance, "parity": vars(parity)})
+        about = metadata(direction, {"tolerance": tolerance, "parity": vars(parity)})
         _place({
             "LICENSE": LICENSE.encode(),
             "configs/metadata.json": _json(about),
             "configs/inference.json": _json(config),
-            "docs/README.md": card(direction, pictures, about["intended_use"], parity.line()).encode(),
+            "docs/README.md": card(direction, about["intended_use"], parity.line()).encode(),
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
         }, out)  # fmt: skip
@@ -76,7 +68,8 @@ class Monai:
 
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, Parity]:
     """model.ts, and how far the network in it is from PyTorch's."""
-    frame, size = direction.translator.frame(direction.letter), _size(direction)
+    frame, size = direction.translator.frame(direction.letter), tuple(direction.translator.model.data.size)
+    check_networks(direction.network.method, size)
     direction.probes = replace(direction.probes, inputs=(padded(direction.probes.inputs[0], size)[0],))
     example = torch.from_numpy(direction.probes.inputs[0][:2])
     failure: GantkError | None = None
@@ -87,23 +80,17 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, Parity]:
         except GantkError as error:  # the tracer may have taken the number of images for a part of the network
             failure = error
             continue
-        module = Fitted(plain, frame) if is_whole(direction) else plain
+        module = Fitted(plain, frame)
         if frame.neighbours:
             module = Stacked(module, frame.neighbours, direction.translator.model.translate.batch)
         return compiled(module), parity
     raise failure
 
 
-def _size(direction: Direction) -> tuple[int, ...]:
-    """The size at which the network runs in the bundle: that of a whole fitted image, or of the windows MONAI cuts."""
-    data, window = direction.translator.model.data, tuple(direction.translator.method.geometry.size)
-    if not is_whole(direction) or window == tuple(data.size):
-        return window
-    if direction.translator.model.translate.statistics == "window":
-        what = "MONAI cannot cut windows of images that are brought to size first"
-        raise UserError(what, where="translate.statistics", remedy="export ONNX")
-    check_networks(direction.network.method, tuple(data.size))
-    return tuple(data.size)
+def _windows(direction: Direction) -> bool:
+    """Whether an image of the recipe's size is translated in windows, each with its own statistics."""
+    model, size = direction.translator.model, tuple(direction.translator.method.geometry.size)
+    return model.translate.statistics == "window" and size != tuple(model.data.size)
 
 
 def answers(network: nn.Module) -> Any:
@@ -134,14 +121,13 @@ def _place(files: dict[str, bytes], out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def card(direction: Direction, pictures: bool, use: str, parity_line: str) -> str:
+def card(direction: Direction, use: str, parity_line: str) -> str:
     """docs/README.md: what the model is for, how to run it, how good it is, what was checked and what is left out."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     data, names = translator.model.data, translator.contrasts(OTHER[direction.letter])
-    kind, ending = ("PNG pictures", ".png") if pictures else ("NIfTI volumes", ".nii.gz")
-    given = f"a folder of {kind}, {names[0]} each"
+    given = f"a folder of NIfTI volumes, {names[0]} each"
     if len(names) > 1:
-        given = f"a folder with one for each patient, which holds {', '.join(f'`*{n}{ending}`' for n in names)}"
+        given = f"a folder with one for each patient, which holds {', '.join(f'`*{n}.nii.gz`' for n in names)}"
     rows, *others = scores(direction).items() or [("metrics", {})]
     heads = [name for name, row in others if row]
     table = [f"| metric | model | 95 % interval | n | {' | '.join(heads)} |", "|---" * (4 + len(heads)) + "|"]
@@ -150,10 +136,7 @@ def card(direction: Direction, pictures: bool, use: str, parity_line: str) -> st
         beside = [f"{dict(others)[head][name]['value']:.4g}" if name in dict(others)[head] else "" for head in heads]
         cells = [name, f"{row['value']:.4g}", interval, str(row.get("n", "")), *beside]
         table.append(f"| {' | '.join(cells)} |")
-    size = " x ".join(map(str, data.size if is_whole(direction) else translator.method.geometry.size))
-    how = f"brings images of any size to {size} itself" if is_whole(direction) else f"sees windows of {size}"
     left_out = ["Files on another intensity scale than the training images': gantk fits its mapping anew."]
-    left_out += [] if is_whole(direction) else ["Norms' statistics of the whole image: each window has its own."]
     left_out += ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
     left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
@@ -171,9 +154,8 @@ Method: {translator.model.method.name}, {state["trained"]["step"]} steps; gantk 
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
 ```
 
-INPUT is {given}. The results lie in `output`. `model.ts` {how}.{
-        "" if pictures else f" Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices, as in training."
-    }
+INPUT is {given}. The results lie in `output`. `model.ts` brings images of any size to
+{" x ".join(map(str, data.size))} itself. Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices.
 
 ## Scores
 

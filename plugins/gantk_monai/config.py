@@ -24,35 +24,26 @@ MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
 MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
-def is_whole(direction: Direction) -> bool:
-    """Whether model.ts takes an image of any size as it is; else MONAI cuts windows for it."""
-    return direction.translator.model.data.fit != "crop"
-
-
 def lines_of(mapping: Any) -> list[Any]:
     """The mappings of each contrast: one, unless there are several."""
     return mapping.lines if isinstance(mapping, PerChannel) else [mapping]
 
 
-def inference(direction: Direction, pictures: bool) -> dict[str, Any]:
+def inference(direction: Direction) -> dict[str, Any]:
     """inference.json: what `python -m monai.bundle run --config_file configs/inference.json` does.
 
     UserError where MONAI has no transform for the intensities.
     """
     names = direction.translator.contrasts(OTHER[direction.letter])
     keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
-    ending = ".png" if pictures else ".nii*"
-    files = f"$[{{'image': i}} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*{ending}')))]"
+    files = "$[{'image': i} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
     if len(keys) > 1:
-        found = ", ".join(f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}{ending}')))" for name in names)
+        found = ", ".join(f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names)
         files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
-    network = part("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device")
-    loader = part("DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0)
-    back = part("Compose", transforms=_postprocessing(direction, keys, pictures))
-    evaluator = part(
-        "SupervisedEvaluator", device="@device", val_data_loader="@dataloader", network="@network", inferer="@inferer",
-        postprocessing="@postprocessing", val_handlers="@handlers", amp=False,
-    )  # fmt: skip
+    inferer, model = part("SimpleInferer"), direction.translator.model
+    if model.data.dims == 2 and not model.data.neighbours:
+        batch = model.translate.batch
+        inferer = part("SliceInferer", roi_size=[-1, -1], sw_batch_size=batch, spatial_dim=0)
     return {
         "imports": ["$import glob", "$import numpy", "$import os"],
         "bundle_root": ".",
@@ -60,18 +51,21 @@ def inference(direction: Direction, pictures: bool) -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/output'",
         "datalist": files,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": network,
+        "network_def": part("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device"),
         "network": "$@network_def.eval()",
-        "preprocessing": part("Compose", transforms=_preprocessing(direction, keys, pictures)),
+        "preprocessing": part("Compose", transforms=_preprocessing(direction, keys)),
         "dataset": part("Dataset", data="@datalist", transform="@preprocessing"),
-        "dataloader": loader,
-        "inferer": _inferer(direction, pictures),
-        "postprocessing": back,
+        "dataloader": part("DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0),
+        "inferer": inferer,
+        "postprocessing": part("Compose", transforms=_postprocessing(direction, keys)),
         "handlers": [part("StatsHandler", iteration_log=False)],
-        "evaluator": evaluator,
+        "evaluator": part(
+            "SupervisedEvaluator", device="@device", val_data_loader="@dataloader", network="@network",
+            inferer="@inferer", postprocessing="@postprocessing", val_handlers="@handlers", amp=False,
+        ),
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@evaluator.run()"],
-    }
+    }  # fmt: skip
 
 
 def part(target: str, **options: Any) -> dict[str, Any]:
@@ -79,18 +73,15 @@ def part(target: str, **options: Any) -> dict[str, Any]:
     return {"_target_": target, **options}
 
 
-def _preprocessing(direction: Direction, keys: list[str], pictures: bool) -> list[dict[str, Any]]:
+def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
     data = direction.translator.model.data
     steps = [part("LoadImaged", keys=keys), part("EnsureChannelFirstd", keys=keys)]
-    if pictures:  # MONAI reads pictures column by column
-        steps.append(part("Transposed", keys=keys, indices=[0, 2, 1]))
-    else:
-        steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
-        if data.spacing:
-            pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: as it is
-            steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
+    steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
+    if data.spacing:
+        pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: as it is
+        steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
     for key, line in zip(keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True):
-        steps += scaling(key, line, data.dims == 3 or pictures)
+        steps += scaling(key, line, data.dims == 3)
     if len(keys) > 1:
         steps.append(part("ConcatItemsd", keys=keys, name="image"))
     return [*steps, part("EnsureTyped", keys="image", dtype="$torch.float32")]
@@ -123,20 +114,7 @@ def _range(key: str, low: float, high: float, start: float, end: float) -> dict[
     return part("ScaleIntensityRanged", keys=key, a_min=low, a_max=high, b_min=start, b_max=end, clip=False)
 
 
-def _inferer(direction: Direction, pictures: bool) -> dict[str, Any]:
-    model = direction.translator.model
-    slices = model.data.dims == 2 and not pictures and not model.data.neighbours
-    batch = {"sw_batch_size": model.translate.batch}
-    if is_whole(direction):
-        whole = part("SliceInferer", roi_size=[-1, -1], **batch, spatial_dim=0)
-        return whole if slices else part("SimpleInferer")
-    blend = {"overlap": model.translate.overlap, "mode": "gaussian", "sigma_scale": 0.25, "padding_mode": "constant"}
-    size, low = list(direction.translator.method.geometry.size), direction.translator.method.geometry.range[0]
-    kind = {"_target_": "SliceInferer", "spatial_dim": 0} if slices else {"_target_": "SlidingWindowInferer"}
-    return kind | {"roi_size": size, "cval": low} | batch | blend
-
-
-def _postprocessing(direction: Direction, keys: list[str], pictures: bool) -> list[dict[str, Any]]:
+def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
     target, names = lines_of(direction.target), direction.translator.contrasts(direction.letter)
     inverse = {"transform": "@preprocessing", "orig_keys": keys[0], "nearest_interp": False, "to_tensor": True}
     steps, made, tails = [part("Invertd", keys="pred", **inverse)], ["pred"], ["_".join(names)]
@@ -152,16 +130,11 @@ def _postprocessing(direction: Direction, keys: list[str], pictures: bool) -> li
         steps.append(_range(key, *line.range, low, high))
         save = part("SaveImaged", keys=key, output_dir="@output_dir", output_postfix=re.sub(r"\W", "_", tail))
         save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
-        if pictures:
-            top, kind = (255, "uint8") if high <= 255 else (65535, "uint16")
-            steps.append(part("Lambdad", keys=key, func=f"$lambda x: x.round().clamp(0, {top})"))
-            steps.append(save | {"output_ext": ".png", "output_dtype": f"$numpy.{kind}"})
-        else:
-            steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
+        steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
     return steps
 
 
-def metadata(direction: Direction, pictures: bool, about: dict[str, Any]) -> dict[str, Any]:
+def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     """metadata.json: every mandatory key of the MONAI Bundle Specification, and `about` under "gantk"."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
@@ -181,14 +154,14 @@ def metadata(direction: Direction, pictures: bool, about: dict[str, Any]) -> dic
         "authors": "not stated",
         "copyright": "not stated",
         "data_source": f"not stated (gantk source '{translator.model.data.source.name}')",
-        "data_type": "picture" if pictures else "nibabel",
+        "data_type": "nibabel",
         "eval_metrics": {name: row["value"] for name, row in rows.items()},
         "intended_use": f"Research on translating {frame.source} into {frame.target} images. The images are synthetic: "
         "structures may be added, moved or lost. Not a medical device, and not for diagnosis or treatment.",
         "references": [],
         "network_data_format": {
-            "inputs": {"image": _tensor(direction, OTHER[direction.letter], pictures)},
-            "outputs": {"pred": _tensor(direction, direction.letter, pictures)},
+            "inputs": {"image": _tensor(direction, OTHER[direction.letter])},
+            "outputs": {"pred": _tensor(direction, direction.letter)},
         },
         "gantk": state | about,
     }
@@ -209,7 +182,7 @@ def scores(direction: Direction) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _tensor(direction: Direction, letter: str, pictures: bool) -> dict[str, Any]:
+def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
     translator, names = direction.translator, direction.translator.contrasts(letter)
     data, geometry = translator.model.data, translator.method.geometry
     channels = geometry.channels[letter] // (2 * data.neighbours + 1)
@@ -219,13 +192,12 @@ def _tensor(direction: Direction, letter: str, pictures: bool) -> dict[str, Any]
         names = ["red", "green", "blue"] if channels == 3 else [f"{names[0]} {k}" for k in range(channels)]
     return {
         "type": "image",
-        "format": "hounsfield" if modality == "CT" and not pictures else "magnitude",
+        "format": "hounsfield" if modality == "CT" else "magnitude",
         "modality": modality,
         "num_channels": channels,
-        "spatial_shape": ["*"] * (3 if data.dims == 3 or data.neighbours else 2)
-        if is_whole(direction) else list(geometry.size),
+        "spatial_shape": ["*"] * (3 if data.dims == 3 or data.neighbours else 2),
         "dtype": "float32",
         "value_range": list(geometry.range),
-        "is_patch_data": not is_whole(direction),
+        "is_patch_data": False,
         "channel_def": {str(k): name for k, name in enumerate(names)},
-    }  # fmt: skip
+    }
