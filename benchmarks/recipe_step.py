@@ -52,7 +52,7 @@ class RecipeStep:
         model = loaded.override(list(settings)).check()
         runtime = ranks or start(device, model.train.precision, model.train.fast.channels_last)
         method, channels = method_of(model, runtime)
-        runtime.broadcast(method)
+        runtime.broadcast(method.state_dict().values())
         stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)

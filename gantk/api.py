@@ -80,7 +80,7 @@ def run(
             say(line)
         tables = resolved(model)
         found = runtime.sync_errors(lambda: opened(out, loaded.name, tables, runtime) if runtime.main else None)
-        folder, again, saved = runtime.first(found)
+        folder, again, saved = runtime.gather(found)[0]
         if runtime.main and not again:
             folder.write_recipe(tables)
             folder.write_json("environment.json", environment() | describe(runtime))
@@ -386,7 +386,8 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     main = parts.runtime.main
     wanted = main and parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
-        parts.runtime.broadcast(parts.method)  # the chosen weights, and one rank's statistics of norms
+        # the chosen weights, and one rank's statistics of norms
+        parts.runtime.broadcast(parts.method.state_dict().values())
         result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
     if not main:
         return {}

@@ -17,9 +17,9 @@ from torch import nn
 import gantk
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
+from gantk.machine.device import choose
 from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
-from gantk.machine.runtime import _device
 from gantk.plugin.loader import registry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -115,7 +115,7 @@ def test_a_mistake_of_one_rank_stops_all_with_its_message(tiny_recipe, tmp_path)
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_rank_that_is_killed_is_named_by_the_others(tiny_recipe, tmp_path, victim):
+def test_where_a_rank_is_killed_the_others_stop_and_say_how_to_go_on(tiny_recipe, tmp_path, victim):
     tiny_recipe["train"] |= {"steps": 1000000, "save_every": 2, "sample_every": 1000000, "log_every": 2}
     processes = start(tiny_recipe, tmp_path)
     saved = tmp_path / "ranks" / "checkpoints" / "step-000004"
@@ -123,8 +123,7 @@ def test_a_rank_that_is_killed_is_named_by_the_others(tiny_recipe, tmp_path, vic
     processes[victim].kill()
     code, _, err = finish(processes, timeout=120)[1 - victim]
     assert code == 1
-    assert f"rank {victim} (" in err
-    assert f"process {processes[victim].pid}) of 2 stopped or cannot be reached" in err
+    assert f"rank {1 - victim} (" in err and "lost the others: one stopped or cannot be reached" in err
     assert "gantk resume" in err
     assert "Traceback" not in err
 
@@ -243,7 +242,7 @@ def test_the_first_host_of_a_node_list(nodes, host):
         ({"WORLD_SIZE": "2"}, "no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
         ({k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"}, "no MASTER_ADDR"),
         (TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
-        (TORCHRUN | {"RANK": "4"}, "RANK is 4, and WORLD_SIZE says 4 processes, counted from 0"),
+        (TORCHRUN | {"RANK": "4"}, "RANK is '4'. Allowed: a whole number from 0 to 3"),
         (TORCHRUN | {"RANK": "-1"}, "RANK is '-1'"),
         (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
         (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'. Allowed: a whole number from 1 to 65535"),
@@ -259,15 +258,17 @@ def test_half_an_environment_is_an_error_with_a_remedy(environment, said):
 
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert _device(None, Launch(6, 8, 2)) == torch.device("cuda:2")
-    assert _device("cuda:1", Launch(6, 8, 2)) == torch.device("cuda:1")
+    assert choose(None, 6, 2) == torch.device("cuda:2")
+    assert choose("cuda:1", 6, 2) == torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # srun shows each task its own
-    assert _device("cuda", Launch(6, 8, 2)) == torch.device("cuda:0")
+    assert choose("cuda", 6, 2) == torch.device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"):
-        _device(None, Launch(6, 8, 2))
+        choose(None, 6, 2)
 
 
 # ---- gradients become their mean: the other rank is played by what it would have sent ---------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import platform
 import re
@@ -43,28 +42,38 @@ def cuda_trouble() -> tuple[str, str] | None:
     return f"CUDA does not start: {first_sentence(text)}", LOOK
 
 
-def no_cuda() -> UserError:
-    """The error for who asked for CUDA where there is none."""
-    if (trouble := cuda_trouble()) is not None:
-        return UserError(trouble[0], where=WHERE, remedy=trouble[1])
-    if torch.version.cuda is None:
-        return UserError("this torch is built without CUDA", where=WHERE, remedy=f"install one with it, or {CPU}")
-    remedy = "leave --device out, or use --device cpu"
-    return UserError(f"no CUDA device is available{_hidden()}", where=WHERE, remedy=remedy)
+def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
+    """The device of that name (None, "auto": a GPU of this process's own, else the CPU), after its first sum.
 
-
-def check_index(device: torch.device) -> None:
-    """UserError where there is no card of that number."""
+    `rank` is this process among all, `local` among those of its machine. UserError where it is not there or not usable.
+    """
+    if name in (None, "auto"):
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"'{name}' is not a device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps") from None
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("no MPS device is available", where=WHERE, remedy=f"leave --device out, or {CPU}")
+    if device.type != "cuda":
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
+    if not torch.cuda.is_available():
+        what, remedy = f"no CUDA device is available{hidden}", f"leave --device out, or {CPU}"
+        if torch.version.cuda is None:
+            what, remedy = "this torch is built without CUDA", f"install one with it, or {CPU}"
+        what, remedy = cuda_trouble() or (what, remedy)
+        raise UserError(what, where=WHERE, remedy=remedy)
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         allowed = [f"cuda:{index}" for index in range(count)]
-        raise UserError(f"there is no {device}{_hidden()}", where=WHERE, allowed=allowed)
-
-
-def tried(device: torch.device) -> torch.device:
-    """The device itself, after its first sum; UserError where a card cannot do it."""
-    if device.type != "cuda":
-        return device
+        raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
+    if device.index is None and 1 < count <= local:  # where srun shows a task its own GPU only, there is one
+        what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
+        remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
+        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
+    device = torch.device("cuda", (local if count > 1 else 0) if device.index is None else device.index)
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:
@@ -139,27 +148,16 @@ def keep_memory(keep: bool, device: str = "cpu") -> bool:
     glibc hands large blocks back to the system as soon as they are freed, and the next step's are cleared page by page
     when they are first touched: a training that asks for them anew spends up to a third of its time so.
     """
-    set_option = _mallopt() if device == "cpu" else None
-    if set_option is None:
+    if device != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
+    set_option = ctypes.CDLL(None).mallopt
     options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}  # as glibc does by itself
     if keep:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1 is "never", for sizes are unsigned there
     return all(set_option(name, value) for name, value in options.items())
 
 
-@functools.cache
-def _mallopt():
-    return ctypes.CDLL(None).mallopt if platform.libc_ver()[0] == "glibc" else None
-
-
 def _card(device: torch.device) -> str:
     """`Tesla T4 (compute capability 7.5)`"""
     major, minor = torch.cuda.get_device_capability(device)
     return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
-
-
-def _hidden() -> str:
-    """What hides cards from this process, for a sentence's end."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"

@@ -43,11 +43,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     except Exception as error:  # a broken torch must be reported, whatever it raises
         yield "device", "-", f"torch does not start: {error}"
         return
-    yield (
-        "device",
-        f"{machine['device']} ({machine['cpu']}, {machine['threads']} threads), {machine['precision']}",
-        None,
-    )
+    yield "device", "{device} ({cpu}, {threads} threads), {precision}".format_map(machine), None
     if machine["cuda"]:
         yield "cuda", f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {machine['driver'] or 'unknown'}", None
     elif torch.version.cuda and not torch.cuda.is_available():

@@ -32,25 +32,21 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     What srun says is written down as torchrun would have done, for torch reads RANK, MASTER_ADDR and the like.
     """
     environment = os.environ if environment is None else environment
-    if "WORLD_SIZE" not in environment and (found := slurm(environment)):
-        environment.update(found)
+    if "WORLD_SIZE" not in environment:
+        environment.update(slurm(environment))
     counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
     restarts = sum(int(count) for count in counts if count.isdecimal())
-    world = _number(environment, "WORLD_SIZE", 1) if "WORLD_SIZE" in environment else 1
-    if world == 1 and not ("WORLD_SIZE" in environment and "RANK" in environment):
+    if "WORLD_SIZE" not in environment or (environment["WORLD_SIZE"] == "1" and "RANK" not in environment):
         return Launch(restarts=restarts)
-    may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    world = _number(environment, "WORLD_SIZE", 1)
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         what = f"WORLD_SIZE says {world} processes, but not where this one stands: no {', '.join(missing)}"
         raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE")
-    rank = _number(environment, "RANK", 0)
-    if rank >= world:
-        what = f"RANK is {rank}, and WORLD_SIZE says {world} processes, counted from 0"
-        raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}")
+    rank, local = _number(environment, "RANK", 0, world - 1), _number(environment, "LOCAL_RANK", 0)
     _number(environment, "MASTER_PORT", 1, 65535)
-    elastic = "TORCHELASTIC_RUN_ID" in environment
-    return Launch(rank, world, _number(environment, "LOCAL_RANK", 0), restarts, may_restart, elastic)
+    may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    return Launch(rank, world, local, restarts, may_restart, "TORCHELASTIC_RUN_ID" in environment)
 
 
 def slurm(environment: Mapping[str, str]) -> dict[str, str]:
@@ -60,29 +56,30 @@ def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     asking. MASTER_ADDR and MASTER_PORT are kept where they are set. A batch script is no step: gantk in it, without
     srun, is one process.
     """
-    if "SLURM_STEP_NUM_TASKS" not in environment and "SLURM_STEP_ID" not in environment:
-        return {}
+    step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
-    if not tasks.isdecimal() or int(tasks) < 2:
+    if not step or not tasks.isdecimal() or int(tasks) < 2:
         return {}
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    found = {"WORLD_SIZE": tasks}
-    for name, source in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID")):
+    for source in ("SLURM_PROCID", "SLURM_LOCALID"):
         if source not in environment:
             what = f"SLURM says {tasks} tasks, and {source} is missing"
             raise UserError(what, where="environment", remedy="start gantk with srun, or with torchrun")
-        found[name] = environment[source]
-    found["MASTER_ADDR"] = environment.get("MASTER_ADDR") or first_host(nodes)
-    job, step = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    found["MASTER_PORT"] = environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + step) % PORTS)
-    return found
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    job, number = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return {
+        "WORLD_SIZE": tasks,
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + number) % PORTS),
+    }
 
 
 def first_host(nodes: str) -> str:
     """The first host of SLURM's list: `node[01-04,07],login` is `node01`, `rack[1-2]n[3,4]` is `rack1n3`."""
-    text = re.split(r",(?![^\[]*\])", nodes.strip())[0]
+    text = re.split(r",(?![^\[\]]*\])", nodes.strip())[0]
     host = re.sub(r"\[([^\]]*)\]", lambda match: re.split("[-,]", match[1])[0], text)
-    if not host or not re.fullmatch(r"[\w.-]+", host):
+    if not re.fullmatch(r"[\w.-]+", host):
         what = f"SLURM's list of nodes '{nodes}' names no host"
         raise UserError(what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task")
     return host
@@ -91,6 +88,6 @@ def first_host(nodes: str) -> str:
 def _number(environment: Mapping[str, str], name: str, least: int, most: int | None = None) -> int:
     text = environment[name]
     if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-        allowed = f"a whole number from {least}" + (f" to {most}" if most else "")
+        allowed = f"a whole number from {least}" + ("" if most is None else f" to {most}")
         raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}")
     return int(text)

@@ -6,10 +6,8 @@ import atexit
 import os
 import re
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -24,35 +22,7 @@ T = TypeVar("T")
 MEETING = timedelta(minutes=10)  # until all ranks must have come: machines load torch at different speeds
 PATIENCE = timedelta(days=30)  # of ranks that wait while another writes or scores, which has no end known before
 ALIGNED = 16  # bytes at which every gradient of a message begins: kernels read four numbers at once
-ROLL_CALL = 5.0  # seconds that survivors have to answer once a connection broke
-BROKEN = ("connection", "broken pipe", "timed out", "timeout", "socket", "gloo", "nccl", "peer")  # in torch's words
-
-
-@dataclass(frozen=True)
-class Name:
-    """Where a rank runs."""
-
-    host: str
-    pid: int
-
-    def __str__(self) -> str:
-        return f"{self.host}, process {self.pid}"
-
-    @property
-    def here(self) -> bool:
-        return self.host == socket.gethostname()
-
-    @property
-    def running(self) -> bool:
-        """Whether this process, of this machine, is still at work."""
-        try:
-            os.kill(self.pid, 0)
-            with open(f"/proc/{self.pid}/stat") as file:
-                return file.read().rpartition(")")[2].split()[0] not in "ZX"  # no zombie
-        except ProcessLookupError:
-            return False
-        except OSError:  # of another user, or a system without /proc
-            return True
+BROKEN = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # as torch says it, without types of errors
 
 
 class Ranks:
@@ -62,27 +32,30 @@ class Ranks:
     for gradients (NCCL between GPUs).
     """
 
-    def __init__(self, place: Launch, store: Any, names: Sequence[Name]):
+    def __init__(self, place: Launch):
         self.rank, self.world = place.rank, place.world
-        self.names = list(names)
+        self.names = self.gather(f"{socket.gethostname()}, process {os.getpid()}")
         self.gradients: Any = None
-        self._store = store
-        self._held_here = "TORCHELASTIC_USE_AGENT_STORE" not in os.environ  # by rank 0; else by torchrun
+        self.broken = False  # whether a connection to another rank was lost
 
     def connect(self, device: torch.device) -> None:
         """Make the group of gradients; UserError where the ranks' devices do not fit together."""
-        found = self.gather((device.type, _card(device)))
+        card = None
+        if device.type == "cuda":  # which GPU it is, in all the world
+            uuid = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
+            card = f"{socket.gethostname()} {uuid}"
+        found = self.gather((device.type, card))
         self.sync_errors(lambda: self._expect_fitting(found) if self.rank == 0 else None)
         self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
 
     def _expect_fitting(self, devices: list[tuple[str, str | None]]) -> None:
-        cards: dict[str | None, int] = {}
         for rank, (kind, card) in enumerate(devices):
+            before = [other for other in range(rank) if card is not None and devices[other][1] == card]
             if kind != devices[0][0]:
                 what = f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]}) on {kind}"
                 raise UserError(what, where="--device", remedy="give all ranks GPUs, or start them with --device cpu")
-            if card is not None and cards.setdefault(card, rank) != rank:
-                what = f"ranks {cards[card]} and {rank} ({self.names[rank]}) would share one GPU"
+            if before:
+                what = f"ranks {before[0]} and {rank} ({self.names[rank]}) would share one GPU"
                 remedy = "start no more processes on a machine than it has GPUs, and leave --device out"
                 raise UserError(what, where="--device", remedy=remedy)
 
@@ -97,12 +70,6 @@ class Ranks:
         found: list[Any] | None = [None] * self.world if self.rank == 0 else None
         dist.gather_object(thing, found)
         return found
-
-    def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
-        """`work` of every part, each done by one rank; rank 0 gets all in order, the others None."""
-        own = [work(part) for part in parts[self.rank :: self.world]]
-        found = self.collect(own)
-        return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
     def sync_errors(self, work: Callable[[], T]) -> T:
         """`work()` on every rank. Where it fails on some, all stop: the first of them says why."""
@@ -127,70 +94,23 @@ class Ranks:
     def _expect_alike(self, found: list[dict[str, Any]]) -> None:
         for rank, other in enumerate(found):
             for key in sorted(found[0].keys() | other.keys()):
-                mine, its = found[0].get(key), other.get(key)
-                if mine != its:
-                    what = f"rank {rank} ({self.names[rank]}) was not started like rank 0: its {key} is {_short(its)}"
-                    what += f", rank 0's is {_short(mine)}"
+                if found[0].get(key) != other.get(key):
+                    what = f"rank {rank} ({self.names[rank]}) was not started like rank 0: its {key} is "
+                    what += f"{_short(other.get(key))}, rank 0's is {_short(found[0].get(key))}"
                     raise UserError(what, remedy="start all ranks with the same recipe, data, settings and versions")
 
     @contextmanager
     def watched(self, advice: Callable[[], str]) -> Iterator[None]:
-        """Around all that needs the others: where one is gone, GantkError that names it, with `advice`."""
+        """Around all that needs the others: where one is gone, GantkError with `advice`."""
         try:
             yield
-        except Elsewhere:
-            raise
-        except GantkError as error:  # told by this rank: the others need not tell that it is gone
-            self._leave(f"told/{self.rank}", str(error.exit_code))
-            raise
         except RuntimeError as error:
-            if not _is_broken(error) or (loss := self._loss(error, advice)) is None:
+            if not isinstance(error, dist.DistError) and not re.search(BROKEN, str(error), re.IGNORECASE):
                 raise
-            raise loss from error
-
-    def _leave(self, key: str, value: str) -> None:
-        if self._store_is_there():
-            with suppress(RuntimeError):
-                self._store.set(key, value)
-
-    def _store_is_there(self) -> bool:
-        """False where the store is known to have gone with rank 0: torch would print pages about it."""
-        return not (self._held_here and self.names[0].here and not self.names[0].running)
-
-    def _loss(self, error: RuntimeError, advice: Callable[[], str]) -> GantkError | None:
-        """What to say when a connection broke: the first rank that is still there says it. None where all are there
-        and torch does not say so itself: the words were about something else."""
-        self._leave(f"here/{self.rank}", "1")
-        here, told = self._roll_call()
-        if told:
-            rank, code = next(iter(told.items()))
-            return Elsewhere(rank, code)
-        lost = sorted(set(range(self.world)) - here)
-        if not lost and not isinstance(error, dist.DistError) and not re.search("gloo|nccl", str(error), re.I):
-            return None
-        if here and min(here) < self.rank:
-            return Elsewhere(min(here), GantkError.exit_code)
-        names = ", ".join(f"rank {rank} ({self.names[rank]})" for rank in lost)
-        which = f"{names} of {self.world} stopped or cannot be reached" if lost else "the connection of the ranks broke"
-        said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without torch's own place
-        return GantkError(f"{which}: {_short(said, 120)}. {advice()}")
-
-    def _roll_call(self) -> tuple[set[int], dict[int, int]]:
-        """Ranks that are still there, this one among them, and the exit codes of those that said why they stopped."""
-        until, others = time.monotonic() + ROLL_CALL, set(range(self.world)) - {self.rank}
-        while True:
-            running = {rank for rank in others if self.names[rank].here and self.names[rank].running}
-            told = {rank: int(self._store.get(f"told/{rank}")) for rank in others if self._has(f"told/{rank}")}
-            here = {self.rank} | running | {rank for rank in others if self._has(f"here/{rank}")}
-            gone = others - here
-            if told or (gone and all(self.names[rank].here for rank in gone)) or time.monotonic() > until:
-                return here, told
-            time.sleep(0.1)
-
-    def _has(self, key: str) -> bool:
-        with suppress(RuntimeError):
-            return self._store_is_there() and self._store.check([key])
-        return False
+            self.broken = True
+            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without torch's place
+            what = f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot be reached"
+            raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
 
 
 class Reduction:
@@ -278,49 +198,24 @@ def meet(place: Launch) -> Ranks:
             remedy="name a host that all machines reach and a port that is free there, and start all ranks together",
         ) from None
     store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep what an earlier start left in it
-    store.set(f"name/{place.rank}", f"{socket.gethostname()}\n{os.getpid()}")
-    names = [_name_of(store, rank, place.world) for rank in range(place.world)]
-    hosts = dist.PrefixStore("hosts", store)
+    store.set(f"here/{place.rank}", "")
     try:
+        store.wait([f"here/{rank}" for rank in range(place.world)], MEETING)
+        hosts = dist.PrefixStore("hosts", store)
         dist.init_process_group("gloo", store=hosts, rank=place.rank, world_size=place.world, timeout=PATIENCE)
     except RuntimeError as error:
-        what = f"rank {place.rank} ({names[place.rank]}) met the others but cannot talk to them"
-        remedy = "Set GLOO_SOCKET_IFNAME to the network that joins the machines."
-        raise GantkError(f"{what}: {_short(str(error), 160)}. {remedy}") from None
-    _met = Ranks(place, store, names)
+        what = f"rank {place.rank} of {place.world} cannot talk to all others at {address}: {_short(str(error), 160)}"
+        remedy = "Start all ranks together, and set GLOO_SOCKET_IFNAME to the network that joins the machines."
+        raise GantkError(f"{what}. {remedy}") from None
+    _met = Ranks(place)
     atexit.register(_part)
     return _met
 
 
 def _part() -> None:
     """At the end of a process that did its work: torch complains of groups that are left open."""
-    if dist.is_initialized() and all(name.running for name in _met.names if name.here):
+    if dist.is_initialized() and not _met.broken:
         dist.destroy_process_group()
-
-
-def _name_of(store: Any, rank: int, world: int) -> Name:
-    key = f"name/{rank}"
-    try:
-        store.wait([key], MEETING)
-    except RuntimeError:
-        what = f"rank {rank} of {world} did not come within {MEETING.seconds // 60} minutes"
-        raise GantkError(f"{what}. Start all ranks together; look at what the missing one printed.") from None
-    host, pid = store.get(key).decode().split("\n")
-    return Name(host, int(pid))
-
-
-def _card(device: torch.device) -> str | None:
-    """Which GPU it is, in all the world; None for other devices."""
-    if device.type != "cuda":
-        return None
-    unique = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
-    return f"{socket.gethostname()} {unique}"
-
-
-def _is_broken(error: RuntimeError) -> bool:
-    """Whether torch speaks of a connection. Its gloo errors have no type of their own."""
-    text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in text for word in BROKEN)
 
 
 def _short(value: Any, length: int = 80) -> str:

@@ -67,9 +67,7 @@ def opened(
 def advice(folder: Path, world: int) -> str:
     """What to do after a rank was lost."""
     steps = steps_saved(folder / "checkpoints")
-    if not steps:
-        return "Nothing had been saved yet. Start again; torchrun --max-restarts 3 does it by itself."
-    return (
-        f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {folder}, on {world} ranks again; "
-        "torchrun --max-restarts 3 does it by itself."
-    )
+    what = "Nothing had been saved yet. Start again"
+    if steps:
+        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {folder}, on {world} ranks again"
+    return f"{what}; torchrun --max-restarts 3 does it by itself."

@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gantk.errors import UserError
-from gantk.machine.device import check_index, cpu_info, driver_version, no_cuda, precision_on, tried
+from gantk.machine.device import choose, cpu_info, driver_version, precision_on
 from gantk.machine.launch import Launch, launch
 from gantk.nets.kernels import CHANNELS_LAST
 
@@ -49,9 +48,7 @@ class Runtime:
 
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
-        if not self.channels_last:
-            return thing.to(self.device)
-        if isinstance(thing, Tensor) and thing.ndim != dims + 2:
+        if not self.channels_last or (isinstance(thing, Tensor) and thing.ndim != dims + 2):
             return thing.to(self.device)
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
@@ -71,24 +68,22 @@ class Runtime:
             dist.all_reduce(value, group=self.ranks and self.ranks.gradients)
         return value / self.world
 
-    def broadcast(self, method: nn.Module) -> None:
-        """Give every rank the first rank's weights and buffers."""
-        if self.world > 1:
-            for tensor in method.state_dict().values():
-                dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank the first rank's values, in place."""
+        for tensor in tensors if self.world > 1 else ():
+            dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
 
     def alike(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The first rank's batch on every rank: what is made of it once is the same everywhere."""
         if self.world == 1:
             return batch
         same = {name: tensor.contiguous().clone() for name, tensor in batch.items()}
-        for tensor in same.values():
-            dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
+        self.broadcast(same.values())
         return type(batch)(same)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank."""
-        return any(self.ranks.gather(flag)) if self.ranks else flag
+    def gather(self, thing: T) -> list[T]:
+        """What each rank has, by rank."""
+        return self.ranks.gather(thing) if self.ranks else [thing]
 
     def wait(self) -> None:
         """Wait for all ranks, however long it takes."""
@@ -99,22 +94,14 @@ class Runtime:
         """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
         return self.ranks.sync_errors(work) if self.ranks else work()
 
-    def agree(self, about: dict[str, Any]) -> None:
-        """UserError where the ranks were started with different things."""
-        if self.ranks:
-            self.ranks.agree(about)
-
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
-        """`work` of every part, shared out over the ranks; the first one gets the results, the others None."""
-        return self.ranks.share(parts, work) if self.ranks else [work(part) for part in parts]
+        """`work` of every part, each done by one rank; the first one gets the results in order, the others None."""
+        found = self.collect([work(part) for part in parts[self.rank :: self.world]])
+        return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
     def collect(self, thing: T) -> list[T] | None:
         """What each rank has, on the first one; None on the others."""
         return self.ranks.collect(thing) if self.ranks else [thing]
-
-    def first(self, thing: T) -> T:
-        """What the first rank has."""
-        return self.ranks.gather(thing)[0] if self.ranks else thing
 
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Around all that needs the other ranks: where one is gone, GantkError with its name and `advice`."""
@@ -130,7 +117,7 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
     place = launch()
     ranks = _met(place)
-    chosen = sync_errors(lambda: tried(_device(device, place)))
+    chosen = sync_errors(lambda: choose(device, place.rank, place.local))
     if ranks is not None and ranks.gradients is None:
         ranks.connect(chosen)
     precision = sync_errors(lambda: precision_on(chosen, precision))
@@ -154,36 +141,6 @@ def _met(place: Launch) -> Ranks | None:
     from gantk.machine.ranks import meet
 
     return meet(place) if place.world > 1 else None
-
-
-def _device(name: str | None, place: Launch) -> torch.device:
-    if name in (None, "auto"):
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"'{name}' is not a device", where="--device", allowed="auto, cpu, cuda, cuda:0, mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise no_cuda()
-    if device.type == "cuda":
-        check_index(device)
-        device = device if device.index is not None else torch.device("cuda", _own_gpu(place))
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        remedy = "leave --device out, or use --device cpu"
-        raise UserError("no MPS device is available", where="--device", remedy=remedy)
-    return device
-
-
-def _own_gpu(place: Launch) -> int:
-    """The GPU of this process; UserError where its machine has fewer than processes."""
-    count = torch.cuda.device_count()
-    if count == 1:  # srun shows each task its own GPU only: whether two have the same one is seen when they meet
-        return 0
-    if place.local >= count:
-        what = f"rank {place.rank} is process {place.local + 1} of its machine, which has {count} GPUs"
-        remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
-        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
-    return place.local
 
 
 def describe(runtime: Runtime) -> dict:

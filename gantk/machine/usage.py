@@ -59,12 +59,9 @@ def energy(device: Any = "cpu") -> float | None:
     On a CUDA device the card's own (NVML, by the package pynvml); else that of all CPU packages (RAPL), which counts
     what other processes use as well. Read it more often than a RAPL counter turns over: some ten minutes at the least.
     """
-    return _card(device) if str(device).startswith("cuda") else _packages()
-
-
-def _card(device: Any) -> float | None:
-    """NVML's energy since the driver was loaded; the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides."""
-    try:
+    if not str(device).startswith("cuda"):
+        return _packages()
+    try:  # the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides
         import pynvml
         import torch
 
@@ -78,9 +75,7 @@ def _card(device: Any) -> float | None:
 def _packages() -> float | None:
     """The sum over `intel-rapl:N`, not over their parts `intel-rapl:N:M`, which are counted in them already."""
     total, found = 0, False
-    for zone in sorted(POWERCAP.glob("intel-rapl:[0-9]*")):
-        if zone.name.count(":") != 1:
-            continue
+    for zone in (zone for zone in POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1):
         try:
             now = int((zone / "energy_uj").read_text())
             last, turns = _rapl.get(zone, (now, 0))

@@ -39,9 +39,9 @@ class Parts:
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
     data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
-    if runtime.world > 1:
-        runtime.agree(identity_of(model, data))
-    runtime.broadcast(method)
+    if runtime.ranks:
+        runtime.ranks.agree(identity_of(model, data))
+    runtime.broadcast(method.state_dict().values())
     engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):

@@ -93,7 +93,7 @@ class Training:
         """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
         if self.runtime.world == 1:
             return bool(stopped)
-        return step % self.table.log_every == 0 and self.runtime.any(bool(stopped))
+        return step % self.table.log_every == 0 and any(self.runtime.gather(bool(stopped)))
 
     def batch_at(self, step: int, stage: Stage) -> Batch:
         batch = resized(self.feed.at(step), stage.size)
