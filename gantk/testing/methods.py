@@ -91,20 +91,15 @@ class MethodContract:
         check_networks(method)
         assert method.phases(), "a method needs at least one phase"
 
-    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    def test_losses_are_finite_numbers_with_names(self, d, precision):
-        losses = self.train(self.engine(self.build(d), precision=precision), until=2)
-        assert losses
-        for name, loss in losses.items():
-            assert loss.shape == (), f"'{name}' is not one number"
-            assert torch.isfinite(loss), f"'{name}' is {float(loss)}"
-
-    @pytest.mark.parametrize("count", [1, 4])
-    def test_batches_of_one_and_of_four_are_sane(self, d, count):
+    @pytest.mark.parametrize(("precision", "count"), [("fp32", 1), ("fp32", 4), ("bf16", 2)])
+    def test_losses_are_finite_numbers_with_names_whatever_the_batch(self, d, precision, count):
         method = self.build(d)
-        engine = self.engine(method)
+        engine = self.engine(method, precision=precision)
         for _, _, losses in engine.fit(lambda step, stage: self.batch_at(method, step, stage.size, count)):
-            assert all(torch.isfinite(loss) for loss in losses.values()), f"at step {engine.step}: {losses}"
+            assert losses
+            for name, loss in losses.items():
+                assert loss.shape == (), f"'{name}' is not one number"
+                assert torch.isfinite(loss), f"'{name}' is {float(loss)} at step {engine.step}"
         for images in self._products(method):
             assert torch.isfinite(images).all()
 
@@ -162,14 +157,8 @@ class MethodContract:
         _assert_equal(resumed.method.state_dict(), whole.method.state_dict())
         if whole.ema is not None:
             _assert_equal(resumed.ema.state_dict(), whole.ema.state_dict())
-
-    def test_weights_survive_a_checkpoint(self, d, tmp_path):
-        engine = self.engine(self.build(d))
-        self.train(engine, until=1)
-        other = self.engine(self.build(d, seed=1))
-        _load(other, _save(engine, tmp_path))
-        for found, expected in zip(self._products(other.method), self._products(engine.method), strict=True):
-            assert torch.equal(found, expected)
+        for found, expected in zip(self._products(resumed.method), self._products(whole.method), strict=True):
+            assert torch.equal(found, expected)  # what they make too: nothing is remembered outside the checkpoint
 
     def test_images_have_the_right_shape_and_range(self, d):
         method = self.build(d)

@@ -19,65 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
-# The host waits for a value or for a shape that depends on values, or hands over a number that it made.
-READS = {
-    aten._local_scalar_dense: "reads a value",
-    aten.is_nonzero: "reads a value",
-    aten.equal: "reads a value",
-    aten.nonzero: "needs a shape that depends on values",
-    aten.masked_select: "needs a shape that depends on values",
-    aten._unique2: "needs a shape that depends on values",
-    aten.unique_dim: "needs a shape that depends on values",
-    aten.unique_consecutive: "needs a shape that depends on values",
-    aten.repeat_interleave: "needs a shape that depends on values",
-    aten.bincount: "needs a shape that depends on values",
-    aten.lift_fresh: "copies a number from the host",
-}
+VALUES = {aten._local_scalar_dense, aten.is_nonzero, aten.equal}
+SHAPES = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount}
 # These go past the dispatcher where the tensor is on the host already.
 METHODS = {Tensor.tolist: "tolist", Tensor.numpy: "numpy", Tensor.cpu: "cpu", Tensor.__array__: "numpy"}
-
-
-class Watch(TorchDispatchMode):
-    """Notes every host read while it is entered: `found` has a line for each, with the place in the code."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if read := _read(func, args, kwargs):
-            self.found.append(read)
-        return func(*args, **kwargs)
-
-
-class _Methods(TorchFunctionMode):
-    """Notes the calls that never reach the dispatcher."""
-
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()
-        self.found = found
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in METHODS:
-            self.found.append(f"{METHODS[func]} copies to the host: {_place()}")
-        return func(*args, **(kwargs or {}))
-
-
-def _read(func: Any, args: tuple, kwargs: dict) -> str | None:
-    """What a call makes the host wait for, and where; None where nothing."""
-    packet = func.overloadpacket
-    why = READS.get(packet)
-    if packet is aten.repeat_interleave and (kwargs.get("output_size") or not isinstance((*args, 0)[1], Tensor)):
-        why = None  # the shape is known
-    if packet in (aten.index, aten.index_put, aten.index_put_):
-        masks = [i for i in args[1] if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
-        why = "needs a shape that depends on values" if masks else None
-    if packet in (aten._to_copy, aten.copy_):
-        devices = {t.device.type for t in args[:2] if isinstance(t, Tensor)}
-        devices |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
-        why = "copies between devices" if len(devices) > 1 else None
-    return why and f"{packet.__name__} {why}: {_place()}"
 
 
 def host_reads(function: Callable[[], Any]) -> list[str]:
@@ -86,9 +31,10 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
     Indexing with a mask counts too (`nonzero`). Numbers that Python holds anyway do not: they become part of a kernel's
     arguments, and `Recording` shows where that freezes what should change.
     """
-    with Watch() as watch, _Methods(watch.found):
+    found: list[str] = []
+    with _Operations(found, None), _Methods(found):
         function()
-    return watch.found
+    return found
 
 
 class Recording:
@@ -107,47 +53,70 @@ class Recording:
 
     def record(self, function: Callable[[], Any]) -> Any:
         """What `function` gives; it runs as usual meanwhile."""
-        with _Tape(self._calls):
+        with _Operations([], self._calls):
             return function()
 
     @torch.no_grad()
     def replay(self) -> None:
         """Run what was recorded, into the memory of the recording."""
         for func, args, kwargs, outputs in self._calls:
-            again = _tensors(func(*args, **kwargs))
-            for old, new in zip(outputs, again, strict=True):
+            for old, new in zip(outputs, _tensors(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr() or old.stride() != new.stride():
                     old.copy_(new)
 
 
-class _Tape(TorchDispatchMode):
-    """Writes the operations down; views and operations in place need no copy when they run again."""
+class _Operations(TorchDispatchMode):
+    """Notes host reads in `found` or, where `calls` is a list, refuses them and writes all operations down there."""
 
-    def __init__(self, calls: list) -> None:
+    def __init__(self, found: list[str], calls: list | None) -> None:
         super().__init__()
-        self.calls = calls
+        self.found, self.calls = found, calls
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if read := _read(func, args, kwargs):
+        why = _waits(func.overloadpacket, args, kwargs)
+        read = why and f"{func.overloadpacket.__name__} {why}: {_place()}"
+        if read and self.calls is not None:
             raise RuntimeError(f"a graph cannot hold this: {read}")
+        self.found += [read] if read else []
         out = func(*args, **kwargs)
-        if _is_view(func):
-            return out
-        held = tree_map(_kept, (args, kwargs))
-        self.calls.append((func, *held, [t.detach() for t in _tensors(out)]))
+        returns = func._schema.returns
+        view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if self.calls is not None and not view:  # views need no copy when they run again
+            known = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, (args, kwargs))
+            self.calls.append((func, *known, [t.detach() for t in _tensors(out)]))
         return out
 
 
-def _is_view(func: Any) -> bool:
-    """Whether the outputs only look at the inputs' memory."""
-    returns = func._schema.returns
-    return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+class _Methods(TorchFunctionMode):
+    """Notes the calls that never reach the dispatcher."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in METHODS:
+            self.found.append(f"{METHODS[func]} copies to the host: {_place()}")
+        return func(*args, **(kwargs or {}))
 
 
-def _kept(value: Any) -> Any:
-    """The same memory under a name that autograd does not know."""
-    return value.detach() if isinstance(value, Tensor) else value
+def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
+    """Why the host waits for an operation, or hands over a number that it made; None where it does neither."""
+    if packet in VALUES:
+        return "reads a value"
+    if packet is aten.lift_fresh:
+        return "copies a number from the host"
+    if packet in (aten._to_copy, aten.copy_):
+        devices = {t.device.type for t in args[:2] if isinstance(t, Tensor)}
+        devices |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
+        return "copies between devices" if len(devices) > 1 else None
+    shape = packet in SHAPES
+    if packet is aten.repeat_interleave:
+        shape = not kwargs.get("output_size") and isinstance((*args, 0)[1], Tensor)
+    if packet in (aten.index, aten.index_put, aten.index_put_):
+        shape = any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    return "needs a shape that depends on values" if shape else None
 
 
 def _tensors(value: Any) -> list[Tensor]:
