@@ -1,15 +1,157 @@
-"""Recipes: overrides, profiles, the place of a mistake, and that what was resolved resolves to itself."""
+"""Recipes: options as signatures say them, overrides, profiles, post-steps, and the place of a mistake."""
 
 from __future__ import annotations
 
 import copy
+import json
 import tomllib
+from typing import Literal
 
 import pytest
 import tomli_w
+import torch
 
 from gantk.errors import UserError
+from gantk.plugin.loader import registry
+from gantk.plugin.registry import Entry
+from gantk.plugin.spec import Generator, Part, Problem, bind, options_help, options_model
 from gantk.recipe.load import Recipe, all_recipes, find_line, load_recipe, resolved
+from gantk.runs.trained import Posts, spread_examples
+
+# ---- the signature is the schema -----------------------------------------------------------------
+
+
+class Sampler:
+    """Takes one option of every type that a recipe can hold."""
+
+    def __init__(
+        self,
+        context,
+        *,
+        count: int = 1,  # how many
+        rate: float = 0.5,
+        name_of: str = "x",
+        flag: bool = False,
+        mode: Literal["p", "q"] = "p",
+        pair: tuple[float, float] = (0.5, 0.9),
+        sides: list[int] = [1, 2],
+        limit: float | None = None,
+        inner: Generator = "unet",
+    ):
+        """Keeps nothing."""
+
+
+class Shift:
+    """Adds a number."""
+
+    def __init__(self, dims: int, range: tuple[float, float], *, by: float = 0.5):
+        self.by = by
+
+    def __call__(self, images, examples):
+        return images + self.by
+
+
+class LikeExample(Shift):
+    """Takes the mean of a training image, by gradient descent."""
+
+    def __call__(self, images, examples):
+        canvas = images.clone().requires_grad_(True)
+        optimizer = torch.optim.SGD([canvas], lr=canvas.numel() / 2)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (canvas.mean() - examples(1).mean()).square().backward()
+            optimizer.step()
+        return canvas
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The augmentation 'sampler', the post-steps 'shift' and 'like_example'."""
+    for kind, name, target in (("augment", "sampler", Sampler), ("post", "shift", Shift)):
+        monkeypatch.setitem(registry().entries, (kind, name), Entry(kind, name, target, "tests"))
+    entry = Entry("post", "like_example", LikeExample, "tests")
+    monkeypatch.setitem(registry().entries, ("post", "like_example"), entry)
+
+
+def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
+    options = {"count": 3, "rate": 2, "name_of": "y", "flag": True, "mode": "q", "pair": [1, 2.5], "sides": [4]}
+    bound = bind("augment", {"name": "sampler", "limit": 1, **options}).options
+    assert isinstance(bound["rate"], float) and bound["rate"] == 2.0  # a whole number may stand for a decimal
+    assert bound["pair"] == (1.0, 2.5) and isinstance(bound["pair"], tuple)
+    assert bound["sides"] == [4] and bound["flag"] is True and bound["mode"] == "q" and bound["limit"] == 1.0
+    assert isinstance(bound["inner"], Part) and bound["inner"].name == "unet"
+    assert bind("optimizer", "adam") == bind("optimizer", {"name": "adam"})
+    assert bind("optimizer", "adam").options == {"lr": 2e-4, "betas": (0.5, 0.999), "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        *[("count", value, "integer") for value in ("3", 3.5, True)],
+        ("rate", "fast", "number"),
+        *[("rate", value, "finite number") for value in (float("nan"), float("inf"))],
+        *[("flag", value, "boolean") for value in (1, "yes")],
+        ("mode", "r", "'p' or 'q'"),
+        ("name_of", 5, "string"),
+        ("sides", 4, "list"),
+        ("sides", [1, "two"], '"two"'),
+        ("pair", [0.1, 0.2, 0.3], ""),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words):
+    with pytest.raises(Problem) as raised:
+        bind("augment", {"name": "sampler", key: value})
+    path, text = raised.value.path, str(raised.value.error)
+    assert path == ((key, 1) if words == '"two"' else (key,))
+    assert words in text and (isinstance(value, list) or json.dumps(value) in text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "path", "words"),
+    [
+        ("generator", {"name": "unet", "wdth": 64}, ("wdth",), "'unet' has no option 'wdth'|Did you mean 'width'?|dep"),
+        ("generator", "unett", (), "there is no generator 'unett'|Did you mean 'unet'?|resnet"),
+        ("method", {"name": "dualgan", "generator": {"name": "unet", "depth": "x"}}, ("generator", "depth"), "integer"),
+        (
+            "method",
+            {"name": "dualgan", "adversarial": "l1"},
+            ("adversarial",),
+            "the loss 'l1' cannot be used here|Allowed: bce, hinge, ls, wgan_gp",
+        ),
+    ],
+    ids=["option", "name", "inner", "loss"],
+)
+def test_a_mistake_in_a_part_keeps_its_path_and_names_what_there_is(kind, value, path, words):
+    with pytest.raises(Problem) as raised:
+        bind(kind, value)
+    assert raised.value.path == path and all(word in str(raised.value.error) for word in words.split("|"))
+
+
+def test_required_options_are_asked_for():
+    def target(*, radius: float, side: int = 1):
+        return radius, side
+
+    assert options_model(target).model_fields["radius"].is_required()
+    rows = options_help(target)
+    assert [row[0] for row in rows] == ["radius", "side"] and rows[0][2] == "required"
+
+
+UNEXPLAINED = {"generator", "discriminator", "adversarial"}  # their names say it
+
+
+@pytest.mark.parametrize(("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)])
+def test_every_registered_part_has_a_schema_a_summary_and_explained_options(kind, name):
+    entry = registry().get(kind, name)
+    model = options_model(entry.load())  # fails where a parameter has no annotation that pydantic can use
+    assert entry.summary().endswith((".", ":")) and len(entry.summary()) > 15
+    if all(not field.is_required() for field in model.model_fields.values()):
+        part = bind(kind, name)
+        assert bind(kind, part.table()) == part  # the written defaults are what the signature says
+    for option, _, _, comment in options_help(entry.load()):
+        assert comment or option in UNEXPLAINED, f"{kind} {name}: no comment beside '{option}'"
+
+
+# ---- overrides and profiles ----------------------------------------------------------------------
 
 TEXT = """\
 format = 1
@@ -54,19 +196,18 @@ def mistake(recipe: Recipe) -> str:
     return str(raised.value)
 
 
+def small(**tables) -> Recipe:
+    """The shortest recipe, with further tables."""
+    return load_recipe({"method": "dualgan", "train": {"steps": 1}} | tables)
+
+
 def test_every_key_has_a_default_but_the_method_and_the_length():
-    model = load_recipe({"method": "dualgan", "train": {"steps": 1}}).check()
+    model = small().check()
     assert model.method.name == "dualgan" and model.data.source.name == "phantom" and model.train.batch == 1
 
 
-def test_checking_leaves_the_recipe_as_it_was(recipe):
-    before = copy.deepcopy(recipe.tables)
-    recipe.override(["train.steps=3", "method.generator.width=9"], "small").check()
-    assert recipe.tables == before
-
-
 def test_options_alone_are_the_default_parts():
-    recipe = load_recipe({"method": {"name": "cyclegan", "generator": {"width": 8}}, "train": {"steps": 1}})
+    recipe = small(method={"name": "cyclegan", "generator": {"width": 8}})
     model = recipe.override(["method.discriminator.width=3", "train.optimizer.lr=1e-3"]).check()
     generator, discriminator = (model.method.options[name] for name in ("generator", "discriminator"))
     assert (generator.name, generator.options["width"]) == ("resnet", 8)
@@ -75,117 +216,40 @@ def test_options_alone_are_the_default_parts():
 
 
 @pytest.mark.parametrize(
-    ("setting", "get", "value"),
+    ("setting", "table", "keys", "value"),
     [
-        ("train.steps=7", lambda m: m.train.steps, 7),
-        ("train.steps = 7", lambda m: m.train.steps, 7),
-        ("train.precision=fp32", lambda m: m.train.precision, "fp32"),
-        ('train.precision="fp32"', lambda m: m.train.precision, "fp32"),
-        ("data.size=[64, 48]", lambda m: m.data.size, (64, 48)),
-        ("train.channels_last=false", lambda m: m.train.fast.channels_last, False),
-        ("train.optimizer.lr=1e-5", lambda m: m.train.optimizer.options["lr"], 1e-5),
-        ("train.optimizer=sgd", lambda m: m.train.optimizer.name, "sgd"),
-        ('method.generator={name="resnet", width=4}', lambda m: m.method.options["generator"].options["width"], 4),
-        ("method.generator.width=6", lambda m: m.method.options["generator"].options["width"], 6),
-        ("data.split.seed=4", lambda m: m.data.split.seed, 4),
-        ("evaluate.metrics=['mae']", lambda m: [part.name for part in m.evaluate.metrics], ["mae"]),
-        ("data.source={name='phantom', subjects=9}", lambda m: m.data.source.options["subjects"], 9),
+        ("train.steps=7", "train", ["steps"], 7),
+        ("data.size=[64, 48]", "data", ["size"], [64, 48]),
+        ("train.channels_last=false", "train", ["fast", "channels_last"], False),
+        ("train.optimizer.lr=1e-5", "train", ["optimizer", "lr"], 1e-5),
+        ("train.optimizer=sgd", "train", ["optimizer", "name"], "sgd"),
+        ('method.generator={name="resnet", width=4}', "method", ["generator", "width"], 4),
+        ("data.split.seed=4", "data", ["split", "seed"], 4),
+        ("data.source={name='phantom', subjects=9}", "data", ["source", "subjects"], 9),
     ],
 )
-def test_set_takes_toml_values_with_dotted_keys(recipe, setting, get, value):
-    assert get(recipe.override([setting]).check()) == value
+def test_set_takes_toml_values_with_dotted_keys(recipe, setting, table, keys, value):
+    found = resolved(recipe.override(["train.steps=6", setting]).check())[table]  # later settings win
+    for key in keys:
+        found = found[key]
+    assert (list(found) if isinstance(value, list) else found) == value
 
 
-def test_later_settings_win_and_settings_win_over_profiles(recipe):
-    model = recipe.override(["train.steps=8", "train.steps=9"], "small").check()
-    assert model.train.steps == 9
-
-
-def test_a_profile_is_laid_over_the_recipe(recipe):
+def test_a_profile_is_laid_over_the_recipe_and_settings_over_both(recipe):
+    before = copy.deepcopy(recipe.tables)
     model = recipe.override([], "small").check()
     assert model.train.steps == 5 and model.data.size == (32, 32)
     assert model.train.optimizer.name == "adam" and model.train.optimizer.options["lr"] == 5e-4
     assert model.method.options["generator"].options["width"] == 8
     assert model.data.split.test == 0.3 and model.method.options["identity"] == 1.0
-    assert recipe.check().train.steps == 100
+    assert recipe.override(["train.steps=9"], "small").check().train.steps == 9
+    assert recipe.check().train.steps == 100 and recipe.tables == before
 
 
 @pytest.mark.parametrize("tables", [{"profile": 3}, {"profile": {"small": 3}}, {}])
 def test_profiles_that_are_no_tables_are_an_error(tables):
     with pytest.raises(UserError, match="no profile 'small'"):
-        load_recipe({"method": "dualgan", **tables}).override([], "small")
-
-
-@pytest.mark.parametrize(
-    ("settings", "profile", "where"),
-    [
-        (["train.stepz=3"], None, "--set train.stepz=3"),
-        (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
-        (["translate.overlap=3"], None, "--set translate.overlap=3"),
-        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),  # a table that was not there
-        ([], "wrong", "mine.toml:26"),
-    ],
-)
-def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, profile, where):
-    assert mistake(recipe.override(settings, profile)).endswith(f"({where})")
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong", "place"),
-    [
-        ("identity = 1.0", "identity = 'much'", 7),
-        ("identity = 1.0", "identiti = 1.0", 7),
-        ('generator = "unet"', 'generator = { name = "unet", wdth = 3 }', 6),
-        ("split = { test = 0.3 }", "split = { tset = 0.3 }", 11),
-        ("steps = 100", "steps = 1.5", 14),
-        ("[data]", "[dta]", 9),
-        ("format = 1", "format = 2", 1),
-        ("format = 1", "format = 'one'", 1),
-        ("format = 1", "fromat = 1", 1),
-    ],
-)
-def test_a_mistake_names_its_line(tmp_path, line, wrong, place):
-    path = tmp_path / "r.toml"
-    assert line in TEXT
-    path.write_text(TEXT.replace(line, wrong, 1), "utf-8")
-    assert mistake(load_recipe(path)).endswith(f"({path}:{place})")
-
-
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        (("format",), 1),
-        (("a", "x"), 4),
-        (("a", "b", "y"), 6),
-        (("a", "b", "z", "w"), 7),
-        (("a", "missing"), 3),
-        (("quoted key",), 2),
-        (("c", "d", "e"), 9),
-        (("nothing",), None),
-    ],
-)
-def test_lines_are_found_in_tables_dotted_keys_and_quotes(path, line):
-    text = 'format = 1\n"quoted key" = 3\n[a]\nx = 1  # [b]\n[a.b]\ny = 2\nz = { w = 3 }\n[c]\nd.e = "[a]"\n'
-    assert tomllib.loads(text)
-    assert find_line(text, path) == line
-
-
-@pytest.mark.parametrize("setting", ["train.steps", "=3", "train..steps=3", "", ".x=1", "a b=1"])
-def test_a_setting_without_key_and_value_is_refused(recipe, setting):
-    with pytest.raises(UserError, match=r"is not key=value.*--set train\.steps=200"):
-        recipe.override([setting])
-
-
-@pytest.mark.parametrize("setting", ["data.size=[1,", "train.steps=", "train.precision=$fp32", "data.size=(1,2)"])
-def test_a_value_that_is_no_toml_and_no_word_is_refused(recipe, setting):
-    with pytest.raises(UserError, match="is not a TOML value"):
-        recipe.override([setting])
-
-
-@pytest.mark.parametrize(("train", "given"), [({}, "neither"), ({"steps": 3, "epochs": 1}, "both")])
-def test_steps_and_epochs_are_given_one_at_a_time(train, given):
-    text = mistake(load_recipe({"method": "dualgan", "train": train}))
-    assert f"train.steps and train.epochs: {given} given" in text and "train.steps = 2400" in text
+        small(**tables).override([], "small")
 
 
 @pytest.mark.parametrize(
@@ -203,17 +267,6 @@ def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     assert (train.steps, train.epochs) == length
 
 
-@pytest.mark.parametrize("domains", [[], ["a", "b", "c"], ["T1", "T1"], ["", "T2"]])
-def test_domains_are_one_name_or_two_different_ones(domains):
-    recipe = {"method": "dualgan", "train": {"steps": 1}, "data": {"domains": domains}}
-    assert "data.domains: one name or two different ones" in mistake(load_recipe(recipe))
-
-
-def test_sides_and_dims_belong_together():
-    recipe = {"method": "dualgan", "train": {"steps": 1}, "data": {"dims": 3, "size": [32, 32]}}
-    assert "data.size: 3 positive sides are needed, because data.dims is 3" in mistake(load_recipe(recipe))
-
-
 def test_a_resolved_recipe_resolves_to_itself(recipe, tmp_path):
     recipe.tables["paper"] = {"title": "On tests", "psnr": {"t2": 20.5}}
     recipe.tables["train"]["optimizers"] = {"generators": {"name": "sgd", "lr": 0.1}}
@@ -223,13 +276,81 @@ def test_a_resolved_recipe_resolves_to_itself(recipe, tmp_path):
     path = tmp_path / "resolved.toml"
     path.write_text(tomli_w.dumps(tables), "utf-8")
     second = load_recipe(path).check()
-    assert second == first
-    assert resolved(second) == tables
+    assert second == first and resolved(second) == tables
     assert tables["train"]["optimizers"]["generators"] == {"name": "sgd", "lr": 0.1, "momentum": 0.0}
     assert "profile" not in tables and tables["method"]["discriminator"]["name"] == "patchgan"
 
 
-def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
+# ---- mistakes and where they are -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "profile", "where"),
+    [
+        (["train.stepz=3"], None, "--set train.stepz=3"),
+        (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
+        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),  # a table that was not there
+        ([], "wrong", "mine.toml:26"),
+    ],
+)
+def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, profile, where):
+    assert mistake(recipe.override(settings, profile)).endswith(f"({where})")
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "place"),
+    [
+        ("identity = 1.0", "identiti = 1.0", 7),
+        ('generator = "unet"', 'generator = { name = "unet", wdth = 3 }', 6),
+        ("split = { test = 0.3 }", "split = { tset = 0.3 }", 11),
+        ("steps = 100", "steps = 1.5", 14),
+        ("[data]", "[dta]", 9),
+        ("format = 1", "format = 2", 1),
+        ("format = 1", "format = 'one'", 1),
+    ],
+)
+def test_a_mistake_names_its_line(tmp_path, line, wrong, place):
+    path = tmp_path / "r.toml"
+    path.write_text(TEXT.replace(line, wrong, 1), "utf-8-sig")  # a byte order mark is no mistake
+    assert mistake(load_recipe(path)).endswith(f"({path}:{place})")
+
+
+def test_lines_are_found_in_tables_dotted_keys_and_quotes():
+    text = 'format = 1\n"quoted key" = 3\n[a]\nx = 1  # [b]\n[a.b]\ny = 2\nz = { w = 3 }\n[c]\nd.e = "[a]"\n'
+    lines = {"format": 1, "a.x": 4, "a.b.y": 6, "a.b.z.w": 7, "a.missing": 3, "quoted key": 2, "c.d.e": 9}
+    assert tomllib.loads(text) and find_line(text, ("nothing",)) is None
+    assert {path: find_line(text, tuple(path.split("."))) for path in lines} == lines
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "=3", "train..steps=3", "", ".x=1", "a b=1"])
+def test_a_setting_without_key_and_value_is_refused(recipe, setting):
+    with pytest.raises(UserError, match=r"is not key=value.*--set train\.steps=200"):
+        recipe.override([setting])
+
+
+@pytest.mark.parametrize("setting", ["data.size=[1,", "train.steps=", "train.precision=$fp32", "data.size=(1,2)"])
+def test_a_value_that_is_no_toml_and_no_word_is_refused(recipe, setting):
+    with pytest.raises(UserError, match="is not a TOML value"):
+        recipe.override([setting])
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"train": {}}, "train.steps and train.epochs: neither given. Give one of the two, for example train.steps"),
+        ({"train": {"steps": 3, "epochs": 1}}, "train.steps and train.epochs: both given"),
+        *[
+            ({"data": {"domains": domains}}, "data.domains: one name or two different ones")
+            for domains in ([], ["a", "b", "c"], ["T1", "T1"], ["", "T2"])
+        ],
+        ({"data": {"dims": 3, "size": [32, 32]}}, "data.size: 3 positive sides are needed, because data.dims is 3"),
+    ],
+)
+def test_keys_that_do_not_go_with_each_other_are_an_error(tables, words):
+    assert words in mistake(small(**tables))
+
+
+def test_a_path_wins_over_a_bundled_name_and_a_missing_one_names_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = next(iter(all_recipes()))
     (tmp_path / f"{name}.toml").write_text("[method]\nname = 'dualgan'\n", "utf-8")
@@ -238,13 +359,32 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
     assert "bundled" in load_recipe(f"recipes/{name}.toml").origin  # as the README says it, from anywhere
 
 
-def test_a_recipe_that_is_not_there_names_the_nearest(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no recipe 'dualgan_t1t3'.*Did you mean 'dualgan_t1t2'"):
-        load_recipe("dualgan_t1t3")
+# ---- post-steps: [[post]] tables, applied in order to what the networks made ----------------------
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_post_steps_follow_each_other_and_survive_being_written_out(parts):
+    steps = [{"name": "shift", "by": 1.0}, "shift", {"name": "like_example"}]
+    model = small(post=steps).check()
+    with torch.no_grad():  # as inference runs; a step may optimise all the same
+        done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.full((n, 1, 4, 4), 0.25))
+    assert not done.requires_grad and done.mean() == pytest.approx(0.25, abs=1e-3)
+    assert not Posts(small().check(), (-1.0, 1.0))
+    tables = resolved(model)
+    assert tables["post"][:2] == [{"name": "shift", "by": 1.0}, {"name": "shift", "by": 0.5}]
+    assert resolved(Recipe(tables).check()) == tables
+
+
+def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(parts, tmp_path):
     path = tmp_path / "r.toml"
-    path.write_text(TEXT, "utf-8-sig")
-    assert load_recipe(path).check().train.steps == 100
+    text = '[method]\nname = "dualgan"\n[train]\nsteps = 1\n[[post]]\nname = "shift"\n'
+    path.write_text(text + '[[profile.cpu.post]]\nname = "shift"\nby = 3.0\n')
+    assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [3.0]
+    path.write_text(text + "byy = 3.0\n")
+    with pytest.raises(UserError, match=r"'shift' has no option 'byy'.*Did you mean 'by'.*r\.toml:7"):
+        load_recipe(path).check()
+
+
+def test_examples_are_spread_over_the_training_images():
+    images = [torch.full((1, 2, 2), float(i)) for i in range(10)]
+    assert spread_examples(images)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
+    assert len(spread_examples(images[:2])(5)) == 5

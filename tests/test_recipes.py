@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from tiny import ROOT
 from torch import nn
 
 from gantk.errors import UserError
@@ -13,7 +12,6 @@ from gantk.method import Geometry, Method, check_networks
 from gantk.recipe.load import Recipe, load_recipe, resolved
 from gantk.recipe.tables import Model
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PUBLISHED = ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15", "cyclegan_t1t2_64", "cyclegan_t1t2_256"]
@@ -21,11 +19,11 @@ PUBLISHED = ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15", "cyclegan_t1t2_64", 
 
 def variants() -> list:
     """Every recipe as it is and in each of its profiles."""
-    found = []
-    for path in RECIPES:
-        for profile in (None, *load_recipe(path).tables.get("profile", {})):
-            found.append(pytest.param(path, profile, id=f"{path.stem}-{profile}" if profile else path.stem))
-    return found
+    return [
+        pytest.param(path, profile, id=f"{path.stem}-{profile}" if profile else path.stem)
+        for path in RECIPES
+        for profile in (None, *load_recipe(path).tables.get("profile", {}))
+    ]
 
 
 def model_of(name: str, profile: str | None = None) -> Model:
@@ -48,22 +46,14 @@ def layers(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.modules() if isinstance(layer, CONVOLUTIONS)]
 
 
-def shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The size of every convolution's output for an image of `size`, in the order in which they run."""
-    found: list[tuple[int, ...]] = []
-    for layer in layers(network):
-        layer.register_forward_hook(lambda module, inputs, output: found.append(tuple(output.shape[2:])))
-    network(torch.empty(1, 1, *size, device="meta"))
-    return found
-
-
-def test_there_are_recipes():
-    assert {"dualgan_t1t2", "cyclegan_t1t2", *PUBLISHED} <= {path.stem for path in RECIPES}
-
-
 @pytest.mark.parametrize(("path", "profile"), variants())
-def test_every_recipe_builds_networks_for_its_size(path, profile):
+def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_written_out(path, profile):
     model = load_recipe(path).override([], profile).check()
+    assert model.summary.count(".") and len(model.summary) <= 120
+    tables = resolved(model)
+    assert resolved(Recipe(tables).check()) == tables
+    if path.stem != "t1t2_patients":  # two real patients are what it is about; without them it says where it looked
+        assert model.data.source.name == "phantom"
     try:
         method = build(model)
     except UserError as error:  # what others trained has to be fetched first
@@ -76,87 +66,49 @@ def test_every_recipe_builds_networks_for_its_size(path, profile):
         assert method.translate(image, to).shape == (1, geometry.channels[to], *geometry.size)
 
 
-@pytest.mark.parametrize(("path", "profile"), variants())
-def test_every_recipe_is_the_same_once_its_defaults_are_written_out(path, profile):
-    tables = resolved(load_recipe(path).override([], profile).check())
-    assert resolved(Recipe(tables).check()) == tables
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_says_what_it_is_and_needs_no_download(path):
-    model = load_recipe(path).check()
-    assert model.summary.count(".") and len(model.summary) <= 120
-    if path.stem != "t1t2_patients":  # two real patients are what it is about; without them it says where it looked
-        assert model.data.source.name == "phantom"
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_systems_carry_their_source_and_train_as_published(name):
-    model = model_of(name)
-    assert model.paper["published"]["a_to_b"] == {"psnr": 8.09, "ssim": 0.0}
-    assert model.paper["published"]["b_to_a"] == {"psnr": 10.91, "ssim": 0.18}
-    adam = model.train.optimizer
-    assert (adam.name, adam.options["lr"], tuple(adam.options["betas"])) == ("adam", 2e-4, (0.5, 0.999))
-    assert model.train.ema == 0
-    options = model.method.options
-    assert (options["local_ncc"], options["flat_region"], options["augment"]) == (0, 0, [])
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_systems_keep_their_kind_in_the_cpu_profile(name):
     full, small = model_of(name), model_of(name, "cpu")
-    assert small.train.epochs < full.train.epochs
+    assert full.paper["published"]["a_to_b"] == {"psnr": 8.09, "ssim": 0.0}
+    assert full.paper["published"]["b_to_a"] == {"psnr": 10.91, "ssim": 0.18}
+    adam = full.train.optimizer
+    assert (adam.name, adam.options["lr"], tuple(adam.options["betas"])) == ("adam", 2e-4, (0.5, 0.999))
+    options = full.method.options
+    assert (full.train.ema, options["local_ncc"], options["flat_region"], options["augment"]) == (0, 0, 0, [])
     weights = [sum(p.numel() for p in build(model).parameters()) for model in (full, small)]
-    assert weights[1] < weights[0] / 10
+    assert small.train.epochs < full.train.epochs and weights[1] < weights[0] / 10
     for part in ("adversarial", "cycle"):
         assert small.method.table()[part] == full.method.table()[part]
 
 
-@pytest.mark.parametrize("profile", [None, "cpu"])
 @pytest.mark.parametrize("name", ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15"])
-def test_unet15_has_15_layers_and_a_patchgan_of_5(name, profile):
-    model = model_of(name, profile)
-    method = build(model)
-    assert len(layers(method.g_ab)) == 15
-    assert len(layers(method.d_b)) == 5
-    assert model.train.batch == 1
-
-
-def test_unet15_filters_double_from_128():
-    method = build(model_of("cyclegan_t1t2_unet15"))
+def test_unet15_has_15_layers_a_patchgan_of_5_and_the_published_losses(name):
+    for profile in (None, "cpu"):
+        model = model_of(name, profile)
+        method = build(model)
+        assert len(layers(method.g_ab)) == 15 and len(layers(method.d_b)) == 5 and model.train.batch == 1
+    method, loss = build(model_of(name)), {"cyclegan": "bce", "dualgan": "ls"}
     assert [layer.out_channels for layer in layers(method.g_ab.encoder)][:4] == [128, 256, 512, 1024]
-
-
-def test_unet15_weights_are_drawn_from_n_0_002():
+    options = model.method.options
+    assert options["adversarial"].name == loss[model.method.name] and options["cycle"] > 0
+    assert model.method.name == "dualgan" or options["identity"] > 0
     torch.manual_seed(0)
-    method = build(model_of("dualgan_t1t2_unet15", "cpu"), "cpu")
+    method = build(model_of(name, "cpu"), "cpu")
     for layer in layers(method.g_ab) + layers(method.d_b):
         weight = layer.weight.detach()
-        if weight.numel() > 10_000:
-            assert float(weight.std()) == pytest.approx(0.02, rel=0.05)
-            assert abs(float(weight.mean())) < 1e-3
+        if weight.numel() > 10_000:  # drawn from N(0, 0.02)
+            assert float(weight.std()) == pytest.approx(0.02, rel=0.05) and abs(float(weight.mean())) < 1e-3
 
 
-def test_unet15_losses_are_the_published_ones():
-    cycle, dual = model_of("cyclegan_t1t2_unet15").method, model_of("dualgan_t1t2_unet15").method
-    assert (cycle.name, cycle.options["adversarial"].name) == ("cyclegan", "bce")
-    assert cycle.options["cycle"] > 0 and cycle.options["identity"] > 0
-    assert (dual.name, dual.options["adversarial"].name) == ("dualgan", "ls")
-    assert dual.options["cycle"] > 0
-
-
-def test_system_64_goes_down_to_one_pixel_in_7_and_up_in_6():
+def test_system_64_goes_down_to_one_pixel_in_7_and_up_in_6_on_images_in_0_1():
     model = model_of("cyclegan_t1t2_64")
-    sides = [shape[0] for shape in shapes(build(model).g_ab, model.data.size)]
-    assert sides == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64]
-    assert len(layers(build(model).d_a)) == 5
-
-
-def test_system_64_works_on_images_in_0_1():
-    model = model_of("cyclegan_t1t2_64")
+    method, sides = build(model), []
+    for layer in layers(method.g_ab):
+        layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[2]))
+    method.g_ab(torch.empty(1, 1, *model.data.size, device="meta"))
+    assert sides == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64] and len(layers(method.d_a)) == 5
     assert tuple(model.data.intensity.options["range"]) == (0.0, 1.0)
-    image = torch.rand(1, 1, 64, 64)
-    output = build(model_of("cyclegan_t1t2_64", "cpu"), "cpu").translate(image, "b").detach()
+    output = build(model_of("cyclegan_t1t2_64", "cpu"), "cpu").translate(torch.rand(1, 1, 64, 64), "b").detach()
     assert output.min() >= 0 and output.max() <= 1
     assert (model.train.batch, model.train.epochs) == (8, 250)
 
