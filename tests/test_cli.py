@@ -1,4 +1,4 @@
-"""The command line: a thin skin on the Python API, exit codes, what commands print; and the README shows what exists."""
+"""The command line: a thin skin on the Python API, exit codes, what commands print; and what the README shows."""
 
 from __future__ import annotations
 
