@@ -86,3 +86,8 @@ def test_losses_go_by_their_names_of_0_1_too():
     with pytest.warns(DeprecationWarning, match="local_ncc"):
         assert bind_or_raise("loss", "structure").target is LocalNCC
     assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(1.0, 1.0, local_ncc=2.0, noise_floor=0.06)
+
+
+def test_one_part_can_be_turned_on_where_all_is_off(tiny_recipe):
+    fast = load_recipe(tiny_recipe).override(["train.fast=false", "train.fast.kernels=true"]).check().train.fast
+    assert [name for name, value in fast if value] == ["kernels"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 
+import kornia.geometry  # noqa: F401  (its first import copies tensors from the host)
 import pytest
 import torch
 from test_contracts import METHODS, MUNIT

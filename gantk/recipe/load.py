@@ -14,7 +14,7 @@ from typing import Any
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Problem, Table, check, options_model, plain
-from gantk.recipe.tables import FORMAT, Model
+from gantk.recipe.tables import FORMAT, FastTable, Model
 
 # Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
@@ -279,6 +279,8 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         inner = tables.get(parent, {})
         if isinstance(inner, str) and parent not in ("summary",):
             inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
+        elif isinstance(inner, bool) and parent == "fast":
+            inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)  # all or nothing, but for one part
         if not isinstance(inner, dict):
             raise UserError(f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}")
         tables[parent] = inner
