@@ -56,8 +56,6 @@ class Mapping:
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Learn from training images (C, *spatial) of this domain; UserError where all are constant."""
-        if not len(images):
-            raise UserError("there are no images to learn the intensities from", where="data.intensity")
         self.fit_from([self.measure(np.asarray(image)) for image in images])
 
     def measure(self, pixels: np.ndarray) -> list[float]:
@@ -114,7 +112,7 @@ class Linear(Mapping):
     high: float | None = None
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        if not len(images) or self.per != "set":
+        if self.per != "set":
             return super().fit(images)
         self._set(self.ends_of([np.asarray(image) for image in images]), f"all {len(images)} training images")
 

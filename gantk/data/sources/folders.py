@@ -120,11 +120,10 @@ class Aligned(FileSource):
         found = below(path, images_below(path), "image")
         if not found or any(image.place or io.is_volume(image.path) for image in found):
             return None
-        try:
+        with suppress(UserError):
             sides = [outline(image.path).pixels.shape[1:] for image in found[:3]]
-        except UserError:
-            return None
-        return {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
+            return {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
+        return None
 
     def records(self) -> list[Record]:
         """Two records for every picture: its halves, a pair."""

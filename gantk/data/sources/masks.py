@@ -79,8 +79,7 @@ def masks_of(
 
 def expect_one_grid(mask: Path, image: Path) -> None:
     """UserError that names both where a mask does not lie on its image's voxels."""
-    differs = difference(mask, image)
-    if differs:
+    if differs := difference(mask, image):
         what = f"the mask '{mask}' is on another grid than its image '{image}': {differs}"
         remedy = "resample the mask onto its image's grid, or leave both out"
         raise UserError(what, where="data.source.mask", remedy=remedy)

@@ -95,8 +95,7 @@ class Contrasts(VolumeSource):
         subject = patient_of(key, self.patient) if self.patient else subject
         first, *others = filter(None, files.values())
         for file in others:
-            differs = difference(first, file)
-            if differs:
+            if differs := difference(first, file):
                 what = f"'{first}' and '{file}' are of one patient, and on different grids: {differs}"
                 remedy = "register and resample a patient's files onto one grid first"
                 raise UserError(what, where="data.source.path", remedy=remedy)
