@@ -292,7 +292,7 @@ def test_a_choice_among_bad_checkpoints_and_a_leak_are_no_praise(tmp_path):
 
 
 def test_an_interrupted_run_without_truth_says_what_it_lacks(tmp_path):
-    page = Page(make_run(tmp_path / "run", log=log_lines(20), steps=(0, 20), truth=False))
+    page = Page(make_run(tmp_path / "run", log=[*log_lines(20), *SELECTION[:1]], steps=(0, 20), truth=False))
     assert "No metrics: the run stopped at step 20 of 40." in page.words and "gantk resume" in page.words
     assert "No error maps: these samples have no registered truth to compare with." in page.words
     assert "metrics" not in page.having("id") and "error" not in page.having("data-kind")
