@@ -389,23 +389,6 @@ def test_neighbouring_slices_are_seen_by_the_network_and_not_scored(translation)
     assert result["metrics"]["a_to_b"]["psnr"] == result["baselines"]["identity"]["a_to_b"]["psnr"]
 
 
-@pytest.mark.parametrize(("statistics", "size"), [("image", (32, 32)), ("window", (16, 16))])
-def test_images_larger_than_a_patch_go_through_whole_or_by_windows(translation, statistics, size):
-    translation["data"]["patch"] = [16, 16]
-    translation["translate"] = {"statistics": statistics}
-    seen = []
-
-    class Watches(Method):
-        def translate(self, image, to):
-            seen.append(tuple(image.shape[2:]))
-            return image
-
-    result = scorer_of(translation, Watches).test()
-    assert seen[-1] == size
-    psnr = result["metrics"]["a_to_b"]["psnr"]["value"]
-    assert psnr == pytest.approx(result["baselines"]["identity"]["a_to_b"]["psnr"]["value"], abs=1e-3)
-
-
 # ---- classes
 
 

@@ -17,7 +17,6 @@ from gantk.metrics.features import INCEPTION_FILE, Features, Inception, RandomCo
 from gantk.metrics.neighbours import Prdc
 from gantk.metrics.sets import Fid, Kid
 from gantk.nets.pretrained import timm_model
-from gantk.plugin.spec import bind
 
 TINY = "test_resnet"  # timm's smallest
 
@@ -200,19 +199,14 @@ def test_an_onnx_file_that_does_not_fit_is_one_clear_error(weights, monkeypatch)
 
 WRAPPINGS = {
     "plain": lambda state: state,
-    "backbone.": lambda state: {f"backbone.{key}": value for key, value in state.items()},
-    "several prefixes, and another head": lambda state: {
-        **{f"module.model.encoder.{key}": value for key, value in state.items()},
-        "module.projector.weight": torch.ones(3, 3),
+    "a prefix, no classifier, no counts of batches": lambda state: {
+        f"module.backbone.{key}": value for key, value in state.items() if not key.endswith(("fc.weight", "tracked"))
     },
-    "no classifier": lambda state: {key: value for key, value in state.items() if not key.startswith("fc.")},
-    "no counts of batches": lambda state: {key: v for key, v in state.items() if not key.endswith("tracked")},
     "a training's checkpoint": lambda state: {
         "epoch": 3,
-        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
-        "model_state_dict": state,
+        "optimizer": {"state": {0: {"a": torch.ones(2)}}},
+        "model": state,
     },
-    "half precision": lambda state: {key: v.half() if v.is_floating_point() else v for key, v in state.items()},
 }
 
 
@@ -224,22 +218,8 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
     mean, std = (torch.tensor(tiny.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         expected = tiny.forward_head(tiny.forward_features((images / 2 - mean) / std), pre_logits=True).numpy()
-    assert np.allclose(seen(images), expected, rtol=0.02 if "half" in wrapping else 1e-4, atol=1e-3)
+    assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
     assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
-
-
-def test_weights_are_found_by_path_with_and_without_a_suffix_and_as_safetensors(tiny, weights):
-    from safetensors.torch import save_file
-
-    torch.save(tiny.state_dict(), weights / "one.pt")
-    save_file(tiny.state_dict(), weights / "two.safetensors")
-    images = blobs(2, size=(64, 64))
-    names = ("one.pt", str(weights / "one.pt"), "two.safetensors", "two")
-    found = [Features(TINY, 2.0, 2, weights=name, side=64)(images) for name in names]
-    assert all(np.array_equal(found[0], each) for each in found[1:])
-    sets = [group(blobs(8, seed, size=(64, 64))) for seed in range(3)]
-    part = bind("metric", {"name": "prdc", "features": TINY, "weights": "one.pt", "side": 64, "k": 3})
-    assert list(part(2.0, 2)(*sets)) == [f"{name}_one" for name in ("precision", "recall", "density", "coverage")]
 
 
 def test_children_that_are_numbered_are_known_by_their_order(weights):

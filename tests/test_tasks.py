@@ -13,10 +13,8 @@ from gantk.errors import UserError
 from gantk.method import Method
 from gantk.metrics.references import RealImages
 from gantk.metrics.sets import ImageGroup, halves
-from gantk_tasks import segmentation
 from gantk_tasks.classification import (
     Classification,
-    Classifier,
     TwoSample,
     area_under_roc,
     balanced_accuracy,
@@ -57,18 +55,13 @@ def inverted(group: ImageGroup) -> ImageGroup:
 @pytest.fixture
 def classified(monkeypatch) -> list[tuple[set[bytes], set[bytes]]]:
     """(learned from, asked about) of each classifier, images as bytes."""
-    seen, fit, probabilities = [], Classifier.fit, Classifier.probabilities
+    seen, answers = [], Classification.answers
 
-    def learns(self, images, labels, classes):
-        seen.append((seen_by(images), set()))
-        return fit(self, images, labels, classes)
+    def watched(self, images, labels, classes, asked):
+        seen.append((seen_by(images), seen_by(asked)))
+        return answers(self, images, labels, classes, asked)
 
-    def asked(self, images):
-        seen[-1][1].update(seen_by(images))
-        return probabilities(self, images)
-
-    monkeypatch.setattr(Classifier, "fit", learns)
-    monkeypatch.setattr(Classifier, "probabilities", asked)
+    monkeypatch.setattr(Classification, "answers", watched)
     return seen
 
 
@@ -116,18 +109,6 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
     assert "synthetic=12/crossed-over-halves-of-the-patients/tested-on:real=12" in found.definition and found.n == 12
 
 
-def test_images_without_a_class_are_refused_or_left_out():
-    train, test, fake = tumours(20, 0), tumours(20, 1), tumours(20, 2)
-    metric = Classification(2.0, 2, **QUICK | {"steps": 1})
-    with pytest.raises(UserError, match="class of every image.*made images"):
-        metric(train, test, ImageGroup(fake.images, fake.patients))
-    test.labels[4:8] = -1
-    assert metric(train, test, fake)["classification"].n == 16
-    test.labels[:] = 1
-    with pytest.raises(UserError, match="two classes"):
-        metric(train, test, fake)
-
-
 def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():
     from scipy.stats import binomtest
 
@@ -150,25 +131,17 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
 def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_of_timm():
     data, state = tumours(20, 0), torch.get_rng_state()
     found = [
-        Classifier("small", "random", 5, 16, seed, 2.0).fit(data.images, data.labels, 2).probabilities(data.images)
+        Classification(2.0, 2, **QUICK | {"steps": 5, "seed": seed}).answers(data.images, data.labels, 2, data.images)
         for seed in (0, 0, 1)
     ]
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
     assert torch.equal(state, torch.get_rng_state())
     labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
-    solid = Classifier("small", "random", 1, 16, 0, 1.0).fit(volumes, labels, 2)
-    assert solid.probabilities(volumes).shape == (4, 2)
-    flat = Classifier("resnet10t", "random", 1, 32, 0, 1.0).fit(torch.rand(4, 2, 20, 20), labels, 2)
-    likely = flat.probabilities(torch.rand(3, 2, 20, 20))
-    assert torch.allclose(likely.sum(1), torch.ones(3, dtype=torch.float64), atol=1e-6)
-    assert "resnet10t-random" in Classification(2.0, 2, backbone="resnet10t").definition
-
-
-@pytest.mark.parametrize("metric", [Classification, TwoSample, Segmentation])
-def test_options_out_of_range_are_refused(metric):
-    for options, word in (({"steps": 0}, "steps = 0"), ({"side": 4}, "side = 4")):
-        with pytest.raises(UserError, match=word):
-            metric(2.0, 2, **options)
+    solid = Classification(1.0, 3, **QUICK | {"steps": 1})
+    assert solid.answers(volumes, labels, 2, volumes).shape == (4, 2)
+    flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
+    likely = flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20))
+    assert likely.sum(1) == pytest.approx(1) and "resnet10t-random" in flat.definition
 
 
 # ---- segmentation
@@ -300,19 +273,6 @@ def test_without_masks_it_says_what_is_missing():
     train.masks[:3], test.masks[3:6] = torch.nan, torch.nan  # images that nobody looked at are left out
     score = metric(train, test, translated(test))["segmentation"]
     assert "trained-on:real=9" in score.definition and "patients=2" in score.definition and score.n == 6
-
-
-def test_volumes_and_images_larger_than_what_it_sees_are_answered_at_their_own_size(monkeypatch):
-    solid = patients(6, 0, "p", (12, 13, 14))
-    answer = Segmenter(3, 3, 48, 0, 2.0).fit(solid.images, solid.masks)(solid.images)
-    assert answer.shape == solid.masks.shape and answer.dtype == torch.bool
-    large = patients(12, 0, "p", (24, 32))
-    segmenter = Segmenter(2, 30, 16, 0, 2.0).fit(large.images, large.masks)
-    assert segmenter._seen(large.images).shape == (12, 1, 12, 16)
-    whole = segmenter(large.images)
-    assert agreement([(whole, large)])[0].value > 0.4
-    monkeypatch.setattr(segmentation, "PASS", 2 * 12 * 16)
-    assert torch.equal(segmenter(large.images), whole)
 
 
 # ---- in a run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from gantk.metrics.baselines import trained
 from gantk.metrics.features import PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
+from gantk.nets.pretrained import timm_model
 
 BATCH = 16  # images of a training step
 RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
@@ -22,7 +24,11 @@ RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a 
 
 @dataclass(eq=False)
 class Judge:
-    """A metric of sets that trains classifiers of its own; subclasses say what on."""
+    """A metric of sets that trains classifiers of its own: a backbone with a linear head.
+
+    Each is trained for `steps` steps of 16 images, every class as often as the others; a volume is its three middle
+    slices, as channels. The same seed on the same machine gives the same classifier.
+    """
 
     data_range: float
     dims: int
@@ -38,10 +44,43 @@ class Judge:
     def __post_init__(self) -> None:
         expect_least(steps=(self.steps, 1), side=(self.side, 16))
 
-    def fit(self, images: Tensor, labels: Tensor, classes: int) -> Classifier:
-        """A classifier that has learned these images."""
-        options = self.backbone, self.weights, self.steps, self.side, self.seed, self.data_range
-        return Classifier(*options).fit(images, labels, classes)
+    def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
+        """(N, classes): the probabilities of `asked` by a classifier of images (N, C, *size), labels (N,)."""
+        pictures = self._pictures(images)
+        labels = labels.to(pictures.device)
+        rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[labels.cpu()]
+
+        def make() -> nn.Module:
+            channels = pictures.shape[1]
+            if self.backbone == "small":
+                body: nn.Module = SmallConv(channels)
+            else:
+                body = timm_model(self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels)
+            width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
+            return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True).to(pictures.device)
+
+        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+            picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
+            return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
+
+        def optimizer(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(weights, RATE[self.weights], weight_decay=0.01)
+
+        with torch.autocast(pictures.device.type, enabled=False):
+            network = trained(make, loss, self.steps, self.seed, optimizer)
+            with torch.no_grad():
+                parts = [network(part).softmax(1) for part in self._pictures(asked).split(PASS)]
+        return torch.cat(parts).double().cpu().numpy()
+
+    def _pictures(self, images: Tensor) -> Tensor:
+        """(N, channels, side, side), about -1 to 1."""
+        found = []
+        for part in images.split(PASS):
+            part = 2 * part.float() / self.data_range - 1
+            views = middle_slices(part) if images.ndim == 5 else [part]
+            sized = [F.interpolate(view, (self.side, self.side), mode="bilinear", antialias=True) for view in views]
+            found.append(torch.cat(sized, 1))
+        return torch.cat(found)
 
     @property
     def definition(self) -> str:
@@ -105,7 +144,7 @@ class Classification(Judge):
         found, truth = [], []
         for learn, asked in folds:
             own, true = (torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked))
-            found.append(self.fit(learn.images, own, len(classes)).probabilities(asked.images).numpy())
+            found.append(self.answers(learn.images, own, len(classes), asked.images))
             truth.append(true.numpy())
         found, truth = np.concatenate(found), np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
@@ -157,9 +196,9 @@ class TwoSample(Judge):
             sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
             raise UserError(f"two_sample needs more images than {sizes}", where="evaluate.metrics", allowed="4 or more")
         learned = torch.cat([_spread(group, count).images for group in (train, known)])
-        model = self.fit(learned, torch.arange(2).repeat_interleave(count), 2)
         real, made = (_spread(group, tested) for group in (test, asked))
-        found, truth = model.probabilities(torch.cat([real.images, made.images])).numpy(), np.repeat([0, 1], tested)
+        labels, truth = torch.arange(2).repeat_interleave(count), np.repeat([0, 1], tested)
+        found = self.answers(learned, labels, 2, torch.cat([real.images, made.images]))
         names = [*(patient or f"real {i}" for i, patient in enumerate(real.patients))]
         names += [f"made {i}" for i in range(tested)]
         ci95 = drawn_interval(lambda i: balanced_accuracy(found[i], truth[i]), names)
@@ -185,65 +224,6 @@ class SmallConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(x)  # the strongest response counts beside the mean: a lesion is small
         return (x.mean((2, 3)) + x.amax((2, 3))) / 2
-
-
-class Classifier:
-    """A backbone with a linear head, trained on images (N, C, *size) from 0 to `data_range`.
-
-    `backbone` is "small" or a name of timm, whose weights are "random" or "pretrained" on photographs. It is trained
-    for `steps` steps of 16 images, every class as often as the others, at `side` pixels; a volume is its three middle
-    slices, as channels. The same seed on the same machine gives the same classifier.
-    """
-
-    def __init__(self, backbone: str, weights: str, steps: int, side: int, seed: int, data_range: float):
-        self.backbone, self.weights, self.steps, self.side, self.seed = backbone, weights, steps, side, seed
-        self.data_range = data_range
-
-    def fit(self, images: Tensor, labels: Tensor, classes: int) -> Classifier:
-        """Train on images (N, C, *size) with labels (N,) from 0 to `classes` - 1."""
-        pictures = self._pictures(images)
-        labels = labels.to(pictures.device)
-        rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[labels.cpu()]
-
-        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
-            picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
-            return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
-
-        with torch.autocast(pictures.device.type, enabled=False):
-            self.network = trained(
-                lambda: self._network(pictures.shape[1], classes).to(pictures.device),
-                loss,
-                self.steps,
-                self.seed,
-                lambda weights: torch.optim.AdamW(weights, RATE[self.weights], weight_decay=0.01),
-            )
-        return self
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """(N, classes), float64, on the CPU."""
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            parts = [self.network(part).softmax(1) for part in self._pictures(images).split(PASS)]
-        return torch.cat(parts).double().cpu()
-
-    def _network(self, channels: int, classes: int) -> nn.Module:
-        if self.backbone == "small":
-            body: nn.Module = SmallConv(channels)
-        else:
-            from gantk.nets.pretrained import timm_model
-
-            body = timm_model(self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels)
-        width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
-        return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True)
-
-    def _pictures(self, images: Tensor) -> Tensor:
-        """(N, channels, side, side), about -1 to 1."""
-        found = []
-        for part in images.split(PASS):
-            part = 2 * part.float() / self.data_range - 1
-            views = middle_slices(part) if images.ndim == 5 else [part]
-            sized = [F.interpolate(view, (self.side, self.side), mode="bilinear", antialias=True) for view in views]
-            found.append(torch.cat(sized, 1))
-        return torch.cat(found)
 
 
 def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
