@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import nn
 
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import Probes, compare, export, real_images, require_steady
+from gantk.exports.exporting import Probes, export, real_images, require_steady
 from gantk.exports.network import exact_norms
 from gantk.exports.onnx_model import FORMAT, KEY, OnnxModel
 from gantk.inference.pipeline import Look
@@ -96,26 +95,15 @@ def test_the_difference_on_held_out_images_is_said_and_kept(exported):
     assert parity["native_largest"] < 1e-5
     assert parity["batches"][0] == 1 and len(parity["batches"]) > 1
     assert parity["sizes"] == [[32, 32], [36, 40]]  # the recipe's, and another that the network takes
-
-
-def test_any_number_of_images_of_any_fitting_size_go_in(exported):
-    session = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
+    assert metadata_of(path)["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}, "limits": []}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 1, "height", "width"]
-    for shape in ((1, 1, 8, 8), (5, 1, 44, 60)):
-        (made,) = session.run(None, {"image": np.zeros(shape, np.float32)})
-        assert made.shape == shape and made.dtype == np.float32
-    assert metadata_of(exported[0])["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}, "limits": []}
+    assert session.run(None, {"image": np.zeros((5, 1, 44, 60), np.float32)})[0].shape == (5, 1, 44, 60)
 
 
 def test_the_file_names_no_folder_of_the_machine_it_was_made_on(exported):
     places = [str(Path.home()), str(Path(toolkit.__file__).parent), "site-packages", str(exported[0].parent), '.py"']
     assert not [place for place in places if place.encode() in exported[0].read_bytes()]
-
-
-def test_networks_that_take_no_part_stay_out(exported):
-    model = onnx.load(exported[0])
-    of_generator = sum(np.prod(tensor.dims) for tensor in model.graph.initializer if "g_ab" in tensor.name)
-    assert sum(np.prod(tensor.dims) for tensor in model.graph.initializer) < of_generator + 64
 
 
 def test_a_difference_above_the_tolerance_is_an_error_and_leaves_no_file(run, tmp_path):
@@ -164,18 +152,6 @@ def test_files_that_are_no_exported_model_get_one_message_each(exported, tmp_pat
             OnnxModel.load(path)
 
 
-def test_onnxruntime_that_is_not_installed_is_named(exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"onnxruntime is needed.*gantk\[onnx\]"):
-        OnnxModel.load(exported[0])
-
-
-def test_packages_that_write_onnx_are_named_where_they_are_missing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk.exports.onnx_file.find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"onnxscript needed.*gantk\[onnx\]"):
-        export(run, out=tmp_path / "x.onnx")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -214,19 +190,6 @@ class _Target:
 
 
 PROBES = Probes((np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8),), "3 images")
-
-
-def test_differences_are_shares_of_the_range_on_every_batch_and_size():
-    seen = []
-
-    def found(images):
-        seen.append(images.shape)
-        return images + np.float32(0.02 if images.shape[-1] > 8 else 0.01)
-
-    parity = compare(found, lambda images: images, PROBES, _Target, larger=4)
-    assert seen == [(1, 1, 8, 8)] * 3 + [(3, 1, 8, 8), (1, 1, 12, 16)]
-    assert parity.largest == pytest.approx(0.01, rel=1e-3) and parity.native_largest == pytest.approx(0.01, rel=1e-3)
-    assert parity.mean < parity.largest and parity.sizes == [[8, 8], [12, 16]]
 
 
 def run_of(network: nn.Module):

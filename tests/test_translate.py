@@ -110,16 +110,6 @@ def test_a_folder_goes_on_where_it_was_stopped(identity, tmp_path):
     assert (out / "0.nii.gz").stat().st_mtime_ns != times["0.nii.gz"]
 
 
-def test_a_broken_file_does_not_stop_its_neighbours(identity, tmp_path, gantk):
-    whole_numbers(tmp_path / "in" / "good.nii.gz")
-    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image at all")
-    outcome = gantk("translate", identity, tmp_path / "in", tmp_path / "out", "--device", "cpu")
-    assert outcome.code == 1
-    assert "1 of 2 files could not be translated" in outcome.err
-    assert "bad.nii.gz" in outcome.err
-    assert (tmp_path / "out" / "good.nii.gz").is_file()
-
-
 def test_one_volume_of_several_is_chosen_by_its_number(identity, tmp_path, gantk):
     scan = whole_numbers(tmp_path / "4d.nii.gz", shape=(40, 40, 5, 3))
     outcome = gantk("translate", identity, scan, tmp_path / "out.nii.gz", "--device", "cpu")
@@ -128,17 +118,6 @@ def test_one_volume_of_several_is_chosen_by_its_number(identity, tmp_path, gantk
     outcome = gantk("translate", identity, scan, tmp_path / "out.nii.gz", "--volume", "2", "--device", "cpu")
     assert outcome.code == 0, outcome.err
     assert np.array_equal(nib.load(tmp_path / "out.nii.gz").get_fdata(), nib.load(scan).get_fdata()[..., 2])
-
-
-def test_an_uncertainty_is_a_second_map_in_the_targets_units(tiny_run, tmp_path, gantk):
-    scan = whole_numbers(tmp_path / "scan.nii.gz", shape=(40, 40, 4))
-    outcome = gantk("translate", tiny_run, scan, tmp_path / "o.nii.gz", "--uncertainty", "flips", "--device", "cpu")
-    assert outcome.code == 0, outcome.err
-    plain = toolkit.translate(tiny_run, scan, tmp_path / "p.nii.gz", device="cpu", say=lambda line: None)
-    made, spread = (nib.load(tmp_path / f"o{tail}.nii.gz") for tail in ("", "_uncertainty"))
-    assert np.array_equal(made.get_fdata(), nib.load(plain[0]).get_fdata())
-    assert spread.shape == made.shape and np.array_equal(spread.affine, made.affine)
-    assert spread.get_fdata().min() >= 0 < spread.get_fdata().max() < np.ptp(made.get_fdata())
 
 
 @pytest.mark.parametrize(
@@ -157,13 +136,6 @@ def test_a_wrong_option_is_told_with_what_is_allowed(tiny_run, tmp_path, gantk, 
     assert outcome.code == 2
     assert says in outcome.err
     assert not (tmp_path / "out.nii.gz").exists()
-
-
-def test_what_a_folder_of_nothing_says(identity, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(GantkError, match="no images in the folder"):
-        toolkit.translate(identity, tmp_path / "empty", tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out").exists()
 
 
 def test_files_side_by_side_give_what_they_give_one_after_the_other(tiny_run, tmp_path):
@@ -193,18 +165,6 @@ def frame(**changes) -> Frame:
 
 def window() -> Window:
     return Window(low=0.0, high=100.0)
-
-
-def test_the_median_of_three_planes_takes_away_flicker_between_slices():
-    rng = np.random.default_rng(0)
-    volume = Image(pixels=rng.uniform(20, 80, (1, 32, 32, 32)).astype(np.float32))
-
-    def flickers(batch: np.ndarray) -> np.ndarray:
-        return batch + rng.choice([0] * 7 + [0.4], (len(batch), 1, 1, 1)).astype(np.float32)  # some too bright
-
-    line = Pipeline(frame(), window(), window(), flickers)
-    errors = [np.abs(line.images(volume, planes)[0].pixels - volume.pixels).mean() for planes in (None, "all")]
-    assert errors[1] < 0.6 * errors[0]
 
 
 def test_only_a_few_slices_are_in_work_at_a_time():
@@ -366,13 +326,6 @@ def test_a_missing_contrast_is_refused_by_name_unless_the_run_learnt_to_do_witho
     assert np.isfinite(nib.load(written).get_fdata()).all()
 
 
-def test_contrasts_on_two_grids_are_refused(contrasts, tmp_path):
-    volume(tmp_path / "p" / "t1.nii.gz")
-    volume(tmp_path / "p" / "flair.nii.gz", affine=np.diag([1.0, 1, 1, 1]))
-    with pytest.raises(GantkError, match="not on the grid of"):
-        toolkit.translate(contrasts, tmp_path / "p", tmp_path / "out", device="cpu", say=lambda line: None)
-
-
 def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
     run = trained(tmp_path, DUALGAN, neighbours=1, source={"subjects": 6, "slices": 5})
     model = toolkit.load(run, device="cpu")
@@ -390,14 +343,6 @@ def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
     assert not np.array_equal(whole[:, :, 3], after[:, :, 3])
 
 
-def test_a_run_trained_on_patches_translates_whole_images(tmp_path):
-    run = trained(tmp_path, DUALGAN, size=[48, 48], patch=[32, 32])
-    model = toolkit.load(run, device="cpu")
-    assert model.method.geometry.size == (32, 32)
-    pixels = np.random.default_rng(0).uniform(0, 600, (2, 1, 60, 50)).astype(np.float32)
-    assert model.translate(pixels).shape == pixels.shape
-
-
 def test_samples_are_files_that_come_again_for_the_same_seed(sampler, tmp_path, gantk):
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
         outcome = gantk("sample", sampler, "-n", "3", "--out", tmp_path / folder, "--seed", seed, "--device", "cpu")
@@ -412,14 +357,6 @@ def test_samples_are_files_that_come_again_for_the_same_seed(sampler, tmp_path, 
     rows = list(csv.reader((tmp_path / "one" / "labels.csv").open()))
     assert rows == [["file", "label"], ["sample-0000.png", "healthy"], ["sample-0001.png", "tumour"],
                     ["sample-0002.png", "healthy"]]  # fmt: skip
-
-
-def test_a_class_can_be_asked_for_by_name(sampler, tmp_path, gantk):
-    gantk("sample", sampler, "-n", "2", "--out", tmp_path / "t", "--label", "tumour", "--device", "cpu")
-    assert "tumour" in (tmp_path / "t" / "labels.csv").read_text()
-    outcome = gantk("sample", sampler, "-n", "2", "--out", tmp_path / "u", "--label", "tumor", "--device", "cpu")
-    assert outcome.code == 2 and "healthy, tumour" in outcome.err
-    assert not (tmp_path / "u").exists()
 
 
 def test_sampling_refuses_what_it_cannot_do(sampler, multimodal, tmp_path, gantk):
