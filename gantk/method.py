@@ -167,34 +167,19 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
     taken back to what the phase updates."""
     where = f"the phase '{phase.name}' of the method {type(method).__name__}"
     if not isinstance(losses, dict) or not losses:
-        what = f"the phase returned {_described(losses)}, and not its losses by name"
+        what = "the phase did not return its losses by name"
         raise UserError(what, where=where, allowed='{"name": loss, ...}, each a tensor of shape ()')
     for name, loss in losses.items():
-        what, remedy = f"the loss '{name}' is {_described(loss)}, and not one number as a tensor", None
-        if not isinstance(loss, Tensor):
-            remedy = "return the tensor itself, without .item(), float() or .tolist()"
-        elif loss.ndim:
-            remedy = "return its .mean() or .sum()"
-        elif loss.device != method.progress.device:
-            what = f"the loss '{name}' lies on {loss.device}, and the method on {method.progress.device}"
-            remedy = "keep it where it was computed, without .cpu() or .to(...)"
-        if remedy:
+        if not isinstance(loss, Tensor) or loss.ndim or loss.device != method.progress.device:
+            shape = f" of shape {tuple(loss.shape)} on {loss.device}" if isinstance(loss, Tensor) else ""
+            what = f"the loss '{name}' is {type(loss).__name__}{shape}, and not one number as a tensor"
+            remedy = "return its .mean() or .sum(), where it was computed, without .item(), float() or .cpu()"
             raise UserError(what, where=where, remedy=remedy)
     if not any(loss.requires_grad for loss in losses.values()):
         what = f"no loss ({', '.join(losses)}) leads back to a weight, so that nothing can be learned from it"
         remedy = "compute one from what the phase's networks give, without .detach(), .item() or torch.no_grad()"
         raise UserError(what, where=where, remedy=remedy)
     return losses
-
-
-def _described(thing: object) -> str:
-    """A value in few words: what it is, not what is in it."""
-    if isinstance(thing, Tensor):
-        return f"a tensor of shape {tuple(thing.shape)}"
-    if isinstance(thing, dict | list | tuple) and not thing:
-        return f"an empty {type(thing).__name__}"
-    name = type(thing).__name__
-    return "nothing (None)" if thing is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _shapes(tensors: tuple[Tensor, ...]) -> list[torch.Size]:

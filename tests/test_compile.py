@@ -188,16 +188,6 @@ def test_what_is_compiled_wrongly_is_not_used(backend, what):
     assert_same(other, plain, rtol=0, atol=0)
 
 
-def test_a_count_that_python_keeps_is_named():
-    def count(method, fake):
-        method.calls = getattr(method, "calls", 0) + 1
-
-    engine = sketched("eager", spoil=count)
-    train(engine)
-    (note,) = engine.notes
-    assert note.endswith("operator by operator: every step changes calls in Python; hold it in a buffer, as a tensor")
-
-
 def test_other_shapes_and_stages_are_tried_before_they_are_used():
     engine = sketched("eager")
     loss = engine.phases[0].loss
@@ -205,19 +195,6 @@ def test_other_shapes_and_stages_are_tried_before_they_are_used():
     assert isinstance(loss, CompiledLoss) and len(loss._known) == 2
     assert engine.notes == []
     assert float(engine.method.seen) == 4, "what was tried has left something behind"
-
-
-def test_what_is_missing_on_the_machine_is_told_at_once():
-    class InvalidCxxCompiler(RuntimeError):
-        """Stands in for the compiler's own."""
-
-    def backend(graph, inputs):
-        raise InvalidCxxCompiler("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')")
-
-    engine = sketched(backend)
-    train(engine)
-    told = "runs operator by operator: there is no C++ compiler; install g++"
-    assert engine.notes == [f"train.fast.compile: the phase '{name}' {told}" for name in ("play", "judge")]
 
 
 @pytest.mark.slow

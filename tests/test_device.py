@@ -14,7 +14,7 @@ import torch
 import gantk as toolkit
 from gantk.errors import UserError
 from gantk.machine import device, doctor
-from gantk.machine.runtime import describe, start
+from gantk.machine.runtime import start
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
@@ -163,27 +163,6 @@ def test_a_cpu_does_bf16_when_it_is_asked_to_and_says_where_that_costs_time(tiny
         assert start("cpu", "auto").precision == ("fp32" if expected else "bf16")
 
 
-def test_the_record_of_a_run_names_the_driver(cuda, tmp_path, monkeypatch):
-    cuda()
-    file = tmp_path / "version"
-    text = "NVRM version: UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs)\nGCC version: 12\n"
-    file.write_text(text)
-    monkeypatch.setattr(device, "DRIVER", file)
-    found = describe(start("cuda"))
-    assert (found["device"], found["cuda"], found["driver"]) == ("NVIDIA H200", "12.8", "580.65.06")
-    file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n")
-    assert device.driver_version() == "535.183.01"
-    monkeypatch.setattr(device, "DRIVER", tmp_path / "none")
-    assert device.driver_version() is None
-
-
-@pytest.mark.filterwarnings("ignore:CUDA initialization")
-def test_the_command_line_says_it_in_one_message_and_exits_with_2(broken, gantk, tmp_path):
-    broken(RuntimeError(OLD))
-    outcome = gantk("run", "dualgan_t1t2", "--out", tmp_path / "new", "--device", "cuda")
-    assert outcome.code == 2 and "driver is too old" in outcome.err and not (tmp_path / "new").exists()
-
-
 CHILD = """
 import resource, sys, torch
 from gantk.machine.device import keep_memory
@@ -201,6 +180,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: nothing is set")
 def test_kept_memory_is_not_asked_for_again():
     def child(way: str) -> int:

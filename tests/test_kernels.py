@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import kernels
-from gantk.nets.blocks import CONV_TRANSPOSE, ResizeConv, channels_last, conv, memory_format
+from gantk.nets.blocks import CONV_TRANSPOSE, channels_last, conv, memory_format
 from gantk.nets.discriminators import PatchGAN
-from gantk.nets.kernels import Windows, use_kernels
+from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 
@@ -105,23 +105,6 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     assert max(apart(*found)) < 1e-9
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
-@pytest.mark.parametrize("name", ["halving", "doubling"])
-def test_gradients_that_nobody_needs_are_not_computed(name, wanted, always):
-    module, x = layer(2, SHAPES[name]), image(2, 2, 6, 8).detach()
-    leaves = x, module.weight, module.bias
-    for leaf, needed in zip(leaves, wanted, strict=True):
-        leaf.requires_grad_(needed)
-    module(x).sum().backward()
-    assert [leaf.grad is not None for leaf in leaves] == list(wanted)
-
-
-def test_taps_that_see_nothing_are_left_out():
-    assert Windows((2, 2), (1, 1), (4, 4), (2, 2), (1, 1)).taps == [slice(1, 3)] * 2
-    assert Windows((4, 4), (2, 2), (4, 4), (2, 2), (1, 1)).taps == [slice(0, 4)] * 2
-    assert Windows((1, 8), (1, 8), (3, 3), (1, 1), (1, 1)).taps == [slice(1, 2), slice(0, 3)]
-
-
 def test_many_weights_on_few_positions_become_products_and_nothing_else_does():
     def way(module: nn.Module, x: Tensor) -> str:
         return type(module.to(memory_format=torch.channels_last)(x).grad_fn).__name__
@@ -132,13 +115,6 @@ def test_many_weights_on_few_positions_become_products_and_nothing_else_does():
     assert way(conv(2, 8, 1, 7), image(2, 1, 8, 32)) == "TransposedProductBackward"
     contiguous = conv(2, 128, 128, 4, stride=2, padding=1)(torch.randn(1, 128, 8, 8))
     assert type(contiguous.grad_fn).__name__ == "ConvolutionBackward0"  # its weights would have to be put in order
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_the_offset_of_a_transposed_convolution_gets_its_gradient(dims):
-    module, x = ResizeConv(dims, 4, 3).to(memory_format=LAST[dims]), image(dims, 2, 4, 24 if dims == 2 else 8)
-    found = passed(module, x)
-    assert max(apart(found, passed(use_kernels(copy.deepcopy(module).double(), False), x.double()))) < 1e-5
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])

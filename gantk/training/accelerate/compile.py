@@ -25,13 +25,9 @@ from gantk.training.accelerate.state import PythonState, TensorState
 
 Losses = dict[str, Tensor]
 KINDS = 64  # of calls that are compiled; beyond, something is another one at every step
+LIMITS = {"recompile_limit": KINDS, "accumulated_recompile_limit": 16 * KINDS}
 # Relative differences that rounding stays below, in bfloat16 too; what is wrong differs by about 1.
 TOLERANCE = {"losses": 0.05, "images": 0.05, "buffers": 0.05, "gradients": 0.25}
-MISSING = {
-    "InvalidCxxCompiler": "there is no C++ compiler; install g++",
-    "TritonMissing": "Triton is not installed",
-    "GPUTooOldForTriton": "the GPU is too old for Triton",
-}
 
 
 def compile_phases(method: Method, phases: list[Phase], notes: list[str], backend: str = "inductor") -> list[Phase]:
@@ -75,7 +71,7 @@ class CompiledLoss:
         expected = self._outcome(self.phase.loss, batch)
         try:
             python.expect_same()
-            with torch._dynamo.config.patch(_limits()), _silence():
+            with torch._dynamo.config.patch(LIMITS), _silence():
                 found = self._outcome(self._called, batch)
         except Exception as error:  # whatever it is: training goes on without
             return reason(error)
@@ -122,16 +118,11 @@ def kind_of(method: Method, batch: Batch) -> Hashable:
 
 def reason(error: BaseException) -> str:
     """An error of the compiler in one line."""
-    chain = [error]
-    while (inner := getattr(chain[-1], "inner_exception", None) or chain[-1].__cause__) and inner not in chain:
-        chain.append(inner)
-    for each in reversed(chain):
-        for name, what in MISSING.items():
-            if name == type(each).__name__ or name in str(each).split("\n")[0]:
-                return what
-    lines = [line.strip() for line in str(chain[-1]).split("\n") if line.strip()] or ["no message"]
+    while inner := getattr(error, "inner_exception", None) or error.__cause__:
+        error = inner
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()] or ["no message"]
     explained = [line.removeprefix("Explanation: ") for line in lines if line.startswith("Explanation: ")]
-    own = "" if isinstance(error, ValueError) else f"{type(chain[-1]).__name__}: "
+    own = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"{own}{(explained or lines)[0]}"[:200]
 
 
@@ -150,12 +141,6 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     run.__code__ = run.__code__.replace(co_name=f"run_{id(run)}")
     options = {"fallback_random": True} if backend == "inductor" else None
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
-
-
-def _limits() -> dict[str, int]:
-    """How many kinds of calls are compiled, by the names that this torch has for it."""
-    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-    return {name: KINDS, f"accumulated_{name}": 16 * KINDS}
 
 
 @contextmanager
