@@ -173,6 +173,19 @@ def test_running_out_of_memory_ends_the_trial_alone():
     assert not found.fits
 
 
+@pytest.mark.parametrize("spare, refused", [(2**20, True), (2**32, False)], ids=["at its limit", "far from it"])
+def test_whatever_fails_at_the_limit_is_want_of_memory_and_nothing_else_is(spare, refused):
+    code = """
+import resource, sys
+from gantk.training import trial
+used = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
+trial._limit((1024 * int(used.split()[1]) + int(sys.argv[1])) / 2**30)
+print(trial._is_at_limit())
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(spare)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(refused)
+
+
 def test_traced_steps_leave_a_table_and_a_trace(tmp_path):
     lines = []
     run = gantk.run(SMALL, set=["train.steps=6"], profile_steps=2, device="cpu", out=tmp_path / "run", say=lines.append)

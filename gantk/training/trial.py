@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
 STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
+SPARE = 128 * 2**20  # bytes below a limit at which a library or a thread may already find too little
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,10 @@ def _measure(ask: dict[str, Any]) -> Trial:
             step_s = min(took[1:] or took)
             seconds, first = seconds + stage.steps * step_s, first + stage.steps
         training.feed.close()
-    except (RuntimeError, MemoryError, ImportError, OSError) as error:
-        if not _is_out_of_memory(error):
+    except UserError:
+        raise
+    except Exception as error:
+        if not (_is_out_of_memory(error) or _is_at_limit()):
             raise
         return Trial(False, None, free, None, None, None, str(runtime.device))
     peak, rate = peak_memory(runtime.device), model.train.batch / step_s
@@ -189,6 +193,22 @@ def _limit(gib: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (round(gib * 2**30),) * 2)
     except (ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
         return
+
+
+def _is_at_limit() -> bool:
+    """Whether this process has next to nothing left below its limit: whatever fails then fails for want of memory.
+
+    An allocation that is refused shows in many ways: a library that cannot be mapped or says that it is broken, a
+    thread that cannot be started.
+    """
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return limit != resource.RLIM_INFINITY and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
+    except (ImportError, OSError, KeyError):
+        return False
 
 
 def main() -> None:
