@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.structure import local_ncc_and_flat_region
@@ -15,7 +16,7 @@ from gantk.recipe.load import load_recipe
 from gantk.testing.small import random_images
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.model import MUNIT
-from gantk_munit.network import AdaIN, LayerNorm
+from gantk_munit.network import AdaIN, Doubling, LayerNorm
 from gantk_munit.schedule import Halving
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "munit_t1t2.toml"
@@ -58,6 +59,15 @@ def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims,
         expected = expected * a.view(-1, 5, *ones) + b.view(-1, 5, *ones)
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dims", "side"), [(2, 24), (3, 8), (2, 4), (3, 4)])  # the last two are done step by step
+def test_doubling_equals_repeating_every_pixel_and_convolving_5x5(dims, side):
+    torch.manual_seed(0)
+    layer, x = Doubling(3, 2, dims), random_images(2, 3, (side,) * dims)
+    framed = F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * (2 * dims), mode="replicate")
+    plain = (F.conv2d, F.conv3d)[dims - 2](framed, layer.conv.weight, layer.conv.bias)
+    torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_parameter_counts_are_those_of_the_published_configuration():

@@ -11,6 +11,7 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
+from gantk.runs import checkpoint
 from gantk.testing.small import random_images
 from gantk.training.engine import Engine, Plan
 from gantk.training.optim import Constant, adam
@@ -194,6 +195,25 @@ def test_layers_of_sizes_to_come_are_left_alone():
     assert "g.to_image.0.weight" in moved
     later = ("g.grow.", "g.refine.", "d.shrink.", "d.refine.", "g.to_image.1", "d.from_image.1")
     assert not [name for name in moved if name.startswith(later)]
+
+
+def test_killed_inside_a_fade_in_and_resumed_is_the_same_to_the_bit(tmp_path):
+    whole, half, resumed = engine(build(), 40), engine(build(), 40), engine(build(seed=1), 40)
+    train(whole, until=40)
+    assert train(half, until=28).name == "16 fade" and 0 < half.method.alpha < 1
+    average = {f"ema.{name}": tensor for name, tensor in half.ema.state_dict().items()}
+    path = checkpoint.save(tmp_path, 28, half.method.state_dict() | average, half.state_dict(), {}, keep=1)
+    saved = checkpoint.load_weights(path)
+    average = {name[4:]: saved.pop(name) for name in average}
+    checkpoint.load_into(resumed.method, saved, str(path))
+    with torch.no_grad():
+        assert torch.equal(resumed.method.sample(2, seed=0), half.method.sample(2, seed=0)), "half grown, half faded"
+    resumed.load_state_dict(checkpoint.load_state(path), average)
+    train(resumed, until=40)
+    for one, other in ((resumed.method, whole.method), (resumed.ema, whole.ema)):
+        found, expected = one.state_dict(), other.state_dict()
+        assert found.keys() == expected.keys()
+        assert not [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
 
 
 def test_labels_choose_what_is_made_and_how_it_is_judged():
