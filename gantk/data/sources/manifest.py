@@ -14,7 +14,6 @@ from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.files import difference
 
-LARGEST = 64 * 2**20  # bytes of a table
 SHOWN = 5  # wrong rows that a message quotes
 LONGEST = 80  # signs of a cell that a message quotes
 
@@ -159,8 +158,6 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     the columns, or lacks. What is no text, or has no header, is a UserError.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"'{path}' is {path.stat().st_size / 2**20:.0f} MiB", allowed=f"{LARGEST >> 20} MiB")
         text = path.read_text("utf-8-sig")
         header = next((line for line in text.splitlines() if line.strip()), "")
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
