@@ -21,8 +21,8 @@ from gantk.errors import UserError
 from gantk.method import Batch
 
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
-LIMITS = {"p": (0, 1), "degrees": (0, math.inf), "shift": (0, math.inf), "scale": (0, 0.99), "smallest": (0.01, 1)}
-LIMITS["side"] = (0.01, 1)
+ANY, SHARE = (0, math.inf), (0.01, 1)
+LIMITS = {"p": (0, 1), "degrees": ANY, "shift": ANY, "scale": (0, 0.99), "smallest": SHARE, "side": SHARE}
 
 
 @dataclass(eq=False)

@@ -68,9 +68,8 @@ class Nyul(Mapping, name="nyul"):
                 kept.append(number)
         kept.append(len(places) - 1)
         start, end = self.range
-        scale = start + places[kept] * (end - start)
-        scale[0], scale[-1] = start, end
-        self._restore({"kept": kept, "scale": scale.tolist(), "mean": scans[:, kept].mean(axis=0).tolist()})
+        scale = [start, *(start + places[kept[1:-1]] * (end - start)).tolist(), end]
+        self._restore({"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()})
 
     def _take(self, measured: list[float]) -> None:
         if rises(measured[0], measured[-1]):

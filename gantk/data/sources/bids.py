@@ -28,21 +28,9 @@ class Named:
     path: Path
     entities: dict[str, str]  # {"sub": "01", "ses": "2", "acq": "fast"}
     suffix: str  # "T1w"
-
-    @property
-    def subject(self) -> str:
-        """`sub-01`."""
-        return f"sub-{self.entities['sub']}"
-
-    @property
-    def study(self) -> str:
-        """`sub-01/ses-2`, or the subject where there are no sessions."""
-        return "/".join([self.subject] + ([f"ses-{self.entities['ses']}"] if "ses" in self.entities else []))
-
-    @property
-    def variant(self) -> str:
-        """What tells several images of one session apart, apart from the contrast agent: `acq-fast_run-1`."""
-        return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key not in ("sub", "ses", "ce"))
+    subject: str  # "sub-01"
+    study: str  # "sub-01/ses-2", or the subject where there are no sessions
+    variant: str  # tells several images of one session apart, the contrast agent aside: "acq-fast_run-1"
 
     def has(self, asked: Sequence[str]) -> bool:
         """Whether it has these entities: `acq-fast`, or `ce` of any kind; one with ce- only where that is asked for."""
@@ -165,5 +153,8 @@ def parsed(path: Path) -> Named | None:
     """A file's entities and suffix; None where its name is not of BIDS."""
     *pairs, suffix = io.stem_of(path).split("_")
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    whole = len(entities) == len(pairs) and "sub" in entities and re.fullmatch("[A-Za-z0-9]+", suffix)
-    return Named(path, entities, suffix) if whole else None
+    if len(entities) != len(pairs) or "sub" not in entities or not re.fullmatch("[A-Za-z0-9]+", suffix):
+        return None
+    study = "/".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
+    variant = "_".join(f"{key}-{value}" for key, value in entities.items() if key not in ("sub", "ses", "ce"))
+    return Named(path, entities, suffix, f"sub-{entities['sub']}", study, variant)
