@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.processing import resample_from_to
 
-from gantk.data.resample import Resize, SamplingGrid, resample_onto, resize, upright_affine
+from gantk.data.resample import Resize, SamplingGrid, resample_onto, resize
 from gantk.errors import UserError
-from gantk.formats.image import Image, to_upright
+from gantk.formats.image import Image, to_upright, upright_affine
 
 
 def turned(degrees, steps, origin=(0.0, 0.0, 0.0)):

@@ -15,7 +15,7 @@ ROOMS = sorted({path.parent for path in CORE.rglob("*.py")})
 # Each room with those it never imports: what is below does not know what is above it.
 ABOVE = {
     "machine": ["training", "inference", "metrics", "exports", "report", "data"],
-    "formats": ["training", "inference", "metrics", "exports", "report", "nets", "runs", "machine"],
+    "formats": ["training", "inference", "metrics", "exports", "report", "nets", "runs", "machine", "data"],
     "nets": ["training", "inference", "metrics", "exports", "report", "data", "formats", "runs"],
     "losses": ["training", "inference", "metrics", "exports", "report", "data", "formats", "runs"],
     "data": ["training", "inference", "exports", "report"],

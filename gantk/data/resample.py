@@ -10,14 +10,13 @@ from typing import Literal
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import Image
+from gantk.formats.image import Image, same_grid, upright_affine
 
 VERSION = 1  # raise it when the same file gives other pixels: prepared images are kept in the cache under it
 # Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
 UNMOVED = 0.05  # of a voxel: where the outermost ones would move by less, nothing is resampled
-APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
 
 
 @dataclass(frozen=True)
@@ -202,35 +201,6 @@ def _coarser(affine: np.ndarray, native: Sequence[int], grid: Sequence[tuple[int
     middle = [(side - 1) / 2 - (count - 1) / 2 * step for side, count, step in zip(native, counts, steps, strict=True)]
     change[:3, 3] = middle[::-1]
     return affine @ change
-
-
-def upright_affine(image: Image) -> np.ndarray:
-    """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
-    from nibabel.orientations import inv_ornt_aff  # not for pictures
-
-    from gantk.formats.image import turn
-
-    if image.dims != 3 or image.affine is None:
-        what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
-        raise UserError(f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes")
-    orientation = turn(image.affine, (2, 2, 2))
-    sides = image.pixels.shape[:0:-1]  # columns, rows, planes
-    stored = tuple(sides[int(target)] for target in orientation[:, 0])
-    return np.asarray(image.affine) @ inv_ornt_aff(orientation, stored)
-
-
-def same_grid(image: Image, other: Image) -> bool:
-    """Whether two images have as many voxels at the same places, to a tenth of a voxel."""
-    if image.pixels.shape[1:] != other.pixels.shape[1:]:
-        return False
-    if image.affine is None or other.affine is None:
-        return True
-    if image.dims != 3:
-        return np.allclose(image.affine, other.affine, atol=APART)
-    change = np.linalg.solve(upright_affine(other), upright_affine(image))
-    ends = np.array(image.pixels.shape[:0:-1]) - 1
-    corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T
-    return bool(np.abs(change @ corners - corners).max() < APART)
 
 
 def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | None = None) -> Image:

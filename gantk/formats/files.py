@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import Format, Image
+from gantk.formats.image import Format, Image, same_grid
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 
@@ -156,8 +156,6 @@ def difference(
     one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
 ) -> str | None:
     """How the voxel grids of two sources differ, in words, told from their headers; None where they are one grid."""
-    from gantk.data.resample import same_grid
-
     first, second = outline(one, volume), outline(other, other_volume)
     if first.pixels.shape[1:] != second.pixels.shape[1:]:
         return " against ".join(" x ".join(map(str, image.pixels.shape[1:])) for image in (first, second))

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from gantk.errors import UserError
+
+APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none; also LPS to RAS and back
 
 
@@ -155,3 +158,30 @@ def in_file_order(upright: np.ndarray, shape: tuple[int, int, int], affine: np.n
     axes = turn(affine, shape)
     view = upright.reshape(upright_sides(shape, affine)).transpose(2, 1, 0).transpose(axes[:, 0].astype(int))
     return np.flip(view, [axis for axis in range(3) if axes[axis, 1] < 0])
+
+
+def upright_affine(image: Image) -> np.ndarray:
+    """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
+    from nibabel.orientations import inv_ornt_aff  # not for pictures
+
+    if image.dims != 3 or image.affine is None:
+        what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
+        raise UserError(f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes")
+    orientation = turn(image.affine, (2, 2, 2))
+    sides = image.pixels.shape[:0:-1]  # columns, rows, planes
+    stored = tuple(sides[int(target)] for target in orientation[:, 0])
+    return np.asarray(image.affine) @ inv_ornt_aff(orientation, stored)
+
+
+def same_grid(image: Image, other: Image) -> bool:
+    """Whether two images have as many voxels at the same places, to a tenth of a voxel."""
+    if image.pixels.shape[1:] != other.pixels.shape[1:]:
+        return False
+    if image.affine is None or other.affine is None:
+        return True
+    if image.dims != 3:
+        return np.allclose(image.affine, other.affine, atol=APART)
+    change = np.linalg.solve(upright_affine(other), upright_affine(image))
+    ends = np.array(image.pixels.shape[:0:-1]) - 1
+    corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T
+    return bool(np.abs(change @ corners - corners).max() < APART)

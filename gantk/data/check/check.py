@@ -20,9 +20,9 @@ from gantk.data.check.findings import (
 )
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.usage import Usage, assign, split_up, usage_of
-from gantk.data.sources.file_names import CONTRASTS
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS
 
 FORMAT = 1  # of the result; raised when something in it changes its meaning
 SEVERITIES = ("error", "warning", "note")

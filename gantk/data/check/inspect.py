@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.sources.file_names import contrast_in
 from gantk.data.split.near_duplicates import Fingerprint, content_size, fingerprint_of
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image
 
 AXES = ("axial", "coronal", "sagittal")  # how slices lie that are stacked along an upright volume's z, y or x

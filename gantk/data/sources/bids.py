@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import CONTRASTS, one_word
 from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk.formats.files import difference
 
 # What the usual contrasts are called in BIDS: a suffix, and an entity that has to be there.

@@ -11,22 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import (
-    CONTRASTS,
-    SPLIT_WORD,
-    Parts,
-    contrast_in,
-    numbered,
-    one_word,
-    only_if_several,
-    same_contrast,
-    split_of,
-    words_of,
-)
+from gantk.data.sources.file_names import SPLIT_WORD, Parts, numbered, only_if_several, split_of
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats import dicom
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' modality decides
 # What sequences that are always of one contrast are called.

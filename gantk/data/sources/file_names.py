@@ -9,22 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.errors import UserError
+from gantk.formats.contrasts import without_gaps, words_of
 from gantk.formats.files import list_images, natural, stem_of
 
 # `train`, `Testing`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(r"^(?i:training|train|testing|test|validation|valid|val)(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)")
 SPLITS = {"tr": "train", "te": "test", "va": "validation"}
-WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # kept by `split`: word, end, word, ...
-SYNONYMS = {
-    "t1": ("t1w", "t1n"),
-    "t1ce": ("t1c", "t1gd", "t1post", "t1ca", "t1wce", "t1wc", "t1wgd", "t1wpost"),
-    "t2": ("t2w",),
-    "flair": ("t2flair", "t2f", "fla"),
-    "pd": ("pdw",),
-    "mr": ("mri",),
-    **dict.fromkeys(("dwi", "adc", "swi", "ct", "pet"), ()),
-}
-CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
 
 Parts = tuple[str, ...]  # the folders of a path
 
@@ -46,16 +36,6 @@ class Found:
 
 
 # --- words
-
-
-def words_of(name: str) -> list[str]:
-    """The words of a name: `brainT1_slice` -> brain, T1, slice."""
-    return [word for word in WORD_ENDS.split(name)[::2] if word]
-
-
-def one_word(contrast: str) -> str:
-    """A contrast's name as one word in lower case: `T1-Gd` is t1gd."""
-    return "".join(words_of(contrast)).lower()
 
 
 def numbered(parts: Sequence[str]) -> list[str]:
@@ -83,36 +63,6 @@ def split_of(parts: Sequence[str]) -> str | None:
     return found and SPLITS[found[0][:2].lower()]
 
 
-def same_contrast(word: str, wanted: str) -> bool:
-    """Whether two words in lower case are usual names of one contrast."""
-    return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
-
-
-def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
-    """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name without it.
-
-    `wanted` are further words, in lower case, that count as contrasts. What stands behind `to` (`regtoFLAIR`,
-    `T1_to_T2`) is where the image was brought, not what it shows. A name without a contrast: None and the name.
-    """
-    pieces = WORD_ENDS.split(name)
-    places = [i for i in range(0, len(pieces), 2) if pieces[i]]
-    words = [pieces[i].lower() for i in places]
-    for i in range(len(words)):
-        if i and words[i - 1].endswith("to"):
-            continue
-        for length in (2, 1):
-            joined = "".join(words[i : i + length])
-            if joined in wanted or joined in CONTRASTS:
-                last = places[min(i + length, len(places)) - 1]
-                return joined, _without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
-    return None, name
-
-
-def usual_contrast(name: str) -> str | None:
-    """The usual contrast that a name says: `T1w` and `x_t1n` are t1; None where it says none."""
-    return CONTRASTS.get(contrast_in(name, set())[0] or "")
-
-
 def domain_match(name: str, domain: str) -> int:
     """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
@@ -136,11 +86,7 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
                 words[i] = glued[2]
             elif domain_match(word, domain) >= 2:
                 words[i] = ""
-    return _without_gaps("".join(words))
-
-
-def _without_gaps(name: str) -> str:
-    return re.sub(r"([_\-. ])[_\-. ]+", r"\1", name).strip("_-. ")
+    return without_gaps("".join(words))
 
 
 # --- folders of two domains

@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import Found, below, discover, images_below, numbered, usual_contrast
+from gantk.data.sources.file_names import Found, below, discover, images_below, numbered
 from gantk.data.sources.masks import is_mask, masks_of, separate_masks
 from gantk.data.sources.pairing import pairs_of
 from gantk.data.sources.reader import Channels, FileSource, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.formats.contrasts import usual_contrast
 from gantk.formats.files import outline
 
 

@@ -8,10 +8,11 @@ from io import StringIO
 from pathlib import Path
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import CONTRASTS, contrast_in, one_word, same_contrast, split_of
+from gantk.data.sources.file_names import split_of
 from gantk.data.sources.reader import Channels, Item, Onto, Source, VolumeSource, is_volume, paired
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 from gantk.formats.files import difference
 
 SHOWN = 5  # wrong rows that a message quotes

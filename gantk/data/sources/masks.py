@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, domain_match, split_of, words_of
+from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, domain_match, split_of
 from gantk.errors import UserError
+from gantk.formats.contrasts import words_of
 from gantk.formats.files import difference, stem_of
 
 GLOB = re.compile(r"[*?\[]")

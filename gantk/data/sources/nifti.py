@@ -8,23 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.items import Record
-from gantk.data.sources.file_names import (
-    CONTRASTS,
-    SPLIT_WORD,
-    Found,
-    contrast_in,
-    images_below,
-    numbered,
-    one_word,
-    only_if_several,
-    same_contrast,
-    split_of,
-    words_of,
-)
+from gantk.data.sources.file_names import SPLIT_WORD, Found, images_below, numbered, only_if_several, split_of
 from gantk.data.sources.masks import masks_of, separate_masks
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gantk.data.items import Record, contrast_names
-from gantk.data.sources.file_names import (
-    SPLIT_WORD,
-    contrast_in,
-    images_below,
-    numbered,
-    one_word,
-    only_if_several,
-    same_contrast,
-    split_of,
-    usual_contrast,
-)
+from gantk.data.sources.file_names import SPLIT_WORD, images_below, numbered, only_if_several, split_of
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, separate_masks
 from gantk.data.sources.reader import Item, VolumeSource, patient_of
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk.formats.contrasts import contrast_in, one_word, same_contrast, usual_contrast
 from gantk.formats.files import difference
 
 ENOUGH = 3  # contrasts in a folder from which on it is taken for a patient's when nobody said so

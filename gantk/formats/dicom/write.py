@@ -19,8 +19,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from gantk.data.sources.file_names import CONTRASTS, words_of
 from gantk.errors import UserError
+from gantk.formats.contrasts import CONTRASTS, words_of
 from gantk.formats.dicom import is_dicom
 from gantk.formats.dicom.derived import MARK, Making, derived, frame_groups
 from gantk.formats.dicom.read import Coding, Headers
