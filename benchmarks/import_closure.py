@@ -18,10 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ("gantk.__main__", "gantk.cli")
-ENTRIES = {
-    "translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"),
-    "run": (*COMMAND, "gantk.api:run"),
-}
+ENTRIES = {"translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"), "run": (*COMMAND, "gantk.api:run")}
 
 
 def closure(entries: Iterable[str]) -> list[str]:

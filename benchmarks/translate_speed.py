@@ -1,20 +1,17 @@
-"""How long a volume takes to translate beside the plain loop over its slices, and a folder file by file or pipelined.
+"""How long a volume takes to translate beside the plain loop over its slices.
 
     python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
-    python benchmarks/translate_speed.py --folder [--kind nii.gz|png]... [--rounds 3] [--json FILE]
 
 Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time, the
 network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file, from
 reading the run to the written file. Both have the same generator from the same untrained checkpoint: how long a network
 takes does not depend on what it has learned. Memory is the peak of a process of its own over what the interpreter held.
-With --folder the files are made here, and `translate.pipelined` is on or off; results are compared before the timing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,11 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from harness import in_turns, parser, ratio, record, table, write, written
-from PIL import Image
 from torch import nn
 
 import gantk
-from gantk.formats.files import read, scans
 from gantk.machine.runtime import start
 from gantk.nets.blocks import InstanceNorm
 
@@ -43,27 +38,20 @@ CASES = {  # name: generator, sides that it sees, how slices are brought to them
     "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
     "resnet at the volume's own size": (RESNET, [224, 192], "crop"),
 }
-FILES = {  # of a folder: how many, and their voxels
-    "nii.gz": (6, (160, 160, 48)),
-    "png": (60, (320, 320, 1)),
-}
 
 
-def make_run(case: str, folder: Path, pipelined: bool = True) -> Path:
+def make_run(case: str, folder: Path) -> Path:
     """A run of no steps, as a training would leave it."""
     generator, size, fit = CASES[case]
     recipe = {
         "method": {"name": "cyclegan", "generator": generator, "discriminator": {"name": "patchgan", "width": 4}},
         "data": {
             "source": {"name": "phantom", "subjects": 6, "slices": 1},
-            "domains": ["T1", "T2"],
-            "size": size,
-            "fit": fit,
+            "domains": ["T1", "T2"], "size": size, "fit": fit,
         },
         "train": {"steps": 0},
         "evaluate": {"samples": 1},
-        "translate": {"pipelined": pipelined},
-    }
+    }  # fmt: skip
     return gantk.run(recipe, out=folder, device="cpu", say=lambda line: None).path
 
 
@@ -132,46 +120,9 @@ def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     return {"case": case, "seconds": seconds, "times": ratio(*seconds.values()), "memory_gib": memory}
 
 
-def of_folder(kind: str, folder: Path, rounds: int) -> dict:
-    """A folder of one kind of files, one after the other and pipelined."""
-    source, out = folder / "in", folder / "out"
-    make_files(kind, source)
-    runs = {name: make_run("unet at 96 x 96", folder / name, name == "pipelined") for name in ("in order", "pipelined")}
-
-    def translate(name: str) -> float:
-        shutil.rmtree(out, ignore_errors=True)
-        return timed(lambda: ours(runs[name], source, out))
-
-    seen = []
-    for name in runs:
-        translate(name)
-        seen.append([read(scan).pixels for scan in scans(out)])
-    if not all(map(np.array_equal, *seen)):
-        raise SystemExit(f"{kind}: the two ways differ")
-    seconds = in_turns({name: lambda name=name: translate(name) for name in runs}, rounds)
-    return {"case": f"{FILES[kind][0]} x {kind}", "seconds": seconds, "times": ratio(*seconds.values())}
-
-
-def make_files(kind: str, folder: Path) -> None:
-    """Smooth noise as compressed volumes or pictures."""
-    from scipy.ndimage import gaussian_filter
-
-    rng, (count, shape) = np.random.default_rng(0), FILES[kind]
-    folder.mkdir()
-    for number in range(count):
-        smooth = gaussian_filter(rng.standard_normal(shape), (3, 3, 0))
-        values = ((smooth - smooth.min()) / np.ptp(smooth) * 600 + rng.uniform(0, 20, shape)).astype(np.int16)
-        if kind == "png":
-            Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / f"slice{number}.png")
-        else:
-            nib.save(nib.Nifti1Image(values, np.diag([1.2, 1.2, 3.0, 1.0])), folder / f"scan{number}.nii.gz")
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, rounds=3)
-    options.add_argument("volume", type=Path, nargs="?", help="a .nii.gz")
-    options.add_argument("--folder", action="store_true", help="measure folders of files that are made here instead")
-    options.add_argument("--kind", action="append", choices=FILES, help="of these; may be given again; default all")
+    options.add_argument("volume", type=Path, help="a .nii.gz")
     options.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
     options.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
     found = options.parse_args(arguments)
@@ -181,16 +132,11 @@ def main(arguments: list[str] | None = None) -> None:
         (ours if way == "gantk" else Plain(case, Path(run)))(Path(run), found.volume, Path(output))
         print(json.dumps((resident_peak() - before) / 2**30))
         return
-    if found.folder == (found.volume is not None):
-        options.error("give a VOLUME, or --folder")
     rows = []
-    for case in (found.kind or FILES) if found.folder else (found.case or CASES):
+    for case in found.case or CASES:
         with tempfile.TemporaryDirectory() as place:
-            if found.folder:
-                rows.append(of_folder(case, Path(place), found.rounds))
-            else:
-                rows.append(of_volume(case, found.volume, Path(place), found.rounds))
-    write(found.json, record(start("cpu"), volume=found.volume and found.volume.name, rows=rows))
+            rows.append(of_volume(case, found.volume, Path(place), found.rounds))
+    write(found.json, record(start("cpu"), volume=found.volume.name, rows=rows))
     names = list(rows[0]["seconds"])
     lines = ([r["case"], *(f"{np.median(r['seconds'][n]):.2f}" for n in names), written(r["times"])] for r in rows)
     print(table(["case", *(f"{name}, s" for name in names), "times faster"], lines))

@@ -152,6 +152,7 @@ def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_no
         os.kill(int(Path(f"out/runs/{name}/pid").read_text()), 0)
 
 
+@pytest.mark.bench
 def test_ctrl_c_stops_the_children_keeps_the_rows_and_says_how_to_go_on(stand_in, recipe):
     look = (
         f"import gantk_bench.child as child; child.PROGRAM = ({sys.executable!r}, {str(stand_in)!r}); "
@@ -184,11 +185,6 @@ def test_resume_measures_only_what_is_not_done(stand_in, bench, recipe):
     assert done.code == 0 and "resume   1 rows are done already" in done.out
     assert rows()["tiny"] == before["tiny"]
     assert [row["status"] for row in rows().values()] == ["ok"] * 3
-
-
-def test_resume_measures_anew_what_has_other_settings(stand_in, bench, recipe):
-    bench(recipe())
-    assert "done already" in bench("tiny.toml", "--resume").out
     changed = bench("tiny.toml", "--resume", "--set", "method.cycle=3.0")
     assert "done already" not in changed.out
     assert rows()["tiny"]["metrics"]["a_to_b"]["psnr"]["value"] == 23.0

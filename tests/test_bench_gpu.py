@@ -129,15 +129,6 @@ def test_what_ended_the_process_is_a_row_and_not_tried_again(tmp_path):
     assert pretender.ended == 2  # after the crash, and at the end
 
 
-def test_what_a_compiled_step_computes_is_known_from_another_mode(tmp_path):
-    def say(task):
-        yield next(done(task)) | ({} if task["mode"] == "compiled" else {"flops": 8e12})
-
-    found, _ = told(tmp_path, say, listed(chosen=["pix2pix"]))
-    (row,) = (row for row in found if row["part"] == "step" and row["mode"] == "compiled")
-    assert (row["flops"], row["tflops_per_s"]) == (8e12, 8.0)
-
-
 def test_what_a_part_did_not_catch_is_an_answer_and_the_next_task_is_taken():
     here, there = multiprocessing.Pipe()
     for task in ({"part": "step", "case": "lacks all else"}, next(tasks.ceilings(2, True)), None):
@@ -146,19 +137,6 @@ def test_what_a_part_did_not_catch_is_an_answer_and_the_next_task_is_taken():
     ready, (what, why), first, row, *_, last = (here.recv() for _ in range(6))
     assert ready == ("ready", "cpu") and first == last == ("done", True)
     assert what == "failed" and why.startswith("KeyError") and row["status"] == "ok"
-
-
-def test_a_process_that_is_gone_or_takes_too_long_is_an_answer_too():
-    worker = suite.Worker("cpu")
-    assert worker.meet() == "cpu"
-    task = {"part": "environment", "when": "at rest", "command": ""}
-    assert list(worker.answers(task, Clock(9), 0.0)) == [("killed", "took longer than 0 s")]
-    worker.process.kill()
-    worker.process.join(60)
-    assert list(worker.answers(task, Clock(9), 60))[-1] == (
-        "killed", "the process that measured ended with code -9"
-    )  # fmt: skip
-    worker.end()
 
 
 # ---- steps

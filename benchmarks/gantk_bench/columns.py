@@ -45,18 +45,10 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     found = [
         Column("Recipe", _recipe, words=True),
         Column("Direction", _direction, words=True),
-        Column(
-            "Verdict",
-            _verdict,
-            falling=True,
-            left=True,
-            note="against the best baseline, with the probability of being better",
-        ),
+        Column("Verdict", _verdict, falling=True, left=True, note="against the best baseline, with its probability"),
         *(_metric_column(metric, metric in mains, lines) for metric in metrics),
         Column("Best baseline", best, note="in the main metrics"),
-        Column(
-            "Published", published, left=True, note="figures of the system that the recipe reproduces, on its own data"
-        ),
+        Column("Published", published, left=True, note="of the system that the recipe reproduces, on its own data"),
         Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),

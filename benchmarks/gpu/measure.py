@@ -65,12 +65,7 @@ def own_values(subject: RecipeStep, effort: dict[str, Any], countable: bool = Tr
 
 
 def values(
-    work: Callable[[], object],
-    images: int,
-    device: torch.device,
-    effort: dict[str, Any],
-    settling: int,
-    countable: bool = True,
+    work: Callable[[], object], images: int, device: torch.device, effort: dict, settling: int, countable: bool = True
 ) -> dict[str, Any]:
     """What a step over `images` images of each domain takes and computes.
 

@@ -14,21 +14,7 @@ FORMAT = 3
 OUT_OF_TIME = "out of time budget"
 MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
-ABOUT = (
-    "part",
-    "kind",
-    "what",
-    "when",
-    "peer",
-    "case",
-    "recipe",
-    "settings",
-    "dims",
-    "size",
-    "batch",
-    "precision",
-    "mode",
-)
+ABOUT = ("kind", "what", "when", "peer", "case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
 Row = dict[str, Any]
 
 DEFINITIONS = {
@@ -65,7 +51,7 @@ def row(part: str, status: str = "ok", why: str | None = None, **values: Any) ->
 
 def blank(task: dict[str, Any], status: str, why: str) -> list[Row]:
     """The rows of a task that gave none: what it was about, and why there is nothing."""
-    about = {key: task[key] for key in ABOUT[1:] if key in task}
+    about = {key: task[key] for key in ABOUT if key in task}
     if task["part"] != "peer":
         return [row(task["part"], status, why, **about)]
     about |= {"dims": 2, "size": [task["size"]] * 2}

@@ -76,12 +76,8 @@ class Case:
     def _generator(self) -> dict[str, Any]:
         if self.generator == "unet":
             drop = {"norm": "batch", "dropout": 0.5, "bias": False} if self.paired else {"bias": True}
-            return {
-                "name": "unet",
-                "width": self.width,
-                "depth": DEPTHS[self.window or self.size],
-                "up": "transpose",
-            } | drop
+            depth = DEPTHS[self.window or self.size]
+            return {"name": "unet", "width": self.width, "depth": depth, "up": "transpose"} | drop
         downs = {"downs": 1} if self.generator.endswith("shallow") else {}
         return {"name": "resnet", "width": self.width, "blocks": BLOCKS[self.generator], "bias": True} | downs
 

@@ -109,17 +109,9 @@ def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
     """
     case = setup.case
     with tempfile.TemporaryDirectory(prefix="peer-") as scratch:  # its options are written down there
-        flags = {
-            "dataroot": scratch,
-            "checkpoints_dir": scratch,
-            "batch_size": case.batch,
-            "input_nc": setup.channels["a"],
-            "output_nc": setup.channels["b"],
-            "ngf": case.width,
-            "ndf": case.judge,
-            "crop_size": case.size,
-            **flags,
-        }
+        own = {"dataroot": scratch, "checkpoints_dir": scratch, "batch_size": case.batch, "crop_size": case.size}
+        own |= {"input_nc": setup.channels["a"], "output_nc": setup.channels["b"]}
+        flags = own | {"ngf": case.width, "ndf": case.judge} | flags
         if "--gpu_ids" in (folder / "options" / "base_options.py").read_text("utf-8"):
             flags["gpu_ids"] = str(setup.device.index or 0) if setup.device.type == "cuda" else "-1"
         with imported_from(folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]):
