@@ -80,24 +80,21 @@ class Features:
 
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
-        found, sound = [], []
+        found, sound, channels = [], [], self.network.channels
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             for part in images.split(PASS):
                 sound.append(part.isfinite().all())  # asked once, at the end: the device need not wait
-                found.append(self._of(part.float() / self.data_range))
+                part, numbers = part.float() / self.data_range, []
+                for picture in middle_slices(part) if self.dims == 3 else [part]:
+                    picture = picture.clamp(0, 1)
+                    apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
+                    seen = [picture] if picture.shape[1] == channels else apart
+                    numbers += [self.network(each).flatten(1) for each in seen]
+                found.append(torch.cat(numbers, 1))
         if not torch.stack(sound).all():
             what = "an image holds values that are no numbers (NaN or infinite), so its set cannot be compared"
             raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
         return torch.cat(found).cpu().double().numpy()
-
-    def _of(self, images: Tensor) -> Tensor:
-        channels, found = self.network.channels, []
-        for picture in middle_slices(images) if self.dims == 3 else [images]:
-            picture = picture.clamp(0, 1)
-            apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
-            seen = [picture] if picture.shape[1] == channels else apart
-            found += [self.network(each).flatten(1) for each in seen]
-        return torch.cat(found, 1)
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:
@@ -114,21 +111,19 @@ class RandomConv(nn.Module):
     learned from photographs, and none has to be downloaded. The same seed is the same network.
     """
 
-    width, levels, grid, mixed = 32, 4, 4, 64
     channels = 1
 
     def __init__(self, seed: int = 0):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.filters, self.mixers = nn.ParameterList(), nn.ParameterList()
-        for level in range(self.levels):
-            filters = torch.randn(self.width, 1 if level == 0 else self.width, 5, 5, generator=generator)
-            filters = filters - filters.mean((2, 3), keepdim=True) if level == 0 else filters
+        for level in range(4):
+            filters = torch.randn(32, 32 if level else 1, 5, 5, generator=generator)
+            filters = filters if level else filters - filters.mean((2, 3), keepdim=True)
             filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
             if level == 0:
                 filters[0] = 1 / 25
-            cells = self.width * self.grid**2
-            mixer = torch.randn(cells, self.mixed, generator=generator) / cells**0.5
+            mixer = torch.randn(32 * 4**2, 64, generator=generator) / (32 * 4**2) ** 0.5
             self.filters.append(nn.Parameter(filters, requires_grad=False))
             self.mixers.append(nn.Parameter(mixer, requires_grad=False))
 
@@ -139,7 +134,7 @@ class RandomConv(nn.Module):
         found = []
         for filters, mixer in zip(self.filters, self.mixers, strict=True):
             x = F.leaky_relu(F.conv2d(x, filters, padding=2), 0.2)
-            found.append(F.adaptive_avg_pool2d(x, self.grid).flatten(1) @ mixer)
+            found.append(F.adaptive_avg_pool2d(x, 4).flatten(1) @ mixer)
             x = F.avg_pool2d(x, 2, ceil_mode=True)
         return torch.cat(found, 1)
 

@@ -273,16 +273,16 @@ class Diversity:
 
 
 def different_pairs(patients: list[str]) -> np.ndarray:
-    """Up to 512 seeded pairs of indices, (P, 2), of images of different patients."""
+    """Up to 512 seeded pairs of indices, (P, 2), of images of different patients; of any, where all are one's."""
     count = len(patients)
     if count * (count - 1) // 2 <= 16 * PAIRS:
         pairs = np.array(list(itertools.combinations(range(count), 2)))
     else:
         pairs = np.random.default_rng(0).integers(0, count, (16 * PAIRS, 2))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    apart = np.array([not patients[i] or patients[i] != patients[j] for i, j in pairs])
-    pairs = pairs[apart] if apart.any() else pairs
-    return np.random.default_rng(1).permutation(pairs)[:PAIRS]
+    numbers = patient_numbers(patients)
+    apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
+    return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:PAIRS]
 
 
 def squared_mmd(

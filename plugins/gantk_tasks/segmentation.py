@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter s
 PASS = 2**20  # positions that go through the network at once
 
 
+@dataclass(eq=False)
 class Segmentation:
     """Segmentation agreement: what a segmenter of real images finds in translated ones, against the true lesions.
 
@@ -35,24 +37,22 @@ class Segmentation:
     asked about real images of other patients, each half of them in turn.
     """
 
+    data_range: float
+    dims: int
+    _: KW_ONLY
+    steps: int = 100  # of 8 images (2 volumes), for each segmenter; 0.1 s each on a core at 96 px
+    side: int | None = None  # longest side that larger images are brought down to; None: 96 pixels, 48 voxels
+    teach: bool = False  # also train two on the made images, and two for every baseline
+    seed: int = 0  # of the segmenter's weights and of the order of its batches
+
     sets, needs_masks = True, True
     name, unit, higher_is_better = "segmentation", "", True
 
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        steps: int = 100,  # of 8 images (2 volumes), for each segmenter; 0.1 s each on a core at 96 px
-        side: int | None = None,  # longest side that larger images are brought down to; None: 96 pixels, 48 voxels
-        teach: bool = False,  # also train two on the made images, and two for every baseline
-        seed: int = 0,  # of the segmenter's weights and of the order of its batches
-    ):
-        side = SIDE[dims] if side is None else side
-        expect_least(steps=(steps, 1), side=(side, 16))
-        self.teach = teach
-        self.make = lambda: Segmenter(dims, steps, side, seed, data_range)
-        self._learned: tuple | None = None  # the segmenter and what it was trained for: once for all that it is asked
+    def __post_init__(self) -> None:
+        side = SIDE[self.dims] if self.side is None else self.side
+        expect_least(steps=(self.steps, 1), side=(side, 16))
+        self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
+        self._learned = None  # the training images, which of them, and what came of them: once for all that it is asked
 
     @property
     def definition(self) -> str:
