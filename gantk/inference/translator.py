@@ -162,7 +162,11 @@ class Translator(TrainedModel):
     def _finished(self, images: Tensor, letter: str) -> Tensor:
         """Images after the recipe's post-steps; training images for them are read when first asked for."""
         device = self.runtime.device
-        return self.posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
+        return (
+            images
+            if not self.posts
+            else self.posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
+        )
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
         """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
