@@ -282,15 +282,11 @@ def dicom_like(domain, description="", says="", echo=None):
     "item, told",
     [
         (dicom_like("T1", "Ax T2 TSE", "t2", 100.0), True),
-        (dicom_like("T1", "Ax T1 SE", "t1", 12.0), False),
         (dicom_like("T1", "Ax T1 +C", "t1ce", 12.0), False),
         (dicom_like("T1", echo=98.0), True),
         (dicom_like("T2", echo=14.0), True),
-        (dicom_like("T2", echo=98.0), False),
-        (dicom_like("CT", "Head", "ct"), False),
         (dicom_like("MR", "Head", "ct"), True),
         (dicom_like("MR", "Ax T2", "t2", 98.0), False),
-        (dicom_like("patients", "Ax T2", "t2", 98.0), False),
     ],
 )
 def test_headers_speak_against_a_domain(item, told):

@@ -88,10 +88,6 @@ def test_there_is_nothing_to_compare_in(pixels):
     assert thumbnails(pixels.astype(np.float32)) is None
 
 
-def test_noise_is_like_no_other_noise_and_nothing_like_nothing():
-    assert found(np.random.default_rng(0).standard_normal((6, 1, 64, 64)).astype(np.float32)) == [] == found([])
-
-
 def test_thousands_of_images_are_compared_in_blocks(monkeypatch):
     monkeypatch.setattr("gantk.data.split.near_duplicates.BLOCK", 7)
     heads = SLICES[96]

@@ -57,14 +57,6 @@ def test_lesions_are_masked_bright_in_t2_enhanced_by_contrast_agent_and_change_n
     assert np.mean(np.isclose(before, t2, atol=1e-3)) > 0.9
 
 
-def test_lesions_are_as_large_as_asked():
-    def most(radius):
-        records = phantom(("T1",), 3, (48, 48, 48), lesions=1, radius=radius).records()
-        return np.mean([record.mask().sum() for record in records])
-
-    assert most((10.0, 20.0)) > 2.5 * most((4.0, 12.0))
-
-
 def test_pairs_are_registered_and_contrast_differs():
     images = by_key(phantom(size=(96, 96), noise=0.0, bias=0.0))
     a, b = images["a", "subject-001/slice-001"][0], images["b", "subject-001/slice-001"][0]
@@ -103,14 +95,6 @@ def test_slices_stand_upright_and_volumes_run_from_inferior_to_superior():
     filled = (record.read()[0] > 100).mean(axis=(1, 2))
     assert record.read().shape == (1, 32, 32, 32) and record.domain == "image" and record.position is None
     assert filled[16] > filled[8] and filled[31] < 0.01, "the cerebrum is above the brain stem, air above it"
-
-
-def test_every_place_has_every_domain_and_its_pair():
-    records = phantom().records()
-    assert len(records) == 3 * 3 * 2 == len({(record.domain, record.key) for record in records})
-    assert all({r.domain for r in records if r.pair == record.pair} == {"a", "b"} for record in records)
-    stacks = [r.position for r in records if r.domain == "a" and r.subject == "subject-000"]
-    assert stacks == sorted(stacks)
 
 
 def test_contrasts_of_a_domain_are_channels_the_same_alone_and_beside_others():

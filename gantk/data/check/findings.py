@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,43 +86,28 @@ def odd_ones(items: Sequence[Inspected], domain: str) -> Iterator[Problem]:
     """What does not fit the other images of one domain: plane, spacing, size, type, scale of intensities."""
     of = f" of {domain}" if domain else ""
     slices = [item for item in items if item.facts["plane"] not in (None, "any")]
-    yield from _mixed(
-        slices, lambda facts: facts["plane"], "planes", "warning", f"slices{of} lie in different planes",
-        "keep one plane, or choose it by data.plane",
-    )  # fmt: skip
+    for some, value, kind, severity, what, remedy in (
+        (slices, lambda facts: facts["plane"], "planes", "warning", f"slices{of} lie in different planes",
+         "keep one plane, or choose it by data.plane"),
+        (items, lambda facts: "picture" if len(facts["shape"]) == 2 else "volume", "dimensions", "warning",
+         f"images{of} are pictures and volumes", "keep one kind"),
+        (items, lambda facts: "of " + " x ".join(map(str, facts["shape"])), "size", "note",
+         f"images{of} have several sizes", "see data.fit for how they are fitted"),
+        (items, lambda facts: f"with {facts['channels']}", "channels", "error",
+         f"images{of} differ in their channels, which no network takes",
+         "set data.source.channels = 1 (gray) or 3 (colour)"),
+        (items, lambda facts: facts["dtype"] or "unknown", "type", "note",
+         f"images{of} are stored in different types", "check that their intensities mean the same"),
+    ):  # fmt: skip
+        counts = Counter(value(item.facts) for item in some)
+        if len(counts) > 1:  # how often each value is there, and which images do not have the most frequent
+            usual = counts.most_common(1)[0][0]
+            odd = tuple(item.name for item in some if value(item.facts) != usual)
+            spread = _shortened([f"{count} {each}" for each, count in counts.most_common()], ", ")
+            yield Problem(kind, severity, f"{what} ({spread}): {named(odd)}", odd, remedy)
     yield from _pictures_seen_from_the_side(items, of)
     yield from _spacings(items, of)
-    yield from _mixed(
-        items, lambda facts: "picture" if len(facts["shape"]) == 2 else "volume", "dimensions", "warning",
-        f"images{of} are pictures and volumes", "keep one kind",
-    )  # fmt: skip
-    yield from _mixed(
-        items, lambda facts: "of " + " x ".join(map(str, facts["shape"])), "size", "note",
-        f"images{of} have several sizes", "see data.fit for how they are fitted",
-    )  # fmt: skip
-    yield from _mixed(
-        items, lambda facts: f"with {facts['channels']}", "channels", "error",
-        f"images{of} differ in their channels, which no network takes",
-        "set data.source.channels = 1 (gray) or 3 (colour)",
-    )  # fmt: skip
-    yield from _mixed(
-        items, lambda facts: facts["dtype"] or "unknown", "type", "note", f"images{of} are stored in different types",
-        "check that their intensities mean the same",
-    )  # fmt: skip
     yield from _scales(items, of)
-
-
-def _mixed(
-    items: Sequence[Inspected], value: Callable[[dict], str], kind: str, severity: str, what: str, remedy: str
-) -> Iterator[Problem]:
-    """A problem where a fact has several values: how often each, and which images do not have the most frequent."""
-    counts = Counter(value(item.facts) for item in items)
-    if len(counts) < 2:
-        return
-    usual = counts.most_common(1)[0][0]
-    odd = tuple(item.name for item in items if value(item.facts) != usual)
-    spread = _shortened([f"{count} {each}" for each, count in counts.most_common()], ", ")
-    yield Problem(kind, severity, f"{what} ({spread}): {named(odd)}", odd, remedy)
 
 
 def _pictures_seen_from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
