@@ -1,4 +1,4 @@
-"""What the tests share: small data, tiny recipes and runs, the command line here and as a process, instant plugins."""
+"""What the tests share: small data, tiny recipes and runs, the command line, instant plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if "GANTK_CACHE" not in os.environ:  # the user's own stays as it is
     os.environ["GANTK_CACHE"] = tempfile.mkdtemp(prefix="gantk-cache-")
     atexit.register(shutil.rmtree, os.environ["GANTK_CACHE"], ignore_errors=True)
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,20 +95,6 @@ def gantk(monkeypatch):
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr)
-
-    return call
-
-
-@pytest.fixture
-def gantk_process():
-    """The command line as a process of its own: `gantk_process("run", recipe, cwd=folder)`."""
-
-    def call(*args: object, cwd: Path, **environment: str) -> Outcome:
-        command = [sys.executable, "-m", "gantk", *map(str, args)]
-        done = subprocess.run(
-            command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=900, check=False
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
 
     return call
 
