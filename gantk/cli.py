@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -107,7 +108,7 @@ def _try(recipe: str, json_file: str | None, **options) -> None:
     for line in found.lines():
         say(line)
     if json_file:
-        write_file(Path(json_file), (json.dumps(found.state(), indent=1) + "\n").encode())
+        write_file(Path(json_file), (json.dumps(asdict(found), indent=1) + "\n").encode())
     sys.exit(0 if found.fits else 1)
 
 

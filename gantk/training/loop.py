@@ -53,7 +53,10 @@ class Training:
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last = self.engine.plan.steps
-        self._take_up()
+        if self.runtime.main:  # what earlier sittings chose: one killed in a save may not have written it down
+            self.choice.take(self.run.read_log(), self.engine.step)
+            if self.choice.best is not None:
+                self._keep_best()
         shown = LiveView(last, shown=self.runtime.main)
         with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as traced:
             if self.engine.step == 0:
@@ -108,6 +111,7 @@ class Training:
         energy(self.runtime.device)  # so that no turn of its counter is missed
         if not self.runtime.main:
             return
+        values = torch.stack(list(losses.values())).tolist() if losses else []  # in one wait for the device
         speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
         line = {
             "step": self.engine.step,
@@ -116,7 +120,7 @@ class Training:
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
             "lr": float(next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]),
-            "losses": dict(zip(losses, rounded(losses), strict=True)),
+            "losses": {name: round(value, 6) for name, value in zip(losses, values, strict=True)},
         }
         self.run.log(line)
         for note in self.engine.notes[self._noted :]:
@@ -145,7 +149,9 @@ class Training:
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
         index_path = self.run.path / "samples" / "index.json"
-        index = self.sample_batch.index(self.parts.data) | {"steps": sorted({*self._sampled(), step})}
+        earlier = [int(folder.name[5:]) for folder in (self.run.path / "samples").glob("step-*")]
+        steps = sorted({each for each in earlier if each < step} | {step})
+        index = self.sample_batch.index(self.parts.data) | {"steps": steps}
         for direction, images in outputs.items():
             for k, image in enumerate(images.float().cpu().numpy()):
                 self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
@@ -156,23 +162,16 @@ class Training:
         index_path.parent.mkdir(parents=True, exist_ok=True)
         self.run.write_json("samples/index.json", index)
 
-    def _sampled(self) -> list[int]:
-        folders = (self.run.path / "samples").glob("step-*")
-        return [step for folder in folders if (step := int(folder.name[5:])) <= self.engine.step]
-
-    def _take_up(self) -> None:
-        """What earlier sittings chose: a process that was killed in a save may not have written it down."""
-        if self.runtime.main:
-            self.choice.take(self.run.read_log(), self.engine.step)
-            if self.choice.best is not None:
-                self._keep_best()
-
     def _save(self) -> None:
         self._check_finite()
         own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, before = self.engine.step, self.choice.best
-            judged = self._judged()
+            with inference_weights(self.parts.method, self.engine):
+                try:
+                    judged = self.criterion()
+                except UserError as error:  # too few images for a distance: no reason to lose a training
+                    judged = {"score": None, "barred": str(error)}
             self.choice.add(step, judged)
             self.run.log({"step": step, "selection": judged})
             # The former best goes only once best.json names the new one: a kill in between leaves both.
@@ -182,22 +181,13 @@ class Training:
         self.runtime.wait()
 
     def _check_finite(self) -> None:
-        self.runtime.sync_errors(lambda: self.engine.check_finite(self._last_saved()))
-
-    def _judged(self) -> dict[str, Any]:
-        with inference_weights(self.parts.method, self.engine):
-            try:
-                return self.criterion()
-            except UserError as error:  # too few images for a distance: no reason to lose a training
-                return {"score": None, "barred": str(error)}
+        steps = checkpoint.steps_saved(self.run.checkpoints)
+        saved = f"The last good checkpoint is step {steps[-1]}." if steps else "No checkpoint had been saved yet."
+        self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:
         self.run.write_json("best.json", self.choice.state())
         checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best})
-
-    def _last_saved(self) -> str:
-        steps = checkpoint.steps_saved(self.run.checkpoints)
-        return f"The last good checkpoint is step {steps[-1]}." if steps else "No checkpoint had been saved yet."
 
     @contextmanager
     def _clock_stopped(self):
@@ -206,11 +196,6 @@ class Training:
         self._interval += time.perf_counter() - self._mark
         yield
         self._mark = time.perf_counter()
-
-
-def rounded(losses: dict[str, Tensor]) -> list[float]:
-    """The losses' values, in one wait for the device."""
-    return [round(value, 6) for value in torch.stack(list(losses.values())).tolist()] if losses else []
 
 
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:

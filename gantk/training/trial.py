@@ -50,10 +50,6 @@ class Trial:
     settings: tuple[str, ...] = ()
     ways: tuple[Trial, ...] = ()
 
-    def state(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(self)
-
     def lines(self) -> Iterator[str]:
         """For a terminal."""
         of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
@@ -214,7 +210,7 @@ def _is_at_limit() -> bool:
 def main() -> None:
     """The child's side: a question as JSON on standard input, the answer as the last line of standard output."""
     try:
-        answer = {"trial": _measure(json.loads(sys.stdin.read())).state()}
+        answer = {"trial": asdict(_measure(json.loads(sys.stdin.read())))}
     except UserError as error:
         answer = {"user_error": {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}}
     print(json.dumps(answer))
