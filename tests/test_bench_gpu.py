@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from gpu import device, measure, rows, suite, table, tasks  # noqa: E402
+from gpu import measure, rows, suite, table, tasks  # noqa: E402
 from gpu.suite import Clock  # noqa: E402
 
 from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
@@ -129,16 +127,6 @@ def test_what_ended_the_process_is_a_row_and_not_tried_again(tmp_path):
     assert pretender.ended == 2  # after the crash, and at the end
 
 
-def test_what_a_part_did_not_catch_is_an_answer_and_the_next_task_is_taken():
-    here, there = multiprocessing.Pipe()
-    for task in ({"part": "step", "case": "lacks all else"}, next(tasks.ceilings(2, True)), None):
-        here.send(task)
-    suite.serve(there, "cpu")
-    ready, (what, why), first, row, *_, last = (here.recv() for _ in range(6))
-    assert ready == ("ready", "cpu") and first == last == ("done", True)
-    assert what == "failed" and why.startswith("KeyError") and row["status"] == "ok"
-
-
 # ---- steps
 
 
@@ -164,25 +152,6 @@ def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
         method = load_recipe(task["recipe"]).tables["method"]["name"]
         timed.setdefault(method, set()).add((task["size"][0], task["batch"], task["precision"], task["mode"]))
     assert timed.keys() == used and all((256, 1, "bf16", "captured") in timed[method] for method in used)
-
-
-# ---- measuring
-
-
-@pytest.mark.parametrize(("dims", "stride"), [(2, 1), (3, 2)])
-def test_the_operations_of_a_convolution_are_counted_exactly(dims, stride):
-    convolve = F.conv2d if dims == 2 else F.conv3d
-    x, w = torch.randn(2, 3, *[8] * dims), torch.randn(5, 3, *[3] * dims, requires_grad=True)
-    forward = 2 * 2 * (8 // stride) ** dims * 5 * 3 * 3**dims
-    assert measure.counted(lambda: convolve(x, w, stride=stride, padding=1)) == forward
-    # the gradient of the weight costs what the convolution does; the input asks for none
-    assert measure.counted(lambda: convolve(x, w, stride=stride, padding=1).sum().backward()) == 2 * forward
-
-
-def test_the_driver_s_answer_is_read_and_what_it_does_not_know_is_none():
-    found = device.answers("580.159, 700.00, 112.5, 1980, [N/A], 41")
-    assert (found["driver"], found["power_limit_w"], found["clock_memory_mhz"]) == ("580.159", 700.0, None)
-    assert set(device.answers("").values()) == {None}
 
 
 # ---- targets

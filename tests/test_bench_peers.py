@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -17,7 +16,6 @@ import harness  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
-from peers.packages import Loop, Networks  # noqa: E402
 from peers.sides import HandedTurn, Setup, Side, checked  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
@@ -141,12 +139,6 @@ def test_wrong_input_is_one_message(drive, tmp_path, arguments, words):
     assert (code, rows) == (2, []) and words in err and "Traceback" not in err
 
 
-def test_a_file_that_is_no_rows_is_not_overwritten(drive, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"precious": 1}\n')
-    code, _, _, err = drive("--cases", "tiny")
-    assert code == 2 and "no row" in err and (tmp_path / "rows.jsonl").read_text() == '{"precious": 1}\n'
-
-
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -158,15 +150,6 @@ def test_a_file_that_is_no_rows_is_not_overwritten(drive, tmp_path):
 def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words):
     code, rows, *_ = drive("--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny")
     assert code == 1 and [row["status"] for row in rows] == ["failed"] and words in rows[0]["error"]
-
-
-def test_a_row_measured_again_replaces_the_old_one_and_the_skipped_one():
-    def row(label: str, peer: str, at: int, status: str = "ok") -> dict:
-        return {"label": label, "peer": peer, "status": status, "at": at}
-
-    old = [row("one", "x", 1), row("peers y", "y", 1, "skipped"), row("two", "x", 1)]
-    found = run.joined(old, [row("two", "x", 2), row("three", "y", 2)])
-    assert [(row["label"], row["at"]) for row in found] == [("one", 1), ("two", 2), ("three", 2)]
 
 
 # ---- a checkout's code
@@ -238,28 +221,7 @@ def test_a_ratio_is_of_rounds_not_of_means():
     assert wide["ci95"][0] < 3.0 < wide["ci95"][1]
 
 
-def test_samples_are_as_many_as_there_is_time_for_and_are_summed_up():
-    calls = []
-    assert len(harness.samples(lambda: calls.append(1), seconds=10.0, least=2, most=7)) == 7
-    assert len(harness.samples(lambda: calls.append(1), seconds=0.0, least=2, most=7)) == 2
-    assert harness.summary([4.0]) == {"samples_s": [4.0], "median_s": 4.0, "spread": 0.0, "spread_90": 0.0}
-
-
 # ---- loops around networks, and the cases
-
-
-@pytest.mark.parametrize(("method", "judged"), [("cyclegan", {"b": 1, "a": 1}), ("pix2pix", {"b": 2})])
-def test_a_loop_trains_all_its_networks(method, judged):
-    made = Networks(
-        generator=lambda a, b: nn.Conv2d(a, b, 3, padding=1),
-        judge=lambda a: nn.Conv2d(a, 1, 4, stride=2),
-        adversarial=lambda answer, real, judging: ((answer - float(real)) ** 2).mean(),
-    )
-    side = Loop(made, Setup(Case("tiny", method, "unet", 128), {"a": 1, "b": 1}, CPU))
-    assert {to: network.in_channels for to, network in side.judges.items()} == judged
-    before = [network.weight.clone() for network in side.networks()]
-    side.step({name: torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) for name in "ab"})
-    assert not any(torch.equal(old, network.weight) for old, network in zip(before, side.networks(), strict=True))
 
 
 def test_every_case_is_a_recipe_whose_networks_take_its_size():

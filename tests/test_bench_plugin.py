@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import hashlib
 import io
 import json
 import math
@@ -264,10 +262,9 @@ def test_absolute_paths_are_cut_to_their_last_name(text, kept):
 # ---- what is shown while it runs
 
 
-def test_plain_lines_and_the_live_table_say_how_each_row_goes():
+def test_plain_lines_say_how_each_row_goes():
     out = Console(file=io.StringIO(), width=150, height=40, color_system=None)
     good, bad = translation(metrics={"b_to_a": {"psnr": score(21.234)}}), failed("b", "out of time", "a bug")
-    child = SimpleNamespace(job=SimpleNamespace(label="c"), step=lambda: 5, steps=lambda: None, seconds=61.0)
     with Board(3, out) as board:
         board.started(SimpleNamespace(label="dualgan_t1t2"))
         board.finished(good)
@@ -277,11 +274,6 @@ def test_plain_lines_and_the_live_table_say_how_each_row_goes():
         "ok       dualgan_t1t2  2:11  (1/3)  T2 -> T1 psnr 21.23 dB, not better than regression",
         "out of time b  2:11  (2/3)  a bug",
     ]
-    board.plain = False
-    board.progress([child])
-    out.print(board._render())
-    text = out.file.getvalue()
-    assert re.search(r"^c +trains +5/\? +1:01", text, re.M) and "2 of 3 done, 0 wait, 1 not ok" in text
 
 
 # ---- bench.html and bench.md
@@ -443,13 +435,6 @@ def test_nothing_in_a_row_can_execute(tmp_path):
     assert "<script" not in table([row]) and len({len(line) for line in lines_of(table([row]))}) == 1
 
 
-def test_the_page_refuses_every_script_but_its_own(tmp_path):
-    page = bench(tmp_path, [translation()])
-    (policy,) = [found["content"] for _, found in page.tags if found.get("http-equiv") == "Content-Security-Policy"]
-    digest = base64.b64encode(hashlib.sha256(page.texts["script"][1].encode()).digest()).decode()
-    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
-
-
 def test_input_output_and_truth_of_each_run_stand_side_by_side(tmp_path):
     rows = [translation(), noise()]
     for row in rows:
@@ -466,14 +451,6 @@ def test_pictures_outside_the_bench_folder_are_not_read(tmp_path):
     draw_samples(tmp_path / "elsewhere", row)
     row["run"] = "../elsewhere/" + row["run"]
     assert not bench(tmp_path / "bench", [row]).having("src")
-
-
-def test_quality_over_time_has_a_curve_for_each_recipe(tmp_path):
-    page = bench(tmp_path, [translation("one"), translation("two")])
-    charts = json.loads(page.texts["script"][0])["charts"]
-    assert sorted(charts[0]["names"]) == ["one", "two"]
-    assert charts[0]["steps"] == [0, 50, 100] and charts[0]["x"] == "{} s of training"
-    assert charts[0]["values"] == [[10.0, 15.0, 20.0]] * 2
 
 
 def missing_parts() -> list[dict]:

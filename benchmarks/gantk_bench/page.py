@@ -44,6 +44,8 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     lines = [line for system in found for line in system.lines]
     shown = columns(lines)
     places, charts = count(), []
+    suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
+    title = f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
     def numbered(each: Chart | None) -> list[tuple[int, Chart]]:
         if each is None:
@@ -55,7 +57,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     details = [detail(system, numbered) for system in found]
     strips, left_out = gallery(found, folder)
     story = {
-        "title": _title(rows),
+        "title": title,
         "folder": folder.name,
         "facts": facts(rows, found),
         "failures": [(row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
@@ -93,11 +95,6 @@ def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
         if c.verdict != NO_CHANGE
     ]
     return {"summary": summary, "rows": rows}
-
-
-def _title(rows: list[Row]) -> str:
-    suites = list(dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite")))
-    return f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
 
 def facts(rows: list[Row], found: list[System]) -> list[tuple[str, str]]:
