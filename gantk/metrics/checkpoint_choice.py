@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from gantk.data.dataset import Data
 from gantk.data.items import Record
 from gantk.inference.tiles import whole_images
-from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import identity
@@ -175,6 +174,8 @@ class Unpaired(Criterion):
 
     def _structure(self, output: Tensor, source: Tensor) -> float:
         """1 - squared local correlation, at half the resolution where the images are large enough."""
+        from gantk.losses.structure import local_ncc_and_flat_region
+
         output, source = (images.to(self.runtime.device) for images in (output, source))
         if min(source.shape[2:]) >= 2 * WINDOW:
             halved = F.avg_pool3d if self.model.data.dims == 3 else F.avg_pool2d
