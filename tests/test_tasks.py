@@ -292,17 +292,6 @@ def lesions(tiny_recipe) -> dict:
     return tiny_recipe
 
 
-def test_a_run_scores_it_for_the_model_and_its_baselines(lesions):
-    result = scorer_of(lesions, Keeps).test()
-    for to in ("a_to_b", "b_to_a"):
-        row = result["metrics"][to]["segmentation"]
-        assert row["value"] is not None and row["higher_is_better"]
-        for name in ("identity", "histogram", "real_split"):
-            beside = result["baselines"][name][to]["segmentation"]
-            assert name == "real_split" or beside["details"]["real"] == row["details"]["real"]
-        assert result["baselines"]["identity"][to]["segmentation"]["value"] == row["value"]
-
-
 def test_a_run_without_masks_is_refused_before_training(lesions):
     lesions["data"]["source"]["lesions"] = 0
     with pytest.raises(UserError, match="masks.*0 of .* training images and 0 of .* test images") as error:
