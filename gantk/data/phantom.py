@@ -222,16 +222,17 @@ class Phantom:
             # Noise belongs to one acquisition: its own for each contrast and slice.
             place = [self.seed, number, 1 + CONTRASTS.index(contrast), 0 if level is None else 1 + level]
             rng = np.random.default_rng(place)
-            if contrast == "CT":
-                channels.append(self._attenuation(shares, rng))
-            else:
-                channels.append(self._magnitude(contrast, shares, gain, factors, rng))
+            channels.append(self._image(contrast, shares, gain, factors, rng))
         return np.stack(channels).astype(np.float32)
 
-    def _magnitude(self, contrast: str, shares: np.ndarray, gain: np.ndarray, factors: np.ndarray,
-                   rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-        """An MR image of tissue shares (tissues, *spatial): positive, Rician by noise in both channels; `factors`
-        (2, tissues) multiply T1 and T2."""
+    def _image(self, contrast: str, shares: np.ndarray, gain: np.ndarray, factors: np.ndarray,
+               rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+        """An image of tissue shares (tissues, *spatial). CT is in Hounsfield units, signed: what no tissue fills is
+        air. MR is positive, Rician by noise in both channels; `factors` (2, tissues) multiply T1 and T2."""
+        if contrast == "CT":
+            above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
+            clean = AIR + np.tensordot(above_air, shares, axes=1)
+            return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(clean.shape, dtype=np.float32)
         t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
         shortened = np.array([ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues])
         strengths = signal(contrast, t1 * factors[0] * shortened, t2 * factors[1], density).astype(np.float32)
@@ -239,12 +240,6 @@ class Phantom:
         deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
         real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
         return UNITS * np.hypot(clean + real, imaginary)
-
-    def _attenuation(self, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A CT image of tissue shares in Hounsfield units, signed: what no tissue fills is air."""
-        above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
-        clean = AIR + np.tensordot(above_air, shares, axes=1)
-        return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(clean.shape, dtype=np.float32)
 
     def _mask(self, number: int, level: int | None) -> np.ndarray:
         lesion = self._tissue_of(number)[TISSUES.index("lesion")]

@@ -62,7 +62,13 @@ def inspect(scan: io.Scan) -> Inspected:
                 while block := opened.read(2**20):
                     digest.update(block)
         item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
-        image = _read(scan, item)
+        try:
+            image = io.read(scan)
+        except UserError as error:
+            if "volumes" not in error.what:
+                raise
+            image = io.read(scan, volume=0)
+            item.remarks += (f"{error.what.split(' holds ')[-1]}; the first was looked at",)
     except (UserError, OSError) as error:
         if isinstance(error, OSError):
             error = UserError(f"'{scan.path}' cannot be read: {error.strerror or error}")
@@ -77,20 +83,6 @@ def inspect(scan: io.Scan) -> Inspected:
     item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in item.remarks)
     item.facts["lossy"] = item.facts.get("lossy", False) or suffix in LOSSY
     return item
-
-
-def _read(scan: io.Scan, item: Inspected) -> Image:
-    try:
-        return io.read(scan)
-    except UserError as error:
-        if "volumes" not in error.what:
-            raise
-        try:
-            image = io.read(scan, volume=0)
-        except UserError:
-            raise error from None
-        item.remarks += (f"{error.what.split(' holds ')[-1]}; the first was looked at",)
-        return image
 
 
 def _add_pixels(item: Inspected, image: Image) -> None:

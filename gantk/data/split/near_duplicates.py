@@ -328,17 +328,12 @@ def _without(sets: Mapping[str, list[Record]], gone: set[int]) -> Sets:
 def with_near_copies(sets: Mapping[str, list[Record]], known: Known) -> Sets:
     """Sets of which near copies of held-out images, and their partners, have gone to the side of these."""
     moved = dict(sets)
-    while True:
-        to: dict[int, str] = {}
-        for name, record in _copies_of_held_out(moved, known):
-            to.setdefault(id(record), name)
-        if not to:
-            return dict(sets) if _lost_a_domain(sets, moved) else moved
-        of_pair = {r.pair: to[id(r)] for members in moved.values() for r in members if r.pair and id(r) in to}
-        place = [
-            (to.get(id(r)) or of_pair.get(r.pair or "", name), r) for name, members in moved.items() for r in members
-        ]
-        moved = {name: [r for where, r in place if where == name] for name in moved}
+    while to := {id(record): name for name, record in reversed(list(_copies_of_held_out(moved, known)))}:
+        placed = [(name, record) for name, members in moved.items() for record in members]
+        of_pair = {record.pair: to[id(record)] for _, record in placed if record.pair and id(record) in to}
+        placed = [(to.get(id(r)) or of_pair.get(r.pair or "", name), r) for name, r in placed]
+        moved = {name: [record for place, record in placed if place == name] for name in moved}
+    return dict(sets) if _lost_a_domain(sets, moved) else moved
 
 
 def _copies_of_held_out(sets: Mapping[str, list[Record]], known: Known) -> Iterator[tuple[str, Record]]:
