@@ -1,1 +1,1 @@
-"""Other toolkits beside gantk: their own classes on the same batches, timed and scored by the same driver."""
+"""Other toolkits beside gantk: their own classes on the same batches, timed by the same driver."""
