@@ -286,7 +286,10 @@ def _unchanged(layer: nn.Module) -> bool:
 
 def output_activation(kind: OutputKind) -> nn.Module:
     """What the last layer's values pass through: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" as they are."""
-    return {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}[kind]()
+    activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
+    if kind not in activations:
+        raise UserError(f"there is no output activation '{kind}'", where="activation_out", allowed=activations)
+    return activations[kind]()
 
 
 def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
