@@ -77,6 +77,7 @@ MOVED = {
     "gantk.data.leakage": "gantk.data.split.leakage",
     "gantk.data.mapping": "gantk.data.intensity",
     "gantk.data.reading": "gantk.data.sources.reader",
+    "gantk.data.phantom": "gantk_phantom.phantom",
     "gantk.data.records": "gantk.data.items",
     "gantk.data.split_file": "gantk.data.split.split_file",
     "gantk.hookspecs": "gantk.plugin.hookspecs",

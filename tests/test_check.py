@@ -12,9 +12,9 @@ from PIL import Image as Picture
 from gantk.data.check import check
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
-from gantk.data.phantom import Phantom
 from gantk.errors import UserError
 from gantk.formats.files import Scan
+from gantk_phantom.phantom import Phantom
 
 HEADS = {
     (record.domain, record.subject): record.read()[0]

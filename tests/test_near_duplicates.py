@@ -8,8 +8,8 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.phantom import Phantom
 from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
+from gantk_phantom.phantom import Phantom
 
 SLICES = {
     size: [record.read() for record in Phantom(("T1",), 2, (size, size), subjects=5, slices=4).records()]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.anatomy import template
-from gantk.data.phantom import CONTRASTS, RELAXATION, SHOWN, Phantom, contrast_of, signal
 from gantk.errors import UserError
+from gantk_phantom.anatomy import template
+from gantk_phantom.phantom import CONTRASTS, RELAXATION, SHOWN, Phantom, contrast_of, signal
 
 
 def phantom(domains=("T1", "T2"), dims=2, size=(48, 48), **options):

@@ -15,11 +15,11 @@ from PIL import Image as Picture
 from scipy.ndimage import zoom
 
 from gantk.data.items import Record
-from gantk.data.phantom import Phantom
 from gantk.data.sources.folders import Images
 from gantk.data.split import SETS, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.errors import UserError
+from gantk_phantom.phantom import Phantom
 
 
 def pixels(number):

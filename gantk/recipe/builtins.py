@@ -27,14 +27,12 @@ PARTS = {
         "gram": "gantk.losses.reconstruction:GramStyle",
     },
     "source": {
-        "phantom": "gantk.data.phantom:Phantom",
         "folders": "gantk.data.sources.folders:Folders",
         "aligned": "gantk.data.sources.folders:Aligned",
         "images": "gantk.data.sources.folders:Images",
         "contrasts": "gantk.data.sources.patients:Contrasts",
         "nifti": "gantk.data.sources.nifti:Nifti",
         "dicom": "gantk.data.sources.dicom:Dicom",
-        "bids": "gantk.data.sources.bids:Bids",
         "manifest": "gantk.data.sources.manifest:Manifest",
     },
     "format": {

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gantk.data.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 from gantk.data.items import Record, domain_letters
 from gantk.errors import UserError
+from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
