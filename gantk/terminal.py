@@ -23,6 +23,15 @@ def say(line: str) -> None:
     Console(highlight=False, soft_wrap=True).print(f"[{style}]{escape(label)}[/]  {escape(rest)}")
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter: `52 s`, `4 min 12 s`, `3 h 05 min`, `2 d 04 h`."""
+    whole = round(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below:02d} {small}"
+    return f"{whole} s"
+
+
 @contextmanager
 def progress_bar():
     """A bar on the terminal, which goes when the work is done; nothing in a pipe. Yields (share, what) -> None."""

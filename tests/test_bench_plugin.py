@@ -271,8 +271,8 @@ def test_plain_lines_say_how_each_row_goes():
         board.finished(bad)
     assert out.file.getvalue().splitlines() == [
         "start    dualgan_t1t2",
-        "ok       dualgan_t1t2  2:11  (1/3)  T2 -> T1 psnr 21.23 dB, not better than regression",
-        "out of time b  2:11  (2/3)  a bug",
+        "ok       dualgan_t1t2  2 min 12 s  (1/3)  T2 -> T1 psnr 21.23 dB, not better than regression",
+        "out of time b  2 min 12 s  (2/3)  a bug",
     ]
 
 

@@ -20,7 +20,8 @@ from gantk.report import pictures, write_animation, write_report
 from gantk.report.charts import chart, nice_ticks
 from gantk.report.pictures import ERROR_CEILING, error_map, evenly
 from gantk.report.run_record import read_run
-from gantk.report.words import duration, metric_name, number
+from gantk.report.words import metric_name, number
+from gantk.terminal import duration
 
 RECIPE = """\
 format = 1

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gantk.metrics.verdict import title_of
-from gantk.training.live import clock_time
+from gantk.terminal import duration
 from gantk_bench.child import Child
 from gantk_bench.plan import Job
 from gantk_bench.systems import systems as grouped
@@ -65,7 +65,7 @@ class Board:
         if self.plain:
             scores = row.get("error") or "   ".join(brief(row))
             place = f"{len(self.ended)}/{self.total}"
-            self._write(f"{row['status']:<8} {row['label']}  {clock_time(row['wall_s'])}  ({place})  {scores}")
+            self._write(f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({place})  {scores}")
 
     def _write(self, line: str) -> None:
         print(line, file=self.console.file, flush=True)
@@ -80,11 +80,11 @@ class Board:
         room = max(self.console.height - len(running) - 4, 1)
         for row in self.ended[-room:]:
             scores = Text(row["error"], style="red") if row["error"] else Text("   ".join(brief(row)))
-            table.add_row(Text(row["label"]), _status(row), "", clock_time(row["wall_s"]), scores)
+            table.add_row(Text(row["label"]), _status(row), "", duration(row["wall_s"]), scores)
         for label, step, steps, seconds in running:
             state = "scores" if step == steps else "trains" if step else "starts"
             share = f"{step}/{'?' if steps is None else steps}" if step else ""
-            table.add_row(Text(label, style="bold"), Text(state, style="cyan"), share, clock_time(seconds), "")
+            table.add_row(Text(label, style="bold"), Text(state, style="cyan"), share, duration(seconds), "")
         waiting = self.total - len(self.ended) - len(running)
         bad = sum(row["status"] not in ("ok", "skipped") for row in self.ended)
         summary = f"{len(self.ended)} of {self.total} done, {waiting} wait" + (f", {bad} not ok" if bad else "")
@@ -106,12 +106,12 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         head = Text(row["label"])
         if row["status"] != "ok":
-            table.add_row(head, _status(row), Text(row.get("error") or ""), "", "", clock_time(row["wall_s"]))
+            table.add_row(head, _status(row), Text(row.get("error") or ""), "", "", duration(row["wall_s"]))
         steps = row.get("speed", {}).get("step_seconds")
         step = f"{1000 * statistics.median_high(steps):.0f} ms" if steps else ""
         for way, scores, verdict in _directions(row):
             verdict = Text(verdict, style="red" if verdict.startswith("not") else "green")
-            table.add_row(head, way, Text(scores), verdict, step, clock_time(row["wall_s"]))
+            table.add_row(head, way, Text(scores), verdict, step, duration(row["wall_s"]))
             head = Text("")
     for system in grouped(row for row in rows if row["status"] == "ok"):
         head = Text(f"{system.name}, {len(system.rows)} seeds", style="bold")

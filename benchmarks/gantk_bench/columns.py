@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gantk.report.words import baseline_name, digits, duration, interval, joules, metric_name, number, short_time
+from gantk.report.words import baseline_name, digits, interval, joules, metric_name, number, short_time
+from gantk.terminal import duration
 from gantk_bench.systems import FIRST, Judgement, Line
 
 LARGEST = 1e308  # stands for infinity, which a page's script reads only under another name

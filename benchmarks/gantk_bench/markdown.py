@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gantk.report.words import digits, duration, metric_name, number
+from gantk.report.words import digits, metric_name, number
+from gantk.terminal import duration
 from gantk_bench.columns import best, of_baselines, published
 from gantk_bench.systems import FIRST, Judgement, Line, Row, mapping, systems
 

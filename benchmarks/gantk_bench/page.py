@@ -13,7 +13,8 @@ from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
 from gantk.report.run_record import Points
-from gantk.report.words import baseline_name, digits, duration, metric_name, number
+from gantk.report.words import baseline_name, digits, metric_name, number
+from gantk.terminal import duration
 from gantk_bench.columns import Column, columns, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, listed
 from gantk_bench.gallery import gallery

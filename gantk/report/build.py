@@ -20,7 +20,8 @@ from gantk.report.charts import Chart, chart
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import RunRecord, mapping, read_run
 from gantk.report.scores import SURE, cards, chosen, headline, verdicts
-from gantk.report.words import duration, joules, metric_name, number, short_time
+from gantk.report.words import joules, metric_name, number, short_time
+from gantk.terminal import duration
 
 HERE = Path(__file__).parent
 SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")

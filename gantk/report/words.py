@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gantk.terminal import duration
+
 ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause")
 BASELINE_NAMES = {
     "identity": "identity",
@@ -27,15 +29,6 @@ def number(value: float | None, digits: int = 4) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.{digits}g}".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units that matter: `52 s`, `4 min 12 s`, `3 h 05 min`, `2 d 04 h`."""
-    whole = round(seconds)
-    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // below:02d} {small}"
-    return f"{whole} s"
 
 
 def short_time(seconds: float) -> str:

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gantk.terminal import duration
+
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 20  # log points in a loss's sparkline
 LOWER_IS_BETTER = ("mae", "rmse", "nrmse", "lpips", "fid", "kid")  # a fall of these is shown in green
@@ -36,7 +38,7 @@ class LiveView:
         shown: bool = True,
     ):
         self.console, self.shown, self.clock = console or Console(), shown, clock
-        self.total, self.step = max(int(total_steps), 1), 0
+        self.total, self.step = int(total_steps), 0
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self._started = clock()
@@ -100,14 +102,17 @@ class LiveView:
         ahead = (self.total - to_step) * (last - first) / (to_step - from_step)
         return max(ahead - (self.clock() - last), 0.0)
 
+    def _percent(self) -> int:
+        return 100 * self.step // self.total if self.total else 100  # a training of no steps is at its end
+
     def _line(self, losses: dict[str, float], validation: dict[str, dict[str, float]]) -> str:
-        """`step 200/2400  8%  31.2 images/s  left 1:12  g: cycle 1.2  psnr a_to_b 20.1`."""
-        parts = [f"step {self.step}/{self.total}", f"{100 * self.step // self.total}%"]
+        """`step 200/2400  8%  31.2 images/s  left 1 min 12 s  g: cycle 1.2  psnr a_to_b 20.1`."""
+        parts = [f"step {self.step}/{self.total}", f"{self._percent()}%"]
         if losses and self._images_per_s is not None:
             parts.append(f"{self._images_per_s:.1f} images/s")
         left = self._left()
         if left is not None and self.step < self.total:
-            parts.append(f"left {clock_time(left)}")
+            parts.append(f"left {duration(left)}")
         for phase, names in _by_phase(losses).items():
             values = " ".join(f"{name} {losses[full]:.3g}" for name, full in names.items())
             parts.append(f"{SHORT.get(phase, phase or 'loss')}: {values}")
@@ -128,10 +133,10 @@ class LiveView:
     def _progress(self) -> RenderableType:
         left = self._left()
         words = [
-            Text(f"{100 * self.step // self.total}%", style="bold"),
+            Text(f"{self._percent()}%", style="bold"),
             Text(f"{self.step}/{self.total}"),
-            Text(clock_time(self.clock() - self._started), style="dim"),
-            Text("left " + ("-:--" if left is None else clock_time(left)), style="cyan"),
+            Text(duration(self.clock() - self._started), style="dim"),
+            Text("left " + ("?" if left is None else duration(left)), style="cyan"),
         ]
         if self._images_per_s is not None:
             words.append(Text(f"{self._images_per_s:.1f} images/s", style="dim"))
@@ -139,7 +144,7 @@ class LiveView:
         line.add_column(ratio=1, min_width=10)
         for _ in words:
             line.add_column(no_wrap=True, justify="right")
-        line.add_row(ProgressBar(total=self.total, completed=min(self.step, self.total)), *words)
+        line.add_row(ProgressBar(total=100, completed=self._percent()), *words)
         return line
 
     def _loss_table(self, phase: str, names: dict[str, str]) -> Table:
@@ -170,13 +175,6 @@ def sparkline(values: Sequence[float]) -> str:
         return ""
     low, span = min(finite), (max(finite) - min(finite)) or 1.0
     return "".join(SPARKS[round(7 * (v - low) / span)] if math.isfinite(v) else " " for v in values)
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _by_phase(losses: Iterable[str]) -> dict[str, dict[str, str]]:

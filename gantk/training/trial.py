@@ -22,6 +22,7 @@ import torch
 from gantk.errors import GantkError, UserError
 from gantk.machine.usage import free_memory, peak_memory
 from gantk.recipe.load import Recipe, resolved
+from gantk.terminal import duration
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -57,17 +58,10 @@ class Trial:
         yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
-            yield f"training {in_words(3600 * self.hours)}, samples and scores apart"
+            yield f"training {duration(3600 * self.hours)}, samples and scores apart"
         for way in self.ways:
             took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step" if way.fits else "does not fit either"
             yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
-
-
-def in_words(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def try_recipe(recipe: Recipe, device: str | None = None, memory: float | None = None) -> Trial:
