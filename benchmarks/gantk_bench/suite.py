@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from pydantic import Field, PrivateAttr
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Problem, Table, check
-from gantk.recipe.load import all_recipes, find_line
+from gantk.recipe.load import all_recipes, files_of, find_line
 
 
 class Scored(Table):
@@ -79,15 +78,7 @@ def load_suite(name: str) -> Suite:
 
 def all_suites() -> dict[str, tuple[Path, str]]:
     """name -> (file, distribution) of every suite that a plugin offers; gantk's own win."""
-    found: dict[str, tuple[Path, str]] = {}
-    for package, owner in sorted(registry().suite_packages, key=lambda pair: pair[1] == "gantk"):
-        try:
-            files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
-        except Exception as error:  # importing a third party's package may raise anything
-            registry().broken[f"{package} of {owner}"] = f"its suites cannot be read: {type(error).__name__}: {error}"
-            continue
-        found |= {path.stem: (path, owner) for path in sorted(files) if path.suffix == ".toml"}
-    return found
+    return files_of(sorted(registry().suite_packages, key=lambda pair: pair[1] != "gantk"))
 
 
 def _find(name: str) -> tuple[Path, str]:

@@ -201,17 +201,27 @@ def find_recipe(name: str) -> tuple[Path, str]:
 
 def all_recipes() -> dict[str, tuple[Path, str]]:
     """name -> (file, distribution) of every bundled and plugin recipe; the bundled ones win."""
+    inside = Path(__file__).parents[1] / "recipes"  # the wheel keeps them inside the package, a checkout beside it
+    bundled = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+    own = {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
+    return files_of(registry().recipe_packages) | own
+
+
+def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]:
+    """name -> (file, distribution) of the TOML files in plugins' packages, given as (package, distribution).
+
+    Of one name, the first package's file counts. A package that cannot be read is noted among the broken plugins.
+    """
     found: dict[str, tuple[Path, str]] = {}
-    for package, owner in reversed(registry().recipe_packages):
+    for package, owner in packages:
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            registry().broken[f"{package} of {owner}"] = f"its recipes cannot be read: {type(error).__name__}: {error}"
+            registry().broken[f"{package} of {owner}"] = f"its files cannot be read: {type(error).__name__}: {error}"
             continue
-        found |= {path.stem: (path, owner) for path in sorted(files) if path.suffix == ".toml"}
-    inside = Path(__file__).parents[1] / "recipes"  # the wheel keeps them inside the package, a checkout beside it
-    bundled = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
-    return found | {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
+        for path in sorted(file for file in files if file.suffix == ".toml"):
+            found.setdefault(path.stem, (path, owner))
+    return found
 
 
 def resolved(model: Model) -> dict[str, Any]:
