@@ -11,7 +11,7 @@ import torch
 from harness import Turn
 from torch import Tensor
 
-from gantk.data.items import contrast_names, domain_letters
+from gantk.data.preparation import contrast_names, domain_letters
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method, Stage
 from gantk.recipe.load import Recipe, load_recipe

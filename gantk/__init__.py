@@ -36,7 +36,7 @@ _PUBLIC = {
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.runs.folder": ["RunFolder"],
-    "gantk.data.items": ["Record"],
+    "gantk.data.preparation": ["Record"],
     "gantk.plugin.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
 }
 PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.formats", "gantk.metrics", "gantk.testing")
@@ -78,7 +78,7 @@ MOVED = {
     "gantk.data.mapping": "gantk.data.intensity",
     "gantk.data.reading": "gantk.data.sources.reader",
     "gantk.data.phantom": "gantk_phantom.phantom",
-    "gantk.data.records": "gantk.data.items",
+    "gantk.data.records": "gantk.data.preparation",
     "gantk.data.split_file": "gantk.data.split.split_file",
     "gantk.hookspecs": "gantk.plugin.hookspecs",
     "gantk.losses.gram": "gantk.losses.reconstruction",

@@ -9,7 +9,7 @@ import torch
 
 from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher
 from gantk.data.intensity import Window
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gantk.data.dataset import Data
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method

@@ -11,8 +11,7 @@ import torch
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.dataset import Data
 from gantk.data.intensity import Window
-from gantk.data.items import Record
-from gantk.data.preparation import Preparation, stacked
+from gantk.data.preparation import Preparation, Record, stacked
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.method import Method

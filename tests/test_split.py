@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 from scipy.ndimage import zoom
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.folders import Images
 from gantk.data.split import SETS, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.items import Record
-from gantk.data.preparation import Preparation
+from gantk.data.preparation import Preparation, Record
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
 

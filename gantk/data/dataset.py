@@ -11,8 +11,16 @@ from gantk.data import resample
 from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
 from gantk.data.intensity import VERSION as INTENSITY_VERSION
-from gantk.data.items import Record, contrast_names, domain_letters
-from gantk.data.preparation import Preparation, fitted_mapping, mapping_from, stacked, version_of
+from gantk.data.preparation import (
+    Preparation,
+    Record,
+    contrast_names,
+    domain_letters,
+    fitted_mapping,
+    mapping_from,
+    stacked,
+    version_of,
+)
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs

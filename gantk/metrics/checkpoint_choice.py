@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gantk.data.dataset import Data
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import Runtime
 from gantk.method import Method

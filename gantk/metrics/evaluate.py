@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import Runtime

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.intensity import PerChannel
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.formats.files import is_image, is_volume
 from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gantk.data.items import Record, domain_letters
+from gantk.data.preparation import Record, domain_letters
 from gantk.errors import UserError
 from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantk.data.check.findings import Problem, counted, named
 from gantk.data.check.inspect import Inspected
-from gantk.data.items import Record, domain_letters
+from gantk.data.preparation import Record, domain_letters
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.detect import source_for
 from gantk.data.sources.file_names import domain_match

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.file_names import SPLIT_WORD, Parts, numbered, only_if_several, split_of
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of, regex_option
 from gantk.errors import UserError

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.file_names import Found, below, discover, images_below, numbered
 from gantk.data.sources.masks import is_mask, masks_of, separate_masks
 from gantk.data.sources.pairing import pairs_of

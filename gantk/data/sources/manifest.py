@@ -7,7 +7,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.file_names import split_of
 from gantk.data.sources.reader import Channels, Item, Onto, Source, VolumeSource, is_volume, paired
 from gantk.errors import UserError, did_you_mean

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.file_names import SPLIT_WORD, Found, images_below, numbered, only_if_several, split_of
 from gantk.data.sources.masks import masks_of, separate_masks
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of

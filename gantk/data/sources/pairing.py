@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.file_names import Found
 from gantk.data.sources.manifest import read_rows
 from gantk.errors import UserError

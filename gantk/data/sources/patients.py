@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantk.data.items import Record, contrast_names
+from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.file_names import SPLIT_WORD, images_below, numbered, only_if_several, split_of
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, separate_masks
 from gantk.data.sources.reader import Item, VolumeSource, patient_of

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.items import Record, contrast_names, domain_letters
+from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.data.sources.file_names import Found, numbered
 from gantk.errors import UserError

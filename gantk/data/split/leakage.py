@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.data.split.split import PATIENTS, SETS
 from gantk.errors import UserError

@@ -17,8 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from gantk.data.items import Record
-from gantk.data.preparation import Preparation
+from gantk.data.preparation import Preparation, Record
 from gantk.formats.files import is_volume
 
 SIDE = 32  # pixels of a thumbnail's side

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import (
     copies,
     fingerprints_of_unknown,

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gantk.data.items import Record
+from gantk.data.preparation import Record
 from gantk.data.sources.manifest import read_rows
 from gantk.errors import UserError, did_you_mean
 
