@@ -19,7 +19,6 @@ from gantk.recipe.tables import Model
 from gantk.runs.trained import build_method
 from gantk.training.accelerate import accelerate
 from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
-from gantk.training.assemble import plan_of
 from gantk.training.engine import Engine
 
 STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
@@ -56,14 +55,14 @@ class RecipeStep:
         stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)
-        engine = Engine(method, plan_of(model.train, STEPS), runtime, graph)
+        engine = Engine(method, model.train, STEPS, runtime, graph)
         engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
         return cls(model, engine, images, runtime.device)
 
     def __call__(self) -> dict[str, Tensor]:
         """One step, as `Engine.fit` takes it."""
         engine = self.engine
-        engine.runtime.seed(engine.plan.seed, engine.step)
+        engine.runtime.seed(engine.table.seed, engine.step)
         losses = engine.train_step(Batch(self.batch))  # a batch of its own: phases leave their fakes in it
         engine.step += 1
         return losses
@@ -83,7 +82,8 @@ class RecipeStep:
         """What the step does otherwise than it was asked to, and why."""
         engine = self.engine
         found = list(engine.notes)
-        if engine.plan.capture and not engine.capture.graphs and not found:
+        asked = engine.table.fast.cuda_graph and not engine.table.recompute
+        if asked and not engine.capture.graphs and not found:
             cuda = self.device.type == "cuda"
             found.append(f"not captured: {engine.capture.obstacle}" if cuda else NO_GRAPHS)
         return found

@@ -74,7 +74,7 @@ def run(
         parts = assemble(model, runtime)
         traced = None
         if profile_steps is not None and runtime.main:
-            traced = StepProfile(profile_steps, parts.engine.plan.steps, runtime.device)
+            traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
         leaks = runtime.sync_errors(lambda: _accepted(parts.data.leaks(), allow_leakage))
         for line in parts.data.description():
             say(line)
@@ -129,7 +129,7 @@ def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> Run
         runtime.sync_errors(lambda: restore(parts, saved))
     seconds = folder.rewind_log(engine.step if saved else -1) if runtime.main else 0.0
     say(_machine_line(parts))
-    say(f"resume   {folder.path} after step {engine.step} of {engine.plan.steps}")
+    say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
     return _train(parts, folder, say, seconds)
 
 
@@ -407,7 +407,7 @@ def _machine_line(parts: Parts) -> str:
     machine = describe(runtime)
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
     return (
-        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.plan.steps} steps, "
+        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.steps} steps, "
         f"{machine['device']} {runtime.precision}, {machine['threads']} threads{ranks}"
     )
 

@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
-from gantk.testing.small import random_images, small_part, small_size
-from gantk.training.engine import Engine, Plan
-from gantk.training.optim import Constant, sgd
+from gantk.testing.small import random_images, small_part, small_size, train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import sgd
 
 STEPS, IMAGES = 2, 4  # images of all ranks together; later, kinks of ReLU and L1 make much of a rounding error
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
@@ -96,8 +96,7 @@ def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
     runtime = OneSeed(torch.device("cpu"), "fp32", True, rank, world)
     runtime.place(method, method.geometry.dims)
     optimizer = partial(sgd, lr=case.get("lr", 0.01))
-    plan = Plan(STEPS, optimizer, {}, Constant(), case.get("microbatch"), ema=0.9, seed=0)
-    engine = Engine(method, plan, runtime)
+    engine = Engine(method, train_table(optimizer, microbatch=case.get("microbatch")), STEPS, runtime)
 
     def batch_at(step: int, stage: Stage) -> Batch:
         own = slice(rank * count, (rank + 1) * count)

@@ -13,10 +13,10 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.unet import UNet
 from gantk.testing import MethodContract
-from gantk.testing.small import random_images
+from gantk.testing.small import random_images, train_table
 from gantk.training.accelerate.compile import CompiledLoss, compile_phases
-from gantk.training.engine import Engine, Plan
-from gantk.training.optim import Constant, sgd
+from gantk.training.engine import Engine
+from gantk.training.optim import sgd
 
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 
@@ -55,8 +55,7 @@ class Sketch(Method):
 
 def sketched(backend: str | None, rule=sgd, **options) -> Engine:
     method, runtime = Sketch(**options), Runtime(torch.device("cpu"), "fp32", True)
-    plan = Plan(4, rule, {}, Constant(), None, ema=0.9, seed=3)
-    return compiling(Engine(runtime.place(method, 2), plan, runtime), backend)
+    return compiling(Engine(runtime.place(method, 2), train_table(rule, seed=3), 4, runtime), backend)
 
 
 def compiling(engine: Engine, backend: str | None) -> Engine:

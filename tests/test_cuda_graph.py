@@ -12,7 +12,8 @@ from torch import nn
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.testing.recorded import Recording, host_reads
-from gantk.training.engine import Engine, Plan
+from gantk.testing.small import train_table
+from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, lbfgs, rmsprop, sgd
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
@@ -44,10 +45,9 @@ class Sketch(Method):
         return {"critic": self.critic(batch["fake"]).square().mean()}
 
 
-def engine_of(graph=None, spoil=None, rule=adam, **changes) -> Engine:
+def engine_of(graph=None, spoil=None, rule=adam) -> Engine:
     method = Sketch() if spoil is None else Sketch(spoil)
-    defaults = {"optimizers": {}, "schedule": Linear(), "microbatch": None, "ema": 0.9, "seed": 3}
-    return Engine(CPU.place(method, 2), Plan(STEPS, rule, **(defaults | changes)), CPU, graph)
+    return Engine(CPU.place(method, 2), train_table(rule, schedule=Linear, seed=3), STEPS, CPU, graph)
 
 
 def images(step: int = 0, stage: Stage | None = None, count: int = 2) -> Batch:

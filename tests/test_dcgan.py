@@ -10,8 +10,9 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, check_networks
 from gantk.nets.discriminators import DCGANDiscriminator
 from gantk.plugin.spec import bind_or_raise
-from gantk.training.engine import Engine, Plan
-from gantk.training.optim import Constant, adam
+from gantk.testing.small import train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import adam
 from gantk_dcgan.network import DCGANGenerator, doublings
 
 SMALL = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}
@@ -30,7 +31,7 @@ def parameters(network):
 def trained(method, batch_at, steps, ema=0.9, rule=adam):
     runtime = Runtime(torch.device("cpu"), "fp32", channels_last=True)
     runtime.place(method, method.geometry.dims)
-    engine = Engine(method, Plan(steps, rule, {}, Constant(), None, ema=ema, seed=0), runtime)
+    engine = Engine(method, train_table(rule, ema=ema), steps, runtime)
     for _ in engine.fit(lambda step, stage: batch_at(step)):
         pass
     return engine

@@ -19,8 +19,9 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses, check_networks
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind
-from gantk.training.engine import Engine, Plan
-from gantk.training.optim import Constant, Linear
+from gantk.testing.small import train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import Linear
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
@@ -33,9 +34,8 @@ def gentle(parameters):
     return torch.optim.SGD(parameters, lr=0.002)
 
 
-def plan(steps: int = 4, **changes) -> Plan:
-    defaults = {"optimizer": sgd, "optimizers": {}, "schedule": Constant(), "microbatch": None, "ema": 0.0, "seed": 0}
-    return Plan(steps, **(defaults | changes))
+def engine_of(method: Method, steps: int = 4, rule=sgd, runtime: Runtime = CPU, ema: float = 0.0, **keys) -> Engine:
+    return Engine(method, train_table(rule, ema=ema, **keys), steps, runtime)
 
 
 class Toy(Method):
@@ -80,7 +80,7 @@ def train(engine: Engine, batch_at=ones) -> list[dict]:
 
 def test_a_phase_moves_its_own_modules_only_and_leaves_its_fakes_for_a_later_one():
     method = Toy()
-    train(Engine(method, plan(1), CPU))
+    train(engine_of(method, 1))
     assert method.seen == [(["fake", "image"], False, True)]
     # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the update
     assert method.player.weight.item() == pytest.approx(0.5 + 0.1)
@@ -89,16 +89,16 @@ def test_a_phase_moves_its_own_modules_only_and_leaves_its_fakes_for_a_later_one
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_a_phase_runs_on_every_nth_step(every):
-    steps = train(Engine(Toy(every=every), plan(7), CPU))
+    steps = train(engine_of(Toy(every=every), 7))
     assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(range(0, 7, every))
     assert all("judge/critic" in losses for losses in steps)
 
 
 def test_the_moving_average_follows_the_phases_that_ask_for_it():
-    engine = Engine(Toy(ema=True), plan(3, ema=0.9), CPU)
+    engine = engine_of(Toy(ema=True), 3, ema=0.9)
     train(engine)
     assert set(engine.ema.average) == {"player.weight"} and engine.ema.updates == 3
-    assert Engine(Toy(ema=False), plan(ema=0.9), CPU).ema is Engine(Toy(ema=True), plan(ema=0.0), CPU).ema is None
+    assert engine_of(Toy(ema=False), ema=0.9).ema is engine_of(Toy(ema=True), ema=0.0).ema is None
 
 
 def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over_both():
@@ -108,7 +108,7 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
             return [Phase("play", play.updates, play.loss, optimizer=gentle), judge]
 
     for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
-        engine = Engine(Own(), plan(optimizers=optimizers), CPU)
+        engine = engine_of(Own(), optimizers=optimizers)
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()}
         assert rates == {"play": expected, "judge": 0.1}
 
@@ -116,7 +116,7 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
 def test_what_a_method_froze_itself_stays_frozen():
     method = Toy()
     method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
-    train(Engine(method, plan(3), CPU))
+    train(engine_of(method, 3))
     assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
     assert method.player.fixed.item() == 1.0 and method.player.weight.item() != 0.5
 
@@ -130,7 +130,7 @@ def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
     ends = []
     for microbatch in (None, 1):
         method = Toy()
-        losses = train(Engine(method, plan(3, optimizers={"play": lbfgs}, microbatch=microbatch), CPU))
+        losses = train(engine_of(method, 3, optimizers={"play": lbfgs}, microbatch=microbatch))
         ends.append((method.player.weight.item(), losses[-1]["play/size"].item()))
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
     assert ends[0][0] != 0.5
@@ -191,7 +191,7 @@ def trained(method: Method, *, precision="fp32", last=True, count=2, steps=3, op
     dims = method.geometry.dims
     runtime = Runtime(torch.device("cpu"), precision, last)
     method = runtime.place(method, dims)
-    engine = Engine(method, plan(steps, optimizer=optimizer, microbatch=microbatch), runtime)
+    engine = engine_of(method, steps, optimizer, runtime, microbatch=microbatch)
 
     def batch_at(step, stage):
         batch = images(step, dims=dims, count=count)
@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_what_to_try(value)
             losses = super().play(batch)
             return losses | {"size": losses["size"] * (value if len(self.seen) == 2 else 1.0)}
 
-    engine = Engine(Failing(), plan(6), CPU)
+    engine = engine_of(Failing(), 6)
     with pytest.raises(GantkError) as raised:
         for step, _ in enumerate(engine.fit(ones), 1):
             if step == 5:  # looked at later: by then every loss is nan
@@ -303,7 +303,7 @@ def test_every_schedule_stays_between_nothing_and_the_full_rate(name):
 
 def test_the_learning_rate_and_the_progress_follow_the_schedule():
     method = Toy()
-    engine, rates, progress = Engine(method, plan(4, schedule=Linear()), CPU), [], []
+    engine, rates, progress = engine_of(method, 4, schedule=Linear), [], []
     for _ in engine.fit(ones):
         rates.append(engine.optimizers["play"].param_groups[0]["lr"])
         progress.append(method.progress.item())
@@ -321,7 +321,7 @@ def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own(
 
     for done, expected in ((0, ["small", "small", "large", "large"]), (3, ["large"])):
         method = Growing()
-        engine = Engine(method, plan(4), CPU)
+        engine = engine_of(method, 4)
         engine.step = done
         assert [stage.name for stage, _, _ in engine.fit(ones)] == expected
         assert method.begun == sorted(set(expected), reverse=True)
@@ -330,7 +330,7 @@ def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own(
 def test_random_numbers_of_a_step_do_not_depend_on_what_was_drawn_before():
     def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
         found = []
-        noise = Engine(Toy(), plan(3, seed=seed), CPU).fit(lambda step, stage: Batch(image=torch.randn(2, 1)))
+        noise = engine_of(Toy(), 3, seed=seed).fit(lambda step, stage: Batch(image=torch.randn(2, 1)))
         for _, batch, _ in noise:
             found.append(batch["image"].clone())
             torch.randn(others)  # a validation, a log point
@@ -351,8 +351,7 @@ def test_seeds_of_ranks_and_steps_do_not_meet():
 
 
 def test_state_goes_on_where_it_stopped():
-    settings = plan(6, ema=0.9, optimizer=torch.optim.Adam)
-    whole, first, second = (Engine(build(), settings, CPU) for _ in range(3))
+    whole, first, second = (engine_of(build(), 6, torch.optim.Adam, ema=0.9) for _ in range(3))
     train(whole, images)
     for _ in first.fit(images):
         if first.step == 3:

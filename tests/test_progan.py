@@ -12,9 +12,9 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs import checkpoint
-from gantk.testing.small import random_images
-from gantk.training.engine import Engine, Plan
-from gantk.training.optim import Constant, adam
+from gantk.testing.small import random_images, train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import adam
 from gantk_progan.layers import EqualConv, MinibatchDeviation, doubled, halved, pixel_norm
 from gantk_progan.model import faded
 from gantk_progan.networks import Discriminator, Generator, filters_at
@@ -30,7 +30,7 @@ def build(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...]
 def engine(method, steps: int, precision: str = "fp32") -> Engine:
     runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
     runtime.place(method, method.geometry.dims)
-    return Engine(method, Plan(steps, adam, {}, Constant(), None, ema=0.9, seed=0), runtime)
+    return Engine(method, train_table(adam), steps, runtime)
 
 
 def batch_at(step: int, stage) -> Batch:

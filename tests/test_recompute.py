@@ -142,4 +142,3 @@ def test_a_recipe_switches_it_on_and_nothing_is_compiled_then(tiny_recipe):
         engine = assemble(load_recipe(tiny_recipe).override(settings).check(), start("cpu", "fp32")).engine
         assert any("forward" in module.__dict__ for module in engine.method.modules()) is on
         assert [note.split(":")[0] for note in engine.notes] == (["train.fast.compile"] if on else [])
-        assert engine.plan.capture is not on

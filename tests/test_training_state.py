@@ -240,6 +240,13 @@ def disturb(module: nn.Module, seed: int) -> None:
             parameter += torch.randn(parameter.shape, generator=generator)
 
 
+def step_of(ema: EMA) -> None:
+    """One step of the average, as the engine takes it."""
+    ema.prepare()
+    ema.average_in()
+    ema.updates += 1
+
+
 def copy_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -251,7 +258,7 @@ def test_the_average_is_the_recurrence_with_its_warm_up(decay):
     expected = {name: tensor.double() for name, tensor in copy_of(net).items()}
     for step in range(1, 8):
         disturb(net, step)
-        ema.update()
+        step_of(ema)
         rate = min(decay, (1 + step) / (10 + step))
         for name, parameter in net.named_parameters():
             expected[name] = rate * expected[name] + (1 - rate) * parameter.detach().double()
@@ -265,7 +272,7 @@ def test_buffers_are_copied_and_those_of_no_checkpoint_left_out():
     net.register_buffer("scratch", torch.zeros(3), persistent=False)
     ema = EMA(net, [net], 0.9)
     net(torch.randn(4, 1, 8, 8))
-    ema.update()
+    step_of(ema)
     assert torch.equal(ema.average["1.running_mean"], net[1].running_mean)
     assert ema.average["1.num_batches_tracked"] == 1 and set(ema.average) == set(net.state_dict())
 
@@ -287,13 +294,13 @@ def test_a_restored_average_goes_on_alike():
     ema = EMA(net, [net], 0.99)
     for step in range(3):
         disturb(net, step)
-        ema.update()
+        step_of(ema)
     restore(other, net)
     restored = EMA(other, [other], 0.99)
     restored.load_state_dict({name: tensor.clone() for name, tensor in ema.state_dict().items()}, ema.updates)
     for each in ((net, ema), (other, restored)):
         disturb(each[0], 3)
-        each[1].update()
+        step_of(each[1])
     assert restored.updates == ema.updates
     assert all(torch.equal(ema.average[name], restored.average[name]) for name in ema.average)
 

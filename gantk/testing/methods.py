@@ -15,8 +15,8 @@ from gantk.nets.blocks import batch_independent
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs import checkpoint
 from gantk.testing.recorded import Recording
-from gantk.testing.small import POOL, random_images, small_part, small_size
-from gantk.training.engine import Engine, Plan
+from gantk.testing.small import POOL, random_images, small_part, small_size, train_table
+from gantk.training.engine import Engine
 from gantk.training.optim import Constant, Linear, adam, sgd
 
 BATCH = 2
@@ -56,13 +56,13 @@ class MethodContract:
 
     def engine(
         self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam, steps: int = 4,
-        schedule=None, graph=None,
+        schedule=Constant, graph=None,
     ) -> Engine:  # fmt: skip
         """An engine for a few steps with a moving average; `rule` makes its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
-        plan = Plan(steps, rule, {}, schedule or Constant(), microbatch, ema=0.9, seed=0)
-        return Engine(method, plan, runtime, graph)
+        table = train_table(rule, schedule=schedule, microbatch=microbatch)
+        return Engine(method, table, steps, runtime, graph)
 
     def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH) -> Batch:
         """The `count` images of one step, the same for the same step."""
@@ -132,8 +132,8 @@ class MethodContract:
             pytest.skip("asks the device for values")
         monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
         steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step comes at least three times
-        plain = self.engine(self.build(d), steps=steps, schedule=Linear())
-        replayed = self.engine(self.build(d), steps=steps, schedule=Linear(), graph=Recording)
+        plain = self.engine(self.build(d), steps=steps, schedule=Linear)
+        replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
         if replayed.capture.obstacle is not None:
             pytest.skip(replayed.capture.obstacle)  # an optimizer that nobody can record
         self.train(plain, until=steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Kind, Part, bind_or_raise, options_model
+from gantk.recipe.tables import TrainTable
+from gantk.training.optim import Constant
 
 # What is passed to a part of that name where it is a default; every other part keeps its own defaults.
 SMALL = {
@@ -38,6 +40,11 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
 def small_size(dims: int) -> tuple[int, ...]:
     """An image that takes milliseconds: 32 x 32, or 16 x 16 x 16."""
     return (32, 32) if dims == 2 else (16, 16, 16)
+
+
+def train_table(rule: Callable[..., Any], **changes: Any) -> TrainTable:
+    """A recipe's [train] table as an engine takes it: `rule` (parameters -> Optimizer) at a constant rate."""
+    return TrainTable().model_copy(update={"optimizer": rule, "schedule": Constant, "ema": 0.9} | changes)
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> Tensor:

@@ -44,9 +44,8 @@ class DiscriminatorAugment(nn.Module):
         self.target = target
         if target:
             self.undecided = undecided(game) if game is not None else 0.0
-            self.register_buffer("p", torch.zeros(()))  # share of images that are changed
-            self.register_buffer("signs", torch.zeros(()))  # sum of mean signs since p last changed,
-            self.register_buffer("images", torch.zeros(()))  # and over how many images
+            for name in ("p", "signs", "images"):  # share of images that are changed; since it last moved: the sum of
+                self.register_buffer(name, torch.zeros(()))  # mean signs, and over how many images
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, *size) to the same shape; each image draws its own, from the global generator of its device."""

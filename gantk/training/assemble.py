@@ -16,11 +16,11 @@ from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.evaluate import Scorer
-from gantk.recipe.tables import Model, TrainTable
+from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.training.accelerate import accelerate
-from gantk.training.engine import Engine, Plan, check_plan
+from gantk.training.engine import Engine
 
 
 @dataclass
@@ -38,47 +38,28 @@ class Parts:
 
 def assemble(model: Model, runtime: Runtime) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
-    data, method, batches, plan, scorer = runtime.sync_errors(lambda: _prepared(model, runtime))
+    train = model.train
+
+    def prepared() -> tuple[Data, Method, Batches, Scorer]:
+        data = Data.load(model.data, model.method.target)
+        method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
+        sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
+        batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
+        batches.end = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
+        if method.weighs_lesions and not model.data.mask:
+            what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
+            raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
+        return data, method, batches, Scorer(model, data, method, runtime)
+
+    data, method, batches, scorer = runtime.sync_errors(prepared)
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
-    engine = runtime.sync_errors(lambda: Engine(method, plan, runtime))
-    engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
+    engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
+    engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
     return Parts(model, runtime, data, method, batches, engine, scorer)
-
-
-def _prepared(model: Model, runtime: Runtime) -> tuple[Data, Method, Batches, Plan, Scorer]:
-    train = model.train
-    data = Data.load(model.data, model.method.target)
-    method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
-    sets = data.training_sets()
-    ranks = runtime.rank, runtime.world
-    batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
-    steps = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
-    batches.end = steps
-    plan = plan_of(train, steps)
-    check_plan(method, plan)
-    if method.weighs_lesions and not model.data.mask:
-        what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
-        raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
-    return data, method, batches, plan, Scorer(model, data, method, runtime)
-
-
-def plan_of(train: TrainTable, steps: int) -> Plan:
-    """What the engine needs of a recipe's [train] table."""
-    return Plan(
-        steps,
-        train.optimizer,
-        train.optimizers,
-        train.schedule(),
-        train.microbatch,
-        train.ema,
-        train.seed,
-        fused=train.fast.fused,
-        capture=train.fast.cuda_graph and not train.recompute,
-    )
 
 
 def save_checkpoint(
@@ -94,16 +75,16 @@ def save_checkpoint(
         weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
     meta = {
         "method": parts.model.method.name,
-        "steps": engine.plan.steps,
+        "steps": engine.steps,
         "domains": list(parts.model.data.domains),
         "channels": parts.data.channels,
         "classes": list(parts.data.classes),
         "intensity": parts.data.intensity_state(),
     }
-    keep, state = parts.model.train.keep, engine.state_dict()
+    state = engine.state_dict()
     if own and own[0]:
         state["ranks"] = own[1:]  # the first rank's are among the weights
-    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep, also)
+    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, parts.model.train.keep, also)
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:
@@ -114,8 +95,8 @@ def own_buffers(method: Method) -> dict[str, Tensor]:
 
 def restore(parts: Parts, folder: Path) -> None:
     """Put a checkpoint's weights and engine state back, to the bit."""
-    meta, weights = checkpoint.load_meta_of(parts.model.method.name, folder), checkpoint.load_weights(folder)
-    live, average = trained.split_weights(weights)
+    meta = checkpoint.load_meta_of(parts.model.method.name, folder)
+    live, average = trained.split_weights(checkpoint.load_weights(folder))
     state, rank = checkpoint.load_state(folder), parts.runtime.rank
     own = state.get("ranks", [])
     if rank > 0 and len(own) == parts.runtime.world - 1:

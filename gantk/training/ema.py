@@ -12,23 +12,22 @@ from torch import Tensor, nn
 class EMA:
     """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et al. 2018).
 
-    Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever.
-    Buffers of the averaged modules (batch-norm statistics) are copied, not averaged. `fused` false: one tensor after
-    the other, for comparison.
+    Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever. Buffers of the
+    averaged modules (batch-norm statistics) are copied, not averaged. `fused` false: one tensor after the other, for
+    comparison. Whoever averages counts the `updates`.
     """
 
     def __init__(self, method: nn.Module, modules: Iterable[nn.Module], decay: float, fused: bool = True):
         self.decay, self.updates, self.fused = decay, 0, fused
         chosen = {id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]}
-        parameters = {name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen}
         kept = method.state_dict().keys()  # what is not part of a checkpoint is not part of the average
+        weights = {name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen}
         buffers = {name: tensor for name, tensor in method.named_buffers() if id(tensor) in chosen and name in kept}
-        self._live = parameters | buffers
-        self._averaged = list(parameters)
-        self._copied = list(buffers)
+        self._live = weights | buffers
         self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        device = next(iter(self._live.values())).device if self._live else None
-        self._share = torch.zeros((), device=device)  # of the live weights in the next average
+        self._weights, self._means = list(weights.values()), [self.average[name] for name in weights]
+        self._buffers, self._copies = list(buffers.values()), [self.average[name] for name in buffers]
+        self._share = torch.zeros((), device=next(method.parameters()).device)  # of the live weights in the next one
 
     def prepare(self, ahead: int = 0) -> None:
         """Set how far the next `average_in` goes, or one so many steps ahead: a recorded step cannot count."""
@@ -38,23 +37,16 @@ class EMA:
     @torch.no_grad()
     def average_in(self) -> None:
         """Take one step towards the live weights: on a GPU a few multi-tensor calls, whatever the number of tensors."""
-        average, live = self._of(self.average, self._averaged), self._of(self._live, self._averaged)
-        if self.fused and average and self._share.is_cuda:
+        if self.fused and self._means and self._share.is_cuda:
             # no multi-tensor kernel interpolates by a share that lies on the device
-            apart = torch._foreach_sub(live, average)
+            apart = torch._foreach_sub(self._weights, self._means)
             torch._foreach_mul_(apart, self._share)
-            torch._foreach_add_(average, apart)
+            torch._foreach_add_(self._means, apart)
         else:  # the multi-tensor call is this loop on a CPU
-            for mean, weight in zip(average, live, strict=True):
+            for mean, weight in zip(self._means, self._weights, strict=True):
                 mean.lerp_(weight, self._share)
-        if self._copied:
-            torch._foreach_copy_(self._of(self.average, self._copied), self._of(self._live, self._copied))
-
-    def update(self) -> None:
-        """One step of the average."""
-        self.prepare()
-        self.average_in()
-        self.updates += 1
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._buffers)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -64,6 +56,10 @@ class EMA:
             yield
         finally:
             self._swap()
+
+    def _swap(self) -> None:
+        for name, live in self._live.items():
+            live.data, self.average[name].data = self.average[name].data, live.data
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by the method's own names."""
@@ -75,11 +71,3 @@ class EMA:
         self.updates = updates
         for name, tensor in self.average.items():
             tensor.copy_(state[name])
-
-    def _swap(self) -> None:
-        for name, live in self._live.items():
-            live.data, self.average[name].data = self.average[name].data, live.data
-
-    @staticmethod
-    def _of(tensors: dict[str, Tensor], names: list[str]) -> list[Tensor]:
-        return [tensors[name].detach() for name in names]

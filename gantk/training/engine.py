@@ -1,10 +1,9 @@
-"""The training loop: phases in turn, every step alike, whatever the method. It knows no model by name."""
+"""The engine: phases in turn, every step alike, whatever the method. It knows no model by name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,43 +11,39 @@ from torch import Tensor
 from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
+from gantk.recipe.tables import TrainTable
 from gantk.training.accelerate.cuda_graph import Capture, Graph
 from gantk.training.ema import EMA
 from gantk.training.optim import move_state
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the engine needs of a recipe's [train] table."""
-
-    steps: int
-    optimizer: Callable  # parameters -> Optimizer
-    optimizers: dict[str, Callable]  # per phase, where it differs
-    schedule: Callable[[float], float]
-    microbatch: int | None
-    ema: float
-    seed: int
-    fused: bool = True  # optimizers and averages take all weights at once
-    capture: bool = True  # whole steps as CUDA graphs, where that can be
-
-
 class Engine:
-    """Trains one method. `step` is the number of finished steps; all else that a resume needs is in `state_dict`.
+    """Trains one method for `steps` steps as a recipe's [train] table says.
 
-    `graph` makes what records a step, in the place of CUDA's graphs.
+    `step` is the number of finished steps; all else that a resume needs is in `state_dict`. `graph` makes what records
+    a step, in the place of CUDA's graphs. UserError where the table names a phase that the method does not have, or a
+    network cannot take the size of a stage.
     """
 
-    def __init__(self, method: Method, plan: Plan, runtime: Runtime, graph: Callable[[], Graph] | None = None):
-        self.method, self.plan, self.runtime = method, plan, runtime
-        self.schedule = plan.schedule
+    def __init__(
+        self,
+        method: Method,
+        table: TrainTable,
+        steps: int,
+        runtime: Runtime,
+        graph: Callable[[], Graph] | None = None,
+    ):
+        self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
+        self.schedule = table.schedule()
         self.step = 0
         self.phases = method.phases()
-        self.parameters = {phase.name: _parameters(phase) for phase in self.phases}
+        self._check()
+        self.parameters = {phase.name: _trained_by(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
         self.reductions = {name: runtime.reduction(found) for name, found in self.parameters.items()}
         self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
-        self.ema = EMA(method, averaged, plan.ema, plan.fused) if plan.ema and averaged else None
+        self.ema = EMA(method, averaged, table.ema, table.fast.fused) if table.ema and averaged else None
         self._move_states()
         self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
         for parameter in set(method.parameters()) - set(self._trained):
@@ -60,12 +55,12 @@ class Engine:
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
         last = 0
-        for stage in self.method.stages(self.plan.steps):
+        for stage in self.method.stages(self.steps):
             last, begun = last + stage.steps, False
             if last > self.step:
                 self.capture.forget()
             while self.step < last:
-                self.runtime.seed(self.plan.seed, self.step)
+                self.runtime.seed(self.table.seed, self.step)
                 batch = batch_at(self.step, stage)
                 if not begun:
                     self.method.begin(stage, self.runtime.alike(batch))
@@ -94,10 +89,15 @@ class Engine:
 
     def set_time(self, ahead: int) -> None:
         """All that follows the step's number, as tensors: for this step, or one so many steps ahead."""
-        progress = min(1.0, (self.step + ahead) / max(1, self.plan.steps))
+        progress = min(1.0, (self.step + ahead) / max(1, self.steps))
         self.method.progress.fill_(progress)
+        factor = self.schedule(progress)
         for name, optimizer in self.optimizers.items():
-            _set_lr(optimizer, self.base_lrs[name], self.schedule(progress))
+            for group, lr in zip(optimizer.param_groups, self.base_lrs[name], strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr * factor)
+                else:
+                    group["lr"] = lr * factor
         if self.ema is not None:
             self.ema.prepare(ahead)
 
@@ -120,7 +120,7 @@ class Engine:
         """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
         for parameter in self._trained:
             parameter.grad = None
-        parts = _split(batch, self.plan.microbatch)
+        parts = _split(batch, self.table.microbatch)
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
         for number, (part, weight) in enumerate(parts, 1):
@@ -135,7 +135,8 @@ class Engine:
                 key = f"{phase.name}/{name}"
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
         losses.update(sums)
-        _join(batch, parts)
+        if len(parts) > 1:
+            _join(batch, [part for part, _ in parts])
         if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # it decides by the loss whether to go on
             total = self.runtime.mean(total)
         return total
@@ -143,21 +144,17 @@ class Engine:
     def check_finite(self, saved: str) -> None:
         """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
         seen, self._seen = self._seen, []
-        if not seen:
-            return
-        totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist()
-        wrong = next((k for k, total in enumerate(totals) if not math.isfinite(total)), None)
-        if wrong is None:
-            return
-        step, names, values = seen[wrong]
-        losses = dict(zip(names, values.tolist(), strict=True))
-        bad = [name for name, loss in losses.items() if not math.isfinite(loss)] or names
-        bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
-        exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
-        raise GantkError(
-            f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
-            f"Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
-        )
+        totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist() if seen else []
+        for (step, names, values), total in zip(seen, totals, strict=True):
+            if math.isfinite(total):
+                continue
+            bad = [name for name, loss in zip(names, values.tolist(), strict=True) if not math.isfinite(loss)] or names
+            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
+            exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
+            raise GantkError(
+                f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
+                f"Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
+            )
 
     def state_dict(self) -> dict:
         """All that a resume needs beside the method's weights: tensors, numbers, lists and dicts."""
@@ -177,12 +174,16 @@ class Engine:
         if self.ema:
             self.ema.load_state_dict(average, state["ema_updates"])
 
-    def _move_states(self) -> None:
-        for optimizer in self.optimizers.values():
-            move_state(optimizer, self.runtime.device, self.plan.fused)
+    def _check(self) -> None:
+        known = [phase.name for phase in self.phases]
+        for name in self.table.optimizers:
+            if name not in known:
+                raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
+        for stage in self.method.stages(self.steps):
+            check_networks(self.method, stage.size)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        make = self.plan.optimizers.get(phase.name) or phase.optimizer or self.plan.optimizer
+        make = self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
         try:
             return make(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
@@ -190,28 +191,14 @@ class Engine:
             remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
             raise UserError(what, where="train.optimizer", remedy=remedy) from None
 
-
-def check_plan(method: Method, plan: Plan) -> None:
-    """UserError where the plan names a phase that the method does not have, or a stage's size does not fit."""
-    known = [phase.name for phase in method.phases()]
-    for name in plan.optimizers:
-        if name not in known:
-            raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
-    for stage in method.stages(plan.steps):
-        check_networks(method, stage.size)
+    def _move_states(self) -> None:
+        for optimizer in self.optimizers.values():
+            move_state(optimizer, self.runtime.device, self.table.fast.fused)
 
 
-def _parameters(phase: Phase) -> list[torch.nn.Parameter]:
+def _trained_by(phase: Phase) -> list[torch.nn.Parameter]:
     """What a phase updates; parameters that a method froze itself, as of a pretrained encoder, stay frozen."""
     return list(dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad))
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:
-    for group, lr in zip(optimizer.param_groups, base, strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr * factor)
-        else:
-            group["lr"] = lr * factor
 
 
 def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
@@ -224,10 +211,8 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
     return [(Batch({k: v[i] for k, v in pieces.items()}), n / count) for i, n in enumerate(sizes)]
 
 
-def _join(batch: Batch, parts: list[tuple[Batch, float]]) -> None:
+def _join(batch: Batch, parts: list[Batch]) -> None:
     """Bring back what the microbatches left behind, or put anew, for a later phase."""
-    first = parts[0][0]
-    if first is not batch:
-        for name, tensor in first.items():
-            if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
-                batch[name] = torch.cat([part[name] for part, _ in parts])
+    for name, tensor in parts[0].items():
+        if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
+            batch[name] = torch.cat([part[name] for part in parts])

@@ -52,7 +52,7 @@ class Training:
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
-        last = self.engine.plan.steps
+        last = self.engine.steps
         if self.runtime.main:  # what earlier sittings chose: one killed in a save may not have written it down
             self.choice.take(self.run.read_log(), self.engine.step)
             if self.choice.best is not None:

@@ -44,9 +44,8 @@ class ImagePool(nn.Module):
         batch, capacity = len(images), self.capacity
         drawn = torch.randint(2 * capacity, (batch,), device=images.device)  # heads: a place; tails: none
         order = torch.arange(batch, device=images.device)
-        reached = self.count + order
-        full = reached >= capacity
-        place = torch.where(full, drawn % capacity, reached)
+        full = self.count + order >= capacity
+        place = torch.where(full, drawn % capacity, self.count + order)
         exchanged = full & (drawn < capacity)
         passed = full ^ exchanged  # given back, and not stored
         stored = store.index_select(0, place)
@@ -58,12 +57,11 @@ class ImagePool(nn.Module):
             given = images.index_select(0, torch.where(exchanged & (before >= 0), before, order))
             kept = images.index_select(0, last.clamp(min=0))
             exchanged, passed = exchanged & (before < 0), last < 0
+
+        def either(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+            return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)
+
         # Places may repeat; then the same is written there each time, so that the order does not matter.
-        store.index_copy_(0, place, _either(passed, stored, kept.to(store.dtype)))
+        store.index_copy_(0, place, either(passed, stored, kept.to(store.dtype)))
         self.count.add_(batch).clamp_(max=capacity)
-        return _either(exchanged, stored.to(images.dtype), given)
-
-
-def _either(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Images (N, ...): those of `one` where `chosen` (N,) says so, else those of the other."""
-    return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)
+        return either(exchanged, stored.to(images.dtype), given)

@@ -148,7 +148,7 @@ def _measure(ask: dict[str, Any]) -> Trial:
         parts = assemble(model, runtime)
         training, engine, first = Training(parts, None), parts.engine, 0
         seconds = step_s = 0.0
-        for stage in parts.method.stages(engine.plan.steps):
+        for stage in parts.method.stages(engine.steps):
             engine.step, took = first, []
             runtime.synchronize()
             began = time.perf_counter()

@@ -58,7 +58,8 @@ class Capture:
 
     def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
         self.engine, self.device = engine, engine.runtime.device
-        wanted = engine.plan.capture and (graph is not None or self.device.type == "cuda")
+        asked = engine.table.fast.cuda_graph and not engine.table.recompute
+        wanted = asked and (graph is not None or self.device.type == "cuda")
         why = ["several ranks: what they tell each other is not recorded"] if engine.runtime.world > 1 else []
         for name, rule in engine.optimizers.items():
             if not all(group.get("fused") or group.get("capturable") for group in rule.param_groups):
@@ -123,7 +124,7 @@ class Capture:
 
     def _after(self, step: Callable[[], Losses], before: StepState) -> tuple[Tensor, StepState]:
         """Losses of a few steps later in the training, and the tensors after them, which are put back."""
-        self.engine.set_time(max(1, min(AHEAD, (self.engine.plan.steps - self.engine.step) // 2)))
+        self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
         torch.manual_seed(0)
         losses = torch.stack([torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)])
         after = StepState(self.engine)
