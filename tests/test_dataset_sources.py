@@ -7,7 +7,6 @@ from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.detect import source_for
-from gantk.data.sources.dicom import Dicom, contrast_of
 from gantk.data.sources.manifest import Manifest
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
@@ -15,6 +14,7 @@ from gantk.data.sources.patients import Contrasts
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_bids.bids import Bids
+from gantk_dicom.source import Dicom, contrast_of
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError
-from gantk.formats import dicom
 from gantk.formats import files as io
-from gantk.formats.dicom.write import modality_of
 from gantk.formats.image import to_upright
+from gantk_dicom import format as dicom
+from gantk_dicom.write import modality_of
 
 # Where filters of warnings are set anew for every test, pydicom tells of odd files, which some tests make.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -213,7 +213,7 @@ def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_nam
     shutil.copy(paths[2], tmp_path / "copy of 2.dcm")
     image = io.read(tmp_path)
     assert np.array_equal(image.pixels[0], made.head())
-    assert ["left out 1 of 6 slices" in remark for remark in dicom.remarks(image)] == [True]
+    assert ["left out 1 of 6 slices" in remark for remark in image.remarks] == [True]
     (tmp_path / "copy of 2.dcm").unlink()
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(UserError, match=f"two different slices at one place.*({paths[2].name}.*other|other.*)"):
@@ -228,7 +228,7 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
     numbers = np.rint(100 * (20 + 1.5 * y + lean * k) + 100 * (10 + 3.0 * k)).astype(np.int16)
     made.series(tmp_path / "in", numbers, lean=(0, lean, 0), GantryDetectorTilt=degrees)
     image = io.read(tmp_path / "in")
-    assert f"tilted by {abs(degrees)} degrees" in dicom.remarks(image)[0]
+    assert f"tilted by {abs(degrees)} degrees" in image.remarks[0]
     assert np.allclose(image.affine[:3, :3], np.diag([-1.25, -1.5, 3.0]))
     assert image.grid == io.outline(io.scans(tmp_path / "in")[0]).grid
     d, h, w = np.mgrid[tuple(map(slice, image.pixels.shape[1:]))].astype(float)
@@ -238,7 +238,7 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
     assert inside.mean() > 0.6 and np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
-    assert again.pixels.shape == image.pixels.shape and not dicom.remarks(again)
+    assert again.pixels.shape == image.pixels.shape and not again.remarks
     assert np.allclose(again.affine, image.affine) and np.abs(again.pixels - image.pixels).max() < 0.2
     assert {result.GantryDetectorTilt for result in written(tmp_path / "out")} == {0}
 
@@ -360,7 +360,7 @@ def test_films_and_series_beyond_the_limit_of_memory_are_refused(tmp_path, monke
 
 def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatch):
     path = made.series(tmp_path, made.head(1))[0]
-    for name in [name for name in sys.modules if name.startswith("gantk.formats.dicom.")]:
+    for name in [name for name in sys.modules if name.startswith("gantk_dicom.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"needs pydicom, which is not installed.*gantk\[dicom\]"):
@@ -457,7 +457,7 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
 
 
 def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(tmp_path, monkeypatch):
-    from gantk.formats.dicom import write
+    from gantk_dicom import write
 
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
@@ -491,7 +491,7 @@ def test_real_series_are_read_as_simpleitk_does_and_become_derived_ones_on_their
     expect_as_itk(shared_data / name)
     image = io.read(shared_data / name)
     if name.startswith("brainix"):
-        assert "18 mm apart, and their header says 6 mm" in dicom.remarks(image)[0]
+        assert "18 mm apart, and their header says 6 mm" in image.remarks[0]
     io.write(tmp_path / "out", replace(image, pixels=image.pixels * 1.3 + 0.1), "T2")
     again, read, source = io.read(tmp_path / "out"), by_itk(tmp_path / "out"), by_itk(shared_data / name)
     assert np.abs(again.pixels - image.pixels * 1.3 - 0.1).max() < 0.02 and np.array_equal(again.affine, image.affine)

@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.image import Format, Image, same_grid
+from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 
 VERSION = 1  # of all readers, raised where one gives other pixels for the same file: cached images are named by it
-DICOM = (".dcm", ".dicom", ".ima")  # slices of a series, hence no images of their own to `is_image`
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,19 @@ def stem_of(path: str | Path) -> str:
 
 def is_image(path: str | Path) -> bool:
     """Whether the suffix is an image's; DICOM files, as slices of a series, and hidden files (`._x.png`) are none."""
-    suffix = suffix_of(path)
-    return suffix in formats() and suffix not in DICOM and not Path(path).name.startswith(".")
+    form = formats().get(suffix_of(path))
+    return form is not None and not isinstance(form, SeriesFormat) and not Path(path).name.startswith(".")
+
+
+def series_format(path: str | Path) -> SeriesFormat | None:
+    """The format of a file that may be one of several of an image, as a DICOM slice is: by its suffix, or else its
+    content; None for all other files."""
+    path, known = Path(path), formats()
+    if path.name.startswith("."):
+        return None
+    candidates = [known[suffix_of(path)]] if suffix_of(path) in known else dict.fromkeys(known.values())
+    series = [form for form in candidates if isinstance(form, SeriesFormat)]
+    return next((form for form in series if suffix_of(path) in known or form.owns(path)), None)
 
 
 def is_volume(path: str | Path) -> bool:
@@ -99,7 +109,7 @@ def is_volume(path: str | Path) -> bool:
 
 def volume_suffixes() -> tuple[str, ...]:
     """The suffixes of files that may hold three axes by themselves."""
-    return tuple(suffix for suffix, form in formats().items() if form.volumes and suffix not in DICOM)
+    return tuple(suffix for suffix, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
 
 
 def natural(path: str | Path) -> list[tuple[int, int, str]]:
@@ -123,10 +133,8 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     A DICOM file that is broken, and a sub-folder that may not be opened, are scans of their own, of which `read` then
     complains. A folder that is missing: UserError.
     """
-    from gantk.formats.dicom import is_dicom
-
     folder, closed, slices = Path(folder), [], {}
-    files = _listed(folder, recursive, lambda path: is_image(path) or is_dicom(path), closed)
+    files = _listed(folder, recursive, lambda path: is_image(path) or series_format(path), closed)
     found = [Scan(path, (path,), path.relative_to(folder).as_posix()) for path in closed]
     for file in files:
         if is_image(file):
@@ -183,10 +191,9 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     if _not_finite(image.pixels):
         raise UserError(f"'{path}' would hold values that are not finite", remedy="look for a diverged training")
     try:
-        if suffix not in formats() and isinstance(image.header, list):
-            from gantk.formats.dicom import write_series
-
-            write_series(path, image, description)
+        series = [form for form in formats().values() if isinstance(form, SeriesFormat) and form.holds(image)]
+        if suffix not in formats() and series:
+            series[0].write_series(path, image, description)
             return
         form = _format(path, "write")
         if os.path.isdir(path):
@@ -252,7 +259,7 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
     """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
     scan = source if isinstance(source, Scan) else _scan_of(Path(source))
     series = len(scan.files) > 1 or scan.path != scan.files[0]
-    form = formats()[".dcm"] if series else _format(scan.path, "read")
+    form = series_format(scan.files[0]) if series else _format(scan.path, "read")
     if volume not in (None, 0) and (series or not form.several):
         raise UserError(f"'{scan.path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
     if not series:
@@ -282,9 +289,7 @@ def _scan_of(path: Path) -> Scan:
     """What a path names: a file, or the one series of a folder."""
     if not os.path.isdir(path):  # which, unlike Path.is_dir, never raises
         return Scan(path, (path,), path.name)
-    from gantk.formats.dicom import is_dicom
-
-    found = _series(path, path, _listed(path, False, lambda file: not is_image(file) and is_dicom(file)))
+    found = _series(path, path, _listed(path, False, series_format))
     if len(found) != 1:
         names = ", ".join(f"'{scan.name}'" for scan in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(
@@ -297,12 +302,14 @@ def _scan_of(path: Path) -> Scan:
 
 def _series(root: Path, place: Path, files: list[Path]) -> list[Scan]:
     """The series among the DICOM files of one folder, named relative to the folder that is listed."""
-    from gantk.formats import dicom
-
-    try:
-        found = dicom.series_in(place, files)
-    except UserError:  # no DICOM reader installed: reading each of them will say so
-        found = [Scan(file, (file,), file.name) for file in files]
+    found, forms = [], {}
+    for file in files:
+        forms.setdefault(series_format(file), []).append(file)
+    for form, own in forms.items():
+        try:
+            found += form.group(place, own)
+        except UserError:  # its library is not installed: reading each of them will say so
+            found += [Scan(file, (file,), file.name) for file in own]
     relative, several = place.relative_to(root), sum(scan.path == place for scan in found) > 1
     named = []
     for scan in found:
@@ -364,13 +371,11 @@ def _not_finite(pixels: np.ndarray) -> int:
 
 
 def _format(path: Path, verb: str) -> Format:
-    from gantk.formats.dicom import is_dicom
-
     if os.path.isdir(path) and verb == "read":
         raise UserError(f"the folder '{path}' cannot be listed", remedy="look at its permissions")
     suffix = suffix_of(path)
-    if suffix not in formats() and verb == "read" and _is_regular(path) and is_dicom(path):
-        suffix = ".dcm"
+    if suffix not in formats() and verb == "read" and _is_regular(path) and (form := series_format(path)):
+        return form
     if suffix not in formats():
         broken = " ".join(f"Note that {error}" for error in _loaded()[1])
         raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=readable(), remedy=broken)

@@ -6,15 +6,18 @@ from the patient's right (or the left of the picture), planes from inferior to s
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gantk.errors import UserError
+
+if TYPE_CHECKING:
+    from gantk.formats.files import Scan
 
 APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none; also LPS to RAS and back
@@ -70,6 +73,16 @@ class Image:
         return tuple(float(step) for step, side in zip(steps, sides, strict=True) if side > 1)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the file was read, such as slices that were left out: its header's remarks."""
+        return tuple(getattr(self.header, "remarks", ()))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the header says of the scan: `modality`, `patient`, `contrast` and whatever else; {} if it says none."""
+        return dict(getattr(self.header, "facts", {}))
+
+    @property
     def grid(self) -> Hashable:
         """What two images on one grid share: the sides of the pixels, and the affine to 0.01 mm; to be compared."""
         affine = None if self.affine is None else tuple(np.round(self.affine, 2).ravel() + 0.0)
@@ -120,6 +133,36 @@ class Format:
     def files(self, path: Path) -> list[Path]:
         """All files that `read` opens for a path: two where a header names the file of its voxels."""
         return [path]
+
+
+class SeriesFormat(Format):
+    """A format in which several files of one folder may be one image, as the slices of a DICOM series are.
+
+    Its files are never images of their own in a list of a folder: `group` says which of them belong together.
+    """
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file whose suffix no format claims is of this one, by its first bytes; False if unreadable."""
+        return False
+
+    def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
+        """The images among such files of one folder, each with its files in order; UserError if a library is missing.
+
+        A scan of several files has the folder as its `path`, and a name that tells it from others there.
+        """
+        raise NotImplementedError
+
+    def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
+        """The image of a group of files."""
+        raise NotImplementedError
+
+    def holds(self, image: Image) -> bool:
+        """Whether an image was read by this format, hence may be written as a folder of its files."""
+        return False
+
+    def write_series(self, folder: Path, image: Image, description: str = "") -> None:
+        """Write such an image to a folder of files, which appear when all are complete."""
+        raise NotImplementedError
 
 
 def zeros(*shape) -> np.ndarray:

@@ -15,8 +15,19 @@ import numpy as np
 
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.formats.dicom import is_dicom, remarks
-from gantk.formats.files import Scan, is_image, is_volume, read, readable, scans, stem_of, suffix_of, write
+from gantk.formats.files import (
+    Scan,
+    formats,
+    is_image,
+    is_volume,
+    read,
+    readable,
+    scans,
+    series_format,
+    stem_of,
+    suffix_of,
+    write,
+)
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
 
@@ -104,7 +115,7 @@ class Translation:
                 self.progress((place[job] + done / total) / len(jobs), job.name)
 
             share(0, 1)
-            for line in remarks(image) if len(job.scans) == 1 else ():
+            for line in image.remarks if len(job.scans) == 1 else ():
                 self.say(f"note     {line}")
             return self.model.images(image, self.to, self.look, share)
 
@@ -257,14 +268,15 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
 
 def _target_file(source: Path, target: Path) -> Path:
     """Where the translation of one file goes; UserError where it cannot be written."""
-    kind = suffix_of(source) if not is_dicom(source) else ".dcm"
-    if not is_image(source) and kind != ".dcm":
+    part = series_format(source)
+    kind = part.suffixes[0] if part else suffix_of(source)
+    if not is_image(source) and not part:
         raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=readable())
     if target.is_dir() or not target.suffix:
         target = target / source.name
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
-    if not is_image(target) and suffix_of(target) != ".dcm":
+    if suffix_of(target) not in formats():
         raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
     if is_volume(source) != is_volume(target):
         raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
@@ -273,5 +285,5 @@ def _target_file(source: Path, target: Path) -> Path:
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = stem_of(path) if is_image(path) or suffix_of(path) == ".dcm" else path.name  # a series is a folder
+    stem = stem_of(path) if suffix_of(path) in formats() else path.name  # a series is a folder
     return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")

@@ -32,13 +32,11 @@ PARTS = {
         "images": "gantk.data.sources.folders:Images",
         "contrasts": "gantk.data.sources.patients:Contrasts",
         "nifti": "gantk.data.sources.nifti:Nifti",
-        "dicom": "gantk.data.sources.dicom:Dicom",
         "manifest": "gantk.data.sources.manifest:Manifest",
     },
     "format": {
         "picture": "gantk.formats.pictures:Picture",
         "nifti": "gantk.formats.nifti:Nifti",
-        "dicom": "gantk.formats.dicom:Dicom",
         "nrrd": "gantk.formats.itk:Nrrd",
         "metaimage": "gantk.formats.itk:MetaImage",
     },

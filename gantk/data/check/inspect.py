@@ -51,7 +51,8 @@ def inspect(scan: io.Scan) -> Inspected:
     background), `empty_planes` (axial planes of a volume without contrast), `lossy`, `files`, `sha256`.
     """
     suffix = io.suffix_of(scan.path)
-    kind = suffix[1:] if io.is_image(scan.path) else "dicom" if scan.files else "folder"
+    part = io.series_format(scan.files[0]) if scan.files else None
+    kind = part.name.lower() if part else suffix[1:] if io.is_image(scan.path) else "folder"
     item = Inspected(scan, {"path": scan.name, "format": kind})
     words = [io.stem_of(scan.name), *reversed(Path(scan.name).parts[:-1])] if scan.name else []
     item.said = next((word for word in (contrast_in(part, set())[0] for part in words) if word), "")
@@ -76,8 +77,10 @@ def inspect(scan: io.Scan) -> Inspected:
         item.facts["error"] = str(error)
         return item
     _add_pixels(item, image)
-    if kind == "dicom":
-        _add_dicom_header(item, image)
+    said = image.facts
+    item.patient, item.header_says = said.pop("patient", ""), said.pop("contrast", "")
+    item.facts |= said
+    item.remarks += image.remarks
     # Messages name the image themselves: alike remarks of several become one.
     named = f"'{scan.path}'"
     item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in item.remarks)
@@ -132,35 +135,6 @@ def _content(gray: np.ndarray) -> float:
     faces = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
     background = np.median(np.concatenate(faces))
     return float(np.mean(np.abs(gray - background) > 0.05 * (gray.max() - gray.min())))
-
-
-def _add_dicom_header(item: Inspected, image: Image) -> None:
-    from gantk.data.sources.dicom import MODALITIES, contrast_of
-    from gantk.formats import dicom
-
-    words = dicom.summary(item.scan.files[0])
-    first = image.header[0] if isinstance(image.header, list) and image.header else None
-    item.facts |= {
-        "modality": words["Modality"] or None,
-        "description": words["SeriesDescription"] or words["ProtocolName"] or None,
-        "echo_time": _number(first, "EchoTime"),
-        "repetition_time": _number(first, "RepetitionTime"),
-        "inversion_time": _number(first, "InversionTime"),
-        "lossy": str(first.get("LossyImageCompression", "")) == "01" if first is not None else False,
-    }
-    item.patient = words["PatientID"]
-    said = contrast_of(words["SeriesDescription"]) or contrast_of(words["ProtocolName"]) or ""
-    item.header_says = said or {value: key for key, value in MODALITIES.items()}.get(words["Modality"], "")
-    item.header_says = "" if item.header_says == "mr" else item.header_says
-    item.remarks += dicom.remarks(image)
-
-
-def _number(dataset: Any, key: str) -> float | None:
-    try:
-        value = dataset.get(key)
-        return None if value in (None, "") else float(value)
-    except (AttributeError, TypeError, ValueError):
-        return None
 
 
 def _rounded(value: float, digits: int = 6) -> float:

@@ -321,7 +321,7 @@ def planes_within(count: int, shares: tuple[float, float]) -> tuple[int, ...]:
 
 def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
-    return isinstance(source, io.Scan) or io.is_volume(source) or io.suffix_of(source) in io.DICOM or source.is_dir()
+    return isinstance(source, io.Scan) or io.is_volume(source) or bool(io.series_format(source)) or source.is_dir()
 
 
 def patient_of(path: str, pattern: re.Pattern) -> str:

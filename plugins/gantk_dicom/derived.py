@@ -30,7 +30,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-import gantk
+from gantk import __version__
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -168,7 +168,7 @@ def _describe(dataset: Dataset, source: Dataset, making: Making) -> None:
     words = source.get("SeriesDescription") or source.get("ProtocolName") or ""
     origin = f"series {number}" + f" ({words})" * bool(words)
     shown = re.sub(r"\s+", " ", making.shows).strip()
-    version = gantk.__version__
+    version = __version__
     dataset.SeriesNumber = number + 1000
     dataset.SeriesDescription = f"synthetic {shown[:40]} {MARK}".replace("  ", " ")
     text = f"Synthetic {f'{shown} image'.strip()} made by gantk {version} with a neural network from {origin}; "

@@ -22,10 +22,10 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError
-from gantk.formats.dicom.series import Stack, separated, shifted, stacked, straightened
-from gantk.formats.dicom.slices import Slice, image_header, readable, slices_of
 from gantk.formats.files import expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
+from gantk_dicom.series import Stack, separated, shifted, stacked, straightened
+from gantk_dicom.slices import Slice, image_header, readable, slices_of
 
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 GRAY = ("MONOCHROME1", "MONOCHROME2")
@@ -39,9 +39,40 @@ class Headers(list[Dataset]):
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
     remarks: tuple[str, ...] = ()  # what a user should know of the reading
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What `data check` asks for."""
+        from gantk_dicom.source import MODALITIES, contrast_of
+
+        first = self[0]
+        modality, description, protocol, patient = (
+            str(first.get(name) or "").strip()
+            for name in ("Modality", "SeriesDescription", "ProtocolName", "PatientID")
+        )
+        said = contrast_of(description) or contrast_of(protocol)
+        said = said or {value: key for key, value in MODALITIES.items()}.get(modality, "")
+        return {
+            "modality": modality or None,
+            "description": description or protocol or None,
+            "echo_time": _number(first, "EchoTime"),
+            "repetition_time": _number(first, "RepetitionTime"),
+            "inversion_time": _number(first, "InversionTime"),
+            "lossy": str(first.get("LossyImageCompression", "")) == "01",
+            "patient": patient,
+            "contrast": "" if said == "mr" else said,
+        }
+
     def get_data_shape(self) -> tuple[int, int, int]:
         """Voxels along the file's axes, as nibabel's headers tell it."""
         return self.shape
+
+
+def _number(dataset: Dataset, key: str) -> float | None:
+    try:
+        value = dataset.get(key)
+        return None if value in (None, "") else float(value)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 class Coding:

@@ -21,12 +21,12 @@ from pydicom.valuerep import format_number_as_ds
 
 from gantk.errors import UserError
 from gantk.formats.contrasts import CONTRASTS, words_of
-from gantk.formats.dicom import is_dicom
-from gantk.formats.dicom.derived import MARK, Making, derived, frame_groups
-from gantk.formats.dicom.read import Coding, Headers
-from gantk.formats.dicom.slices import TAGS, header, slices_of
 from gantk.formats.files import hidden_folder, move_into
 from gantk.formats.image import UPRIGHT, Image, in_file_order
+from gantk_dicom.derived import MARK, Making, derived, frame_groups
+from gantk_dicom.format import is_dicom
+from gantk_dicom.read import Coding, Headers
+from gantk_dicom.slices import TAGS, header, slices_of
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
 WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first

@@ -14,9 +14,9 @@ from gantk.data.preparation import Record
 from gantk.data.sources.file_names import SPLIT_WORD, Parts, numbered, only_if_several, split_of
 from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of, regex_option
 from gantk.errors import UserError
-from gantk.formats import dicom
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
+from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' modality decides
 # What sequences that are always of one contrast are called.
@@ -24,6 +24,8 @@ SEQUENCES = {"mprage": "t1", "bravo": "t1", "spgr": "t1", "fspgr": "t1", "darkfl
 AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words that say that one was given
 SAMPLED = 2000  # files of a tree that `accepts` reads the headers of
 OWN = "(gantk)"  # how descriptions of series end that gantk wrote
+SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
+           "ImageType", "SOPClassUID")  # fmt: skip
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
 EXCLUDED = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
 
@@ -128,7 +130,7 @@ class Dicom(VolumeSource):
         if not chosen:
             said = [(s.scan.name, f"{s.modality} {s.description or s.protocol or 'no description'}") for s in found[:4]]
             some = ", ".join(f"'{name}' ({what.strip()})" for name, what in said) + (", ..." if len(found) > 4 else "")
-            there = f"; there are {some}" if found else f" ({io.DICOM[0]}): it holds none at all"
+            there = f"; there are {some}" if found else " (.dcm): it holds none at all"
             allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
             raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed)
         return chosen
@@ -159,7 +161,8 @@ def contrast_of(text: str) -> str | None:
 
 
 def _series(scan: io.Scan, root: Path) -> Series:
-    words = dicom.summary(scan.files[0])
+    found = room("slices").header(scan.files[0], (*SUMMARY, "Rows"))
+    words = {name: str(found.get(name) or "").strip() for name in SUMMARY}
     description, protocol, modality = words["SeriesDescription"], words["ProtocolName"], words["Modality"]
     capture = words["SOPClassUID"].startswith(CAPTURE) and modality in MODALITIES.values()
     excluded = description.endswith(OWN) or capture or "LOCALIZER" in words["ImageType"]
@@ -173,7 +176,7 @@ def _files(root: Path) -> Iterator[Path]:
     """The DICOM files below a folder, as they come."""
     for place, folders, names in os.walk(root):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=io.natural)
-        yield from (file for name in sorted(names, key=io.natural) if dicom.is_dicom(file := Path(place, name)))
+        yield from (file for name in sorted(names, key=io.natural) if is_dicom(file := Path(place, name)))
 
 
 def _subject_of(place: Parts) -> str:

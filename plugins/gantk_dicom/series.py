@@ -11,9 +11,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from gantk.errors import UserError
-from gantk.formats.dicom.slices import TAGS, Slice, frames_of, header, no_image, readable, slices_of
 from gantk.formats.files import Scan, natural
 from gantk.formats.image import UPRIGHT
+from gantk_dicom.slices import TAGS, Slice, frames_of, header, no_image, readable, slices_of
 
 EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it
 SAME = 0.01  # share of it, or mm where there is none, within which two slices lie at one place

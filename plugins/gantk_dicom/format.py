@@ -1,0 +1,85 @@
+"""DICOM: series of slices and multi-frame objects, read upright on one grid, and written back as derived series.
+
+pydicom parses; it decodes too, or, where it lacks the codec (JPEG lossless, JPEG-LS, 12-bit JPEG), SimpleITK does.
+Both come with the extra `dicom`, and are imported at the first DICOM file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from gantk.errors import UserError
+from gantk.formats.files import Scan, series_format
+from gantk.formats.image import Image, SeriesFormat
+
+
+class Dicom(SeriesFormat):
+    """DICOM: a slice, a multi-frame file, or the series of a folder; written as a derived series with new UIDs."""
+
+    name = "DICOM"
+    listed = "DICOM (.dcm)"
+    suffixes = (".dcm", ".dicom", ".ima")
+    volumes = several = True
+
+    def owns(self, path: Path) -> bool:
+        """Whether the mark of DICOM stands at byte 128."""
+        try:
+            with path.open("rb") as file:
+                return file.read(132)[128:] == b"DICM"
+        except OSError:
+            return False
+
+    def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
+        """The images among the DICOM files of one folder, from their headers alone.
+
+        Slices of one SeriesInstanceUID are one scan, sorted by position; a series that holds several stacks (a
+        localizer's three planes, echoes, b-values, magnitude and phase) gives one for each. Multi-frame files, single
+        slices, pictures without a position, and files that cannot be read are scans of their own. What is no image
+        (reports, segmentations, structure sets, DICOMDIR) is left out.
+        """
+        return room("series").series_in(folder, files)
+
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
+        """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
+
+        `volume` chooses one stack of frames, counted from 0, where the file holds several.
+        """
+        return room("read").read_files([path], volume, values)
+
+    def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
+        """The volume (1, D, H, W) that the files of one series make up; UserError where they are not one even stack."""
+        return room("read").read_files(files, None, values)
+
+    def holds(self, image: Image) -> bool:
+        """Whether it was read from DICOM, whose headers are a list."""
+        return isinstance(image.header, list)
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        """One derived file of the source's patient and study; `write_series` writes a series."""
+        room("write").write_file(path, image, description)
+
+    def write_series(self, folder: Path, image: Image, description: str = "") -> None:
+        """Write an image that came from DICOM as a derived series on the same grid, of the same patient and study.
+
+        The folder (new, empty, or of an earlier result) gets a file for each of the source's. `description` is what
+        the image shows, the target domain's name: "T2". No value is clipped.
+        """
+        room("write").write_series(folder, image, description)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix (.dcm, .dicom, .ima), or, without a known one, by the mark at byte 128."""
+    return isinstance(series_format(path), Dicom)
+
+
+def room(name: str) -> ModuleType:
+    """A module that needs the extra; its absence is one UserError."""
+    try:
+        return importlib.import_module(f"gantk_dicom.{name}")
+    except ImportError as error:
+        missing = (error.name or str(error)).split(".")[0]
+        what = f"DICOM needs {missing}, which is not installed"
+        raise UserError(what, remedy='pip install "gantk[dicom]"') from error
