@@ -370,9 +370,8 @@ def _train(
             say(f"best     step {parts.engine.step}, chosen by: {training.choice.rule}")
         _evaluate(parts, folder, say)
         if runtime.main:
-            from gantk.report import write_animation, write_report  # not before the first step
+            from gantk.report import write_report  # not before the first step
 
-            write_animation(folder.path)
             say(f"report   {write_report(folder.path)}")
         runtime.wait()
     return folder

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from gantk.errors import UserError
-from gantk.report import pictures, write_animation, write_report
+from gantk.report import pictures, write_report
 from gantk.report.charts import chart, nice_ticks
 from gantk.report.pictures import ERROR_CEILING, error_map, evenly
-from gantk.report.run_record import read_run
+from gantk.report.run_record import RunRecord
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
@@ -309,7 +309,6 @@ def test_a_run_that_has_hardly_begun_gives_a_page_that_lists_what_is_missing(tmp
         "No validation",
     ):
         assert said in words
-    assert write_animation(tmp_path) is None
 
 
 def test_a_folder_that_is_no_run_is_refused_with_a_remedy(tmp_path):
@@ -332,7 +331,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
 
 def test_a_resumed_run_shows_what_was_logged_last(tmp_path):
     log = [*losses(1.0, 9.0), *losses(1.0, 2.0, 3.0)[1:]]
-    assert read_run(make_run(tmp_path / "run", log=log)).log.losses == {"g": {"x": {1: 1.0, 2: 2.0, 3: 3.0}}}
+    assert RunRecord(make_run(tmp_path / "run", log=log)).log.losses == {"g": {"x": {1: 1.0, 2: 2.0, 3: 3.0}}}
 
 
 def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
@@ -373,9 +372,9 @@ def test_error_maps_share_one_fixed_scale():
 
 def test_curves_are_averaged_in_bins_read_off_between_points_and_log_only_where_positive():
     drawn = chart("x", {"loss": {step: float(step % 2) for step in range(1200)}})
-    assert drawn.bin == 3 and len(drawn.steps) == 400 and set(drawn.curves[0].values) == {0.33333, 0.66667}
+    assert drawn.bin == 3 and len(drawn.steps) == 400 and set(drawn.curves[0]["points"]) == {0.33333, 0.66667}
     drawn = chart("x", {"a": {0: 0.0, 4: 4.0}, "b": {2: 5.0}}, joined=True)
-    assert [curve.values for curve in drawn.curves] == [(0.0, 2.0, 4.0), (None, 5.0, None)]
+    assert [curve["points"] for curve in drawn.curves] == [[0.0, 2.0, 4.0], [None, 5.0, None]]
     assert chart("x", {"a": {0: 1.0, 1: 0.1}}, allow_log=True).axes.keys() == {"linear", "log"}
     assert chart("x", {"a": {0: 1.0, 1: -0.1}}, allow_log=True).axes.keys() == {"linear"}
     assert chart("x", {"a": {0: math.nan}}) is None
@@ -391,20 +390,7 @@ def test_ticks_numbers_times_and_names_read_as_the_field_writes_them():
     assert evenly(range(11), 3) == [0, 5, 10] and evenly(range(3), 9) == [0, 1, 2] and evenly(range(9), 1) == [0, 8]
 
 
-def test_the_animation_has_one_frame_a_step_tiles_one_can_see_and_a_limited_size(tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run", side=64)
-    with Image.open(write_animation(run)) as film:
-        assert film.n_frames == len(STEPS) and film.info["loop"] == 0
-        assert film.width > 6 * 192 and film.height > 2 * 192
-    size = (run / "samples/training.gif").stat().st_size
-    monkeypatch.setattr(pictures, "MOST_BYTES", size - 1)
-    assert write_animation(run).stat().st_size < size
-
-
 def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):
-    run = make_run(tmp_path / "run", directions=NOISE, truth=False)
-    page = Page(run)
+    page = Page(make_run(tmp_path / "run", directions=NOISE, truth=False))
     assert "T1 from noise" in page.words and page.having("data-key") == ["image"] * 3
     assert "gantk sample" in page.words and "gantk translate" not in page.words
-    with Image.open(write_animation(run)) as film:
-        assert film.n_frames == len(STEPS) and 2 * 192 < film.width < 3 * 192

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gantk.errors import UserError
 from gantk.report.pictures import evenly, preview
-from gantk.report.run_record import Direction, Samples, read_run
+from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.report.words import digits, metric_name
 from gantk_bench.systems import Line, System
 
@@ -70,7 +70,7 @@ def _samples(folder: Path, run: object) -> Samples | None:
         return None
     try:
         path = (folder / run).resolve()
-        return read_run(path).samples if path.is_relative_to(folder.resolve()) else None
+        return RunRecord(path).samples if path.is_relative_to(folder.resolve()) else None
     except (UserError, OSError, ValueError):
         return None
 
@@ -78,12 +78,12 @@ def _samples(folder: Path, run: object) -> Samples | None:
 def _strip(name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int) -> Strip:
     step = samples.steps[-1]
     if direction.source is None:
-        wall = (_small(samples.output(direction, i, step), side) for i in range(min(direction.count, WALL * count)))
+        wall = (_small(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
         return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
     rows = []
     for i in evenly(range(direction.count), count)[:count]:
-        files = [samples.input(direction, i), samples.output(direction, i, step)]
-        files += [samples.truth(direction, i)] if samples.has_truth else []
+        files = [samples.picture("input", direction, i), samples.picture(step, direction, i)]
+        files += [samples.picture("truth", direction, i)] if samples.has_truth else []
         rows.append(tuple(_small(file, side) for file in files))
     heads = ("input", "output", *(("truth",) if samples.has_truth else ()))
     return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))

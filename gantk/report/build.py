@@ -16,20 +16,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gantk.files import write_file
+from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
-from gantk.report.run_record import RunRecord, mapping, read_run
+from gantk.report.run_record import RunRecord, mapping
 from gantk.report.scores import SURE, cards, chosen, headline, verdicts
-from gantk.report.words import joules, metric_name, number, short_time
+from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
 HERE = Path(__file__).parent
 SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")
+FILTERS = ("number", "short_time", "joules", "metric_name", "decimals", "digits", "interval", "count")  # of `words`
 
 
 def write_report(run: Path) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run."""
-    record = read_run(Path(run))
+    record = RunRecord(Path(run))
     return write_file(record.path / "report.html", render("page.html.j2", _story(record)).encode("utf-8"))
 
 
@@ -42,24 +44,16 @@ def render(
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
 ) -> str:
     """The page's HTML: all of `story` is escaped, and a script other than the page's own is refused by its policy."""
-    places = [*folders, HERE]
-
-    def joined(names: Sequence[str]) -> Markup:
-        files = (next(place / name for place in places if (place / name).is_file()) for name in names)
-        return Markup("\n".join(file.read_text(encoding="utf-8") for file in files))
-
+    loader = FileSystemLoader([*folders, HERE])
     templates = Environment(
-        loader=FileSystemLoader(places),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters |= {"number": number, "duration": duration, "short_time": short_time, "joules": joules}
-    templates.filters |= {"median": median, "quote": shlex.quote}
-    script = joined(scripts)
+    templates.filters |= {name: getattr(words, name) for name in FILTERS}
+    templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
+    style, script = ("\n".join(loader.get_source(templates, n)[0] for n in names) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return templates.get_template(template).render(**story, style=joined(styles), script=script, digest=digest)
+    page = templates.get_template(template)
+    return page.render(**story, style=Markup(style), script=Markup(script), digest=digest)
 
 
 def _story(run: RunRecord) -> dict[str, Any]:
@@ -69,7 +63,6 @@ def _story(run: RunRecord) -> dict[str, Any]:
     steps, blocks = sample_blocks(run.samples)
     curves, places = _curves(run), count()
     here = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
-    folder = run.path.relative_to(Path.cwd()) if here else run.path
     return {
         "run": run,
         "title": _title(run),
@@ -90,14 +83,12 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "best": chosen(run),
         "marks": _marks(run),
         "split": _split_summary(run),
-        "folder": shlex.quote(str(folder)),
+        "folder": shlex.quote(str(run.path.relative_to(Path.cwd()) if here else run.path)),
         "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
             "steps": steps,
             "frames": {
                 block["direction"].key: {
-                    "output": [*block["outputs"][:-1], None],
-                    "error": [*block["errors"][:-1], None],
-                    "mean": block["error_means"],
+                    kind: frames if kind == "mean" else [*frames[:-1], None] for kind, frames in block["frames"].items()
                 }
                 for block in blocks
             },
@@ -109,24 +100,20 @@ def _story(run: RunRecord) -> dict[str, Any]:
 
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one a group of losses, one a validation metric."""
-    losses = [
-        chart(group.replace("_", " ").capitalize(), series, from_zero=True, allow_log=True)
-        for group, series in run.log.losses.items()
-    ]
-    scores = {"validation": run.log.validation, "selection": run.log.selection}
-    found = {"losses": losses} | {
-        section: [
-            chart(metric_name(name), {run.label(key) or metric_name(name): points for key, points in series.items()})
-            for name, series in by_name.items()
-        ]
-        for section, by_name in scores.items()
-    }
-    found["rejection"] = []  # what is left of the error when the pixels that the model is least sure of are set aside
+    found: dict[str, list[Chart | None]] = {"losses": [], "validation": [], "selection": [], "rejection": []}
+    for group, series in run.log.losses.items():
+        title = group.replace("_", " ").capitalize()
+        found["losses"].append(chart(title, series, from_zero=True, allow_log=True))
+    for section, curves in (("validation", run.log.validation), ("selection", run.log.selection)):
+        for name, series in curves.items():
+            named = {run.label(key) or metric_name(name): points for key, points in series.items()}
+            found[section].append(chart(metric_name(name), named))
+    # what is left of the error when the pixels that the model is least sure of are set aside
     for direction, judged in mapping(run.metrics.get("uncertainty")).items():
         curve = mapping(mapping(judged).get("rejection"))
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-        series = {words: dict(zip(aside, curve.get(name) or (), strict=False)) for name, words in names.items()}
+        series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
         drawn = chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
         found["rejection"].append(drawn)
     return {section: [each for each in charts if each] for section, charts in found.items()}
@@ -151,9 +138,7 @@ def _title(run: RunRecord) -> str:
     if run.directions and all(direction.source is None for direction in run.directions):
         return " and ".join(direction.target for direction in run.directions) + " from noise"
     keys = {direction.key for direction in run.directions} or set(run.metrics.get("metrics") or {})
-    if len(keys) == 1:
-        return run.label(keys.pop())
-    return " ↔ ".join(run.domains) if run.domains else run.path.name
+    return run.label(keys.pop()) if len(keys) == 1 else " ↔ ".join(run.domains) or run.path.name
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
@@ -161,13 +146,8 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     found, names, rows = run.split.get("splits") or run.split, dict(zip("ab", run.domains, strict=False)), []
     for name in ("train", "validation", "test"):
         records = [record for record in found.get(name) or () if isinstance(record, dict)]
-        letters = [str(record.get("domain", "")) for record in records]
+        images = Counter(names.get(record.get("domain"), record.get("domain") or "") for record in records)
         subjects = {record["subject"] for record in records if record.get("subject")}
-        images = Counter(names.get(letter, letter) for letter in letters)
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
-    return {
-        "rows": rows,
-        "domains": sorted({domain for row in rows for domain in row["images"]}),
-        "how": str(run.split.get("how") or ""),
-        "leak": str(run.split.get("leakage_allowed") or ""),
-    }
+    domains = sorted({domain for row in rows for domain in row["images"]})
+    return {"rows": rows, "domains": domains, "how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,109 +17,87 @@ MOST_POINTS = 500  # a curve with more is averaged in bins, which the page says
 class Axis(NamedTuple):
     """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten where `log`."""
 
-    log: bool
     low: float
     high: float
+    log: bool
     ticks: list[tuple[float, str]]
 
-    def place(self, value: float) -> float | None:
-        """The height of a value, 0 at the top and 1 at the bottom; None where the axis cannot show it."""
-        if not math.isfinite(value) or (self.log and value <= 0):
-            return None
-        return (self.high - (math.log10(value) if self.log else value)) / (self.high - self.low)
+    def place(self, values: Any) -> Any:
+        """The height of values, 0 at the top and 1 at the bottom."""
+        return (self.high - (np.log10(values) if self.log else values)) / (self.high - self.low)
 
 
-class Curve(NamedTuple):
-    """One line: per axis an SVG path of the values and, where there are many, one of their moving average."""
-
-    name: str
-    values: tuple[float | None, ...]
-    latest: str
-    paths: dict[str, str]
-    trends: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Chart:
-    """Curves over training steps, or what `x` says; a logarithmic axis too where all that is drawn is positive."""
+    """Named curves over training steps, or over what `x` says.
 
-    title: str
-    steps: tuple[float, ...]
-    curves: tuple[Curve, ...]
-    axes: dict[str, Axis]
-    shown: str  # the axis the page opens with
-    x_ticks: list[tuple[float, str]]
-    bin: int  # log entries averaged into one point
-    x: str  # a place on the horizontal axis in words, such as "step {}"
+    `steps` are the places that are drawn, `bin` how many log entries a point is the mean of, `axes` the vertical axes
+    by name, `shown` the one that the page opens with. A curve has its name, values, latest value, and per axis an SVG
+    path and, where there are many values, one of their moving average.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        series: dict[str, Points],
+        *,
+        from_zero: bool = False,  # whether the linear axis begins at 0
+        allow_log: bool = False,  # whether a logarithmic axis is offered where all is positive
+        x: str = "step {}",  # what a place on the horizontal axis is called
+        tick: str = "{}",  # the same beneath the axis
+        joined: bool = False,  # whether series that were measured at different places are read off between their points
+    ):
+        places, table, self.bin = _binned(series)
+        finite = table[np.isfinite(table)]
+        low, high = float(finite.min()), float(finite.max())
+        self.title, self.x, self.shown = title, x, "linear"
+        self.axes = {"linear": _axis(low, high, from_zero=from_zero)}
+        if allow_log and low > 0:
+            self.axes["log"] = _axis(low, high, log=True)
+            self.shown = "log" if high > 30 * np.median(finite) else "linear"
+        self.steps = [int(step) if step.is_integer() else step for step in places.tolist()]
+        ticks = nice_ticks(self.steps[0], self.steps[-1])
+        self.x_ticks = [(self.x_percent(at), tick.replace("{}", _counted(at))) for at in ticks]
+        self.curves = [self._curve(name, row, joined) for name, row in zip(series, table, strict=True)]
+
+    def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
+        known, steps = np.isfinite(row), np.array(self.steps)
+        read = np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan) if joined else row
+        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in read]
+        latest = next((number(value) for value in reversed(values) if value is not None), "–")
+        trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
+        return {"name": name, "points": values, "latest": latest, "paths": self._paths(row), "trends": trends}
+
+    def _paths(self, row: np.ndarray) -> dict[str, str]:
+        """By axis, an SVG path through the values that are known."""
+        known, paths = np.isfinite(row), {}
+        across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[known]]
+        for name, axis in self.axes.items():
+            points = zip(across, SIDE * axis.place(row[known]), strict=True)
+            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        return paths
 
     def at(self, place: float) -> str:
         """A place on the horizontal axis in words."""
         return self.x.replace("{}", _counted(place))
 
     def x_percent(self, step: float) -> float:
-        first, last = self.steps[0], self.steps[-1]
-        return 100 * (step - first) / ((last - first) or 1)
+        return 100 * (step - self.steps[0]) / ((self.steps[-1] - self.steps[0]) or 1)
 
     @property
     def data(self) -> dict[str, Any]:
         """What the page's script needs to read values off the curves."""
-        return {
-            "steps": self.steps,
-            "names": [curve.name for curve in self.curves],
-            "values": [curve.values for curve in self.curves],
-            "axes": {name: [axis.low, axis.high, axis.log] for name, axis in self.axes.items()},
-            "shown": self.shown,
-            "x": self.x,
-        }
+        names, values = ([curve[key] for curve in self.curves] for key in ("name", "points"))
+        axes = {name: axis[:3] for name, axis in self.axes.items()}
+        return dict(steps=self.steps, names=names, values=values, axes=axes, shown=self.shown, x=self.x)
 
 
-def chart(
-    title: str,
-    series: dict[str, Points],
-    *,
-    from_zero: bool = False,  # whether the linear axis begins at 0
-    allow_log: bool = False,  # whether a logarithmic axis is offered where all is positive
-    x: str = "step {}",  # what a place on the horizontal axis is called
-    tick: str = "{}",  # the same beneath the axis
-    joined: bool = False,  # whether series that were measured at different places are read off between their points
-) -> Chart | None:
-    """Draws named series over steps; None where there is not one finite value."""
+def chart(title: str, series: dict[str, Points], **options: Any) -> Chart | None:
+    """Draws named series over steps, with the options of `Chart`; None where there is not one finite value."""
     series = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
-    if not series:
-        return None
-    steps, table, width = _binned(series)
-    finite = table[np.isfinite(table)]
-    axes, shown = {"linear": _linear_axis(finite.min(), finite.max(), from_zero)}, "linear"
-    if allow_log and finite.min() > 0:
-        axes["log"] = _log_axis(finite.min(), finite.max())
-        shown = "log" if finite.max() > 30 * np.median(finite) else "linear"
-    first, last = float(steps[0]), float(steps[-1])
-    span = last - first or 1.0
-    fractions = (steps - first) / span
-
-    def curve(name: str, row: np.ndarray) -> Curve:
-        known = np.isfinite(row)
-        read = np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan) if joined else row
-        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in read]
-        paths = {key: _path(fractions, row, axis) for key, axis in axes.items()}
-        trend = _trend(row) if len(row) >= 60 and not joined else None
-        trends = {} if trend is None else {key: _path(fractions, trend, axis) for key, axis in axes.items()}
-        latest = next((number(value) for value in reversed(values) if value is not None), "–")
-        return Curve(name, tuple(values), latest, paths, trends)
-
-    return Chart(
-        title,
-        tuple(int(step) if step.is_integer() else float(step) for step in steps),
-        tuple(curve(name, row) for name, row in zip(series, table, strict=True)),
-        axes,
-        shown,
-        [(100 * (at - first) / span, tick.replace("{}", _counted(at))) for at in nice_ticks(first, last, 5)],
-        width,
-        x,
-    )
+    return Chart(title, series, **options) if series else None
 
 
-def nice_ticks(low: float, high: float, about: int) -> list[float]:
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten inside [low, high], around `about` of them."""
     if high <= low:
         return [low]
@@ -138,53 +115,34 @@ def _counted(place: float) -> str:
 def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     """Steps (S,), values (series, S) with NaN where absent, and how many log entries a point stands for."""
     steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
-    table = np.array([[points.get(float(step), math.nan) for step in steps] for points in series.values()])
+    table = np.array([[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()])
     width = math.ceil(len(steps) / MOST_POINTS)
-    if width == 1:
-        return steps, table, 1
-    edges = np.arange(0, len(steps), width)
-    known = np.isfinite(table)
+    edges, known = np.arange(0, len(steps), width), np.isfinite(table)
     total = np.add.reduceat(np.where(known, table, 0.0), edges, axis=1)
-    means = _divided(total, np.add.reduceat(known.astype(float), edges, axis=1))
-    return np.maximum.reduceat(steps, edges), means, width
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
+        return np.maximum.reduceat(steps, edges), total / np.add.reduceat(known.astype(float), edges, axis=1), width
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
     """Centred moving average over a thirtieth of the curve."""
-    window = np.ones(2 * (len(row) // 60) + 1)
-    known = np.isfinite(row)
+    window, known = np.ones(2 * (len(row) // 60) + 1), np.isfinite(row)
     total = np.convolve(np.where(known, row, 0.0), window, mode="same")
-    return _divided(total, known * np.convolve(known.astype(float), window, mode="same"))
+    return np.where(known, total / np.convolve(known, window, mode="same").clip(1), math.nan)
 
 
-def _divided(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where the weight is 0."""
-    return np.divide(total, weight, out=np.full(total.shape, math.nan), where=weight > 0)
-
-
-def _path(fractions: np.ndarray, row: np.ndarray, axis: Axis) -> str:
-    """An SVG path through the values, those left out that the axis cannot show."""
-    heights = [axis.place(float(value)) for value in row]
-    points = [f"{SIDE * x:.1f} {SIDE * y:.1f}" for x, y in zip(fractions, heights, strict=True) if y is not None]
-    return "M" + "L".join(points) if points else ""
-
-
-def _linear_axis(low: float, high: float, from_zero: bool) -> Axis:
+def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False) -> Axis:
+    """An axis with a margin at both ends; one that begins at 0, where nothing is below, has none there."""
+    if log:
+        low, high = math.log10(low), math.log10(high)
     from_zero = from_zero and low >= 0
     low = 0.0 if from_zero else low
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    high, low = high + margin, low if from_zero else low - margin
-    ticks = [(100 * (high - tick) / (high - low), number(tick)) for tick in nice_ticks(low, high, 5)]
-    return Axis(False, float(low), float(high), ticks)
-
-
-def _log_axis(low: float, high: float) -> Axis:
-    bottom, top = math.log10(low), math.log10(high)
-    margin = 0.06 * (top - bottom) or 0.1
-    bottom, top = bottom - margin, top + margin
-    multiples = (1,) if top - bottom > 2.5 else (1, 2, 5)
-    values = [m * 10.0**p for p in range(math.floor(bottom), math.ceil(top) + 1) for m in multiples]
-    inside = [value for value in values if bottom <= math.log10(value) <= top]
-    return Axis(
-        True, bottom, top, [(100 * (top - math.log10(value)) / (top - bottom), number(value)) for value in inside]
-    )
+    margin = 0.06 * (high - low) or (0.1 if log else 0.05 * abs(high) or 1.0)
+    low, high = low if from_zero else low - margin, high + margin
+    values = nice_ticks(low, high)
+    if log:
+        multiples = (1,) if high - low > 2.5 else (1, 2, 5)
+        values = [m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in multiples]
+        values = [value for value in values if low <= math.log10(value) <= high]
+    axis = Axis(low, high, log, [])
+    axis.ticks.extend((100 * float(axis.place(value)), number(value)) for value in values)
+    return axis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from gantk.errors import UserError
 from gantk.report.words import arrow, direction_name
 
 Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
+Curves = dict[str, dict[str, Points]]
 
 
 @dataclass
@@ -22,9 +24,9 @@ class Log:
     `selection[criterion][direction]` is what the checkpoint was chosen by; its criterion "score" has no direction ("").
     """
 
-    losses: dict[str, dict[str, Points]] = field(default_factory=dict)
-    validation: dict[str, dict[str, Points]] = field(default_factory=dict)
-    selection: dict[str, dict[str, Points]] = field(default_factory=dict)
+    losses: Curves = field(default_factory=dict)
+    validation: Curves = field(default_factory=dict)
+    selection: Curves = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # the first logged step of each
@@ -36,8 +38,9 @@ class Log:
         step = int(entry["step"])
         self.last_step = max(step, self.last_step or 0)
 
-        def note(table: dict[str, dict[str, Points]], group: str, name: str, value: Any) -> None:
-            table.setdefault(group, {}).setdefault(name, {})[step] = _number(value)
+        def note(curves: Curves, group: str, name: str, value: Any) -> None:
+            if not isinstance(value, str):  # a save that was barred says why
+                curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else float(value)
 
         for full_name, value in mapping(entry.get("losses")).items():
             group, _, name = full_name.rpartition("/")
@@ -48,14 +51,13 @@ class Log:
         for direction, criteria in mapping(entry.get("selection")).items():
             several = isinstance(criteria, dict)
             for name, value in criteria.items() if several else [(direction, criteria)]:
-                if not isinstance(value, str):  # a save that was barred says why
-                    note(self.selection, name, direction if several else "", value)
+                note(self.selection, name, direction if several else "", value)
         if "alarm" in entry:
             self.alarms.append(entry)
         if entry.get("images_per_s") is not None:
-            self.images_per_s[step] = _number(entry["images_per_s"])
+            self.images_per_s[step] = float(entry["images_per_s"])
         if entry.get("seconds") is not None:
-            self.seconds = _number(entry["seconds"])
+            self.seconds = float(entry["seconds"])
         if entry.get("stage") is not None:
             self.stages.setdefault(str(entry["stage"]), step)
 
@@ -83,84 +85,56 @@ class Samples:
     steps: tuple[int, ...]
     has_truth: bool
 
-    def input(self, direction: Direction, i: int) -> Path:
-        return self.folder / "input" / f"{direction.key}-{i}.png"
-
-    def truth(self, direction: Direction, i: int) -> Path:
-        return self.folder / "truth" / f"{direction.key}-{i}.png"
-
-    def output(self, direction: Direction, i: int, step: int) -> Path:
-        return self.folder / f"step-{step:06d}" / f"{direction.key}-{i}.png"
+    def picture(self, group: str | int, direction: Direction, i: int) -> Path:
+        """One file of the group "input" or "truth", or of the outputs of a step."""
+        group = f"step-{group:06d}" if isinstance(group, int) else group
+        return self.folder / group / f"{direction.key}-{i}.png"
 
 
-@dataclass(frozen=True)
 class RunRecord:
-    """All that the report knows of a run; an empty field is an absent file, `problems` names the unreadable ones."""
+    """All that the report knows of a run; an empty field is an absent file, `problems` names the unreadable ones.
 
-    path: Path
-    recipe_text: str
-    recipe: dict[str, Any]
-    environment: dict[str, Any]
-    split: dict[str, Any]
-    metrics: dict[str, Any]
-    log: Log
-    best: dict[str, Any]
-    samples: Samples | None
-    problems: tuple[str, ...]
+    UserError where `path` is no run folder.
+    """
+
+    def __init__(self, path: Path):
+        if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
+            what = f"'{path}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
+            remedy = "Give the folder that `gantk run` printed, such as runs/NAME-TIME"
+            raise UserError(what, where="report", remedy=remedy)
+        self.path = path
+        self.problems: list[str] = []
+        self.recipe_text, log = (_text(path / name) for name in ("recipe.toml", "log.jsonl"))
+        self.recipe = self._load("recipe.toml", tomllib.loads)
+        self.environment, self.split = self._load("environment.json"), self._load("split.json")
+        self.metrics, self.best = self._load("metrics.json"), self._load("best.json")
+        self.samples = _samples(path / "samples", self._load("samples/index.json"), self.problems)
+        self.directions = self.samples.directions if self.samples else ()
+        self.log = Log()
+        for line in log.splitlines():
+            try:
+                self.log.add(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # a killed run leaves its last line half written
+
+    def _load(self, name: str, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+        try:
+            return dict(parse((self.path / name).read_text("utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, OSError) as error:
+            self.problems.append(f"{name} could not be read: {error}")
+            return {}
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        named = mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains") or ()
-        return tuple(str(name) for name in named) if isinstance(named, list | tuple) else ()
-
-    @property
-    def directions(self) -> tuple[Direction, ...]:
-        return self.samples.directions if self.samples else ()
+        named = mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains")
+        return tuple(map(str, named)) if isinstance(named, list) else ()
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
         return direction_name(direction, self.domains, {known.key: known.label for known in self.directions})
-
-
-def read_run(path: Path) -> RunRecord:
-    """Reads a run folder; raises UserError where `path` is not one."""
-    path = Path(path)
-    if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
-        raise UserError(
-            f"'{path}' is not a run folder: it holds neither recipe.toml nor log.jsonl",
-            where="report",
-            remedy="Give the folder that `gantk run` printed, such as runs/NAME-TIME",
-        )
-    problems: list[str] = []
-
-    def load(name: str, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-        try:
-            return dict(parse((path / name).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, OSError) as error:
-            problems.append(f"{name} could not be read: {error}")
-            return {}
-
-    log = Log()
-    for line in _text(path / "log.jsonl").splitlines():
-        try:
-            log.add(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # a killed run leaves its last line half written
-    return RunRecord(
-        path=path,
-        recipe_text=_text(path / "recipe.toml"),
-        recipe=load("recipe.toml", tomllib.loads),
-        environment=load("environment.json"),
-        split=load("split.json"),
-        metrics=load("metrics.json"),
-        best=load("best.json"),
-        log=log,
-        samples=_samples(path / "samples", load("samples/index.json"), problems),
-        problems=tuple(problems),
-    )
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
@@ -172,13 +146,13 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
             Direction(key, entry.get("from"), str(entry.get("to") or key), int(entry["count"]))
             for key, entry in index["directions"].items()
         )
-        steps = tuple(sorted({int(step) for step in index["steps"]}))
+        steps = sorted({int(step) for step in index["steps"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problems.append(f"samples/index.json could not be understood: {error!r}")
         return None
-    samples = Samples(folder, directions, steps, bool(index.get("has_truth")))
-    on_disk = tuple(s for s in steps if any(samples.output(d, 0, s).is_file() for d in directions))
-    return replace(samples, steps=on_disk) if on_disk else None
+    samples = Samples(folder, directions, (), bool(index.get("has_truth")))
+    kept = tuple(step for step in steps if any(samples.picture(step, d, 0).is_file() for d in directions))
+    return replace(samples, steps=kept) if kept else None
 
 
 def _text(path: Path) -> str:
@@ -188,7 +162,3 @@ def _text(path: Path) -> str:
 def mapping(value: Any) -> dict[str, Any]:
     """The value where it is a table, else an empty one."""
     return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)

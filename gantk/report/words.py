@@ -1,4 +1,4 @@
-"""Numbers, times, metrics and directions in words: `24.31 dB`, `3 h 05 min`, `MS-SSIM`, `T1 → T2`."""
+"""Numbers, metrics and directions in words: `24.31 dB`, `12.4 kJ`, `MS-SSIM`, `T1 → T2`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from gantk.terminal import duration
 
 ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause")
 BASELINE_NAMES = {
-    "identity": "identity",
     "histogram": "histogram matching",
     "intensity_map": "intensity-only map",
     "regression": "L1 U-Net regression",
@@ -26,9 +25,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """A value to four significant digits; infinity as ∞, nothing as a dash."""
     if value is None or math.isnan(value):
         return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}g}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("inf", "∞").replace("-", "−")
 
 
 def short_time(seconds: float) -> str:
@@ -46,7 +43,7 @@ def joules(energy: float) -> str:
 
 def listed(items: Sequence[str], conjunction: str = "and") -> str:
     """`A`, `A and B`, `A, B and C`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {conjunction} {items[-1]}"
+    return f" {conjunction} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def metric_name(name: str) -> str:
@@ -76,9 +73,8 @@ def arrow(source: str, target: str) -> str:
 
 def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
     """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` tell."""
-    plain = key.removesuffix("_post")
-    if plain != key:
-        return f"{direction_name(plain, domains, known)}, after the post-steps"
+    if key.endswith("_post"):
+        return f"{direction_name(key.removesuffix('_post'), domains, known)}, after the post-steps"
     if known and key in known:
         return known[key]
     if key == "image" and domains:
