@@ -26,8 +26,8 @@ _PUBLIC = {
         "load",
         "export",
         "check",
-        "fetch",
     ],  # fmt: skip
+    "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
@@ -41,7 +41,7 @@ _PUBLIC = {
 }
 PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.formats", "gantk.metrics", "gantk.testing")
 PLUGIN_ROOMS += ("gantk.plugin", "gantk.errors", "gantk.method", "gantk.recipe", "gantk.machine", "gantk.training")
-PLUGIN_ROOMS += ("gantk.inference", "gantk.exports")
+PLUGIN_ROOMS += ("gantk.inference", "gantk.exports", "gantk.terminal")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
 

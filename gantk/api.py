@@ -313,30 +313,6 @@ def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progr
     return look(Path(path), recipe=recipe, progress=progress)
 
 
-def fetch(
-    name: str,
-    *,
-    out: str | Path | None = None,
-    base_url: str | None = None,
-    say: Say = print,
-    progress: Progress | None = None,
-) -> Path:
-    """Download a public data set to the folder `out` (None: data/NAME), checked and unpacked; the folder.
-
-    `base_url` is a mirror to take it from instead.
-    """
-    from gantk.data.fetch import fetch as download
-
-    return download(name, out, base_url=base_url, say=say, progress=progress)
-
-
-def public_sets() -> list[tuple[str, ...]]:
-    """The data sets that `fetch` knows: name, what it is, size, licence, where it is from."""
-    from gantk.data.fetch import rows
-
-    return rows()
-
-
 def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tuple[Recipe, Model]:
     """A recipe with everything that was said over it, and what it is checked."""
     from gantk.recipe.load import load_recipe

@@ -254,27 +254,6 @@ def check(path, recipe, json_file) -> None:
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
 
 
-@data.command()
-@click.argument("name", required=False)
-@click.option("--out", metavar="DIR", help="Where to put it. Default: data/NAME.")
-@click.option("--from", "base_url", metavar="URL", help="Fetch from this mirror instead; its checksum has to be right.")
-def fetch(name, **options) -> None:
-    """Download the public data set NAME, or list those there are.
-
-    An interrupted download goes on where it stopped; nothing is unpacked before its size and checksum are right. Files
-    without a published checksum are trusted once, and held against what was written down then. Sets behind a
-    registration name their keeper. The licence is shown: it is yours to keep.
-    """
-    from gantk import api
-
-    if name is None:
-        rows = [map(escape, row) for row in api.public_sets()]
-        console().print(_table(("name", "what", "size", "licence", "where"), rows))
-        return
-    with progress_bar() as progress:
-        api.fetch(name, **options, say=say, progress=progress)
-
-
 # ---- what there is
 
 

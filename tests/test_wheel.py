@@ -59,7 +59,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     core = shipped(ROOT / "gantk", (".py", ".j2", ".css", ".js", ".in"))
-    assert {f"gantk/{name}" for name in core} | shipped(ROOT / "plugins", (".py",)) <= names
+    assert {f"gantk/{name}" for name in core} | shipped(ROOT / "plugins", (".py", ".toml")) <= names
     assert {"gantk/report/page.html.j2", "gantk/plugin/templates/pyproject.toml.in"} <= names
     assert {"gantk_phantom/anatomy.npz", "gantk_phantom/anatomy.npz.LICENSE"} <= names
     assert {f"gantk/recipes/{name}" for name in shipped(ROOT / "recipes", (".toml",))} <= names

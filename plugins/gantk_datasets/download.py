@@ -1,0 +1,228 @@
+"""Public data sets by name: downloaded, checked against what is published of them, unpacked; whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gantk.errors import GantkError, UserError, did_you_mean
+
+TRIES = 4  # attempts in a row that bring nothing before giving up
+PAUSE = 1.0  # seconds between two attempts
+PATIENCE = (10.0, 60.0)  # seconds to connect, and between two pieces
+PIECE = 2**16  # bytes; no more than this is lost when a connection breaks
+ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
+
+
+@cache
+def known_sets() -> dict[str, dict[str, Any]]:
+    """The tables of public.toml by name; its first lines say what their keys are."""
+    return tomllib.loads(Path(__file__).with_name("public.toml").read_text("utf-8"))
+
+
+def public_sets() -> list[tuple[str, ...]]:
+    """The data sets that `fetch` knows: name, what it is, size, licence, where it is from or has to be asked for."""
+    rows = []
+    for name, known in known_sets().items():
+        sizes = [file.get("size", 0) for file in known.get("files", {}).values()]
+        total = f"{sum(sizes) / 1e9:.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:.1f} MB"
+        size = "on request" if not sizes else total if all(sizes) else "not published"
+        rows.append((name, known["about"], size, known["licence"], known.get("ask") or known["base"]))
+    return rows
+
+
+def fetch(
+    name: str,
+    *,
+    out: str | Path | None = None,
+    base_url: str | None = None,
+    say: Callable[[str], None] = print,
+    progress: Callable[[float, str], None] = lambda share, path: None,  # what of which file is here
+) -> Path:
+    """Download the public data set `name` to the folder `out` (None: data/NAME), checked and unpacked; the folder.
+
+    `base_url` is a mirror, held to the same sizes and checksums. A set that is there is left alone, one that another
+    process is fetching is waited for, and an interrupted download goes on. Of files without a published checksum the
+    SHA-256 is kept in OUT.fetched.json for later downloads. UserError for a name that is not known or a set that must
+    be asked for; GantkError, and nothing in `out`, where it cannot be had or is not what it should be.
+    """
+    known = _named(name)
+    base = base_url or known["base"]
+    if not base.startswith(("http://", "https://")):
+        raise UserError(f"'{base}' is no address", where="--from", allowed="http://... or https://...")
+    target = Path(out or Path("data") / name).absolute()
+    record = target.with_name(f"{target.name}.fetched.json")
+    try:
+        with _alone(target.with_name(f".{target.name}.fetching")) as staging:
+            earlier = json.loads(record.read_text("utf-8")) if record.exists() else {}
+            if target.exists() and (target.is_file() or any(target.iterdir())):
+                if earlier.get("name") == name:
+                    say(f"there    {target}")
+                    return target
+                what = f"'{target}' exists, and is not the set '{name}' as gantk fetched it"
+                raise UserError(what, where="--out", remedy="choose another folder, or move it away")
+            say(f"fetch    {name} from {base}")
+            trusted = {file["path"]: file["checksum"] for file in earlier.get("files", [])}
+            files = [
+                _fetch_file(path, facts, base.rstrip("/"), staging, trusted.get(path, ""), say, progress)
+                for path, facts in known["files"].items()
+            ]
+            unpacked = _unpacked(known["files"], staging)
+            about = {"name": name, "licence": known["licence"], "cite": known["cite"], "files": files}
+            record.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+            os.rename(unpacked, target)
+            shutil.rmtree(staging)
+    except OSError as error:
+        raise GantkError(f"'{target}' cannot be made: {error.strerror or error}.") from None
+    for label, text in (("licence", known["licence"]), ("cite", known["cite"]), ("written", target)):
+        say(f"{label:<8} {text}")
+    say(f"use      {known['use'].format(folder=target)}")
+    return target
+
+
+def _named(name: str) -> dict[str, Any]:
+    sets = known_sets()
+    if name not in sets:
+        what = f"no public data set is known as '{name}'"
+        raise UserError(what, where="NAME", allowed=sets, remedy=did_you_mean(name, sets))
+    if "ask" in sets[name]:
+        what = f"'{name}' is handed out on registration only ({sets[name]['licence']})"
+        remedy = f"ask for it at {sets[name]['ask']}, and train on it with --data FOLDER"
+        raise UserError(what, where="NAME", remedy=remedy)
+    return sets[name]
+
+
+@contextmanager
+def _alone(staging: Path) -> Iterator[Path]:
+    """One process at a time works in a hidden folder, which goes again where nothing is left in it."""
+    staging.mkdir(parents=True, exist_ok=True)
+    lock = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        staging.mkdir(exist_ok=True)  # who was waited for may have removed it
+        yield staging
+    finally:
+        if staging.exists() and not any(staging.iterdir()):
+            staging.rmdir()
+        os.close(lock)
+
+
+def _fetch_file(
+    path: str, known: dict[str, Any], base: str, staging: Path, trusted: str, say: Callable, progress: Callable
+) -> dict[str, Any]:
+    """One file in the staging folder, whole and checked; what the record says of it."""
+    file, url, size = staging / path.replace("/", "__"), f"{base}/{quote(path)}", known.get("size", 0)
+    published = known.get("checksum", "")
+    expected = published or trusted
+    if not file.exists():
+        part = file.with_name(file.name + ".part")
+        if not expected:  # parts of two versions could not be told from one whole file
+            part.unlink(missing_ok=True)
+        _download(url, part, size, lambda share: progress(share, path))
+        if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
+            part.unlink()
+            what = (
+                f"'{url}' is not the file that was {'published' if published or not trusted else 'fetched here before'}"
+            )
+            remedy = "Try a mirror with --from, or, if it has changed on purpose, delete the .fetched.json beside it"
+            raise GantkError(f"{what} ({size or '?'} bytes, {expected or 'no checksum'}): nothing is kept. {remedy}.")
+        os.rename(part, file)
+    if not expected:
+        expected = _checksum(file, "sha256")
+        say(f"trusted  {path}: no checksum is published; later downloads are compared with {expected}")
+    return {"path": path, "url": url, "bytes": _bytes(file), "checksum": expected, "published": bool(published)}
+
+
+def _checksum(path: Path, like: str) -> str:
+    """ "sha256:...", "md5:...", or "git:...": the SHA-1 of a header and the content, as git names blobs."""
+    algorithm = like.partition(":")[0]
+    if algorithm == "git":
+        return "git:" + hashlib.sha1(b"blob %d\0" % _bytes(path) + path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _download(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
+    """Fetch a file of `size` bytes (0: not known) into `part`, going on from what an earlier attempt left there."""
+    import requests
+
+    left = TRIES
+    while not (size and _bytes(part) == size):
+        before = _bytes(part)
+        try:
+            return _receive(url, part, size, report)
+        except requests.RequestException as error:
+            left = TRIES if _bytes(part) > before else left - 1
+            if not left:
+                why = str(error).rpartition(": ")[2].rstrip("')>.")  # urllib3's errors wrap the system's
+                kept = f" {_bytes(part):,} bytes are kept, and the same command goes on from there." * part.exists()
+                remedy = "Check the connection, or look where the set is now and name that with --from"
+                raise GantkError(f"'{url}' cannot be fetched: {why}.{kept} {remedy}.") from None
+            time.sleep(PAUSE)
+
+
+def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
+    """One attempt to get what is lacking; a server that knows no ranges sends it from the start."""
+    import requests
+
+    here = _bytes(part)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}  # a range of a compressed answer is no range
+    headers |= {"Range": f"bytes={here}-"} if here else {}
+    with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
+        if answer.status_code == 416:  # nothing is lacking
+            return
+        if answer.status_code not in (200, 206):
+            raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
+        here = here if answer.status_code == 206 else 0
+        rest = answer.headers.get("Content-Length", "")
+        total = here + int(rest) if rest.isdigit() else size
+        with open(part, "ab" if here else "wb") as file:
+            for piece in answer.iter_content(PIECE):
+                here += len(piece)
+                file.write(piece)
+                report(here / total if total else 0.0)
+        if here < total:
+            raise requests.ConnectionError(f"the connection ended after {here:,} of {total:,} bytes")
+
+
+def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
+    """What the staged files hold, in one folder; a single folder around everything in an archive is left out.
+
+    `shutil` and tarfile's "data" filter let nothing out of it. GantkError, and nothing staged, for a damaged archive.
+    """
+    result, scratch = staging / "unpacked", staging / "scratch"
+    shutil.rmtree(result, ignore_errors=True)  # of an earlier attempt
+    for path, known in files.items():
+        file, place = staging / path.replace("/", "__"), result / known.get("into", "") / path
+        if file.name.endswith(ARCHIVES):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                shutil.unpack_archive(file, scratch, **{} if file.suffix == ".zip" else {"filter": "data"})
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno:  # want of room or of permission, not the archive
+                    raise
+                shutil.rmtree(staging)
+                why = str(error).split("\n")[0] or type(error).__name__
+                raise GantkError(f"'{file.name}' is damaged or not to be trusted: {why}.") from None
+            inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
+            file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
+            place = result / known.get("into", "")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(file, place)
+    return result
