@@ -10,8 +10,8 @@ import torch
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.sources.detect import nothing_fits, source_for
 from gantk.data.sources.folders import Aligned, Folders, Images
+from gantk.data.sources.source import nothing_fits, source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
 from gantk.method import Method
@@ -296,6 +296,32 @@ def test_a_mask_on_another_grid_and_two_masks_of_one_image_are_named(tmp_path):
 
 
 # --- which source fits a path
+
+
+SOURCE = """
+from gantk import hookimpl
+
+class Site:
+    rank = {rank}
+
+    @classmethod
+    def accepts(cls, path):
+        return {{"root": str(path)}} if (path / "site.txt").is_file() else None
+
+@hookimpl
+def gantk_register(add):
+    add.source("site", Site)
+    add.source("torn", "no_such_module:Source")
+"""
+
+
+@pytest.mark.parametrize("rank, found", [(0, "site"), (2, "folders")])
+def test_a_third_partys_source_is_asked_by_its_rank_and_a_broken_one_is_passed_over(tmp_path, add_plugin, rank, found):
+    tree(tmp_path / "data", "trainA/1.png", "trainB/1.png")
+    (tmp_path / "data" / "site.txt").touch()
+    add_plugin("My_Site", "my_site", SOURCE.format(rank=rank))
+    assert source_for(tmp_path / "data")["name"] == found
+    assert source_for(tmp_path / "data", own="site") == {"name": "site", "root": str(tmp_path / "data")}
 
 
 def test_a_path_finds_its_source_or_a_message_of_what_is_there(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from harness import Turn
 from torch import Tensor, nn
 
-from gantk.data.sources.detect import source_for
+from gantk.data.sources.source import source_for
 from gantk.errors import GantkError
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start

@@ -23,6 +23,7 @@ def gantk_register(add: Add) -> None:
     `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`), each taking a name and a callable or a
     `"package.module:attribute"` string that is imported at first use, and `add.recipes("my_package.recipes")` for a
     package that holds TOML recipes, `add.suites("my_package.suites")` for one that holds suites of `gantk bench`.
+    A source with a class method `accepts(path)` is one that `--data PATH` may find.
     """
 
 

@@ -105,7 +105,7 @@ class Recipe:
 
         UserError where no source fits.
         """
-        from gantk.data.sources.detect import source_for
+        from gantk.data.sources.source import source_for
 
         recipe = self.override([])
         table = recipe.tables.setdefault("data", {})

@@ -11,7 +11,8 @@ from typing import Literal
 from gantk.data.preparation import Record
 from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
-from gantk.data.sources.reader import Item, Onto, VolumeSource, paired
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, one_word
@@ -97,7 +98,7 @@ class Bids(VolumeSource):
                 key, mask = scan.path.relative_to(self.root).as_posix(), self._mask_of(scan, masks)
                 said = people.get(scan.subject, {})
                 items.append(Item(letter, scan.path, key, scan.subject, study, mask=mask, **said))
-        return self.records_of(paired(items, self.onto))
+        return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one for each session."""

@@ -11,8 +11,17 @@ from itertools import islice
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import SPLIT_WORD, Parts, numbered, only_if_several, split_of
-from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of, regex_option
+from gantk.data.sources.file_names import (
+    SPLIT_WORD,
+    Parts,
+    numbered,
+    only_if_several,
+    patient_of,
+    regex_option,
+    split_of,
+)
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
@@ -117,7 +126,7 @@ class Dicom(VolumeSource):
             raise self.in_both(min(twice))
         splits = only_if_several(split_of(series.place) for _, series in chosen)
         items = [self._item(*each, split) for each, split in zip(chosen, splits, strict=True)]
-        return self.records_of(paired(items, self.onto))
+        return self.records_of(items)
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.domains[letter]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -138,11 +137,6 @@ class Phantom:
             self.levels = CENTRE[2] - half + self.voxel[0] * (np.arange(size[0]) + 0.5)
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, torch.Tensor] = {}  # what a head's slices and contrasts share
-
-    @classmethod
-    def accepts(cls, path: Path) -> dict | None:
-        """None: a phantom is computed, no path leads to it."""
-        return None
 
     def channels(self) -> dict[str, int]:
         """One channel for each contrast of a domain."""

@@ -103,7 +103,7 @@ def _scans(path: Path, usage: Usage | Problem) -> list[io.Scan]:
         return list(found.values())
     scans = io.scans(path)
     if not scans:
-        from gantk.data.sources.detect import nothing_fits
+        from gantk.data.sources.source import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
     return scans

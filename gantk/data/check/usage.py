@@ -12,10 +12,10 @@ from gantk.data.check.findings import Problem, counted, named
 from gantk.data.check.inspect import Inspected
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.detect import source_for
 from gantk.data.sources.file_names import domain_match
 from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.source import source_for
 from gantk.data.split import SETS, Splits, split_records, unpair
 from gantk.data.split.leakage import check_leakage, patients_in_both_domains
 from gantk.errors import UserError

@@ -38,11 +38,6 @@ class Found:
 # --- words
 
 
-def numbered(parts: Sequence[str]) -> list[str]:
-    """The parts that hold a digit: folders of patients, where folders of kinds (`tumour`) have none."""
-    return [part for part in parts if any(map(str.isdigit, part))]
-
-
 def images_below(folder: Path) -> list[Path]:
     """All images below a folder, none where there is no such folder."""
     try:
@@ -87,6 +82,38 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
             elif domain_match(word, domain) >= 2:
                 words[i] = ""
     return without_gaps("".join(words))
+
+
+# --- patients
+
+
+def numbered(parts: Sequence[str]) -> list[str]:
+    """The parts that hold a digit: folders of patients, where folders of kinds (`tumour`) have none."""
+    return [part for part in parts if any(map(str.isdigit, part))]
+
+
+def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
+    """The regular expression of an option, None for ""; that of `patient` has one group, or one named `patient`."""
+    if not pattern:
+        return None
+    try:
+        found = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
+    except re.error as error:
+        raise UserError(f"'{pattern}' is no regular expression: {error}", where=f"data.source.{option}") from error
+    if option == "patient" and found.groups != 1 and "patient" not in found.groupindex:
+        allowed = "one group, or one that is named: (?P<patient>...)"
+        raise UserError(f"'{pattern}' has {found.groups} groups", where="data.source.patient", allowed=allowed)
+    return found
+
+
+def patient_of(path: str, pattern: re.Pattern) -> str:
+    """The patient that a pattern finds in a relative path, or in the file's name without suffix; else a UserError."""
+    match = pattern.search(path) or pattern.search(stem_of(path))
+    if not match:
+        what = f"the pattern '{pattern.pattern}' finds no patient in '{path}'"
+        remedy = "correct it; it is searched in the path below the folder, then in the file's name without its suffix"
+        raise UserError(what, where="data.source.patient", remedy=remedy)
+    return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
 # --- folders of two domains

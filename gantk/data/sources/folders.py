@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import Found, below, discover, images_below, numbered
+from gantk.data.sources.file_names import Found, below, discover, images_below, numbered, patient_of
 from gantk.data.sources.masks import is_mask, masks_of, separate_masks
 from gantk.data.sources.pairing import pairs_of
-from gantk.data.sources.reader import Channels, FileSource, VolumeSource
+from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.source import Channels, FileSource, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
@@ -29,7 +31,7 @@ class Folders(VolumeSource):
     Volumes (NIfTI) give their axial planes where the networks are 2-D.
     """
 
-    kind = "folders"
+    kind, rank, found_for = "folders", 1, (2,)
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Folders(VolumeSource):
             found = discover(self.root, names, separate_masks(listed, self.root, self.mask)[0])
         _, masks = separate_masks(listed, self.root, self.mask)
         masks = masks_of(found, masks, self.root, self.mask, names)
-        return self.records_of(self.items_of(found, self.patient, pairs_of(self.root, found, self.pairs), masks=masks))
+        return self.records_of(items_of(self, found, pairs_of(self.root, found, self.pairs), masks=masks))
 
     def _asked_for(self) -> tuple[list[Found], list[Path]]:
         """The images of the folders or globs that the options name, and all files among which their masks may be."""
@@ -96,7 +98,7 @@ class Folders(VolumeSource):
 class Aligned(FileSource):
     """Pictures that show both domains side by side, A|B: registered pairs in one file."""
 
-    kind = "aligned"
+    kind, found_for = "aligned", (2,)
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class Aligned(FileSource):
     def records(self) -> list[Record]:
         """Two records for every picture: its halves, a pair."""
         found = below(self.root, io.list_images(self.root, recursive=True), "image")
-        wholes = self.records_of(self.items_of(found, self.patient))
+        wholes = self.records_of(items_of(self, found))
         read = {letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"}
         return [replace(one, domain=x, pair=one.key, read=partial(read[x], one)) for x in "ab" for one in wholes]
 
@@ -147,7 +149,7 @@ class Images(VolumeSource):
     The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
     """
 
-    kind = "images"
+    kind, rank = "images", 3
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ class Images(VolumeSource):
         classes = classes_of_folders(found)
         # Below its class's folder an image may lie in its patient's.
         found = [replace(image, place=image.place[1:]) if image.path in classes else image for image in found]
-        records = self.records_of(self.items_of(found, self.patient, labels=classes, masks=masks))
+        records = self.records_of(items_of(self, found, labels=classes, masks=masks))
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
             known = sorted({record.label for record in records if record.label is not None})
@@ -189,6 +191,27 @@ class Images(VolumeSource):
             what, remedy = f"no image is of the class '{self.only}'", did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
+
+
+def items_of(
+    source: FileSource,
+    found: Sequence[Found],
+    pairs: Mapping[Path, str] = MappingProxyType({}),
+    labels: Mapping[Path, str] = MappingProxyType({}),
+    masks: Mapping[Path, Path] = MappingProxyType({}),
+) -> list[Item]:
+    """Files as items. A folder is a patient where most files lie in numbered ones: `patient07`, `BRATS_HG0006`."""
+    by_folder = sum(bool(numbered(image.place)) for image in found) * 2 > len(found)
+    items = []
+    for image in found:
+        path = image.path
+        key = (path.relative_to(source.root) if path.is_relative_to(source.root) else path).as_posix()
+        subject = "/".join(image.place) if by_folder else ""
+        subject = patient_of(key, source.patient) if source.patient else subject
+        subject = subject or (image.name if is_volume(path) else "")  # a volume is a scan of somebody
+        known = {"label": labels.get(path), "mask": masks.get(path), "pair": pairs.get(path)}
+        items.append(Item(image.letter, path, key, subject, split=image.split, **known))
+    return items
 
 
 def classes_of_folders(found: Sequence[Found]) -> dict[Path, str]:

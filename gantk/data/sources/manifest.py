@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gantk.data.preparation import Record
 from gantk.data.sources.file_names import split_of
-from gantk.data.sources.reader import Channels, Item, Onto, Source, VolumeSource, is_volume, paired
+from gantk.data.sources.reader import Item, Source, is_volume
+from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
@@ -68,7 +69,7 @@ class Manifest(VolumeSource):
             more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             what = f"{len(wrong)} of {len(rows)} rows of '{self.root}' are wrong: {'; '.join(wrong[:SHOWN])}{more}"
             raise UserError(what, where="data.source.path", remedy="correct these rows, or take them out")
-        return self.records_of(paired([item for _, item in items.values()], self.onto))
+        return self.records_of([item for _, item in items.values()])
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""

@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import SPLIT_WORD, Found, images_below, numbered, only_if_several, split_of
+from gantk.data.sources.file_names import (
+    SPLIT_WORD,
+    Found,
+    images_below,
+    numbered,
+    only_if_several,
+    patient_of,
+    split_of,
+)
 from gantk.data.sources.masks import masks_of, separate_masks
-from gantk.data.sources.reader import Item, Onto, VolumeSource, paired, patient_of
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
@@ -33,7 +42,7 @@ class Nifti(VolumeSource):
     their headers.
     """
 
-    kind, one_contrast = "nifti", True
+    kind, one_contrast, rank = "nifti", True, 2
 
     def __init__(
         self,
@@ -78,7 +87,7 @@ class Nifti(VolumeSource):
             study = "/".join(one.parts if alone and one.parts else (*one.parts, one.stem)) or "scan"
             known = {"mask": masked.get(one.path), "volume": self.volumes.get(one.letter)}
             items.append(Item(one.letter, one.path, key, subject, study, one.split, **known))
-        return self.records_of(paired(items, self.onto))
+        return self.records_of(items)
 
     def _named(self, images: Sequence[Path]) -> list[Named]:
         """The files of each domain, in natural order."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gantk.data.preparation import Record, contrast_names
-from gantk.data.sources.file_names import SPLIT_WORD, images_below, numbered, only_if_several, split_of
+from gantk.data.sources.file_names import SPLIT_WORD, images_below, numbered, only_if_several, patient_of, split_of
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask, separate_masks
-from gantk.data.sources.reader import Item, VolumeSource, patient_of
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in, one_word, same_contrast, usual_contrast
@@ -27,7 +28,7 @@ class Contrasts(VolumeSource):
     any has no record. Where most folders are numbered, the others (templates, atlases) are left alone.
     """
 
-    kind = "contrasts"
+    kind, found_for = "contrasts", (2,)
 
     def __init__(
         self,
@@ -71,14 +72,16 @@ class Contrasts(VolumeSource):
         patients = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
         patients = patients if 2 * len(patients) > len(files) else list(files)
         splits = only_if_several(split_of(folder.relative_to(self.root).parts) for folder in patients)
-        records = []
+        items = []
         for folder, split in zip(patients, splits, strict=True):
             masks_here = [mask for mask in masks if mask.parent == folder]
-            records += self._of_patient(folder, files[folder], masks_here, split)
-        return self.expect_several(records)
+            items += self._of_patient(folder, files[folder], masks_here, split)
+        places = {item.key: place for place, item in enumerate(items)}
+        records = self.records_of(items)
+        return sorted(records, key=lambda record: (places[record.scan_key or record.key], record.position or 0.0))
 
-    def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], split: str | None) -> list[Record]:
-        """The records of one patient's folder, whose files lie on one grid."""
+    def _of_patient(self, folder: Path, files: Files, masks: Sequence[Path], split: str | None) -> list[Item]:
+        """The images of one patient's folder, whose files lie on one grid."""
         parts = folder.relative_to(self.root).parts
         key = "/".join(parts) or folder.resolve().name
         own = [part for part in parts if not SPLIT_WORD.match(part)] or [key]
@@ -100,7 +103,7 @@ class Contrasts(VolumeSource):
             if present:
                 contrasts = {name: files[name] for name in names}
                 items.append(Item(letter, present[0], key, subject, split=split, contrasts=contrasts, **common))
-        return sorted(self.planes_of(items), key=lambda record: record.position or 0.0)
+        return items
 
 
 def contrast_files(folder: Path, contrasts: Sequence[str], mask: str = "") -> Files:

@@ -1,0 +1,185 @@
+"""What data sources of files share: their options, the way from items to records; and which source fits a path."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from gantk.data.preparation import Record, contrast_names, domain_letters
+from gantk.data.resample import SamplingGrid
+from gantk.data.sources.file_names import regex_option
+from gantk.data.sources.reader import Item, Reader, is_volume
+from gantk.errors import UserError
+from gantk.formats import files as io
+
+Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
+Channels = Literal[1, 3] | None  # what `channels` of a source may ask for
+
+
+class FileSource:
+    """A source of files: `set_up` takes its options, its `records` lists items and has `records_of` read them.
+
+    With a class method `accepts(path)`, which returns the options to take that path with, or None, it is among those
+    that `source_for` asks.
+    """
+
+    kind = ""  # the name that recipes know it by
+    one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
+    rank = 0  # of all that accept a path the lowest is taken; above 0: by names that may mean something else too
+    found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
+
+    def set_up(
+        self,
+        domains: tuple[str, ...],
+        dims: int,
+        path: str,
+        planes: tuple[float, float] = (0.0, 1.0),
+        *,
+        channels: Channels = None,
+        onto: Onto = "none",
+        patient: str = "",
+        mask: str = "",
+        asked: tuple = ("", ""),  # what the options `a` and `b` say
+    ) -> None:
+        """Keep the options that sources share; UserError where they are none."""
+        if not path:
+            remedy = f'for example source = {{ name = "{self.kind}", path = "data" }}, or --data PATH'
+            what = f"'{self.kind}' does not know where its images are"
+            raise UserError(what, where="data.source.path", remedy=remedy)
+        several = next((name for name in domains if len(contrast_names(name)) > 1), None)
+        if self.one_contrast and several:
+            what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{self.kind}' gives one per domain"
+            raise UserError(what, where="data.domains", remedy='set data.source.name = "contrasts"')
+        self.root, self.planes, self.onto, self.mask = Path(path), planes, onto, mask
+        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
+        self.asked = dict(zip(("a", "b"), asked, strict=True)) | {"image": asked[0]}
+        self.patient, self.reader = regex_option(patient), Reader(dims, channels)
+
+    def nothing_of(self, letter: str, what: str, allowed: object, remedy: str = "") -> UserError:
+        """That a domain has no files, and which option would say which they are."""
+        option = "a" if letter == "image" else letter
+        return UserError(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
+
+    def in_both(self, name: object) -> UserError:
+        """That one image belongs to both domains."""
+        what = f"'{name}' belongs to both domains, {' and '.join(self.domains.values())}"
+        return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
+
+    def records_of(self, items: Sequence[Item]) -> list[Record]:
+        """One record for every item, or for every plane of it, with pairs by study.
+
+        Pictures have as `position` their place among those of the same domain, patient and split; volumes have none.
+        UserError where a domain has no image, or one, from which nothing can be held out.
+        """
+        records, pictures = [], Counter()
+        for item in _paired(items, self.onto):
+            for plane in self.reader.planes(item, self.planes):
+                position = plane
+                if plane is None and not item.contrasts and not is_volume(item.source):
+                    stack = (item.letter, item.subject, item.split)
+                    position = pictures[stack]
+                    pictures[stack] += 1
+                records.append(self._record(item, plane, position))
+        for letter, name in sorted(self.domains.items()):
+            own = [record.key for record in records if record.domain == letter]
+            if len(own) < 2:
+                what = f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in '{self.root}'"
+                what += f": '{own[0]}'" if own else ""
+                remedy = "two or more are needed"
+                raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
+        return records
+
+    def _record(self, item: Item, plane: int | None, position: int | None) -> Record:
+        tail = "" if plane is None else f"/plane-{plane:03d}"
+        file, *others = item.files
+        return Record(
+            domain=item.letter,
+            subject=item.subject,
+            key=item.key + tail,
+            read=partial(self.reader.read, item, plane),
+            pair=None if item.pair is None else item.pair + tail,
+            position=None if position is None else float(position),
+            path=file,
+            others=tuple(others),
+            split=item.split,
+            label=item.label,
+            mask=partial(self.reader.mask, item, plane) if item.mask else None,
+            mask_files=(item.mask,) if item.mask else (),
+            scan=None if plane is None else partial(self.reader.scan, item),
+            scan_key="" if plane is None else item.key,
+            missing=tuple(name for name, each in (item.contrasts or {}).items() if not each),
+        )
+
+
+class VolumeSource(FileSource):
+    """A source whose volumes can be sliced along any plane."""
+
+    def sees(self, view: SamplingGrid) -> None:
+        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
+        self.reader.view = view
+
+
+def _paired(items: Sequence[Item], onto: Onto) -> Sequence[Item]:
+    """Items with their pairs: one of a and one of b of a study, on one grid, or brought onto one by their headers.
+
+    What has no partner is a pair without it, for paired methods to complain of; where there are no pairs at all,
+    nothing is a pair.
+    """
+    studies: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        if item.study:
+            studies[item.study].append(item)
+    pairs: dict[tuple[str, str], Item] = {}
+    for study, members in studies.items():
+        if sorted(item.letter for item in members) == ["a", "b"]:
+            a, b = sorted(members, key=lambda item: item.letter)
+            grid = {"none": None, "a": a.source, "b": b.source}[onto]
+            if grid or io.difference(a.source, b.source, a.volume, b.volume) is None:
+                pairs |= {(item.letter, item.key): replace(item, pair=study, onto=grid) for item in members}
+    if not pairs:
+        return items
+    return [
+        pairs.get((item.letter, item.key)) or replace(item, pair=f"alone/{item.letter}/{item.key}") for item in items
+    ]
+
+
+def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
+    """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path": ...}`.
+
+    The first that accepts it: the recipe's `own`, then those for its number of `domains`, each by rank, then by name.
+    UserError where none does.
+    """
+    from gantk.plugin.loader import registry
+
+    ranked = []
+    for entry in registry().of_kind("source"):
+        with suppress(UserError):  # a plugin's that does not load must not keep the others from being found
+            source = entry.load()
+            for_others = domains not in getattr(source, "found_for", (1, 2))
+            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, source))
+    for *_, name, source in sorted(ranked, key=lambda each: each[:-1]):
+        options = source.accepts(Path(path)) if hasattr(source, "accepts") else None
+        if options is not None:
+            return {"name": name, **options}
+    raise UserError(nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is")
+
+
+def nothing_fits(path: Path) -> str:
+    """Why no data source fits a path, in words."""
+    if not path.exists():
+        return f"'{path}' does not exist"
+    if path.is_file():
+        return f"'{path}' is a file; data come in folders, or in a CSV that lists them"
+    images = io.list_images(path, recursive=True)
+    if images:
+        folders = Counter(str(image.parent.relative_to(path)) for image in images)
+        held = ", ".join(f"{count} in '{name}'" for name, count in folders.most_common(6))
+        return f"no data source knows what the images in '{path}' are: {held}"
+    kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
+    held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
+    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
