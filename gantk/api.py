@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
-    from gantk.exports.onnx_model import OnnxModel
-    from gantk.inference.translator import Translator
+    from gantk.inference.pipeline import TrainedModel
     from gantk.recipe.load import Recipe
     from gantk.recipe.tables import Model
     from gantk.runs.folder import RunFolder
@@ -201,12 +200,13 @@ def compare(
     return result
 
 
-def load(model: str | Path, *, device: str | None = None) -> Translator | OnnxModel:
+def load(model: str | Path, *, device: str | None = None) -> TrainedModel:
     """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
-    if Path(model).suffix.lower() == ".onnx":
-        from gantk.exports.onnx_model import OnnxModel
+    from gantk.plugin.loader import registry
 
-        return OnnxModel.load(Path(model))
+    suffix = Path(model).suffix.lower().removeprefix(".")
+    if suffix in registry().names("exporter"):  # one that reads its files back is named by their suffix
+        return registry().get("exporter", suffix).load()().load(Path(model))
     from gantk.inference.translator import Translator
 
     return Translator.load(Path(model), device)
@@ -303,7 +303,7 @@ def export(
     """
     from gantk.exports.exporting import export as write
 
-    return write(run, format=format, out=out, to=to, tolerance=tolerance, say=say)
+    return write(Path(run), format, Path(out), to, tolerance, say)
 
 
 def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progress | None = None) -> dict[str, Any]:

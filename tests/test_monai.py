@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 import gantk as toolkit
+from gantk import export
 from gantk.data.intensity import MinMax, Percentile, Window, ZScore
 from gantk.data.nyul import Nyul
 from gantk.errors import UserError
-from gantk.exports.exporting import export
 from gantk.inference.pipeline import Frame, Pipeline
 from gantk.inference.translator import Translator
 from gantk_monai.bundle import answers

@@ -1,1 +1,1 @@
-"""Trained models as files for other programs: ONNX and MONAI bundles, checked against PyTorch before they are left."""
+"""What every exporter of trained models shares."""

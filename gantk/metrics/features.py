@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.nets.pretrained import timm_model, weights_file
+from gantk.plugin.loader import registry
 
 WHERE = "evaluate.metrics"
 PASS = 32  # images that go through a network at once
@@ -212,18 +213,13 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
-        from gantk.exports.onnx_model import call, open_session
-
-        self.session, self.call = open_session(path), call
-        first, *more = self.session.get_inputs()
-        self.shape, self.kind = list(first.shape), np.float16 if first.type == "tensor(float16)" else np.float32
+        (self.shape, *more), self.run = registry().get("exporter", "onnx").load()().network(path)
         if more or len(self.shape) != 4 or not isinstance(self.shape[1], int):
-            what = f"'{path}' has the inputs {[first.name, *(each.name for each in more)]}, the first {self.shape}"
+            what = f"'{path}' has {1 + len(more)} inputs, the first {self.shape}"
             raise UserError(what, where=WHERE, allowed="one of floats (N, C, H, W) whose number of channels is fixed")
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.call(self.session, x.cpu().numpy().astype(self.kind), one_by_one=isinstance(self.shape[0], int))
-        return torch.from_numpy(found.astype(np.float32)).to(x.device)
+        return torch.from_numpy(self.run(x.cpu().numpy()).astype(np.float32)).to(x.device)
 
 
 def onnx_backbone(

@@ -74,7 +74,6 @@ PARTS = {
         "prdc": "gantk.metrics.neighbours:Prdc",
         "diversity": "gantk.metrics.sets:Diversity",
     },
-    "exporter": {"onnx": "gantk.exports.onnx_file:Onnx"},
     "optimizer": {
         "adam": "gantk.training.optim:adam",
         "adamw": "gantk.training.optim:adamw",

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import Direction, Parity, Say
-from gantk.exports.network import programs
+from gantk import __version__
+from gantk.errors import UserError
+from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
+from gantk.runs.checkpoint import load_meta
 from gantk_monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded, traced
 
@@ -38,7 +39,7 @@ class Monai:
     def check(self, out: Path) -> None:
         """Any folder will do."""
 
-    def write(self, direction: Direction, out: Path, tolerance: float, say: Say) -> Path:
+    def write(self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]) -> Path:
         """The bundle, once its network answers as PyTorch does."""
         model = direction.translator.model
         if direction.samples:
@@ -49,16 +50,16 @@ class Monai:
                 raise UserError("MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX")
         config = inference(direction)  # refuses what MONAI has no transform for, before anything is traced
         content, parity = _network(direction, tolerance)
-        say(f"parity   TorchScript against PyTorch: {parity.line()}")
+        say(f"parity   TorchScript against PyTorch: {parity['line']}")
         weights = io.BytesIO()
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
-        about = metadata(direction, {"tolerance": tolerance, "parity": vars(parity)})
+        about = metadata(direction, {"tolerance": tolerance, "parity": parity})
         _place({
             "LICENSE": LICENSE.encode(),
             "configs/metadata.json": _json(about),
             "configs/inference.json": _json(config),
-            "docs/README.md": card(direction, about["intended_use"], parity.line()).encode(),
+            "docs/README.md": card(direction, about["intended_use"], parity["line"]).encode(),
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
         }, out)  # fmt: skip
@@ -66,25 +67,23 @@ class Monai:
         return out
 
 
-def _network(direction: Direction, tolerance: float) -> tuple[bytes, Parity]:
+def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
     """model.ts, and how far the network in it is from PyTorch's."""
     frame, size = direction.translator.frame(direction.letter), tuple(direction.translator.model.data.size)
     check_networks(direction.network.method, size)
-    direction.probes = replace(direction.probes, inputs=(padded(direction.probes.inputs[0], size)[0],))
-    example = torch.from_numpy(direction.probes.inputs[0][:2])
-    failure: GantkError | None = None
-    for program in programs(direction.network, (example,), None):
-        plain = traced(program, example)
+    direction.inputs = (padded(direction.inputs[0], size)[0],)
+    for count in (2, 1):  # the tracer may take the number of images for a part of the network
         try:
+            plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))
             parity = direction.checked(answers(loaded(compiled(plain))), "TorchScript", tolerance)
-        except GantkError as error:  # the tracer may have taken the number of images for a part of the network
-            failure = error
-            continue
-        module = Fitted(plain, frame)
-        if frame.neighbours:
-            module = Stacked(module, frame.neighbours, direction.translator.model.translate.batch)
-        return compiled(module), parity
-    raise failure
+            break
+        except Exception as error:  # torch raises whatever the network's own code leads it to
+            if count == 1 or isinstance(error, OSError):
+                raise
+    module = Fitted(plain, frame)
+    if frame.neighbours:
+        module = Stacked(module, frame.neighbours, direction.translator.model.translate.batch)
+    return compiled(module), parity
 
 
 def _windows(direction: Direction) -> bool:
@@ -141,10 +140,10 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
     left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
     left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]
-    state = direction.state()
+    steps = load_meta(translator.checkpoint)["step"]
     return f"""# {frame.source} to {frame.target}
 
-Method: {translator.model.method.name}, {state["trained"]["step"]} steps; gantk {state["gantk"]}.
+Method: {translator.model.method.name}, {steps} steps; gantk {__version__}.
 
 {use}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gantk import __version__
 from gantk.data.intensity import Linear, PerChannel
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
@@ -138,11 +139,11 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     """metadata.json: every mandatory key of the MONAI Bundle Specification, and `about` under "gantk"."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
-    rows, state = scores(direction).get("metrics", {}), direction.state()
+    rows = scores(direction).get("metrics", {})
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by gantk {state['gantk']}"},
+        "changelog": {"0.1.0": f"exported by gantk {__version__}"},
         "monai_version": VERSIONS["monai"],
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
@@ -163,7 +164,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
             "inputs": {"image": _tensor(direction, OTHER[direction.letter])},
             "outputs": {"pred": _tensor(direction, direction.letter)},
         },
-        "gantk": state | about,
+        "gantk": {"version": __version__, "method": method} | translator.identity() | about,
     }
 
 

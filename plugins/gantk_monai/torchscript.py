@@ -4,12 +4,12 @@ This file is compiled by TorchScript: annotations are those that it knows, and a
 """
 
 import io
+import warnings
 import zipfile
 
 import torch
 from torch import Tensor, nn
 
-from gantk.exports.network import Program, quiet
 from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
@@ -148,17 +148,21 @@ class Stacked(nn.Module):
         return torch.stack(volumes)
 
 
-def traced(program: Program, example: Tensor) -> Plain:
-    """The network of a program as TorchScript."""
-    example = example if program.batch else example[:1]
-    with quiet(), torch.no_grad():
-        return Plain(torch.jit.trace(program.exported.module(), (example,), check_trace=False), program.batch)
+def traced(network: nn.Module, example: Tensor) -> Plain:
+    """A network of images of one size as TorchScript; traced on a single image it sees images one by one."""
+    several = len(example) > 1
+    batch = {0: torch.export.Dim("batch", min=1, max=4096)} if several else {}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        plain = torch.export.export(network, (example,), dynamic_shapes=(batch,), strict=False).module()
+        return Plain(torch.jit.trace(plain, (example,), check_trace=False), several)
 
 
 def compiled(network: nn.Module) -> bytes:
     """TorchScript's file without the notes for debuggers, which name the folders of this machine."""
     whole, kept = io.BytesIO(), io.BytesIO()
-    with quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(network.eval()), whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
@@ -169,5 +173,6 @@ def compiled(network: nn.Module) -> bytes:
 
 def loaded(content: bytes) -> torch.jit.ScriptModule:
     """The file's network, as whoever loads it gets it."""
-    with quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return torch.jit.load(io.BytesIO(content), map_location="cpu")
