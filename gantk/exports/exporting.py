@@ -37,7 +37,7 @@ def export(run: Path, format: str, out: Path, to: str | None, tolerance: float |
         raise UserError(f"there is no folder '{out.parent}'", where="--out", remedy="make it first")
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to)
-    say(f"export   {direction.name}, step {load_meta(translator.checkpoint)['step']}")
+    say(f"export   {direction.name}, step {direction.saved['step']}")
     if direction.why:
         say(f"warning  compared on drawn images: {direction.why}")
     require_steady(direction.expected, direction.inputs)
@@ -77,7 +77,8 @@ class Direction:
     """One direction of a trained model, or its images from noise, with all that an exporter asks of it.
 
     `network` is to be written, `inputs` (arrays, N > 1) and what PyTorch makes of them, `expected(*inputs)`, to be
-    compared; `name` and `on` say in words what the direction and the inputs are, `why` they are no real images.
+    compared; `name` and `on` say in words what the direction and the inputs are, `why` they are no real images;
+    `saved` is the checkpoint's meta.json.
     """
 
     def __init__(self, translator: Translator, to: str | None):
@@ -88,6 +89,7 @@ class Direction:
             raise UserError(what, remedy="make images with `gantk sample` instead")
         self.letter = "image" if self.samples else translator.domain(to)
         self.target = translator.intensity[self.letter]  # the intensity mapping of what comes out
+        self.saved = load_meta(translator.checkpoint)
         if self.samples:
             classes = len(method.geometry.classes) if method.conditional else 0
             noise = np.random.default_rng(0).standard_normal((4, method.latent)).astype(np.float32)

@@ -20,7 +20,6 @@ from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
-from gantk.runs.checkpoint import load_meta
 from gantk_monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded, traced
 
@@ -140,10 +139,9 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
     left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
     left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]
-    steps = load_meta(translator.checkpoint)["step"]
     return f"""# {frame.source} to {frame.target}
 
-Method: {translator.model.method.name}, {steps} steps; gantk {__version__}.
+Method: {translator.model.method.name}, {direction.saved["step"]} steps; gantk {__version__}.
 
 {use}
 

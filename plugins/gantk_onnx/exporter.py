@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.files import write_file
 from gantk_onnx.model import EXTRA, OnnxModel, call, open_session
 
 
@@ -32,7 +31,9 @@ class Onnx:
         content, found, accepts = checked_file(direction, tolerance)
         say(f"parity   ONNX against PyTorch: {found}")
         say(f"accepts  {accepts}")
-        write_file(out, content)
+        temporary = out.with_name(f".{out.name}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(out)
         say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
         return out
 

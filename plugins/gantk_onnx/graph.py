@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.method import Method, check_networks
 from gantk.nets.blocks import InstanceNorm
-from gantk.runs.checkpoint import load_meta
 from gantk_onnx.model import FORMAT, KEY, call, open_session
 
 OPSET = 18  # the first with every operator that our networks become; onnxruntime runs it from 1.14 on
@@ -55,6 +55,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
         about = {"format": FORMAT, "opset": OPSET, "tolerance": tolerance, "parity": found, "free": takes}
         entry.key, entry.value = KEY, json.dumps(state(direction) | about)
         model.doc_string = f"gantk: {direction.name}"
+        onnx.checker.check_model(model)
         rule = f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}" if free else "at one size"
         return model.SerializeToString(), found["line"], f"{'any number of images' if batch else 'one image'}, {rule}"
     raise failure
@@ -63,14 +64,14 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
 def state(direction: Direction) -> dict[str, Any]:
     """What the file says beside the network: all that brings native images to it and back, as JSON."""
     translator, letter = direction.translator, direction.letter
-    model, method, saved = translator.model, translator.method, load_meta(translator.checkpoint)
+    model, method = translator.model, translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
     common = {
         "kind": "samples" if direction.samples else "translation",
         "gantk": __version__,
         "torch": torch.__version__,
         "method": model.method.name,
-        "trained": {key: saved.get(key) for key in ("step", "steps")} | {"sha256": translator.identity()["sha256"]},
+        "trained": {"step": direction.saved["step"], "sha256": translator.identity()["sha256"]},
         "left_out": [part.name for part in model.post],
         "contrasts": {end: translator.contrasts(each) for end, each in ends.items()},
         "intensity": {end: translator.intensity[each].state() for end, each in ends.items()},
