@@ -150,7 +150,7 @@ def test_an_error_while_recording_costs_nothing_but_the_recording():
 
 
 def test_optimizers_that_think_on_the_host_are_not_even_tried():
-    for rule, name in ((lbfgs, "AnyLayoutLBFGS"), (rmsprop, "RMSprop")):  # RMSProp's kernels take numbers on a CPU
+    for rule, name in ((lbfgs, "LBFGS"), (rmsprop, "RMSprop")):  # RMSProp's kernels take numbers on a CPU
         engine = engine_of(Recording, rule=rule)
         assert engine.capture.obstacle == f"the optimizer of the play ({name}) keeps its state on the host"
 

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_tried_with_less(monkeypatch):
     def child(recipe, settings, device, memory):
         asked.append(settings)
         fits = any("microbatch" in each for each in settings)
-        return Trial(fits, 1.0, memory, 0.1, 0.2, 20.0, "cpu", settings)
+        return Trial(fits, "cpu", memory, 1.0, 0.1, 0.2, 20.0, settings)
 
     monkeypatch.setattr(trial, "_in_child", child)
     found = gantk.predict(SMALL, device="cpu", memory=0.5)

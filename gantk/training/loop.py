@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
@@ -52,45 +53,44 @@ class Training:
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
-        last = self.engine.steps
+        last, table = self.engine.steps, self.table
         if self.runtime.main:  # what earlier sittings chose: one killed in a save may not have written it down
             self.choice.take(self.run.read_log(), self.engine.step)
             if self.choice.best is not None:
                 self._keep_best()
+        traced = self.profile.profiler if self.profile else nullcontext()
         shown = LiveView(last, shown=self.runtime.main)
-        with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as traced:
+        with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as tracing:
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
                 self._save()
-            if self.profile:
-                traced.enter_context(self.profile.profiler)
+            tracing.enter_context(traced)
             self._mark = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
-                if self.used.first_step is None:
-                    with self._clock_stopped():
-                        self.used.first_step = since_start()
                 ending, stopping = step == last, self._stopping(stopped, step)
-                due = [step % every == 0 or ending for every in (self.table.log_every, self.table.sample_every)]
-                saving = step % self.table.save_every == 0 or ending or stopping
-                if any(due) or saving:
-                    with self._clock_stopped():
-                        if due[0]:
-                            self._log(view, stage, batch, losses)
-                        if due[1]:
-                            self._samples(view)
-                        if saving:
-                            self._save()
-                if self.profile is not None:
-                    with self._clock_stopped():
+                logging, drawing = (step % every == 0 or ending for every in (table.log_every, table.sample_every))
+                saving = step % table.save_every == 0 or ending or stopping
+                if not (logging or drawing or saving or self.profile or self.used.first_step is None):
+                    continue
+                with self._clock_stopped():
+                    if self.used.first_step is None:
+                        self.used.first_step = since_start()
+                    if logging:
+                        self._log(view, stage, batch, losses)
+                    if drawing:
+                        self._samples(view)
+                    if saving:
+                        self._save()
+                    if self.profile is not None:
                         view.print(*self.profile.step())
                 if stopping:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
-                    raise Interrupted(f"stopped after step {step} of {last}; everything is saved. Go on with: "
-                                      f"gantk resume {self.run.path}")  # fmt: skip
+                    said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
+                    raise Interrupted(f"{said}gantk resume {self.run.path}")
 
     def _stopping(self, stopped: list[int], step: int) -> bool:
         """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
@@ -99,23 +99,24 @@ class Training:
         return step % self.table.log_every == 0 and any(self.runtime.gather(bool(stopped)))
 
     def batch_at(self, step: int, stage: Stage) -> Batch:
+        """The step's images on the device, at the stage's size, augmented."""
         batch = resized(self.feed.at(step), stage.size)
         batch = augmented(batch, self.augments, self.parts.data.paired)
         return hide_contrasts(batch, self.parts.data) if self.parts.model.data.missing == "mask" else batch
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self._check_finite()
-        elapsed, steps = self._interval, self.engine.step - self._logged
-        self._interval, self._logged = 0.0, self.engine.step
+        step, elapsed = self.engine.step, self._interval
+        speed = (step - self._logged) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
+        self._interval, self._logged = 0.0, step
         self.seconds += elapsed
         energy(self.runtime.device)  # so that no turn of its counter is missed
         if not self.runtime.main:
             return
         values = torch.stack(list(losses.values())).tolist() if losses else []  # in one wait for the device
-        speed = steps * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
         line = {
-            "step": self.engine.step,
-            "epoch": self.engine.step // self.parts.batches.steps_per_epoch,
+            "step": step,
+            "epoch": step // self.parts.batches.steps_per_epoch,
             "stage": stage.name,
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
@@ -124,11 +125,11 @@ class Training:
         }
         self.run.log(line)
         for note in self.engine.notes[self._noted :]:
-            self.run.log({"step": self.engine.step, "note": note})
-            view.update(self.engine.step, message=note)
+            self.run.log({"step": step, "note": note})
+            view.print(note, style="yellow")
         self._noted = len(self.engine.notes)
-        view.update(line["step"], images_per_s=speed, losses=line["losses"])
-        load().hook.gantk_step(run=self.run.path, stage=stage.name, step=line["step"], logs=line, batch=batch)
+        view.update(step, images_per_s=speed, losses=line["losses"])
+        load().hook.gantk_step(run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch)
 
     def _samples(self, view: LiveView) -> None:
         """Pictures of held-out images, and their scores where the truth is known."""
@@ -143,24 +144,23 @@ class Training:
                 view.update(step, validation=scores)
             for name, message in alarms(outputs, self.sample_batch) if step else []:
                 self.run.log({"step": step, "alarm": name, "message": message})
-                view.update(step, message=f"alarm: {message}")
+                view.print(f"alarm: {message}", style="yellow")
         self.runtime.wait()  # the others' next gradients would not wait as long as this may take
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
-        index_path = self.run.path / "samples" / "index.json"
-        earlier = [int(folder.name[5:]) for folder in (self.run.path / "samples").glob("step-*")]
-        steps = sorted({each for each in earlier if each < step} | {step})
-        index = self.sample_batch.index(self.parts.data) | {"steps": steps}
+        folder = self.run.path / "samples"
+        earlier = {int(path.name[5:]) for path in folder.glob("step-*")}
         for direction, images in outputs.items():
             for k, image in enumerate(images.float().cpu().numpy()):
                 self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
-            if step == 0 or not (self.run.path / "samples" / "input" / f"{direction}-0.png").exists():
+            if not (folder / "input" / f"{direction}-0.png").exists():
                 for group, known in (("input", self.sample_batch.inputs), ("truth", self.sample_batch.truths)):
                     for k, image in enumerate(known.get(direction, [])):
                         self.run.write_picture(group, f"{direction}-{k}", np.asarray(image), low, high)
-        index_path.parent.mkdir(parents=True, exist_ok=True)
-        self.run.write_json("samples/index.json", index)
+        folder.mkdir(exist_ok=True)
+        steps = sorted({each for each in earlier if each < step} | {step})
+        self.run.write_json("samples/index.json", self.sample_batch.index(self.parts.data) | {"steps": steps})
 
     def _save(self) -> None:
         self._check_finite()
@@ -200,14 +200,8 @@ class Training:
 
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     """Images and masks of a batch at a stage's size, averaged where they shrink; labels as they are."""
-    return Batch(
-        {
-            name: tensor
-            if tensor.ndim < 3 or tuple(tensor.shape[2:]) == tuple(size)
-            else torch.nn.functional.interpolate(tensor, size, mode="area")
-            for name, tensor in batch.items()
-        }
-    )
+    other = {name: tensor for name, tensor in batch.items() if tensor.ndim > 2 and tensor.shape[2:] != tuple(size)}
+    return Batch(batch | {name: F.interpolate(tensor, size, mode="area") for name, tensor in other.items()})
 
 
 @contextmanager
@@ -259,13 +253,12 @@ class StepProfile:
         if steps < SETTLING + count:
             what = f"{count} traced steps come after {SETTLING} others, and this training has {steps}"
             raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
-        self.lines, cuda = [], device.type == "cuda"
         kinds = torch.profiler.ProfilerActivity
-        if not cuda:
+        self.lines, self.kind = [], device.type
+        if device.type != "cuda":
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it prints that there is no GPU
-        self.order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
         self.profiler = torch.profiler.profile(
-            activities=[kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU],
+            activities=[kinds.CPU, kinds.CUDA] if device.type == "cuda" else [kinds.CPU],
             schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
             on_trace_ready=self._write,
             acc_events=True,
@@ -279,8 +272,8 @@ class StepProfile:
 
     def _write(self, profiler: torch.profiler.profile) -> None:
         self.folder.mkdir(exist_ok=True)
-        table = profiler.key_averages().table(sort_by=self.order, row_limit=15, max_name_column_width=40)
+        averages, trace = profiler.key_averages(), self.folder / "trace.json.gz"
+        table = averages.table(sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40)
         (self.folder / "table.txt").write_text(table)
-        trace = self.folder / "trace.json.gz"
         profiler.export_chrome_trace(str(trace))
         self.lines = [*table.splitlines(), f"trace    {trace}: open it at ui.perfetto.dev or chrome://tracing"]

@@ -19,7 +19,7 @@ def adam(
     weight_decay: float = 0.0,  # L2 penalty, added to the gradient
 ):
     """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
-    return StorageOrderAdam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def adamw(
@@ -30,7 +30,7 @@ def adamw(
     weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
 ):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
-    return StorageOrderAdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def rmsprop(
@@ -50,7 +50,7 @@ def sgd(
     momentum: float = 0.0,  # share of the last update that is taken again
 ):
     """Stochastic gradient descent, with momentum as an option."""
-    return SameOrderSGD(params, lr=lr, momentum=momentum, fused=True)
+    return SGD(params, lr=lr, momentum=momentum, fused=True)
 
 
 def lbfgs(
@@ -61,7 +61,7 @@ def lbfgs(
     iterations: int = 1,  # inner iterations per training step
 ):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
-    return AnyLayoutLBFGS(params, lr=lr, history_size=history, max_iter=iterations)
+    return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
 class Untraced:
@@ -111,20 +111,28 @@ class StorageOrder(SameOrder):
         return complex_numbers
 
 
-class StorageOrderAdam(StorageOrder, torch.optim.Adam):
+class Adam(StorageOrder, torch.optim.Adam):
     """torch's."""
 
 
-class StorageOrderAdamW(StorageOrder, torch.optim.AdamW):
+class AdamW(StorageOrder, torch.optim.AdamW):
     """torch's."""
 
 
-class SameOrderSGD(SameOrder, torch.optim.SGD):
+class SGD(SameOrder, torch.optim.SGD):
     """torch's."""
 
 
 class RMSprop(Untraced, torch.optim.RMSprop):
     """torch's."""
+
+
+class LBFGS(Untraced, torch.optim.LBFGS):
+    """torch's, for weights in any memory layout: its own cannot flatten gradients that are channels-last."""
+
+    def _gather_flat_grad(self) -> Tensor:
+        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
@@ -141,39 +149,27 @@ def same_order(one: Tensor, other: Tensor) -> bool:
     return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
 
 
-def move_state(optimizer: torch.optim.Optimizer, device: torch.device, fused: bool = True) -> None:
+def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -> None:
     """Learning rates and counts of steps where the update rule computes, so that a recorded step follows them.
 
     `fused` false: one parameter after the other, for comparison. To be called again after `load_state_dict`.
     """
+    cuda = device.type == "cuda"
     for group in optimizer.param_groups:
         if not fused:
             group |= {key: False for key in ("fused", "foreach") if key in group}
-        capturable = fused and device.type == "cuda" and "capturable" in group
         if "capturable" in group:
-            group["capturable"] = capturable
-        if fused and (group.get("fused") or capturable):
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
-        else:
-            group["lr"] = float(group["lr"])
+            group["capturable"] = fused and cuda
+        on_device = fused and (group.get("fused") or group.get("capturable"))
+        group["lr"] = torch.tensor(float(group["lr"]), device=device) if on_device else float(group["lr"])
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             alike = isinstance(value, Tensor) and value.shape == weight.shape
             if alike and not same_order(value, weight):  # saved with another train.channels_last
                 state[name] = torch.empty_like(weight).copy_(value)
-    if device.type == "cuda":
-        optimizer._warned_capturable_if_run_uncaptured = True  # steps that warm up are meant to
-        for state in optimizer.state.values():
-            if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].to(device)
-
-
-class AnyLayoutLBFGS(Untraced, torch.optim.LBFGS):
-    """L-BFGS for weights in any memory layout: torch's own cannot flatten gradients that are channels-last."""
-
-    def _gather_flat_grad(self) -> torch.Tensor:
-        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+            elif name == "step" and cuda and isinstance(value, Tensor):
+                state[name] = value.to(device)
+    optimizer._warned_capturable_if_run_uncaptured = cuda  # steps that warm up are meant to
 
 
 class Constant:

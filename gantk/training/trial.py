@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,12 @@ class Trial:
     """
 
     fits: bool
-    peak_gib: float | None
-    available_gib: float | None
-    step_s: float | None
-    hours: float | None
-    images_per_s: float | None
     device: str
+    available_gib: float | None
+    peak_gib: float | None = None
+    step_s: float | None = None
+    hours: float | None = None
+    images_per_s: float | None = None
     settings: tuple[str, ...] = ()
     ways: tuple[Trial, ...] = ()
 
@@ -69,18 +69,13 @@ def try_recipe(recipe: Recipe, device: str | None = None, memory: float | None =
 
     `memory`: GiB that may be used on a CPU; None: what is free. UserError where the recipe or its data are wrong.
     """
-    found = _in_child(recipe, (), device, memory)
-    if found.fits:
-        return found
-    ways = []
-    for settings in lighter(recipe.check(), found.device):
-        try:
+    found, ways = _in_child(recipe, (), device, memory), []
+    for settings in () if found.fits else lighter(recipe.check(), found.device):
+        with suppress(UserError):  # networks that do not take so small an image
             ways.append(_in_child(recipe, settings, device, memory))
-        except UserError:  # networks that do not take so small an image
-            continue
-        if ways[-1].fits:
-            break
-    return Trial(**{**found.__dict__, "ways": tuple(ways)})
+            if ways[-1].fits:
+                break
+    return replace(found, ways=tuple(ways))
 
 
 def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
@@ -89,12 +84,9 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
     base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
     again = () if train.recompute else ("train.recompute=true",)
     micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
-    for settings in dict.fromkeys((again, micro, again + micro)):
-        if settings:
-            yield base + settings
     single = ("train.batch=1",) if train.batch > 1 else ()
-    if single:
-        yield base + again + single
+    ways = [again, micro, again + micro, again + single if single else ()]
+    yield from (base + way for way in dict.fromkeys(filter(None, ways)))
     for halvings in (1, 2):
         sides = [side >> halvings for side in data.patch or data.size]
         if min(sides) >= 8:
@@ -118,39 +110,35 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
 
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
     """One trial in a process of its own; UserError and GantkError as that process had them."""
-    model = recipe.override(settings).check()
-    ask = {"tables": resolved(model), "device": device, "memory": memory, "settings": settings}
+    ask = {"tables": resolved(recipe.override(settings).check()), "device": device, "memory": memory}
     command = [sys.executable, "-m", "gantk.training.trial"]
     child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
-    answer = json.loads(child.stdout.splitlines()[-1]) if child.returncode == 0 and child.stdout.strip() else {}
-    if "user_error" in answer:
-        raise UserError(**answer["user_error"])
-    if "trial" in answer:
-        return Trial(**{**answer["trial"], "settings": settings, "ways": ()})
     if child.returncode < 0:  # the system ended it
-        return Trial(False, None, memory, None, None, None, device or "cpu", settings)
-    last = child.stderr.strip().splitlines() or ["no output"]
-    raise GantkError(f"the trial failed: {last[-1]}")
+        return Trial(False, device or "cpu", memory, settings=settings)
+    if child.returncode > 0:
+        raise GantkError(f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}")
+    answer = json.loads(child.stdout.splitlines()[-1])
+    if "what" in answer:
+        raise UserError(**answer)
+    return Trial(**answer | {"settings": settings, "ways": ()})
 
 
-def _measure(ask: dict[str, Any]) -> Trial:
+def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
     """`STEPS` steps of every stage, in this process."""
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble
     from gantk.training.loop import Training
 
-    model = Recipe(ask["tables"]).check()
-    runtime = start(ask["device"], model.train.precision, model.train.fast.channels_last)
-    free = ask["memory"] or free_memory(runtime.device)
+    model = Recipe(tables).check()
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
+    free = memory or free_memory(runtime.device)
     if runtime.device.type == "cpu" and free:
         _limit(free)
     try:
         parts = assemble(model, runtime)
-        training, engine, first = Training(parts, None), parts.engine, 0
-        seconds = step_s = 0.0
+        training, engine, first, seconds = Training(parts, None), parts.engine, 0, 0.0
         for stage in parts.method.stages(engine.steps):
             engine.step, took = first, []
-            runtime.synchronize()
             began = time.perf_counter()
             for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
                 runtime.synchronize()
@@ -164,10 +152,10 @@ def _measure(ask: dict[str, Any]) -> Trial:
     except Exception as error:
         if not (_is_out_of_memory(error) or _is_at_limit()):
             raise
-        return Trial(False, None, free, None, None, None, str(runtime.device))
-    peak, rate = peak_memory(runtime.device), model.train.batch / step_s
+        return Trial(False, str(runtime.device), free)
+    peak = peak_memory(runtime.device)
     fits = peak is None or free is None or peak <= free
-    return Trial(fits, peak, free, step_s, seconds / 3600, rate, str(runtime.device))
+    return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -177,12 +165,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _limit(gib: float) -> None:
     """Let allocations beyond `gib` fail in this process, before the system has to choose whom to end."""
-    try:
+    with suppress(ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (round(gib * 2**30),) * 2)
-    except (ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
-        return
 
 
 def _is_at_limit() -> bool:
@@ -191,22 +177,21 @@ def _is_at_limit() -> bool:
     An allocation that is refused shows in many ways: a library that cannot be mapped or says that it is broken, a
     thread that cannot be started.
     """
-    try:
+    with suppress(ImportError, OSError, KeyError):
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return limit != resource.RLIM_INFINITY and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
-    except (ImportError, OSError, KeyError):
-        return False
+    return False
 
 
 def main() -> None:
     """The child's side: a question as JSON on standard input, the answer as the last line of standard output."""
     try:
-        answer = {"trial": asdict(_measure(json.loads(sys.stdin.read())))}
+        answer = asdict(_measure(**json.loads(sys.stdin.read())))
     except UserError as error:
-        answer = {"user_error": {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}}
+        answer = {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}
     print(json.dumps(answer))
 
 

@@ -1,20 +1,50 @@
-"""Two-way translation without pairs: what CycleGAN and DualGAN share. Each is a plugin with terms of its own."""
+"""Two-way translation without pairs: what CycleGAN and DualGAN share, and options that other methods have as well."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
-from gantk.plugin.spec import Part
+from gantk.plugin.spec import Augment, Part
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additions(StructureTerms):
+    """Options of unpaired methods beyond their papers; all are off unless a recipe asks for them."""
+
+    low_res_warmup: float = 0.0  # share of the steps that come first, at half the size
+    augment: list[Augment] = field(default_factory=list)  # differentiable changes of all that discriminators see
+    adapt: float = 0.0  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+
+    def augmented(self, dims: int, game: Adversarial) -> DiscriminatorAugment:
+        """The changes of what one discriminator of that game sees."""
+        return DiscriminatorAugment(self.augment, dims, self.adapt, game)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoWayOptions(Additions):
+    """Options of two-way methods beyond their papers."""
+
+    defense: float = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
+    lesion: float = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+
+    def terms(self, cycle_a: float, cycle_b: float, identity: float = 0.0) -> Terms:
+        """The loss weights with these options in force."""
+        own = {name: value for name, value in vars(self).items() if name not in ("low_res_warmup", "augment")}
+        return Terms(cycle_a, cycle_b, identity, augments=self.augment, **own)
+
+
+PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
 
 
 @dataclass(frozen=True)
@@ -34,8 +64,7 @@ class Terms(StructureTerms):
     adapt: float = 0.0  # see gantk.training.adaptive; 0 = every image takes them
 
     def __post_init__(self, structure: float | None, flatness: float | None, texture: float | None) -> None:
-        old = {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture}
-        for name, value in old.items():
+        for name, value in {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture}.items():
             if value is not None:
                 object.__setattr__(self, name, value)
 
@@ -53,24 +82,13 @@ class CycleMethod(Method):
     """
 
     def __init__(
-        self,
-        geometry: Geometry,
-        *,
-        generator: Part,
-        discriminator: Part,
-        adversarial: Part,
-        terms: Terms,
-        pool: int,
-        critic: int = 1,
-        low_res_warmup: float = 0.0,
-    ):
+        self, geometry: Geometry, *, generator: Part, discriminator: Part, adversarial: Part, terms: Terms, pool: int,
+        critic: int = 1, low_res_warmup: float = 0.0,
+    ):  # fmt: skip
         super().__init__(geometry)
-        for name, value, least in (("pool", pool, 0), ("critic", critic, 1)):
+        for name, value, least in (("pool", pool, 0), ("critic", critic, 1), ("lesion", terms.lesion, 0)):
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
-        check_share(low_res_warmup)
-        if terms.lesion < 0:
-            raise UserError(f"lesion = {terms.lesion:g} is no weight", where="method.lesion", allowed="0 or more")
         self.weighs_lesions = terms.lesion != 1
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if terms.identity and a != b:
@@ -80,11 +98,9 @@ class CycleMethod(Method):
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
         self.adversarial, self.terms, self.critic, self.low_res_warmup = adversarial(), terms, critic, low_res_warmup
         self.cycle, self.identity = Cycle(), Identity()
-        self.augment_a, self.augment_b = (
-            DiscriminatorAugment(terms.augments, dims, terms.adapt, self.adversarial) for _ in range(2)
-        )
-        self.pool_a = ImagePool(pool, a, geometry.size)
-        self.pool_b = ImagePool(pool, b, geometry.size)
+        changes = terms.augments, dims, terms.adapt, self.adversarial
+        self.augment_a, self.augment_b = DiscriminatorAugment(*changes), DiscriminatorAugment(*changes)
+        self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
 
     def phases(self) -> list[Phase]:
         """Generators, then discriminators on the fakes that the first phase left."""
@@ -104,12 +120,10 @@ class CycleMethod(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial, cycle, identity and structure losses, each by name and direction."""
-        real_a, real_b = batch["a"], batch["b"]
-        terms = self.terms
-        same = [real_b] if terms.identity else []
-        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same)
-        same = [real_a] if terms.identity else []
-        fake_a, cycled_a, *identity_a = self.batched_forward(self.g_ba, real_b, self._defended(fake_b), *same)
+        real_a, real_b, terms = batch["a"], batch["b"], self.terms
+        same_b, same_a = ([real_b], [real_a]) if terms.identity else ([], [])
+        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same_b)
+        fake_a, cycled_a, *identity_a = self.batched_forward(self.g_ba, real_b, self._defended(fake_b), *same_a)
         cycled_b = self.g_ab(self._defended(fake_a))
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
         weight_a, weight_b = (lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b"))
@@ -154,15 +168,10 @@ class CycleMethod(Method):
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
-    """`steps` steps at `size`; where `share` is above 0, that share of them comes first, at half the size."""
-    first = round(share * steps)
-    half = tuple(side // 2 for side in size)
-    whole = Stage("main", steps - first, size)
-    return [Stage("low_res", first, half), whole] if first else [whole]
-
-
-def check_share(low_res_warmup: float) -> None:
-    """UserError unless it is a share of the steps."""
-    if not 0 <= low_res_warmup <= 1:
-        what = f"low_res_warmup = {low_res_warmup} is no share of the steps"
+    """`steps` steps at `size`; that share of them comes first, at half the size. UserError unless it is a share."""
+    if not 0 <= share <= 1:
+        what = f"low_res_warmup = {share} is no share of the steps"
         raise UserError(what, where="method.low_res_warmup", allowed="0 to 1")
+    first = round(share * steps)
+    whole = Stage("main", steps - first, size)
+    return [Stage("low_res", first, tuple(side // 2 for side in size)), whole] if first else [whole]

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Kind, Part
-from gantk.training.adaptive import DiscriminatorAugment
-from gantk.training.two_way import check_share, low_res_stages
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Kind, Part
+from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_cut.patchnce import PatchNCE
 
 Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps
@@ -41,13 +39,9 @@ class CUT(Method):
         width: int = 256,  # of the heads that the maps are compared through
         patches: int = 256,  # places of each map that are compared: one is right, all others are wrong
         temperature: float = 0.07,  # below 1 sharpens the choice among the places
-        structure: StructureTerms = NO_STRUCTURE,
-        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
-        adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
-        check_share(low_res_warmup)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if a != b:
             what = f"cut looks at what it made with its own encoder, and the domains have {a} and {b} channels"
@@ -57,10 +51,9 @@ class CUT(Method):
         self.layers = check_layers(layers, len(channels))
         kept = [channels[layer] for layer in self.layers]
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
-        self.adversarial = adversarial()
-        self.augment_b = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
-        self.weight, self.nce_identity, self.low_res_warmup = nce, nce_identity and nce > 0, low_res_warmup
-        self.structure = structure
+        self.adversarial, self.further = adversarial(), further
+        self.augment_b = further.augmented(dims, self.adversarial)
+        self.weight, self.nce_identity = nce, nce_identity and nce > 0
 
     def phases(self) -> list[Phase]:
         """The generator with the contrastive heads, then the discriminator on the fakes that the first phase left."""
@@ -71,7 +64,7 @@ class CUT(Method):
 
     def stages(self, steps: int) -> list[Stage]:
         """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
-        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def directions(self) -> list[str]:
         """`b` only: there is no way back."""
@@ -87,7 +80,7 @@ class CUT(Method):
             names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
             found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
             losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
-        return losses | self.structure.losses(fake_b, real_a, self.geometry.range)
+        return losses | self.further.losses(fake_b, real_a, self.geometry.range)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""

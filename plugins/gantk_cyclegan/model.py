@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Geometry
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator
-from gantk.training.two_way import CycleMethod, Terms
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
+from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
 
 
 class CycleGAN(CycleMethod):
@@ -23,30 +22,9 @@ class CycleGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: float = 10.0,  # weight of the L1 cycle loss, both ways
         identity: float = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
-        structure: StructureTerms = NO_STRUCTURE,
         pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
-        defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
-        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
-        adapt: float = 0.0,  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
-        lesion: float = 1.0,  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+        further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
-        terms = Terms(
-            cycle,
-            cycle,
-            identity,
-            **vars(structure),
-            defense=defense,
-            lesion=lesion,
-            augments=augment,
-            adapt=adapt,
-        )
-        super().__init__(
-            geometry,
-            generator=generator,
-            discriminator=discriminator,
-            adversarial=adversarial,
-            terms=terms,
-            pool=pool,
-            low_res_warmup=low_res_warmup,
-        )
+        parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
+        terms, warmup = further.terms(cycle, cycle, identity), further.low_res_warmup
+        super().__init__(geometry, **parts, terms=terms, pool=pool, low_res_warmup=warmup)

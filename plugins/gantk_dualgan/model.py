@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Geometry
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator
-from gantk.training.two_way import CycleMethod, Terms
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
+from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
 
 
 class DualGAN(CycleMethod):
@@ -24,32 +23,10 @@ class DualGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: float = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: float | None = None,  # weight of b -> a -> b (lambda_V); None: the same
-        structure: StructureTerms = NO_STRUCTURE,
         pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
         critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
-        defense: float = 0.0,  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
-        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
-        adapt: float = 0.0,  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
-        lesion: float = 1.0,  # weight of a lesion's pixels in the cycle losses; other than 1 needs data.mask
+        further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
-        terms = Terms(
-            cycle,
-            cycle if cycle_b is None else cycle_b,
-            0.0,
-            **vars(structure),
-            defense=defense,
-            lesion=lesion,
-            augments=augment,
-            adapt=adapt,
-        )
-        super().__init__(
-            geometry,
-            generator=generator,
-            discriminator=discriminator,
-            adversarial=adversarial,
-            terms=terms,
-            pool=pool,
-            critic=critic,
-            low_res_warmup=low_res_warmup,
-        )
+        parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
+        terms, warmup = further.terms(cycle, cycle if cycle_b is None else cycle_b), further.low_res_warmup
+        super().__init__(geometry, **parts, terms=terms, pool=pool, critic=critic, low_res_warmup=warmup)

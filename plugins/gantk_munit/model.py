@@ -9,12 +9,10 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
-from gantk.losses.structure import NO_STRUCTURE, StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
 from gantk.nets.blocks import OutputKind
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
-from gantk.training.adaptive import DiscriminatorAugment
-from gantk.training.two_way import check_share, low_res_stages
+from gantk.plugin.spec import AdversarialLoss, Discriminator
+from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
 
@@ -67,11 +65,8 @@ class MUNIT(Method):
         content: float = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
         style: float = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
         cycle: float = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
-        structure: StructureTerms = NO_STRUCTURE,
         lesion: float = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
-        low_res_warmup: float = 0.0,  # share of the steps that come first, at half the size
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminators see, for small data sets
-        adapt: float = 0.0,  # share of real images that the discriminators may know for sure; 0 = always augment
+        further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
         for name, value, least in (("width", width, 1), ("downs", downs, 0), ("blocks", blocks, 1),
@@ -79,20 +74,14 @@ class MUNIT(Method):
                                    ("lesion", lesion, 0)):  # fmt: skip
             if value < least:
                 raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
-        check_share(low_res_warmup)
-        shape = dict(width=width, downs=downs, blocks=blocks, style_dim=style_dim, mlp_dim=mlp_dim)
-        shape |= dict(activation_out=activation_out)
+        shape = width, downs, blocks, style_dim, mlp_dim, activation_out
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.auto_a, self.auto_b = (Autoencoder(channels, dims, **shape) for channels in (a, b))
+        self.auto_a, self.auto_b = (Autoencoder(channels, dims, *shape) for channels in (a, b))
         self.d_a, self.d_b = (MultiScale(discriminator, channels, dims, scales) for channels in (a, b))
-        self.adversarial, self.l1 = adversarial(), L1()
+        self.adversarial, self.l1, self.further = adversarial(), L1(), further
         self.weights = Weights(image, content, style, cycle, lesion)
         self.weighs_lesions = lesion != 1
-        self.structure = structure
-        self.low_res_warmup = low_res_warmup
-        self.augment_a, self.augment_b = (
-            DiscriminatorAugment(augment, dims, adapt, self.adversarial) for _ in range(2)
-        )
+        self.augment_a, self.augment_b = (further.augmented(dims, self.adversarial) for _ in range(2))
         for name in "ab":
             self.register_buffer(f"style_{name}", torch.zeros(style_dim))  # the mean of N(0, I), until images were seen
             self.register_buffer(f"styles_seen_{name}", torch.zeros(()))
@@ -106,7 +95,7 @@ class MUNIT(Method):
 
     def stages(self, steps: int) -> list[Stage]:
         """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
-        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Image, content and style reconstruction, adversarial and further losses, by name and domain (section 3.2)."""
@@ -122,7 +111,7 @@ class MUNIT(Method):
             if self.weights.image:
                 losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
             losses |= self._translation(name, other, fake, batch, codes)
-            losses |= self.structure.losses(fake, batch[other], self.geometry.range, f"_{name}")
+            losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

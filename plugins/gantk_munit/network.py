@@ -37,7 +37,6 @@ class Autoencoder(nn.Module):
         self,
         channels: int,
         dims: int,
-        *,
         width: int = 64,
         downs: int = 2,
         blocks: int = 4,

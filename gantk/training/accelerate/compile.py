@@ -48,7 +48,7 @@ class CompiledLoss:
 
     def __call__(self, batch: Batch) -> Losses:
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # no time to try anything
-        kind = kind_of(self.method, batch)
+        kind = self._kind(batch)
         if self._run is not None and kind not in self._known and not capturing:
             why = self._why_not(batch) if len(self._known) < KINDS else f"there are more than {KINDS} kinds of steps"
             self._known.add(kind)
@@ -59,6 +59,11 @@ class CompiledLoss:
             return self.phase.loss(batch)
         with torch.compiler.set_stance("eager_on_recompile"):  # nothing runs that was not tried
             return self._called(batch)
+
+    def _kind(self, batch: Batch) -> Hashable:
+        """What calls may differ in: the batch's shapes, and what the method itself remembers of its stage."""
+        own = [(name, value) for name, value in vars(self.method).items() if _hashable(value)]
+        return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
 
     def _called(self, batch: Batch) -> Losses:
         losses, left = self._run(dict(batch))
@@ -74,7 +79,11 @@ class CompiledLoss:
             with torch._dynamo.config.patch(LIMITS), _silence():
                 found = self._outcome(self._called, batch)
         except Exception as error:  # whatever it is: training goes on without
-            return reason(error)
+            while inner := getattr(error, "inner_exception", None) or error.__cause__:
+                error = inner
+            lines = [line.strip() for line in str(error).split("\n") if line.strip()] or ["no message"]
+            first = next((line for line in lines if line.startswith("Explanation: ")), lines[0])
+            return f"{type(error).__name__}: {first.removeprefix('Explanation: ')}"[:200]
         finally:
             python.restore()
         apart = {name: _apart(expected[name], found[name]) for name in TOLERANCE}
@@ -85,7 +94,7 @@ class CompiledLoss:
         """Losses, gradients and what else a call leaves behind. Buffers and random numbers are as before afterwards."""
         inside, devices = Batch(batch), {image.device for image in batch.values() if image.is_cuda}
         places = [(part, n, t) for part in self.method.modules() for n, t in part._buffers.items() if t is not None]
-        before = TensorState([tensor for *_, tensor in places])
+        before = TensorState({"buffers": [tensor for *_, tensor in places]})
         weights = dict.fromkeys(p for module in self.phase.updates for p in module.parameters() if p.requires_grad)
         try:
             with torch.random.fork_rng(devices), torch.enable_grad():
@@ -102,28 +111,6 @@ class CompiledLoss:
             for part, name, tensor in places:  # a step may have put others in their places
                 part._buffers[name] = tensor
             before.restore()
-
-
-def kind_of(method: Method, batch: Batch) -> Hashable:
-    """What calls of a loss may differ in: the batch's shapes, and what the method itself remembers of its stage."""
-    own = []
-    for name, value in vars(method).items():
-        try:
-            hash(value)
-        except TypeError:  # tables of modules and the like, which stay what they are
-            continue
-        own.append((name, value))
-    return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
-
-
-def reason(error: BaseException) -> str:
-    """An error of the compiler in one line."""
-    while inner := getattr(error, "inner_exception", None) or error.__cause__:
-        error = inner
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()] or ["no message"]
-    explained = [line.removeprefix("Explanation: ") for line in lines if line.startswith("Explanation: ")]
-    own = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return f"{own}{(explained or lines)[0]}"[:200]
 
 
 def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
@@ -163,6 +150,14 @@ def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     pairs = [(one[name].double().nan_to_num(), other[name].double().nan_to_num()) for name in one]
     size = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
     return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5 / max(size, 1e-6)
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:  # tables of modules and the like, which stay what they are
+        return False
+    return True
 
 
 def _own_functions(kind: type = torch.autograd.Function) -> Iterator[type]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gantk.method import Batch
-from gantk.training.accelerate.state import PythonState, StepState
+from gantk.training.accelerate.state import PythonState, TensorState
 
 if TYPE_CHECKING:
     from gantk.training.engine import Engine
@@ -27,6 +27,7 @@ WARM_UP = 3  # steps of each kind before it is recorded: memory is claimed, kern
 TRIED, AHEAD = 2, 1000  # a fresh graph is compared over so many steps, at a point so many steps later, at most
 TOLERANCE, MOVED = 0.05, 0.5  # relative differences of losses, and of what a step changes (rounding moves Adam)
 Losses = dict[str, Tensor]
+After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors behind them
 
 
 class Graph:
@@ -99,7 +100,7 @@ class Capture:
         python = PythonState(engine.method, engine.optimizers.values())
         with torch.random.fork_rng([self.device] if self._stream else []):
             try:
-                before = StepState(engine)
+                before = TensorState.of_step(engine)
                 inputs = Batch({name: tensor.clone() for name, tensor in batch.items()})
                 wanted = self._after(lambda: engine.take(Batch(inputs)), before)
                 python.expect_same()
@@ -122,12 +123,12 @@ class Capture:
         engine.notes.append(self.obstacle)
         return False
 
-    def _after(self, step: Callable[[], Losses], before: StepState) -> tuple[Tensor, StepState]:
+    def _after(self, step: Callable[[], Losses], before: TensorState) -> After:
         """Losses of a few steps later in the training, and the tensors after them, which are put back."""
         self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
         torch.manual_seed(0)
         losses = torch.stack([torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)])
-        after = StepState(self.engine)
+        after = TensorState.of_step(self.engine)
         before.restore()
         return losses, after
 
@@ -140,7 +141,7 @@ class Capture:
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _difference(wanted: tuple[Tensor, StepState], found: tuple[Tensor, StepState], before: StepState) -> str | None:
+def _difference(wanted: After, found: After, before: TensorState) -> str | None:
     """What of replayed steps differs from those taken operator by operator; None where nothing does."""
     near = torch.allclose(found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True)
     apart, moved = found[1].distances(wanted[1]), wanted[1].distances(before)

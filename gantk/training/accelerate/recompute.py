@@ -21,6 +21,7 @@ from gantk.method import Method
 
 CHEAP = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.PReLU, nn.Flatten)
 LONG = 3  # more layers in a Sequential than this are several blocks
+Forward = Callable[..., Any]
 
 
 def recompute(method: Method) -> Method:
@@ -33,12 +34,10 @@ def recompute(method: Method) -> Method:
 class Recomputed:
     """In the place of a forward, while its module trains: keeps its arguments, and runs once more in the backward pass.
 
-    Args:
-        module: whose buffers must be the same both times.
-        forward: what is run.
+    `module` is the one whose buffers must be the same both times.
     """
 
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]):
+    def __init__(self, module: nn.Module, forward: Forward):
         self.module, self.forward = module, forward
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -54,18 +53,6 @@ class Recomputed:
         return result
 
 
-class Runs:
-    """The forward of a Sequential whose children are taken in runs, some of them recomputed."""
-
-    def __init__(self, runs: list[Callable[[Any], Any]]):
-        self.runs = runs
-
-    def __call__(self, x: Any) -> Any:
-        for run in self.runs:
-            x = run(x)
-        return x
-
-
 class Buffers:
     """A module's buffers as they are now: batch norm's statistics, spectral norm's vectors.
 
@@ -73,21 +60,17 @@ class Buffers:
     """
 
     def __init__(self, module: nn.Module):
-        self.values = [
-            (owner, name, value.detach().clone())
-            for owner in module.modules()
-            for name, value in owner._buffers.items()
-            if value is not None
-        ]
+        found = [(owner._buffers, name, b) for owner in module.modules() for name, b in owner._buffers.items()]
+        self.values = [(owner, name, value.detach().clone()) for owner, name, value in found if value is not None]
 
     def __enter__(self) -> None:
-        self.own = [owner._buffers[name] for owner, name, _ in self.values]
+        self.own = [owner[name] for owner, name, _ in self.values]
         for owner, name, value in self.values:
-            owner._buffers[name] = value.clone()
+            owner[name] = value.clone()
 
     def __exit__(self, *exc: object) -> None:
         for (owner, name, _), value in zip(self.values, self.own, strict=True):
-            owner._buffers[name] = value
+            owner[name] = value
         del self.own
 
 
@@ -98,37 +81,40 @@ def _divide(module: nn.Module) -> None:
     for child in blocks:
         _divide(child)
     if type(module).forward is nn.Sequential.forward and _maps(module) > LONG:
-        module.forward = Runs(list(_runs(module)))
+        module.forward = _in_turn(list(_runs(module)))
     elif children and not blocks and _maps(module) > 1:
         module.forward = Recomputed(module, module.forward)
 
 
-def _runs(layers: nn.Sequential) -> Iterator[Callable[[Any], Any]]:
+def _in_turn(runs: list[Forward]) -> Forward:
+    """One after the other, as a Sequential calls its children."""
+
+    def forward(x: Any) -> Any:
+        for run in runs:
+            x = run(x)
+        return x
+
+    return forward
+
+
+def _runs(layers: nn.Sequential) -> Iterator[Forward]:
     """A Sequential's children, taken together from one norm to the convolution behind it.
 
     Such a run starts with what the convolution ahead of it made, and ends in one that keeps its input alone: neither of
     the two is computed twice.
     """
     run: list[nn.Module] = []
-
-    def taken() -> Iterator[Callable[[Any], Any]]:
-        while run and getattr(run[0], "inplace", False):  # it would change what the run starts with
-            yield run.pop(0)
-        if sum(map(_maps, run)) > 1:
-            yield Recomputed(layers, Runs(list(run)))
-        else:
-            yield from run
-        run.clear()
-
-    for child in layers:
-        if _maps(child) > 1:  # blocks of its own
-            yield from taken()
+    for child in (*layers, None):
+        block = child is not None and _maps(child) > 1  # has blocks of its own
+        if child is not None and not block:
+            run.append(child)
+        if child is None or block or any(parameter.ndim > 1 for parameter in child.parameters()):
+            while run and getattr(run[0], "inplace", False):  # it would change what the run starts with
+                yield run.pop(0)
+            yield from [Recomputed(layers, _in_turn(run))] if sum(map(_maps, run)) > 1 else run
+            run = []
+        if block:
             yield child
-            continue
-        run.append(child)
-        if any(parameter.ndim > 1 for parameter in child.parameters()):
-            yield from taken()
-    yield from taken()
 
 
 def _maps(module: nn.Module) -> int:

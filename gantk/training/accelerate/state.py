@@ -18,46 +18,40 @@ PLAIN = (int, float, complex, str, bytes, type(None))
 
 
 class TensorState:
-    """Tensors as they were when this was made; `restore` puts that back into the same tensors."""
+    """Tensors by kind as they were when this was made; `restore` puts that back into the same tensors."""
 
-    def __init__(self, tensors: list[Tensor]):
-        self.tensors = tensors
-        self.values = [tensor.detach().clone() for tensor in tensors]
+    def __init__(self, kinds: dict[str, list[Tensor]]):
+        self.kinds = {
+            kind: [(tensor.detach(), tensor.detach().clone()) for tensor in tensors] for kind, tensors in kinds.items()
+        }
 
-    @torch.no_grad()
+    @classmethod
+    def of_step(cls, engine: Engine) -> TensorState:
+        """All tensors that an engine's step changes."""
+        states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
+        return cls(
+            {
+                "weights": list(engine.method.parameters()),
+                "buffers": list(engine.method.buffers()),
+                "averages": list(engine.ema.average.values()) if engine.ema else [],
+                "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+            }
+        )
+
     def restore(self) -> None:
         """The same tensors with their former values."""
-        for tensor, value in zip(self.tensors, self.values, strict=True):
-            tensor.detach().copy_(value)
+        for pairs in self.kinds.values():
+            for tensor, value in pairs:
+                tensor.copy_(value)
 
-    def distance(self, other: TensorState) -> float:
-        """The norm of all differences between the values of two states."""
-        pairs = zip(self.values, other.values, strict=True)
-        squares = [(a.float() - b.float()).square().sum() for a, b in pairs]
-        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-
-
-class StepState:
-    """All tensors that an engine's step changes, by kind, as they are when this is made."""
-
-    def __init__(self, engine: Engine):
-        states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
-        changed = {
-            "weights": list(engine.method.parameters()),
-            "buffers": list(engine.method.buffers()),
-            "averages": list(engine.ema.average.values()) if engine.ema else [],
-            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
-        }
-        self.kinds = {kind: TensorState(tensors) for kind, tensors in changed.items()}
-
-    def restore(self) -> None:
-        """Put everything back."""
-        for state in self.kinds.values():
-            state.restore()
-
-    def distances(self, other: StepState) -> dict[str, float]:
-        """How far two states are apart, kind by kind."""
-        return {kind: state.distance(other.kinds[kind]) for kind, state in self.kinds.items()}
+    def distances(self, other: TensorState) -> dict[str, float]:
+        """How far two states are apart: the norm of all differences, kind by kind."""
+        found = {}
+        for kind, pairs in self.kinds.items():
+            both = zip(pairs, other.kinds[kind], strict=True)
+            squares = [(mine.float() - theirs.float()).square().sum() for (_, mine), (_, theirs) in both]
+            found[kind] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        return found
 
 
 class PythonState:
