@@ -40,9 +40,14 @@ def metric_row(metric: Any, found: Any, images: int, definition: str, corrected:
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
     """The number (N,) of each image's patient, in order of appearance; an unknown one ("") has one image alone."""
-    names = [patient or index for index, patient in enumerate(patients)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], dtype=int)
+    numbers: dict[str | int, int] = {}
+    names = (patient or index for index, patient in enumerate(patients))
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=int)
+
+
+def group_numbers(patients: Sequence[str]) -> np.ndarray:
+    """The group (N,), 0 to at most 19, that each image is left out with: all of a patient's are in one."""
+    return patient_numbers(patients) % GROUPS
 
 
 def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
@@ -59,7 +64,7 @@ def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = 
     value, n = float(sums.sum() / counts.sum()), int(counts.sum())
     if len(sums) < 2:
         return Estimate(value, None, n)
-    picks = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
+    picks = _draws(len(sums), draws)
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Estimate(value, (float(low), float(high)), n)
 
@@ -75,19 +80,8 @@ def probability_better(
     sums, counts = _by_patient(gains if higher_is_better else -gains, patients)
     if len(sums) < 2:
         return None
-    picks = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
-    drawn = (sums / counts)[picks].mean(axis=1)
+    drawn = (sums / counts)[_draws(len(sums), DRAWS)].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
-
-
-def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of each patient's values that are not nan, of patients who have any."""
-    if len(values) != len(patients):
-        raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
-    values, numbers = np.asarray(values, dtype=float), patient_numbers(patients)
-    known = ~np.isnan(values)
-    sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])
-    return sums[counts > 0], counts[counts > 0]
 
 
 def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:
@@ -100,7 +94,7 @@ def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
     if len(images) < 2:
         return None
-    picks = np.random.default_rng(0).integers(0, len(images), (draws, len(images)))
+    picks = _draws(len(images), draws)
     values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
     values = values[~np.isnan(values)]
     return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else None
@@ -112,21 +106,21 @@ def left_out_interval(
     """A number of two sets of images, and its 95 % interval by leaving out one group of patients at a time.
 
     `statistic` gives the number, or an array of several, of the images that are kept: bools (R,) of the real ones, (F,)
-    of the made ones. `real` and `fake` are their patients, at most 20 groups each. Drawing with replacement would put
-    copies into a set, which such numbers take for likeness; leaving out does not. The two sets are independent, so
-    their variances add (the two-sample jackknife, Arvesen 1969); the width is Student's for the smaller number of
-    groups. No interval where a set is one patient's, or would be left with fewer than `least` images.
+    of the made ones; `real` and `fake` are their patients. Drawing with replacement would put copies into a set, which
+    such numbers take for likeness. The sets are independent, so their variances add (the two-sample jackknife, Arvesen
+    1969); the width is Student's for the smaller number of groups. No interval where a set is one patient's, or would
+    be left with fewer than `least` images.
     """
     from scipy.special import stdtrit
 
-    sides = [patient_numbers(patients) % GROUPS for patients in (real, fake)]
-    whole = [np.ones(len(parts), dtype=bool) for parts in sides]
-    value, counts = statistic(*whole), [len(np.unique(parts)) for parts in sides]
-    if min(counts) < 2 or any(len(parts) - np.bincount(parts).max() < least for parts in sides):
+    sides = [group_numbers(patients) for patients in (real, fake)]
+    whole = [np.ones(len(groups), dtype=bool) for groups in sides]
+    value, counts = statistic(*whole), [len(np.unique(groups)) for groups in sides]
+    if min(counts) < 2 or any(len(groups) - np.bincount(groups).max() < least for groups in sides):
         return value, None
     variance = 0.0
-    for side, (parts, count) in enumerate(zip(sides, counts, strict=True)):
-        kept = [[parts != part, whole[1]] if side == 0 else [whole[0], parts != part] for part in range(count)]
+    for side, (groups, count) in enumerate(zip(sides, counts, strict=True)):
+        kept = [[groups != left, whole[1]] if side == 0 else [whole[0], groups != left] for left in range(count)]
         values = np.array([statistic(*both) for both in kept])
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
@@ -142,10 +136,9 @@ def per_level(
 ) -> dict[str, dict[str, Any]]:
     """ "slice" and "volume": value, ci95, n and how a volume's value was made; of volumes (dims 3) the latter alone.
 
-    `volumes` names the volume that each slice belongs to, "" where unknown; slices without known volumes, or one of
-    each, have no level of their own for them. `pooled` is for scores that follow from a mean: (score of a mean, each
-    slice's mean, its number of pixels). A slice then weighs as much as it has pixels: the PSNR of a volume is that of
-    its whole squared error. Of other scores a volume has the mean of its slices'.
+    `volumes` names each slice's volume, "" where unknown: none, or one a slice, make no level. `pooled` is for scores
+    of a mean: (score of a mean, each slice's mean, its number of pixels). A slice then weighs as much as it has pixels:
+    the PSNR of a volume is that of its whole squared error. Of other scores a volume has the mean of its slices'.
     """
     if dims == 3:
         return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
@@ -153,12 +146,26 @@ def per_level(
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
     of_mean, means, weights = pooled or (None, scores, np.ones(len(scores)))
-    found, owners, numbers = [], [], patient_numbers(volumes)
-    for volume in range(numbers.max() + 1):
-        slices = np.flatnonzero(numbers == volume)
-        known = slices[~np.isnan(means[slices])]
-        found.append(np.average(means[known], weights=weights[known]) if len(known) else np.nan)
-        owners.append(patients[slices[0]])
-    values = of_mean(torch.tensor(found, dtype=torch.float64)).numpy() if of_mean else np.array(found)
+    numbers, known = patient_numbers(volumes), ~np.isnan(means)
+    owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
+    totals, sums = (np.bincount(numbers[known], w[known], len(owners)) for w in (weights, weights * means))
+    values = np.divide(sums, totals, out=np.full(len(owners), np.nan), where=totals > 0)
+    if of_mean:
+        values = of_mean(torch.from_numpy(values)).numpy()
     how = "pooled-over-slices" if of_mean else "mean-of-slices"
     return levels | {"volume": estimate(values, owners, alike=True).row() | {"how": how}}
+
+
+def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of each patient's values that are not nan, of patients who have any."""
+    if len(values) != len(patients):
+        raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
+    values, numbers = np.asarray(values, dtype=float), patient_numbers(patients)
+    known = ~np.isnan(values)
+    sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])
+    return sums[counts > 0], counts[counts > 0]
+
+
+def _draws(count: int, draws: int) -> np.ndarray:
+    """(draws, count): seeded picks with replacement."""
+    return np.random.default_rng(0).integers(0, count, (draws, count))

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.features import Features
-from gantk.metrics.intervals import Interval, left_out_interval, metric_row, patient_numbers
+from gantk.metrics.intervals import GROUPS, Interval, group_numbers, left_out_interval, metric_row, patient_numbers
 from gantk.metrics.pairs import MSSSIM
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
+BLOCK = 1024  # vectors that are compared with as many others at once
 KID_FEW = 32  # images, below which KID says so
 FID_FEW = 2048  # images, below which a Frechet distance says so: fewer than Inception's numbers span no full Gaussian
 FID_LEAST = 8  # images, below which it is refused
@@ -65,10 +66,10 @@ class Score:
 def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The images at which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
-    labels = None if group.labels is None else group.labels[where]
-    masks = None if group.masks is None else group.masks[where.to(group.masks.device)]
-    patients = [group.patients[i] for i in where.tolist()]
-    return ImageGroup(group.images[where.to(group.images.device)], patients, labels, masks)
+    images, labels, masks = (
+        None if part is None else part[where.to(part.device)] for part in (group.images, group.labels, group.masks)
+    )
+    return ImageGroup(images, [group.patients[i] for i in where.tolist()], labels, masks)
 
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
@@ -81,8 +82,7 @@ def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
 def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
     """UserError, naming the metric, where a set holds fewer images than `least`."""
     if min(map(len, groups)) < least:
-        counts = " and ".join(str(len(group)) for group in groups)
-        what = f"{name} compares sets, and these hold {counts} images"
+        what = f"{name} compares sets, and these hold {' and '.join(str(len(group)) for group in groups)} images"
         raise UserError(what, where="evaluate.metrics", allowed=f"{least} or more of each", remedy=remedy)
 
 
@@ -99,16 +99,16 @@ def set_rows(
         if broken:
             raise UserError(f"{broken} of {len(fake)} images hold NaN or infinite values")
         found = metric(train, test, fake)
-        scores = found if isinstance(found, dict) else {metric.name: found}
     except UserError as error:
         if strict:
             raise
-        scores = {metric.name: Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")}
-    return {
-        name: metric_row(metric, score, score.n, score.definition + note)
-        | ({"details": score.details} if score.details else {})
-        for name, score in scores.items()
-    }
+        found = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+    rows = {}
+    for name, score in (found if isinstance(found, dict) else {metric.name: found}).items():
+        rows[name] = metric_row(metric, score, score.n, score.definition + note)
+        if score.details:
+            rows[name]["details"] = score.details
+    return rows
 
 
 @dataclass(eq=False)
@@ -129,21 +129,10 @@ class InFeatures:
     def __post_init__(self) -> None:
         options = {"weights": self.weights, "mean": self.mean, "std": self.std, "side": self.side}
         self.network = Features(self.features, self.data_range, self.dims, **options)
-
-    @property
-    def name(self) -> str:
-        """What the result is called: the plain name belongs to the published features alone."""
-        return self.kind + self.network.suffix
-
-    @property
-    def seen(self) -> str:
-        """What the definition says of the features."""
+        self.name = self.kind + self.network.suffix  # the plain name belongs to the published features alone
         scale = "/asinh-standardised-on-training-images" if self.network.standardised else ""
-        return f"features={self.network.what}{scale}"
-
-    @property
-    def definition(self) -> str:
-        return f"{self.kind}/{self.seen}"
+        self.seen = f"features={self.network.what}{scale}"  # what the definition says of the features
+        self.definition = f"{self.kind}/{self.seen}"
 
     def vectors(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
         """(N, d) of the real images and of the fakes."""
@@ -239,10 +228,7 @@ class Diversity:
         distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM, from 11 pixels a side on; or mean difference
     ):
         self.distance, self.similarity = distance, MSSSIM(data_range, dims)
-
-    @property
-    def definition(self) -> str:
-        return f"diversity/{'1-ms_ssim' if self.distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
+        self.definition = f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         enough(self.name, test, fake)
@@ -263,8 +249,7 @@ class Diversity:
 
     def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
         """((P, 2) indices, (P,) distances) of pairs of different patients; of any, where all are one patient's."""
-        pairs = different_pairs(group.patients)
-        values = []
+        pairs, values = different_pairs(group.patients), []
         for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
             x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
             alike = self.similarity(x, y) if self.distance == "ms_ssim" else 1 - (x - y).abs().flatten(1).mean(1)
@@ -292,19 +277,33 @@ def squared_mmd(
 
     Beside it its interval from leaving out patients; None where they are not given.
     """
-    rr, ff, rf = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((real, real), (fake, fake), (real, fake)))
-    for kernel in (rr, ff):
-        np.fill_diagonal(kernel, 0)
+    sides = [(real, real_patients), (fake, fake_patients)]
+    r, f = (np.eye(GROUPS)[group_numbers(patients or ["all"] * len(x))] for x, patients in sides)  # (n, GROUPS)
+    rr, ff, rf = kernel_sums(real, real, r, r), kernel_sums(fake, fake, f, f), kernel_sums(real, fake, r, f)
 
-    def of_kept(r: np.ndarray, f: np.ndarray) -> float:
-        r, f = r.astype(float), f.astype(float)
-        n, m = r.sum(), f.sum()
-        return float(r @ rr @ r / (n * (n - 1)) + f @ ff @ f / (m * (m - 1)) - 2 * (r @ rf @ f) / (n * m))
+    def of_kept(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
+        n, m = int(kept_real.sum()), int(kept_fake.sum())
+        x, y = r[kept_real].any(0), f[kept_fake].any(0)  # which groups are kept
+        return float(x @ rr @ x / (n * (n - 1)) + y @ ff @ y / (m * (m - 1)) - 2 * (x @ rf @ y) / (n * m))
 
-    if not real_patients:
-        return of_kept(np.ones(len(real)), np.ones(len(fake))), None
-    value, ci95 = left_out_interval(of_kept, real_patients, fake_patients)
+    value, ci95 = left_out_interval(of_kept, real_patients or ["all"] * len(real), fake_patients or ["all"] * len(fake))
     return value, ci95 and (float(ci95[0]), float(ci95[1]))
+
+
+def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """(G, H): the kernel (x.y / d + 1)^3 summed over every two groups, nothing compared with itself.
+
+    `of_x` (n, G) and `of_y` (m, H) are 1 where a vector is of a group. Blocks of 1024 x 1024 pairs of vectors are in
+    memory at once, however many there are: of 10,000 images a side the three whole matrices would take 2.4 GB.
+    """
+    sums = np.zeros((of_x.shape[1], of_y.shape[1]))
+    for i in range(0, len(x), BLOCK):
+        for j in range(0, len(y), BLOCK):
+            kernel = (x[i : i + BLOCK] @ y[j : j + BLOCK].T / x.shape[1] + 1) ** 3
+            if x is y and i == j:
+                np.fill_diagonal(kernel, 0)
+            sums += of_x[i : i + BLOCK].T @ kernel @ of_y[j : j + BLOCK]
+    return sums
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
