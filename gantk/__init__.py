@@ -90,7 +90,7 @@ MOVED = {
     "gantk.metrics.feature_files": "gantk.metrics.features",
     "gantk.metrics.lesions": "gantk.metrics.pairs",
     "gantk.metrics.pair_metric": "gantk.metrics.pairs",
-    "gantk.metrics.perceptual": "gantk.metrics.pairs",
+    "gantk.metrics.perceptual": "gantk_lpips.metric",
     "gantk.metrics.regression": "gantk.metrics.baselines",
     "gantk.metrics.structural": "gantk.metrics.pairs",
     "gantk.metrics.verdicts": "gantk.metrics.verdict",

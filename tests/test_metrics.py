@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.pairs import LPIPS, LPIPS_FILES, MAE, MSSSIM, NRMSE, PSNR, RMSE, SSIM, LesionContrast
+from gantk.metrics.pairs import MAE, MSSSIM, NRMSE, PSNR, RMSE, SSIM, LesionContrast
+from gantk_lpips.metric import LPIPS, NETS
 
 SIZES = {2: (24, 30), 3: (14, 13, 12)}
 METRICS = [PSNR, SSIM, MSSSIM, MAE, RMSE, NRMSE]
@@ -186,7 +187,7 @@ def random_backbone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        torch.save(models.squeezenet1_1(weights=None).state_dict(), folder / LPIPS_FILES["squeeze"])
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), folder / NETS["squeeze"][0])
     return folder
 
 
@@ -195,7 +196,7 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(random_backbon
 
     monkeypatch.setenv("GANTK_WEIGHTS", str(random_backbone))
     reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
-    known = torch.load(random_backbone / LPIPS_FILES["squeeze"], weights_only=True)
+    known = torch.load(random_backbone / NETS["squeeze"][0], weights_only=True)
     own = reference.net.state_dict()
     reference.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
     shift = lambda x: (2 * x / 3.0 - 1).expand(-1, 3, -1, -1)  # noqa: E731  from 0..3 to -1..1
@@ -238,7 +239,7 @@ def test_absent_weights_of_lpips_are_one_message_that_says_which_file_to_put_whe
         LPIPS(2.0, 2)
     for word in ("alexnet-owt-7be5be79.pth", "GANTK_WEIGHTS", "no network here", 'weights = "random"'):
         assert word in str(error.value)
-    (tmp_path / LPIPS_FILES["alex"]).write_bytes(b"not weights")
+    (tmp_path / NETS["alex"][0]).write_bytes(b"not weights")
     with pytest.raises(UserError, match="alexnet-owt") as error:
         LPIPS(2.0, 2)
-    assert error.value.where == "GANTK_WEIGHTS"
+    assert error.value.where == "evaluate.metrics"

@@ -1,4 +1,4 @@
-"""Metrics of an output against its reference image: PSNR, SSIM, MS-SSIM, MAE, RMSE, NRMSE, LPIPS, lesion contrast.
+"""Metrics of an output against its reference image: PSNR, SSIM, MS-SSIM, MAE, RMSE, NRMSE, lesion contrast.
 
 Each gives one number an image, over the whole of it or over a region. The data range is the recipe's, the same for
 every image and every run: a score that divides by an image's own maximum can be raised by an outlier.
@@ -6,29 +6,20 @@ every image and every run: a score that divides by an image's own maximum can be
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.features import middle_slices
 
 CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS, SIGMA = 5, 1.5  # pixels of SSIM's Gaussian windows
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, fine to coarse (Wang et al., 2003)
 RING = 5  # pixels around a lesion that it is compared with
 FAINT = 0.02  # of the data range: a lesion that differs by less in the reference has no contrast to be kept
-LPIPS_FILES = {  # torchvision's own names
-    "alex": "alexnet-owt-7be5be79.pth",
-    "vgg": "vgg16-397923af.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
-LPIPS_SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels a side, below which the last layer sees nothing
 
 
 class PairMetric:
@@ -50,12 +41,12 @@ class PairMetric:
 
     @property
     def definition(self) -> str:
-        """How the number was made, as it stands beside it; `in_mask` is the same over a mask."""
+        """How the number was made, as it stands beside it."""
         return f"{self._method()}/whole-image"
 
     @property
     def in_mask(self) -> str | None:
-        """None for a score that cannot be limited to a mask."""
+        """The same over a mask; None for a score that cannot be limited to one."""
         return f"{self._method()}/mask"
 
     def __call__(self, output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -114,16 +105,15 @@ class MapMetric(PairMetric):
 
 
 class PSNR(MapMetric):
-    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels.
+    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels; equal images get 100 dB.
 
-    The range is the recipe's, never an image's own maximum. Never above 100 dB, which equal images get. The PSNR of a
-    volume is that of the squared error of all its slices together, not the mean of their PSNRs.
+    The range is the recipe's, never an image's own maximum. The PSNR of a volume is that of the squared error of all
+    its slices together, not the mean of their PSNRs.
     """
 
     name, unit, higher_is_better = "psnr", "dB", True
 
     def of_mean(self, mean: Tensor) -> Tensor:
-        """From the mean square error."""
         return (10 * torch.log10(self.data_range**2 / mean)).clamp_max(CEILING)
 
     def _method(self) -> str:
@@ -134,11 +124,8 @@ class MAE(MapMetric):
     """Mean absolute error, in the intensities that the networks work in; `in_units` is the same in native ones."""
 
     name, unit, higher_is_better = "mae", "", False
-    native = "mae"  # the name of what `in_units` gives
-
-    def in_units(self, mean: Tensor) -> Tensor:
-        """From the mean absolute error of native intensities."""
-        return mean
+    native = "mae"  # the name of what `in_units` gives of a mean of native intensities
+    in_units = MapMetric.of_mean
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
         return (output - reference).abs()
@@ -151,10 +138,9 @@ class RMSE(MapMetric):
     native = "rmse"
 
     def of_mean(self, mean: Tensor) -> Tensor:
-        """From the mean square error."""
         return mean.sqrt()
 
-    in_units = of_mean  # of native intensities
+    in_units = of_mean
 
 
 class NRMSE(RMSE):
@@ -163,7 +149,6 @@ class NRMSE(RMSE):
     name = "nrmse"
 
     def of_mean(self, mean: Tensor) -> Tensor:
-        """From the mean square error."""
         return mean.sqrt() / self.data_range
 
 
@@ -186,10 +171,9 @@ class SSIM(MapMetric):
         return luminance[0] * structure[0] / (luminance[1] * structure[1])
 
     def _on_map(self, mask: Tensor | None) -> Tensor | None:
-        if mask is not None:
-            for axis in range(2, mask.ndim):
-                mask = mask.narrow(axis, RADIUS, mask.shape[axis] - 2 * RADIUS)
-        return mask
+        if mask is None:
+            return None
+        return mask[(..., *[slice(RADIUS, -RADIUS)] * self.dims)]
 
 
 class MSSSIM(PairMetric):
@@ -239,96 +223,12 @@ class LesionContrast(PairMetric):
         grown = F.max_pool2d if self.dims == 2 else F.max_pool3d
         inside = mask[:, :1].float()
         ring = (grown(inside, 2 * RING + 1, 1, RING) - inside) > 0
-        made, real = (self._contrast(image, inside > 0, ring) for image in (output, reference))
+        made, real = (
+            torch.stack([region_mean(c, inside > 0) - region_mean(c, ring) for c in image.split(1, 1)], 1)  # (N, C)
+            for image in (output, reference)
+        )
         factor = (made * real).sum(1) / real.square().sum(1)
         return torch.where(real.abs().amax(1) < FAINT * self.data_range, torch.nan, factor)
-
-    @staticmethod
-    def _contrast(image: Tensor, inside: Tensor, ring: Tensor) -> Tensor:
-        """(N, C)"""
-        return torch.stack([region_mean(c, inside) - region_mean(c, ring) for c in image.split(1, 1)], 1)
-
-
-class LPIPS(PairMetric):
-    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1): 0 for equal images, more is worse.
-
-    Squared differences of a network's normalised activations in five layers (seven of SqueezeNet), averaged over
-    positions and weighted as people judged: version 0.1 of the package lpips. Images are seen from black, -1, to white,
-    +1, and not clipped. Those of 3 channels are colour pictures; of any other number each channel is a gray picture of
-    its own, and a volume is its three slices through the middle: the mean is taken. UserError where weights are absent.
-
-    With weights = "random" the result is called lpips_random, and is no LPIPS: the network's weights are drawn from a
-    seed and all activations weigh alike. It says how different edges and textures are, and needs no file.
-    """
-
-    unit, higher_is_better = "", False
-    in_mask = None
-
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        net: Literal["alex", "vgg", "squeeze"] = "alex",  # the network: AlexNet, VGG16 or SqueezeNet 1.1
-        weights: Literal["pretrained", "random"] = "pretrained",  # random: needs no file; then named lpips_random
-        seed: int = 0,  # of random weights
-    ):
-        super().__init__(data_range, dims)
-        self.random, self.smallest = weights == "random", LPIPS_SMALLEST[net]
-        self.name = "lpips_random" if self.random else "lpips"
-        self.which = f"net={net}-random-seed-{seed}" if self.random else f"version-0.1/net={net}"
-        self.network = lpips_network(net, seed if self.random else None)
-
-    def _method(self) -> str:
-        return f"{super()._method()}/{self.which}" + ("/middle-slices" if self.dims == 3 else "")
-
-    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        self.network.to(output.device)
-        scaled = [2 * images / self.data_range - 1 for images in (output, reference)]
-        found = []
-        for views in zip(*map(middle_slices, scaled), strict=True) if self.dims == 3 else [scaled]:
-            if output.shape[1] == 3:
-                found.append(self.network(*views).flatten())
-                continue
-            channels = zip(*(view.split(1, 1) for view in views), strict=True)
-            each = [self.network(*(gray.expand(-1, 3, -1, -1) for gray in both)).flatten() for both in channels]
-            found.append(torch.stack(each).mean(0))
-        return torch.stack(found).mean(0)
-
-
-def lpips_network(net: str, seed: int | None) -> nn.Module:
-    """The package's network with weights of a seed, which weigh alike, or (None) with those that it was published with.
-
-    The backbone's are then those of $GANTK_WEIGHTS, torch's cache or the web; UserError where they are nowhere. The
-    weights by which people's judgement enters come with the package. The global random generator stays as it was.
-    """
-    import lpips
-
-    from gantk.nets.pretrained import weights_file
-
-    path = weights_file(LPIPS_FILES[net]) if seed is None else None
-    drawn = seed is not None or path is not None
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")  # it asks torchvision for weights in a way that is out of fashion
-            torch.default_generator.manual_seed(seed or 0)
-            network = lpips.LPIPS(net=net, verbose=False, pnet_rand=drawn, lpips=seed is None)
-    except OSError as error:
-        raise UserError(
-            f"the weights of the network '{net}' of lpips are not on this machine and cannot be fetched ({error})",
-            where="evaluate.metrics",
-            remedy=f"put {LPIPS_FILES[net]} of torchvision into a folder and set GANTK_WEIGHTS to it, "
-            'or set weights = "random": then it is no LPIPS',
-        ) from None
-    if path is not None:
-        try:
-            known = torch.load(path, map_location="cpu", weights_only=True)
-            own = network.net.state_dict()  # slice2.3.weight is features.3.weight
-            network.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
-        except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-            what = f"'{path}' does not hold torchvision's weights of that network: {str(error)[:200]}"
-            raise UserError(what, where="GANTK_WEIGHTS", remedy="copy it again, as torchvision offers it") from None
-    return network.eval().requires_grad_(False)
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

@@ -65,7 +65,6 @@ PARTS = {
         "psnr": "gantk.metrics.pairs:PSNR",
         "ssim": "gantk.metrics.pairs:SSIM",
         "ms_ssim": "gantk.metrics.pairs:MSSSIM",
-        "lpips": "gantk.metrics.pairs:LPIPS",
         "mae": "gantk.metrics.pairs:MAE",
         "rmse": "gantk.metrics.pairs:RMSE",
         "nrmse": "gantk.metrics.pairs:NRMSE",
