@@ -103,7 +103,7 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
 
 
 def test_the_published_features_alone_give_a_score_its_plain_name(monkeypatch):
-    monkeypatch.setattr("gantk.metrics.features.inception_network", nn.Identity)
+    monkeypatch.setattr("gantk.metrics.features.Inception", nn.Identity)
     for metric, plain in ((Kid, "kid"), (Fid, "fid"), (Prdc, "prdc")):
         assert metric(2.0, 2, features="inception").name == plain
         assert metric(2.0, 2).name == f"{plain}_random"
@@ -279,7 +279,7 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tiny, weights):
         "shapes.pt": "does not fit",
         "list.pt": "not a readable",
         "damaged.pt": "not a readable file of weights",
-        "bomb.pt": "program that might run",
+        "bomb.pt": "pickle that may run code",
         "program.pt": "not a readable",
     }.items():
         with pytest.raises(UserError, match=message) as error:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.nets.pretrained import timm_model, weights_file
+from gantk.nets.pretrained import read_state, timm_model, weights_file
 from gantk.plugin.loader import registry
 
 WHERE = "evaluate.metrics"
@@ -36,8 +35,8 @@ class Features:
     2048 numbers); "NAME.onnx", a file; any other name, a backbone of timm, with its pretrained weights or with those of
     the file `weights`. Files are found by their path or in $GANTK_WEIGHTS. A network sees images of as many channels as
     it has as they are, and of any other number each contrast on its own, as a gray picture; values beyond the data
-    range are cut off, and within it none is rounded. A volume is its three slices through the middle, one along each
-    axis. What is seen apart is concatenated. `mean`, `std` and `side` are for files and timm's networks.
+    range are cut off, and within it none is rounded. A volume is its three slices through the middle. What is seen
+    apart is concatenated. `mean`, `std` and `side` are for files and timm's networks.
 
     UserError where a file is absent or of another network, and where an image holds values that are no numbers.
     """
@@ -79,10 +78,11 @@ class Features:
         if dims == 3:
             self.what += "-of-middle-slices"
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
         found, sound, channels = [], [], self.network.channels
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             for part in images.split(PASS):
                 sound.append(part.isfinite().all())  # asked once, at the end: the device need not wait
                 part, numbers = part.float() / self.data_range, []
@@ -140,34 +140,33 @@ class RandomConv(nn.Module):
         return torch.cat(found, 1)
 
 
-def inception_network() -> nn.Module:
-    """pytorch-fid's network with its own weights: $GANTK_WEIGHTS, torch's cache or the web; UserError otherwise."""
-    from pytorch_fid import inception
-
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    path = weights_file(INCEPTION_FILE) or (cached if cached.is_file() else None)
-    download = inception.load_state_dict_from_url
-    if path is not None:  # the constructor knows no other way to be given weights
-        inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-            return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
-    except OSError as error:
-        what = f"the weights of the feature network 'inception' are absent ({error})"
-        remedy = f'put {INCEPTION_FILE} into a folder and point GANTK_WEIGHTS to it, or use features = "random"'
-        raise UserError(what, where=WHERE, remedy=remedy) from None
-    finally:
-        inception.load_state_dict_from_url = download
-
-
 class Inception(nn.Module):
-    """pytorch-fid's Inception, last pooling: 2048 numbers of pictures (N, 3, H, W) from 0 to 1, at 299 pixels."""
+    """pytorch-fid's Inception, last pooling: 2048 numbers of pictures (N, 3, H, W) from 0 to 1, at 299 pixels.
+
+    Its own weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError otherwise.
+    """
 
     channels = 3
 
     def __init__(self) -> None:
+        from pytorch_fid import inception
+
         super().__init__()
-        self.network = inception_network().to(memory_format=torch.channels_last)
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        path = weights_file(INCEPTION_FILE) or (cached if cached.is_file() else None)
+        download = inception.load_state_dict_from_url
+        if path is not None:  # the constructor knows no other way to be given weights
+            inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+                network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
+        except OSError as error:
+            what = f"the weights of the feature network 'inception' are absent ({error})"
+            remedy = f'put {INCEPTION_FILE} into a folder and point GANTK_WEIGHTS to it, or use features = "random"'
+            raise UserError(what, where=WHERE, remedy=remedy) from None
+        finally:
+            inception.load_state_dict_from_url = download
+        self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.contiguous(memory_format=torch.channels_last))[0]
@@ -197,8 +196,8 @@ class Backbone(nn.Module):
             with torch.no_grad():
                 (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
         except Exception as error:  # each network refuses in its own way
-            what = f"the feature network does not take pictures of {channels} channels and "
-            what += f"{self.size[0]} x {self.size[1]} pixels, or makes no vectors of them: {_first_line(error)}"
+            what = f"the feature network does not take pictures of {channels} channels and {size[0]} x {size[1]} pixels, "
+            what += f"or makes no vectors of them: {str(error)[:200]}"
             raise UserError(what, where=WHERE, remedy="set `side` to the pixels that it takes") from None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -260,10 +259,10 @@ def timm_with(name: str, path: Path) -> nn.Module:
     A prefix before all names (`module.`, `backbone.`) is taken off; children may be numbered in their order, as
     nn.Sequential names them; a classifier or anything else beside is left alone.
     """
-    state, network = read_state(path), timm_model(name, "random", num_classes=0)
+    state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
     wanted = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
     numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
-    numbered = tuple(".".join([numbers.get(key.split(".")[0], ""), *key.split(".")[1:]]) for key in wanted)
+    numbered = tuple(re.sub(r"^\w+", lambda child: numbers.get(child[0], ""), key) for key in wanted)
     places = [(names, key.removesuffix(names[0])) for names in {wanted, numbered} for key in state]
     fits = [place for place in places if all(place[1] + key in state for key in place[0])]
     if len(fits) != 1:
@@ -273,9 +272,9 @@ def timm_with(name: str, path: Path) -> nn.Module:
         remedy = "name the timm network that the file was trained as, and save the one network that is meant"
         raise UserError(what, where=WHERE, remedy=remedy)
     names, prefix = fits[0]
-    found = {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}
-    channels = found[_stem(network)].shape[1:2]
-    if channels not in ((), network.state_dict()[_stem(network)].shape[1:2]):
+    found, stem = {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}, _stem(network)
+    channels = found[stem].shape[1:2]
+    if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
     try:
         network.load_state_dict(found, strict=False)  # all but counts of batches was found
@@ -284,22 +283,9 @@ def timm_with(name: str, path: Path) -> nn.Module:
     return network
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; code in it never runs. Of a training's checkpoint, its largest dict of tensors."""
-    from safetensors.torch import load_file
-
-    try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        return _largest(loaded)
-    except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-        detail = "it is damaged, or a program that might run" if "weights_only" in str(error) else _first_line(error)
-        remedy = "it must be a .safetensors file, or one of torch that holds tensors by name; a program goes to ONNX"
-        raise UserError(f"'{path}' is not a readable file of weights: {detail}", where=WHERE, remedy=remedy) from None
-
-
-def _largest(loaded: Mapping[Any, Any]) -> dict[str, Tensor]:
-    own = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    return max([own, *(_largest(value) for value in loaded.values() if isinstance(value, Mapping))], key=len)
+def _stem(network: nn.Module) -> str:
+    """The name of the first weight that looks at pictures."""
+    return next(key for key, value in network.state_dict().items() if value.ndim == 4)
 
 
 def found_file(name: str) -> Path:
@@ -317,12 +303,3 @@ def fingerprint(path: Path) -> str:
     """The first 8 digits of a file's SHA-256, so that a definition knows one file from another of its name."""
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
-
-
-def _stem(network: nn.Module) -> str:
-    """The name of the first weight that looks at pictures."""
-    return next(key for key, value in network.state_dict().items() if value.ndim == 4)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)

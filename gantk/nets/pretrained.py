@@ -102,7 +102,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     """The network with the weights of a file; UserError naming it where they are not that network's."""
     import timm
 
-    overlay = {"state_dict": _read(path), "custom_load": False}
+    overlay = {"state_dict": read_state(path), "custom_load": False}
     try:
         if options:  # where a head is dropped timm loads what it finds: the whole network says whether all is there
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -114,8 +114,8 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name; code in a pickle is never run. UserError where the file holds no such thing."""
+def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
+    """The tensors of a file by name; code in it never runs. Of a training's checkpoint, its largest dict of tensors."""
     from safetensors.torch import load_file
 
     detail = "it holds no tensors by name"
@@ -124,12 +124,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
         detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else _first_line(error)
         found = None
-    for key in ("state_dict", "model"):  # as training scripts wrap them
-        found = found.get(key, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        remedy = "copy it again; it must be a .safetensors file, or a .pth or .bin file that holds tensors alone"
-        raise UserError(f"'{path}' is not a readable file of weights: {detail}", where=VARIABLE, remedy=remedy)
-    return found
+    state = _largest(found) if isinstance(found, dict) else {}
+    if not state:
+        remedy = "it must be a .safetensors file, or one of torch that holds tensors by name; copy or save it again"
+        raise UserError(f"'{path}' is not a readable file of weights: {detail}", where=where, remedy=remedy)
+    return state
+
+
+def _largest(found: dict) -> dict[str, Tensor]:
+    own = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return max([own, *(_largest(value) for value in found.values() if isinstance(value, dict))], key=len)
 
 
 def _unreachable(config: Any) -> str | None:
