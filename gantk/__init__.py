@@ -87,7 +87,7 @@ MOVED = {
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",
     "gantk.metrics.distances": "gantk.metrics.sets",
     "gantk.metrics.diversity": "gantk.metrics.sets",
-    "gantk.metrics.feature_files": "gantk.metrics.features",
+    "gantk.metrics.feature_files": "gantk_features.backbones",
     "gantk.metrics.lesions": "gantk.metrics.pairs",
     "gantk.metrics.pair_metric": "gantk.metrics.pairs",
     "gantk.metrics.perceptual": "gantk_lpips.metric",

@@ -73,6 +73,7 @@ PARTS = {
         "prdc": "gantk.metrics.neighbours:Prdc",
         "diversity": "gantk.metrics.sets:Diversity",
     },
+    "features": {"random": "gantk.metrics.features:RandomConv"},
     "optimizer": {
         "adam": "gantk.training.optim:adam",
         "adamw": "gantk.training.optim:adamw",

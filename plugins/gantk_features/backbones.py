@@ -1,0 +1,170 @@
+"""Networks of timm and ONNX files as features: pictures are brought to their size and scale, their maps averaged.
+
+Weights are read as tensors alone. A TorchScript file is a program, which would run when it is opened, and is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gantk.errors import UserError
+from gantk.nets.pretrained import read_state, timm_model, weights_file
+from gantk.plugin.loader import registry
+
+WHERE = "evaluate.metrics"
+SIDE = 224  # pixels, where neither the file nor the recipe says another size
+WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of photographs, where timm says nothing of a network
+
+
+class Backbone(nn.Module):
+    """A network's pooled numbers (N, d) of pictures (N, channels, H, W) from 0 to 1, brought to its size and scale.
+
+    The intensities stay floats throughout: nothing is rounded to 256 levels. A map of numbers (N, d, h, w) is averaged
+    over its positions. `file` is what the network or its weights came from. UserError where the network does not take
+    such pictures or gives neither.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        size: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str,
+        file: Path | None = None,
+    ):
+        super().__init__()
+        self.network, self.channels, self.size = network, channels, tuple(size)
+        self.suffix = "_" + re.sub(r"[^\w.-]+", "-", file.stem if file else name)
+        self.what = "-".join([name] * bool(name) + ([file.name, fingerprint(file)] if file else ["pretrained"]))
+        for scale, values in (("mean", mean), ("std", std)):
+            found = torch.tensor([float(value) for value in values])
+            if channels == 1 and len(found) == 3:  # of three colours: gray is all of them alike
+                found = found.mean(0, keepdim=True)
+            if len(found) not in (1, channels) or (scale == "std" and not (found > 0).all()):
+                allowed = f"1 or {channels} numbers, as many as the network has channels; std above 0"
+                raise UserError(f"{scale} = {list(values)} cannot be used", where=WHERE, allowed=allowed)
+            self.register_buffer(scale, found.expand(channels)[:, None, None].clone())
+        try:
+            with torch.no_grad():
+                (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
+        except Exception as error:  # each network refuses in its own way
+            pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
+            what = f"the feature network does not take {pictures}, or makes no vectors of them: {str(error)[:200]}"
+            raise UserError(what, where=WHERE, remedy="set `side` to the pixels that it takes") from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        found = self.network(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        return found.mean((2, 3)) if found.ndim == 4 else found
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a module, run by the exporter "onnx": its first output for its only input (N, C, H, W)."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        (self.shape, *more), self.run = registry().get("exporter", "onnx").load()().network(path)
+        if more or len(self.shape) != 4 or not isinstance(self.shape[1], int):
+            what = f"'{path}' has {1 + len(more)} inputs, the first {self.shape}"
+            raise UserError(what, where=WHERE, allowed="one of floats (N, C, H, W) whose number of channels is fixed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.run(x.cpu().numpy()).astype(np.float32)).to(x.device)
+
+
+def onnx_backbone(
+    name: str, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), side: int | None = None
+) -> Backbone:
+    """The network of an ONNX file, whose pictures are neither shifted nor scaled unless that is asked for."""
+    path = found_file(name)
+    network = OnnxNetwork(path)
+    fixed = all(isinstance(length, int) for length in network.shape[2:])
+    size = tuple(network.shape[2:]) if fixed else (side or SIDE,) * 2
+    if side is not None and size != (side, side):
+        raise UserError(f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE)
+    return Backbone(network, network.shape[1], size, mean, std, "", path)
+
+
+def timm_backbone(
+    name: str,
+    *,
+    weights: str | None = None,  # a file of weights; None: timm's pretrained ones
+    mean: Sequence[float] | None = None,  # None: timm's for the network, as for std and side
+    std: Sequence[float] | None = None,
+    side: int | None = None,
+) -> Backbone:
+    """A network of timm with its pretrained weights, or with those of a file."""
+    if Path(name).suffix in WEIGHTS:
+        what = f'features = "{name}" is a file of weights, which does not say what network it belongs to'
+        remedy = f'write features = "resnet50", weights = "{name}", with the timm name of its network'
+        raise UserError(what, where=WHERE, remedy=remedy)
+    path = None if weights is None else found_file(weights)
+    network = timm_model(name, "pretrained", num_classes=0) if path is None else timm_with(name, path)
+    known, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
+    size = known.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
+    scale = mean or known.get("mean", MEAN), std or known.get("std", STD)
+    return Backbone(network.to(memory_format=torch.channels_last), channels, size, *scale, name, path)
+
+
+def timm_with(name: str, path: Path) -> nn.Module:
+    """A timm network without its classifier, with a file's weights: for gray images where the file's are for those.
+
+    A prefix before all names (`module.`, `backbone.`) is taken off; children may be numbered in their order, as
+    nn.Sequential names them; a classifier or anything else beside is left alone.
+    """
+    state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
+    wanted = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
+    numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
+    numbered = tuple(re.sub(r"^\w+", lambda child: numbers.get(child[0], ""), key) for key in wanted)
+    places = [(names, key.removesuffix(names[0])) for names in {wanted, numbered} for key in state]
+    fits = [place for place in places if all(place[1] + key in state for key in place[0])]
+    if len(fits) != 1:
+        held = "does not hold" if not fits else "holds more than once"
+        missing = next((key for key in wanted if key not in state), wanted[0])
+        what = f"'{path}' {held} the weights of '{name}', such as {missing}; its first are {list(state)[:3]}"
+        remedy = "name the timm network that the file was trained as, and save the one network that is meant"
+        raise UserError(what, where=WHERE, remedy=remedy)
+    names, prefix = fits[0]
+    found, stem = {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}, _stem(network)
+    channels = found[stem].shape[1:2]
+    if channels not in ((), network.state_dict()[stem].shape[1:2]):
+        network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
+    try:
+        network.load_state_dict(found, strict=False)  # all but counts of batches was found
+    except RuntimeError as error:
+        raise UserError(f"'{path}' does not fit '{name}': {' '.join(str(error).split())[:200]}", where=WHERE) from None
+    return network
+
+
+def _stem(network: nn.Module) -> str:
+    """The name of the first weight that looks at pictures."""
+    return next(key for key, value in network.state_dict().items() if value.ndim == 4)
+
+
+def found_file(name: str) -> Path:
+    """A file named by its path, or lying in $GANTK_WEIGHTS; UserError that says which file to put where."""
+    path = Path(name).expanduser()
+    found = path if path.is_file() else weights_file(name)
+    if found is None:
+        what = f"the file '{name}' of a feature network is absent: no such file, and none in $GANTK_WEIGHTS"
+        remedy = f"put {path.name} into a folder and point GANTK_WEIGHTS to it, or give the file's path"
+        raise UserError(what, where=WHERE, remedy=remedy)
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """The first 8 digits of a file's SHA-256, so that a definition knows one file from another of its name."""
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"

@@ -1,0 +1,45 @@
+"""The Inception network that FID and KID were published with, as pytorch-fid has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.pretrained import weights_file
+
+FILE = "pt_inception-2015-12-05-6726825d.pth"
+
+
+class Inception(nn.Module):
+    """pytorch-fid's Inception, last pooling: 2048 numbers of pictures (N, 3, H, W) from 0 to 1, at 299 pixels.
+
+    Its own weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError otherwise.
+    """
+
+    channels, what, suffix = 3, "inception-2048", ""
+
+    def __init__(self, name: str = "inception") -> None:
+        from pytorch_fid import inception
+
+        super().__init__()
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        path = weights_file(FILE) or (cached if cached.is_file() else None)
+        download = inception.load_state_dict_from_url
+        if path is not None:  # the constructor knows no other way to be given weights
+            inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, "cpu", weights_only=True)
+        try:
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+                network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
+        except OSError as error:
+            what = f"the weights of the feature network 'inception' are absent ({error})"
+            remedy = f'put {FILE} into a folder and point GANTK_WEIGHTS to it, or use features = "random"'
+            raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
+        finally:
+            inception.load_state_dict_from_url = download
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.contiguous(memory_format=torch.channels_last))[0]
