@@ -20,16 +20,10 @@ def gantk_register(add: Add) -> None:
     """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
-<<<<<<< HEAD
-    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`), each taking a name and a callable or a
-    `"package.module:attribute"` string that is imported at first use, and `add.recipes("my_package.recipes")` for a
-    package that holds TOML recipes, `add.suites("my_package.suites")` for one that holds suites of `gantk bench`.
-    A source with a class method `accepts(path)` is one that `--data PATH` may find.
-=======
     `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`), each taking a name and a callable
     or a `"package.module:attribute"` string that is imported at first use, and `add.recipes("my_package.recipes")` for
     a package that holds TOML recipes, `add.suites("my_package.suites")` for one that holds suites of `gantk bench`.
->>>>>>> 08be222 (Learned features are a plugin, through a kind of their own: anyone's network can judge sets of images)
+    A source with a class method `accepts(path)` is one that `--data PATH` may find.
     """
 
 
