@@ -85,7 +85,11 @@ class OnnxNetwork(nn.Module):
 
 
 def onnx_backbone(
-    name: str, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), side: int | None = None
+    name: str,
+    *,
+    mean: list[float] = [0.0],  # subtracted from intensities 0 to 1
+    std: list[float] = [1.0],  # what they are then divided by
+    side: int | None = None,  # pixels that images are brought to; None: 224, or the file's own
 ) -> Backbone:
     """The network of an ONNX file, whose pictures are neither shifted nor scaled unless that is asked for."""
     path = found_file(name)
@@ -101,9 +105,9 @@ def timm_backbone(
     name: str,
     *,
     weights: str | None = None,  # a file of weights; None: timm's pretrained ones
-    mean: Sequence[float] | None = None,  # None: timm's for the network, as for std and side
-    std: Sequence[float] | None = None,
-    side: int | None = None,
+    mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for the network
+    std: list[float] | None = None,  # what they are then divided by; None: timm's for the network
+    side: int | None = None,  # pixels that images are brought to; None: the network's own
 ) -> Backbone:
     """A network of timm with its pretrained weights, or with those of a file."""
     if Path(name).suffix in WEIGHTS:
