@@ -10,15 +10,22 @@ from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 
 from gantk.losses.reconstruction import gram
 from gantk.nets.pretrained import DEVIATION, LAYERS, MEAN, VGG19
-from gantk_style.canvas import luminance, smooth_edges, total_variation
 from gantk_style.lbfgs import ImageLBFGS
-from gantk_style.objective import Objective, encoder_for
-from gantk_style.transfer import transfer
+from gantk_style.objective import How, Objective, total_variation
+from gantk_style.transfer import luminance, smooth_edges, transfer
+
+RANGE = (-1.0, 1.0)
+
+
+def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):
+    """`transfer` with options by name, at shallow layers."""
+    how = How(**SHALLOW | options)
+    return transfer(content, style, encoder=encoder, how=how, steps=steps, shared=shared)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return encoder_for(*SHALLOW.values(), "random")
+    return How(**SHALLOW, weights="random").encoder(RANGE)
 
 
 # The network
@@ -60,7 +67,7 @@ def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
 def test_content_and_style_are_gatys_formulas_up_to_their_scale(encoder):
     content, style, image = blobs(1), stripes(), blobs(1, seed=5)
     weights = {"content_weight": 2.0, "style_weight": 3.0, "variation": 0.5}
-    found = Objective(content, style, encoder=encoder, **SHALLOW, **weights)(image)
+    found = Objective(content, style, encoder, How(**SHALLOW, **weights))(image)
     maps = lambda x: {k: v[0].double().flatten(1).numpy() for k, v in zip(encoder.layers, encoder(x), strict=True)}  # noqa: E731
     known, painted, now = maps(content), maps(style), maps(image)
     # equation 1, whose 1/2 and sum are replaced by the energy of the content's maps
@@ -78,8 +85,8 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale(encoder):
 
 def test_several_images_give_one_style_together(encoder):
     styles, image = blobs(3, seed=2), blobs(1)
-    options = {"encoder": encoder, "content_weight": 0.0, "style_weight": 1.0} | SHALLOW
-    found = Objective(image, styles, **options)(image)["style"]
+    how = How(**SHALLOW, content_weight=0.0, style_weight=1.0)
+    found = Objective(image, styles, encoder, how)(image)["style"]
     mean = [gram(maps).mean(0, keepdim=True) for maps in encoder(styles)]
     order = [encoder.layers.index(layer) for layer in SHALLOW["style_layers"]]
     maps = encoder(image)
@@ -123,18 +130,18 @@ def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_images_of_a_batch_do_not_influence_each_other(encoder, optimizer):
-    content, options = blobs(3), SHALLOW | {"encoder": encoder, "steps": 6, "optimizer": optimizer, "smooth": 0.7}
-    whole, history = transfer(content, stripes(), **options)
+    content, options = blobs(3), {"encoder": encoder, "steps": 6, "optimizer": optimizer, "smooth": 0.7}
+    whole, history = styled(content, stripes(), **options)
     for k in range(3):
-        single, fall = transfer(content[k : k + 1], stripes(), **options)
+        single, fall = styled(content[k : k + 1], stripes(), **options)
         torch.testing.assert_close(whole[k : k + 1], single, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(history[:, k : k + 1], fall, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["content", "noise", "style"])
 def test_the_objective_falls_from_every_start(encoder, init):
-    options = SHALLOW | {"encoder": encoder, "steps": 40, "init": init, "content_weight": 0.02}
-    _, history = transfer(blobs(1, seed=3), stripes(), **options)
+    options = {"encoder": encoder, "steps": 40, "init": init, "content_weight": 0.02}
+    _, history = styled(blobs(1, seed=3), stripes(), **options)
     assert history.shape == (41, 1)
     least = {"content": 10.0, "noise": 10.0, "style": 1.001}[init]  # the style itself lacks the content alone
     assert float(history[0] / history.amin()) > least
@@ -143,8 +150,8 @@ def test_the_objective_falls_from_every_start(encoder, init):
 def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    options = SHALLOW | {"encoder": encoder, "steps": 3, "init": "noise"}
-    first, again, other = (transfer(blobs(1), stripes(), seed=seed, **options)[0] for seed in (0, 0, 1))
+    options = {"encoder": encoder, "steps": 3, "init": "noise"}
+    first, again, other = (styled(blobs(1), stripes(), seed=seed, **options)[0] for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -159,26 +166,26 @@ def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encod
     ids=["content-is-kept", "smoother"],
 )
 def test_a_weight_lowers_what_it_weighs(encoder, option, low, high, measure):
-    content, options = blobs(1), SHALLOW | {"encoder": encoder, "steps": 15}
-    images = [transfer(content, stripes(), **options, **{option: weight})[0] for weight in (low, high)]
+    content, options = blobs(1), {"encoder": encoder, "steps": 15}
+    images = [styled(content, stripes(), **options, **{option: weight})[0] for weight in (low, high)]
     free, asked = (float(measure(image, content)) for image in images)
     assert asked < 0.8 * free
 
 
 def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours_asked_for(encoder):
-    options = SHALLOW | {"encoder": encoder}
+    options = {"encoder": encoder}
     content = torch.cat([blobs(1), 1.5 * blobs(1)])
-    image, history = transfer(content, stripes(), **options, optimizer="adam", lr=5.0, steps=3)
+    image, history = styled(content, stripes(), **options, optimizer="adam", lr=5.0, steps=3)
     assert (history[1:] > history[0]).all(), "the steps were meant to be far too long"
     assert torch.equal(image, content)
-    image, _ = transfer(content, 3 * stripes(), **options, steps=5)
+    image, _ = styled(content, 3 * stripes(), **options, steps=5)
     assert image[0].abs().max() <= 1
     assert image[1].min() >= content[1].min() and image[1].max() <= content[1].max()
     content = 0.5 * blobs(1, 3)
-    image, _ = transfer(content, stripes(), **options, steps=5, color="content")
+    image, _ = styled(content, stripes(), **options, steps=5, color="content")
     torch.testing.assert_close(image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(luminance(image), luminance(content), atol=0.01)
-    image, _ = transfer(content, stripes(), **options, steps=2, color="gray")
+    image, _ = styled(content, stripes(), **options, steps=2, color="gray")
     assert image.shape == (1, 3, 32, 32) and torch.equal(image, image[:, :1].expand_as(image))
 
 
@@ -206,7 +213,7 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
 )
 def test_refusals_are_one_clear_message(encoder, images, options, message):
     content, style = (blobs(count, channels) for count, channels in zip((2, 3), images, strict=True))
-    assert message in refusal(transfer, content, style, **SHALLOW, encoder=encoder, **options)
+    assert message in refusal(styled, content, style, encoder=encoder, **options)
 
 
 def test_layers_and_images_that_vgg19_has_no_room_for_are_refused():

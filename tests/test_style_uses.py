@@ -17,7 +17,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.training.assemble import assemble
-from gantk_style.objective import encoder_for
+from gantk_style.objective import How
 from gantk_style.transfer import transfer
 
 FAST = SHALLOW | {"weights": "random"}
@@ -91,7 +91,8 @@ def test_a_generated_image_takes_the_style_of_training_images_or_lends_its_own()
     assert torch.equal(done, post()(images, real))
     torch.testing.assert_close(done[1:2], post()(images[1:2], real), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
-    plain = transfer(images, real(4), encoder=encoder_for(*SHALLOW.values(), "random"), **SHALLOW, steps=3)[0]
+    how = How(**FAST)
+    plain = transfer(images, real(4), encoder=how.encoder((-1.0, 1.0)), how=how, steps=3)[0]
     torch.testing.assert_close(done, plain)
     lent = post(role="style", batch=2)(images, real)
     assert float((lent - real(3)).abs().mean()) < float((lent - images).abs().mean())

@@ -11,12 +11,12 @@ import click
 @click.argument("out")
 @click.option("--recipe", metavar="R", help="Take the options of this recipe's style transfer.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option: --set style_weight=1000.")
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="An option: --set style_weight=1000.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the optimizer. Default: 100.")
 @click.option("--weights", type=click.Choice(["pretrained", "random"]), help="Of VGG19. Default: pretrained.")
 @click.option("--gray", is_flag=True, help="Turn colour images to gray first.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
-def stylize(content, style, out, recipe, profile, settings, steps, weights, gray, device) -> None:
+def stylize(content, style, out, **options) -> None:
     """Write OUT: what CONTENT shows, in the style of STYLE (Gatys et al. 2016).
 
     CONTENT and STYLE are a picture (PNG, JPEG, TIFF) or a NIfTI file. OUT has CONTENT's size, grid and intensities.
@@ -24,16 +24,4 @@ def stylize(content, style, out, recipe, profile, settings, steps, weights, gray
     """
     from gantk_style import stylize as module
 
-    module.stylize(
-        content,
-        style,
-        out,
-        recipe=recipe,
-        profile=profile,
-        set=settings,
-        steps=steps,
-        weights=weights,
-        gray=gray,
-        device=device,
-        say=lambda line: click.echo(line),
-    )
+    module.stylize(content, style, out, **options, say=click.echo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from gantk.data.intensity import Percentile
 from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, check_weights, encoder_for
+from gantk_style.objective import DEFAULTS, How
 from gantk_style.transfer import transfer
 
 
@@ -36,47 +36,25 @@ class StylePost:
         image: str = "",  # file of the other image; "": training images
         role: Literal["content", "style"] = "content",  # what the generated image is
         styles: int = 4,  # training images whose styles are averaged, where the generated image is the content
-        weights: Literal["pretrained", "random"] = "pretrained",  # of VGG19; random ones need no download
-        content_layers: tuple[str, ...] = CONTENT_LAYERS,  # maps that are kept: conv1_1 to conv5_4
-        style_layers: tuple[str, ...] = STYLE_LAYERS,  # maps whose Gram matrices are matched
-        content_weight: float = 1.0,  # 1 is the cost of maps that have nothing of the content's
-        style_weight: float = 100.0,  # 1 is the cost of Gram matrices that have nothing of the style's
-        variation: float = 0.0,  # weight of the mean difference of neighbouring pixels, as a share of the range
+        how: How = DEFAULTS,
         steps: int = 100,  # of the optimizer, for each batch
-        optimizer: Literal["lbfgs", "adam"] = "lbfgs",  # both move each image by its own gradient alone
-        lr: float | None = None,  # length of a step; None: 1 for lbfgs, 0.05 for adam
-        init: Literal["content", "noise", "style"] = "content",  # what the result starts as
-        color: Literal["style", "content", "gray"] = "style",  # content: only the brightness changes; gray: no colour
-        smooth: float = 0.0,  # sigma in pixels of a Gaussian that softens the strong edges of the result
         batch: int = 16,  # images that are optimised at once
-        seed: int = 0,  # of random weights and of a start from noise
     ):
         for name, value in (("styles", styles), ("batch", batch), ("steps", steps)):
             if value < 1:
                 raise UserError(f"{name} = {value} is too small", where=f"post.{name}", allowed="1 or more")
-        check_weights(content_weight=content_weight, style_weight=style_weight, variation=variation)
-        self.dims, self.range, self.role, self.styles, self.batch = dims, range, role, styles, batch
+        self.role, self.styles, self.batch, self.how, self.steps = role, styles, batch, how, steps
         self.other = _file(image, dims, range) if image else None
-        self.encoder = encoder_for(content_layers, style_layers, weights, seed=seed, range=range)
-        self.how = dict(
-            content_layers=content_layers,
-            style_layers=style_layers,
-            content_weight=content_weight,
-            style_weight=style_weight,
-            variation=variation,
-            steps=steps,
-            optimizer=optimizer,
-            lr=lr,
-            init=init,
-            color=color,
-            smooth=smooth,
-            seed=seed,
-        )
+        self.encoder = how.encoder(range)
 
     def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
         """The images after the transfer; UserError where sizes or channels do not fit."""
-        shared = self.role == "content"
-        others = self._others(images, examples)
+        shared = self.role == "content"  # one style for all, of the other image or the mean of some examples
+        if self.other is None:
+            others = examples(self.styles if shared else len(images)).to(images)
+        else:
+            other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
+            others = other if shared else other.expand(len(images), *other.shape[1:])
         done = []
         for first in range(0, len(images), self.batch):
             made = images[first : first + self.batch]
@@ -84,17 +62,9 @@ class StylePost:
             done.append(self.paint(content, style, shared=shared)[0])
         return torch.cat(done)
 
-    def paint(self, content: Tensor, style: Tensor, **more) -> tuple[Tensor, Tensor]:
+    def paint(self, content: Tensor, style: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
         """`gantk_style.transfer.transfer` with this step's options."""
-        return transfer(content, style, encoder=self.encoder, **self.how, **more)
-
-    def _others(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
-        """The other images, in the size of those made: one for each of them, or some that make one style together."""
-        each = self.role == "style"
-        if self.other is None:
-            return examples(len(images) if each else self.styles).to(images)
-        other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
-        return other.expand(len(images), *other.shape[1:]) if each else other
+        return transfer(content, style, encoder=self.encoder, how=self.how, steps=self.steps, **more)
 
 
 def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:

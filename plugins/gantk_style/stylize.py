@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.intensity import Percentile
 from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
@@ -19,8 +18,8 @@ from gantk.machine.runtime import start
 from gantk.nets.pretrained import check_colours
 from gantk.plugin.spec import bind_or_raise, options_model
 from gantk.recipe.load import Recipe, load_recipe
-from gantk_style.canvas import luminance
 from gantk_style.post import StylePost, network_values
+from gantk_style.transfer import Watch, luminance
 
 OF_GENERATORS = ("image", "role", "styles")  # options of the post-step that mean nothing to two files
 LINES = 5  # of progress
@@ -58,58 +57,69 @@ def stylize(
     Returns the path written. UserError before any work where a file, an option or the two images do not fit.
     """
     content, style, out = Path(content), Path(style), Path(out)
-    options = _options(recipe, profile, set, {"steps": steps, "weights": weights})
+    options = _of_recipe(recipe, profile) if recipe is not None else {}
+    options |= Recipe({}).override(set).tables
+    for name in OF_GENERATORS:
+        if name in options:
+            raise UserError(f"'{name}' is for generated images: there are two files here", where=f"--set {name}")
+    options |= {name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None}
     _check_paths(content, style, out)
     known, example = _read(content, gray), _read(style, gray)
-    _check_colours(known, example, options.get("color", "style"))
-    device = start(device).device
+    if known.channels != example.channels and options.get("color", "style") == "style":
+        names = {1: "gray", 3: "in colour"}
+        what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
+        remedy = "add --gray to turn both to gray, or --set color=content to keep CONTENT's colours as they are"
+        raise UserError(what, where="STYLE", remedy=remedy)
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
     styles, _ = network_values(example.pixels, style, RANGE)
     size = pixels.shape[-2:]
     if styles.shape[-2:] != size:
-        say(f"note     the style is resized from {_text(styles.shape[-2:])} to the content's {_text(size)}")
-    slices, styles = _stack(pixels), _stack(styles)
+        other, own = (" x ".join(map(str, each)) for each in (styles.shape[-2:], size))
+        say(f"note     the style is resized from {other} to the content's {own}")
     try:
         post.encoder.check_size(size)
     except UserError as error:
         raise error.at(str(content)) from None
-    done = slices.copy()
-    shown = [k for k in range(len(slices)) if slices[k].min() < slices[k].max()]  # air alone stays air
-    for first in range(0, len(shown), post.batch):
-        chosen = shown[first : first + post.batch]
-        examples = np.stack([resize(styles[(2 * k + 1) * len(styles) // (2 * len(slices))], size) for k in chosen])
-        label = "style" if len(slices) == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {len(slices)}"
-        images = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
-        watch = _progress(label, post.how["steps"], say)
-        done[chosen] = post.paint(*images, shared=False, watch=watch)[0].cpu().numpy()
-    write(out, replace(known, pixels=_native(done if known.dims > 2 else done[0], mapping, known)))
+    done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say)
+    native = mapping.inverse(done.swapaxes(0, 1) if known.dims > 2 else done[0])
+    native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
+    whole = known.dtype is not None and np.issubdtype(known.dtype, np.integer)
+    write(out, replace(known, pixels=np.rint(native) if whole else native))
     say(f"written  {out}")
     return out
 
 
-def _options(recipe, profile: str | None, settings: Iterable[str], shorthands: dict[str, Any]) -> dict[str, Any]:
-    """The post-step's options: those of a recipe, settings over them, shorthands over these."""
-    options = _of_recipe(recipe, profile) if recipe is not None else {}
-    given = Recipe({}).override(settings).tables
-    for name in OF_GENERATORS:
-        if name in given:
-            raise UserError(f"'{name}' is for generated images: there are two files here", where=f"--set {name}")
-    return options | given | {name: value for name, value in shorthands.items() if value is not None}
+def _paint(post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torch.device, say: Callable) -> np.ndarray:
+    """Slices (D, C, H, W) in the styles of those at the same height; air alone stays air."""
+    done, count = slices.copy(), len(slices)
+    shown = [k for k in range(count) if slices[k].min() < slices[k].max()]
+    for first in range(0, len(shown), post.batch):
+        chosen = shown[first : first + post.batch]
+        heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
+        examples = np.stack([resize(styles[height], slices.shape[-2:]) for height in heights])
+        label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
+        images = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
+        done[chosen] = post.paint(*images, shared=False, watch=_progress(label, post.steps, say))[0].cpu().numpy()
+    return done
 
 
-def _of_recipe(recipe, profile: str | None) -> dict[str, Any]:
-    """What a recipe says of style transfer: in its method, or in a post-step."""
+def _stack(pixels: np.ndarray) -> np.ndarray:
+    """(C, H, W) or (C, D, H, W) as slices (D, C, H, W)."""
+    return pixels[None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.swapaxes(0, 1))
+
+
+def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> dict[str, Any]:
+    """What a recipe says of style transfer, in its method or in a post-step, as options of the post-step."""
     loaded = load_recipe(recipe)
     model = loaded.override([], profile).check()
-    found = [part for part in (model.method, *model.post) if part.name == "style"]
-    if not found:
+    found = next((part.table() for part in (model.method, *model.post) if part.name == "style"), None)
+    if found is None:
         what = f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a [[post]] step"
         raise UserError(what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2")
-    table = found[0].table()
-    table["steps"] = table.pop("translate_steps", table.get("steps"))
+    found["steps"] = found.pop("translate_steps", found.get("steps"))
     known = options_model(StylePost).model_fields
-    return {name: value for name, value in table.items() if name in known and name not in OF_GENERATORS}
+    return {name: value for name, value in found.items() if name in known and name not in OF_GENERATORS}
 
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:
@@ -120,7 +130,7 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
     if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
         raise UserError(f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content))
     for name, path in (("CONTENT", content), ("STYLE", style)):
-        if path.exists() and not path.is_dir() and not is_image(path):
+        if path.is_file() and not is_image(path):
             raise UserError(f"'{path.name}' is not an image that gantk reads", where=name, allowed=readable())
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
@@ -130,44 +140,19 @@ def _read(path: Path, gray: bool) -> Image:
     """The image of a file, gray where that is asked for."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
-    if not gray:
-        return image
-    return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy())
+    return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy()) if gray else image
 
 
-def _check_colours(content: Image, style: Image, color: str) -> None:
-    names = {1: "gray", 3: "in colour"}
-    if content.channels != style.channels and color == "style":
-        what = f"'{content.path}' is {names[content.channels]} and '{style.path}' is {names[style.channels]}"
-        remedy = "add --gray to turn both to gray, or --set color=content to keep CONTENT's colours as they are"
-        raise UserError(what, where="STYLE", remedy=remedy)
-
-
-def _stack(pixels: np.ndarray) -> np.ndarray:
-    """(C, H, W) or (C, D, H, W) as slices (D, C, H, W)."""
-    return pixels[None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.swapaxes(0, 1))
-
-
-def _native(pixels: np.ndarray, mapping: Percentile, known: Image) -> np.ndarray:
-    """Back to the content's intensities: within its own extremes, and whole numbers where its file holds such."""
-    pixels = pixels.swapaxes(0, 1) if pixels.ndim == 4 else pixels
-    native = np.asarray(mapping.inverse(pixels), dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
-    return np.rint(native) if known.dtype is not None and np.issubdtype(known.dtype, np.integer) else native
-
-
-def _progress(label: str, steps: int, say: Callable[[str], None]) -> Callable[[int, torch.Tensor], None]:
+def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:
     """Says a few times how far the objective has fallen."""
-    starts: list[float] = []
+    means: list[float] = []
+    due = {round(steps * k / LINES) for k in range(1, LINES + 1)}
 
     def watch(step: int, objective: torch.Tensor) -> None:
         mean = float(objective.mean())
-        starts.append(mean)
-        if step in {round(steps * k / LINES) for k in range(1, LINES + 1)}:
-            fall = f", {starts[0] / mean:.1f} times below the start" if mean > 0 else ""
+        means.append(mean)
+        if step in due:
+            fall = f", {means[0] / mean:.1f} times below the start" if mean > 0 else ""
             say(f"{label:<8} step {step} of {steps}, objective {mean:.4g}{fall}")
 
     return watch
-
-
-def _text(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.nets.pretrained import VGG19, check_colours
-from gantk_style.canvas import bounds, merged, noise_like, shown, smooth_edges
 from gantk_style.lbfgs import ImageLBFGS
-from gantk_style.objective import CONTENT_LAYERS, STYLE_LAYERS, Objective
+from gantk_style.objective import How, Objective
 
-RATES = {"lbfgs": 1.0, "adam": 0.05}  # a Newton step; change of a pixel in network intensities
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+Watch = Callable[[int, Tensor], None]  # (steps done, objective of each image)
 
 
 def transfer(
@@ -22,20 +23,10 @@ def transfer(
     style: Tensor,
     *,
     encoder: VGG19,
-    content_layers: Sequence[str] = CONTENT_LAYERS,
-    style_layers: Sequence[str] = STYLE_LAYERS,
-    content_weight: float = 1.0,
-    style_weight: float = 100.0,
-    variation: float = 0.0,
+    how: How,
     steps: int = 100,
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs",
-    lr: float | None = None,
-    init: Literal["content", "noise", "style"] = "content",
-    smooth: float = 0.0,
-    color: Literal["style", "content", "gray"] = "style",
     shared: bool = True,
-    seed: int = 0,
-    watch: Callable[[int, Tensor], None] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images with the content of `content` and the style of `style`, and how the objective fell.
 
@@ -47,63 +38,47 @@ def transfer(
         content: (N, C, *size) in network intensities, gray or RGB; volumes are seen slice by slice.
         style: (M, C, *size), of any size: one style, the mean of the Gram matrices of all. Not `shared`: a style for
             each content, M = N.
-        encoder: of `encoder_for`, with the layers that are named here.
-        init: what to start from; "noise" is drawn from `seed`, the same for every image.
-        smooth: sigma in pixels of `smooth_edges`, which finishes the result; 0: not at all.
-        color: "style": colours are part of the style; "content": the content keeps its own, and brightness alone
-            changes; "gray": the result has none. With the last two, gray and RGB may meet.
-        watch: called with (steps done, objective of each image) before every step and after the last.
+        encoder: of `how.encoder`.
+        how: with a `color` other than "style", gray and RGB may meet; a start from noise is the same for every image.
+        watch: called before every step and after the last.
 
     Returns the images, like `content`, and the objective, (steps + 1, N), from before the first step to after the last,
     without smoothing. UserError where channels or sizes do not fit.
     """
     if content.is_meta:  # asked for shapes only
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
-    start, painted = (shown(image, color).detach().float() for image in (content, style))
-    check_images(start, painted, encoder)
-    if not shared and len(style) != len(content):
-        raise UserError(f"{len(style)} styles for {len(content)} contents", where="style", allowed="one for each")
-    objective = Objective(
-        start,
-        painted,
-        shared=shared,
-        encoder=encoder.to(content.device),
-        content_layers=content_layers,
-        style_layers=style_layers,
-        content_weight=content_weight,
-        style_weight=style_weight,
-        variation=variation,
-    )
-    painted = painted[:1] if shared else painted
-    canvas = nn.Parameter(first_canvas(start, painted, init, encoder.range, seed))
-    rule = make_rule(optimizer, [canvas], lr)
-    best, history = _descend(canvas, objective, rule, bounds(start, encoder.range), steps, watch)
-    return smooth_edges(merged(content, best.to(content.dtype), color), smooth), history
-
-
-def make_rule(name: str, parameters: Sequence[nn.Parameter], lr: float | None = None) -> torch.optim.Optimizer:
-    """The optimizer of canvases: one that moves every image by its own gradient alone."""
-    rule = {"lbfgs": ImageLBFGS, "adam": torch.optim.Adam}[name]
-    return rule(parameters, lr=RATES[name] if lr is None else lr)
-
-
-def first_canvas(content: Tensor, style: Tensor, init: str, limits: tuple[float, float], seed: int) -> Tensor:
-    """Where the optimisation starts: a new tensor like `content`. UserError where the style has another size."""
-    if init == "style" and style.shape[2:] != content.shape[2:]:
-        what = f"a style of {list(style.shape[2:])} cannot be the start of an image of {list(content.shape[2:])}"
-        raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
-    start = noise_like(content, limits, seed) if init == "noise" else {"content": content, "style": style}[init]
-    return start.expand_as(content).clone(memory_format=torch.contiguous_format)
-
-
-def check_images(content: Tensor, style: Tensor, encoder: VGG19) -> None:
-    """UserError where the network cannot see the images, or where one is gray and the other is not."""
-    check_channels(content, style)
-    for name, image in (("content", content), ("style", style)):
+    start, painted = (shown(image, how.color).detach().float() for image in (content, style))
+    check_channels(start, painted)
+    for name, image in (("content", start), ("style", painted)):
         try:
             encoder.check_size(tuple(image.shape[2:]))
         except UserError as error:
             raise error.at(name) from None
+    if not shared and len(style) != len(content):
+        raise UserError(f"{len(style)} styles for {len(content)} contents", where="style", allowed="one for each")
+    objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
+    canvas = nn.Parameter(first_canvas(start, painted[:1] if shared else painted, how, encoder.range))
+    best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
+    return smooth_edges(_merged(content, best.to(content.dtype), how.color), how.smooth), history
+
+
+def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of canvases: one that moves every image by its own gradient alone."""
+    if how.optimizer == "adam":  # 0.05: change of a pixel in network intensities; 1: a Newton step
+        return torch.optim.Adam(parameters, lr=0.05 if how.lr is None else how.lr)
+    return ImageLBFGS(parameters, lr=1.0 if how.lr is None else how.lr)
+
+
+def first_canvas(content: Tensor, style: Tensor, how: How, limits: tuple[float, float]) -> Tensor:
+    """Where the optimisation starts: a new tensor like `content`. UserError where the style has another size."""
+    start = style if how.init == "style" else content
+    if start.shape[2:] != content.shape[2:]:
+        what = f"a style of {list(style.shape[2:])} cannot be the start of an image of {list(content.shape[2:])}"
+        raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
+    if how.init == "noise":
+        (low, high), generator = limits, torch.Generator().manual_seed(how.seed)
+        start = (low + (high - low) * torch.rand(1, *content.shape[1:], generator=generator)).to(content)
+    return start.expand_as(content).clone(memory_format=torch.contiguous_format)
 
 
 def check_channels(content: Tensor, style: Tensor) -> None:
@@ -117,27 +92,32 @@ def check_channels(content: Tensor, style: Tensor) -> None:
         raise UserError(what, where="color", remedy=remedy)
 
 
+def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The lowest and highest value each image may take, (N, 1, ...): the limits, or the content's own beyond them."""
+    axes = tuple(range(1, content.ndim))
+    return content.amin(axes, keepdim=True).clamp(max=limits[0]), content.amax(axes, keepdim=True).clamp(min=limits[1])
+
+
 def _descend(
-    canvas: nn.Parameter,
-    objective: Objective,
-    rule: torch.optim.Optimizer,
-    limits: tuple[Tensor, Tensor],
-    steps: int,
-    watch: Callable[[int, Tensor], None] | None,
+    canvas: nn.Parameter, objective: Objective, limits: tuple[Tensor, Tensor], steps: int, watch: Watch | None
 ) -> tuple[Tensor, Tensor]:
     """The best image met, for each of the batch, and the objective (steps + 1, N)."""
-    history: list[Tensor] = []
-    best = canvas.detach().clone()
+    rule, history = make_rule(objective.how, [canvas]), []
+    best, lowest = canvas.detach().clone(), torch.tensor(math.inf, device=canvas.device)
 
+    @torch.enable_grad()
     def closure() -> Tensor:
+        nonlocal best, lowest
         canvas.grad = None
-        with torch.enable_grad():
-            each = torch.stack(list(objective(canvas).values())).sum(0)
-            each.sum().backward()
-        _keep_better(best, canvas, each.detach(), history)
+        each = torch.stack(list(objective(canvas).values())).sum(0)
+        each.sum().backward()
+        now = each.detach()
+        better = (now < lowest).view(-1, *[1] * (canvas.ndim - 1))
+        best, lowest = torch.where(better, canvas.detach(), best), torch.minimum(now, lowest)
+        history.append(now)
         if watch is not None:
-            watch(len(history) - 1, history[-1])
-        return each.detach().sum()
+            watch(len(history) - 1, now)
+        return now.sum()
 
     for _ in range(steps):
         rule.step(closure)
@@ -147,9 +127,55 @@ def _descend(
     return best, torch.stack(history)
 
 
-def _keep_better(best: Tensor, canvas: Tensor, now: Tensor, history: list[Tensor]) -> None:
-    if history:
-        lowest = torch.stack(history).amin(0)
-        better = (now < lowest).view(-1, *[1] * (canvas.ndim - 1))
-        best.copy_(torch.where(better, canvas.detach(), best))
-    history.append(now)
+# ---- colours and edges
+
+
+def luminance(image: Tensor) -> Tensor:
+    """The brightness of RGB images, (N, 1, *size); gray ones are it themselves."""
+    if image.shape[1] != 3:
+        return image
+    weights = image.new_tensor(LUMINANCE).view(1, 3, *[1] * (image.ndim - 2))
+    return (image * weights).sum(1, keepdim=True)
+
+
+def shown(image: Tensor, color: str) -> Tensor:
+    """What is optimised of an image (N, C, *size): all of it, or its brightness alone where colour is not to change."""
+    return image if color == "style" else luminance(image)
+
+
+def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
+    """The result in the content's channels: with its own colours, with the content's, or with none.
+
+    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel moves as far as the brightness did.
+    """
+    if color == "content":
+        return content + (result - luminance(content))
+    return result.expand_as(content) if color == "gray" else result
+
+
+def smooth_edges(image: Tensor, sigma: float) -> Tensor:
+    """Blur with a Gaussian of `sigma` pixels where the image has strong edges, leave the rest: (N, C, *size).
+
+    What is blended in is 1 at the steepest twentieth of an image's pixels and falls to 0 with the slope, so that the
+    seams of a pasted or generated lesion soften and the texture of flat tissue stays. 0: the image itself.
+    """
+    if sigma == 0:
+        return image
+    slopes = torch.gradient(image, dim=list(range(2, image.ndim)))
+    steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): channels move together
+    flat = steepness.flatten(1)
+    steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
+    share = (steepness / steep.view(-1, *[1] * (image.ndim - 2))).clamp(max=1.0).unsqueeze(1)
+    return image + share * (_blurred(image, sigma) - image)
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur along every axis of (N, C, *size), edges continued."""
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    for axis in range(2, image.ndim):
+        lines = image.movedim(axis, -1)
+        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
+        image = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).reshape(lines.shape).movedim(-1, axis)
+    return image
