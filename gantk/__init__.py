@@ -82,6 +82,7 @@ MOVED = {
     "gantk.data.sources.dicom": "gantk_dicom.source",
     "gantk.data.split_file": "gantk.data.split.split_file",
     "gantk.formats.dicom": "gantk_dicom.format",
+    "gantk.formats.itk": "gantk_itk.itk",
     "gantk.hookspecs": "gantk.plugin.hookspecs",
     "gantk.losses.gram": "gantk.losses.reconstruction",
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",

@@ -97,13 +97,8 @@ def broken_files(whole: dict[str, bytes]) -> dict[str, bytes]:
         made += [(f"sides.{name}", line(whole[name], key, sides))
                  for name, key in (("x.mha", "DimSize"), ("zlib.mha", "DimSize"), ("gz.nrrd", "sizes"))]  # fmt: skip
     made += [("huge.png", png(*sides, b"\0" * 900)) for sides in ((60000, 60000), (2**31 - 1, 2), (13000, 13000))]
-    bomb, start = gzip.compress(bytes(2**24), mtime=0), field(whole["x.nii"], one, dim=[3, 9, 8, 7, 1, 1, 1, 1])[:352]
-    head = re.sub(rb"CompressedDataSize.*\n", b"", whole["zlib.mha"][: whole["zlib.mha"].index(b"LOCAL\n") + 6])
-    far = field(start, one, vox_offset=2**27)
-    made += [("bomb.nii.gz", gzip.compress(part, mtime=0) + bomb * 16) for part in (start, far)]
-    made.append(("bomb.mha", head + zlib.compress(bytes(2**26))))
     header = whole["x.mha"][: whole["x.mha"].index(b"ElementDataFile")]
-    for name in ("/etc/passwd", "../x.raw", "missing.raw", "LIST", "x%03d.raw 1 10 1", "pipe.raw"):
+    for name in ("../x.raw", "missing.raw", "LIST", "x%03d.raw 1 10 1", "pipe.raw"):
         made.append(("second.mhd", header + f"ElementDataFile = {name}\n".encode()))
         made.append(("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), whole["x.nrrd"], flags=re.S)))
     made.append(("second.hdr", whole["x.nii"][:348].replace(b"n+1", b"ni1")))
@@ -161,7 +156,7 @@ def test_good_neighbours_are_listed_and_read_and_what_is_no_file_is_not_listed(r
     assert not apart & {*reading["listed"], *reading["scans"]} and not [n for n in reading["scans"] if n[:3] == "up/"]
 
 
-def test_a_folder_that_may_not_be_opened_is_a_scan_that_says_so(tmp_path, monkeypatch):
+def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     PIL.Image.new("L", (9, 9)).save(tmp_path / "x.png")
 
@@ -171,11 +166,9 @@ def test_a_folder_that_may_not_be_opened_is_a_scan_that_says_so(tmp_path, monkey
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert [scan.name for scan in io.scans(tmp_path)] == ["closed", "x.png"]
-    with pytest.raises(UserError, match="closed.*cannot be listed"):
-        io.read(io.scans(tmp_path)[0])
-    with pytest.raises(UserError, match="closed.*Permission denied"):
-        io.list_images(tmp_path, recursive=True)
+    for listing in (io.scans, lambda folder: io.list_images(folder, recursive=True)):
+        with pytest.raises(UserError, match="closed' cannot be listed: Permission denied"):
+            listing(tmp_path)
 
 
 def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as hnp
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats import voxels
-from gantk.formats.image import Image
+from gantk.formats.image import Image, same_grid
 
 RNG = np.random.default_rng(0)
 GRAY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)
@@ -296,7 +296,7 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
         io.write(folder / name, image)
         again = io.read(folder / name)
         same(again.pixels, image.pixels)
-        assert again.grid == image.grid and hash(again.grid) is not None
+        assert same_grid(again, image)
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (1, 9, 7), (9, 1, 7), (9, 7, 1, 1)], ids=str)
@@ -445,7 +445,7 @@ def test_what_does_not_fit_a_grid_or_its_channels_is_refused(tmp_path, name):
     assert sorted(os.listdir(tmp_path)) == ["x.mha", "x.nii"]
 
 
-@pytest.mark.parametrize("kind, word", [("complex64", "complex"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "colour")])
+@pytest.mark.parametrize("kind, word", [("complex64", "complex64"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "R.*u1")])
 def test_values_that_are_no_numbers_are_refused(tmp_path, kind, word):
     nifti(tmp_path / "x.nii", np.zeros((4, 4, 4), kind))
     with pytest.raises(UserError, match=f"x.nii.*{word}"):
@@ -476,7 +476,7 @@ def test_an_outline_is_what_reading_gives_without_its_values(tmp_path, name):
         itk(tmp_path / name, COLOUR if name == "colour.mha" else GRAY8, vector=name == "colour.mha")
     volume = 1 if name == "4d.nii" else None
     outline, image = io.outline(tmp_path / name, volume), io.read(tmp_path / name, volume)
-    assert outline.pixels.shape == image.pixels.shape and outline.grid == image.grid
+    assert outline.pixels.shape == image.pixels.shape and same_grid(outline, image)
     assert outline.spacing == image.spacing and not outline.pixels.any()
 
 

@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
-from gantk.plugin.registry import Entry
 
 VERSION = 1  # of all readers, raised where one gives other pixels for the same file: cached images are named by it
 
@@ -37,33 +35,23 @@ class Scan:
 
 def formats() -> dict[str, Format]:
     """The format of each suffix, those of plugins included; UserError where two claim one suffix."""
-    return _loaded()[0]
-
-
-def _loaded() -> tuple[dict[str, Format], list[UserError]]:
-    """The format of each suffix, and why others do not load."""
     known = registry()
     if "formats" not in known.cache:
-        entries = [entry for (kind, _), entry in known.entries.items() if kind == "format"]
-        known.cache["formats"] = _formats(entries)
+        found, broken = {}, []
+        for entry in [entry for (kind, _), entry in known.entries.items() if kind == "format"]:
+            try:
+                form = entry.load()()
+            except UserError as error:  # a plugin's, which must not keep the others from being read
+                broken.append(f"Note that {error}")
+                continue
+            form.name, form.owner = form.name or entry.name, entry.owner
+            for suffix in form.suffixes:
+                other = found.setdefault(suffix, form)
+                if other is not form:
+                    what = f"the suffix '{suffix}' is claimed by the formats '{other.name}' of {other.owner}"
+                    raise UserError(f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them")
+        known.cache["formats"], known.cache["broken formats"] = found, " ".join(broken)
     return known.cache["formats"]
-
-
-def _formats(entries: list[Entry]) -> tuple[dict[str, Format], list[UserError]]:
-    found, owners, broken = {}, {}, []
-    for entry in entries:
-        try:
-            form = entry.load()()
-        except UserError as error:  # a plugin's, which must not keep the others from being read
-            broken.append(error)
-            continue
-        form.name = form.name or entry.name
-        for suffix in form.suffixes:
-            if suffix in found:
-                what = f"the suffix '{suffix}' is claimed by the formats '{found[suffix].name}' of {owners[suffix]}"
-                raise UserError(f"{what} and '{form.name}' of {entry.owner}", remedy="uninstall one of them")
-            found[suffix], owners[suffix] = form, entry.owner
-    return found, broken
 
 
 def readable() -> str:
@@ -97,9 +85,10 @@ def series_format(path: str | Path) -> SeriesFormat | None:
     path, known = Path(path), formats()
     if path.name.startswith("."):
         return None
-    candidates = [known[suffix_of(path)]] if suffix_of(path) in known else dict.fromkeys(known.values())
-    series = [form for form in candidates if isinstance(form, SeriesFormat)]
-    return next((form for form in series if suffix_of(path) in known or form.owns(path)), None)
+    form = known.get(suffix_of(path))
+    if form is not None:
+        return form if isinstance(form, SeriesFormat) else None
+    return next((form for form in _series_formats() if form.owns(path)), None)
 
 
 def is_volume(path: str | Path) -> bool:
@@ -109,7 +98,7 @@ def is_volume(path: str | Path) -> bool:
 
 def volume_suffixes() -> tuple[str, ...]:
     """The suffixes of files that may hold three axes by themselves."""
-    return tuple(suffix for suffix, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
+    return tuple(s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
 
 
 def natural(path: str | Path) -> list[tuple[int, int, str]]:
@@ -124,25 +113,23 @@ def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     Links to files are followed, as data sets are made of them; links to folders are not, for they may lead in a circle.
     A folder that is missing or may not be opened is a UserError.
     """
-    return _listed(folder, recursive, is_image)
+    return _listed(Path(folder), recursive, is_image)
 
 
 def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     """Everything readable below a folder, in natural order: files, and DICOM files grouped to series by folder.
 
-    A DICOM file that is broken, and a sub-folder that may not be opened, are scans of their own, of which `read` then
-    complains. A folder that is missing: UserError.
+    A DICOM file that is broken is a scan of its own, of which `read` then complains. A folder that is missing or may
+    not be opened: UserError.
     """
-    folder, closed, slices = Path(folder), [], {}
-    files = _listed(folder, recursive, lambda path: is_image(path) or series_format(path), closed)
-    found = [Scan(path, (path,), path.relative_to(folder).as_posix()) for path in closed]
-    for file in files:
-        if is_image(file):
-            found.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+    folder, found, parts = Path(folder), [], {}
+    for file in _listed(folder, recursive, lambda path: is_image(path) or series_format(path)):
+        if form := series_format(file):
+            parts.setdefault((file.parent, form), []).append(file)
         else:
-            slices.setdefault(file.parent, []).append(file)
-    for place, parts in slices.items():
-        found += _series(folder, place, parts)
+            found.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+    for (place, form), files in parts.items():
+        found += _grouped(form, place, files, place.relative_to(folder))
     return sorted(found, key=lambda scan: natural(scan.name))
 
 
@@ -152,7 +139,13 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     `volume` chooses one volume, counted from 0, of a file that holds several; without it such a file is refused.
     What is missing, empty, cut short, of another kind than its suffix, or not finite is a `UserError` naming it.
     """
-    return _opened(path, volume, values=True)
+    image = _opened(path, volume, values=True)
+    if wrong := _not_finite(image.pixels):
+        raise UserError(
+            f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what float32 holds",
+            remedy="replace them (NaN outside the head is usually 0), or leave the file out",
+        )
+    return image
 
 
 def outline(path: Path | Scan, volume: int | None = None) -> Image:
@@ -187,20 +180,22 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     A path without a known suffix is a folder for a derived DICOM series, where the image was read from one.
     `description` is what the image shows ("T2"), which DICOM alone keeps.
     """
-    path, suffix = Path(path), suffix_of(path)
+    path = Path(path)
     if _not_finite(image.pixels):
         raise UserError(f"'{path}' would hold values that are not finite", remedy="look for a diverged training")
+    form = formats().get(suffix_of(path))
+    series = None if form else next((form for form in _series_formats() if form.holds(image)), None)
     try:
-        series = [form for form in formats().values() if isinstance(form, SeriesFormat) and form.holds(image)]
-        if suffix not in formats() and series:
-            series[0].write_series(path, image, description)
-            return
-        form = _format(path, "write")
-        if os.path.isdir(path):
+        if series:
+            series.write_series(path, image, description)
+        elif form is None:
+            raise _unknown(path, "write")
+        elif path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with hidden_folder(path) as folder:
-            form.write(folder / path.name, image, description)
-            move_into(folder, path.parent, last=path.name)
+        else:
+            with hidden_folder(path) as folder:
+                form.write(folder / path.name, image, description)
+                move_into(folder, path.parent, last=path.name)
     except OSError as error:
         what = f"'{path}' cannot be written: {error.strerror or error}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
@@ -229,15 +224,13 @@ def move_into(folder: Path, target: Path, last: str = "") -> None:
 
 def expect_room(path: Path, values: int) -> None:
     """UserError where the float32 pixels of an image of so many values would take more than GANTK_MAX_GIB."""
-    text = os.environ.get("GANTK_MAX_GIB") or "16"
-    try:
-        limit = float(text)
-    except ValueError as error:
-        raise UserError(f"GANTK_MAX_GIB is '{text}'", allowed="a number of GiB", remedy="unset it") from error
-    if not values * 4 <= limit * 2**30:
+    limit = os.environ.get("GANTK_MAX_GIB") or "16"
+    if not re.fullmatch(r"\d*\.?\d+", limit):
+        raise UserError(f"GANTK_MAX_GIB is '{limit}'", allowed="a number of GiB", remedy="unset it")
+    if values * 4 > float(limit) * 2**30:
         raise UserError(
             f"'{path}' declares {values} values, {values * 4 / 2**30:.1f} GiB as float32",
-            allowed=f"{limit:g} GiB",
+            allowed=f"{limit} GiB",
             remedy="set the environment variable GANTK_MAX_GIB to more, if its header is right",
         )
 
@@ -255,41 +248,36 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     return volume or 0
 
 
+@np.errstate(all="ignore")
 def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
     """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
     scan = source if isinstance(source, Scan) else _scan_of(Path(source))
-    series = len(scan.files) > 1 or scan.path != scan.files[0]
-    form = series_format(scan.files[0]) if series else _format(scan.path, "read")
-    if volume not in (None, 0) and (series or not form.several):
-        raise UserError(f"'{scan.path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
+    path, series = scan.path, scan.files != (scan.path,)
     if not series:
-        _expect_file(scan.path)
+        _expect_file(path)
+    form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
+    if form is None:
+        raise _unknown(path, "read")
+    if volume and (series or not form.several):
+        raise UserError(f"'{path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
     try:
-        with np.errstate(all="ignore"):
-            image = form.read_series(scan.files, values) if series else form.read(scan.path, volume, values)
-        wrong = _not_finite(image.pixels) if values else 0
+        return form.read_series(scan.files, values) if series else form.read(path, volume, values)
     except MemoryError as error:
-        raise UserError(f"'{scan.path}' does not fit into memory", remedy="close other programs, or crop it") from error
+        raise UserError(f"'{path}' does not fit into memory", remedy="close other programs, or crop it") from error
     except UserError as error:  # of a second file, or of a missing library
-        raise error if scan.path.name in str(error) else error.at(str(scan.path)) from error.__cause__
+        raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except Exception as error:  # parsers and codecs answer a broken file with every kind of error
         reason = " ".join(str(error).split()[-30:]) or type(error).__name__
         reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
-        what = f"'{scan.path}' cannot be read as {form.name}: {reason[:300]}"
+        what = f"'{path}' cannot be read as {form.name}: {reason[:300]}"
         raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from error
-    if wrong:
-        raise UserError(
-            f"'{scan.path}' holds {wrong} values that are not finite, or beyond what float32 holds",
-            remedy="replace them (NaN outside the head is usually 0), or leave the file out",
-        )
-    return image
 
 
 def _scan_of(path: Path) -> Scan:
     """What a path names: a file, or the one series of a folder."""
     if not os.path.isdir(path):  # which, unlike Path.is_dir, never raises
         return Scan(path, (path,), path.name)
-    found = _series(path, path, _listed(path, False, series_format))
+    found = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(found) != 1:
         names = ", ".join(f"'{scan.name}'" for scan in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(
@@ -300,83 +288,56 @@ def _scan_of(path: Path) -> Scan:
     return found[0]
 
 
-def _series(root: Path, place: Path, files: list[Path]) -> list[Scan]:
-    """The series among the DICOM files of one folder, named relative to the folder that is listed."""
-    found, forms = [], {}
-    for file in files:
-        forms.setdefault(series_format(file), []).append(file)
-    for form, own in forms.items():
-        try:
-            found += form.group(place, own)
-        except UserError:  # its library is not installed: reading each of them will say so
-            found += [Scan(file, (file,), file.name) for file in own]
-    relative, several = place.relative_to(root), sum(scan.path == place for scan in found) > 1
-    named = []
-    for scan in found:
-        whole = scan.path == place and not several
-        named.append(replace(scan, name=(relative if whole else relative / Path(scan.name).name).as_posix()))
-    return named
+def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
+    """The images that a format finds among its files of one folder, which is called `relative` in the listing."""
+    try:
+        found = form.group(folder, files)
+    except UserError:  # its library is not installed: reading each of them will say so
+        found = [Scan(file, (file,), file.name) for file in files]
+    only = sum(scan.path == folder for scan in found) == 1  # series of the folder, which then has its name
+    return [
+        replace(scan, name=(relative if only and scan.path == folder else relative / scan.name).as_posix())
+        for scan in found
+    ]
 
 
-def _listed(
-    folder: str | Path, recursive: bool, wanted: Callable[[Path], bool], closed: list[Path] | None = None
-) -> list[Path]:
-    """The visible files below a folder that are wanted; sub-folders that may not be opened go to `closed`, if given."""
-    folder, found = Path(folder), []
+def _series_formats() -> list[SeriesFormat]:
+    return [form for form in dict.fromkeys(formats().values()) if isinstance(form, SeriesFormat)]
+
+
+def _listed(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
+    """The visible files below a folder that are wanted; no pipes and devices, which could be waited for for ever."""
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
     def shut(error: OSError) -> None:
-        if closed is None or Path(error.filename) == folder:
-            what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
-            raise UserError(what, remedy="look at its permissions")
-        closed.append(Path(error.filename))
+        what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
+        raise UserError(what, remedy="look at its permissions")
 
+    found = []
     for place, folders, names in os.walk(folder, onerror=shut):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        paths = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if _is_regular(path) and wanted(path)]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if os.path.isfile(path) and wanted(path)]
     return sorted(found, key=natural)
 
 
-def _is_regular(path: Path) -> bool:
-    """Whether it is a file, and no pipe or device, of which reading could wait for ever; broken links are none."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
-
-
 def _expect_file(path: Path) -> None:
-    """UserError where there is no regular file that may be opened and holds something."""
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            path.open("rb").close()
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist", remedy="name one image file") from error
-    except (OSError, ValueError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise UserError(f"'{path}' cannot be opened: {what}", remedy="look at its permissions") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"'{path}' is a pipe or a device, not a file", remedy="name one image file")
-    if status.st_size == 0:
+    """UserError where there is no regular file that holds something."""
+    if not os.path.isfile(path):
+        kind = "is a pipe or a device, not a file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"'{path}' {kind}", remedy="name one image file")
+    if path.stat().st_size == 0:
         raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
 
 
+def _unknown(path: Path, verb: str) -> UserError:
+    what = f"cannot {verb} '{path}': unknown suffix '{suffix_of(path)}'"
+    return UserError(what, allowed=readable(), remedy=registry().cache["broken formats"])
+
+
+@np.errstate(all="ignore")
 def _not_finite(pixels: np.ndarray) -> int:
     """How many values are not finite; the sum tells at once, and without memory, where there are none."""
     return 0 if np.isfinite(pixels.sum(dtype=np.float64)) else int(pixels.size - np.isfinite(pixels).sum())
-
-
-def _format(path: Path, verb: str) -> Format:
-    if os.path.isdir(path) and verb == "read":
-        raise UserError(f"the folder '{path}' cannot be listed", remedy="look at its permissions")
-    suffix = suffix_of(path)
-    if suffix not in formats() and verb == "read" and _is_regular(path) and (form := series_format(path)):
-        return form
-    if suffix not in formats():
-        broken = " ".join(f"Note that {error}" for error in _loaded()[1])
-        raise UserError(f"cannot {verb} '{path}': unknown suffix '{suffix}'", allowed=readable(), remedy=broken)
-    return formats()[suffix]

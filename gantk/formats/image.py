@@ -1,4 +1,4 @@
-"""`Image` (array, affine, spacing, header), `Format` (what reads and writes it), and the turn from a file's axes.
+"""`Image` (pixels, affine, header), `Format` (what reads and writes it), and the turn from a file's axes to upright.
 
 Pixels always stand upright, whatever the order of the axes in the file: rows from anterior (or the top) down, columns
 from the patient's right (or the left of the picture), planes from inferior to superior. Writers undo this.
@@ -6,7 +6,7 @@ from the patient's right (or the left of the picture), planes from inferior to s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -31,7 +31,7 @@ class Image:
     affine: np.ndarray | None = None  # float64 4x4: the FILE's voxel (i, j, k) to mm (right, anterior, superior)
     path: Path | None = None  # the file, or the folder of a DICOM series
     dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
-    header: Any = None  # the format's own metadata, kept for writing back
+    header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
 
     @property
     def dims(self) -> int:
@@ -44,35 +44,6 @@ class Image:
         return self.pixels.shape[0]
 
     @property
-    def file_shape(self) -> tuple[int, int, int]:
-        """Voxels along the FILE's axes (i, j, k), 1 where there is no such axis: as its header says, or by the affine.
-
-        A slice without a header is taken to be one plane k, as in DICOM.
-        """
-        sides = tuple(int(n) for n in getattr(self.header, "get_data_shape", tuple)()[:3])
-        spatial = self.pixels.shape[1:]
-        if sides and sorted(n for n in sides if n > 1) == sorted(n for n in spatial if n > 1):
-            return sides + (1,) * (3 - len(sides))
-        affine = UPRIGHT if self.affine is None else self.affine
-        sides = (*spatial, *(1,) * (3 - len(spatial)))
-        for shape in sorted(set(permutations(sides)), key=lambda shape: shape[2] != 1):
-            if tuple(n for n in upright_sides(shape, affine) if n > 1) == tuple(n for n in spatial if n > 1):
-                return shape
-        raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H, W); 1.0 if unknown."""
-        if self.affine is None:
-            return (1.0,) * self.dims
-        shape = self.file_shape
-        steps, sides = np.ones(3), np.ones(3, int)
-        for axis, target in enumerate(turn(self.affine, shape)[:, 0].astype(int)):
-            steps[2 - target] = np.linalg.norm(self.affine[:3, axis])
-            sides[2 - target] = shape[axis]
-        return tuple(float(step) for step, side in zip(steps, sides, strict=True) if side > 1)
-
-    @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of how the file was read, such as slices that were left out: its header's remarks."""
         return tuple(getattr(self.header, "remarks", ()))
@@ -83,10 +54,29 @@ class Image:
         return dict(getattr(self.header, "facts", {}))
 
     @property
-    def grid(self) -> Hashable:
-        """What two images on one grid share: the sides of the pixels, and the affine to 0.01 mm; to be compared."""
-        affine = None if self.affine is None else tuple(np.round(self.affine, 2).ravel() + 0.0)
-        return self.pixels.shape[1:], affine
+    def file_shape(self) -> tuple[int, int, int]:
+        """Voxels along the FILE's axes (i, j, k), 1 where there is no such axis: as its header says, or by the affine.
+
+        A slice without a header is taken to be one plane k, as in DICOM.
+        """
+        sides = tuple(int(n) for n in getattr(self.header, "get_data_shape", tuple)()[:3])
+        spatial = _above_one(self.pixels.shape[1:])
+        if sides and sorted(_above_one(sides)) == sorted(spatial):
+            return sides + (1,) * (3 - len(sides))
+        affine = UPRIGHT if self.affine is None else self.affine
+        sides = self.pixels.shape[1:] + (1,) * (3 - self.dims)
+        for shape in sorted(set(permutations(sides)), key=lambda shape: shape[2] != 1):
+            if _above_one(upright_sides(shape, affine)) == spatial:
+                return shape
+        raise ValueError(f"no file with the affine {affine} has upright sides {spatial}")
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H, W); 1.0 if unknown."""
+        if self.affine is None:
+            return (1.0,) * self.dims
+        shape, steps = self.file_shape, np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(float(steps[axis]) for axis in _upright_axes(shape, self.affine) if shape[axis] > 1)
 
 
 class Format:
@@ -182,10 +172,7 @@ def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
     """(D, H, W) of the upright pixels of a file of this shape (i, j, k)."""
-    sides = [0, 0, 0]
-    for axis, target in enumerate(turn(affine, shape)[:, 0].astype(int)):
-        sides[target] = shape[axis]
-    return tuple(sides[::-1])
+    return tuple(int(shape[axis]) for axis in _upright_axes(shape, affine))
 
 
 def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -201,6 +188,13 @@ def in_file_order(upright: np.ndarray, shape: tuple[int, int, int], affine: np.n
     axes = turn(affine, shape)
     view = upright.reshape(upright_sides(shape, affine)).transpose(2, 1, 0).transpose(axes[:, 0].astype(int))
     return np.flip(view, [axis for axis in range(3) if axes[axis, 1] < 0])
+
+
+def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -> None:
+    """UserError where upright pixels have not the sides of a file of this shape (i, j, k)."""
+    if _above_one(upright_sides(shape, affine)) != _above_one(image.pixels.shape[1:]):
+        what = f"pixels of {image.pixels.shape[1:]} do not fit the grid {shape} of '{image.path}'"
+        raise UserError(what, remedy="bring them back to the input's size first")
 
 
 def upright_affine(image: Image) -> np.ndarray:
@@ -228,3 +222,13 @@ def same_grid(image: Image, other: Image) -> bool:
     ends = np.array(image.pixels.shape[:0:-1]) - 1
     corners = np.array([[*(np.array(at) * ends), 1] for at in np.ndindex(2, 2, 2)], dtype=float).T
     return bool(np.abs(change @ corners - corners).max() < APART)
+
+
+def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """The file's axes along which upright planes, rows and columns follow."""
+    return np.argsort(turn(affine, shape)[:, 0])[::-1]
+
+
+def _above_one(sides: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides without axes of one voxel."""
+    return tuple(n for n in sides if n > 1)

@@ -3,16 +3,11 @@
 Pillow knows colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are read and written by
 SimpleITK where that is installed (extra `dicom`). A TIFF of several pages is refused: nothing in it says what
 its third axis is and how far its pages lie apart, so a volume is better kept as NIfTI.
-
-libtiff writes a line of its own to stderr about a damaged file. It is left alone: the stream belongs to the whole
-process, so turning it away would also swallow the tracebacks of other threads.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -23,15 +18,14 @@ import PIL.ImageOps
 from gantk.errors import UserError
 from gantk.formats.files import expect_room
 from gantk.formats.image import Format, Image, zeros
-from gantk.formats.voxels import expect_held
 
 # A filter for the whole process, since one set and reset around each file would race between threads.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
-KINDS = ("PNG", "JPEG", "TIFF", "BMP")  # by content; a JPEG named .png is read as the JPEG it is
-TO_GRAY = {"1": "L", "LA": "L", "La": "L"}
-TO_COLOUR = dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
-BITS, ORIENTATION, PLANES = 258, 274, 284  # tags of TIFF: bits, which corner comes first, whether channels lie apart
+KINDS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+MODES = {"1": "L", "LA": "L", "La": "L"}  # what is neither plain gray nor RGB, to which of them it is converted
+MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
+BITS, ORIENTATION = 258, 274  # tags of TIFF: bits of each channel, which corner comes first
 
 
 class Picture(Format):
@@ -39,28 +33,25 @@ class Picture(Format):
 
     name = "a picture"
     listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP files"
-    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+    suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (3, H, W): palettes turn to colour, alpha goes, EXIF turns of JPEG are honoured."""
-        with _open(path) as picture:
-            jpeg = picture.format in ("JPEG", "MPO")
+        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as what it is
+            pages, turns = getattr(picture, "n_frames", 1), picture.format in ("JPEG", "MPO", "TIFF")
+            if pages > 1 and picture.format != "MPO":  # of which the second picture is the first, for the other eye
+                remedy = "save each as a file of its own, or all as a NIfTI volume"
+                raise UserError(f"'{path}' holds {pages} pages", allowed="one", remedy=remedy)
+            expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
-                orientation = picture.getexif().get(ORIENTATION, 1)
-                if picture.format == "TIFF" and orientation > 1:
-                    picture.load()  # which turns it, and not by the sides that Pillow gives before
-                turned = jpeg and orientation >= 5
-                gray = picture.mode in ("L", "I", "F", *TO_GRAY) or picture.mode.startswith("I;16")
-                sides = picture.size if turned else picture.size[::-1]
-                return Image(zeros(1 if gray else 3, *sides), path=path)
-            stored = str(picture.tile[0][3])  # how its rows are stored, such as "RGB;16B"
-            picture.load()
-            if _is_deep(picture, stored):
-                array = _by_simpleitk(picture, path, stored)
+                turned = turns and picture.getexif().get(ORIENTATION, 1) >= 5
+                gray = MODES.get(picture.mode, picture.mode) != "RGB"
+                return Image(zeros(1 if gray else 3, *picture.size[:: 1 if turned else -1]), path=path)
+            if _is_deep(picture):
+                array = _by_simpleitk(path, picture)
             else:
-                upright = PIL.ImageOps.exif_transpose(picture) if jpeg else picture
-                mode = TO_GRAY.get(upright.mode) or TO_COLOUR.get(upright.mode)
-                array = np.asarray(upright.convert(mode) if mode else upright)
+                upright = picture if picture.format == "TIFF" or not turns else PIL.ImageOps.exif_transpose(picture)
+                array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
             dtype = array.dtype.newbyteorder("=")
             if picture.mode == "I" and picture.format == "PNG":  # what older Pillows call 16-bit gray
                 dtype = np.dtype(np.uint16)
@@ -72,7 +63,7 @@ class Picture(Format):
 
         Values of an integer image are rounded; those of a float image have to be whole numbers unless the file is TIFF.
         """
-        kind = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}.get(path.suffix.lower(), "JPEG")
+        kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
             raise UserError(
                 f"an image of shape {image.pixels.shape} does not fit into a {kind} file",
@@ -83,47 +74,29 @@ class Picture(Format):
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         if array.ndim == 3 and array.dtype != np.uint8:
             sitk = _simpleitk()
-            made = sitk.GetImageFromArray(array, isVector=True)
-            sitk.WriteImage(made, str(path), useCompression=True, imageIO=f"{kind}ImageIO")
+            sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), str(path), True, imageIO=f"{kind}ImageIO")
         else:
             options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
             PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[PIL.Image.Image]:
-    """Pillow's picture, not decoded yet; UserError for several pages, and for more pixels than the file can hold."""
-    with PIL.Image.open(path, formats=KINDS) as picture:
-        pages = getattr(picture, "n_frames", 1)
-        if pages > 1 and picture.format != "MPO":  # of which the second picture is the first, for the other eye
-            remedy = "save each as a file of its own, or all as a NIfTI volume"
-            raise UserError(f"'{path}' holds {pages} pages", allowed="one", remedy=remedy)
-        expect_room(path, picture.width * picture.height * len(picture.getbands()))
-        if picture.format != "TIFF":  # of which blank rows may take no more than a bit
-            expect_held(path, picture.width * picture.height // 8, path.stat().st_size, packed=True)
-        yield picture
-
-
-def _is_deep(picture: PIL.Image.Image, stored: str) -> bool:
+def _is_deep(picture: PIL.Image.Image) -> bool:
     """Whether there are more than 8 bits in each of several channels, which Pillow would silently cut to 8."""
-    if picture.format == "PNG":
-        return ";16" in stored and picture.mode in ("RGB", "RGBA", "LA")
+    if picture.format == "PNG":  # how its rows are stored, such as "RGB;16B"
+        return ";16" in str(picture.tile[0][3]) and picture.mode in ("RGB", "RGBA", "LA")
     bits = picture.tag_v2.get(BITS, (8,)) if picture.format == "TIFF" else ()
     return len(bits) > 1 and max(bits) > 8
 
 
-def _by_simpleitk(picture: PIL.Image.Image, path: Path, stored: str) -> np.ndarray:
+def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
     """(H, W, 3) of 16 bits, without transparency."""
-    sitk, tags = _simpleitk(), getattr(picture, "tag_v2", {})
-    if sitk is None or stored.startswith("LA") or tags.get(ORIENTATION, 1) != 1 or tags.get(PLANES, 1) != 1:
-        raise UserError(
-            f"'{path}' has 16 bits in each of several channels",
-            allowed="16-bit gray, 8-bit colour" + ("" if sitk else "; 16-bit colour where SimpleITK is installed"),
-            remedy='pip install "gantk[dicom]"' if sitk is None else "save it as gray or RGB, upright",
-        )
+    sitk = _simpleitk()
+    if sitk is None:
+        what = f"'{path}' has 16 bits in each of several channels"
+        raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"')
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
     if array.ndim != 3 or array.shape[:2] != picture.size[::-1] or array.shape[2] not in (3, 4):
-        raise ValueError(f"{array.shape[2:]} channels")
+        raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
     return array[..., :3]
 
 
@@ -143,15 +116,15 @@ def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray
     integer = dtype is not None and np.issubdtype(dtype, np.integer)
     deep = kind in ("PNG", "TIFF") and (len(pixels) == 1 or _simpleitk() is not None)
     if integer or np.array_equal(whole, pixels):
-        for bits in (np.uint8, np.uint16) if deep else (np.uint8,):
-            narrower = integer and np.dtype(bits).itemsize < min(np.dtype(dtype).itemsize, 2)
-            if not (narrower and deep) and whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
+        wide = deep and integer and np.dtype(dtype).itemsize > 1
+        for bits in (np.uint16,) if wide else (np.uint8, np.uint16) if deep else (np.uint8,):
+            if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
                 return whole.astype(bits)
     if kind == "TIFF" and len(pixels) == 1:
         return np.asarray(pixels, np.float32)
-    kind = f"{'gray' if len(pixels) == 1 else 'colour'} {kind}"
     raise UserError(
-        f"values from {pixels.min():g} to {pixels.max():g} do not fit into a {kind} file",
+        f"values from {pixels.min():g} to {pixels.max():g} do not fit into "
+        f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file",
         allowed=f"whole numbers from 0 to {65535 if deep else 255}; TIFF (.tif, gray) or NIfTI hold any value",
         remedy="write to a .tif or .nii.gz file instead",
     )

@@ -21,16 +21,14 @@ import numpy as np
 from gantk.errors import UserError
 
 CHUNK = 8 * 2**20  # bytes that are decoded at a time
-SLACK = 2**20  # bytes that may follow the voxels, as padding or notes
-DEFLATE_RATIO = 1032  # bytes that one byte of a deflate stream can become at most (zlib's technical notes)
+SLACK = 2**20  # bytes behind the last volume that are still looked at
 
 
-def expect_held(path: Path, declared: int, held: int, packed: bool = False) -> None:
-    """UserError where `held` bytes of a file cannot be the `declared` bytes of its voxels, deflated where `packed`."""
-    if declared > held * (DEFLATE_RATIO if packed else 1):
-        packing = " of compressed data" if packed else ""
+def expect_held(path: Path, declared: int, held: int) -> None:
+    """UserError where `held` bytes of a file cannot be the `declared` bytes of its voxels."""
+    if declared > held:
         what = f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and holds {held}"
-        raise UserError(what + packing, remedy="copy it again, or leave it out")
+        raise UserError(what, remedy="copy it again, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Stored:
     """Where the voxels of one volume lie: (i, j, k), i fastest, in a stream that is a file's or packed in it."""
 
     path: Path
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype  # with its byte order
     start: int = 0  # bytes of the stream before the volume
     end: int = 0  # bytes of the stream up to the end of the last volume
@@ -48,56 +46,35 @@ class Stored:
     inter: float = 0.0
 
     def expect_whole(self) -> None:
-        """An error where the file's size tells that it cannot be what its header declares."""
-        held = self.path.stat().st_size - self.opens
-        if self.packing != "bzip2":  # of which a byte can become any number
-            expect_held(self.path, self.end, held, packed=bool(self.packing))
+        """UserError where the size of a file that is not packed tells that it is cut short."""
         if not self.packing:
-            self._expect_end(held - self.end)
+            expect_held(self.path, self.end, self.path.stat().st_size - self.opens)
 
     def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32, a few planes k at a time; an error where the stream is cut short, damaged,
-        or goes on far beyond the last volume."""
+        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if it is cut short or damaged."""
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK // plane)
         with self.path.open("rb") as file:
             file.seek(self.opens)
             stream = self._unpacked(file)
-            skipped = 0  # a loop, since not every stream can seek without holding what it passes
-            while skipped < self.start:
-                skipped += len(self._bytes(stream, min(CHUNK, self.start - skipped)))
+            stream.seek(self.start + (0 if self.packing else self.opens))
             for first in range(0, self.shape[2], planes):
                 count = min(planes, self.shape[2] - first)
-                slab = np.frombuffer(self._bytes(stream, count * plane), self.dtype)
+                content = stream.read(count * plane)
+                if len(content) < count * plane:
+                    raise ValueError(f"it is cut short: its voxels end before the {self.end} bytes that it declares")
+                slab = np.frombuffer(content, self.dtype)
                 if (self.slope, self.inter) != (1, 0):
                     slab = slab.astype(np.float64) * self.slope + self.inter
                 voxels[:, :, first : first + count] = slab.reshape(*self.shape[:2], count, order="F")
-            if self.packing and self.start + self.shape[2] * plane == self.end:
-                rest = 0  # reading to the end also has gzip check its sum
-                while rest <= SLACK and (part := stream.read(2**16)):
-                    rest += len(part)
-                self._expect_end(rest)
+            stream.read(SLACK)  # padding, and behind the last volume the stream's checksum
 
     def _unpacked(self, file: BinaryIO) -> BinaryIO:
         if self.packing == "zlib":  # which has no reader of its own; no more is inflated than is declared
-            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK + 1))
+            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
         return bz2.BZ2File(file) if self.packing == "bzip2" else file
-
-    def _bytes(self, stream: BinaryIO, count: int) -> bytearray:
-        content = bytearray(count)
-        view = memoryview(content)
-        while view:
-            got = stream.readinto(view)
-            if not got:
-                raise ValueError(f"it is cut short: its voxels end before the {self.end} bytes that it declares")
-            view = view[got:]
-        return content
-
-    def _expect_end(self, rest: int) -> None:
-        if rest > SLACK:
-            raise ValueError(f"it goes on far beyond the {self.end} bytes of voxels that its header declares")
 
 
 def as_integers(

@@ -37,8 +37,6 @@ PARTS = {
     "format": {
         "picture": "gantk.formats.pictures:Picture",
         "nifti": "gantk.formats.nifti:Nifti",
-        "nrrd": "gantk.formats.itk:Nrrd",
-        "metaimage": "gantk.formats.itk:MetaImage",
     },
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",

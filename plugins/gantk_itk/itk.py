@@ -1,17 +1,14 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: read upright, written back.
 
-Both are a text header and a block of voxels, and are parsed here: ITK's own readers trust what a broken header says of
-sides and files, and read damaged compressed voxels without a word. Two axes are a picture, with three values in each
-voxel in colour; a fourth axis, or the values of a voxel, are several volumes of which one has to be chosen.
-
-Writing: same grid and metadata, compressed where the source was; integers where the source held integers and the
-values are such (`gantk.formats.voxels`), else float32.
+Both are a text header and a block of voxels, and are parsed here: ITK's own readers trust what a broken header says,
+and read damaged compressed voxels without a word. Two axes are a picture, with three values in each voxel in colour; a
+fourth axis, or the values of a voxel, are several volumes of which one has to be chosen. Writing: same grid and
+metadata, compressed where the source was, integers where the values still are such (`gantk.formats.voxels`).
 """
 
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import zlib
 from dataclasses import dataclass, field, replace
@@ -21,8 +18,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
-from gantk.formats.image import UPRIGHT, Format, Image, in_file_order, upright_sides, zeros
-from gantk.formats.nifti import expect_grid
+from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_order, upright_sides, zeros
 from gantk.formats.voxels import Stored, as_integers
 
 # By NumPy's name: the names of MetaImage and, as a pattern, of NRRD; the first of its alternatives is written.
@@ -54,7 +50,7 @@ ObjectType ElementDataFile
 class ItkHeader:
     """The grid and the remarks of one volume; axes in the file's order, millimetres LPS as ITK counts them."""
 
-    size: tuple[int, ...]  # two or three axes
+    size: tuple[int, ...]  # two or three axes; as a file is parsed, all along which voxels follow
     vectors: np.ndarray  # (axes, axes) mm: the columns are the steps along the axes
     origin: np.ndarray  # (axes,) mm
     metadata: dict[str, str] = field(default_factory=dict)  # NRRD's own fields with "NRRD_" before their names
@@ -67,7 +63,7 @@ class ItkHeader:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The same with three axes."""
-        return self.size + (1,) * (3 - len(self.size))
+        return (*self.size, 1)[:3]
 
     @property
     def affine(self) -> np.ndarray:
@@ -77,51 +73,40 @@ class ItkHeader:
         return UPRIGHT @ affine
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """What a header says of all that its file holds."""
-
-    voxels: Stored  # of all axes as they are stored, the fastest first
-    values: int | None  # which of the axes counts the values of one voxel
-    vectors: np.ndarray  # of the others
-    origin: np.ndarray
-    metadata: dict[str, str]
-
-
 class Itk(Format):
     """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file.
 
-    Each has `parse`, from the start of a file to what its header says, and `text`, from a grid to a header.
+    Each has `parse`, from the start of a file to its header, where its voxels lie (all axes, the fastest first), and
+    which of these axes counts the values of one voxel; and `text`, from a grid to a header.
     """
 
     volumes = several = True
 
     def files(self, path: Path) -> list[Path]:
         """The file, and the one that holds its voxels."""
-        return list(dict.fromkeys((path, self._opened(path, 0)[0].voxels.path)))
+        return list(dict.fromkeys((path, self._opened(path, 0)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
-        parsed, header, chosen = self._opened(path, volume)
-        stored, shape = parsed.voxels, header.shape
-        sides = upright_sides(shape, header.affine)
+        header, stored, axis, chosen = self._opened(path, volume)
+        shape, affine = header.shape, header.affine
+        sides = upright_sides(shape, affine)
         pixels = zeros(len(chosen), *sides)
         if values:
-            expect_room(path, int(np.prod(header.size if parsed.values is None else stored.shape, dtype=object)))
+            expect_room(path, int(np.prod(shape if axis is None else stored.shape, dtype=object)))
             pixels = np.empty((len(chosen), *sides), np.float32)
-            views = [in_file_order(upright, shape, header.affine) for upright in pixels]
-            if parsed.values is None:
+            views = [in_file_order(upright, shape, affine) for upright in pixels]
+            if axis is None:
                 start = chosen[0] * int(np.prod(shape)) * stored.dtype.itemsize
                 replace(stored, shape=shape, start=start).decode(views[0])
             else:  # the values of a voxel may lie anywhere among the axes
                 flat = np.empty((*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F")
                 replace(stored, shape=flat.shape).decode(flat)
-                every = np.moveaxis(flat.reshape(stored.shape, order="F"), parsed.values, -1)
-                every = every.reshape(*shape, -1, order="F")
+                every = np.moveaxis(flat.reshape(stored.shape, order="F"), axis, -1).reshape(*shape, -1, order="F")
                 for view, number in zip(views, chosen, strict=True):
                     view[:] = every[..., number]
         pixels = pixels.reshape(len(chosen), *(n for n in sides if n > 1))
-        return Image(pixels, header.affine, path, stored.dtype.newbyteorder("="), header)
+        return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
@@ -135,44 +120,37 @@ class Itk(Format):
         stored = [as_integers(view, image.dtype) for view in views]
         stored = np.stack(views if any(part is None for part in stored) else stored)
         data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
-        ending = ""
-        if suffix in (".nhdr", ".mhd"):
-            ending = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}[suffix][header.compressed]
         if header.compressed:
             data = gzip.compress(data, 4, mtime=0) if suffix in (".nrrd", ".nhdr") else zlib.compress(data, 4)
-        file = path.with_suffix(ending).name if ending else ""
-        text = self.text(header, stored.dtype.str[1:], len(stored), file, len(data)).encode()
-        path.write_bytes(text if file else text + data)
-        if file:
-            path.with_name(file).write_bytes(data)
+        endings = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}.get(suffix)
+        second = path.with_suffix(endings[header.compressed]) if endings else None
+        text = self.text(header, stored.dtype.str[1:], len(stored), second.name if second else "", len(data)).encode()
+        path.write_bytes(text if second else text + data)
+        if second:
+            second.write_bytes(data)
 
-    def _opened(self, path: Path, volume: int | None) -> tuple[Parsed, ItkHeader, tuple[int, ...]]:
-        """What the header says, of one volume too, and which volumes are the channels; UserError where it cannot be."""
+    def _opened(self, path: Path, volume: int | None) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
+        """The header of one volume, where all voxels lie, the axis of values, and which volumes are the channels."""
         with path.open("rb") as file:
-            parsed = self.parse(path, file.read(2**22))  # far more than a header has
-        sides, values = parsed.voxels.shape, parsed.values
-        size = tuple(n for axis, n in enumerate(sides) if axis != values)
-        if not 2 <= len(size) <= 4 or min(sides) < 1:
+            header, stored, axis = self.parse(path, file.read(2**22))  # far more than a header has
+        sides, size, n = stored.shape, header.size, min(len(header.size), 3)
+        if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
             raise ValueError(f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time")
-        if sum(n > 1 for n in size[:3]) < 2:
-            raise ValueError(f"it is a line of voxels (sides {size})")
-        end = int(np.prod(sides, dtype=object)) * parsed.voxels.dtype.itemsize
-        parsed = replace(parsed, voxels=replace(parsed.voxels, end=end))
-        parsed.voxels.expect_whole()
-        n = min(len(size), 3)
-        vectors, origin = parsed.vectors[:n, :n], parsed.origin[:n]
+        stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
+        stored.expect_whole()
+        vectors, origin = header.vectors[:n, :n], header.origin[:n]
         spacing = np.linalg.norm(vectors, axis=0)
         if not (np.isfinite(spacing).all() and spacing.all()):
             raise ValueError(f"it has a spacing of {spacing} mm")
         if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
             raise ValueError("its directions map no volume")
-        header = ItkHeader(size[:n], vectors, origin, parsed.metadata, bool(parsed.voxels.packing))
-        parts = 1 if values is None else sides[values]
+        header = replace(header, size=size[:n], vectors=vectors, origin=origin, compressed=bool(stored.packing))
+        parts = 1 if axis is None else sides[axis]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
-            return parsed, header, (0, 1, 2)
+            return header, stored, axis, (0, 1, 2)
         count = parts * int(np.prod(size[3:]))
         what = f"{count} volumes" if parts == 1 else f"{parts} values in each voxel"
-        return parsed, header, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
+        return header, stored, axis, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
 
 
 class Nrrd(Itk):
@@ -181,7 +159,7 @@ class Nrrd(Itk):
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
 
-    def parse(self, path: Path, start: bytes) -> Parsed:
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """Teem's definition of the format, without lists of files and skipped bytes."""
         end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
@@ -190,37 +168,32 @@ class Nrrd(Itk):
         metadata = {name: value for name, separator, value in lines if separator == ":="}
         metadata |= {f"NRRD_{name}": value for name, separator, value in lines if separator == ":" and name in KEPT}
         fields = {name.replace(" ", "").lower(): value for name, separator, value in lines if separator == ":"}
-        sides = tuple(map(int, fields["sizes"].split()))
-        encoding, data = fields["encoding"].lower(), fields.get("datafile")
-        if len(sides) != int(fields["dimension"]):
-            raise ValueError(f"its sides are '{fields['sizes']}'")
-        if encoding not in PACKINGS:
-            raise ValueError(f"it holds its voxels as '{encoding}', not as {', '.join(PACKINGS)}")
+        sides, encoding = tuple(map(int, fields["sizes"].split())), fields["encoding"].lower()
+        kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
+        if encoding not in PACKINGS or not kinds or len(sides) != int(fields["dimension"]):
+            raise ValueError(f"it holds {sides} values of type '{fields['type']}', encoded as '{encoding}'")
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise ValueError("it skips a part of its voxels' file")
-        if data is None and not end:
-            raise ValueError("it ends before its voxels")
-        kind = next((kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])), None)
-        if kind is None:
-            raise ValueError(f"it holds values of type '{fields['type']}'")
         steps = re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
         apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
         apart += [n for n, step in enumerate(steps) if step == "none"]
         axes = [axis for axis in range(len(sides)) if axis not in apart[:1]]
+        nothing = [0.0] * len(axes)
         if steps:
-            rows = [_floats(steps[axis]) for axis in axes]
-            vectors = np.array([(row + [0.0] * len(axes))[: len(axes)] for row in rows]).T
+            vectors = np.array([(_floats(steps[axis]) + nothing)[: len(axes)] for axis in axes]).T
         else:
             spacings = _floats(fields.get("spacings", "1 " * len(sides)))
             vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
-        origin = np.array((_floats(fields.get("spaceorigin", "")) + [0.0] * len(axes))[: len(axes)])
+        origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
         for axis, sign in enumerate(TURNED.get(re.sub("-superior.*", "", fields.get("space", "").lower()), ())):
             vectors[axis] *= sign
             origin[axis] *= sign
-        dtype = np.dtype(kind).newbyteorder(">" if fields.get("endian") == "big" else "<")
-        file, opens = (path, end.end()) if data is None else (_beside(path, data), 0)
-        voxels = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
-        return Parsed(voxels, apart[0] if apart else None, vectors, origin, metadata)
+        dtype = np.dtype(kinds[0]).newbyteorder(">" if fields.get("endian") == "big" else "<")
+        data = fields.get("datafile")
+        file, opens = (path, end.end() if end else len(start)) if data is None else (_beside(path, data), 0)
+        stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
+        size = tuple(sides[axis] for axis in axes)
+        return ItkHeader(size, vectors, origin, metadata), stored, apart[0] if apart else None
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """Version 4 of the format."""
@@ -243,44 +216,35 @@ class MetaImage(Itk):
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
 
-    def parse(self, path: Path, start: bytes) -> Parsed:
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
         """ITK's definition of the format, of images with binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
             raise ValueError("it has no line 'ElementDataFile'")
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
-        def true(*names: str) -> bool:
-            return next((fields[name] for name in names if name in fields), "")[:1].lower() in ("t", "1")
+        def first(names: str, default: str) -> str:  # a field has had several names over time
+            return next((fields[name] for name in names.split() if name in fields), default)
 
-        def numbers(names: str, default: np.ndarray) -> np.ndarray:
-            text = next((fields[name] for name in names.split() if name in fields), None)
-            return default if text is None else np.array(_floats(text)).reshape(default.shape)
+        def true(names: str, default: str = "false") -> bool:
+            return first(names, default)[:1].lower() in ("t", "1")
 
-        sides, parts = tuple(map(int, fields["DimSize"].split())), int(fields.get("ElementNumberOfChannels", 1))
-        n, skipped, data = len(sides), int(fields.get("HeaderSize", 0)), fields["ElementDataFile"]
-        if n != int(fields["NDims"]):
-            raise ValueError(f"its DimSize is '{fields['DimSize'][:40]}'")
-        if "BinaryData" in fields and not true("BinaryData"):
-            raise ValueError("it holds its voxels as text")
-        kind = fields["ElementType"].removesuffix("_ARRAY")
-        kind = next((key for key, (name, _) in TYPES.items() if name == kind), None)
-        if kind is None:
-            raise ValueError(f"it holds values of type '{fields['ElementType']}'")
-        file = path if data.lower() == "local" else _beside(path, data)
-        if skipped < 0 or (skipped and file == path):
-            raise ValueError(f"it has a HeaderSize of {skipped}")
-        spacing = numbers("ElementSpacing ElementSize", np.ones(n))
-        if (spacing <= 0).any():
-            raise ValueError(f"it has a spacing of {spacing} mm")
-        vectors = numbers("TransformMatrix Orientation Rotation", np.eye(n)).T * spacing
-        dtype = np.dtype(kind).newbyteorder(">" if true("BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<")
-        voxels = Stored(file, sides if parts == 1 else (parts, *sides), dtype)
-        opens, packing = found.end() if file == path else skipped, "zlib" if true("CompressedData") else ""
+        sides, data = tuple(map(int, fields["DimSize"].split())), fields["ElementDataFile"]
+        n, parts = len(sides), int(fields.get("ElementNumberOfChannels", 1))
+        kinds = [kind for kind, (name, _) in TYPES.items() if name == fields["ElementType"].removesuffix("_ARRAY")]
+        if not kinds or n != int(fields["NDims"]) or not true("BinaryData", "true"):
+            raise ValueError(f"it holds {sides} values of type '{fields['ElementType']}', or holds them as text")
+        spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
+        directions = _floats(first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel())))
+        vectors = np.array(directions).reshape(n, n).T * spacing
+        origin = np.array(_floats(first("Offset Position Origin", "0 " * n))).reshape(n)
+        dtype = np.dtype(kinds[0]).newbyteorder(">" if true("BinaryDataByteOrderMSB ElementByteOrderMSB") else "<")
+        local = data.lower() == "local"
+        file, opens = (path, found.end()) if local else (_beside(path, data), int(fields.get("HeaderSize", 0)))
+        packing = "zlib" if true("CompressedData") else ""
+        stored = Stored(file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens)
         metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
-        origin = numbers("Offset Position Origin", np.zeros(n))
-        voxels = replace(voxels, opens=opens, packing=packing)
-        return Parsed(voxels, None if parts == 1 else 0, vectors, origin, metadata)
+        return ItkHeader(sides, vectors, origin, metadata), stored, None if parts == 1 else 0
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The fields that ITK writes, in its order."""
@@ -304,13 +268,9 @@ def _header_for(image: Image) -> ItkHeader:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of voxels that a header names: a regular one, in the header's folder or below it."""
+    """The file of voxels that a header names."""
     voxels = path.parent / name
-    if name.split()[:1] == ["LIST"] or "%" in name:
-        raise ValueError(f"it is in several files ('{name[:40]}')")
-    if Path(name).is_absolute() or not Path(os.path.realpath(voxels)).is_relative_to(os.path.realpath(path.parent)):
-        raise ValueError(f"it names voxels outside its folder: '{name[:80]}'")
-    if not os.path.isfile(voxels):  # which takes any name
+    if not voxels.is_file():
         raise ValueError(f"its second file '{name[:80]}' is not there")
     return voxels
 
@@ -323,10 +283,8 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
         text = header.decode("latin-1")
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
     found = [re.fullmatch(r"([ -9;<>-~]+?)\s*(:=|:|=)\s*([^\0]*)", line) for line in lines]
-    names = [match and match[1] for match in found]
-    wrong = next((line for line, name in zip(lines, names, strict=True) if name is None or names.count(name) > 1), None)
-    if wrong is not None:
-        raise ValueError(f"its line '{wrong[:40]}' is broken")
+    if None in found:
+        raise ValueError(f"its line '{lines[found.index(None)][:40]}' is broken")
     return [match.groups() for match in found]
 
 
