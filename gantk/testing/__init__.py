@@ -10,10 +10,9 @@ Needs pytest. Everything runs on the CPU with small networks and small random im
 
 import pytest
 
-pytest.register_assert_rewrite("gantk.testing.methods", "gantk.testing.networks", "gantk.testing.losses")
+pytest.register_assert_rewrite("gantk.testing.methods", "gantk.testing.parts")
 
-from gantk.testing.losses import LossContract  # noqa: E402  (pytest must know of the modules before they are imported)
-from gantk.testing.methods import MethodContract  # noqa: E402
-from gantk.testing.networks import DiscriminatorContract, GeneratorContract  # noqa: E402
+from gantk.testing.methods import MethodContract  # noqa: E402  (pytest must know of the modules before their import)
+from gantk.testing.parts import DiscriminatorContract, GeneratorContract, LossContract  # noqa: E402
 
 __all__ = ["DiscriminatorContract", "GeneratorContract", "LossContract", "MethodContract"]

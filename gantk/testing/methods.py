@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,23 +15,20 @@ from gantk.nets.blocks import batch_independent
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs import checkpoint
 from gantk.testing.recorded import Recording
-from gantk.testing.small import POOL, random_images, small_part, small_size, train_table
+from gantk.testing.small import POOL, Contract, random_images, small_part, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Constant, Linear, adam, sgd
 
 BATCH = 2
 
 
-class MethodContract:
+class MethodContract(Contract):
     """Promises of a method. A subclass names it: `method = "mygan"`; everything else has a default.
 
     Networks of gantk's own among the method's defaults are made small; `options` adds to or overrules that.
     """
 
     method: ClassVar[str]
-    options: ClassVar[dict[str, Any]] = {}  # keys of the recipe's [method] table
-    dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions it works in
-    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
     channels: ClassVar[int] = 1  # of every domain
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     classes: ClassVar[tuple[str, ...]] = ()  # of the images, for methods that learn from labels
@@ -39,20 +36,11 @@ class MethodContract:
     captures: ClassVar[bool] = True  # False where a step has to ask the device for values: no CUDA graph can hold it
     exports: ClassVar[bool] = True  # False where translating is more than running networks: an optimisation
 
-    @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
-    def _dims(self, request: pytest.FixtureRequest) -> int:
-        if request.param not in self.dims:
-            pytest.skip(f"works in {self.dims} dimensions")
-        return request.param
-
     def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
         """The method with weights drawn from `seed`; an image pool, where it has one, of that capacity."""
         torch.manual_seed(seed)
         part = small_part("method", self.method, self.options, pool)
         return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes))
-
-    def size(self, dims: int) -> tuple[int, ...]:
-        return self.sizes.get(dims, small_size(dims))
 
     def engine(
         self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam, steps: int = 4,
@@ -61,8 +49,7 @@ class MethodContract:
         """An engine for a few steps with a moving average; `rule` makes its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
-        table = train_table(rule, schedule=schedule, microbatch=microbatch)
-        return Engine(method, table, steps, runtime, graph)
+        return Engine(method, train_table(rule, schedule=schedule, microbatch=microbatch), steps, runtime, graph)
 
     def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH) -> Batch:
         """The `count` images of one step, the same for the same step."""
@@ -79,10 +66,7 @@ class MethodContract:
         def batch_at(step: int, stage: Stage) -> Batch:
             return self.batch_at(engine.method, step, stage.size)
 
-        for _, _, losses in engine.fit(batch_at):
-            if engine.step == until:
-                return losses
-        return {}
+        return next((losses for _, _, losses in engine.fit(batch_at) if engine.step == until), {})
 
     def test_builds_from_its_defaults(self, d):
         part = bind_or_raise("method", self.method)
@@ -100,8 +84,7 @@ class MethodContract:
             for name, loss in losses.items():
                 assert loss.shape == (), f"'{name}' is not one number"
                 assert torch.isfinite(loss), f"'{name}' is {float(loss)} at step {engine.step}"
-        for images in self._products(method):
-            assert torch.isfinite(images).all()
+        assert all(torch.isfinite(images).all() for images in self._products(method))
 
     def test_translation_can_be_exported(self, d):
         method = self.build(d).eval().requires_grad_(False)
@@ -113,15 +96,16 @@ class MethodContract:
 
     def test_each_phase_moves_its_own_modules_only(self, d):
         method = self.build(d)
-        engine, batch = self.engine(method), self.batch_at(method, 0, method.stages(4)[0].size)
-        method.begin(method.stages(4)[0], batch)
+        stage = method.stages(4)[0]
+        engine, batch = self.engine(method), self.batch_at(method, 0, stage.size)
+        method.begin(stage, batch)
         for phase in method.phases():
             before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
             engine.phases = [phase]
             engine.train_step(batch)
             own = {id(p) for module in phase.updates for p in module.parameters()}
-            moved = {n for n, p in method.named_parameters() if not torch.equal(p, before[n])}
-            strangers = sorted(name for name, p in method.named_parameters() if name in moved and id(p) not in own)
+            moved = {name: p for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+            strangers = sorted(name for name, p in moved.items() if id(p) not in own)
             assert not strangers, f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
             assert moved, f"the phase '{phase.name}' moved nothing"
 
@@ -140,23 +124,18 @@ class MethodContract:
         self.train(replayed, until=steps)
         assert replayed.capture.obstacle is None, replayed.capture.obstacle
         assert replayed.capture.graphs, "no kind of step came often enough to be recorded"
-        _assert_equal(replayed.method.state_dict(), plain.method.state_dict())
-        if plain.ema is not None:
-            _assert_equal(replayed.ema.state_dict(), plain.ema.state_dict())
+        _assert_equal(_weights(replayed), _weights(plain))
 
     def test_resume_is_exact(self, d, tmp_path):
-        whole = self.engine(self.build(d))
+        whole, half = (self.engine(self.build(d)) for _ in range(2))
         self.train(whole, until=4)
-        half = self.engine(self.build(d))
         self.train(half, until=2)
-        path = _save(half, tmp_path)
+        path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {}, keep=1)
         resumed = self.engine(self.build(d, seed=1))  # other weights, so that all must come from the checkpoint
         torch.rand(7)  # and another state of the random numbers
         _load(resumed, path)
         self.train(resumed, until=4)
-        _assert_equal(resumed.method.state_dict(), whole.method.state_dict())
-        if whole.ema is not None:
-            _assert_equal(resumed.ema.state_dict(), whole.ema.state_dict())
+        _assert_equal(_weights(resumed), _weights(whole))
         for found, expected in zip(self._products(resumed.method), self._products(whole.method), strict=True):
             assert torch.equal(found, expected)  # what they make too: nothing is remembered outside the checkpoint
 
@@ -180,7 +159,7 @@ class MethodContract:
 
     def test_a_seed_gives_the_same_samples_again(self, d):
         method = self.build(d).eval()
-        if type(method).sample is Method.sample:
+        if not method.samples:
             pytest.skip("does not sample from noise")
         with torch.no_grad():
             first, again, other = (method.sample(2, seed=seed) for seed in (0, 0, 1))
@@ -208,8 +187,7 @@ class MethodContract:
         images = random_images(BATCH, self.channels, method.geometry.size)
         with torch.no_grad():
             translated = [method.translate(images, to) for to in method.directions()]
-            sampled = [] if type(method).sample is Method.sample else [method.sample(BATCH, seed=0)]
-        return translated + sampled
+            return translated + ([method.sample(BATCH, seed=0)] if method.samples else [])
 
 
 class _Translation(torch.nn.Module):
@@ -223,11 +201,10 @@ class _Translation(torch.nn.Module):
         return self.method.translate(image, self.to_domain)
 
 
-def _save(engine: Engine, folder: Path) -> Path:
-    weights = {f"model.{name}": tensor for name, tensor in engine.method.state_dict().items()}
-    if engine.ema is not None:
-        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
-    return checkpoint.save(folder, engine.step, weights, engine.state_dict(), {}, keep=1)
+def _weights(engine: Engine) -> dict[str, Tensor]:
+    """The weights and their moving average, as a checkpoint names them."""
+    parts = {"model": engine.method} | ({} if engine.ema is None else {"ema": engine.ema})
+    return {f"{part}.{name}": tensor for part, of in parts.items() for name, tensor in of.state_dict().items()}
 
 
 def _load(engine: Engine, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 VALUES = {aten._local_scalar_dense, aten.is_nonzero, aten.equal}
@@ -32,7 +32,7 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
     arguments, and `Recording` shows where that freezes what should change.
     """
     found: list[str] = []
-    with _Operations(found, None), _Methods(found):
+    with _Operations(found.append), _Methods(found.append):
         function()
     return found
 
@@ -48,13 +48,16 @@ class Recording:
     RuntimeError where the function makes the host wait, since a capture would fail there.
     """
 
-    def __init__(self) -> None:
-        self._calls: list[tuple[Any, tuple, dict, list[Tensor]]] = []
-
     def record(self, function: Callable[[], Any]) -> Any:
         """What `function` gives; it runs as usual meanwhile."""
-        with _Operations([], self._calls):
-            return function()
+
+        def refuse(read: str) -> None:
+            raise RuntimeError(f"a graph cannot hold this: {read}")
+
+        with _Operations(refuse) as operations:
+            result = function()
+        self._calls = operations.calls
+        return result
 
     @torch.no_grad()
     def replay(self) -> None:
@@ -66,38 +69,36 @@ class Recording:
 
 
 class _Operations(TorchDispatchMode):
-    """Notes host reads in `found` or, where `calls` is a list, refuses them and writes all operations down there."""
+    """Keeps all operations with their arguments and outputs in `calls`, and tells `tell` of each host read."""
 
-    def __init__(self, found: list[str], calls: list | None) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
-        self.found, self.calls = found, calls
+        self.tell = tell
+        self.calls: list[tuple[Any, tuple, dict, list[Tensor]]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        why = _waits(func.overloadpacket, args, kwargs)
-        read = why and f"{func.overloadpacket.__name__} {why}: {_place()}"
-        if read and self.calls is not None:
-            raise RuntimeError(f"a graph cannot hold this: {read}")
-        self.found += [read] if read else []
+        if why := _waits(func.overloadpacket, args, kwargs):
+            self.tell(f"{func.overloadpacket.__name__} {why}: {_place()}")
         out = func(*args, **kwargs)
         returns = func._schema.returns
         view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        if self.calls is not None and not view:  # views need no copy when they run again
-            known = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, (args, kwargs))
+        if not view:  # views need no copy when they run again
+            known = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
             self.calls.append((func, *known, [t.detach() for t in _tensors(out)]))
         return out
 
 
 class _Methods(TorchFunctionMode):
-    """Notes the calls that never reach the dispatcher."""
+    """Tells `tell` of the calls that never reach the dispatcher."""
 
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
-        self.found = found
+        self.tell = tell
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in METHODS:
-            self.found.append(f"{METHODS[func]} copies to the host: {_place()}")
+            self.tell(f"{METHODS[func]} copies to the host: {_place()}")
         return func(*args, **(kwargs or {}))
 
 
@@ -126,8 +127,6 @@ def _tensors(value: Any) -> list[Tensor]:
 def _place() -> str:
     """The innermost line of gantk, of a plugin or of a test that led here."""
     own, inside = Path(__file__).name, Path(torch.__file__).parent
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if inside not in path.parents and path.name != own:
-            return f"{path.name}:{frame.lineno} in {frame.name}"
-    return "?"
+    frames = [frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents]
+    frame = next(frame for frame in reversed(frames) if Path(frame.filename).name != own)
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,8 +30,7 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
     """The registered part with `options`; networks and the image pool among its defaults are made small."""
     shrunk = {}
     for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
-        network = any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL
-        if network:
+        if any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL:
             shrunk[key] = {"name": field.default} | SMALL[field.default]
         elif key == "pool" and isinstance(field.default, int):
             shrunk[key] = pool
@@ -51,3 +51,21 @@ def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0)
     """(count, channels, *size), uniform in [-1, 1], the same for the same seed; torch's own generator is left alone."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, *size, generator=generator) * 2 - 1
+
+
+class Contract:
+    """What all contracts share: each promise is checked in 2-D and in 3-D."""
+
+    options: ClassVar[dict[str, Any] | None] = {}  # of the part, as a recipe gives them
+    dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions it works in
+    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
+
+    @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
+    def _dims(self, request: pytest.FixtureRequest) -> int:
+        if request.param not in self.dims:
+            pytest.skip(f"works in {self.dims} dimensions")
+        torch.manual_seed(0)
+        return request.param
+
+    def size(self, dims: int) -> tuple[int, ...]:
+        return self.sizes.get(dims, small_size(dims))

@@ -1,4 +1,4 @@
-"""What every generator and discriminator promises: shapes, gradients, precision, and images kept apart."""
+"""What every generator, discriminator and loss promises: shapes, gradients, precision, and images kept apart."""
 
 from __future__ import annotations
 
@@ -11,27 +11,17 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.nets.kernels import CHANNELS_LAST
-from gantk.plugin.spec import Part
-from gantk.testing.small import SMALL, random_images, small_part, small_size
+from gantk.plugin.spec import Part, bind_or_raise
+from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
 
 
-class NetworkContract:
+class NetworkContract(Contract):
     """Shared by generators and discriminators; a subclass says how one is built.
 
-    `options` are the recipe's options of the network, `dims` the dimensions it works in, `sizes` the image sizes by
-    dimension where 32 x 32 and 16 x 16 x 16 do not fit.
+    Without `options` the network has its defaults, small ones where it is one of gantk's own.
     """
 
-    options: ClassVar[dict[str, Any] | None] = None  # None: the defaults, small where the network is one of gantk's own
-    dims: ClassVar[tuple[int, ...]] = (2, 3)
-    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}
-
-    @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
-    def _dims(self, request: pytest.FixtureRequest) -> int:
-        if request.param not in self.dims:
-            pytest.skip(f"works in {self.dims} dimensions")
-        torch.manual_seed(0)
-        return request.param
+    options: ClassVar[dict[str, Any] | None] = None
 
     def part(self, kind: str, name: str) -> Part:
         """The registered network with the contract's options."""
@@ -42,26 +32,24 @@ class NetworkContract:
         raise TypeError(f"{type(self).__name__} must name its network")
 
     def images(self, count: int, channels: int, dims: int) -> Tensor:
-        return random_images(count, channels, self.sizes.get(dims, small_size(dims)))
+        return random_images(count, channels, self.size(dims))
 
     def test_every_parameter_gets_a_finite_gradient(self, d):
         network = self.build(2, d)
         network(self.images(2, 2, d)).float().square().sum().backward()
         for name, parameter in network.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            assert parameter.grad is not None, f"'{name}' takes no part in the output"
-            assert torch.isfinite(parameter.grad).all(), f"the gradient of '{name}' is not finite"
+            if parameter.requires_grad:
+                assert parameter.grad is not None, f"'{name}' takes no part in the output"
+                assert torch.isfinite(parameter.grad).all(), f"the gradient of '{name}' is not finite"
 
     def test_an_image_influences_another_only_in_training_and_only_where_it_is_said(self, d):
         network = self.build(1, d)
         _compare_batch_and_singles(copy.deepcopy(network).eval(), self.images(3, 1, d))
-        if not network.batch_independent:
-            return
-        for layer in network.modules():  # what it draws at random differs between two passes, rightly
-            if isinstance(layer, nn.modules.dropout._DropoutNd):
-                layer.eval()
-        _compare_batch_and_singles(network, self.images(3, 1, d))
+        if network.batch_independent:
+            for layer in network.modules():  # what it draws at random differs between two passes, rightly
+                if isinstance(layer, nn.modules.dropout._DropoutNd):
+                    layer.eval()
+            _compare_batch_and_singles(network, self.images(3, 1, d))
 
     def test_bf16_autocast_gives_finite_output_and_gradients(self, d):
         network = self.build(1, d)
@@ -82,15 +70,14 @@ class NetworkContract:
     def test_sizes_that_are_let_pass_can_be_taken(self, d):
         network = self.build(1, d)
         for side in (7, 16, 17, 20, 24):
-            size = (side,) * d
             try:
                 if hasattr(network, "check_size"):
-                    network.check_size(size)
+                    network.check_size((side,) * d)
             except UserError as error:
                 assert str(side) in str(error), "a refusal names the size that was given"
                 continue
             with torch.no_grad():
-                network(random_images(2, 1, size))
+                network(random_images(2, 1, (side,) * d))
 
     def test_its_state_dict_is_all_of_it(self, d):
         network, images = self.build(1, d).eval(), self.images(1, 1, d)
@@ -112,9 +99,8 @@ class GeneratorContract(NetworkContract):
     @pytest.mark.parametrize("channels", [(1, 1), (1, 3), (4, 2)], ids=["gray", "gray-to-rgb", "4-to-2"])
     def test_shape_is_kept_and_channels_are_as_asked(self, d, channels):
         inputs, outputs = channels
-        network = self.part("generator", self.generator)(inputs, outputs, d)
         images = self.images(2, inputs, d)
-        result = network(images)
+        result = self.part("generator", self.generator)(inputs, outputs, d)(images)
         assert result.shape == (2, outputs, *images.shape[2:])
         assert torch.isfinite(result).all()
 
@@ -154,6 +140,57 @@ class DiscriminatorContract(NetworkContract):
 def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
     # Copies, because a pass in training may change what the network remembers, as spectral norm does.
     with torch.no_grad():
-        together = copy.deepcopy(network)(images)
+        whole = copy.deepcopy(network)(images)
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
-    torch.testing.assert_close(together, singles, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(whole, singles, rtol=1e-3, atol=1e-4)
+
+
+class LossContract(Contract):
+    """Promises of a loss of two images, or of an adversarial loss (one with `generator` and `discriminator`).
+
+    `inputs` may be overridden for a loss of something other than two images; it returns (output, target).
+    """
+
+    loss: ClassVar[str]
+
+    def part(self) -> Part:
+        return bind_or_raise("loss", {"name": self.loss} | self.options)
+
+    def inputs(self, dims: int) -> tuple[Any, Any]:
+        """An output and its target: two different batches of images."""
+        return random_images(2, 1, small_size(dims), seed=1), random_images(2, 1, small_size(dims), seed=2)
+
+    def test_value_is_one_finite_float32_number(self, d):
+        loss, (output, target) = self.part()(), self.inputs(d)
+        for dtype in (torch.float32, torch.bfloat16):
+            for value in self._values(loss, _map(output, lambda t, dtype=dtype: t.to(dtype)), target):
+                assert value.shape == ()
+                assert value.dtype == torch.float32
+                assert torch.isfinite(value)
+
+    def test_gradient_reaches_the_output_and_is_finite(self, d):
+        loss, (output, target) = self.part()(), self.inputs(d)
+        output = _map(output, lambda t: t.clone().requires_grad_())
+        for value in self._values(loss, output, target):
+            for gradient in torch.autograd.grad(value, output):
+                assert torch.isfinite(gradient).all()
+                assert gradient.abs().sum() > 0
+
+    def test_discriminator_gains_by_telling_apart_and_generator_by_fooling(self):
+        loss = self.part()()
+        if not hasattr(loss, "discriminator"):
+            pytest.skip("not an adversarial loss")
+        high, low = torch.full((4, 1), 2.0), torch.full((4, 1), -2.0)
+        assert loss.discriminator(high, low) < loss.discriminator(low, high)
+        assert loss.generator(high * 0.5) < loss.generator(low * 0.5)
+
+    @staticmethod
+    def _values(loss: Any, output: Any, target: Any) -> list[Tensor]:
+        """The loss, or for an adversarial one what either player minimises, `output` being the fake's logits."""
+        if hasattr(loss, "discriminator"):
+            return [loss.generator(output), loss.discriminator(target, output)]
+        return [loss(output, target)]
+
+
+def _map(value: Any, change: Any) -> Any:
+    return change(value) if isinstance(value, Tensor) else [change(item) for item in value]
