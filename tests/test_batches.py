@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher
+from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher, order
 from gantk.data.intensity import Window
-from gantk.data.preparation import Record
+from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
@@ -41,7 +41,8 @@ def records(count, read=picture, letter="a"):
 
 
 def image_set(count, read=picture, memory=8.0, letter="image", **options):
-    return ImageSet(records(count, read, letter), Window(**LINE), SIZE, "pad", memory, **options)
+    members = records(count, read, letter)
+    return ImageSet(members, Window(**LINE), Preparation(members, SIZE, "pad"), memory, **options)
 
 
 def sets(memory=8.0, **options):
@@ -96,7 +97,7 @@ def test_ranks_show_together_what_one_process_would():
 @pytest.mark.parametrize("way", ["host", "device"])
 def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, way):
     batches = Batches({"image": image_set(8, partial(broken_at, 5), 1e-9)}, 1, 3, False, workers=workers, end=8)
-    feed = Prefetcher(batches, CPU, 2, copy=SlowCopy() if way == "device" else None)
+    feed = FEEDS[way](batches)
     failed = []
     for step in range(8):
         read_ahead(batches)
@@ -105,7 +106,7 @@ def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, 
         except UserError as error:
             failed.append(step)
             assert "image 5 is broken" in str(error) and "(here)" in str(error)
-    assert failed == [step for step in range(8) if batches._order(0, 0, 8)[step] == 5]
+    assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
     feed.close()
 
 
@@ -138,30 +139,34 @@ def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mappin
 # ---- to the device
 
 
-class SlowCopy:
-    """Copies that are not there before they are received: a step that does not wait computes with NaN."""
+class SlowFeed(Prefetcher):
+    """Its copies are not there before they are received: a step that does not wait computes with NaN."""
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self, batches):
+        super().__init__(batches, CPU, 2)
+        self.stream, self.calls = "a stream", []
 
-    def send(self, batch):
-        number = len([call for call in self.calls if call[0] == "send"])
-        self.calls.append(("send", number))
+    def send(self, step):
+        batch = self.batches.at(step)
+        self.calls.append(("send", step))
         there = {name: torch.full_like(x, -1 if x.dtype == torch.int64 else torch.nan) for name, x in batch.items()}
-        return Batch(there), (number, batch)
+        return step, Batch(there), (step, batch)
 
-    def receive(self, batch, sent):
-        self.calls.append(("receive", sent[0]))
+    def receive(self, batch, event):
+        self.calls.append(("receive", event[0]))
         for name, tensor in batch.items():
-            tensor.copy_(sent[1][name])
+            tensor.copy_(event[1][name])
+
+
+FEEDS = {"host": lambda batches: Prefetcher(batches, CPU, 2), "device": SlowFeed}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("copy", [None, SlowCopy], ids=["host", "device"])
-def test_the_same_batches_arrive_whatever_the_way(workers, copy):
+@pytest.mark.parametrize("way", FEEDS)
+def test_the_same_batches_arrive_whatever_the_way(workers, way):
     plain = Batches(sets(classes=("n", "y")), 3, 5, False, workers=0)
     batches = Batches(sets(classes=("n", "y")), 3, 5, False, workers=workers)
-    feed = Prefetcher(batches, CPU, 2, copy=copy and copy())
+    feed = FEEDS[way](batches)
     for step in (*range(6), 2, 30, 31):
         found = feed.at(step)
         assert same(plain.at(step), found) and found["a"].is_contiguous(memory_format=torch.channels_last)
@@ -174,8 +179,8 @@ def test_the_same_batches_arrive_whatever_the_way(workers, copy):
 
 @pytest.mark.parametrize("read", [True, False])
 def test_a_batch_that_was_read_is_on_its_way_before_its_step_and_another_is_not_waited_for(read):
-    batches, copy = Batches(sets(), 3, 5, False, workers=1, end=4), SlowCopy()
-    feed = Prefetcher(batches, CPU, 2, copy=copy)
+    batches = Batches(sets(), 3, 5, False, workers=1, end=4)
+    feed = SlowFeed(batches)
     if not read:
         batches.ready = lambda step: False
     for step in range(4):
@@ -183,8 +188,8 @@ def test_a_batch_that_was_read_is_on_its_way_before_its_step_and_another_is_not_
             read_ahead(batches)
         feed.at(step)
     feed.close()
-    early = [step for step in (2, 3) if copy.calls.index(("send", step)) < copy.calls.index(("receive", step - 1))]
-    assert len(copy.calls) == 8 and early == ([2, 3] if read else [])
+    early = [step for step in (2, 3) if feed.calls.index(("send", step)) < feed.calls.index(("receive", step - 1))]
+    assert len(feed.calls) == 8 and early == ([2, 3] if read else [])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -18,8 +18,7 @@ from torch import nn
 
 import gantk as toolkit
 from gantk import export
-from gantk.data.intensity import MinMax, Percentile, Window, ZScore
-from gantk.data.nyul import Nyul
+from gantk.data.intensity import MinMax, Nyul, Percentile, Window, ZScore
 from gantk.errors import UserError
 from gantk.inference.pipeline import Frame, Pipeline
 from gantk.inference.translator import Translator

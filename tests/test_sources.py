@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gantk.data.batches import Batches
+from gantk.data.batches import order as order_of
 from gantk.data.dataset import Data
 from gantk.data.sources.folders import Aligned, Folders, Images
 from gantk.data.sources.source import nothing_fits, source_for
@@ -246,7 +247,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
     batches = Batches(data.training_sets(), 4, 0, paired=False)
     batch, records = batches.at(3), batches.sets["image"].records
     count = len(records)
-    indices = [batches._order(0, place // count, count)[place % count] for place in range(12, 16)]
+    indices = [order_of(0, 0, place // count, count)[place % count] for place in range(12, 16)]
     assert batch["label"].dtype == torch.int64
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in indices]
     pictures(classes, 2, seed=9)
@@ -291,8 +292,6 @@ def test_a_mask_on_another_grid_and_two_masks_of_one_image_are_named(tmp_path):
     draw(tmp_path / "p0" / "seg_T1_T2.png", 0, lesion=True)
     with pytest.raises(UserError, match="p0/T1.png' has two masks"):
         folders(tmp_path, mask="seg")
-
-
 
 
 # --- which source fits a path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -27,18 +28,16 @@ class ImageSet:
         self,
         records: Sequence[Record],
         intensity: Any,  # the domain's mapping
-        size: tuple[int, ...],
-        fit: str,
+        preparation: Preparation,  # how records become images
         memory: float = 8.0,  # GiB of prepared images that are kept
         *,
         patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
-        preparation: Preparation | None = None,  # how records become images; None: without a cache
     ):
-        self.records, self.size, self.memory = list(records), tuple(size), int(memory * 2**30)
-        self.preparation = preparation or Preparation(records, size, fit)
-        self.patch, self.masks, self.classes = patch and tuple(patch), masks, tuple(classes)
+        self.records, self.preparation, self.memory = list(records), preparation, int(memory * 2**30)
+        self.size, self.patch = preparation.size, tuple(patch or preparation.size)
+        self.masks, self.classes = masks, tuple(classes)
         self._lock = Lock()
         self.intensity = intensity
 
@@ -56,23 +55,23 @@ class ImageSet:
 
     @intensity.setter
     def intensity(self, mapping: Any) -> None:
-        with self._lock:
-            self._intensity, self._kept, self._room = mapping, {}, self.memory
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._intensity, self._room = mapping, self.memory
 
     def prepared(self, index: int) -> tuple[Tensor, Tensor]:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where there is none."""
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        record, mapping = self.records[index], self._intensity
-        image = torch.from_numpy(self.preparation.image(record, mapping))
+        kept = self._kept
+        if index in kept:
+            return kept[index]
+        record = self.records[index]
+        image = torch.from_numpy(self.preparation.image(record, self._intensity))
         mask = self.preparation.mask(record) if self.masks else None
         both = image, torch.zeros(1).expand(1, *self.size) if mask is None else torch.from_numpy(mask)
         nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
         with self._lock:
-            if nbytes <= self._room and index not in self._kept and mapping is self._intensity:
+            if nbytes <= self._room and index not in kept:
                 self._room -= nbytes
-                self._kept[index] = both
+                kept[index] = both
         return both
 
 
@@ -99,8 +98,6 @@ class Batches:
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
-        self._orders: dict[tuple[int, int, int], np.ndarray] = {}  # by stream, epoch and number of images
-        self._lock = Lock()
         self._ahead: dict[int, Future[Batch]] = {}  # by step
         self._pool: ThreadPoolExecutor | None = None
 
@@ -120,10 +117,11 @@ class Batches:
             for future in self._ahead.values():
                 future.cancel()
             self._ahead.clear()
-        last = step + AHEAD * self.workers + 1
-        for wanted in range(step, last if self.end is None else max(step + 1, min(last, self.end))):
+        self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
+        last = step + AHEAD * self.workers
+        last = last if self.end is None else min(last, self.end - 1)
+        for wanted in range(step, max(step, last) + 1):
             if wanted not in self._ahead:
-                self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
                 self._ahead[wanted] = self._pool.submit(self._gather, wanted)
         return self._ahead.pop(step).result()
 
@@ -145,7 +143,7 @@ class Batches:
         for name, images in self.sets.items():
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
             for place in range(first, first + self.batch):
-                index = self._order(stream, place // count, count)[place % count]
+                index = order(self.seed, stream, place // count, count)[place % count]
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])
@@ -158,20 +156,19 @@ class Batches:
 
     def _window(self, images: ImageSet, stream: int, place: int) -> tuple:
         """Which part of the image at this place of the order is shown: the same part of registered images."""
-        if images.patch is None or images.patch == images.size:
+        if images.patch == images.size:
             return (...,)
-        rng = np.random.default_rng([self.seed, WINDOWS, stream, place])
-        starts = [int(rng.integers(side - shown + 1)) for side, shown in zip(images.size, images.patch, strict=True)]
-        return (slice(None), *(slice(at, at + shown) for at, shown in zip(starts, images.patch, strict=True)))
+        rng, window = np.random.default_rng([self.seed, WINDOWS, stream, place]), [...]
+        for side, shown in zip(images.size, images.patch, strict=True):
+            start = int(rng.integers(side - shown + 1))
+            window.append(slice(start, start + shown))
+        return tuple(window)
 
-    def _order(self, stream: int, epoch: int, count: int) -> np.ndarray:
-        with self._lock:
-            if (stream, epoch, count) not in self._orders:
-                for old in [key for key in self._orders if key[0] == stream and key[1] < epoch - 1]:
-                    del self._orders[old]
-                rng = np.random.default_rng([self.seed, stream, epoch])
-                self._orders[stream, epoch, count] = rng.permutation(count)
-            return self._orders[stream, epoch, count]
+
+@lru_cache(maxsize=8)  # this epoch and the next, of two domains, in training and elsewhere
+def order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which an epoch shows so many images."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
 class Prefetcher:
@@ -190,14 +187,16 @@ class Prefetcher:
     def at(self, step: int) -> Batch:
         """That step's batch; what went wrong while it was read is raised here. Never waits for the device."""
         if self.copy is None:
-            return Batch({name: self.runtime.place(x, self.dims) for name, x in self.batches.at(step).items()})
-        begun, self._sent = self._sent, None
-        if begun is None or begun[0] != step:
-            begun = (step, *self.copy.send(self.batches.at(step)))
-        if self.batches.ready(step + 1):
-            self._sent = (step + 1, *self.copy.send(self.batches.at(step + 1)))
-        self.copy.receive(*begun[1:])
-        return Batch({name: self.runtime.place(x, self.dims) for name, x in begun[1].items()})
+            batch = self.batches.at(step)
+        else:
+            sent, self._sent = self._sent, None
+            if sent is None or sent[0] != step:
+                sent = (step, *self.copy.send(self.batches.at(step)))
+            if self.batches.ready(step + 1):
+                self._sent = (step + 1, *self.copy.send(self.batches.at(step + 1)))
+            _, batch, event = sent
+            self.copy.receive(batch, event)
+        return Batch({name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()})
 
     def close(self) -> None:
         """Let go of what was read and copied ahead; `at` starts again."""

@@ -7,20 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gantk.data import resample
 from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
-from gantk.data.intensity import VERSION as INTENSITY_VERSION
-from gantk.data.preparation import (
-    Preparation,
-    Record,
-    contrast_names,
-    domain_letters,
-    fitted_mapping,
-    mapping_from,
-    stacked,
-    version_of,
-)
+from gantk.data.intensity import PerChannel
+from gantk.data.preparation import Preparation, Record, code_of, contrast_names, domain_letters, stacked
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
@@ -35,6 +25,9 @@ if TYPE_CHECKING:
 
     from gantk.recipe.tables import DataTable
 
+FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
+FITTED_BYTES = 2**31  # ... and how much of them is in memory at a time
+
 
 @dataclass
 class Data:
@@ -46,11 +39,11 @@ class Data:
     splits: Splits  # records of train, validation, test
     how: str  # how the split was made, in words
     training: list[Record]  # the training split as this method sees it: unpaired where it must be
-    intensity: dict[str, Any]
-    channels: dict[str, int]  # per domain: contrasts x (2 neighbours + 1)
+    preparation: Preparation = field(repr=False)  # how records become images
     classes: tuple[str, ...]  # of the labels that batches carry, sorted
     contrasts: dict[str, tuple[str, ...]]  # of each domain: ("T1", "FLAIR")
-    preparation: Preparation = field(repr=False)  # how records become images
+    intensity: dict[str, Any] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)  # per domain: contrasts x (2 neighbours + 1)
 
     @classmethod
     def load(cls, table: DataTable, method: type) -> Data:
@@ -64,16 +57,15 @@ class Data:
         training = _training(table, method, splits["train"])
         used = [record for record in training if record.domain in method.reads]
         contrasts = {letter: contrast_names(name) for letter, name in zip(letters, table.domains, strict=True)}
-        intensity, channels = {}, {}
-        for letter, names in contrasts.items():
+        data = cls(table, letters, method.paired, splits, how, used, preparation, classes, contrasts)
+        for letter in letters:
             shown = [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter]
-            intensity[letter], count = fitted_mapping(table, names, shown, preparation)
-            channels[letter] = count * (2 * table.neighbours + 1)
+            state, count = _fitted(table, contrasts[letter], shown, preparation)
+            data.restore_intensity({letter: state})
+            data.channels[letter] = count * (2 * table.neighbours + 1)
         if table.neighbours:
             preparation.stacks = stacked(records, [*splits.values(), used], table.neighbours)
-        return cls(
-            table, letters, method.paired, splits, how, used, intensity, channels, classes, contrasts, preparation
-        )
+        return data
 
     @property
     def range(self) -> tuple[float, float]:
@@ -88,17 +80,16 @@ class Data:
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain, whole; paired ones in the same order."""
         table, sets = self.table, {}
-        options = {"patch": table.patch, "masks": table.mask, "classes": self.classes, "preparation": self.preparation}
-        memory = table.memory / len(self.letters)
+        options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
-                sets[letter] = ImageSet(records, self.intensity[letter], table.size, table.fit, memory, **options)
+                memory = table.memory / len(self.letters)
+                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, memory, **options)
         return sets
 
     def image(self, record: Record) -> Tensor:
-        """A record as the networks see it, (C, *size), neighbours and all, by its scan's own intensities where each has
-        its own."""
+        """A record as the networks see it, (C, *size), neighbours and all."""
         return torch.from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
@@ -116,9 +107,8 @@ class Data:
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, splits.values())) > 1:
             for record in (record for members in splits.values() for record in members):
-                if (record.domain, record.key) not in splits.fingerprints:
-                    known = cached_fingerprint(self.preparation, record, near=near)
-                    splits.fingerprints[record.domain, record.key] = known
+                if record.id not in splits.fingerprints:
+                    splits.fingerprints[record.id] = cached_fingerprint(self.preparation, record, near=near)
         try:
             check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:
@@ -127,7 +117,7 @@ class Data:
 
     def description(self) -> list[str]:
         """What the data are, in lines for a person."""
-        names = dict(zip(self.letters, self.table.domains, strict=False))
+        names = dict(zip(self.letters, self.table.domains, strict=True))
         counts = ", ".join(f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters)
         what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
         held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
@@ -151,7 +141,9 @@ class Data:
 
     def restore_intensity(self, state: dict[str, Any]) -> None:
         """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
-        self.intensity.update({letter: mapping_from(self.table, each) for letter, each in state.items()})
+        one = self.table.intensity.target.from_state
+        for letter, each in state.items():
+            self.intensity[letter] = PerChannel.from_state(each, one) if "contrasts" in each else one(each)
 
 
 def _records(table: DataTable, method: type) -> list[Record]:
@@ -175,27 +167,6 @@ def _records(table: DataTable, method: type) -> list[Record]:
         raise
 
 
-def _preparation(table: DataTable, records: list[Record]) -> Preparation:
-    """How these records become images, with the user's cache where there are files: of all that decides its pixels."""
-    cache = Cache.default() if table.cache and any(record.files for record in records) else None
-    source = {key: value for key, value in table.source.table().items() if key != "path"}
-    grid = [table.domains, table.dims, table.size, table.plane, table.spacing]
-    suffixes = {files.suffix_of(path) for record in records for path in record.files}
-    readers = {suffix: version_of(type(form)) for suffix, form in files.formats().items() if suffix in suffixes}
-    about = [source, grid, readers, files.VERSION, resample.VERSION, version_of(table.source.target)]
-    intensity = [table.intensity.table(), INTENSITY_VERSION, version_of(table.intensity.target)]
-    return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
-
-
-def _training(table: DataTable, method: type, records: list[Record]) -> list[Record]:
-    """The training split as the method wants it: complete pairs, a[i] beside b[i], or an unpaired study."""
-    if method.paired:
-        complete = complete_pairs(records)
-        paired = (record for record in records if record.pair in complete)
-        return sorted(paired, key=lambda record: (record.domain, record.pair))
-    return unpair(records, table.split.seed) if table.unpair else records
-
-
 def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     """UserError where records lack what the recipe or the method asks for."""
     needed = [record for record in records if record.domain in method.reads]
@@ -212,3 +183,59 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
         mask = 'set data.missing = "mask" to train a network that does without, ' * refused
         remedy = f"remove them, {mask}or leave that contrast out of data.domains"
         raise UserError(what, where="data.missing", remedy=remedy)
+
+
+def _preparation(table: DataTable, records: list[Record]) -> Preparation:
+    """How these records become images, with the user's cache where there are files: of all that decides its pixels."""
+    cache = Cache.default() if table.cache and any(record.files for record in records) else None
+    source = {key: value for key, value in table.source.table().items() if key != "path"}
+    suffixes = {files.suffix_of(path) for record in records for path in record.files}
+    readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
+    about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
+    intensity = [table.intensity.table(), code_of([table.intensity.target])]
+    return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
+
+
+def _training(table: DataTable, method: type, records: list[Record]) -> list[Record]:
+    """The training split as the method wants it: complete pairs, a[i] beside b[i], or an unpaired study."""
+    if method.paired:
+        complete = complete_pairs(records)
+        paired = (record for record in records if record.pair in complete)
+        return sorted(paired, key=lambda record: (record.domain, record.pair))
+    return unpair(records, table.split.seed) if table.unpair else records
+
+
+def _fitted(
+    table: DataTable, contrasts: tuple[str, ...], shown: list[Record], preparation: Preparation
+) -> tuple[dict[str, Any], int]:
+    """The state of a domain's mapping, fitted to these training images and to nothing else, and their channels."""
+    if not shown:
+        raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
+    mapping = table.intensity()
+    if len(contrasts) > 1:
+        mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
+    by_scan = getattr(mapping, "per", "set") == "volume"
+    if by_scan:  # each scan once, whichever of its slices are trained on
+        shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
+    shown = _thinned(shown, FITTED)
+
+    def fit() -> tuple[dict[str, Any], int]:
+        first = shown[0].read()
+        if len(contrasts) not in (1, len(first)):
+            what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
+            what += f"{len(first)} channel{'s' * (len(first) > 1)}"
+            remedy = 'use the source "contrasts", which takes one file for each contrast'
+            raise UserError(what, where="data.domains", remedy=remedy)
+        if by_scan:
+            mapping.fit_from([preparation.measured(record, mapping) for record in shown])
+        else:
+            mapping.fit([record.read() for record in _thinned(shown, max(1, FITTED_BYTES // first.nbytes))])
+        for record in shown if table.mask else ():  # one on another grid is an error now, not in the middle of training
+            preparation.mask(record)
+        return mapping.state(), len(first)
+
+    return preparation.fact("fitted", shown, [contrasts, table.mask, [record.key for record in shown]], fit)
+
+
+def _thinned(records: list[Record], count: int) -> list[Record]:
+    return records[:: max(1, -(-len(records) // count))]

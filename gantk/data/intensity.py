@@ -1,9 +1,10 @@
-"""Intensity mappings: native values to the networks' range and back, linear, for each contrast. Needs numpy alone."""
+"""Intensity mappings: native values to the networks' range and back, one for each contrast. Needs numpy alone."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,17 +18,19 @@ if TYPE_CHECKING:
 
     Pixels = np.ndarray | Tensor
 
-VERSION = 1  # raise it when the same scans give other mappings: fitted ones are kept in the cache under it
-PER = ("set", "volume", "image")
 Foreground = Literal[False, True, "otsu"]
 BINS = 256  # of the histogram that Otsu's threshold is read off
 HISTOGRAM = 2**20  # values that the histogram counts
 SCAN_VALUES = 2**24  # values of one scan that are used; of a larger one so many are drawn
 SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more are thinned out
+NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of Nyul's scale
+SAME = 1e-6  # of a scan's own span: landmarks nearer to each other are one
+option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
 
+@option_fields
 class Mapping:
-    """One domain's native intensities to `range` and back, strictly rising and never clipped, so `inverse` is exact.
+    """A contrast's native intensities to `range` and back: a rising polygon, never clipped, so `inverse` is exact.
 
     `per` says whose intensities decide: those of the training "set"; of each "volume", that is, of the whole scan that
     a slice belongs to; or of each "image" alone. `of` gives the mapping of one scan, with its own exact inverse. What
@@ -35,61 +38,58 @@ class Mapping:
     on the scale of a typical scan, and scans without contrast take it.
 
     Arrays are computed in float64 and come back in their own precision, whole numbers as float32; tensors of torch
-    stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has `measure`, `fit_from`, `_forward`, `_inverse`,
-    `_take` for what was measured of one scan, and `_learnt` and `_restore` for what was fitted, as JSON.
+    stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has four methods: `measure(pixels)`, the figures of a
+    scan (C, *spatial) that its mapping depends on; `fit_from(figures of each training scan)`, which sets `fitted`, as
+    JSON; `take(figures)`, which makes it the mapping of a scan that has contrast; and `corners()`, rising native values
+    and the network's at these, two or more.
     """
 
     name: ClassVar[str] = ""
+    per: ClassVar[str] = "set"
+    fitted: ClassVar[Any] = None
+
+    range: tuple[float, float] = (-1.0, 1.0)  # what the networks see
 
     def __init_subclass__(cls, name: str = "", **keywords: Any):
         super().__init_subclass__(**keywords)
         cls.name = name or cls.name
 
-    def __init__(self, options: dict[str, Any], range: Sequence[float], per: str = "set"):
-        start, end = (float(value) for value in range)
-        if not start < end:
-            raise UserError(f"range {list(range)} is empty", where="data.intensity.range", allowed="[start, end]")
-        if per not in PER:
-            raise UserError(f"intensities cannot be learnt per '{per}'", where="data.intensity.per", allowed=PER)
-        self.options = options | {"range": [start, end]}
-        self.range, self.per = (start, end), per
+    def __post_init__(self):
+        self.range = tuple(map(float, self.range))
+        if not self.range[0] < self.range[1]:
+            what = f"range {list(self.range)} is empty"
+            raise UserError(what, where="data.intensity.range", allowed="[start, end]")
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Learn from training images (C, *spatial) of this domain; UserError where all are constant."""
-        self.fit_from([self.measure(np.asarray(image)) for image in images])
-
-    def measure(self, pixels: np.ndarray) -> list[float]:
-        """The figures of one scan that its own mapping depends on; `own` and `fit_from` take them."""
-        raise NotImplementedError
-
-    def fit_from(self, measured: Sequence[list[float]]) -> None:
-        """Fit to the mean of the figures of the training scans."""
-        raise NotImplementedError
+        self.fit_from([self.measure(image) for image in images])
 
     def of(self, pixels: np.ndarray) -> Mapping:
         """The mapping of one scan (C, *spatial), where each has its own (per = "volume"); else this one."""
-        return self.own(self.measure(np.asarray(pixels))) if self.per == "volume" else self
+        return self.own(self.measure(pixels)) if self.per == "volume" else self
 
     def own(self, measured: list[float]) -> Mapping:
         """The mapping of the scan that was measured; the fitted one where it has no contrast."""
         own = copy.copy(self)
-        own.per, own.options = "set", self.options | ({"per": "set"} if "per" in self.options else {})
-        own._take(measured)
+        own.per = "set"
+        own.take(measured)
         return own
 
     def forward(self, image: Pixels) -> Pixels:
         """Native values to the network's; with per = "volume" or "image" as `image` alone has them."""
-        if self.per == "set":
-            return self._forward(image)
-        return self.own(self.measure(image.detach().cpu().numpy() if is_tensor(image) else image))._forward(image)
+        if self.per != "set":
+            return self.own(self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)).forward(image)
+        return along(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
         """The network's values to native ones, as the training set has them, or the scan that `of` was given."""
-        return self._inverse(image)
+        return along(image, *reversed(self.corners()))
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
-        return {"name": self.name, **self.options, "fitted": self._learnt()}
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+        return {"name": self.name, **plain, "fitted": self.fitted}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
@@ -100,168 +100,186 @@ class Mapping:
 
             kind = registry().get("intensity", state["name"]).load()
         mapping = kind(**{key: value for key, value in state.items() if key not in ("name", "fitted")})
-        if state["fitted"] is not None:
-            mapping._restore(state["fitted"])
+        mapping.fitted = state["fitted"]
         return mapping
 
 
 class Linear(Mapping):
-    """A straight line that takes the native values `low` and `high` to the two ends of `range`."""
-
-    low: float | None = None
-    high: float | None = None
+    """A straight line that takes two native values, `fitted`, to the two ends of `range`."""
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        if self.per != "set":
-            return super().fit(images)
-        self._set(self.ends_of([np.asarray(image) for image in images]), f"all {len(images)} training images")
+        """Nothing to learn, unless a subclass does."""
 
-    def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
-        """The native values that go to the two ends of the range, by all images together."""
-        raise NotImplementedError
+    def corners(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.fitted, self.range
+
+
+@option_fields
+class Learnt(Linear):
+    """A line that is learnt: a subclass's `ends_of(images)` are the native values that go to the two ends."""
+
+    per: Literal["set", "volume", "image"] = "set"  # one line for the whole set, or each scan or image its own
+    foreground: Foreground = False  # true: of values above each image's mean only; "otsu": above its threshold
+
+    def fit(self, images: Sequence[np.ndarray]) -> None:
+        if self.per == "set":
+            self._set(self.ends_of(images), len(images))
+        else:
+            Mapping.fit(self, images)
 
     def measure(self, pixels: np.ndarray) -> list[float]:
-        return [float(end) for end in self.ends_of([np.asarray(pixels)])]
+        return [float(end) for end in self.ends_of([pixels])]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         ends = [pair for pair in measured if rises(*pair)] or [measured[0]]
-        self._set(np.mean(ends, axis=0), f"all {len(measured)} training images")
+        self._set(np.mean(ends, axis=0), len(measured))
 
-    def _take(self, measured: list[float]) -> None:
+    def take(self, measured: list[float]) -> None:
         if rises(*measured):
-            self.low, self.high = measured
+            self.fitted = measured
 
-    def _forward(self, image: Pixels) -> Pixels:
-        return self._line(image, (self.low, self.high), self.range)
-
-    def _inverse(self, image: Pixels) -> Pixels:
-        return self._line(image, self.range, (self.low, self.high))
-
-    def _line(self, image: Pixels, before: tuple[float, float], after: tuple[float, float]) -> Pixels:
-        if self.low is None:
-            raise ValueError(f"the intensity mapping '{self.name}' was not fitted")
-        slope = (after[1] - after[0]) / (before[1] - before[0])
-        if is_tensor(image):
-            return (image - before[0]) * slope + after[0]
-        return like((np.asarray(image, np.float64) - before[0]) * slope + after[0], image)
-
-    def _learnt(self) -> list[float] | None:
-        return None if self.low is None else [self.low, self.high]
-
-    def _restore(self, learnt: list[float]) -> None:
-        self.low, self.high = learnt
-
-    def _set(self, ends: Sequence[float], whose: str) -> None:
+    def _set(self, ends: Sequence[float], count: int) -> None:
         if not rises(*ends):
-            what = f"{whose} of a domain have no contrast: their intensities run from {ends[0]:g} to {ends[1]:g}"
-            remedy = "look at the images, or choose other ends (low, high)"
-            raise UserError(what, where="data.intensity", remedy=remedy)
-        self.low, self.high = map(float, ends)
+            raise no_contrast(count, *ends)
+        self.fitted = [float(end) for end in ends]
 
 
-class Percentile(Linear, name="percentile"):
+@option_fields
+class Percentile(Learnt, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
-    def __init__(
-        self,
-        *,
-        low: float = 0.0,  # percentile that goes to the start of the range
-        high: float = 99.5,  # percentile that goes to its end; brighter values go beyond it
-        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
-        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
-    ):
-        if not 0 <= low < high <= 100:
-            what, allowed = f"percentiles {low:g} and {high:g} make no range", "0 <= low < high <= 100"
-            raise UserError(what, where="data.intensity", allowed=allowed)
-        super().__init__(dict(low=low, high=high, per=per, foreground=foreground), range, per)
-        self.percentiles, self.foreground = (low, high), foreground
+    low: float = 0.0  # percentile that goes to the start of the range
+    high: float = 99.5  # percentile that goes to its end; brighter values go beyond it
 
-    def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
-        low, high = np.percentile(_values(images, self.foreground), self.percentiles)
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.low < self.high <= 100:
+            what = f"percentiles {self.low:g} and {self.high:g} make no range"
+            raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
+
+    def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
+        low, high = np.percentile(_values(images, self.foreground), (self.low, self.high))
         if not self.foreground:  # the extremes must not depend on which values the thinning kept
-            low = min(image.min() for image in images) if self.percentiles[0] == 0 else low
-            high = max(image.max() for image in images) if self.percentiles[1] == 100 else high
-        return float(low), float(high)
+            low = min(image.min() for image in images) if self.low == 0 else low
+            high = max(image.max() for image in images) if self.high == 100 else high
+        return low, high
 
 
-class MinMax(Linear, name="minmax"):
+@option_fields
+class MinMax(Learnt, name="minmax"):
     """The smallest and the largest value of the training images go to the ends of the range."""
 
-    def __init__(
-        self,
-        *,
-        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
-        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
-    ):
-        super().__init__(dict(per=per, foreground=foreground), range, per)
-        self.foreground = foreground
-
-    def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
+    def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         if self.foreground:
             images = [split_values(image, self.foreground)[0] for image in images]
-        return float(min(image.min() for image in images)), float(max(image.max() for image in images))
+        return min(image.min() for image in images), max(image.max() for image in images)
 
 
-class ZScore(Linear, name="zscore"):
+@option_fields
+class ZScore(Learnt, name="zscore"):
     """The mean goes to the middle of the range, `spread` standard deviations to either side of it to the ends."""
 
-    def __init__(
-        self,
-        *,
-        spread: float = 3.0,  # standard deviations between the middle and an end of the range
-        per: Literal["set", "volume", "image"] = "set",  # one line for the whole set, or each scan or image its own
-        foreground: Foreground = False,  # true: of values above each image's mean only; "otsu": above its threshold
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
-    ):
-        if spread <= 0:
-            raise UserError(f"spread = {spread:g} is too small", where="data.intensity.spread", allowed="above 0")
-        super().__init__(dict(spread=spread, per=per, foreground=foreground), range, per)
-        self.spread, self.foreground = spread, foreground
+    spread: float = 3.0  # standard deviations between the middle and an end of the range
 
-    def ends_of(self, images: list[np.ndarray]) -> tuple[float, float]:
+    def __post_init__(self):
+        super().__post_init__()
+        if self.spread <= 0:
+            raise UserError(f"spread = {self.spread:g} is too small", where="data.intensity.spread", allowed="above 0")
+
+    def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images, self.foreground).astype(np.float64)
         mean, reach = values.mean(), self.spread * values.std()
         return mean - reach, mean + reach
 
 
+@option_fields
 class Window(Linear, name="window"):
     """Two native values chosen by hand go to the ends of the range: Hounsfield units, or any calibrated scale."""
 
-    def __init__(
-        self,
-        *,
-        low: float = -1000.0,  # native value that goes to the start of the range; air in Hounsfield units
-        high: float = 2000.0,  # native value that goes to its end; dense bone in Hounsfield units
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
-    ):
-        super().__init__(dict(low=low, high=high), range)
-        self._set((low, high), "the windows")
+    low: float = -1000.0  # native value that goes to the start of the range; air in Hounsfield units
+    high: float = 2000.0  # native value that goes to its end; dense bone in Hounsfield units
 
-    def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Nothing to learn."""
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.low < self.high:
+            what = f"the window from {self.low:g} to {self.high:g} is empty"
+            raise UserError(what, where="data.intensity", allowed="low < high")
+        self.fitted = [float(self.low), float(self.high)]
 
 
+@option_fields
 class Unit(Linear, name="unit"):
     """The full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, goes to the range: nothing is learnt."""
 
-    def __init__(
-        self,
-        *,
-        bits: Literal[8, 16] = 8,  # bits of a pixel
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see
-    ):
-        super().__init__(dict(bits=bits), range)
-        self.low, self.high = 0.0, 2.0**bits - 1
+    bits: Literal[8, 16] = 8  # bits of a pixel
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.fitted = [0.0, 2.0**self.bits - 1]
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Nothing to learn, but images that are no such pictures are a UserError."""
         low, high = min(image.min() for image in images), max(image.max() for image in images)
-        if low < 0 or high > self.high:
-            what = f"values from {low:g} to {high:g} are not those of {self.options['bits']}-bit pictures"
+        if low < 0 or high > self.fitted[1]:
+            what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
             remedy = "choose bits = 16, or the intensity 'percentile'"
-            raise UserError(what, where="data.intensity", allowed=f"0 to {self.high:g}", remedy=remedy)
+            raise UserError(what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy)
+
+
+@option_fields
+class Nyul(Mapping, name="nyul"):
+    """Percentiles of each scan go to places of one scale that the training scans share: MR of several scanners.
+
+    Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med. Imaging 19(2). Every
+    training scan is stretched from its air to its last percentile; the scale is the mean of where its percentiles then
+    lie. Air, the median of what is not foreground, goes to the start of the range, since networks that end in tanh
+    reach no further; in the papers that is the lowest percentile of the whole scan.
+    """
+
+    percentiles: tuple[float, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
+    per: Literal["volume", "image"] = "volume"  # each scan by its own percentiles, or each slice
+    foreground: Foreground = True  # of which values: true: above the mean; "otsu": above its threshold; false: all
+
+    def __post_init__(self):
+        super().__post_init__()
+        percentiles = self.percentiles = tuple(map(float, self.percentiles))
+        if not percentiles or percentiles[0] < 0 or percentiles[-1] > 100 or (np.diff(percentiles) <= 0).any():
+            what, allowed = f"{list(percentiles)} are no percentiles to match", "one or more, rising, from 0 to 100"
+            raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
+        self.landmarks: Sequence[float] | None = None  # of one scan; None: the mean of the training scans
+
+    def measure(self, pixels: np.ndarray) -> list[float]:
+        """Air and the percentiles of one scan."""
+        values, others = split_values(pixels, self.foreground)
+        air = np.median(others) if others.size else values.min()
+        return [float(air), *map(float, np.percentile(values, self.percentiles))]
+
+    def fit_from(self, measured: Sequence[list[float]]) -> None:
+        """Learn which of air and percentiles the scale has, their places in the range, and their mean."""
+        scans = np.array([scan for scan in measured if rises(scan[0], scan[-1])])
+        if not len(scans):
+            raise no_contrast(len(measured), measured[0][0], measured[0][-1])
+        places = np.mean((scans - scans[:, :1]) / (scans[:, -1:] - scans[:, :1]), axis=0)
+        kept = [0]
+        for number, place in enumerate(places[1:-1], start=1):
+            if place - places[kept[-1]] >= NARROW and 1 - place >= NARROW:
+                kept.append(number)
+        kept.append(len(places) - 1)
+        start, end = self.range
+        scale = [start, *(start + places[kept[1:-1]] * (end - start)).tolist(), end]
+        self.fitted = {"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()}
+
+    def take(self, measured: list[float]) -> None:
+        if rises(measured[0], measured[-1]):
+            self.landmarks = [measured[number] for number in self.fitted["kept"]]
+
+    def corners(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Landmarks and their places; landmarks that coincide are one, at their mean place."""
+        native, network = np.array(self.landmarks or self.fitted["mean"]), self.fitted["scale"]
+        apart = np.diff(native) > SAME * (native[-1] - native[0])
+        group = np.concatenate([[0], np.cumsum(apart)])
+        count = np.bincount(group)
+        return np.bincount(group, native) / count, np.bincount(group, network) / count
 
 
 class PerChannel:
@@ -278,18 +296,16 @@ class PerChannel:
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Fit each contrast to the images that have it; UserError where none has."""
-        for line, found in self._present([self._contrasts(image) for image in images]):
-            line.fit(found)
+        self._fit("fit", [self._contrasts(image) for image in images])
+
+    def fit_from(self, measured: Sequence[list[list[float] | None]]) -> None:
+        """Fit each contrast to the mean of the scans that have it; UserError where none has."""
+        self._fit("fit_from", measured)
 
     def measure(self, pixels: np.ndarray) -> list[list[float] | None]:
         """The figures of each contrast of one scan (C, *spatial); None for one that the patient lacks."""
         present = zip(self.lines, self._contrasts(pixels), strict=True)
         return [None if channel is None else line.measure(channel) for line, channel in present]
-
-    def fit_from(self, measured: Sequence[list[list[float] | None]]) -> None:
-        """Fit each contrast to the mean of the scans that have it; UserError where none has."""
-        for line, found in self._present(measured):
-            line.fit_from(found)
 
     of = Mapping.of
 
@@ -311,67 +327,60 @@ class PerChannel:
         return cls([line(each) for each in state["lines"]], state["contrasts"], state["dims"])
 
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
-        parts = [np.asarray(pixels)[number :: len(self.lines)] for number in range(len(self.lines))]
+        parts = [pixels[number :: len(self.lines)] for number in range(len(self.lines))]
         return [None if np.isnan(part).any() else part for part in parts]
 
-    def _present(self, scans: Sequence[Sequence[Any]]) -> list[tuple[Any, list[Any]]]:
-        """Each contrast's mapping, with its part of the scans that have it."""
-        present = [[part for part in parts if part is not None] for parts in zip(*scans, strict=True)]
-        for name, found in zip(self.names, present, strict=True):
+    def _fit(self, how: str, scans: Sequence[Sequence[Any]]) -> None:
+        for line, name, parts in zip(self.lines, self.names, zip(*scans, strict=True), strict=True):
+            found = [part for part in parts if part is not None]
             if not found:
                 raise UserError(f"none of {len(scans)} training images has the contrast '{name}'", where="data.source")
-        return list(zip(self.lines, present, strict=True))
+            getattr(line, how)(found)
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         axis, count = image.ndim - self.dims - 1, len(functions)
         if axis < 0 or image.shape[axis] % count:
             raise ValueError(f"{count} contrasts do not share out the channels of {tuple(image.shape)}")
-        places = [(*(slice(None),) * axis, slice(k, None, count)) for k in range(count)]
-        done = [function(image[place]) for function, place in zip(functions, places, strict=True)]
-        # interleaved again: (slices, contrasts) along the channels
-        whole = done[0].new_empty(image.shape) if is_tensor(image) else np.empty(image.shape, dtype=done[0].dtype)
-        for place, part in zip(places, done, strict=True):
-            whole[place] = part
+        whole = image.new_empty(image.shape) if is_tensor(image) else np.empty(image.shape, _precision(image))
+        for number, function in enumerate(functions):
+            place = (*[slice(None)] * axis, slice(number, None, count))
+            whole[place] = function(image[place])
         return whole
 
 
 def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:
-    """Native pixels (C, *native) as a network sees them: brought to `resize.size`, then to network intensities.
-
-    float32. Of several contrasts, one that is NaN (a patient lacks it) becomes black.
-    """
-    return to_intensities(to_size(pixels, resize), intensity)
-
-
-def to_size(pixels: np.ndarray, resize: Resize) -> np.ndarray:
-    """Native pixels (C, *native) at the size that the networks see, in native intensities, float32; NaN stays NaN."""
-    return _present_channels(pixels, resize.forward, np.nan)
+    """Native pixels (C, *native) as a network sees them: brought to `resize.size`, then `to_intensities`."""
+    return to_intensities(resize.forward(pixels), intensity)
 
 
 def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
-    """An image from `to_size` in network intensities; of several contrasts, one that is NaN becomes black."""
+    """An image (C, *size) in network intensities, float32; a contrast that is NaN (a patient lacks it) is black."""
+    done = np.ascontiguousarray(intensity.forward(image), dtype=np.float32)
     if isinstance(intensity, PerChannel):
-        return _present_channels(image, intensity.forward, intensity.range[0])
-    return np.ascontiguousarray(intensity.forward(image), dtype=np.float32)
-
-
-def _present_channels(image: np.ndarray, function: Callable[[np.ndarray], np.ndarray], otherwise: float) -> np.ndarray:
-    """`function` of an image; channels that are NaN become `otherwise`."""
-    absent = np.isnan(image).any(axis=tuple(range(1, image.ndim)))
-    if absent.any():
-        image = np.where(absent.reshape(-1, *[1] * (image.ndim - 1)), np.float32(0), image)
-    done = np.ascontiguousarray(function(image), dtype=np.float32)
-    if absent.any():
-        done[absent] = otherwise
+        done[np.isnan(image).any(axis=tuple(range(1, image.ndim)))] = intensity.range[0]
     return done
 
 
-def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
-    """The values of an image that are foreground, and the others, each in one row.
+def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
+    """Values by the polygon from corners `before` to `after`, whose first and last piece go on without end."""
+    if before is None or after is None:
+        raise ValueError("an intensity mapping is used that was not fitted")
+    slopes = np.diff(after) / np.diff(before)
+    if is_tensor(image) and len(slopes) > 1:
+        return image.new_tensor(along(image.detach().cpu().numpy(), before, after))
+    values = image if is_tensor(image) else np.asarray(image, np.float64)
+    if len(slopes) == 1:
+        done = (values - before[0]) * slopes[0] + after[0]
+    else:
+        piece = np.searchsorted(before[1:-1], values, side="right")
+        done = after[piece] + (values - before[piece]) * slopes[piece]
+    return done if is_tensor(image) else done.astype(_precision(image), copy=False)[()]
 
-    False: all values are foreground. True: those above the mean. "otsu": those above Otsu's threshold, which neither
-    the zeros of a stripped skull nor the share of the picture that is air can move far. An image of one value is all
-    foreground.
+
+def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
+    """The values of an image that are foreground, and the others, each in one row; one of one value is all foreground.
+
+    Otsu's threshold is moved far neither by the zeros of a stripped skull nor by how much of the picture is air.
     """
     values = _some(np.ravel(pixels), SCAN_VALUES)
     if not how or not values.max() > values.min():
@@ -381,23 +390,28 @@ def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.nd
 
 
 def otsu(values: np.ndarray) -> float:
-    """The threshold that parts values into two classes as far from each other as can be (Otsu, 1979, IEEE Trans. Syst.
-    Man Cybern. 9(1)), from a histogram that ends at the 99.9th percentile: a few bright voxels do not stretch it.
+    """The threshold that parts values into two classes farthest from each other, or the middle of a gap of equals.
 
-    Where every threshold in a gap is as good, the middle of the gap.
+    Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th percentile.
     """
     values = _some(values, HISTOGRAM)
     low, top = values.min(), np.percentile(values, 99.9, method="lower")
     top = top if top > low else values.max()
     counts, edges = np.histogram(np.minimum(values, top), BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    total, weighted = float(values.size), np.cumsum(counts * centres)
-    above = total - below
+    below, weighted = np.cumsum(counts)[:-1].astype(np.float64), np.cumsum(counts * centres)
+    above = values.size - below
     apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above  # the lowest and the highest bin are filled
     between = below * above * apart**2
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
+
+
+def no_contrast(count: int, low: float, high: float) -> UserError:
+    """That all training images of a domain are constant."""
+    what = f"all {count} training images of a domain have no contrast: their intensities run from {low:g} to {high:g}"
+    remedy = "look at the images, or choose other ends (low, high)"
+    return UserError(what, where="data.intensity", remedy=remedy)
 
 
 def rises(low: float, high: float) -> bool:
@@ -406,17 +420,16 @@ def rises(low: float, high: float) -> bool:
 
 
 def is_tensor(image: Any) -> bool:
-    """Whether this is a tensor of torch, which is not imported to find out."""
+    """Whether this is a tensor of torch, without importing that."""
     return hasattr(image, "detach")
 
 
-def like(exact: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A result of float64 in the precision of the image that it was made of: float32 unless that is float64."""
-    kept = np.float64 if getattr(image, "dtype", None) == np.float64 else np.float32
-    return exact.astype(kept, copy=False)[()]
+def _precision(image: Any) -> type:
+    """Of results: float64 for an image of float64, else float32."""
+    return np.float64 if getattr(image, "dtype", None) == np.float64 else np.float32
 
 
-def _values(images: list[np.ndarray], foreground: Foreground) -> np.ndarray:
+def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
     """The foreground values of all images in one row, thinned to SAMPLES."""
     share, rng = max(1, SAMPLES // len(images)), np.random.default_rng(0)
     rows = [split_values(image, foreground)[0] for image in images]

@@ -1,29 +1,24 @@
-"""Records, one image each, and how they become what networks see: brought to size once and cached, with neighbours."""
+"""Records, one image each, and how they become what networks see: read, brought to size and cached, in intensities."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gantk.data.cache import Cache, digest
-from gantk.data.intensity import PerChannel, to_intensities, to_size
+from gantk.data.intensity import to_intensities
 from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk.formats.files import files_of
 
-if TYPE_CHECKING:
-    from gantk.recipe.tables import DataTable
-
-FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
-FITTED_BYTES = 2**31  # ... and how much of them is in memory at a time
+VERSION = 2  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
+Id = tuple[str, str]  # domain and key of a record
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,11 @@ class Record:
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
 
     @property
+    def id(self) -> Id:
+        """Its domain and key, which name it among all records."""
+        return self.domain, self.key
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files that `read` reads; none where the image is computed."""
         return (self.path, *self.others) if self.path is not None else ()
@@ -71,8 +71,8 @@ class Preparation:
 
     With a `cache`, all records of one file (or of one set of files) are decoded and brought to size together, and kept
     as one entry: every later epoch and run maps it into memory. What is kept is native intensities, so that another
-    intensity mapping needs no new decoding. Entries are named by the files' content, the records' keys, `size`, `fit`
-    and `about`: whatever else decides what `Record.read` returns. Computed records (without files) are not kept.
+    intensity mapping needs no new decoding. Entries are named by the files (path, size, times, inode), the records'
+    keys, `size`, `fit` and `about`: whatever else decides what `Record.read` returns. Computed records are not kept.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Preparation:
         intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
     ):
         self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
+        self.stacks: dict[Id, list[Record]] = {}  # the slices that a record's image consists of, see `stacked`
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
             if cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
-        self._places = {_id(record): (group, row) for group in groups.values() for row, record in enumerate(group)}
+        self._places = {record.id: (group, row) for group in groups.values() for row, record in enumerate(group)}
         self._names: dict[Hashable, str | None] = {}  # of entries
         self._measured: dict[Hashable, Any] = {}
-        self._shapes: dict[Hashable, tuple[int, ...]] = {}  # of native images, as far as known
-        self.stacks: dict[Hashable, list[Record]] = {}  # the slices that a record's image consists of, see `stacked`
+        self._shapes: dict[Id, tuple[int, ...]] = {}  # of native images, as far as known
 
     def image(self, record: Record, intensity: Any) -> np.ndarray:
         """(C, *size) float32 in network intensities, by the own mapping of the record's scan where it has one."""
@@ -102,14 +102,14 @@ class Preparation:
 
     def to_size(self, record: Record) -> np.ndarray:
         """(C, *size) float32 in native intensities, neighbours as channels; a contrast that is not there is NaN."""
-        return np.concatenate([self._to_size(one) for one in self.stacks.get(_id(record), [record])])
+        slices = self.stacks.get(record.id, [record])
+        return np.concatenate([self._once("images", one, self._read) for one in slices])
 
     def mask(self, record: Record) -> np.ndarray | None:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
         if record.mask is None:
             return None
-        row = self.kept("masks", record, self._mask) if record.mask_files else None
-        return self._mask(record) if row is None else row.astype(np.float32)
+        return self._once("masks", record, self._mask) if record.mask_files else self._mask(record)
 
     def mapping(self, record: Record, intensity: Any) -> Any:
         """The intensity mapping of the scan that a record belongs to: its own where the recipe says so."""
@@ -127,56 +127,53 @@ class Preparation:
 
     def fact(self, what: str, records: Sequence[Record], which: Any, make: Callable[[], Any]) -> Any:
         """The JSON that `make` finds out about these records under the intensity options, remembered by their files."""
-        contents = self._contents(file for record in records for file in record.files)
-        if not contents or not all(record.files for record in records):
+        stamps = all(record.files for record in records) and self._stamps(f for record in records for f in record.files)
+        if not stamps:
             return make()
-        return self.cache.fact(digest(what, self.about, self.intensity, contents, which), make)
+        return self.cache.fact(digest(what, self.about, self.intensity, stamps, which), make)
 
     def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
         """The array that `make` returns for a record, from the entry that holds it for all records of its file.
 
         One-dimensional ones are filled up with zeros to the longest. None where nothing is kept of this record.
         """
-        group, row = self._places.get(_id(record), (None, 0))
+        group, row = self._places.get(record.id, (None, 0))
         if group is None:
             return None
-        entry = kind, _id(group[0])
+        entry = kind, group[0].id
         if entry not in self._names:
-            contents = self._contents((*record.files, *(record.mask_files if kind == "masks" else ())))
-            keys = [[one.domain, one.key, one.missing] for one in group]
-            self._names[entry] = contents and digest(kind, self.about, self.size, self.fit, contents, keys)
+            stamps = self._stamps((*record.files, *(record.mask_files if kind == "masks" else ())))
+            keys = [[*one.id, one.missing] for one in group]
+            self._names[entry] = stamps and digest(kind, self.about, self.size, self.fit, stamps, keys)
         name = self._names[entry]
         rows = self.cache.rows(name, lambda: _equally_long([make(one) for one in group])) if name else None
         return None if rows is None else np.array(rows[row])
 
-    def _to_size(self, record: Record) -> np.ndarray:
-        row = self.kept("images", record, self._read)
-        return self._read(record) if row is None else row.astype(np.float32)
+    def _once(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray:
+        row = self.kept(kind, record, make)
+        return make(record) if row is None else row.astype(np.float32, copy=False)
 
-    def _contents(self, files: Iterable[Path]) -> list[str] | None:
-        """The hash of every file; None without a cache, or where one cannot be read: reading the image will say so."""
+    def _stamps(self, files: Iterable[Path]) -> list[list] | None:
+        """What tells that a file is still the same; None without a cache, or where one is missing: reading says so."""
         if self.cache is None:
             return None
         try:
-            return [self.cache.content(file) for path in dict.fromkeys(files) for file in files_of(path)]
+            every = {file: file.stat() for path in files for file in files_of(path)}
         except OSError:
             return None
+        return [[str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file, s in every.items()]
 
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
-        self._shapes[_id(record)] = pixels.shape[1:]
-        return to_size(pixels, Resize(pixels.shape[1:], self.size, self.fit))
+        self._shapes[record.id] = pixels.shape[1:]
+        return Resize(pixels.shape[1:], self.size, self.fit).forward(pixels)
 
     def _mask(self, record: Record) -> np.ndarray:
-        native, mask = self._shapes.get(_id(record)) or record.read().shape[1:], record.mask()
+        native, mask = self._shapes.get(record.id) or record.read().shape[1:], record.mask()
         if mask.shape != (1, *native):
             sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
             raise UserError(f"the mask of '{record.key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
         return Resize(native, self.size, self.fit).forward(mask.astype(np.float32), fill=0.0)
-
-
-def _id(record: Record) -> tuple[str, str]:
-    return record.domain, record.key
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
@@ -184,20 +181,16 @@ def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows])
 
 
-def version_of(target: Any) -> Any:
-    """The version of a source's or mapping's code, part of the names of its entries: other code, other entries.
-
-    That is its attribute `version`, to be raised when it gives other values for the same files. A plugin's part without
-    one goes by a hash of its module, so that nobody who writes a source is shown images of its earlier self.
-    """
-    module = sys.modules[target.__module__]
-    if hasattr(target, "version") or module.__name__.startswith("gantk."):
-        return getattr(target, "version", 1)
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+def code_of(parts: Iterable[Any]) -> str:
+    """A name for the code that reads and maps: VERSION for gantk's own, a hash for the modules of plugins."""
+    classes = {each for part in parts for each in getattr(part, "__mro__", [part])}
+    names = {each.__module__ for each in classes if not each.__module__.startswith("gantk.")}
+    files = sorted(str(file) for name in names if (file := getattr(sys.modules[name], "__file__", None)))
+    return digest(VERSION, [Path(file).read_text("utf-8") for file in files])
 
 
-def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> Mapping:
-    """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of, by domain and key.
+def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Id, list[Record]]:
+    """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of.
 
     Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`:
     slices between which some were left out are no neighbours. Where a neighbour is not in a record's own set, the slice
@@ -211,68 +204,14 @@ def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbo
     stacks: dict[Hashable, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda one: one.position):
         stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
-    places = {_id(record): (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
+    places = {record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
     found = {}
     for members in sets:
-        there = {places[_id(record)]: record for record in members}
+        there = {places[record.id]: record for record in members}
         for record in members:
-            (name, place), below, above = places[_id(record)], [record], [record]
+            (name, place), below, above = places[record.id], [record], [record]
             for distance in range(1, neighbours + 1):
                 below.append(there.get((name, place - distance), below[-1]))
                 above.append(there.get((name, place + distance), above[-1]))
-            found[_id(record)] = [*below[:0:-1], *above]
+            found[record.id] = [*below[:0:-1], *above]
     return found
-
-
-def fitted_mapping(
-    table: DataTable, contrasts: tuple[str, ...], shown: list[Record], preparation: Preparation
-) -> tuple[Any, int]:
-    """The intensity mapping of a domain, fitted to these training images and to nothing else, and their channels."""
-    if not shown:
-        raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
-    mapping = table.intensity()
-    if len(contrasts) > 1:
-        mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
-    if getattr(mapping, "per", "set") == "volume":  # each scan once, whichever of its slices are trained on
-        shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
-    shown = _thinned(shown, FITTED)
-
-    def learn() -> dict[str, Any]:
-        channels = _fit(mapping, contrasts, shown, preparation)
-        for record in shown if table.mask else ():  # one on another grid is an error now, not in the middle of training
-            preparation.mask(record)
-        return {"state": mapping.state(), "channels": channels}
-
-    learnt = preparation.fact("fitted", shown, [contrasts, table.mask, [record.key for record in shown]], learn)
-    return mapping_from(table, learnt["state"]), learnt["channels"]
-
-
-def mapping_from(table: DataTable, state: dict[str, Any]) -> Any:
-    """The fitted mapping of one domain that `state` describes, of one contrast or of several."""
-    one = table.intensity.target.from_state
-    return PerChannel.from_state(state, one) if "contrasts" in state else one(state)
-
-
-def _fit(mapping: Any, contrasts: tuple[str, ...], shown: list[Record], preparation: Preparation) -> int:
-    """Fit a mapping to images; their channels. UserError where they differ in these, or are not the domain's."""
-    first, by_scan = shown[0].read(), getattr(mapping, "per", "set") == "volume"
-    if len(contrasts) not in (1, len(first)):
-        what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
-        what += f"{len(first)} channel{'s' * (len(first) > 1)}"
-        remedy = 'use the source "contrasts", which takes one file for each contrast'
-        raise UserError(what, where="data.domains", remedy=remedy)
-    counts, found = {}, []
-    for record in shown if by_scan else _thinned(shown, max(1, FITTED_BYTES // first.nbytes)):
-        image = record.read()
-        counts.setdefault(len(image), record.key)
-        found.append(preparation.measured(record, mapping) if by_scan else image)
-    if len(counts) > 1:
-        detail = ", ".join(f"{count} in '{key}'" for count, key in counts.items())
-        what = f"the images of one domain have different numbers of channels: {detail}"
-        raise UserError(what, where="data.source", remedy="set data.source.channels = 1 or 3")
-    (mapping.fit_from if by_scan else mapping.fit)(found)
-    return len(first)
-
-
-def _thinned(records: list[Record], count: int) -> list[Record]:
-    return records[:: max(1, -(-len(records) // count))]

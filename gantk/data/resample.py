@@ -12,7 +12,6 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import Image, same_grid, upright_affine
 
-VERSION = 1  # raise it when the same file gives other pixels: prepared images are kept in the cache under it
 # Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB

@@ -21,8 +21,6 @@ from gantk.errors import UserError
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
-VERSION = 1  # of all readers, raised where one gives other pixels for the same file: cached images are named by it
-
 
 @dataclass(frozen=True)
 class Scan:

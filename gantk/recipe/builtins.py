@@ -42,7 +42,7 @@ PARTS = {
         "percentile": "gantk.data.intensity:Percentile",
         "minmax": "gantk.data.intensity:MinMax",
         "zscore": "gantk.data.intensity:ZScore",
-        "nyul": "gantk.data.nyul:Nyul",
+        "nyul": "gantk.data.intensity:Nyul",
         "window": "gantk.data.intensity:Window",
         "unit": "gantk.data.intensity:Unit",
     },
