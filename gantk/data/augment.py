@@ -30,7 +30,7 @@ class Augment:
     """A change of some images of a batch: `apply` changes all of them, `p` is the share that takes it."""
 
     dims: int
-    p: float = 0.5
+    p: float = field(default=0.5, kw_only=True)  # share of images
     geometric: ClassVar[bool] = False  # moves pixels: registered images have to move together
 
     def __post_init__(self):
@@ -54,13 +54,10 @@ class Augment:
         return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
 
 
-@option_fields
 class HFlip(Augment):
     """Mirror left and right."""
 
-    p: float = 0.5  # share of images
-    geometric = True
-    axis: ClassVar[int] = -1
+    geometric, axis = True, -1
 
     def apply(self, image: Tensor) -> Tensor:
         return image.flip(self.axis)
@@ -72,11 +69,9 @@ class VFlip(HFlip):
     axis = -2
 
 
-@option_fields
 class Rot90(Augment):
     """Turn by 90, 180 or 270 degrees in the plane of the last two axes; by 180 alone where they differ in length."""
 
-    p: float = 0.5  # share of images
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
@@ -90,16 +85,14 @@ class Rot90(Augment):
 
 @option_fields
 class Affine(Augment):
-    """A small turn, shift and change of size."""
+    """A small turn, shift and change of size, about the middle."""
 
-    p: float = 0.5  # share of images
     degrees: float = 10.0  # largest turn, about every axis
     shift: float = 0.05  # largest shift, as a share of each side
     scale: float = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
-        """Turn, shift and resize all, about their middle; pixels are taken as squares, voxels as cubes."""
         from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
 
         angles = 1 if self.dims == 2 else 3
@@ -117,8 +110,6 @@ class Affine(Augment):
 class Rotate(Affine):
     """A random turn about the centre, by up to `degrees`."""
 
-    p: float = 0.5  # share of images
-    degrees: float = 10.0  # largest turn, about every axis
     shift: float = field(default=0.0, init=False)
     scale: float = field(default=0.0, init=False)
 
@@ -127,7 +118,6 @@ class Rotate(Affine):
 class Translate(Affine):
     """A random shift along each axis, by up to `shift` of its side."""
 
-    p: float = 0.5  # share of images
     shift: float = 0.1  # largest shift, as a share of each side
     degrees: float = field(default=0.0, init=False)
     scale: float = field(default=0.0, init=False)
@@ -137,13 +127,11 @@ class Translate(Affine):
 class Crop(Augment):
     """A random part of the image, enlarged to its full size."""
 
-    p: float = 0.5  # share of images
     smallest: float = 0.8  # smallest side of the part, as a share of the image's
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
-        """Enlarge a part of all: of pictures every area is as likely, of volumes every side."""
-        power = 2 if self.dims == 2 else 1
+        power = 2 if self.dims == 2 else 1  # of pictures every area is as likely, of volumes every side
         part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
         return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], in_pixels(place, image))
@@ -153,7 +141,6 @@ class Crop(Augment):
 class Brightness(Augment):
     """Brighter or darker: the same random number added to every value of an image."""
 
-    p: float = 0.5  # share of images
     by: float = 0.1  # largest change, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
@@ -162,13 +149,11 @@ class Brightness(Augment):
 
 @option_fields
 class Contrast(Augment):
-    """Stretch about the image's mean."""
+    """Stretch each channel of an image about its mean."""
 
-    p: float = 0.5  # share of images
     by: float = 0.1  # largest change: 0.1 is from 0.9 to 1.1
 
     def apply(self, image: Tensor) -> Tensor:
-        """Stretch all; each channel about its own mean."""
         mean = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
         return torch.lerp(mean, image, self.draw(image, 1 - self.by, 1 + self.by).to(image.dtype))
 
@@ -177,7 +162,6 @@ class Contrast(Augment):
 class Noise(Augment):
     """Add Gaussian noise of a random strength."""
 
-    p: float = 0.5  # share of images
     std: float = 0.05  # strongest noise, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
@@ -188,7 +172,6 @@ class Noise(Augment):
 class Cutout(Augment):
     """Hide a box: it takes the image's smallest value, which is air."""
 
-    p: float = 0.5  # share of images
     side: float = 0.3  # side of the box, as a share of the image's
     geometric = True  # the same box in registered images, else one shows what the other has lost
 
@@ -234,8 +217,8 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     for augment in augments:
         for names in moving if augment.geometric else [[name] for name in images]:
             parts = [changed[name] for name in names]
-            if len(names) == 1:
-                changed[names[0]] = augment(*parts)
+            if len(parts) == 1:
+                changed[names[0]] = augment(parts[0])
                 continue
             # side by side as channels they get the same change
             whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)

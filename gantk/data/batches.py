@@ -114,9 +114,7 @@ class Batches:
         if not self.workers:
             return self._gather(step)
         if step not in self._ahead:  # the first step, or not the one after the last
-            for future in self._ahead.values():
-                future.cancel()
-            self._ahead.clear()
+            self.close()
         self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
         last = step + AHEAD * self.workers
         last = last if self.end is None else min(last, self.end - 1)
@@ -175,50 +173,41 @@ class Prefetcher:
     """The batches of a training on its device, in its memory format.
 
     On CUDA with `pin`, a batch is copied from pinned memory by a stream of its own as soon as it has been read, mostly
-    while the step before it computes. `copy` takes the place of that stream in tests.
+    while the step before it computes.
     """
 
-    def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True, copy: Any = None):
+    def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True):
         self.batches, self.runtime, self.dims = batches, runtime, dims
-        cuda = runtime.device.type == "cuda"
-        self.copy = (copy or (CudaCopy(runtime.device) if cuda else None)) if pin else None
+        self.stream = torch.cuda.Stream(runtime.device) if pin and runtime.device.type == "cuda" else None
         self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy was begun early
 
     def at(self, step: int) -> Batch:
         """That step's batch; what went wrong while it was read is raised here. Never waits for the device."""
-        if self.copy is None:
+        if self.stream is None:
             batch = self.batches.at(step)
         else:
             sent, self._sent = self._sent, None
-            if sent is None or sent[0] != step:
-                sent = (step, *self.copy.send(self.batches.at(step)))
+            _, batch, event = sent if sent and sent[0] == step else self.send(step)
             if self.batches.ready(step + 1):
-                self._sent = (step + 1, *self.copy.send(self.batches.at(step + 1)))
-            _, batch, event = sent
-            self.copy.receive(batch, event)
+                self._sent = self.send(step + 1)
+            self.receive(batch, event)
         return Batch({name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()})
+
+    def send(self, step: int) -> tuple[int, Batch, Any]:
+        """Begin to copy that step's batch: the step, the batch on the device, and the event that says it is there."""
+        batch = self.batches.at(step)
+        with torch.cuda.stream(self.stream):
+            there = {name: x.pin_memory().to(self.runtime.device, non_blocking=True) for name, x in batch.items()}
+            return step, Batch(there), self.stream.record_event()
+
+    def receive(self, batch: Batch, event: Any) -> None:
+        """The current stream waits for the copy, and owns its memory until it is done with it."""
+        stream = torch.cuda.current_stream(self.runtime.device)
+        stream.wait_event(event)
+        for tensor in batch.values():
+            tensor.record_stream(stream)
 
     def close(self) -> None:
         """Let go of what was read and copied ahead; `at` starts again."""
         self._sent = None
         self.batches.close()
-
-
-class CudaCopy:
-    """Copies to the device on a stream beside the current one."""
-
-    def __init__(self, device: torch.device):
-        self.device, self._stream = device, torch.cuda.Stream(device)
-
-    def send(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
-        """Begin to copy, without a wait: the batch on the device, and the event that says it is there."""
-        with torch.cuda.stream(self._stream):
-            there = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
-            return Batch(there), self._stream.record_event()
-
-    def receive(self, batch: Batch, sent: torch.cuda.Event) -> None:
-        """The current stream waits, and owns the memory until it is done with it."""
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_event(sent)
-        for tensor in batch.values():
-            tensor.record_stream(stream)

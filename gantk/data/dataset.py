@@ -154,12 +154,10 @@ def _records(table: DataTable, method: type) -> list[Record]:
     grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
+        if not grid.is_plain and not hasattr(source, "sees"):
+            what = f"the source '{table.source.name}' cannot show its images in another plane or spacing"
+            raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")
         if not grid.is_plain:
-            if not hasattr(source, "sees"):
-                key = "plane" if grid.plane != "axial" else "spacing"
-                what = f"the source '{table.source.name}' cannot show its images in another {key}"
-                remedy = f"leave out data.{key}, or use a source of volumes, such as 'nifti'"
-                raise UserError(what, where=f"data.{key}", remedy=remedy)
             source.sees(grid)
         return source.records()
     except UserError as error:
@@ -230,11 +228,9 @@ def _fitted(
             mapping.fit_from([preparation.measured(record, mapping) for record in shown])
         else:
             mapping.fit([record.read() for record in _thinned(shown, max(1, FITTED_BYTES // first.nbytes))])
-        for record in shown if table.mask else ():  # one on another grid is an error now, not in the middle of training
-            preparation.mask(record)
         return mapping.state(), len(first)
 
-    return preparation.fact("fitted", shown, [contrasts, table.mask, [record.key for record in shown]], fit)
+    return preparation.fact("fitted", shown, [contrasts, [record.key for record in shown]], fit)
 
 
 def _thinned(records: list[Record], count: int) -> list[Record]:

@@ -94,7 +94,6 @@ class Preparation:
         self._places = {record.id: (group, row) for group in groups.values() for row, record in enumerate(group)}
         self._names: dict[Hashable, str | None] = {}  # of entries
         self._measured: dict[Hashable, Any] = {}
-        self._shapes: dict[Id, tuple[int, ...]] = {}  # of native images, as far as known
 
     def image(self, record: Record, intensity: Any) -> np.ndarray:
         """(C, *size) float32 in network intensities, by the own mapping of the record's scan where it has one."""
@@ -165,15 +164,11 @@ class Preparation:
 
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
-        self._shapes[record.id] = pixels.shape[1:]
         return Resize(pixels.shape[1:], self.size, self.fit).forward(pixels)
 
     def _mask(self, record: Record) -> np.ndarray:
-        native, mask = self._shapes.get(record.id) or record.read().shape[1:], record.mask()
-        if mask.shape != (1, *native):
-            sides = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, native))
-            raise UserError(f"the mask of '{record.key}' is {sides[0]}, and its image {sides[1]}", where="data.mask")
-        return Resize(native, self.size, self.fit).forward(mask.astype(np.float32), fill=0.0)
+        mask = record.mask().astype(np.float32)
+        return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

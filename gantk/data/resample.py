@@ -24,16 +24,14 @@ class SamplingGrid:
 
     Axial stacks run from inferior to superior, with rows from anterior down; coronal ones from anterior to posterior,
     with rows from superior down; both have the patient's right in the first column. Sagittal ones run from right to
-    left, with rows from superior down and anterior in the first column. `spacing` is that of stack, rows and columns,
-    or of rows and columns alone; None: the file's own. Pictures and single slices have no plane to choose.
+    left, with rows from superior down and anterior in the first column. `spacing` is that of (stack,) rows and columns;
+    None: the file's own.
     """
 
-    plane: str = "axial"
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
     spacing: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        if self.plane not in PLANES:
-            raise UserError(f"there is no plane '{self.plane}'", where="data.plane", allowed=tuple(PLANES))
         if self.spacing is not None:
             object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
             if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
@@ -50,37 +48,28 @@ class SamplingGrid:
         return tuple(count for count, _ in self._grid(native, spacing))
 
     def forward(self, image: Image) -> Image:
-        """An image as (C, stack, rows, columns) on this grid, linear, and averaged where it shrinks.
+        """The pixels of an image as (C, stack, rows, columns) on this grid, linear, without an affine.
 
-        The grid keeps the middle of the file's and covers all of it; an image without an affine has 1 mm voxels. Where
-        nothing is resampled the pixels are those of `image`, in another order and without a copy. The result has an
-        affine where the plane is axial.
+        The grid keeps the middle of the file's and covers all of it. Where nothing is resampled nothing is copied.
         """
         if self.is_plain:
             return image
-        axes, grid = self._axes(image.dims), self._grid(image.pixels.shape[1:], image.spacing)
-        turned = image.pixels.transpose(axes)
-        turned = turned[:, :, ::-1] if axes[2] == 1 else turned
-        pixels, affine = resampled(turned, grid), None
-        if pixels is turned and axes == tuple(sorted(axes)):
-            return image
-        if image.dims == 3 and image.affine is not None and self.plane == "axial":
-            affine = _coarser(upright_affine(image), turned.shape[1:], grid)
-        return replace(image, pixels=pixels, affine=affine, header=None)
+        turned = self._turned(image.pixels.transpose(self._axes(image.dims)))
+        grid = self._grid(image.pixels.shape[1:], image.spacing)
+        return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
-        """(C', stack, rows, columns) on this grid back on `image`'s own upright one, (C', D, H, W).
-
-        To the bit, and without a copy, where nothing is resampled.
-        """
+        """(C', stack, rows, columns) on this grid back on `image`'s own upright one, (C', D, H, W)."""
         native = image.pixels.shape[1:]
         grid, axes = self._grid(native, image.spacing), self._axes(len(native))
         back = [(native[axis - 1], 1 / step) for axis, (_, step) in zip(axes[1:], grid, strict=True)]
-        pixels = resampled(pixels, back)
-        return (pixels[:, :, ::-1] if axes[2] == 1 else pixels).transpose(np.argsort(axes))
+        return self._turned(resampled(pixels, back)).transpose(np.argsort(axes))
 
     def _axes(self, dims: int) -> tuple[int, ...]:
         return (0, *PLANES[self.plane]) if dims == 3 else tuple(range(dims + 1))
+
+    def _turned(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else pixels
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
         """For each axis of this grid: how many voxels, and how many of the file's one step of them is."""
@@ -91,8 +80,7 @@ class SamplingGrid:
             kept = side * abs(step - 1) < 2 * UNMOVED
             grid.append((side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step))
         if np.prod([float(count) for count, _ in grid]) > max(LARGEST, np.prod(native)):
-            sides = " x ".join(str(count) for count, _ in grid), " x ".join(map(str, native))
-            what = f"at a spacing of {list(self.spacing)} mm an image of {sides[1]} voxels becomes one of {sides[0]}"
+            what = f"at a spacing of {list(self.spacing)} mm an image has {' x '.join(str(n) for n, _ in grid)} voxels"
             raise UserError(what, where="data.spacing", remedy="choose a coarser one")
         return grid
 
@@ -102,8 +90,7 @@ class Resize:
 
     `pad` keeps the aspect: the image is resized to the largest that fits, centred, and surrounded by its background.
     `stretch` resizes each axis on its own. `crop` keeps the resolution: what is larger than `size` is cut about its
-    centre, what is smaller is centred in its background. Resizing is linear, and averages where it shrinks (no
-    aliasing); where nothing has to be resized the values stay exactly as they are, there and back.
+    centre, what is smaller is centred in its background. Where nothing is resized the values stay as they are.
     """
 
     def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch", "crop"] = "pad"):
@@ -111,7 +98,7 @@ class Resize:
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
-        # what the image fills of `size`
+        # what the image fills of `size`, and where; which part of the image is seen
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
         self.window = _centred(self.content, self.size)
         self.shown = _centred(smaller if mode == "crop" else self.native, self.native)
@@ -119,16 +106,15 @@ class Resize:
     def forward(self, image: np.ndarray, fill: float | None = None) -> np.ndarray:
         """(C, *native) -> (C, *size); the padding takes `fill`, by default each channel's own minimum (air)."""
         part = resize(image[(slice(None), *self.shown)], self.content)
-        return part if self.content == self.size else _padded(part, self.window, self.size, image, fill)
+        return _padded(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray) -> np.ndarray:
         """(C, *size) -> (C, *native): the padding is cut off, the rest resized.
 
         What `crop` had cut off cannot come back: each channel's own minimum stands there.
         """
-        there = tuple(place.stop - place.start for place in self.shown)
-        part = resize(image[(slice(None), *self.window)], there)
-        return part if there == self.native else _padded(part, self.shown, self.native, image, None)
+        part = resize(image[(slice(None), *self.window)], tuple(place.stop - place.start for place in self.shown))
+        return _padded(part, self.shown, self.native, image)
 
 
 def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -153,24 +139,24 @@ def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]]) -> np.ndarr
 
 def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float) -> np.ndarray:
     """One axis of (C, *spatial) at `count` places, volumes plane by plane: little is needed beyond the result."""
+    if pixels.ndim == 3:
+        return _resampled_axis(pixels[:, None], axis + 1, count, step)[:, 0]
     places, weights = _taps(pixels.shape[axis], count, step)
     out = np.empty((*pixels.shape[:axis], count, *pixels.shape[axis + 1 :]), dtype=pixels.dtype)
+    shares = weights[:, :, None] if axis == 2 else weights[:, None]
     for channel, done in zip(pixels, out, strict=True):
-        if channel.ndim == 3 and axis == 1:
+        if axis == 1:
             for k in range(count):
                 done[k] = sum(channel[p] * w for p, w in zip(places[:, k], weights[:, k], strict=True) if w)
-            continue
-        inside = axis - 1 if channel.ndim < 3 else axis - 2  # the axis of a plane
-        shares = weights[:, :, None] if inside == 0 else weights[:, None]
-        for plane, result in zip(channel, done, strict=True) if channel.ndim == 3 else [(channel, done)]:
-            result[...] = sum(plane.take(p, inside) * w for p, w in zip(places, shares, strict=True))
+        else:
+            for plane, result in zip(channel, done, strict=True):
+                result[...] = sum(plane.take(p, axis - 2) * w for p, w in zip(places, shares, strict=True))
     return out
 
 
 @lru_cache(maxsize=64)
 def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels each new one is made of, and their weights, (taps, count) each: a triangle as wide as the larger of
-    the two voxels, the weights of a new one summing to 1."""
+    """Which voxels each new one is made of, and their weights, (taps, count) each: a triangle as wide as the larger."""
     reach = max(step, 1.0)
     centres = (np.arange(count) + 0.5) * step - 0.5 + (side - count * step) / 2
     places = np.floor(centres - reach).astype(int) + np.arange(int(np.ceil(2 * reach)) + 2)[:, None]
@@ -185,29 +171,21 @@ def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]
     return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
 
 
-def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.ndarray, fill: float | None):
+def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.ndarray, fill: float | None = None):
     """`part` at its place in (C, *size), surrounded by `fill`, by default the minimum of each channel of `image`."""
+    if part.shape[1:] == size:
+        return part
     canvas = np.empty((len(part), *size), dtype=part.dtype)
     canvas[:] = image.min(axis=tuple(range(1, image.ndim)), keepdims=True) if fill is None else fill
     canvas[(slice(None), *window)] = part
     return canvas
 
 
-def _coarser(affine: np.ndarray, native: Sequence[int], grid: Sequence[tuple[int, float]]) -> np.ndarray:
-    """The affine of (column, row, plane) after `resampled`."""
-    counts, steps = zip(*grid, strict=True)
-    change = np.diag([*steps[::-1], 1.0])
-    middle = [(side - 1) / 2 - (count - 1) / 2 * step for side, count, step in zip(native, counts, steps, strict=True)]
-    change[:3, 3] = middle[::-1]
-    return affine @ change
-
-
 def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | None = None) -> Image:
-    """A volume on the voxels of another, found by the affines of both: any orientation, oblique or not.
+    """A volume on the voxels of another, by the affines of both; UserError where one has none and they differ in size.
 
     Linear (order 1), or the nearest voxel (0) for labels. What the image does not cover gets `fill`, by default each
-    channel's minimum (air). Equal grids give the pixels unchanged. A picture, a single slice or an image without an
-    affine is a UserError, unless it has as many pixels as the reference.
+    channel's minimum (air). Equal grids give the pixels unchanged.
     """
     from scipy.ndimage import affine_transform
 
