@@ -60,9 +60,14 @@ def whole(network: nn.Module, x: Tensor) -> Tensor:
     return Tiling(network, network, memory=1 << 40, place=channels_last)(x)
 
 
-def tiled(network: nn.Module, dims: int = 2, **options) -> Tiling:
-    """In tiles of WINDOWS, whatever the memory."""
-    return Tiling(network, network, **{"window": WINDOWS[dims], "memory": 0, "place": channels_last} | options)
+def tiled(network: nn.Module, **options) -> Tiling:
+    """In the smallest tiles that there are, whatever the memory."""
+    return Tiling(network, network, **{"memory": 0, "place": channels_last} | options)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 64)
 
 
 # ---- tiles agree with the whole image
@@ -73,7 +78,7 @@ def tiled(network: nn.Module, dims: int = 2, **options) -> Tiling:
 @pytest.mark.parametrize(("kind", "halvings"), [("instance", 1), ("group", 2)])
 def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
     network, x = drawn(NETWORKS[name](dims, norm=kind), dims), images(dims)
-    tiling = tiled(network, dims, level=2 ** (dims * halvings))
+    tiling = tiled(network, level=2 ** (dims * halvings))
     done, reference = tiling(x), whole(network, x)
     plan = tiling.plan((1, *SIZES[dims]))
     assert plan.split and not plan.alone
@@ -85,20 +90,20 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
 def test_a_network_that_is_run_twice_for_an_image_is_tiled():
     network, x = drawn(NETWORKS["unet"](2), 2), images(2)
     twice = lambda x: network(network(x)) + 0.5 * x  # noqa: E731
-    options = {"place": channels_last, "memory": 0, "window": WINDOWS[2]}
+    options = {"place": channels_last, "memory": 0}
     assert difference(Tiling(twice, network, level=4, **options)(x), Tiling(twice, network)(x)) < 1e-4
 
 
 def test_windows_on_their_own_do_not_agree():
     """What the promise is about: with statistics of each window, a window answers with its own brightness."""
     network, x = drawn(NETWORKS["resnet"](2), 2), images(2)
-    assert difference(tiled(network, statistics="window")(x), whole(network, x)) > 0.2
+    assert difference(tiled(network, window=(32, 32))(x), whole(network, x)) > 0.2
 
 
 @pytest.mark.parametrize("kind", ["instance", "batch"])
 def test_statistics_alone_make_tiles_agree_where_a_tile_covers_the_field(kind):
     network, x = drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2), images(2, (90, 61))
-    tiling = tiled(network, window=(48, 48), level=math.inf)
+    tiling = tiled(network, level=math.inf)
     assert difference(tiling(x), whole(network, x)) < 1e-4
     field = 3 + 1 + 2 * 2 * 1 + 2 * 1 + 3  # 7x7, 3x3, two 3x3 at half size, enlarging 3x3, 7x7
     assert all(field - 2 <= reach <= field + 2 for reach in tiling.plan((1, 90, 61)).split.reach)
@@ -112,7 +117,7 @@ def test_tiles_agree_in_bfloat16():
             return network(x)
 
     together = Tiling(half, network, place=channels_last)(x)
-    done = Tiling(half, network, window=(32, 32), memory=0, level=4, place=channels_last)(x)
+    done = Tiling(half, network, memory=0, level=4, place=channels_last)(x)
     rounding = (together - whole(network, x)).abs().mean()
     assert done.dtype == torch.float32
     assert rounding > 0 and (done - together).abs().mean() < rounding / 2
@@ -167,7 +172,7 @@ def test_layers_are_left_as_they_were():
     assert sum(call.groups is not None for call in calls) == 3  # one going down, two going up
     with pytest.raises(RuntimeError):
         needs.run(torch.randn(1, 1, 15, 15), lambda number, layer, forward, args: forward(*args))
-    assert not any("forward" in vars(layer) for layer in needs.layers)
+    assert not any("forward" in vars(layer) for layer in needs.forwards)
 
 
 class Brightness(nn.Module):

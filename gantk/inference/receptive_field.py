@@ -1,13 +1,14 @@
-"""What a network needs of images, found by running it: multiples, memory, receptive field, maps to compute whole."""
+"""What a network needs of images, found by running it: sides, memory, receptive field, maps to compute whole."""
 
 from __future__ import annotations
 
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides that are tried until the network takes them
 FARTHEST = 512  # pixels up to which the receptive field is looked for
-Answer = Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]  # (call's number, layer, forward, arguments)
+Crops = dict[tuple[int, int], Any]  # by (number of a call, place of the argument)
 
 
 class Unfit(Exception):
@@ -35,35 +36,35 @@ class Call:
     channels: int
     dtype: torch.dtype
     groups: int | None  # of a norm over positions: the groups of channels that have a mean and variance each
-    rows: int  # images in its output
 
     @property
     def ratio(self) -> float:
         """Voxels of the image for one of the map; 0: not a map."""
         return math.prod(self.factors) if self.factors else 0
 
-    def sides(self, size: Sequence[int]) -> list[int]:
-        """The sides of the map of an image of `size`."""
-        return [side // factor for side, factor in zip(size, self.factors, strict=True)]
+    def empty(self, images: int, size: Sequence[int], **options: Any) -> Tensor:
+        """A map that this call makes of so many images of `size`, not filled in."""
+        sides = [side // factor for side, factor in zip(size, self.factors, strict=True)]
+        return torch.empty(images, self.channels, *sides, dtype=self.dtype, **options)
 
 
 @dataclass(frozen=True)
 class Split:
-    """A network in two parts: maps of at most 1/level of the voxels are computed for the whole image, others in tiles.
-
-    Args:
-        gathered: the calls that make small maps of large ones, in order: they are put together from tiles.
-        crops: by (call, argument), the factors of small maps that enter a call which makes a large map: tiles take
-            their part of the whole image's.
-        bytes_per_voxel: of the image, that the small maps need together at most.
-        reach: how far, in pixels on each axis, what lies beyond a tile changes its result.
-    """
+    """A network in two parts: maps of 1/level of the voxels or less are computed for the whole image, others by tile."""
 
     level: float  # infinite: nothing is computed whole
-    gathered: tuple[int, ...] = ()
-    crops: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
-    bytes_per_voxel: float = 0.0
-    reach: tuple[int, ...] = ()
+    gathered: frozenset[int]  # calls that make small maps of large ones: they are put together from tiles
+    crops: Crops  # factors of small maps that enter a call which makes a large one: tiles take their part of them
+    bytes_per_voxel: float  # of the image, that the small maps need together at most
+    align: tuple[
+        int, ...
+    ]  # steps on which tiles must begin, so that the pixels of all maps that they share are the same
+    reach: tuple[int, ...] = ()  # how far, in pixels on each axis, what lies beyond a tile changes its result
+
+    @property
+    def around(self) -> tuple[int, ...]:
+        """Pixels of a tile, along each axis, that are there for its inner part's sake; neighbours share them."""
+        return tuple(2 * -(-far // step) * step for far, step in zip(self.reach, self.align, strict=True))
 
 
 class Requirements:
@@ -82,24 +83,27 @@ class Requirements:
         place: Callable[[Tensor], Tensor] = lambda x: x,
     ):
         self.function, self.channels, self.dims, self.place = function, channels, dims, place
-        self.layers = list(dict.fromkeys(layers_of(module)))
-        self._splits: dict[float, Split] = {}
+        self.forwards = {layer: layer.forward for layer in layers_of(module)}
+        self.split = cache(self._split)  # the network split at a level; Unfit where it cannot be
 
-    def run(self, x: Tensor, answer: Answer) -> Tensor:
-        """`function(x)`, where `answer` gives the output of each call of a layer in the layer's stead."""
-        numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.layers}
+    def run(self, x: Tensor, answer: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]) -> Tensor:
+        """`function(x)`, where `answer(call's number, layer, forward, arguments)` stands in for each layer's output.
+
+        One run may go on inside another's answer.
+        """
+        numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.forwards}
 
         def stand_in(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return lambda *args, **options: answer(next(numbers), layer, partial(forward, **options), args)
 
         try:
-            for layer in self.layers:
-                layer.forward = stand_in(layer, layer.forward)
+            for layer, forward in self.forwards.items():
+                layer.forward = stand_in(layer, forward)
             return self.function(x)
         finally:
             for layer, forward in before.items():
                 vars(layer).pop("forward", None)
-                if forward is not None:  # somebody else's stand-in
+                if forward is not None:  # another run's stand-in
                     layer.forward = forward
 
     def image(self, size: Sequence[int]) -> Tensor:
@@ -120,16 +124,14 @@ class Requirements:
     @cached_property
     def calls(self) -> list[Call]:
         """The calls of its layers, in order; a second run with the last side doubled shows which outputs are maps."""
-        x, found = self.image(self.base), []
+        x = self.image(self.base)
         first, second = self._recorded(x), self._recorded(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
             raise Unfit("its layers come in another order for another size")
-        for call, larger in zip(first, second, strict=True):
-            if call.factors != larger.factors:
-                call = replace(call, factors=None)
-            if (call.factors and call.rows != 1) or (call.groups is not None and call.factors is None):
-                raise Unfit(f"{type(call.layer).__name__} sees {call.rows} maps whose sides may not follow the image's")
-            found.append(call)
+        pairs = zip(first, second, strict=True)
+        found = [one if one.factors == other.factors else replace(one, factors=None) for one, other in pairs]
+        if any(call.groups is not None and call.factors is None for call in found):
+            raise Unfit("a norm sees maps whose sides do not follow the image's")
         return found
 
     def _recorded(self, x: Tensor) -> list[Call]:
@@ -140,19 +142,14 @@ class Requirements:
             if not isinstance(y, Tensor) or y.ndim < 2:
                 raise Unfit(f"{type(layer).__name__} gives something else than one tensor of images")
             norm = groups(layer, given.shape[1]) if isinstance(given, Tensor) and given.ndim > 1 else None
-            found.append(Call(layer, factors_of(y, x.shape[2:]), y.shape[1], y.dtype, norm, len(y)))
+            factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
+            found.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
 
         y = self.run(x, answer)
         if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
             raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
         return found
-
-    def call(self, number: int, layer: nn.Module) -> Call:
-        """The call of that number, which must be the layer's."""
-        if number >= len(self.calls) or self.calls[number].layer is not layer:
-            raise Unfit("its layers come in another order each time")
-        return self.calls[number]
 
     @cached_property
     def multiple(self) -> tuple[int, ...]:
@@ -163,165 +160,125 @@ class Requirements:
         return found
 
     @cached_property
-    def example(self) -> tuple[int, ...]:
-        """Sides large enough to measure what a pixel needs."""
-        return tuple(max((128 if self.dims == 2 else 32) // base, 1) * base for base in self.base)
-
-    @cached_property
     def bytes_per_voxel(self) -> float:
         """Memory that one more pixel of an image needs, at most, while the network runs."""
-        return bytes_per_voxel(lambda size: self.function(self.image(size)), self.example)
+        return self._bytes_per_voxel(lambda size: self.function(self.image(size)))
 
-    @property
-    def levels(self) -> list[float]:
-        """By how much the network's maps are smaller than the image, in voxels: ascending, then infinity."""
-        return [*sorted({call.ratio for call in self.calls if call.ratio > 1}), math.inf]
+    def _bytes_per_voxel(self, run: Callable[[tuple[int, ...]], object]) -> float:
+        """The same of `run(size)`; what is needed at any size, such as weights in another precision, is not counted."""
+        size, peaks = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base), []
+        for larger in (size, (*size[:-1], 2 * size[-1])):
+            with Memory() as memory:
+                run(larger)
+            peaks.append(memory.peak)
+        return (peaks[1] - peaks[0]) / math.prod(size)
 
-    def align(self, split: Split) -> tuple[int, ...]:
-        """Steps on which tiles must begin, so that the pixels of every map that they share lie on one grid."""
-        shared = [call.factors for call in self.calls if call.factors and call.ratio < split.level]
-        shared += [self.calls[n].factors for n in split.gathered] + list(split.crops.values())
-        return _common_multiple(shared, self.dims)
+    def _split(self, level: float) -> Split:
+        gathered, crops = set(), {}
 
-    def split(self, level: float) -> Split:
-        """The network split at a level; Unfit where it cannot be."""
-        if level not in self._splits:
-            split = Split(level)
-            if level < math.inf:
-                whole = SmallMaps(self, level, self.example)
-                need = bytes_per_voxel(whole.try_on_zeros, self.example)
-                crops = {key: factors_of(crop, whole.size) for key, crop in whole.crops.items()}
-                split = Split(level, tuple(sorted(whole.gathered)), crops, need)
-            self._splits[level] = replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
-        return self._splits[level]
+        def on_zeros(size: tuple[int, ...]) -> None:
+            def bring(number: int, found: Crops) -> Tensor | None:
+                call = self.calls[number]
+                if call.ratio < level:
+                    return None
+                gathered.add(number)
+                return self.place(call.empty(1, size).zero_())
 
-    def _reach(self, split: Split, axis: int) -> int:
-        """The reach along one axis; norms are left out, since theirs are the whole image's statistics."""
-        span = 4 * self.base[axis]
-        while span <= max(4 * FARTHEST, 4 * self.base[axis]):
-            size = tuple(span if a == axis else side for a, side in enumerate(self.base))
-            probe = _Probe(self, split, size, axis)
-            image = self.place(probe.crop(0, 0, torch.zeros(1, self.channels, *size)))
-            probe.note(self.run(image, probe), (1,) * self.dims)
-            if probe.farthest is not None:
-                return probe.farthest
-            span *= 2
-        raise Unfit("large maps depend on the whole image in a way that cannot be followed")
+            found = self.run_whole(size, level, bring)
+            crops.update({key: factors_of(crop, size) for key, crop in found.items()})
 
-
-class SmallMaps:
-    """Answers a network's calls for a whole image of `size` of which only maps of 1/level or less are computed.
-
-    Of every larger map there is but its shape (a meta tensor). A small map that is made of large ones has to be put
-    into `gathered`, by the number of its call; one that enters a call which makes a large map is kept in `crops`, by
-    (number of the call, place among its arguments): that is all that tiles need to know of the rest of the image.
-    """
-
-    def __init__(self, needs: Requirements, level: float, size: tuple[int, ...]):
-        self.needs, self.level, self.size = needs, level, size
-        self.gathered: dict[int, Tensor] = {}
-        self.crops: dict[tuple[int, int], Tensor] = {}
-
-    def run(self) -> int | None:
-        """The number of the call whose map the tiles have to bring next; None: `crops` is complete."""
-        self.crops.clear()
         try:
-            self.needs.run(torch.empty(1, self.needs.channels, *self.size, device="meta"), self)
-        except Stop as missing:
-            return missing.args[0]
+            need = self._bytes_per_voxel(on_zeros)
         except RuntimeError as error:  # what only a real image can do, or a mixture of both
             raise Unfit(f"large and small maps meet outside of its layers ({error})") from error
-        return None
+        shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
+        shared += [self.calls[number].factors for number in gathered] + list(crops.values())
+        split = Split(level, frozenset(gathered), crops, need, _common_multiple(shared, self.dims))
+        return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
-    def try_on_zeros(self, size: tuple[int, ...]) -> None:
-        """All runs for an image of `size`, with zeros for the maps that tiles bring."""
-        self.size, self.gathered = size, {}
-        while (number := self.run()) is not None:
-            call = self.needs.calls[number]
-            made = self.needs.place(torch.zeros(1, call.channels, *call.sides(size)))
-            self.gathered[number] = made.to(call.dtype)
+    def run_whole(self, size: tuple[int, ...], level: float, bring: Callable[[int, Crops], Tensor | None]) -> Crops:
+        """Run the network for a whole image of `size` of which only maps of 1/level of its voxels or less are computed.
 
-    def __call__(self, number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
-        call = self.needs.call(number, layer)
-        absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
-        if call.factors is None and absent:
-            raise Unfit(f"{type(layer).__name__} makes something else than a map of the whole image")
-        small = call.ratio >= self.level
-        if small and number in self.gathered:
-            return self.gathered[number].clone()
-        if call.factors is None or (small and not absent):
-            return forward(*args)
-        for place, arg in enumerate(args):
-            if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, self.size):
-                self.crops[number, place] = arg.clone()  # what follows may change it in place
-        if small:
-            raise Stop(number)
-        return torch.empty(1, call.channels, *call.sides(self.size), dtype=call.dtype, device="meta")
+        Of every larger map there is but its shape (a meta tensor). `bring(number, crops)` is asked for what takes
+        large maps: the small map that a call makes of them, or, of a norm, whatever it does with the request. The
+        crops are the small maps that entered calls which make large ones, so far; in the end all that tiles need to
+        know of the rest of the image.
+        """
+        crops: Crops = {}
 
+        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+            call = self.call(number, layer)
+            absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
+            if call.factors is None and absent:
+                raise Unfit(f"{type(layer).__name__} makes something else than a map of the whole image")
+            if call.factors is None or (call.ratio >= level and not absent):
+                return forward(*args)
+            for place, arg in enumerate(args):
+                if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, size):
+                    crops[number, place] = arg.clone()  # what follows may change it in place
+            made = bring(number, crops) if call.ratio >= level or call.groups is not None else None
+            return made if call.ratio >= level else call.empty(1, size, device="meta")
 
-class Stop(Exception):
-    """A run has come as far as what is known of the image takes it."""
+        self.run(torch.empty(1, self.channels, *size, device="meta"), answer)
+        return crops
 
+    def run_part(self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable) -> Tensor:
+        """Run the network for parts of an image, (n, channels, *size).
 
-class TileAnswers:
-    """Answers a network's calls as `rows` tiles of `size` see them.
+        `crop(number, place, arg)` brings their part of a small map. `visit(number, call, args, forward)` sees the
+        calls that are put together from tiles, gathered ones and norms of large maps, and gives a norm's output.
+        """
 
-    Subclasses bring what tiles alone cannot know: `crop(number, place, arg)`, their part of a small map that enters a
-    call which makes a large one; `gather(number, call, made)`, which takes the tiles' part `made()` of a small map;
-    and `norm(number, call, x)`, a norm over positions.
-    """
+        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+            call = self.call(number, layer)
+            if call.factors is None:
+                return forward(*args)
+            args = tuple(crop(number, k, arg) if (number, k) in split.crops else arg for k, arg in enumerate(args))
+            large, normalised = call.ratio < split.level, None
+            if number in split.gathered or (large and call.groups is not None):
+                normalised = visit(number, call, args, forward)
+            if not large:  # not needed: nan, so that using it shows
+                return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
+            return forward(*args) if call.groups is None else normalised
 
-    rows = 1
+        return self.run(x, answer)
 
-    def __init__(self, needs: Requirements, split: Split, size: Sequence[int]):
-        self.needs, self.split, self.size = needs, split, size
+    def call(self, number: int, layer: nn.Module) -> Call:
+        """The call of that number, which must be the layer's."""
+        if number >= len(self.calls) or self.calls[number].layer is not layer:
+            raise Unfit("its layers come in another order each time")
+        return self.calls[number]
 
-    def __call__(self, number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
-        call, split = self.needs.call(number, layer), self.split
-        if call.factors is None:
-            return forward(*args)
-        args = tuple(self.crop(number, k, arg) if (number, k) in split.crops else arg for k, arg in enumerate(args))
-        if number in split.gathered:
-            self.gather(number, call, lambda: forward(*args))
-        if call.ratio >= split.level:  # not needed: nan, so that using it shows
-            device = next((arg.device for arg in args if isinstance(arg, Tensor)), None)
-            shape = (self.rows, call.channels, *call.sides(self.size))
-            return torch.full(shape, torch.nan, dtype=call.dtype, device=device)
-        return forward(*args) if call.groups is None else self.norm(number, call, args[0])
+    def _reach(self, split: Split, axis: int) -> int:
+        """How far along an axis what lies beyond a tile changes the maps that are put together from tiles.
 
+        The middle half of an image is 0 and nan lies beyond; what is finite has not seen it. Norms are left out, since
+        theirs are the whole image's statistics.
+        """
 
-class _Probe(TileAnswers):
-    """An image whose middle half along one axis is 0 and nan beyond; what is finite has not seen what lies beyond.
+        def blanked(x: Tensor) -> Tensor:
+            quarter, x = x.shape[2 + axis] // 4, torch.full_like(x, torch.nan)
+            x.narrow(2 + axis, quarter, 2 * quarter).zero_()
+            return x
 
-    `farthest` is how many pixels of the image nan has come into the middle half, in any map that is put together from
-    tiles: the output, gathered maps, and inputs of norms. None: all through it.
-    """
+        def note(x: Tensor, factors: tuple[int, ...]) -> None:
+            clean, quarter = x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero(), x.shape[2 + axis] // 4
+            inwards = max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max())) if len(clean) else math.inf
+            reached.append(inwards * factors[axis])
 
-    def __init__(self, needs: Requirements, split: Split, size: tuple[int, ...], axis: int):
-        super().__init__(needs, split, size)
-        self.axis, self.farthest = axis, 0
+        def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor:
+            note(forward(*args) if number in split.gathered else args[0], call.factors)
+            return args[0].clamp(-1, 1)
 
-    def crop(self, number: int, place: int, arg: Tensor) -> Tensor:
-        quarter, arg = arg.shape[2 + self.axis] // 4, torch.full_like(arg, torch.nan)
-        arg.narrow(2 + self.axis, quarter, 2 * quarter).zero_()
-        return arg
-
-    def gather(self, number: int, call: Call, made: Callable[[], Tensor]) -> None:
-        self.note(made(), call.factors)
-
-    def norm(self, number: int, call: Call, x: Tensor) -> Tensor:
-        self.note(x, call.factors)
-        return x.clamp(-1, 1)
-
-    def note(self, x: Tensor, factors: tuple[int, ...]) -> None:
-        """Look how far nan has come in a map."""
-        untouched = x.isfinite().transpose(0, 2 + self.axis).flatten(1).all(1).nonzero()
-        quarter = x.shape[2 + self.axis] // 4
-        if not len(untouched) or self.farthest is None:
-            self.farthest = None
-        else:
-            inwards = max(int(untouched.min()) - quarter, 3 * quarter - 1 - int(untouched.max()))
-            self.farthest = max(self.farthest, inwards * factors[self.axis])
+        span = 4 * self.base[axis]
+        while span <= max(4 * FARTHEST, 4 * self.base[axis]):
+            size, reached = [span if a == axis else side for a, side in enumerate(self.base)], [0]
+            image = self.place(blanked(torch.zeros(1, self.channels, *size)))
+            note(self.run_part(image, split, lambda number, place, arg: blanked(arg), visit), (1,) * self.dims)
+            if max(reached) < math.inf:
+                return max(reached)
+            span *= 2
+        raise Unfit("large maps depend on the whole image in a way that cannot be followed")
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -350,40 +307,15 @@ class Memory(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
+        self.peak, self._held = 0, {}  # bytes by storage
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not tensor.is_meta:
-                self._count(tensor.untyped_storage())
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._held:
+                    self._held[storage._cdata] = storage.nbytes()
+                    self.peak = max(self.peak, sum(self._held.values()))
+                    weakref.finalize(storage, self._held.pop, storage._cdata)
         return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-
-def bytes_per_voxel(run: Callable[[tuple[int, ...]], object], size: tuple[int, ...]) -> float:
-    """Memory that one more voxel of an image needs while `run(size)` runs: the last side is doubled until it shows.
-
-    What is needed at any size, such as weights in another precision, is not counted.
-    """
-    peaks = []
-    for doublings in range(6):
-        larger = (*size[:-1], size[-1] << doublings)
-        with Memory() as memory:
-            run(larger)
-        peaks.append(memory.peak)
-        if doublings and peaks[-1] > 1.7 * peaks[-2]:
-            break
-    return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)

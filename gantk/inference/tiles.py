@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantk.inference.receptive_field import Call, Requirements, SmallMaps, Split, Stop, TileAnswers, Unfit
-from gantk.inference.windows import Tile, by_windows, padded, tiles
+from gantk.inference.receptive_field import Call, Crops, Requirements, Split, Unfit
+from gantk.inference.windows import Tile, by_windows, padded, shrunk, tiles
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.nets.kernels import CHANNELS_LAST
+from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, moments, normalised
 from gantk.recipe.tables import Model
 
@@ -31,7 +29,7 @@ class Plan:
 
     size: tuple[int, ...]  # of the images, brought to a multiple of what the network takes
     window: tuple[int, ...]  # sides of a tile; the image's where it goes whole
-    batch: int = 1  # images or tiles at once
+    batch: int  # images or tiles at once
     split: Split | None = None  # which maps are computed for the whole image
     alone: str = ""  # why each window is on its own, with its own statistics; "": it is not
 
@@ -51,8 +49,7 @@ class Tiling:
     Args:
         function: placed images (n, C, *size) to (n, D, *size); it runs layers of `module`, in the same order each time.
         module: a network or a method, in eval mode.
-        window: sides of a tile, which the network takes; None: as large as memory allows.
-        statistics: "image" as said above, or "window": each window on its own, blended, as a training on patches is.
+        window: sides of windows that are each on their own, blended, as a training on patches is; None: tiles.
         overlap: share of a window's side that the next one covers too, where windows are on their own.
         batch: images or tiles per call, at most.
         memory: bytes that a call may need beside the network's weights and the images themselves.
@@ -66,18 +63,14 @@ class Tiling:
         module: nn.Module,
         *,
         window: tuple[int, ...] | None = None,
-        statistics: Literal["image", "window"] = "image",
         overlap: float = 0.25,
         batch: int = 16,
         memory: int = 1 << 30,
         level: float | None = None,
         place: Callable[[Tensor], Tensor] = lambda x: x,
     ):
-        if statistics == "window" and window is None:
-            raise ValueError("statistics of each window need a window")
-        self.function, self.module, self.window = function, module, window and tuple(window)
-        self.statistics, self.overlap, self.batch = statistics, overlap, batch
-        self.memory, self.level, self.place = memory, level, place
+        self.function, self.module, self.window, self.overlap = function, module, window, overlap
+        self.batch, self.memory, self.level, self.place = batch, memory, level, place
         self._needs: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
@@ -85,13 +78,13 @@ class Tiling:
     def __call__(self, images: Tensor) -> Tensor:
         plan = self.plan(tuple(images.shape[1:]))
         framed, inside = padded(images.cpu(), plan.size)
-        if plan.alone and plan.window != plan.size:
+        if plan.split:
+            done = torch.cat([_in_tiles(self._needs, plan, image) for image in framed.split(1)])
+        elif plan.window != plan.size:
             run = lambda part: self._run(torch.from_numpy(part)).numpy()  # noqa: E731
             done = torch.from_numpy(by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch))
-        elif plan.split is None:
-            done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
         else:
-            done = torch.cat([_TilePasses(self._needs, plan, image).run() for image in framed.split(1)])
+            done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
         return done[(..., *inside)]
 
     def _run(self, images: Tensor) -> Tensor:
@@ -109,150 +102,114 @@ class Tiling:
         return self._plans[shape]
 
     def _planned(self, channels: int, size: tuple[int, ...]) -> Plan:
-        if self.statistics == "window":
+        if self.window:
             raise Unfit("as asked for")
         if self._needs is None or self._needs.channels != channels:
             self._needs = Requirements(self.function, self.module, channels, len(size), self.place)
         needs = self._needs
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
-        voxels = math.prod(size)
-        for each in (DEAREST, needs.bytes_per_voxel) if voxels * DEAREST > self.memory else (DEAREST,):
-            if voxels * each <= self.memory or size == self.window:
-                return Plan(size, size, max(1, min(self.batch, int(self.memory / (voxels * each)))))
-        return self._in_tiles(size)
+        need = math.prod(size) * DEAREST
+        if need > self.memory:
+            need = math.prod(size) * needs.bytes_per_voxel
+        if need <= self.memory:
+            return Plan(size, size, max(1, min(self.batch, int(self.memory / need))))
+        split = self._split(math.prod(size))
+        room = self.memory - split.bytes_per_voxel * math.prod(size)  # for a call of the network
+        window = self._window(size, split, room / needs.bytes_per_voxel)
+        batch = int(room // (needs.bytes_per_voxel * math.prod(window)))
+        return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
 
-    def _in_tiles(self, size: tuple[int, ...]) -> Plan:
-        """Split at the lowest level that memory allows: the lower, the fewer passes, the narrower what is around."""
-        needs, voxels = self._needs, math.prod(size)
-        for level in needs.levels if self.level is None else [self.level]:
+    def _split(self, voxels: int) -> Split:
+        """At the lowest level that memory allows: the lower, the fewer passes, the narrower what is around a tile."""
+        levels = sorted({call.ratio for call in self._needs.calls if call.ratio > 1})
+        for level in [*levels, math.inf] if self.level is None else [self.level]:
             try:
-                split = needs.split(level)
+                split = self._needs.split(level)
             except Unfit:
-                if self.level is not None or level == math.inf:
+                if level in (self.level, math.inf):
                     raise
                 continue
             if split.bytes_per_voxel * voxels <= SHARE * self.memory:
                 break
-        room, around = self.memory - split.bytes_per_voxel * voxels, _around(needs, split)
-        if self.window is None:
-            window = self._window(size, around, room)
-        else:
-            window = (-(-part // step) * step for part, step in zip(self.window, needs.multiple, strict=True))
-            window = tuple(map(min, window, size))
-            if any(part <= rim and part < side for part, rim, side in zip(window, around, size, strict=True)):
-                raise Unfit("the network sees farther than a window")
-        batch = int(room // (needs.bytes_per_voxel * math.prod(window)))
-        return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
+        return split
 
-    def _window(self, size: tuple[int, ...], around: tuple[int, ...], room: float) -> tuple[int, ...]:
-        """The sides of a tile: as large as `room`, bytes for a call of the network, allows, but not all rim."""
-        multiple, window, counts = self._needs.multiple, list(size), [1] * len(size)
-        while math.prod(window) * self._needs.bytes_per_voxel > room:
+    def _window(self, size: tuple[int, ...], split: Split, voxels: float) -> tuple[int, ...]:
+        """The sides of a tile of at most so many voxels, but not all rim."""
+        multiple, around, window, counts = self._needs.multiple, split.around, size, [1] * len(size)
+        while math.prod(window) > voxels:
             axis = max(range(len(size)), key=lambda a: (window[a] - around[a]) / multiple[a])
             counts[axis] += 1
             side = -(-(size[axis] + (counts[axis] - 1) * around[axis]) // counts[axis])
-            smaller = [*window]
-            smaller[axis] = -(-side // multiple[axis]) * multiple[axis]
+            side = -(-side // multiple[axis]) * multiple[axis]
+            smaller = (*window[:axis], side, *window[axis + 1 :])
             inner = [part - rim * (part < full) for part, full, rim in zip(smaller, size, around, strict=True)]
             if counts[axis] > size[axis] or min(inner) <= 0 or math.prod(smaller) > TOO_OFTEN * math.prod(inner):
                 break
             window = smaller
-        return tuple(window)
+        return window
 
 
-def _around(needs: Requirements, split: Split) -> tuple[int, ...]:
-    """Pixels of a tile, along each axis, that are there for its inner part's sake; neighbours share them."""
-    return tuple(2 * -(-far // step) * step for far, step in zip(split.reach, needs.align(split), strict=True))
+class _Reached(Exception):
+    """A pass has come to the call that it was for, with what it was for."""
 
 
-class _TilePasses(TileAnswers):
-    """An image (1, C, *size) through a network in tiles: `run()` is (1, D, *size), float32.
+def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
+    """An image (1, C, *size) through a network in tiles: (1, D, *size), float32.
 
-    A pass runs every tile up to the first layer that needs to know more of the image than a tile shows: the statistics
-    of a norm, or a small map that is made of large ones. The inner parts of the tiles bring it, and the next pass goes
-    on behind it. The last one goes to the end.
+    The network runs for the whole image, of which small maps alone are computed. What that takes of large ones, the
+    statistics of a norm or a small map that is made of them, is brought by a pass of the tiles up to there.
     """
+    split, places, known = plan.split, tiles(plan.size, plan.window, plan.split.around, plan.split.align), {}
 
-    def __init__(self, needs: Requirements, plan: Plan, image: Tensor):
-        super().__init__(needs, plan.split, plan.window)
-        self.image, self.batch = image, plan.batch
-        self.parts = tiles(plan.size, plan.window, _around(needs, plan.split), needs.align(plan.split))
-        self.whole = SmallMaps(needs, plan.split.level, plan.size)
-        self.moments: dict[int, Moments] = {}  # of norms, by the number of their call
-        self.target: int | None = None  # the call that makes the small map to be gathered next
-        self.now: Sequence[Tile] = ()  # the tiles of this call
-        self.found: tuple[int, Moments | Tensor] | None = None  # what this pass gathers
+    def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
+        """Each tile with what goes into the norm, or comes out of the call, that is the target; None: of all."""
+        for first in range(0, len(places), plan.batch):
+            now = places[first : first + plan.batch]
 
-    def run(self) -> Tensor:
-        """All passes; Unfit where the network takes another course than when it was tried."""
-        self._small_maps()
-        for _ in range(len(self.needs.calls) + 1):
-            output = self._pass()
-            if output is not None:
-                return output
-            number, gathered = self.found
-            if number == self.target:
-                self.whole.gathered[number] = gathered
-                self._small_maps()
-            else:
-                self.moments[number] = gathered
-        raise Unfit("its layers come in another order each time")
+            def crop(number: int, k: int, arg: Tensor, now: Sequence[Tile] = now) -> Tensor:
+                if (number, k) not in crops:
+                    return arg
+                return torch.cat([crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))] for tile in now])
 
-    def _small_maps(self) -> None:
-        """Compute the small maps for the whole image, as far as they can be."""
-        if self.split.level < math.inf:
-            self.target = self.whole.run()
-            if self.target is None:
-                self.whole.gathered.clear()  # all that is needed of them is in the crops
+            def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor | None:
+                if number == target:
+                    raise _Reached(forward(*args) if number in split.gathered else args[0])
+                return None if number in split.gathered else normalised(call.layer, args[0], known[number])
 
-    def _pass(self) -> Tensor | None:
-        """The output; None: `found` holds what the pass gathered instead."""
-        self.found, output = None, None
-        for first in range(0, len(self.parts), self.batch):
-            self.now = self.parts[first : first + self.batch]
-            self.rows = len(self.now)
-            placed = self.needs.place(torch.cat([self.image[(..., *tile.box)] for tile in self.now]))
+            placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in now]))
             try:
-                made = self.needs.run(placed, self).float().cpu().numpy()
-            except Stop:
-                continue
-            output = np.zeros((1, made.shape[1], *self.image.shape[2:]), np.float32) if output is None else output
-            for tile, part in zip(self.now, made, strict=True):
-                output[(0, slice(None), *tile.inner)] = part[(..., *tile.within([1] * len(tile.box)))]
-        return None if output is None else torch.from_numpy(output)
+                made = needs.run_part(placed, split, crop, visit)
+            except _Reached as reached:
+                made = reached.args[0]
+            if len(made) != len(now):
+                raise Unfit(f"it makes {len(made)} images of {len(now)}")
+            yield from zip(now, made.split(1), strict=True)
 
-    def crop(self, number: int, place: int, arg: Tensor) -> Tensor:
-        if (number, place) not in self.whole.crops:
-            return arg
-        crop, factors = self.whole.crops[number, place], self.split.crops[number, place]
-        return torch.cat([crop[(..., *tile.scaled(factors))] for tile in self.now])
+    def bring(number: int, crops: Crops) -> Tensor | None:
+        call, total = needs.calls[number], None
+        if number in split.gathered:
+            return _assembled(parts(number, crops), plan.size, call.factors)
+        for tile, part in parts(number, crops):
+            found: Moments = moments(part[(..., *shrunk(tile.local, call.factors))], call.groups)
+            total = found if total is None else total + found
+        known[number] = total
+        return None
 
-    def gather(self, number: int, call: Call, made: Callable[[], Tensor]) -> None:
-        if number != self.target:
-            return
-        y = made()
-        if self.found is None:
-            last = CHANNELS_LAST[y.ndim - 2]
-            form = last if y.is_contiguous(memory_format=last) else torch.contiguous_format
-            shape = (1, y.shape[1], *call.sides(self.whole.size))
-            self.found = number, torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=form)
-        for tile, inner in zip(self.now, self._inner(call, y), strict=True):
-            self.found[1][(..., *tile.scaled(call.factors, inner=True))] = inner
-        raise Stop
+    crops = needs.run_whole(plan.size, split.level, bring)
+    last = ((tile, part.float().cpu()) for tile, part in parts(None, crops))
+    return _assembled(last, plan.size, (1,) * len(plan.size))
 
-    def norm(self, number: int, call: Call, x: Tensor) -> Tensor:
-        if number in self.moments:
-            return normalised(call.layer, x, self.moments[number])
-        for inner in self._inner(call, x):
-            part = moments(inner, call.groups)
-            self.found = number, part if self.found is None else self.found[1] + part
-        raise Stop
 
-    def _inner(self, call: Call, x: Tensor) -> list[Tensor]:
-        if len(x) != len(self.now):
-            raise Unfit(f"{type(call.layer).__name__} sees {len(x)} images where there are {len(self.now)}")
-        return [part[(..., *tile.within(call.factors))] for tile, part in zip(self.now, x.split(1), strict=True)]
+def _assembled(parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]) -> Tensor:
+    """A map of the whole image, of the inner parts of the tiles' maps."""
+    whole = None
+    for tile, part in parts:
+        if whole is None:
+            shape = (1, part.shape[1], *[side // by for side, by in zip(size, factors, strict=True)])
+            whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part))
+        whole[(..., *shrunk(tile.inner, factors))] = part[(..., *shrunk(tile.local, factors))]
+    return whole
 
 
 def whole_images(
@@ -270,16 +227,9 @@ def whole_images(
         with runtime.autocast():
             return network(images)
 
-    tiling = Tiling(
-        straight,
-        method,
-        window=size if table.statistics == "window" else None,
-        statistics=table.statistics,
-        overlap=table.overlap,
-        batch=table.batch,
-        memory=int(table.memory * 2**30),
-        place=place,
-    )
+    window = size if table.statistics == "window" else None
+    options = {"overlap": table.overlap, "batch": table.batch, "memory": int(table.memory * 2**30), "place": place}
+    tiling = Tiling(straight, method, window=window, **options)
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:

@@ -18,17 +18,8 @@ class Tile:
 
     box: Box
     inner: Box
+    local: Box  # the inner part, counted from where the box begins
     weights: tuple[np.ndarray, ...]  # one for each axis, a Gaussian's: a window counts most at its middle
-
-    def within(self, factors: Sequence[int]) -> Box:
-        """The inner part in pixels of the tile's own map whose sides are smaller by `factors`."""
-        both = zip(self.box, self.inner, factors, strict=True)
-        return tuple(slice((i.start - b.start) // f, (i.stop - b.start) // f) for b, i, f in both)
-
-    def scaled(self, factors: Sequence[int], *, inner: bool = False) -> Box:
-        """The box, or the inner part, in pixels of the image's map whose sides are smaller by `factors`."""
-        chosen = zip(self.inner if inner else self.box, factors, strict=True)
-        return tuple(slice(place.start // f, place.stop // f) for place, f in chosen)
 
 
 def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], align: Sequence[int]) -> list[Tile]:
@@ -43,20 +34,26 @@ def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], ali
     return [Tile(*map(tuple, zip(*each, strict=True))) for each in itertools.product(*along)]
 
 
-def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, slice, np.ndarray]]:
+def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, slice, slice, np.ndarray]]:
     if side > part and part - shared < align:
         raise ValueError(f"tiles of {part} pixels that share {shared} leave nothing between them")
     count = 1 + -(-(side - part) // max(part - shared, 1))
-    gaps = max(1, count - 1)
-    starts = [round(i * (side - part) / gaps) // align * align for i in range(count)]
+    starts = [round(i * (side - part) / max(1, count - 1)) // align * align for i in range(count)]
     cuts = [start + (last + part - start) // 2 // align * align for last, start in itertools.pairwise(starts)]
-    edges = itertools.pairwise([0, *cuts, side])
-    weights = np.zeros((count, side), dtype=np.float32)
-    for row, start in zip(weights, starts, strict=True):
-        row[start : start + part] = np.exp(-0.5 * (((np.arange(part) + 0.5) / part - 0.5) / 0.25) ** 2)
-    weights /= weights.sum(0)
-    boxes = [slice(start, start + part) for start in starts]
-    return [(box, slice(*edge), row[box]) for box, edge, row in zip(boxes, edges, weights, strict=True)]
+    bell = np.exp(-0.5 * (((np.arange(part) + 0.5) / part - 0.5) / 0.25) ** 2)
+    total = np.zeros(side)
+    for start in starts:
+        total[start : start + part] += bell
+    found = []
+    for start, first, last in zip(starts, [0, *cuts], [*cuts, side], strict=True):
+        weights = (bell / total[start : start + part]).astype(np.float32)
+        found.append((slice(start, start + part), slice(first, last), slice(first - start, last - start), weights))
+    return found
+
+
+def shrunk(box: Box, factors: Sequence[int]) -> Box:
+    """A box in pixels of a map whose sides are smaller by `factors`."""
+    return tuple(slice(place.start // by, place.stop // by) for place, by in zip(box, factors, strict=True))
 
 
 def by_windows(
@@ -71,22 +68,21 @@ def by_windows(
     Every window is on its own: a norm inside the function takes its statistics of the window alone.
 
     Args:
-        images: each side at least the window's; ValueError otherwise.
+        images: each side at least the window's.
         window: sides of what the function takes.
         overlap: share of a window's side that the next one covers too, 0 to below 1; more is smoother and slower.
         function: (n, C, *window) -> (n, D, *window).
         batch: windows per call.
     """
     size = images.shape[2:]
-    if any(side < part for side, part in zip(size, window, strict=True)):
-        raise ValueError(f"images of {size} are smaller than the window {tuple(window)}")
     shared = [part - max(1, int(part * (1 - overlap))) for part in window]
-    places = [(n, tile) for n in range(len(images)) for tile in tiles(size, window, shared, (1,) * len(size))]
+    places = list(itertools.product(range(len(images)), tiles(size, window, shared, (1,) * len(size))))
     total = None
     for first in range(0, len(places), batch):
         chosen = places[first : first + batch]
         made = function(np.stack([images[n][(..., *tile.box)] for n, tile in chosen]))
-        total = np.zeros((len(images), made.shape[1], *size), np.float32) if total is None else total
+        if total is None:
+            total = np.zeros((len(images), made.shape[1], *size), np.float32)
         for (n, tile), part in zip(chosen, made, strict=True):
             for axis, weights in enumerate(tile.weights, 1):
                 part = part * weights.reshape(-1, *[1] * (len(size) - axis))
@@ -100,16 +96,17 @@ def padded(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
     An array or a tensor. What is added is the image's reflection, or its border where it is too small to be reflected.
     """
     inside = []
-    for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True)):
-        before, after = (full - side) // 2, full - side - (full - side) // 2
+    for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True), 2):
+        before = (full - side) // 2
+        after = full - side - before
+        inside.append(slice(before, before + side))
         reflected = after < side
         if full > side and isinstance(images, np.ndarray):
-            widths = [(before, after) if k == axis + 2 else (0, 0) for k in range(images.ndim)]
+            widths = [(before, after) if k == axis else (0, 0) for k in range(images.ndim)]
             images = np.pad(images, widths, mode="reflect" if reflected else "edge")
         elif full > side:
             from torch.nn.functional import pad
 
-            around = [0, 0] * (len(size) - 1 - axis) + [before, after] + [0, 0] * axis
+            around = [0, 0] * (images.ndim - 1 - axis) + [before, after] + [0, 0] * (axis - 2)
             images = pad(images, around, mode="reflect" if reflected else "replicate")
-        inside.append(slice(before, before + side))
     return images, tuple(inside)
