@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,17 +57,7 @@ class Frame:
     batch: int = 16  # slices per pass
     detail: str = "guided"  # how results are brought to a larger grid
     masked: bool = False  # whether what is masked out of an image is masked out of its translation
-    pipelined: bool = True  # whether slices and files are got ready, and put away, while the network is at work
-
-    def state(self) -> dict[str, Any]:
-        """All of it, as JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Frame:
-        """The frame that `state` described; TypeError where something is missing."""
-        known = {each.name: state[each.name] for each in fields(cls) if each.name in state}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    pipelined: bool = True  # whether files are read ahead, and written, while the network is at work
 
 
 class Pipeline:
@@ -105,18 +95,20 @@ class Pipeline:
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
         mapping = self.own_scale(image.pixels)
         chosen = PLANES if planes == "all" else (planes or frame.plane,)
-
-        def part(k: int) -> Progress | None:
-            return progress and (lambda done, total: progress(k * total + done, len(chosen) * total))
-
-        made = zip(*(self._along(image, plane, mapping, part(k)) for k, plane in enumerate(chosen)), strict=True)
-        results = [each[0] if len(each) == 1 else np.median(np.stack(each), axis=0) for each in made]  # map by map
+        made = []
+        for k, plane in enumerate(chosen):
+            share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
+            made.append(self._along(image, plane, mapping, share))
+        results = [each[0] if len(each) == 1 else np.median(each, axis=0) for each in zip(*made, strict=True)]
         if frame.masked:
             self._mask(results, image.pixels, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
     def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None) -> list[np.ndarray]:
-        """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map."""
+        """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map.
+
+        Images of one value throughout are not shown to the network.
+        """
         frame, native, total = self.frame, images.shape[2:], len(images)
         cropped = frame.fit == "crop"
         resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
@@ -127,15 +119,20 @@ class Pipeline:
             natives = [self._with_neighbours(images, i) for i in chosen]
             seen = np.stack([to_network(each, mapping, resize) for each in natives])
             made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
-            if not done:
-                blank = sorted({*range(total)} - {*filled})
-                done = [self._canvas(images, blank, mapping, *each) for each in zip(made, self.maps, strict=True)]
+            if not done:  # as volumes are kept, planes second
+                sides = (made[0].shape[1], total, *native)
+                done = [np.moveaxis(np.zeros(sides, np.float32), 1, 0) for _ in made]
             for n, i in enumerate(chosen if filled else ()):
                 results = self._native(natives[n], seen[n], [each[n] for each in made], mapping, resize)
                 for canvas, result in zip(done, results, strict=True):
                     canvas[i] = result
             if progress:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
+        for i in {*range(total)} - {*filled}:
+            for canvas, kind in zip(done, self.maps, strict=True):
+                if kind == "image":
+                    level = self._target_level(images[i].reshape(len(images[i]), -1)[:, 0], canvas.shape[1], mapping)
+                    canvas[i] = level.reshape(-1, *[1] * len(native))
         return done
 
     def own_scale(self, pixels: np.ndarray) -> Any:
@@ -148,7 +145,7 @@ class Pipeline:
         fitted = self.source
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
-        expected = np.asarray(fitted.inverse(self._flat(len(pixels), fitted.range[1]))).flatten()
+        expected = np.asarray(fitted.inverse(np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1]))).flatten()
         known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
         top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
@@ -162,14 +159,13 @@ class Pipeline:
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError where an image has other channels than those that the model was trained on."""
-        if image.channels == self.frame.channels:
-            return
-        names = self.frame.source.split("+")
-        remedy = "convert it, or train on images like it"
-        if self.frame.channels == len(names) > 1:
-            remedy = f"name a folder that holds one file for each of {', '.join(names)}"
-        what = f"'{image.path}' has {image.channels} channels, and this run was trained on {self.frame.channels}"
-        raise UserError(what, where=where, remedy=remedy)
+        channels, names = self.frame.channels, self.frame.source.split("+")
+        if image.channels != channels:
+            remedy = "convert it, or train on images like it"
+            if channels == len(names) > 1:
+                remedy = f"name a folder that holds one file for each of {', '.join(names)}"
+            what = f"'{image.path}' has {image.channels} channels, and this run was trained on {channels}"
+            raise UserError(what, where=where, remedy=remedy)
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None) -> list[np.ndarray]:
         """(D, *spatial) on the image's grid for each map, a volume's slices taken along one plane."""
@@ -191,15 +187,11 @@ class Pipeline:
     def _mask(self, results: list[np.ndarray], pixels: np.ndarray, mapping: Any) -> None:
         """Give results, in place, the target's value of what is exactly the same in all corners of the input."""
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
-        if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():
-            return  # nothing was masked out
-        level = corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 1))
-        outside = (pixels == level).all(axis=0)
-        black = float(np.mean(mapping.forward(level.reshape(-1, *[1] * self.frame.dims)), dtype=np.float32))
-        for result, kind in zip(results, self.maps, strict=True):
-            values = np.asarray(self.target.inverse(self._flat(len(result), black))).ravel()
-            for channel, value in zip(result, values, strict=True):
-                channel[outside] = value if kind == "image" else 0.0
+        if np.isfinite(corners).all() and not np.ptp(corners, axis=1).any():  # else nothing was masked out
+            outside = (pixels == corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 1))).all(axis=0)
+            for result, kind in zip(results, self.maps, strict=True):
+                level = self._target_level(corners[:, 0], len(result), mapping)
+                result[:, outside] = level[:, None] if kind == "image" else 0.0
 
     def _native(self, native, seen, outputs, mapping, resize: Resize) -> list[np.ndarray]:
         """The maps (D, *size) of one image as (D, *native) in native intensities."""
@@ -214,24 +206,14 @@ class Pipeline:
             else:
                 width = np.maximum(resize.inverse(output), 0)
                 results.append(np.abs(self.target.inverse(image + width) - self.target.inverse(image - width)) / 2)
-        return [np.asarray(result, dtype=np.float32) for result in results]
+        return results
 
-    def _canvas(self, images: np.ndarray, blank: list[int], mapping: Any, made: np.ndarray, kind: str) -> np.ndarray:
-        """(N, D, *spatial) to be filled in, but for blank images (one value throughout): they become what the target
-        has where the source has their value, black where that cannot be said."""
-        channels, native = made.shape[1], images.shape[2:]
-        canvas = np.zeros((channels, len(images), *native), dtype=np.float32)  # as volumes are kept, planes second
-        for i in blank if kind == "image" else ():
-            black = self._flat(channels, self.frame.range[0])
-            level = images[i].reshape(images.shape[1], -1)[:, :1]
-            if channels == images.shape[1] and np.isfinite(level).all():
-                black = mapping.forward(level.reshape(black.shape))
-            canvas[:, i] = np.asarray(self.target.inverse(black)).reshape(channels, *[1] * len(native))
-        return np.moveaxis(canvas, 1, 0)
-
-    def _flat(self, channels: int, value: float) -> np.ndarray:
-        """The smallest image of one value throughout."""
-        return np.full((channels, *[1] * self.frame.dims), value, dtype=np.float32)
+    def _target_level(self, level: np.ndarray, channels: int, mapping: Any) -> np.ndarray:
+        """What the target has, a value a channel, where the source has `level`: black where that cannot be said."""
+        flat = np.full((channels, *[1] * self.frame.dims), self.frame.range[0], dtype=np.float32)
+        if channels == len(level) and np.isfinite(level).all():
+            flat = mapping.forward(level.reshape(flat.shape))
+        return np.asarray(self.target.inverse(flat)).reshape(channels)
 
     def _middle(self, stacked: np.ndarray, axis: int = 0) -> np.ndarray:
         """The channels of the image itself, without its neighbours'."""
@@ -241,26 +223,21 @@ class Pipeline:
         """The image at `index` with its neighbours as channels, the outermost ones repeated."""
         reach = self.frame.neighbours
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
-        return np.concatenate([images[place] for place in places]) if reach else images[index]
+        return np.concatenate(images[places]) if reach else images[index]
 
 
 def with_detail(
     output: np.ndarray, seen: np.ndarray, native: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """What a network made at `fit.size`, on the native grid, as sharp as the input is there.
+    """What a network made at its size, (D, *size), as (D, *native), as sharp as its input is there.
 
     What the network changed is split into a line of the input, slope x input, with the slope by least squares in every
-    small window, and a remainder. Slope and remainder are enlarged instead of the output, and the slope is applied to
-    the input at full resolution: the fast guided filter (He & Sun 2015) without regularisation and keeping what no
-    line explains, so that an output equal to its input stays so, and an output at its own size is not changed at all.
+    small window, and a remainder; both are enlarged instead of the output, and the slope is applied to the input at
+    full resolution: the fast guided filter (He & Sun 2015) without regularisation and keeping what no line explains,
+    so that an output equal to its input stays so.
 
-    Args:
-        output: (D, *size).
-        seen: (C, *size), what it was made of: a channel each where C = D, else the mean of them all counts.
-        native: (C, *native), the same at full resolution, in the intensities of `seen`.
-        enlarge: (n, *size) -> (n, *native).
-
-    Returns (D, *native).
+    `seen` is the input, (C, *size): a channel each where C = D, else the mean of all counts; `native` the same at full
+    resolution, in the same intensities; `enlarge` brings (n, *size) to (n, *native).
     """
     from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
 
@@ -290,9 +267,8 @@ class TrainedModel:
 
         `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
         have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
-        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. An image without any
-        content (one value throughout) becomes the target's background. With variants, or an uncertainty, the result has
-        an axis more, ahead of all others.
+        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. With variants, or an
+        uncertainty, the result has an axis more, ahead of all others.
         """
         pipeline = self.pipeline(self.domain(to), look)
         done = pipeline.stack(pixels, pipeline.source, progress)

@@ -50,7 +50,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Split:
-    """A network in two parts: maps of 1/level of the voxels or less are computed for the whole image, others by tile."""
+    """A network in two parts: maps of 1/level of the voxels or less are computed whole, others in tiles."""
 
     level: float  # infinite: nothing is computed whole
     gathered: frozenset[int]  # calls that make small maps of large ones: they are put together from tiles

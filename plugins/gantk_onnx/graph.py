@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def state(direction: Direction) -> dict[str, Any]:
         return common | {"latent": method.latent, "classes": list(method.geometry.classes)}
     return common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
-        "frame": translator.frame(letter).state(),
+        "frame": asdict(translator.frame(letter)),
         "overlap": model.translate.overlap,
         "statistics": model.translate.statistics,
     }

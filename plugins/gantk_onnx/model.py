@@ -35,7 +35,9 @@ class OnnxModel(TrainedModel):
             if meta["kind"] != "translation":
                 what = f"'{path}' makes images from noise and translates none"
                 raise UserError(what, remedy="name a model that does")
-            self._frame, self._letter = Frame.from_state(meta["frame"]), meta["direction"][-1]
+            known = {key: value for key, value in meta["frame"].items() if key in Frame.__annotations__}
+            frame = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+            self._frame, self._letter = Frame(**frame), meta["direction"][-1]
             self._mappings = [mapping_from(meta["intensity"][end]) for end in ("source", "target")]
             self._window, self._free = tuple(meta["window"]), meta["free"]
         except (KeyError, TypeError):
