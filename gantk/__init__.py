@@ -76,7 +76,7 @@ MOVED = {
     "gantk.data.labels": "gantk.data.sources.folders",
     "gantk.data.leakage": "gantk.data.split.leakage",
     "gantk.data.mapping": "gantk.data.intensity",
-    "gantk.data.nyul": "gantk.data.intensity",
+    "gantk.data.nyul": "gantk_nyul.nyul",
     "gantk.data.reading": "gantk.data.sources.reader",
     "gantk.data.phantom": "gantk_phantom.phantom",
     "gantk.data.records": "gantk.data.preparation",

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gantk.data import augment
 from gantk.errors import UserError
 from gantk.testing.recorded import Recording, host_reads
+from gantk_augment import changes as augment
 
 ALL = [
     augment.HFlip, augment.VFlip, augment.Rot90, augment.Rotate, augment.Affine, augment.Crop, augment.Translate,

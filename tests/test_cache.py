@@ -15,12 +15,12 @@ from gantk.data import cache as caching
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.dataset import Data
-from gantk.data.intensity import Nyul
 from gantk.data.preparation import Preparation
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import DataTable
+from gantk_nyul.nyul import Nyul
 
 SIZE = (16, 16)
 LONG_AGO = 1e9  # seconds: files are not as young as the test
@@ -265,8 +265,6 @@ def test_the_least_recently_used_leave_first(tmp_path):
     assert names(later) == "aef" and sum(entry.stat().st_size for entry in entries(later)) <= later.limit
     assert (np.array(rows) == 0.5).all(), "what another run maps stays mapped"
     assert (put(earlier, "d") == 0.5).all(), "and is made anew"
-
-
 
 
 def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 
 from gantk.data.intensity import (
     MinMax,
-    Nyul,
     Percentile,
     PerChannel,
     Unit,
@@ -25,6 +24,7 @@ from gantk.data.intensity import (
 )
 from gantk.data.resample import Resize
 from gantk.errors import UserError
+from gantk_nyul.nyul import Nyul
 
 LINES = [Percentile, MinMax, ZScore]
 KINDS = [*LINES, Window, Unit, Nyul]

@@ -18,13 +18,14 @@ from torch import nn
 
 import gantk as toolkit
 from gantk import export
-from gantk.data.intensity import MinMax, Nyul, Percentile, Window, ZScore
+from gantk.data.intensity import MinMax, Percentile, Window, ZScore
 from gantk.errors import UserError
 from gantk.inference.pipeline import Frame, Pipeline
 from gantk.inference.translator import Translator
 from gantk_monai.bundle import answers
 from gantk_monai.config import scaling
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded
+from gantk_nyul.nyul import Nyul
 
 UNET = {"name": "unet", "width": 4, "depth": 2}
 PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}

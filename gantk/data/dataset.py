@@ -176,10 +176,10 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     refused = table.missing == "refuse"
     lacking = [r for r in needed if r.missing and (refused or (method.paired and r.domain == "b"))]
     if lacking:
+        first, hint = lacking[0], 'set data.missing = "mask" to train a network that does without, ' * refused
         what = f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
-        what += f"the first is '{lacking[0].key}' without {' and '.join(lacking[0].missing)}"
-        mask = 'set data.missing = "mask" to train a network that does without, ' * refused
-        remedy = f"remove them, {mask}or leave that contrast out of data.domains"
+        what += f"the first is '{first.key}' without {' and '.join(first.missing)}"
+        remedy = f"remove them, {hint}or leave that contrast out of data.domains"
         raise UserError(what, where="data.missing", remedy=remedy)
 
 

@@ -23,8 +23,6 @@ BINS = 256  # of the histogram that Otsu's threshold is read off
 HISTOGRAM = 2**20  # values that the histogram counts
 SCAN_VALUES = 2**24  # values of one scan that are used; of a larger one so many are drawn
 SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more are thinned out
-NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of Nyul's scale
-SAME = 1e-6  # of a scan's own span: landmarks nearer to each other are one
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
 
@@ -32,10 +30,9 @@ option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that
 class Mapping:
     """A contrast's native intensities to `range` and back: a rising polygon, never clipped, so `inverse` is exact.
 
-    `per` says whose intensities decide: those of the training "set"; of each "volume", that is, of the whole scan that
-    a slice belongs to; or of each "image" alone. `of` gives the mapping of one scan, with its own exact inverse. What
-    is fitted in the last two cases is the mean over the training scans of what each has itself: results come out by it,
-    on the scale of a typical scan, and scans without contrast take it.
+    `per` says whose intensities decide: those of the training "set"; of each "volume", the whole scan that a slice
+    belongs to; or of each "image" alone. In the last two cases results come out by the mean of the training scans, and
+    scans without contrast take that.
 
     Arrays are computed in float64 and come back in their own precision, whole numbers as float32; tensors of torch
     stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has four methods: `measure(pixels)`, the figures of a
@@ -181,11 +178,6 @@ class ZScore(Learnt, name="zscore"):
 
     spread: float = 3.0  # standard deviations between the middle and an end of the range
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.spread <= 0:
-            raise UserError(f"spread = {self.spread:g} is too small", where="data.intensity.spread", allowed="above 0")
-
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images, self.foreground).astype(np.float64)
         mean, reach = values.mean(), self.spread * values.std()
@@ -226,67 +218,11 @@ class Unit(Linear, name="unit"):
             raise UserError(what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy)
 
 
-@option_fields
-class Nyul(Mapping, name="nyul"):
-    """Percentiles of each scan go to places of one scale that the training scans share: MR of several scanners.
-
-    Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med. Imaging 19(2). Every
-    training scan is stretched from its air to its last percentile; the scale is the mean of where its percentiles then
-    lie. Air, the median of what is not foreground, goes to the start of the range, since networks that end in tanh
-    reach no further; in the papers that is the lowest percentile of the whole scan.
-    """
-
-    percentiles: tuple[float, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
-    per: Literal["volume", "image"] = "volume"  # each scan by its own percentiles, or each slice
-    foreground: Foreground = True  # of which values: true: above the mean; "otsu": above its threshold; false: all
-
-    def __post_init__(self):
-        super().__post_init__()
-        percentiles = self.percentiles = tuple(map(float, self.percentiles))
-        if not percentiles or percentiles[0] < 0 or percentiles[-1] > 100 or (np.diff(percentiles) <= 0).any():
-            what, allowed = f"{list(percentiles)} are no percentiles to match", "one or more, rising, from 0 to 100"
-            raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
-        self.landmarks: Sequence[float] | None = None  # of one scan; None: the mean of the training scans
-
-    def measure(self, pixels: np.ndarray) -> list[float]:
-        """Air and the percentiles of one scan."""
-        values, others = split_values(pixels, self.foreground)
-        air = np.median(others) if others.size else values.min()
-        return [float(air), *map(float, np.percentile(values, self.percentiles))]
-
-    def fit_from(self, measured: Sequence[list[float]]) -> None:
-        """Learn which of air and percentiles the scale has, their places in the range, and their mean."""
-        scans = np.array([scan for scan in measured if rises(scan[0], scan[-1])])
-        if not len(scans):
-            raise no_contrast(len(measured), measured[0][0], measured[0][-1])
-        places = np.mean((scans - scans[:, :1]) / (scans[:, -1:] - scans[:, :1]), axis=0)
-        kept = [0]
-        for number, place in enumerate(places[1:-1], start=1):
-            if place - places[kept[-1]] >= NARROW and 1 - place >= NARROW:
-                kept.append(number)
-        kept.append(len(places) - 1)
-        start, end = self.range
-        scale = [start, *(start + places[kept[1:-1]] * (end - start)).tolist(), end]
-        self.fitted = {"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()}
-
-    def take(self, measured: list[float]) -> None:
-        if rises(measured[0], measured[-1]):
-            self.landmarks = [measured[number] for number in self.fitted["kept"]]
-
-    def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Landmarks and their places; landmarks that coincide are one, at their mean place."""
-        native, network = np.array(self.landmarks or self.fitted["mean"]), self.fitted["scale"]
-        apart = np.diff(native) > SAME * (native[-1] - native[0])
-        group = np.concatenate([[0], np.cumsum(apart)])
-        count = np.bincount(group)
-        return np.bincount(group, native) / count, np.bincount(group, network) / count
-
-
 class PerChannel:
     """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C, *spatial).
 
-    Where neighbouring slices come along as channels the contrasts repeat: channel i belongs to contrast i modulo their
-    number. A contrast that a patient lacks is NaN; `fit` and `of` pass over it.
+    Channel i belongs to contrast i modulo their number: neighbouring slices repeat them. A contrast that a patient
+    lacks is NaN; `fit` and `of` pass over it.
     """
 
     def __init__(self, lines: Sequence[Any], names: Sequence[str], dims: int):
@@ -295,11 +231,9 @@ class PerChannel:
         self.per = getattr(self.lines[0], "per", "set")  # whose intensities decide, see Mapping
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Fit each contrast to the images that have it; UserError where none has."""
         self._fit("fit", [self._contrasts(image) for image in images])
 
     def fit_from(self, measured: Sequence[list[list[float] | None]]) -> None:
-        """Fit each contrast to the mean of the scans that have it; UserError where none has."""
         self._fit("fit_from", measured)
 
     def measure(self, pixels: np.ndarray) -> list[list[float] | None]:
@@ -331,6 +265,7 @@ class PerChannel:
         return [None if np.isnan(part).any() else part for part in parts]
 
     def _fit(self, how: str, scans: Sequence[Sequence[Any]]) -> None:
+        """Fit each contrast to the images, or figures, of the scans that have it."""
         for line, name, parts in zip(self.lines, self.names, zip(*scans, strict=True), strict=True):
             found = [part for part in parts if part is not None]
             if not found:
@@ -416,7 +351,7 @@ def no_contrast(count: int, low: float, high: float) -> UserError:
 
 def rises(low: float, high: float) -> bool:
     """Whether two ends make a line."""
-    return bool(np.isfinite(low) and np.isfinite(high) and high > low)
+    return bool(np.isfinite([low, high]).all() and high > low)
 
 
 def is_tensor(image: Any) -> bool:

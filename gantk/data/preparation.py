@@ -23,16 +23,12 @@ Id = tuple[str, str]  # domain and key of a record
 
 @dataclass(frozen=True)
 class Record:
-    """One image that is read when it is needed.
-
-    `read` returns float32 (C, *spatial) in the native intensities and at the native size. What it gives of files
-    depends on these, its key and the source's options alone: it is kept on disk (data.cache).
-    """
+    """One image that is read when it is needed: what `read` gives depends on files, key and options of the source."""
 
     domain: str  # "a", "b", or "image" where the source has one domain
     subject: str  # patient; "" where unknown
     key: str  # unique within its domain: a relative path, or "subject-003/slice-042"
-    read: Callable[[], np.ndarray]
+    read: Callable[[], np.ndarray]  # float32 (C, *spatial) in native intensities, at the native size
     pair: str | None = None  # records of a and b with the same pair are registered with each other
     position: float | None = None  # order inside a stack of slices
     path: Path | None = None  # file behind it; None where it is computed
@@ -70,9 +66,8 @@ class Preparation:
     """How records become network images of `size`; safe to share between threads.
 
     With a `cache`, all records of one file (or of one set of files) are decoded and brought to size together, and kept
-    as one entry: every later epoch and run maps it into memory. What is kept is native intensities, so that another
-    intensity mapping needs no new decoding. Entries are named by the files (path, size, times, inode), the records'
-    keys, `size`, `fit` and `about`: whatever else decides what `Record.read` returns. Computed records are not kept.
+    as one entry, in native intensities. Entries are named by the files (path, size, times, inode), the records' keys,
+    `size`, `fit` and `about`: whatever else decides what `Record.read` returns. Computed records are not kept.
     """
 
     def __init__(
@@ -172,7 +167,7 @@ class Preparation:
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
-    longest = max(len(row) for row in rows)
+    longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows])
 
 
@@ -187,9 +182,8 @@ def code_of(parts: Iterable[Any]) -> str:
 def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Id, list[Record]]:
     """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of.
 
-    Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`:
-    slices between which some were left out are no neighbours. Where a neighbour is not in a record's own set, the slice
-    nearest to it on the way stands in for it. Masks stay those of the middle slice.
+    Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`.
+    Where a neighbour is not in a record's own set, the slice nearest to it on the way stands in for it.
     """
     without = [record for record in records if record.position is None]
     if without:

@@ -1,0 +1,13 @@
+"""Augmentations: differentiable changes of images on the device, in 2-D and 3-D, that a CUDA graph can hold."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+KINDS = ("HFlip", "VFlip", "Rot90", "Affine", "Rotate", "Translate")
+KINDS += ("Crop", "Cutout", "Brightness", "Contrast", "Noise")
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Offer the augmentations, each under its name in lower case."""
+    for kind in KINDS:
+        add.augment(kind.lower(), f"gantk_augment.changes:{kind}")

@@ -1,0 +1,167 @@
+"""Random flips, turns, warps, crops, brightness, contrast, noise, cutout. What moves in repeats the border, not 0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.data.augment import Augment
+
+option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
+
+
+class HFlip(Augment):
+    """Mirror left and right."""
+
+    geometric, axis = True, -1
+
+    def apply(self, image: Tensor) -> Tensor:
+        return image.flip(self.axis)
+
+
+class VFlip(HFlip):
+    """Mirror top and bottom (anterior and posterior of an axial slice)."""
+
+    axis = -2
+
+
+class Rot90(Augment):
+    """Turn by 90, 180 or 270 degrees in the plane of the last two axes; by 180 alone where they differ in length."""
+
+    geometric = True
+
+    def apply(self, image: Tensor) -> Tensor:
+        half = image.rot90(2, (-2, -1))
+        if image.shape[-1] != image.shape[-2]:
+            return half
+        turn = self.draw(image, 0, 3)
+        quarters = torch.where(turn < 1, image.rot90(1, (-2, -1)), image.rot90(3, (-2, -1)))
+        return torch.where(turn < 2, quarters, half)
+
+
+@option_fields
+class Affine(Augment):
+    """A small turn, shift and change of size, about the middle."""
+
+    degrees: float = 10.0  # largest turn, about every axis
+    shift: float = 0.05  # largest shift, as a share of each side
+    scale: float = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
+    geometric, limits = True, {"scale": (0, 0.99)}
+
+    def apply(self, image: Tensor) -> Tensor:
+        from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
+
+        angles = 1 if self.dims == 2 else 3
+        number = torch.rand(len(image), self.dims + 1 + angles, device=image.device).sub_(0.5)
+        shift, size, turns = number.split([self.dims, 1, angles], dim=1)
+        if self.dims == 2:
+            turn = angle_to_rotation_matrix(2 * self.degrees * turns[:, 0])
+        else:
+            turn = axis_angle_to_rotation_matrix(math.pi / 90 * self.degrees * turns)
+        linear = turn / (1 + 2 * self.scale * size[:, :, None])
+        return warp(image, linear, (linear * in_pixels(2 * self.shift * shift, image)[:, None]).sum(2))
+
+
+@option_fields
+class Rotate(Affine):
+    """A random turn about the centre, by up to `degrees`."""
+
+    shift: float = field(default=0.0, init=False)
+    scale: float = field(default=0.0, init=False)
+
+
+@option_fields
+class Translate(Affine):
+    """A random shift along each axis, by up to `shift` of its side."""
+
+    shift: float = 0.1  # largest shift, as a share of each side
+    degrees: float = field(default=0.0, init=False)
+    scale: float = field(default=0.0, init=False)
+
+
+@option_fields
+class Crop(Augment):
+    """A random part of the image, enlarged to its full size."""
+
+    smallest: float = 0.8  # smallest side of the part, as a share of the image's
+    geometric, limits = True, {"smallest": (0.01, 1)}
+
+    def apply(self, image: Tensor) -> Tensor:
+        power = 2 if self.dims == 2 else 1  # of pictures every area is as likely, of volumes every side
+        part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
+        place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
+        return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], in_pixels(place, image))
+
+
+@option_fields
+class Brightness(Augment):
+    """Brighter or darker: the same random number added to every value of an image."""
+
+    by: float = 0.1  # largest change, in network intensities
+
+    def apply(self, image: Tensor) -> Tensor:
+        return image + self.draw(image, -self.by, self.by).to(image.dtype)
+
+
+@option_fields
+class Contrast(Augment):
+    """Stretch each channel of an image about its mean."""
+
+    by: float = 0.1  # largest change: 0.1 is from 0.9 to 1.1
+
+    def apply(self, image: Tensor) -> Tensor:
+        mean = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
+        return torch.lerp(mean, image, self.draw(image, 1 - self.by, 1 + self.by).to(image.dtype))
+
+
+@option_fields
+class Noise(Augment):
+    """Add Gaussian noise of a random strength."""
+
+    std: float = 0.05  # strongest noise, in network intensities
+
+    def apply(self, image: Tensor) -> Tensor:
+        return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
+
+
+@option_fields
+class Cutout(Augment):
+    """Hide a box: it takes the image's smallest value, which is air."""
+
+    side: float = 0.3  # side of the box, as a share of the image's
+    geometric, limits = True, {"side": (0.01, 1)}  # registered images lose the same
+
+    def apply(self, image: Tensor) -> Tensor:
+        shown = torch.zeros((), dtype=torch.bool, device=image.device)
+        for axis, side in enumerate(image.shape[2:], start=2):
+            width = max(1, round(self.side * side))
+            index = torch.arange(side, device=image.device).view([side if i == axis else 1 for i in range(image.ndim)])
+            behind = index - (self.draw(image) * (side - width + 1)).floor()
+            shown = shown | (behind < 0) | (behind >= width)
+        return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
+
+
+def in_pixels(shares: Tensor, image: Tensor) -> Tensor:
+    """Shifts (N, dims) as shares of an image's sides, x first, in pixels."""
+    return torch.stack([x * side for x, side in zip(shares.T, image.shape[:1:-1], strict=True)], 1)
+
+
+def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
+    """Images (N, C, *spatial), each sampled at `linear` (N, dims, dims) times a pixel's place, plus `shift` (N, dims).
+
+    In pixels from the middle, x first. Linear interpolation, borders repeated; places are float32 under any autocast.
+    """
+    from kornia.geometry.transform import homography_warp, homography_warp3d
+
+    middle = [(side - 1) / 2 for side in image.shape[:1:-1]]
+    offset = shift - sum(linear[:, :, axis] * centre for axis, centre in enumerate(middle))
+    offset = torch.stack([x + centre for x, centre in zip(offset.T, middle, strict=True)], 1)
+    places = F.pad(torch.cat([linear, offset[:, :, None]], dim=2), (0, 0, 0, 1))
+    places[:, -1, -1].fill_(1)
+    sample = homography_warp if image.ndim == 4 else homography_warp3d
+    kept = {"padding_mode": "border", "normalized_coordinates": False}
+    return sample(image.float(), places, tuple(image.shape[2:]), **kept).to(image.dtype)
