@@ -132,7 +132,7 @@ def test_what_cannot_work_is_refused_with_the_way_out():
     with pytest.raises(UserError, match="temperature"):
         build(temperature=0.0)
     with pytest.raises(UserError, match="low_res_warmup"):
-        build(low_res_warmup=2.0)
+        build(low_res_warmup=2.0).stages(10)
 
 
 def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named(monkeypatch):

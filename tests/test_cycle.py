@@ -74,7 +74,7 @@ def test_a_lesion_weighs_what_the_recipe_says():
     assert lesion_weight(mask, 1.0) is None and lesion_weight(None, 1.0) is None
     with pytest.raises(UserError, match=r"no mask of them.*data\.mask = true.*method\.lesion"):
         build(lesion=4.0).generator_losses(images())
-    with pytest.raises(UserError, match="lesion = -1.0 is too small"):
+    with pytest.raises(UserError, match="lesion = -1 is too small"):
         build(lesion=-1.0)
 
 

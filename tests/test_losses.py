@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
-from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, gram
+from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity
 from gantk.losses.structure import (
     FlatRegion,
     LocalNCC,
@@ -16,7 +16,7 @@ from gantk.losses.structure import (
     local_moments,
     local_ncc_and_flat_region,
 )
-from gantk.nets.discriminators import DCGANDiscriminator
+from gantk.nets.discriminators import PatchGAN
 
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
 
@@ -52,7 +52,7 @@ def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_tw
 
 
 def test_only_wgan_gp_has_a_penalty_and_it_refuses_batch_norm():
-    network, x = DCGANDiscriminator(1, 2, width=2, depth=2), noise((2, 1, 16, 16))
+    network, x = PatchGAN(1, 2, width=2, layers=3, norm="batch"), noise((2, 1, 16, 16))
     assert all(game().penalty(network, x, x) is None for game in (BCE, LS, Hinge))
     assert WGANGP(penalty=0.0).penalty(network, x, x) is None
     with pytest.raises(UserError, match="instance"):
@@ -138,20 +138,6 @@ def test_structure_names_what_does_not_fit():
         LocalNCC()(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
     with pytest.raises(UserError, match="floor"):
         FlatRegion(floor=0.0)
-
-
-# ---- style
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_gram_is_the_mean_product_of_channels(dims):
-    features = noise((2, 3, *[4] * dims))
-    for i in range(3):
-        for j in range(3):
-            expected = (features[:, i] * features[:, j]).flatten(1).mean(1)
-            assert torch.allclose(gram(features)[:, i, j], expected, atol=1e-6)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(gram(features), gram(features.clone())) and gram(features).dtype == torch.float32
 
 
 def head(seed: int = 0) -> torch.Tensor:

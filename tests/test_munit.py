@@ -238,7 +238,7 @@ def test_sizes_that_do_not_fit_are_refused_with_what_to_change():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("scales", 0), ("blocks", 0), ("width", 0), ("low_res_warmup", 1.5), ("lesion", -1.0)]
+    ("option", "value"), [("scales", 0), ("blocks", 0), ("width", 0), ("lesion", -1.0)]
 )
 def test_options_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(UserError, match=f"method.{option}"):

@@ -197,7 +197,7 @@ def test_the_first_host_of_a_node_list(nodes, host):
         (TORCHRUN | {"RANK": "-1"}, "RANK is '-1'"),
         (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
         (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'. Allowed: a whole number from 1 to 65535"),
-        ({k: v for k, v in SRUN.items() if k != "SLURM_PROCID"}, "SLURM_PROCID is missing"),
+        ({k: v for k, v in SRUN.items() if k != "SLURM_PROCID"}, "no RANK"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
     ],
 )

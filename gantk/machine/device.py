@@ -13,14 +13,14 @@ import torch
 from gantk.errors import UserError
 
 WHERE, CPU = "--device", "use --device cpu"
-LOOK = f"see what `nvidia-smi` says, restart the machine, take another card, or {CPU}"
+LOOK = f"see what `nvidia-smi` says; update the driver, install a torch that fits it, take another card, or {CPU}"
 DRIVER = Path("/proc/driver/nvidia/version")  # where Linux says which one is loaded
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 LARGEST = 32 << 20  # bytes: where glibc's own threshold for blocks of their own ends up in a training (mallopt(3))
 
 
-def cuda_trouble() -> tuple[str, str] | None:
-    """(what is wrong, what to do) where this torch could use a card and does not start it; None: there simply is none.
+def cuda_trouble() -> str | None:
+    """Why this torch could use a card and does not; None where there simply is none.
 
     Asked where `torch.cuda.is_available()` has said no.
     """
@@ -29,17 +29,9 @@ def cuda_trouble() -> tuple[str, str] | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        text = str(error)
-    else:
-        return None
-    if "too old" in text:
-        at = re.search(r"found version (\d+)", text)
-        knows = f", and it knows CUDA {int(at[1]) // 1000}.{int(at[1]) % 1000 // 10} at most" if at else ""
-        what = f"the NVIDIA driver is too old: this torch is built for CUDA {torch.version.cuda}{knows}"
-        return what, f"update the driver{knows and ', or install a torch that is built for that CUDA'}, or {CPU}"
-    if "Found no NVIDIA driver" in text or "No CUDA GPUs" in text or "no CUDA-capable device" in text:
-        return None
-    return f"CUDA does not start: {first_sentence(text)}", LOOK
+        none = any(sign in str(error) for sign in ("Found no NVIDIA driver", "No CUDA GPUs", "no CUDA-capable device"))
+        return None if none else f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
+    return None
 
 
 def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
@@ -60,11 +52,10 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
     if not torch.cuda.is_available():
-        what, remedy = f"no CUDA device is available{hidden}", f"leave --device out, or {CPU}"
-        if torch.version.cuda is None:
-            what, remedy = "this torch is built without CUDA", f"install one with it, or {CPU}"
-        what, remedy = cuda_trouble() or (what, remedy)
-        raise UserError(what, where=WHERE, remedy=remedy)
+        none = "no CUDA device is available" if torch.version.cuda else "this torch is built without CUDA"
+        trouble = cuda_trouble()
+        remedy = LOOK if trouble else f"leave --device out, or {CPU}"
+        raise UserError(trouble or f"{none}{hidden}", where=WHERE, remedy=remedy)
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         allowed = [f"cuda:{index}" for index in range(count)]
@@ -76,16 +67,9 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     device = torch.device("cuda", (local if count > 1 else 0) if device.index is None else device.index)
     try:
         torch.zeros(1, device=device).add_(1).item()
-    except RuntimeError as error:
-        card, text, remedy = _card(device), str(error), LOOK
-        what = f"{card} does not compute: {first_sentence(text)}"
-        if "no kernel image" in text:
-            what = f"this torch has no kernels for {card}, only for {', '.join(torch.cuda.get_arch_list())}"
-            remedy = f"install a torch that is built for it, or {CPU}"
-        elif "out of memory" in text:
-            what = f"{card} has no memory left to start with"
-            remedy = f"see in `nvidia-smi` what holds it, take another card, or {CPU}"
-        raise UserError(what, where=WHERE, remedy=remedy) from None
+    except RuntimeError as error:  # no kernels for it, no memory left, broken
+        what = f"{_card(device)} does not compute: {first_sentence(str(error))}"
+        raise UserError(what, where=WHERE, remedy=LOOK) from None
     return device
 
 
@@ -130,10 +114,8 @@ def cpu_info() -> str:
 
 def driver_version() -> str | None:
     """The NVIDIA driver's, as "580.65.06"; None where Linux does not say."""
-    try:
-        found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", DRIVER.read_text("utf-8", "replace"))
-    except OSError:
-        return None
+    text = DRIVER.read_text("utf-8", "replace") if DRIVER.is_file() else ""
+    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return found[1] if found else None
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from gantk import __version__
 from gantk.plugin.loader import load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
@@ -16,15 +17,13 @@ EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
     """(what, how it stands, what is wrong or None), line by line."""
-    from gantk import __version__
-
     yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
     for name in NEEDED:
-        found = _version(name)
+        found = installed(name)
         yield name, found or "-", None if found else f"not installed: pip install {name}"
     yield from _torch()
-    missing = [extra for extra, package in EXTRAS.items() if _version(package) is None]
+    missing = [extra for extra, package in EXTRAS.items() if installed(package) is None]
     yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     yield "disk", f"{free:.1f} GiB free here", "less than 2 GiB: checkpoints may not fit" if free < 2 else None
@@ -47,17 +46,16 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     if machine["cuda"]:
         yield "cuda", f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {machine['driver'] or 'unknown'}", None
     elif torch.version.cuda and not torch.cuda.is_available():
-        trouble = cuda_trouble()
         about = f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used"
-        yield "cuda", about, f"{trouble[0]}: {trouble[1]}" if trouble else None
+        yield "cuda", about, cuda_trouble()
     try:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid stand on it)
     except Exception as error:
-        remedy = "install the torchvision that belongs to this torch"
-        yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): {remedy}"
+        yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): install the one that belongs to it"
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of an installed distribution; None where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from gantk.errors import UserError
 
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
-NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 FIRST_PORT, PORTS = 15000, 17000  # below the ports that systems hand out by themselves
 
 
@@ -36,15 +35,26 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
         environment.update(slurm(environment))
     counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
     restarts = sum(int(count) for count in counts if count.isdecimal())
-    if "WORLD_SIZE" not in environment or (environment["WORLD_SIZE"] == "1" and "RANK" not in environment):
+    if environment.get("WORLD_SIZE", "1") == "1" and "RANK" not in environment:
         return Launch(restarts=restarts)
-    world = _number(environment, "WORLD_SIZE", 1)
-    missing = [name for name in NEEDED if not environment.get(name)]
+
+    def number(name: str, least: int, most: int) -> int:
+        text = environment[name]
+        if not text.isdecimal() or not least <= int(text) <= most:
+            allowed = f"a whole number from {least} to {most}"
+            raise UserError(
+                f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}"
+            )
+        return int(text)
+
+    needed = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+    missing = [name for name in needed if not environment.get(name)]
     if missing:
-        what = f"WORLD_SIZE says {world} processes, but not where this one stands: no {', '.join(missing)}"
+        what = f"the environment says half of which of several processes this is: no {', '.join(missing)}"
         raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE")
-    rank, local = _number(environment, "RANK", 0, world - 1), _number(environment, "LOCAL_RANK", 0)
-    _number(environment, "MASTER_PORT", 1, 65535)
+    world = number("WORLD_SIZE", 1, 1 << 20)
+    rank, local = number("RANK", 0, world - 1), number("LOCAL_RANK", 0, world - 1)
+    number("MASTER_PORT", 1, 65535)
     may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     return Launch(rank, world, local, restarts, may_restart, "TORCHELASTIC_RUN_ID" in environment)
 
@@ -60,16 +70,12 @@ def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
     if not step or not tasks.isdecimal() or int(tasks) < 2:
         return {}
-    for source in ("SLURM_PROCID", "SLURM_LOCALID"):
-        if source not in environment:
-            what = f"SLURM says {tasks} tasks, and {source} is missing"
-            raise UserError(what, where="environment", remedy="start gantk with srun, or with torchrun")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     job, number = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return {
         "WORLD_SIZE": tasks,
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "RANK": environment.get("SLURM_PROCID", ""),
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", ""),
         "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(nodes),
         "MASTER_PORT": environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + number) % PORTS),
     }
@@ -83,11 +89,3 @@ def first_host(nodes: str) -> str:
         what = f"SLURM's list of nodes '{nodes}' names no host"
         raise UserError(what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task")
     return host
-
-
-def _number(environment: Mapping[str, str], name: str, least: int, most: int | None = None) -> int:
-    text = environment[name]
-    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-        allowed = f"a whole number from {least}" + ("" if most is None else f" to {most}")
-        raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}")
-    return int(text)

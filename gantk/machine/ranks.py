@@ -44,20 +44,21 @@ class Ranks:
         if device.type == "cuda":  # which GPU it is, in all the world
             uuid = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
             card = f"{socket.gethostname()} {uuid}"
-        found = self.gather((device.type, card))
-        self.sync_errors(lambda: self._expect_fitting(found) if self.rank == 0 else None)
-        self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
+        devices = self.gather((device.type, card))
 
-    def _expect_fitting(self, devices: list[tuple[str, str | None]]) -> None:
-        for rank, (kind, card) in enumerate(devices):
-            before = [other for other in range(rank) if card is not None and devices[other][1] == card]
-            if kind != devices[0][0]:
-                what = f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]}) on {kind}"
-                raise UserError(what, where="--device", remedy="give all ranks GPUs, or start them with --device cpu")
-            if before:
-                what = f"ranks {before[0]} and {rank} ({self.names[rank]}) would share one GPU"
-                remedy = "start no more processes on a machine than it has GPUs, and leave --device out"
-                raise UserError(what, where="--device", remedy=remedy)
+        def expect_fitting() -> None:
+            for rank, (kind, card) in enumerate(devices):
+                if kind != devices[0][0]:
+                    what = f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]}) on {kind}"
+                    remedy = "give all ranks GPUs, or start them with --device cpu"
+                    raise UserError(what, where="--device", remedy=remedy)
+                if card is not None and (kind, card) in devices[:rank]:
+                    what = f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would share one GPU"
+                    remedy = "start no more processes on a machine than it has GPUs, and leave --device out"
+                    raise UserError(what, where="--device", remedy=remedy)
+
+        self.sync_errors(expect_fitting)
+        self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
 
     def gather(self, thing: T) -> list[T]:
         """What each rank has, by rank."""
@@ -78,26 +79,26 @@ class Ranks:
             result = work()
         except GantkError as problem:
             error = problem
-        codes = self.gather(None if error is None else error.exit_code)
-        failed = [rank for rank, code in enumerate(codes) if code is not None]
-        if not failed:
-            return result
-        if self.rank == failed[0]:
-            raise error
-        raise Elsewhere(failed[0], codes[failed[0]])
+        codes = self.gather(error and error.exit_code)
+        failed = next((rank for rank, code in enumerate(codes) if code is not None), None)
+        if failed is not None:
+            raise error if self.rank == failed else Elsewhere(failed, codes[failed])
+        return result
 
     def agree(self, about: Mapping[str, Any]) -> None:
         """UserError where a rank was started with something else than rank 0."""
         found = self.gather(dict(about))
-        self.sync_errors(lambda: self._expect_alike(found) if self.rank == 0 else None)
 
-    def _expect_alike(self, found: list[dict[str, Any]]) -> None:
-        for rank, other in enumerate(found):
-            for key in sorted(found[0].keys() | other.keys()):
-                if found[0].get(key) != other.get(key):
-                    what = f"rank {rank} ({self.names[rank]}) was not started like rank 0: its {key} is "
-                    what += f"{_short(other.get(key))}, rank 0's is {_short(found[0].get(key))}"
-                    raise UserError(what, remedy="start all ranks with the same recipe, data, settings and versions")
+        def expect_alike() -> None:
+            for rank, other in enumerate(found):
+                for key in sorted(found[0].keys() | other.keys()):
+                    if found[0].get(key) != other.get(key):
+                        what = f"rank {rank} ({self.names[rank]}) was not started like rank 0: its {key} is "
+                        what += f"{_short(other.get(key))}, rank 0's is {_short(found[0].get(key))}"
+                        remedy = "start all ranks with the same recipe, data, settings and versions"
+                        raise UserError(what, remedy=remedy)
+
+        self.sync_errors(expect_alike)
 
     @contextmanager
     def watched(self, advice: Callable[[], str]) -> Iterator[None]:
@@ -133,11 +134,6 @@ class Reduction:
         self.parameters, self.world, self.group = list(parameters), world, group
         self._messages: list[tuple[list[nn.Parameter], Tensor, list[Tensor]]] = []
 
-    @property
-    def bytes(self) -> int:
-        """What one reduction hands over, in bytes."""
-        return sum(parameter.nbytes for parameter in self.parameters)
-
     @torch.no_grad()
     def reduce(self) -> None:
         """To be called after a backward pass on every rank; the gradients are then the mean."""
@@ -147,11 +143,11 @@ class Reduction:
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
             present.fill_(1.0)
-            missing = [number for number, parameter in enumerate(members) if parameter.grad is None]
+            there = [number for number, parameter in enumerate(members) if parameter.grad is not None]
+            missing = set(range(len(members))).difference(there)
             for number in missing:
                 gradients[number].zero_()
                 present[number].zero_()
-            there = [number for number, parameter in enumerate(members) if parameter.grad is not None]
             if there:
                 torch._foreach_copy_([gradients[n] for n in there], [members[n].grad for n in there])
             dist.all_reduce(flat, group=self.group)
@@ -183,30 +179,23 @@ _met: Ranks | None = None
 
 
 def meet(place: Launch) -> Ranks:
-    """Connect with the other ranks, once in a process; GantkError where they do not come."""
+    """Connect with the other ranks, once in a process; UserError where they do not come."""
     global _met
     if _met is not None:
         return _met
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=MEETING))
-    except RuntimeError as error:
-        what = f"rank {place.rank} of {place.world} cannot meet the others at {address}: {_short(str(error), 160)}"
-        raise UserError(
-            what,
-            where="MASTER_ADDR and MASTER_PORT",
-            remedy="name a host that all machines reach and a port that is free there, and start all ranks together",
-        ) from None
-    store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep what an earlier start left in it
-    store.set(f"here/{place.rank}", "")
-    try:
+        store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep what an earlier start left in it
+        store.set(f"here/{place.rank}", "")
         store.wait([f"here/{rank}" for rank in range(place.world)], MEETING)
         hosts = dist.PrefixStore("hosts", store)
         dist.init_process_group("gloo", store=hosts, rank=place.rank, world_size=place.world, timeout=PATIENCE)
     except RuntimeError as error:
-        what = f"rank {place.rank} of {place.world} cannot talk to all others at {address}: {_short(str(error), 160)}"
-        remedy = "Start all ranks together, and set GLOO_SOCKET_IFNAME to the network that joins the machines."
-        raise GantkError(f"{what}. {remedy}") from None
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        what = f"rank {place.rank} of {place.world} cannot meet the others at {address}: {_short(str(error), 160)}"
+        remedy = "name a host that all machines reach and a port that is free there, start all ranks together, and set "
+        remedy += "GLOO_SOCKET_IFNAME to the network that joins the machines"
+        raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
     _met = Ranks(place)
     atexit.register(_part)
     return _met

@@ -42,9 +42,8 @@ class Runtime:
 
     def autocast(self):
         """bf16 autocast where the precision is bf16, else nothing."""
-        if self.precision != "bf16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
@@ -85,6 +84,10 @@ class Runtime:
         """What each rank has, by rank."""
         return self.ranks.gather(thing) if self.ranks else [thing]
 
+    def collect(self, thing: T) -> list[T] | None:
+        """What each rank has, on the first one; None on the others."""
+        return self.ranks.collect(thing) if self.ranks else [thing]
+
     def wait(self) -> None:
         """Wait for all ranks, however long it takes."""
         if self.ranks:
@@ -99,10 +102,6 @@ class Runtime:
         found = self.collect([work(part) for part in parts[self.rank :: self.world]])
         return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
-    def collect(self, thing: T) -> list[T] | None:
-        """What each rank has, on the first one; None on the others."""
-        return self.ranks.collect(thing) if self.ranks else [thing]
-
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Around all that needs the other ranks: where one is gone, GantkError with its name and `advice`."""
         return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
@@ -115,32 +114,37 @@ class Runtime:
 
 def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
     """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
-    place = launch()
-    ranks = _met(place)
-    chosen = sync_errors(lambda: choose(device, place.rank, place.local))
+    place, ranks = launch(), _others()
+
+    def chosen() -> tuple[torch.device, str]:
+        found = choose(device, place.rank, place.local)
+        return found, precision_on(found, precision)
+
+    where, how = sync_errors(chosen)
     if ranks is not None and ranks.gradients is None:
-        ranks.connect(chosen)
-    precision = sync_errors(lambda: precision_on(chosen, precision))
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+        ranks.connect(where)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
         torch.backends.cudnn.benchmark = True
         # What bf16 leaves in float32 is multiplied in TF32; where fp32 is asked for, it is.
-        torch.backends.cudnn.allow_tf32 = precision == "bf16"
-        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-    return Runtime(chosen, precision, channels_last, place.rank, place.world, ranks, place)
+        torch.backends.cudnn.allow_tf32 = how == "bf16"
+        torch.set_float32_matmul_precision("high" if how == "bf16" else "highest")
+    return Runtime(where, how, channels_last, place.rank, place.world, ranks, place)
 
 
 def sync_errors(work: Callable[[], T]) -> T:
     """`work()` before there is a runtime, on all ranks; where it fails on one with a GantkError, all stop."""
-    ranks = _met(launch())
+    ranks = _others()
     return ranks.sync_errors(work) if ranks else work()
 
 
-def _met(place: Launch) -> Ranks | None:
-    """The other ranks; None where there are none."""
+def _others() -> Ranks | None:
+    place = launch()
+    if place.world == 1:
+        return None
     from gantk.machine.ranks import meet
 
-    return meet(place) if place.world > 1 else None
+    return meet(place)
 
 
 def describe(runtime: Runtime) -> dict:

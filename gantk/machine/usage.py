@@ -19,8 +19,7 @@ def since_start() -> float:
     """Seconds since this process was started, imports included (Linux); elsewhere since this module was imported."""
     imported = time.monotonic() - IMPORTED
     try:
-        behind = STAT.read_text().rpartition(")")[2].split()
-        started = int(behind[START_TICKS]) / os.sysconf("SC_CLK_TCK")
+        started = int(STAT.read_text().rpartition(")")[2].split()[START_TICKS]) / os.sysconf("SC_CLK_TCK")
         return max(imported, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     except (OSError, ValueError, IndexError, AttributeError):
         return imported
@@ -46,11 +45,8 @@ def free_memory(device: Any = "cpu") -> float | None:
         import torch
 
         return torch.cuda.mem_get_info(device)[0] / GIB
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def energy(device: Any = "cpu") -> float | None:
@@ -59,33 +55,28 @@ def energy(device: Any = "cpu") -> float | None:
     On a CUDA device the card's own (NVML, by the package pynvml); else that of all CPU packages (RAPL), which counts
     what other processes use as well. Read it more often than a RAPL counter turns over: some ten minutes at the least.
     """
-    if not str(device).startswith("cuda"):
-        return _packages()
-    try:  # the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides
+    try:
+        if not str(device).startswith("cuda"):  # `intel-rapl:N`; its parts `intel-rapl:N:M` are counted in it already
+            zones = [zone for zone in POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1]
+            return sum(map(_package, zones)) / 1e6 if zones else None
         import pynvml
         import torch
 
-        pynvml.nvmlInit()
+        pynvml.nvmlInit()  # the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(uuid)) / 1000
-    except Exception:  # not installed, no driver, no permission, a card too old or a slice of one
+    except Exception:  # not installed, no driver, no permission (RAPL is root's on most machines), a card too old
         return None
 
 
-def _packages() -> float | None:
-    """The sum over `intel-rapl:N`, not over their parts `intel-rapl:N:M`, which are counted in them already."""
-    total, found = 0, False
-    for zone in (zone for zone in POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1):
-        try:
-            now = int((zone / "energy_uj").read_text())
-            last, turns = _rapl.get(zone, (now, 0))
-            if now < last:
-                turns += int((zone / "max_energy_range_uj").read_text())
-        except (OSError, ValueError):  # only root may read it on most machines
-            continue
-        _rapl[zone] = now, turns
-        total, found = total + now + turns, True
-    return total / 1e6 if found else None
+def _package(zone: Path) -> int:
+    """A CPU package's microjoules, past the end of its counter too."""
+    now = int((zone / "energy_uj").read_text())
+    last, turns = _rapl.get(zone, (now, 0))
+    if now < last:
+        turns += int((zone / "max_energy_range_uj").read_text())
+    _rapl[zone] = now, turns
+    return now + turns
 
 
 class Used:
@@ -95,9 +86,8 @@ class Used:
     """
 
     def __init__(self, earlier: dict[str, Any], device: Any):
-        self.earlier, self.device = earlier, device
+        self.earlier, self.device, self.began = earlier, device, energy(device)
         self.first_step: float | None = earlier.get("first_step_s")
-        self.began = energy(device)
 
     def seconds_at(self, step: int, logged: float) -> float:
         """Seconds of training up to a step: as they were saved with its checkpoint, else as logged before it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -129,14 +129,11 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
     Statistics are float32 whatever the input's precision, in training and in evaluation alike, and one image never
     influences another. `affine` adds a learned scale and offset per channel.
 
-    torch's own kernel copies channels-last input to channels-first and leaves it there, and GroupNorm with one channel
-    a group is slower still: forward and backward of (4, 32, 96, 96) on 2 CPU cores take 8.4 ms and 36 ms in float32,
-    4.2 ms and 52 ms in bfloat16. Batch norm of one image is instance norm, and its kernel is channels-last: 2.6 ms and
-    2.0 ms, image by image. On the CPU it is also the safe one: there the gradient of torch's kernel is wrong for a
-    single image if it arrives channels-last (torch 2.11 and 2.13). Other devices take torch's kernel.
-
-    Over millions of positions that kernel loses its sums (see `moments`): without gradients, as inference goes, the
-    statistics are taken in parts there. A training step at 128^3 is 8e-4 off, relative, in float32.
+    On a CPU it is batch norm of one image after the other: torch's own kernel copies channels-last input and takes 3
+    times as long (forward and backward of (4, 32, 96, 96) on 2 cores: 8.4 against 2.6 ms, 4.2 against 2.0 in bfloat16),
+    and its gradient is wrong for a single image if it arrives channels-last (torch 2.11 and 2.13). Over millions of
+    positions batch norm's kernel loses its sums: inference takes them in parts (see `moments`). A training step at
+    128^3 is 8e-4 off, relative, in float32.
     """
 
     position_groups = 0  # see `statistics.groups`
@@ -154,8 +151,7 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if kernels.usable(x) and (self.kernels or memory_format(x) is not torch.contiguous_format):
-            images = [self._of_one(image) for image in x.split(1)]
-            return torch.cat(images) if len(images) > 1 else images[0]
+            return _image_by_image(x, self._of_one)
         y = F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return y.contiguous(memory_format=memory_format(x))
 
@@ -174,8 +170,12 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
             return super().forward(x)
-        images = [normalised(self, image, moments(image, self.num_groups)) for image in x.split(1)]
-        return torch.cat(images) if len(images) > 1 else images[0]
+        return _image_by_image(x, lambda image: normalised(self, image, moments(image, self.num_groups)))
+
+
+def _image_by_image(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    images = [layer(image) for image in x.split(1)]
+    return torch.cat(images) if len(images) > 1 else images[0]
 
 
 def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> nn.Module:
@@ -191,26 +191,24 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
         return GroupNorm(max(g for g in range(1, min(32, channels) + 1) if channels % g == 0), channels)
     if kind == "none":
         return nn.Identity()
-    kinds = ("instance", "batch", "group", "none")
-    raise UserError(f"there is no norm '{kind}'", where="norm", allowed=kinds, remedy=did_you_mean(str(kind), kinds))
+    raise _unknown("norm", kind, get_args(NormKind))
 
 
 class ResizeConv(kernels.HasKernels, nn.Module):
     """Doubles the size by repeating or interpolating pixels, then convolves 3x3: no checkerboard (Odena et al., 2016).
 
     Repeating pixels and convolving 3x3 is, to the last border pixel, a transposed convolution of stride 2 whose 4x4
-    kernel is the 3x3 kernel summed over the pixels that are repeated. It never builds the large image and multiplies
-    4 instead of 9 values a pixel (2-D; 8 instead of 27 in 3-D), about twice as fast; small maps, where summing the
-    kernel costs more than that saves, are done step by step.
+    kernel is the 3x3 kernel summed over the pixels that are repeated: 4 instead of 9 products a pixel (2-D; 8 instead
+    of 27 in 3-D), about twice as fast. Small maps, where summing costs more than that saves, are done step by step.
     """
 
     indivisible = True  # see `gantk.inference.receptive_field`: what it does with its convolution is its own affair
 
     def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
         super().__init__()
-        self.dims, self.linear = dims, linear
+        self.linear = linear
         self.conv = conv(dims, inputs, outputs, 3, bias=bias)
-        self.enlarge = ("bilinear" if dims == 2 else "trilinear") if linear else "nearest"
+        self.enlarge = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
         self.register_buffer("kernel", None, persistent=False)  # the summed one, once folded
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,8 +216,8 @@ class ResizeConv(kernels.HasKernels, nn.Module):
         if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and not folded):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
         kernel = self.kernel if folded else summed_kernel(self.conv.weight)
-        twos, ones = (2,) * self.dims, (1,) * self.dims
-        return kernels.transposed_convolution(x, kernel, self.conv.bias, twos, ones)
+        dims = x.ndim - 2
+        return kernels.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
 
     def fold(self, dtype: torch.dtype | None) -> None:
         """Weights in `dtype`, the kernel summed. See `fold_for_inference`."""
@@ -236,10 +234,8 @@ def summed_kernel(weight: Tensor) -> Tensor:
     axes = range(2, weight.ndim)
     kernel = weight.transpose(0, 1).flip(*axes)
     for axis in axes:
-        before, after = [0] * (2 * len(axes)), [0] * (2 * len(axes))
-        place = 2 * (weight.ndim - 1 - axis)  # F.pad counts axes from the last
-        before[place], after[place + 1] = 1, 1
-        kernel = F.pad(kernel, before) + F.pad(kernel, after)
+        ahead = [0, 0] * (weight.ndim - 1 - axis)  # F.pad counts axes from the last
+        kernel = F.pad(kernel, [*ahead, 1, 0]) + F.pad(kernel, [*ahead, 0, 1])
     return kernel
 
 
@@ -249,8 +245,7 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
         return CONV_TRANSPOSE[dims](inputs, outputs, 4, 2, 1, bias=bias)
     if kind in ("resize", "linear"):
         return ResizeConv(dims, inputs, outputs, linear=kind == "linear", bias=bias)
-    kinds = ("resize", "linear", "transpose")
-    raise UserError(f"there is no upsampling '{kind}'", where="up", allowed=kinds)
+    raise _unknown("up", kind, get_args(UpKind))
 
 
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -288,15 +283,26 @@ def output_activation(kind: OutputKind) -> nn.Module:
     """What the last layer's values pass through: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" as they are."""
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
     if kind not in activations:
-        raise UserError(f"there is no output activation '{kind}'", where="activation_out", allowed=activations)
+        raise _unknown("activation_out", kind, activations)
     return activations[kind]()
+
+
+def _unknown(option: str, value: object, allowed: Iterable[str]) -> UserError:
+    what = f"there is no {option} '{value}'"
+    return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
+
+
+def check_least(prefix: str = "", **options: tuple[float, float]) -> None:
+    """UserError for an option (name = (value, the least allowed)) that is too small; `prefix` is of its place."""
+    for name, (value, least) in options.items():
+        if value < least:
+            raise UserError(f"{name} = {value:g} is too small", where=f"{prefix}{name}", allowed=f"{least} or more")
 
 
 def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
     """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016, section 3)."""
-    weighted = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
     for layer in module.modules():
-        if isinstance(layer, weighted):
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)):
             weight = getattr(getattr(layer, "parametrizations", None), "weight", None)
             nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, gain)
             if layer.bias is not None:
@@ -309,8 +315,8 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
 
 def batch_independent(module: nn.Module) -> bool:
     """True where a batch of N gives what N single passes give: nothing inside mixes the images of a batch."""
-    mixers = (nn.modules.batchnorm._BatchNorm,)
-    return not any(isinstance(m, mixers) or getattr(m, "mixes_batch", False) for m in module.modules())
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    return not any(isinstance(m, batch_norm) or getattr(m, "mixes_batch", False) for m in module.modules())
 
 
 class Network(nn.Module):
@@ -351,11 +357,11 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
     if all(side % multiple == 0 and side >= smallest for side in size):
         return
 
-    def near(side: int, up: bool) -> int:
-        whole = -(-side // multiple) if up else side // multiple
-        return max(whole * multiple, -(-smallest // multiple) * multiple)
+    def near(side: int) -> int:
+        return max(side // multiple, -(-smallest // multiple)) * multiple
 
-    nearest = list(dict.fromkeys(str([near(side, up) for side in size]) for up in (False, True)))
+    around = [[near(side) for side in size], [near(side + multiple - 1) for side in size]]
+    nearest = dict.fromkeys(map(str, around))
     rule = f"each side at least {smallest}" + (f" and a multiple of {multiple}" if multiple > 1 else "")
     raise UserError(
         f"{who} cannot take images of {' x '.join(map(str, size))}",

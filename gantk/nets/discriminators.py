@@ -1,37 +1,35 @@
-"""Discriminators: PatchGAN, a map of logits, one a patch; and DCGAN's, one logit an image."""
+"""PatchGAN, a discriminator that gives a map of logits, one a patch; and the layers that others are made of too."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import Network, NormKind, conv, in_layout_of, init_weights, require_size
-from gantk.nets.blocks import norm as make_norm
+from gantk.nets import blocks as b
+from gantk.nets.blocks import NormKind
 
 # Convolutions of 4x4 in all -> side of the patch that one logit sees: each of stride 2 but the last two.
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
-FINAL = 4  # side of the map that a DCGAN discriminator's last convolution turns into one logit
 
 
-def _halvings(
+def halvings(
     dims: int, inputs: int, filters: list[int], strides: list[int], norm: NormKind, affine: bool, spectral: bool
 ) -> list[nn.Module]:
     """4x4 convolutions with leaky ReLUs, the first one not normalised."""
     layers: list[nn.Module] = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
         bias = norm == "none" or level == 0  # an offset just ahead of a norm is subtracted again
-        layers.append(conv(dims, inputs, outputs, 4, stride=stride, padding=1, bias=bias, spectral=spectral))
-        layers += [make_norm(norm, outputs, dims, affine=affine)] if level else []
+        layers.append(b.conv(dims, inputs, outputs, 4, stride=stride, padding=1, bias=bias, spectral=spectral))
+        layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         inputs = outputs
     return layers
 
 
-class PatchGAN(Network):
+class PatchGAN(b.Network):
     """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017, section 6.1.2).
 
     (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide; the smallest image is
@@ -54,34 +52,28 @@ class PatchGAN(Network):
     ):
         super().__init__()
         if layers is None:
-            count = next((count for count, field in RECEPTIVE_FIELDS.items() if field == receptive_field), None)
-            if count is None:
-                allowed = map(str, RECEPTIVE_FIELDS.values())
+            counts = {field: count for count, field in RECEPTIVE_FIELDS.items()}
+            if receptive_field not in counts:
+                allowed = map(str, counts)
                 raise UserError(f"no PatchGAN sees {receptive_field} pixels", where="receptive_field", allowed=allowed)
-            layers = count
-        if layers < 3:
-            raise UserError(f"a PatchGAN of {layers} convolutions does not exist", where="layers", allowed="3 or more")
+            layers = counts[receptive_field]
+        b.check_least(layers=(layers, 3))
         self.convolutions, self.coordinates = layers, coordinates
         filters = [width * min(2**level, 8) for level in range(layers - 1)]
         inputs = in_channels + (dims if coordinates else 0)
-        parts = _halvings(dims, inputs, filters, [2] * (layers - 2) + [1], norm, affine, spectral)
-        self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral))
-        init_weights(self)
+        parts = halvings(dims, inputs, filters, [2] * (layers - 2) + [1], norm, affine, spectral)
+        self.layers = nn.Sequential(*parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral))
+        b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to leave one patch."""
-        fitting = [str(field) for count, field in RECEPTIVE_FIELDS.items() if smallest_side(count) <= min(size)]
+        smallest = 3 * 2 ** (self.convolutions - 2)  # halved all times but two, then twice one pixel less
+        fitting = [str(field) for count, field in RECEPTIVE_FIELDS.items() if 3 * 2 ** (count - 2) <= min(size)]
         remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}" if fitting else "use larger images"
-        smallest = smallest_side(self.convolutions)
-        require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
+        b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(in_layout_of(self, with_coordinates(x) if self.coordinates else x))
-
-
-def smallest_side(layers: int) -> int:
-    """The smallest image that leaves one patch: halved layers - 2 times, then twice one pixel less."""
-    return 3 * 2 ** (layers - 2)
+        return self.layers(b.in_layout_of(self, with_coordinates(x) if self.coordinates else x))
 
 
 def with_coordinates(x: Tensor) -> Tensor:
@@ -90,42 +82,3 @@ def with_coordinates(x: Tensor) -> Tensor:
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
     grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)
     return torch.cat([x, grid], 1)
-
-
-class DCGANDiscriminator(Network):
-    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
-
-    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**depth. Filters double from `width` up to 8 x width.
-    A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
-    A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
-    image things are; better than averaging far is one `depth` more for every doubling of the size.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        dims: int,
-        *,
-        width: int = 64,  # filters of the first convolution
-        depth: int = 4,  # halvings of the size: 4 at 64 px, 5 at 128 px
-        norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
-        affine: bool = False,  # learned scale and offset in instance norm
-        spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
-    ):
-        super().__init__()
-        self.dims, self.depth = dims, depth
-        filters = [width * min(2**level, 8) for level in range(depth)]
-        self.layers = nn.Sequential(*_halvings(dims, in_channels, filters, [2] * depth, norm, affine, spectral))
-        self.verdict = conv(dims, filters[-1], 1, FINAL, padding=0, spectral=spectral)
-        init_weights(self)
-
-    def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
-        who = f"a DCGAN discriminator of depth {self.depth}"
-        require_size(size, 1, FINAL * 2**self.depth, who, "lower the discriminator's depth")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(in_layout_of(self, x))
-        if any(side != FINAL for side in x.shape[2:]):
-            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, FINAL)
-        return self.verdict(x).flatten(1)

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gantk.nets.blocks import (
-    Network,
-    NormKind,
-    OutputKind,
-    Padding,
-    SelfAttention,
-    UpKind,
-    check_levels,
-    conv,
-    in_layout_of,
-    init_weights,
-    output_activation,
-    require_size,
-    upsample,
-)
-from gantk.nets.blocks import norm as make_norm
+from gantk.nets import blocks as b
+from gantk.nets.blocks import NormKind, OutputKind, Padding, UpKind
 
 
-class ResNet(Network):
+class ResNet(b.Network):
     """ResNet generator of CycleGAN (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7 convolution, `downs`
@@ -50,46 +36,43 @@ class ResNet(Network):
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
-        check_levels(attention, 0, downs)
+        b.check_levels(attention, 0, downs)
         self.downs = downs
         bias = norm == "none" if bias is None else bias  # an offset just ahead of a norm is subtracted again
         filters = [width * 2**level for level in range(downs + 1)]
 
-        def normed(channels: int) -> list[nn.Module]:
-            return [make_norm(norm, channels, dims, affine=affine), nn.ReLU(inplace=True)]
+        def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
+            return [layer, b.norm(norm, channels, dims, affine=affine), nn.ReLU(inplace=True)]
 
         def block() -> nn.Module:
             c = filters[-1]
-            first, second = (conv(dims, c, c, 3, mode=padding, bias=bias) for _ in range(2))
+            first, second = (b.conv(dims, c, c, 3, mode=padding, bias=bias) for _ in range(2))
             drop = [nn.Dropout(dropout)] if dropout else []
-            return Residual(first, *normed(c), *drop, second, make_norm(norm, c, dims, affine=affine))
+            return Residual(*normed(first, c), *drop, second, b.norm(norm, c, dims, affine=affine))
 
-        layers: list[nn.Module] = []
+        layers = normed(b.conv(dims, in_channels, width, 7, mode=padding, bias=bias), width)
         ends = []  # of what makes each of the encoder's maps
         for level, outputs in enumerate(filters):
-            if level == 0:
-                layers += [conv(dims, in_channels, width, 7, mode=padding, bias=bias), *normed(width)]
-            else:
-                layers += [conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), *normed(outputs)]
-            layers += [SelfAttention(dims, outputs)] if level in attention else []
+            if level:
+                layers += normed(b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs)
+            layers += [b.SelfAttention(dims, outputs)] if level in attention else []
             ends.append(len(layers))
-        ends += [len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks]
+        self.ends = *ends, *(len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks)
         layers += [block() for _ in range(blocks)]
-        self.ends = tuple(ends)
         for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
-            layers += [upsample(up, dims, inputs, outputs, bias=bias), *normed(outputs)]
-        layers += [conv(dims, width, out_channels, 7, mode=padding), output_activation(activation_out)]
+            layers += normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
+        layers += [b.conv(dims, width, out_channels, 7, mode=padding), b.output_activation(activation_out)]
         self.layers = nn.Sequential(*layers)
-        init_weights(self)
+        b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side halves `downs` times without a rest and leaves two pixels or more."""
         multiple = 2**self.downs
-        require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
+        b.require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The encoder's maps, shallow to deep: one at each size, behind the first and behind the middle block."""
-        maps, start, x = [], 0, in_layout_of(self, x)
+        maps, start, x = [], 0, b.in_layout_of(self, x)
         for end in self.ends:
             x = self.layers[start:end](x)
             maps.append(x)
@@ -97,7 +80,7 @@ class ResNet(Network):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(in_layout_of(self, x))
+        return self.layers(b.in_layout_of(self, x))
 
 
 class Residual(nn.Sequential):

@@ -8,11 +8,9 @@ PARTS = {
     "generator": {
         "unet": "gantk.nets.unet:UNet",
         "resnet": "gantk.nets.resnet:ResNet",
-        "attention_unet": "gantk.nets.unet:AttentionUNet",
     },
     "discriminator": {
         "patchgan": "gantk.nets.discriminators:PatchGAN",
-        "dcgan": "gantk.nets.discriminators:DCGANDiscriminator",
     },
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
@@ -24,7 +22,6 @@ PARTS = {
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "flat_region": "gantk.losses.structure:FlatRegion",
-        "gram": "gantk.losses.reconstruction:GramStyle",
     },
     "source": {
         "folders": "gantk.data.sources.folders:Folders",

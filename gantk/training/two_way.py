@@ -13,6 +13,7 @@ from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.nets.blocks import check_least
 from gantk.plugin.spec import Augment, Part
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
@@ -86,9 +87,7 @@ class CycleMethod(Method):
         critic: int = 1, low_res_warmup: float = 0.0,
     ):  # fmt: skip
         super().__init__(geometry)
-        for name, value, least in (("pool", pool, 0), ("critic", critic, 1), ("lesion", terms.lesion, 0)):
-            if value < least:
-                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
+        check_least("method.", pool=(pool, 0), critic=(critic, 1), lesion=(terms.lesion, 0))
         self.weighs_lesions = terms.lesion != 1
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if terms.identity and a != b:

@@ -5,5 +5,6 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One method; its generator lies beside it, its discriminator and losses are the core's or anyone's."""
+    """The method and its discriminator; its generator lies beside them, its losses are the core's or anyone's."""
     add.method("dcgan", "gantk_dcgan.model:DCGAN")
+    add.discriminator("dcgan", "gantk_dcgan.network:DCGANDiscriminator")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import UpKind, one_hot
+from gantk.nets.blocks import UpKind, check_least, one_hot
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
@@ -45,9 +45,7 @@ class DCGAN(Method):
         adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
-        for name, value in (("latent", latent), ("width", width), ("critic", critic)):
-            if value < 1:
-                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed="1 or more")
+        check_least("method.", latent=(latent, 1), width=(width, 1), critic=(critic, 1))
         if conditional and len(geometry.classes) < 2:
             found = f"images of one class only, '{geometry.classes[0]}'" if geometry.classes else "no labels"
             raise UserError(

@@ -1,24 +1,18 @@
-"""The DCGAN generator: a vector of noise becomes an image by transposed convolutions (Radford et al., 2016)."""
+"""DCGAN's pair: noise becomes an image by transposed convolutions, an image one logit (Radford et al., 2016)."""
 
 from __future__ import annotations
 
 from math import ceil, log2, prod
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.nets.blocks import (
-    SelfAttention,
-    UpKind,
-    check_levels,
-    in_layout_of,
-    init_weights,
-    norm,
-    output_activation,
-    require_size,
-    upsample,
-)
+from gantk.nets import blocks as b
+from gantk.nets.blocks import NormKind, UpKind
+from gantk.nets.discriminators import halvings
 
 SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes
+FINAL = 4  # side of the map that the discriminator's last convolution turns into one logit
 
 
 def doublings(size: tuple[int, ...]) -> int:
@@ -29,7 +23,7 @@ def doublings(size: tuple[int, ...]) -> int:
     """
     shortest = max(min(size), 2 * SMALLEST)
     least = max(1, ceil(log2(shortest / LARGEST)))
-    require_size(size, 2**least, 2 * SMALLEST, "a DCGAN generator", "train on parts of the images (data.patch)")
+    b.require_size(size, 2**least, 2 * SMALLEST, "a DCGAN generator", "train on parts of the images (data.patch)")
     most = int(log2(shortest / SMALLEST))
     return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
 
@@ -62,28 +56,67 @@ class DCGANGenerator(nn.Module):
     ):
         super().__init__()
         dims, count = len(size), doublings(size)
-        check_levels(attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}")
+        b.check_levels(attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}")
         filters = [width * min(2**level, 8) for level in reversed(range(count))] + [out_channels]
         self.start = (filters[0], *(side // 2**count for side in size))
         self.ends = ends
         # A transposed convolution of a single pixel is a linear layer, and faster as one.
         self.project = nn.Linear(inputs, prod(self.start), bias=False)
-        self.first = nn.Sequential(norm("batch", filters[0], dims), nn.ReLU(inplace=True))
+        self.first = nn.Sequential(b.norm("batch", filters[0], dims), nn.ReLU(inplace=True))
         self.doubles = nn.ModuleList()
         for step, (wide, narrow) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
-            layers = [SelfAttention(dims, wide)] if count - step in attention else []
-            layers.append(upsample(up, dims, wide, narrow, bias=False))
+            layers = [b.SelfAttention(dims, wide)] if count - step in attention else []
+            layers.append(b.upsample(up, dims, wide, narrow, bias=False))
             if step < count - 1:
-                layers += [norm("batch", narrow, dims), nn.ReLU(inplace=True)]
+                layers += [b.norm("batch", narrow, dims), nn.ReLU(inplace=True)]
             self.doubles.append(nn.Sequential(*layers))
-        self.out = output_activation("tanh")
-        init_weights(self)
+        self.out = b.output_activation("tanh")
+        b.init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(z).unflatten(1, self.start)
-        x = self.first(in_layout_of(self, x))
+        x = self.first(b.in_layout_of(self, x))
         for double in self.doubles:
             x = double(x)
         low, high = self.ends
         image = self.out(x)
         return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low
+
+
+class DCGANDiscriminator(b.Network):
+    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
+
+    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**depth. Filters double from `width` up to 8 x width.
+    A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
+    A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
+    image things are; better than averaging far is one `depth` more for every doubling of the size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dims: int,
+        *,
+        width: int = 64,  # filters of the first convolution
+        depth: int = 4,  # halvings of the size: 4 at 64 px, 5 at 128 px
+        norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
+        affine: bool = False,  # learned scale and offset in instance norm
+        spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
+    ):
+        super().__init__()
+        self.dims, self.depth = dims, depth
+        filters = [width * min(2**level, 8) for level in range(depth)]
+        self.layers = nn.Sequential(*halvings(dims, in_channels, filters, [2] * depth, norm, affine, spectral))
+        self.verdict = b.conv(dims, filters[-1], 1, FINAL, padding=0, spectral=spectral)
+        b.init_weights(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
+        who = f"a DCGAN discriminator of depth {self.depth}"
+        b.require_size(size, 1, FINAL * 2**self.depth, who, "lower the discriminator's depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(b.in_layout_of(self, x))
+        if any(side != FINAL for side in x.shape[2:]):
+            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, FINAL)
+        return self.verdict(x).flatten(1)

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import NormKind, batch_independent, conv, in_layout_of, init_weights, require_size
+from gantk.nets.blocks import Network, NormKind, check_least, conv, in_layout_of, init_weights, require_size
 from gantk.nets.blocks import norm as make_norm
 from gantk.plugin.spec import Part
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-class Strided(nn.Module):
+class Strided(Network):
     """Discriminator of strided convolutions alone: 4x4 of stride 2, then one of 1x1 (Huang et al. 2018, appendix B.1).
 
     (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a side. Filters double
@@ -32,8 +32,7 @@ class Strided(nn.Module):
         norm: NormKind = "none",  # of all but the first and the last; "batch" mixes the images of a batch
     ):
         super().__init__()
-        if layers < 1:
-            raise UserError(f"layers = {layers} leaves no discriminator", where="layers", allowed="1 or more")
+        check_least(layers=(layers, 1))
         self.halvings = layers
         filters = [in_channels, *(width * min(2**level, 8) for level in range(layers))]
         parts: list[nn.Module] = []
@@ -45,10 +44,6 @@ class Strided(nn.Module):
         self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 1))
         init_weights(self)
 
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
-
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to be halved `layers` times."""
         who = f"a discriminator of {self.halvings} strided layers"
@@ -58,7 +53,7 @@ class Strided(nn.Module):
         return self.layers(in_layout_of(self, x))
 
 
-class MultiScale(nn.Module):
+class MultiScale(Network):
     """A discriminator of its own for the image and for each of its smaller versions (Wang et al. 2018, section 3.2).
 
     `forward` gives a list of logits, the full size first; every scale has half the size of the one before.
@@ -68,10 +63,6 @@ class MultiScale(nn.Module):
         super().__init__()
         self.dims = dims
         self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
-
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where the smallest version is too small for its discriminator."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
-from gantk.nets.blocks import OutputKind
+from gantk.nets.blocks import OutputKind, check_least
 from gantk.plugin.spec import AdversarialLoss, Discriminator
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_munit.discriminator import MultiScale
@@ -69,11 +69,10 @@ class MUNIT(Method):
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
-        for name, value, least in (("width", width, 1), ("downs", downs, 0), ("blocks", blocks, 1),
-                                   ("style_dim", style_dim, 1), ("mlp_dim", mlp_dim, 1), ("scales", scales, 1),
-                                   ("lesion", lesion, 0)):  # fmt: skip
-            if value < least:
-                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed=f"{least} or more")
+        check_least(
+            "method.", width=(width, 1), downs=(downs, 0), blocks=(blocks, 1), style_dim=(style_dim, 1),
+            mlp_dim=(mlp_dim, 1), scales=(scales, 1), lesion=(lesion, 0),
+        )  # fmt: skip
         shape = width, downs, blocks, style_dim, mlp_dim, activation_out
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.auto_a, self.auto_b = (Autoencoder(channels, dims, *shape) for channels in (a, b))

@@ -12,8 +12,8 @@ from gantk.nets.blocks import (
     CONV,
     CONV_TRANSPOSE,
     InstanceNorm,
+    Network,
     OutputKind,
-    batch_independent,
     conv,
     in_layout_of,
     norm,
@@ -25,7 +25,7 @@ from gantk.nets.blocks import (
 TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Network):
     """Content encoder, style encoder and decoder of one domain (Huang et al. 2018, appendix B.1).
 
     (N, channels, *size) has a content code (N, width * 2**downs, *size / 2**downs), which shows where things are, and a
@@ -50,10 +50,6 @@ class Autoencoder(nn.Module):
         self.style = StyleEncoder(channels, dims, width, downs, style_dim)
         self.decode = Decoder(channels, dims, width, downs, blocks, style_dim, mlp_dim, activation_out)
         kaiming(self)
-
-    @property
-    def batch_independent(self) -> bool:
-        return batch_independent(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side halves `downs` times without a rest and the style encoder has room."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.nets.blocks import check_least
 from gantk.plugin.spec import AdversarialLoss, Augment
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_progan.layers import doubled, halved
@@ -55,7 +56,8 @@ class ProGAN(Method):
     ):
         super().__init__(geometry)
         levels = levels_of(geometry.size)
-        _check_options(latent=(latent, 1), base=(base, 1), width=(width, 1), critic=(critic, 1), drift=(drift, 0))
+        check_least("method.", latent=(latent, 1), base=(base, 1), width=(width, 1))
+        check_least("method.", critic=(critic, 1), drift=(drift, 0))
         if not 0 <= fade <= 1:
             raise UserError(f"fade = {fade:g} is no share of the steps", where="method.fade", allowed="0 to 1")
         if conditional and not geometry.classes:
@@ -210,9 +212,3 @@ def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
         what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
         raise UserError(what, where="method.shares", allowed=f"{levels} positive numbers, in proportion to each other")
     return list(shares)
-
-
-def _check_options(**options: tuple[float, float]) -> None:
-    for name, (value, least) in options.items():
-        if value < least:
-            raise UserError(f"{name} = {value:g} is too small", where=f"method.{name}", allowed=f"{least} or more")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.nets.pretrained import VGG19
+from gantk_style.encoder import VGG19
 from gantk_style.objective import DEFAULTS, How, Objective
 from gantk_style.transfer import bounds, check_channels, first_canvas, make_rule, shown, transfer
 

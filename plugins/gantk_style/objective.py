@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import gram
-from gantk.nets.pretrained import VGG19
+from gantk_style.encoder import VGG19, gram
 
 
 @dataclass(frozen=True)

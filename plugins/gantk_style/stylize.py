@@ -15,9 +15,9 @@ from gantk.errors import UserError
 from gantk.formats.files import is_image, is_volume, read, readable, suffix_of, write
 from gantk.formats.image import Image
 from gantk.machine.runtime import start
-from gantk.nets.pretrained import check_colours
 from gantk.plugin.spec import bind_or_raise, options_model
 from gantk.recipe.load import Recipe, load_recipe
+from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
 from gantk_style.transfer import Watch, luminance
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.pretrained import VGG19, check_colours
+from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import How, Objective
 

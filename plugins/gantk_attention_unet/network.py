@@ -1,0 +1,117 @@
+"""The attention U-Net (Oktay et al., 2018): its skips pass gates that choose among what they carry."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.nets import blocks as b
+from gantk.nets.blocks import NormKind, OutputKind, UpKind
+from gantk.nets.unet import Join
+
+
+class AttentionUNet(b.Network):
+    """U-Net generator whose skips pass attention gates (Oktay et al., 2018, section 2.2 and figure 1).
+
+    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least twice that.
+    `depth` encoder units of two 3x3 convolutions, each followed by 2x2 max pooling, one more unit at the bottom, and
+    as many decoder units, each of which sees the enlarged map below it and the gated skip. As published, the skip at
+    full resolution has no gate: its features are too simple to be chosen among. Filters double from `width` at every
+    level up to width x max_multiplier.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dims: int,
+        *,
+        width: int = 64,  # filters at full resolution
+        depth: int = 4,  # encoder units, each of which halves the size; sides must be multiples of 2**depth
+        max_multiplier: int = 16,  # filters never exceed width x this
+        norm: NormKind = "instance",  # "batch" mixes the images of a batch
+        affine: bool = False,  # learned scale and offset in instance norm
+        up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
+        dropout: float = 0.0,  # in the first three decoder units, as pix2pix has it
+        attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
+        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+    ):
+        super().__init__()
+        b.check_least(width=(width, 1), depth=(depth, 2))
+        b.check_levels(attention, 0, depth)
+        self.dims, self.depth = dims, depth
+        filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]
+        bias = norm == "none"  # an offset just ahead of a norm is subtracted again
+
+        def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
+            return [layer, b.norm(norm, channels, dims, affine=affine)]
+
+        def unit(inputs: int, outputs: int, drop: float = 0.0) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for channels in (inputs, outputs):
+                layers += [*normed(b.conv(dims, channels, outputs, 3, bias=bias), outputs), nn.ReLU(inplace=True)]
+            return nn.Sequential(*layers, *([nn.Dropout(drop)] if drop else []))
+
+        def enlarge(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(*normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs))
+
+        self.encoder = nn.ModuleList(map(unit, [in_channels, *filters[:-1]], filters))
+        for level in sorted(set(attention)):
+            self.encoder[level].append(b.SelfAttention(dims, filters[level]))
+        upwards = list(reversed(range(depth)))
+        self.enlarge = nn.ModuleList(enlarge(filters[level + 1], filters[level]) for level in upwards)
+        self.gates = nn.ModuleList(AttentionGate(dims, filters[lv], filters[lv + 1]) for lv in upwards[:-1])
+        self.decoder = nn.ModuleList(
+            unit(2 * filters[level], filters[level], dropout if step < 3 else 0.0) for step, level in enumerate(upwards)
+        )
+        self.last = b.conv(dims, width, out_channels, 1)
+        self.activation_out = b.output_activation(activation_out)
+        b.init_weights(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError unless every side halves `depth` times without a rest and leaves two pixels or more."""
+        multiple = 2**self.depth
+        who = f"an attention U-Net of depth {self.depth}"
+        b.require_size(size, multiple, 2 * multiple, who, "lower the generator's depth")
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The encoder's maps, shallow to deep: one at full resolution and one for every halving."""
+        x, maps = b.in_layout_of(self, x), []
+        for level, unit in enumerate(self.encoder):
+            x = unit(F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)) if level else unit(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = self.features(x)
+        x = skips.pop()
+        for step, (enlarge, unit) in enumerate(zip(self.enlarge, self.decoder, strict=True)):
+            skip = skips.pop()
+            if step < len(self.gates):
+                skip = self.gates[step](skip, x)
+            x = unit(Join.apply(enlarge(x), skip))
+        # On one CPU thread torch answers a 1x1x1 convolution of channels-last volumes in channels-first.
+        return self.activation_out(self.last(x).contiguous(memory_format=b.memory_format(x)))
+
+
+class AttentionGate(nn.Module):
+    """Weighs each place of a skip by how well it fits what the decoder sees there (Oktay et al., 2018, equation 1).
+
+    The skip (N, channels, *size) and the gating map g (N, gating, *half of size) to the skip times alpha, where
+    alpha = sigmoid(psi(ReLU(W_x skip + W_g g))), one value a place from 0 to 1. Both are taken to half as many filters
+    as the skip has, on the grid of g: W_x is 2x2 with stride 2. Alpha comes back to the skip's grid by linear
+    interpolation.
+    """
+
+    def __init__(self, dims: int, channels: int, gating: int):
+        super().__init__()
+        inner = max(1, channels // 2)
+        self.w_x = b.conv(dims, channels, inner, 2, stride=2, padding=0, bias=False)  # W_g's offset serves both
+        self.w_g = b.conv(dims, gating, inner, 1)
+        self.psi = b.conv(dims, inner, 1, 1)
+        self.enlarge = "bilinear" if dims == 2 else "trilinear"
+
+    def forward(self, skip: Tensor, g: Tensor) -> Tensor:
+        alpha = torch.sigmoid(self.psi(F.relu(self.w_x(skip) + self.w_g(g))))
+        return skip * F.interpolate(alpha, scale_factor=2, mode=self.enlarge)

@@ -1,0 +1,135 @@
+"""What an image is compared by: VGG19's feature maps, and the Gram matrices of their channels, which are its style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError, did_you_mean
+from gantk.nets.pretrained import timm_model
+
+VGG = "vgg19.tv_in1k"
+BLOCKS = (2, 2, 4, 4, 4)  # convolutions between two poolings (Simonyan and Zisserman 2015, table 1, column E)
+LAYERS = tuple(f"conv{block}_{number}" for block, count in enumerate(BLOCKS, 1) for number in range(1, count + 1))
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by colour, in [0, 1]
+
+
+class VGG19(nn.Module):
+    """Feature maps of VGG19 at named layers, "conv1_1" to "conv5_4", each after its ReLU; frozen.
+
+    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and gives one map a layer, in the order asked for:
+    (N, channels, *size / 2^(block - 1)). Gray goes to all three colours. A volume (N, C, D, H, W) is seen slice by
+    slice, and its maps keep D. Only as many layers run as the deepest one asked for needs. Poolings average, as Gatys
+    et al. (2016, section 2) have them: it gives the smoother images when one is optimised through the network.
+
+    Args:
+        layers: which maps; a name that VGG19 does not have is a UserError.
+        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters carry style too, coarsely.
+        range: network intensities of black and white.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str],
+        weights: Literal["pretrained", "random"] = "pretrained",
+        *,
+        seed: int = 0,
+        range: tuple[float, float] = (-1.0, 1.0),
+    ):
+        super().__init__()
+        for layer in layers:
+            if layer not in LAYERS:
+                remedy = did_you_mean(layer, LAYERS)
+                raise UserError(f"VGG19 has no layer '{layer}'", allowed=f"{LAYERS[0]} to {LAYERS[-1]}", remedy=remedy)
+        if not layers:
+            raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
+        self.layers, self.range = tuple(layers), range
+        depth = max(map(LAYERS.index, layers)) + 1
+        drawn = weights == "random" and not torch.empty(0).is_meta
+        found = _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
+        self.blocks = nn.ModuleDict(dict(list(found.items())[:depth]))
+        self.pool = nn.AvgPool2d(2)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The maps, in the order of `layers`."""
+        slices = image.transpose(1, 2).flatten(0, 1) if image.ndim == 5 else image
+        low, high = self.range
+        maps, seen = ((slices - low) / (high - low) - self.mean) / self.deviation, {}
+        for name, convolution in self.blocks.items():
+            if name.endswith("_1") and name != LAYERS[0]:
+                maps = self.pool(maps)
+            maps = seen[name] = torch.relu(convolution(maps))
+        found = [seen[name] for name in self.layers]
+        if image.ndim == 4:
+            return found
+        return [maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found]
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """UserError where an image is too small for the poolings on the way to the deepest layer."""
+        deepest = list(self.blocks)[-1]
+        least = 2 ** (int(deepest[4]) - 1)
+        if min(size[-2:]) < least:
+            what = f"an image of {' x '.join(map(str, size))} leaves nothing of the map {deepest} of VGG19"
+            remedy = "take earlier layers or larger images"
+            raise UserError(what, allowed=f"{least} or more on each side", remedy=remedy)
+
+
+def check_colours(channels: int, what: str, where: str) -> None:
+    """UserError where images of so many channels are neither gray nor RGB: the network has seen photographs only."""
+    if channels not in (1, 3):
+        said = f"VGG19 sees gray or RGB images, and {what} has {channels} channels"
+        raise UserError(said, where=where, allowed="1, 3")
+
+
+@lru_cache(maxsize=1)
+def _random_vgg(seed: int) -> dict[str, nn.Module]:
+    """Kept: they never change, and drawing all of VGG19, its 120 M weights of classifier too, takes a second."""
+    return _convolutions(timm_model(VGG, "random", seed=seed))
+
+
+def _convolutions(network: nn.Module) -> dict[str, nn.Module]:
+    """VGG19's convolutions by their names."""
+    convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
+    return dict(zip(LAYERS, convolutions, strict=True))
+
+
+def gram(features: Tensor) -> Tensor:
+    """Mean product of every two channels over all positions: (N, C, *size) to (N, C, C), float32.
+
+    Gatys et al. (2016, equation 3) sum; the mean makes the values independent of the image's size.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+class GramStyle:
+    """Mean square difference of Gram matrices, summed over layers (Gatys et al., 2016, equations 4 and 5).
+
+    `style(output_features, target_features)` takes one (N, C, *size) feature map a layer, 2-D or 3-D; sizes of output
+    and target may differ, channels may not. Targets that stay the same may be given as `gram` of themselves, (N, C, C).
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: tuple[float, ...] | None = None,  # one a layer; None weighs all alike, summing to 1
+    ):
+        self.weights = weights
+
+    def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        weights = self.weights or (1 / len(output),) * len(output)
+        if not len(output) == len(target) == len(weights):
+            counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
+            raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
+        total = output[0].new_zeros((), dtype=torch.float32)
+        for features, wanted, weight in zip(output, target, weights, strict=True):
+            wanted = wanted if wanted.ndim == 3 else gram(wanted)
+            total = total + weight * (gram(features) - wanted).square().mean()
+        return total
