@@ -229,7 +229,7 @@ def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines(t
 def test_the_foreground_is_that_of_source_and_truth_and_the_same_for_all_rivals(translation):
     scorer = scorer_of(translation, Translates)
     pairs = scorer.data.pairs("test")
-    shown = torch.stack([scorer._shown(pair["a"]) for pair in pairs])
+    shown = scorer.reals.shown([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
     assert torch.equal(truth.foreground, inside) and 0.05 < inside.float().mean() < 0.95
@@ -253,7 +253,7 @@ def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(tra
     translation["data"]["intensity"] = intensity
     scorer = scorer_of(translation, Translates)
     pairs = scorer.data.pairs("test")
-    truth = scorer.reals.references(pairs, "b", torch.stack([scorer._shown(pair["a"]) for pair in pairs]))
+    truth = scorer.reals.references(pairs, "b", scorer.reals.shown([pair["a"] for pair in pairs]))
     files = torch.stack([torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs])
     assert torch.allclose(truth.units.native(truth.images), files, atol=2e-3 * files.abs().max())
     result = scorer.test()
@@ -297,7 +297,7 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
 
         def __call__(self, sources):
             to = "b" if len(asked) == 1 else "a"
-            return torch.stack([scorer._shown(pair[to]) for pair in scorer.data.pairs("test")])
+            return scorer.reals.shown([pair[to] for pair in scorer.data.pairs("test")])
 
     monkeypatch.setattr("gantk.metrics.evaluate.Regression", Perfect)
     assert "regression" not in scorer_of(translation, Translates).test()["baselines"]
@@ -308,9 +308,7 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
     assert settings == dict(dims=2, steps=7, seed=0, low=-1.0, high=1.0, runtime=CPU)
     train = scorer.data.pairs("train")
     assert len(pairs) == len(train)
-    assert all(
-        torch.equal(shown, scorer._shown(train[0][letter])) for shown, letter in zip(pairs[0], "ab", strict=True)
-    )
+    assert all(torch.equal(pairs[0][k], scorer.reals.shown([train[0]["ab"[k]]])[0]) for k in (0, 1))
     assert result["baselines"]["regression"]["a_to_b"]["psnr"]["value"] == 100.0
     row = result["verdict"]["a_to_b"]["psnr"]
     assert row["best_baseline"] == "regression" and row["better"] is False

@@ -19,6 +19,7 @@ from gantk.metrics.pairs import LesionContrast
 FOREGROUND, LESION = "_foreground", "_lesion"  # what the name of a score of that region ends with
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by the names that recipes give the regions
 AIR = 0.05  # of the data range: what is no brighter than this in any channel of any image is background
+AIR_SAID = f"foreground-above-{AIR:.0%}-of-range-in-truth-or-source"
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,9 @@ class Scores:
 
 def joined(parts: Sequence[Scores]) -> Scores:
     """The scores of several calls as if they had been one."""
-    return Scores(
-        {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values},
-        [patient for part in parts for patient in part.patients],
-        [volume for part in parts for volume in part.volumes],
-        np.concatenate([part.finite for part in parts]),
-    )
+    values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
+    patients, volumes = (sum((getattr(part, name) for part in parts), []) for name in ("patients", "volumes"))
+    return Scores(values, patients, volumes, np.concatenate([part.finite for part in parts]))
 
 
 class PairScorer:
@@ -84,19 +82,16 @@ class PairScorer:
     ):
         self.metrics, self.low, self.dims, self.batch, self.device = list(metrics), low, dims, batch, device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        whole_only = [metric.name for metric in self.metrics if not _maskable(metric)]
+        whole_only = [metric.name for metric in self.metrics if not _in_mask(metric)]
         if not self.suffixes or (whole_only and "" not in self.suffixes):
             what = f"the metric '{whole_only[0]}' cannot be limited to a region" if whole_only else "no region is named"
             raise UserError(what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"')
-        self.rows_of = {
-            metric.name + suffix: (metric, suffix)
-            for suffix in self.suffixes
-            for metric in self.metrics
-            if not suffix or _maskable(metric)
-        }
+        rows = [(metric, suffix) for suffix in self.suffixes for metric in self.metrics]
+        self.rows_of = {m.name + suffix: (m, suffix) for m, suffix in rows if not suffix or _in_mask(m)}
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
+        self.senses = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
 
     def __call__(self, output: Tensor, references: References) -> Scores:
         """All scores of outputs (N, C, *size) in network intensities."""
@@ -126,7 +121,7 @@ class PairScorer:
     def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Tensor | None]) -> None:
         """Add every metric's scores of these images; a metric of a map draws it once for all regions."""
         for metric in self.metrics:
-            inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _maskable(metric)}
+            inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _in_mask(metric)}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
             if of_mean is not None:
                 for suffix, (mean, weight) in zip(inside, metric.means(made, real, [*inside.values()]), strict=True):
@@ -158,13 +153,11 @@ class PairScorer:
         (metric, suffix), patients, trouble = self.rows_of[name], scores.patients, scores.trouble(name)
         definition = metric.in_mask if suffix else metric.definition
         if suffix == FOREGROUND:
-            where = f"foreground-above-{AIR:.0%}-of-range-in-truth-or-source"
-            definition = f"{definition.removesuffix('/mask')}/{where}"
+            definition = f"{definition.removesuffix('/mask')}/{AIR_SAID}"
         if trouble:
             return metric_row(metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}")
-        raw, corrected, native, mean, weight = (
-            scores.values.get((kind, name)) for kind in ("raw", "corrected", "native", "mean", "weight")
-        )
+        kinds = ("raw", "corrected", "native", "mean", "weight")
+        raw, corrected, native, mean, weight = (scores.values.get((kind, name)) for kind in kinds)
         gap = None if corrected is None else estimate(corrected, patients, draws=1).value
         row = metric_row(metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap)
         pooled = None if mean is None else (metric.of_mean, mean, weight)
@@ -186,5 +179,5 @@ def foreground(*images: Tensor, low: float, data_range: float) -> Tensor:
     return torch.stack(shown).any(0)
 
 
-def _maskable(metric: Any) -> bool:
-    return getattr(metric, "in_mask", None) is not None
+def _in_mask(metric: Any) -> str | None:
+    return getattr(metric, "in_mask", None)

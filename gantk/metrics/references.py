@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -31,27 +31,39 @@ AIR = -200.0  # a scale whose black lies below this is one of Hounsfield units: 
 
 
 class RealImages:
-    """The real images of a run as metrics take them; `load` gives a record as it is scored, (C, *size).
+    """The real images of a run: as networks see them, as they are scored, and as sets counted from black.
 
-    Sets are counted from black, at the fakes' size, with their classes. Where images are larger than what is made (a
-    method of patches), each gives one window at a seeded place. `masks` says whether the sets come with their lesion
-    masks, which costs reading them: where a metric needs them.
+    Where images are larger than what is made (a method of patches), each gives a set one window at a seeded place.
+    `masks` says whether sets come with their lesion masks, which costs reading them: where a metric needs them.
     """
 
     masks = False
 
-    def __init__(self, data: Data, load: Callable[[Record], Tensor], device: Any):
-        self.data, self.load, self.device = data, load, device
-        self._known: dict[Any, ImageGroup] = {}
+    def __init__(self, data: Data, device: Any):
+        self.data, self.device = data, device
+        self._sets: dict[Any, ImageGroup] = {}
+
+    def records(self, split: str, letter: str) -> list[Record]:
+        """The records of a split and domain."""
+        return [record for record in self.data.splits[split] if record.domain == letter]
+
+    def training(self, letter: str) -> list[Record]:
+        """Those that the method learns from: of unpaired studies not both sides of a pair."""
+        return [record for record in self.data.training if record.domain == letter]
+
+    def labelled(self, split: str, letter: str) -> list[Record]:
+        """Records of a split whose class is known, of all classes."""
+        records = [*self.records(split, letter), *(r for r in self._left_out.get(split, ()) if r.domain == letter)]
+        return [record for record in records if record.label is not None]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images, those that were left out of training included."""
-        known = [record for splits in (self.data.splits, self.others) for each in splits.values() for record in each]
+        known = [r for splits in (self.data.splits, self._left_out) for records in splits.values() for r in records]
         return self.data.classes or tuple(sorted({record.label for record in known if record.label is not None}))
 
     @cached_property
-    def others(self) -> dict[str, list[Record]]:
+    def _left_out(self) -> dict[str, list[Record]]:
         """By split, the records of classes that the source was told to leave out (`only`).
 
         A patient stays in the split that the training of the generator put it in; new ones are shared out alike.
@@ -63,76 +75,27 @@ class RealImages:
         whole = replace(part, options=part.options | {"only": default})(table.domains, table.dims, table.size).records()
         own = {(record.domain, record.key) for records in self.data.splits.values() for record in records}
         left = [record for record in whole if (record.domain, record.key) not in own]
-        place = {r.subject: name for name, records in self.data.splits.items() for r in records if r.subject}
+        place = {r.subject: split for split, records in self.data.splits.items() for r in records if r.subject}
         units = sorted({record.subject or record.key for record in left} - place.keys())
-        order = np.random.default_rng(table.split.seed).permutation(len(units))
-        shares = [round(share * len(units)) for share in (table.split.test, table.split.validation)]
-        names = ["test"] * shares[0] + ["validation"] * shares[1] + ["train"] * len(units)
-        place |= {units[unit]: name for unit, name in zip(order, names, strict=False)}
-        return {name: [r for r in left if place[r.subject or r.key] == name] for name in self.data.splits}
+        test, validation = (round(share * len(units)) for share in (table.split.test, table.split.validation))
+        for rank, unit in enumerate(np.random.default_rng(table.split.seed).permutation(len(units))):
+            place[units[unit]] = "test" if rank < test else "validation" if rank < test + validation else "train"
+        return {split: [r for r in left if place[r.subject or r.key] == split] for split in self.data.splits}
 
-    def records(self, split: str, letter: str) -> list[Record]:
-        """The records of a split and domain."""
-        return [record for record in self.data.splits[split] if record.domain == letter]
+    def seen(self, records: Sequence[Record]) -> Tensor:
+        """As the networks see them, neighbouring slices included: (N, C, *size)."""
+        return torch.stack([self.data.image(record) for record in records])
 
-    def labelled(self, split: str, letter: str) -> list[Record]:
-        """Records of a split whose class is known, of all classes."""
-        records = [*self.records(split, letter), *(r for r in self.others.get(split, ()) if r.domain == letter)]
-        return [record for record in records if record.label is not None]
-
-    def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
-        """Training images, held-out images, and what their definition must say: against what, and how few.
-
-        `all_classes`: those alone whose class is known, and of classes that training left out too.
-        """
-        find = self.labelled if all_classes else self.records
-        train, test = (
-            self._set(find(split, letter), (split, all_classes), letter, size) for split in ("train", "test")
-        )
-        if test is None or len(test) < 2:
-            return train, train, "/against-training-images-as-none-are-held-out"
-        return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
-
-    def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
-        """A few training images, and validation images to compare with; training images where those are too few."""
-        size = tuple(self.data.table.patch or self.data.table.size)
-        train, validation = (spread(self.records(split, letter), CURVE) for split in ("train", "validation"))
-        train = self._set(train, "curve", letter, size)
-        return train, self._set(validation, "curve held out", letter, size) if len(validation) >= FEW // 2 else train
-
-    def _set(self, records: list[Record], name: Any, letter: str, size: tuple[int, ...]) -> ImageGroup | None:
-        key = (name, letter, tuple(size))
-        if key not in self._known and records:
-            shown = spread(records, fitting(MOST, BYTES, self.data.table.size))
-            images, masks = windows(self._images(shown), size), self.masks_of(shown) if self.masks else None
-            masks = None if masks is None else windows(masks, size)  # at the images' places: as many, as large
-            self._known[key] = self.group(images, [r.subject for r in shown], self.labels_of(shown), masks)
-        return self._known.get(key)
-
-    def group(
-        self, images: Tensor, patients: list[str], labels: Tensor | None = None, masks: Tensor | None = None
-    ) -> ImageGroup:
-        """Images in network intensities as a set."""
-        return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
+    def shown(self, records: Sequence[Record]) -> Tensor:
+        """As they are shown and scored, without neighbouring slices: (N, C, *size)."""
+        return torch.stack([self.data.centre(self.data.image(record)[None])[0] for record in records])
 
     def noise(self, letter: str, count: int) -> Tensor:
         """Every pixel drawn by itself, with its own mean and deviation over the training images."""
-        images = self._images(spread(self.records("train", letter), MOST // 4))
+        images = self.shown(spread(self.records("train", letter), MOST // 4))
         mean, deviation = images.mean(0), images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
-
-    def labels_of(self, records: Sequence[Record]) -> Tensor | None:
-        """(N,) indices into the classes, -1 where unknown; None where there are no classes."""
-        if not self.classes:
-            return None
-        return torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
-
-    def only_label(self, letter: str, count: int) -> Tensor | None:
-        """The class of images made by a method that was trained on one class alone; None where it was not."""
-        labels = {record.label for record in self.data.training if record.domain == letter}
-        alone = labels.pop() if len(labels) == 1 else None
-        return None if alone is None else torch.full((count,), self.classes.index(alone))
 
     def masked(self, record: Record) -> Record | None:
         """The record itself where it has a lesion mask, else one registered with it that has; None where none has."""
@@ -145,8 +108,7 @@ class RealImages:
 
     def masks_of(self, records: Sequence[Record]) -> Tensor | None:
         """(N, 1, *size) of 0 and 1, nan for an image of which nobody drew a mask; None where none shows a lesion."""
-        unknown = torch.full((1, *self.data.table.size), torch.nan)
-        drawn = [self.masked(record) for record in records]
+        unknown, drawn = torch.full((1, *self.data.table.size), torch.nan), map(self.masked, records)
         masks = [unknown if record is None else self._mask(record) for record in drawn]
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
@@ -156,23 +118,55 @@ class RealImages:
         return torch.zeros(1, *self.data.table.size) if mask is None else (torch.from_numpy(mask) > 0.5).float()
 
     def references(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None) -> References:
-        """Domain `to` of pairs: images and patients; with `sources` (N, C, *size), as they are shown, all that is
-        known of them."""
+        """Domain `to` of pairs; with `sources` (N, C, *size), as they are shown, all that is known of them."""
         records, (low, high) = [pair[to] for pair in pairs], self.data.range
-        references = References(self._images(records), [record.subject for record in records])
+        references = References(self.shown(records), [record.subject for record in records])
         if sources is None:
             return references
-        masks = [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
+        masks = torch.stack([self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs])
         return replace(
             references,
-            masks=torch.stack(masks) if any(mask.any() for mask in masks) else None,
+            masks=masks if masks.any() else None,
             foreground=foreground(sources, references.images, low=low, data_range=high - low),
             volumes=[volume_of(record) for record in records],
             units=units_of(self.data, records, to),
         )
 
-    def _images(self, records: Sequence[Record]) -> Tensor:
-        return torch.stack([self.load(record) for record in records])
+    def group(self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None) -> ImageGroup:
+        """Images in network intensities as a set: those of `records`, or of nobody."""
+        patients = [record.subject for record in records] or [""] * len(images)
+        if records and self.classes:  # -1 where unknown
+            labels = torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
+        masks = self.masks_of(records) if self.masks and records else None
+        if masks is not None:
+            masks = windows(masks, images.shape[2:])  # at the images' places: as many, as large
+        return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
+
+    def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
+        """Training images, held-out images, and what their definition must say: against what, and how few.
+
+        `all_classes`: those alone whose class is known, and of classes that training left out too.
+        """
+        find = self.labelled if all_classes else self.records
+        splits = ("train", "test")
+        train, test = (self._set(find(split, letter), (split, all_classes, letter), size) for split in splits)
+        if test is None or len(test) < 2:
+            return train, train, "/against-training-images-as-none-are-held-out"
+        return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
+
+    def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
+        """A few training images, and validation images to compare with; training images where those are too few."""
+        size = tuple(self.data.table.patch or self.data.table.size)
+        train, validation = (spread(self.records(split, letter), CURVE) for split in ("train", "validation"))
+        train = self._set(train, ("curve", letter), size)
+        return train, self._set(validation, ("held out", letter), size) if len(validation) >= FEW // 2 else train
+
+    def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup | None:
+        key = (*name, tuple(size))
+        if key not in self._sets and records:
+            records = spread(records, fitting(MOST, BYTES, self.data.table.size))
+            self._sets[key] = self.group(windows(self.shown(records), size), records)
+        return self._sets.get(key)
 
 
 def volume_of(record: Record) -> str:
@@ -180,15 +174,14 @@ def volume_of(record: Record) -> str:
     return f"{record.subject}/{record.scan_key}" if record.scan_key else record.subject
 
 
-def windows(images: Tensor, size: tuple[int, ...] | None) -> Tensor:
+def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
     """One window (N, C, *size) of each image, at seeded places; the images themselves where they have that size."""
     if size is None or tuple(images.shape[2:]) == tuple(size):
         return images
     rng, cut = np.random.default_rng(0), []
     for image in images:
-        starts = [rng.integers(side - shown + 1) for side, shown in zip(image.shape[1:], size, strict=True)]
-        box = tuple(slice(int(at), int(at) + shown) for at, shown in zip(starts, size, strict=True))
-        cut.append(image[(slice(None), *box)])
+        starts = [int(rng.integers(side - shown + 1)) for side, shown in zip(image.shape[1:], size, strict=True)]
+        cut.append(image[(..., *(slice(at, at + shown) for at, shown in zip(starts, size, strict=True)))])
     return torch.stack(cut)
 
 
@@ -214,8 +207,6 @@ class Units:
     def native(self, images: Tensor, first: int = 0) -> Tensor:
         """Images (N, C, *size) from network to native intensities; the first of them belongs to mapping `first`."""
         mappings = self.mappings[first : first + len(images)]
-        if all(mapping is mappings[0] for mapping in mappings):
-            return mappings[0].inverse(images)
         return torch.stack([one.inverse(image) for one, image in zip(mappings, images, strict=True)])
 
 
@@ -225,18 +216,16 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     None for a domain of several contrasts, which have no common scale. Hounsfield units are those of a domain called CT
     whose window was chosen by hand, or whose black is air; pictures never hold such values.
     """
-    intensity = data.intensity[letter]
+    intensity, preparation = data.intensity[letter], data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
         return None
-    of_image = getattr(intensity, "per", "set") == "image"
-    preparation = data.preparation
-    mappings = [
-        intensity.own(intensity.measure(preparation.to_size(r))) if of_image else preparation.mapping(r, intensity)
-        for r in records
-    ]
+    if getattr(intensity, "per", "set") == "image":
+        mappings = [intensity.own(intensity.measure(preparation.to_size(record))) for record in records]
+    else:
+        mappings = [preparation.mapping(record, intensity) for record in records]
     domain = dict(zip(data.letters, data.table.domains, strict=True))[letter]
     pictures = any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
     blacks = (float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16])
-    hounsfield = CT.search(domain.lower()) and not pictures
     by_hand = all(getattr(mapping, "name", "") == "window" for mapping in mappings)
-    return Units("HU" if hounsfield and (by_hand or max(blacks, default=0.0) < AIR) else "native", mappings)
+    hounsfield = CT.search(domain.lower()) and not pictures and (by_hand or max(blacks, default=0.0) < AIR)
+    return Units("HU" if hounsfield else "native", mappings)

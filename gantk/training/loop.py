@@ -20,7 +20,7 @@ from gantk.data.batches import Prefetcher
 from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
-from gantk.metrics.checkpoint_choice import Choice, criterion_for
+from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.sample_batch import alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
@@ -43,7 +43,7 @@ class Training:
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.sample_batch = self.scorer.sample_batch()
-        self.criterion = criterion_for(parts.model, parts.data, parts.method, parts.runtime)
+        self.criterion = Criterion(parts.scorer)
         self.choice = Choice(self.criterion.rule, self.criterion.higher)
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Of training, earlier sittings included; validation and saving apart.
