@@ -16,6 +16,7 @@ class UserError(GantkError):
     """The input was wrong: one message that says what, what is allowed, what to do and where; exit code 2."""
 
     exit_code = 2
+    path: tuple = ()  # the keys that lead to the mistake inside a recipe
 
     def __init__(
         self,

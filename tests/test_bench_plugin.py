@@ -136,9 +136,9 @@ def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_p
         ("[recipe.cut_t1t3]\nlimit = 3", "there is no recipe 'cut_t1t3'. Did you mean 'cut_t1t2'?"),
         (
             "\n[recipe.cut_t1t2]\nsteps = 3",
-            "recipe.cut_t1t2: it has no option 'steps'. Options: profile, set, limit, skip",
+            "recipe.cut_t1t2: there is no key 'steps' here. Options: profile, set, limit, skip",
         ),
-        ("recipe = 3", "recipe is a table of tables"),
+        ("recipe = 3", "recipe: input should be a table, not 3"),
         ("limit = ", "is not valid TOML"),
     ],
 )

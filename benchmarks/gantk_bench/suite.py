@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +9,8 @@ from pydantic import Field, PrivateAttr
 
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Problem, Table, check
-from gantk.recipe.load import all_recipes, files_of, find_line
+from gantk.plugin.spec import Table, check
+from gantk.recipe.load import all_recipes, at_its_key, files_of, place, read_toml
 
 
 class Scored(Table):
@@ -58,27 +57,24 @@ class Suite(Table):
 def load_suite(name: str) -> Suite:
     """A suite by its path or name; UserError with the key, the line and the nearest name where something is wrong."""
     path, origin = _find(name)
+    text, tables = read_toml(path, origin, "suite", "`gantk bench --help`")
     try:
-        text = path.read_text("utf-8-sig")
-        tables = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"the suite '{origin}' cannot be read: {why}", remedy="a suite is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the suite '{origin}' is not valid TOML: {error}", remedy="compare it with quick") from None
-    try:
-        suite = check(Suite, tables | {"recipe": {name: {} for name in _named(tables)}}, "the suite")
-        suite.recipe = {name: _entry(name, table) for name, table in _named(tables).items()}
-    except Problem as problem:
-        raise _told(problem, origin, text) from None
-    _expect_recipes(suite, origin, text)
+        suite = check(Suite, tables, "the suite")
+    except UserError as error:
+        raise at_its_key(error, lambda keys: place(text, origin, keys)) from None
+    known = all_recipes()
+    for name in (*suite.recipe, *(suite.recipes or ())):
+        if name not in known:
+            where = place(text, origin, ("recipe", name) if name in suite.recipe else ("recipes",))
+            remedy = did_you_mean(name, known) or "see `gantk recipes`"
+            raise UserError(f"there is no recipe '{name}'", where=where, remedy=remedy)
     suite._name = path.stem
     return suite
 
 
 def all_suites() -> dict[str, tuple[Path, str]]:
     """name -> (file, distribution) of every suite that a plugin offers; gantk's own win."""
-    return files_of(sorted(registry().suite_packages, key=lambda pair: pair[1] != "gantk"))
+    return files_of(sorted(registry().packages["suites"], key=lambda pair: pair[1] != "gantk"))
 
 
 def _find(name: str) -> tuple[Path, str]:
@@ -92,40 +88,3 @@ def _find(name: str) -> tuple[Path, str]:
         raise UserError(what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, known))
     path, owner = known[stem]
     return path, f"{path.name} (bundled with {owner})"
-
-
-def _named(tables: dict[str, Any]) -> dict[str, Any]:
-    """The [recipe.NAME] tables, by name."""
-    named = tables.get("recipe", {})
-    if not isinstance(named, dict):
-        raise Problem(("recipe",), UserError("recipe is a table of tables", remedy="write [recipe.NAME]"))
-    return named
-
-
-def _entry(name: str, table: Any) -> RecipeTable:
-    """One of them, checked; Problem with the path inside the suite."""
-    try:
-        if not isinstance(table, dict):
-            raise Problem((), UserError(f"'{name}' is a table", remedy=f"write [recipe.{name}]"))
-        return check(RecipeTable, table, "it")
-    except Problem as problem:
-        raise Problem(("recipe", name, *problem.path), problem.error) from None
-
-
-def _told(problem: Problem, origin: str, text: str) -> UserError:
-    line = find_line(text, tuple(key for key in problem.path if not isinstance(key, int)))
-    dotted = ".".join(map(str, problem.path[:-1] if "option" in problem.error.what else problem.path))
-    problem.error.what = f"{dotted}: {problem.error.what}" if dotted else problem.error.what
-    return problem.error.at(f"{origin}:{line}" if line else origin)
-
-
-def _expect_recipes(suite: Suite, origin: str, text: str) -> None:
-    known = all_recipes()
-    named = [(name, ("recipe", name)) for name in suite.recipe] + [(n, ("recipes",)) for n in suite.recipes or ()]
-    for name, place in named:
-        if name not in known:
-            raise UserError(
-                f"there is no recipe '{name}'",
-                where=f"{origin}:{find_line(text, place)}",
-                remedy=did_you_mean(name, known) or "see `gantk recipes`",
-            )

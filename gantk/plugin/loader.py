@@ -9,7 +9,8 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -45,21 +46,30 @@ def load() -> Loaded:
     """Load every plugin once per process; a broken one is recorded and its siblings load."""
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)
-    registry = Registry()
+    registry, plugins, owners = Registry(), [], {}
     _register(manager, registry, builtins, "gantk", "gantk")
-    plugins, seen = [], {}
     for point, distribution in sorted(_entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)):
-        label = point.name
-        if label in seen:  # pluggy would skip the second one in silence
-            label = f"{point.name}@{distribution.name}"
-            problem = f"the plugin name '{point.name}' is taken by the distribution '{seen[point.name]}'"
+        label, problem = point.name, None
+        if label in owners:  # pluggy would skip the second one in silence
+            problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
+            label = f"{label}@{distribution.name}"
         else:
-            seen[label] = distribution.name
-            problem = _load_one(manager, registry, point, distribution.name)
+            owners[label] = distribution.name
+            try:
+                _register(manager, registry, point.load(), label, distribution.name)
+            except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
+                problem = f"{type(error).__name__}: {error}"
+                if manager.has_plugin(label):
+                    manager.unregister(name=label)
         if problem:
             registry.broken[label] = problem
         plugins.append(Plugin(point.name, distribution.name, distribution.version, problem))
     return Loaded(registry, manager.hook, tuple(plugins))
+
+
+def registry() -> Registry:
+    """The registry of this process, filled."""
+    return load().registry
 
 
 def attach_commands(cli: click.Group) -> None:
@@ -68,7 +78,7 @@ def attach_commands(cli: click.Group) -> None:
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         before = dict(cli.commands)
         try:
-            implementation.function(*[cli for _ in implementation.argnames])
+            _call(implementation, cli)
             taken = [name for name, command in before.items() if cli.commands.get(name) is not command]
             problem = f"the command '{taken[0]}' exists already" if taken else None
         except (Exception, SystemExit) as error:
@@ -82,9 +92,19 @@ def attach_commands(cli: click.Group) -> None:
                     plugin.problem = problem
 
 
-def registry() -> Registry:
-    """The registry of this process, filled."""
-    return load().registry
+def _register(manager: pluggy.PluginManager, registry: Registry, plugin: Any, name: str, owner: str) -> None:
+    """Register one plugin and enter what it offers, all or nothing."""
+    manager.register(plugin, name=name)
+    add = Add(owner)
+    for implementation in manager.hook.gantk_register.get_hookimpls():
+        if implementation.plugin is plugin:  # alone, so that its entries know their owner
+            _call(implementation, add)
+    add.commit(registry)
+
+
+def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
+    """Call a plugin's own function; like pluggy, with the argument where it asks for it."""
+    implementation.function(*[argument for _ in implementation.argnames])
 
 
 def _entry_points():
@@ -95,47 +115,10 @@ def _entry_points():
             if point.group == "gantk":
                 name = re.sub(r"[-_.]+", "-", distribution.name).lower()
                 found.setdefault((name, point.name), (point, distribution))
-    if not any(name == "gantk" for name, _ in found):
-        found |= {("gantk", point.name): (point, source) for source in _Source.here() for point in source.entry_points}
-    return found.values()
-
-
-@dataclass(frozen=True)
-class _Source:
-    """gantk itself, run from a checkout that nobody installed: `python -m gantk` there."""
-
-    entry_points: list[importlib.metadata.EntryPoint]
-    name: str = "gantk"
-    version: str = "source"
-
-    @classmethod
-    def here(cls) -> list[_Source]:
-        """This checkout, its plugins' folders put on the path; none where this is no checkout."""
-        root = Path(__file__).parents[2]
-        try:
-            project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-            points = project["entry-points"]["gantk"] if project["name"] == "gantk" else {}
-        except (OSError, ValueError, KeyError):
-            return []
+    if not any(name == "gantk" for name, _ in found):  # a checkout that nobody installed: `python -m gantk` there
+        root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
-        return [cls([importlib.metadata.EntryPoint(name, value, "gantk") for name, value in points.items()])]
-
-
-def _load_one(manager, registry, point, owner) -> str | None:
-    """Import and register one plugin; the reason it failed, or None."""
-    try:
-        _register(manager, registry, point.load(), point.name, owner)
-    except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
-        if manager.has_plugin(point.name):
-            manager.unregister(name=point.name)
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _register(manager, registry, plugin, name, owner) -> None:
-    """Register one plugin and call its `gantk_register` alone, so that its entries know their owner."""
-    manager.register(plugin, name=name)
-    others = [other for other in manager.get_plugins() if other is not plugin]
-    add = Add(owner)
-    manager.subset_hook_caller("gantk_register", remove_plugins=others)(add=add)
-    add.commit(registry)
+        for name, value in project["entry-points"]["gantk"].items():
+            found["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
+    return found.values()

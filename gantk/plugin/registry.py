@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,10 +56,6 @@ class Entry:
                 remedy="repair or uninstall that package; `gantk plugins` lists who offers what",
             ) from error
 
-    def summary(self) -> str:
-        """The first line of the target's docstring."""
-        return (inspect.getdoc(self.load()) or "").strip().split("\n")[0]
-
 
 @dataclass
 class Registry:
@@ -68,8 +63,7 @@ class Registry:
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
-    recipe_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
-    suite_packages: list[tuple[str, str]] = field(default_factory=list)  # (package, owner)
+    packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {"recipes": [], "suites": []})
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
     cache: dict[str, Any] = field(default_factory=dict)  # what others derive from the entries, until one is added
 
@@ -89,29 +83,25 @@ class Registry:
         return sorted(name for k, name in self.entries if k == kind)
 
     def of_kind(self, kind: str) -> list[Entry]:
-        """All entries of a kind, by name."""
+        """All entries of a kind, by name; UserError where there is no such kind."""
         if kind not in KINDS:
-            raise UserError(f"there is no kind '{kind}'", allowed=list(KINDS), remedy=did_you_mean(kind, KINDS))
+            raise UserError(f"there is no kind '{kind}'", allowed=KINDS, remedy=did_you_mean(kind, KINDS))
         return [self.entries[kind, name] for name in self.names(kind)]
 
     def get(self, kind: str, name: str) -> Entry:
         """The entry of that name; UserError with the nearest spelling, the collision or the broken plugin behind it."""
-        new = RENAMED.get((kind, name))
-        if new and (kind, name) not in self.entries:
+        if (kind, name) in RENAMED and (kind, name) not in self.entries:
+            new = RENAMED[kind, name]
             warnings.warn(f"the {kind} '{name}' is now '{new}'", DeprecationWarning, stacklevel=2)
             name = new
         if (kind, name) in self.entries:
             return self.entries[kind, name]
         if (kind, name) in self.contested:
-            owners = " and ".join(f"'{owner}'" for owner in self.contested[kind, name])
-            raise UserError(
-                f"the {kind} '{name}' is offered by {owners}",
-                remedy="uninstall one of them, or ask its authors to choose another name",
-            )
-        names = self.names(kind) if kind in KINDS else [entry.name for entry in self.of_kind(kind)]
-        close = did_you_mean(name, names)
+            what = f"the {kind} '{name}' is offered by {' and '.join(map(repr, self.contested[kind, name]))}"
+            raise UserError(what, remedy="uninstall one of them, or ask its authors to choose another name")
+        names = [entry.name for entry in self.of_kind(kind)]
         notes = "; ".join(f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items())
-        remedy = " ".join(filter(None, [close, f"Note that {notes}" if notes else None]))
+        remedy = " ".join(filter(None, [did_you_mean(name, names), f"Note that {notes}" if notes else None]))
         raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
 
 
@@ -122,7 +112,6 @@ class Add:
         self._owner = owner
         self._entries: list[Entry] = []
         self._packages: list[tuple[str, str]] = []
-        self._suites: list[tuple[str, str]] = []
 
     def __getattr__(self, kind: str) -> Callable[[str, Callable | str], None]:
         if kind not in KINDS:
@@ -131,15 +120,15 @@ class Add:
 
     def recipes(self, package: str) -> None:
         """Offer the TOML files of a package as recipes."""
-        self._packages.append((package, self._owner))
+        self._packages.append(("recipes", package))
 
     def suites(self, package: str) -> None:
         """Offer the TOML files of a package as suites of `gantk bench`."""
-        self._suites.append((package, self._owner))
+        self._packages.append(("suites", package))
 
     def commit(self, registry: Registry) -> None:
         """Enter all that was offered: called once the plugin has loaded without an error."""
         for entry in self._entries:
             registry.add(entry)
-        registry.recipe_packages.extend(self._packages)
-        registry.suite_packages.extend(self._suites)
+        for kind, package in self._packages:
+            registry.packages[kind].append((package, self._owner))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import json
-import tokenize
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
@@ -55,15 +54,15 @@ class Kind:
     def _bind(self, value: Any) -> Part:
         try:
             part = value if isinstance(value, Part) else bind(self.kind, value)
-            if not all(hasattr(part.target, name) for name in self.having):
-                raise Problem((), self._refusal(part.name))
+            if not self._fits(part.target):
+                fit = [entry.name for entry in registry().of_kind(self.kind) if self._fits(entry.load())]
+                raise UserError(f"the {self.kind} '{part.name}' cannot be used here", allowed=fit)
             return part
-        except Problem as problem:  # pydantic then knows which parameter it was
-            raise PydanticCustomError("gantk", "part", {"problem": problem}) from problem
+        except UserError as error:  # pydantic then knows which parameter it was
+            raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
-    def _refusal(self, name: str) -> UserError:
-        fit = [e.name for e in registry().of_kind(self.kind) if all(hasattr(e.load(), a) for a in self.having)]
-        return UserError(f"the {self.kind} '{name}' cannot be used here", allowed=fit)
+    def _fits(self, target: Callable[..., Any]) -> bool:
+        return all(hasattr(target, name) for name in self.having)
 
 
 Generator = Annotated[Part, Kind("generator")]
@@ -80,14 +79,6 @@ SchedulePart = Annotated[Part, Kind("schedule")]
 MethodPart = Annotated[Part, Kind("method")]
 
 
-class Problem(Exception):
-    """A UserError with the path of keys that leads to it inside a recipe."""
-
-    def __init__(self, path: tuple, error: UserError):
-        super().__init__(str(error))
-        self.path, self.error = path, error
-
-
 class Table(BaseModel):
     """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand for a decimal)."""
 
@@ -96,20 +87,112 @@ class Table(BaseModel):
     )
 
 
+# ---- binding: values of a recipe to parts
+
+
 def bind(kind: str, value: Any) -> Part:
-    """The part that a recipe's value names: a bare name, or a table with `name` and options. Raises Problem."""
+    """The part that a recipe's value names: a bare name, or a table with `name` and options.
+
+    UserError with the nearest spelling and what is allowed; its `path` holds the keys that lead to the mistake.
+    """
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str):
         what = f"{_one(kind)} is a name or a table with a name, not {json.dumps(value, default=str)}"
-        raise Problem((), UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'))
+        raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
+    target = registry().get(kind, name).load()
+    checked = check(options_model(target), options, f"'{name}'")
+    return Part(kind, name, target, dict(checked))
+
+
+def bind_or_raise(kind: str, value: Any) -> Part:
+    """`bind` for use outside a recipe: the error's place names the option itself."""
     try:
-        target = registry().get(kind, name).load()
+        return bind(kind, value)
     except UserError as error:
-        raise Problem((), error) from error
-    model = options_model(target)
-    checked = check(model, options, f"'{name}'")
-    return Part(kind, name, target, {key: getattr(checked, key) for key in model.model_fields})
+        raise (error.at(f"{kind}: {'.'.join(map(str, error.path))}") if error.path else error) from None
+
+
+def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
+    """`values` as that model; UserError with the first mistake, in a recipe's words. `owner` is who has the options."""
+    try:
+        # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
+        return model.model_validate_json(json.dumps(_with_default_names(model, values)))
+    except ValidationError as error:
+        # a misspelt key may also leave the right one missing: the spelling is the mistake
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise _in_our_words(model, first, owner) from None
+    except TypeError as error:
+        raise UserError(f"{owner} has a value that no recipe can hold: {error}") from None
+
+
+def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options alone are the default part's: `generator = { width = 32 }`, or `--set train.optimizer.lr=1e-4`."""
+    named = dict(values)
+    for key, field in model.model_fields.items():
+        value, inner = named.get(key), field.annotation
+        if not isinstance(value, Mapping):
+            continue
+        if isinstance(inner, type) and issubclass(inner, Table):
+            named[key] = _with_default_names(inner, value)
+        elif isinstance(field.default, str) and _kind_of(field.metadata):
+            named[key] = {"name": field.default} | dict(value)
+    return named
+
+
+def _in_our_words(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:
+    """pydantic's report as an error with its path: pydantic speaks JSON, a recipe is TOML."""
+    *parents, key = path = tuple(error["loc"])
+    if error["type"] == "gantk":
+        found = error["ctx"]["error"]
+    elif error["type"] == "extra_forbidden":
+        known = _fields_at(model, parents)
+        what = f"there is no key '{key}' here" if parents else f"{owner} has no option '{key}'"
+        options = "Options: " + ", ".join(known) if known else "It takes no options"
+        found = UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options])))
+    elif error["type"] == "missing":
+        kind = _kind_of(getattr(model.model_fields.get(key), "metadata", ()))
+        found = UserError(f"'{key}' is required")
+        if kind:
+            remedy = f'write {key} = {{ name = "..." }}'
+            found = UserError(f"{_one(kind)} is required", allowed=registry().names(kind), remedy=remedy)
+    else:
+        said = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
+        said = said[0].lower() + said[1:].replace("a valid array", "a list")
+        found = UserError(f"{said}, not {json.dumps(error['input'], default=str)}")
+    found.path = (*path, *found.path)
+    return found
+
+
+def _fields_at(model: Any, path: list) -> list[str]:
+    """The field names of the model nested at `path`."""
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        model = field.annotation if field is not None else next(reversed(get_args(model)), None)  # of dict[str, Table]
+    return list(getattr(model, "model_fields", {}))
+
+
+def _kind_of(marks: tuple) -> str | None:
+    """The kind of part that an annotation asks for; None where it is no part."""
+    return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
+
+
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def plain(value: Any) -> Any:
+    """A bound value as TOML can hold it."""
+    if isinstance(value, Part):
+        return value.table()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (dict, Table)):
+        return {key: plain(item) for key, item in dict(value).items() if item is not None}
+    return value
+
+
+# ---- reading signatures
 
 
 @functools.cache
@@ -144,88 +227,6 @@ def _groups(target: Callable[..., Any]) -> dict[str, type]:
     return {name: kind for name, kind in marked.items() if is_dataclass(kind)}
 
 
-def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
-    """`values` as that model; Problem with the first mistake, in a recipe's words. `owner` is who has the options."""
-    try:
-        # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
-        return model.model_validate_json(json.dumps(_with_default_names(model, values)))
-    except ValidationError as error:
-        # a misspelt key may also leave the right one missing: the spelling is the mistake
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise _problem(model, first, owner) from None
-    except TypeError as error:
-        raise Problem((), UserError(f"{owner} has a value that no recipe can hold: {error}")) from None
-
-
-def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options alone are the default part's: `generator = { width = 32 }`, or `--set train.optimizer.lr=1e-4`."""
-    named = dict(values)
-    for key, field in model.model_fields.items():
-        value, inner = named.get(key), field.annotation
-        if not isinstance(value, Mapping):
-            continue
-        if isinstance(inner, type) and issubclass(inner, Table):
-            named[key] = _with_default_names(inner, value)
-        elif isinstance(field.default, str) and any(isinstance(mark, Kind) for mark in field.metadata):
-            named[key] = {"name": field.default} | dict(value)
-    return named
-
-
-def _problem(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> Problem:
-    """pydantic's report in our words."""
-    path = tuple(error["loc"])
-    if error["type"] == "gantk":
-        inner = error["ctx"]["problem"]
-        return Problem(path + inner.path, inner.error)
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        what = f"{owner} has no option '{path[-1]}'" if len(path) == 1 else f"there is no key '{path[-1]}' here"
-        options = "Options: " + ", ".join(known) if known else "It takes no options"
-        return Problem(
-            path, UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(path[-1]), known), options])))
-        )
-    if error["type"] == "missing":
-        return Problem(path, _required(model.model_fields.get(path[-1]), str(path[-1])))
-    return Problem(path, UserError(f"{_in_words(error['msg'])}, not {json.dumps(error['input'], default=str)}"))
-
-
-def _one(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
-def _required(field: Any, name: str) -> UserError:
-    kind = next((mark.kind for mark in getattr(field, "metadata", ()) if isinstance(mark, Kind)), None)
-    if kind is None:
-        return UserError(f"'{name}' is required")
-    remedy = f'write {name} = {{ name = "..." }}'
-    return UserError(f"{_one(kind)} is required", allowed=registry().names(kind), remedy=remedy)
-
-
-def _in_words(message: str) -> str:
-    """pydantic speaks JSON, a recipe is TOML."""
-    message = message.removeprefix("Value error, ").replace("an object", "a table").replace("a valid array", "a list")
-    return message[0].lower() + message[1:]
-
-
-def _fields_at(model: Any, path: tuple) -> list[str]:
-    """The field names of the model nested at `path`."""
-    for key in path:
-        field = getattr(model, "model_fields", {}).get(key)
-        model = field.annotation if field is not None else model
-    return list(getattr(model, "model_fields", {}))
-
-
-def plain(value: Any) -> Any:
-    """A bound value as TOML can hold it."""
-    if isinstance(value, Part):
-        return value.table()
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if item is not None}
-    return value
-
-
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
     comments, rows = _comments(target), []
@@ -237,12 +238,25 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _comments(target: Callable[..., Any]) -> dict[str, str]:
+    """The trailing comment of each parameter's line in the signature; of a dataclass those of its fields."""
+    comments: dict[str, str] = {}
+    own = target.__init__ if inspect.isclass(target) else target
+    for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
+        try:
+            lines = inspect.getsource(source).splitlines()
+        except (OSError, TypeError):
+            continue
+        for match in filter(None, (re.match(r"\s*(\w+)\s*:[^#]*#\s*(.+)", line) for line in lines)):
+            comments.setdefault(match[1], match[2])
+    return comments
+
+
 def _type_in_words(hint: Any) -> str:
     """What may be written: choices by their values, parts by their kind."""
-    kinds = [mark.kind for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Kind)]
-    if kinds:
-        return kinds[0]
     inner, origin = get_args(hint), get_origin(hint)
+    if kind := _kind_of(getattr(hint, "__metadata__", ())):
+        return kind
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
     if origin in (Union, UnionType):
@@ -252,32 +266,3 @@ def _type_in_words(hint: Any) -> str:
     if hint is type(None):
         return "none"
     return str(hint) if inner else getattr(hint, "__name__", str(hint))
-
-
-def _comments(target: Callable[..., Any]) -> dict[str, str]:
-    """The trailing comment of each parameter's line in the signature; of a dataclass those of its fields."""
-    fields = is_dataclass(target)
-    sources = target.__mro__[:-1] if fields else [target.__init__ if inspect.isclass(target) else target]
-    comments: dict[str, str] = {}
-    for each in sources:
-        try:
-            source, name = inspect.getsource(each), None
-        except (OSError, TypeError):
-            continue
-        for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
-            if token.type == tokenize.NAME and token.line.strip().startswith(token.string):
-                name = token.string
-            elif token.type == tokenize.COMMENT and name:
-                comments.setdefault(name, token.string.lstrip("# "))
-            elif token.type == tokenize.NEWLINE and not fields:  # the end of the signature
-                break
-    return comments
-
-
-def bind_or_raise(kind: str, value: Any) -> Part:
-    """`bind` for use outside a recipe: a UserError that names the option itself."""
-    try:
-        return bind(kind, value)
-    except Problem as problem:
-        dotted = ".".join(map(str, problem.path))
-        raise (problem.error.at(f"{kind}: {dotted}") if dotted else problem.error) from None

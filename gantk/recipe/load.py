@@ -13,7 +13,7 @@ from typing import Any
 
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Problem, Table, check, options_model, plain
+from gantk.plugin.spec import check, options_model, plain
 from gantk.recipe.tables import FORMAT, FastTable, Model
 
 # Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
@@ -47,22 +47,20 @@ class Recipe:
 
     def override(self, settings: Iterable[str], profile: str | None = None) -> Recipe:
         """A copy with a `[profile.NAME]` laid over it, then `key=value` settings with dotted keys and TOML values."""
-        recipe = Recipe(copy.deepcopy(self.tables), self.name, self.origin, self.text, dict(self.overridden))
-        tables, overridden = recipe.tables, recipe.overridden
-        recipe.notes |= self.notes
+        recipe = copy.deepcopy(self)
+        tables = recipe.tables
         recipe._rename(tables)
         profiles = tables.pop("profile", {})
         if profile is not None:
-            tables_of = profiles if isinstance(profiles, dict) else {}
-            known = [name for name, over in tables_of.items() if isinstance(over, dict)]
+            known = {name: over for name, over in mapping(profiles).items() if isinstance(over, dict)}
             if profile not in known:
-                remedy, what = did_you_mean(profile, known), f"there is no profile '{profile}'"
+                what, remedy = f"there is no profile '{profile}'", did_you_mean(profile, known)
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
-            over = copy.deepcopy(tables_of[profile])
+            over = known[profile]
             for path in _leaves(over):
-                overridden[".".join(path)] = f"{self.origin}:{find_line(self.text, ('profile', profile, *path))}"
+                recipe.overridden[".".join(path)] = place(self.text, self.origin, ("profile", profile, *path))
             recipe._rename(over, ("profile", profile))
-            _drop_other_length(tables, over.get("train", {}))
+            _drop_other_length(tables, over.get("train"))
             _merge(tables, over)
         for setting in settings:
             key, value = recipe._renamed(*parse_setting(setting))
@@ -70,7 +68,7 @@ class Recipe:
                 continue
             if key in ("train.steps", "train.epochs"):
                 _drop_other_length(tables, {key[6:]: value})
-            overridden[_put(tables, key, value, setting)] = f"--set {setting}"
+            recipe.overridden[_put(tables, key, value, setting)] = f"--set {setting}"
         recipe._rename(tables)
         return recipe
 
@@ -86,19 +84,15 @@ class Recipe:
     def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
         """Move what stands under old keys to today's; in the text, the tables are found under the keys `inside`."""
         for old in RENAMED:
-            table, last = tables.get(old.split(".")[0]), old.split(".")[1]
-            if not isinstance(table, dict) or last not in table:
+            first, last = old.split(".")
+            if last not in mapping(tables.get(first)):
                 continue
-            new, value = self._renamed(old, table[last])
-            if new == old:
-                continue
-            del table[last]
-            if new is None:
-                continue
-            if not any(new == ".".join(path) for path in _leaves(tables)):  # else what was said anew holds
+            new, value = self._renamed(old, tables[first][last])
+            if new != old:
+                del tables[first][last]
+            if new not in (None, old) and tuple(new.split(".")) not in _leaves(tables):  # else what was said anew holds
                 _put(tables, new, value, f"{old}={value}")
-                if line := find_line(self.text, (*inside, *old.split("."))):
-                    self.overridden[new] = f"{self.origin}:{line}"
+                self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
     def with_data(self, path: str | Path) -> Recipe:
         """A copy whose source is the one that fits `path`; where its own is of that kind, its other options stay.
@@ -112,12 +106,11 @@ class Recipe:
         if not isinstance(table, dict):
             return recipe  # the check's to refuse
         own, domains = table.get("source"), table.get("domains")
-        name = own.get("name") if isinstance(own, dict) else own
-        source = source_for(Path(path), len(domains) if isinstance(domains, list) else 2, name)
+        own = own if isinstance(own, dict) else {"name": own}
+        source = source_for(Path(path), len(domains) if isinstance(domains, list) else 2, own.get("name"))
         if "path" in source:  # the run's recipe is read again from wherever the user then is
             source["path"] = str(Path(source["path"]).absolute())
-        kept = own if isinstance(own, dict) and own.get("name") == source["name"] else {}
-        table["source"] = kept | source
+        table["source"] = (own if own.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {path}"
         return recipe
 
@@ -131,24 +124,13 @@ class Recipe:
             raise UserError(what, where=self._place(("format",)), remedy="upgrade gantk: pip install --upgrade gantk")
         try:
             model = check(Model, tables, "the recipe")
-        except Problem as problem:
-            raise self._error(problem) from None
+        except UserError as error:
+            raise at_its_key(error, self._place) from None
         if (model.train.steps is None) == (model.train.epochs is None):
-            given = "neither" if model.train.steps is None else "both"
-            what = f"train.steps and train.epochs: {given} given"
-            raise UserError(
-                what, where=self._place(("train",)), remedy="give one of the two, for example train.steps = 2400"
-            )
+            what = f"train.steps and train.epochs: {'neither' if model.train.steps is None else 'both'} given"
+            remedy = "give one of the two, for example train.steps = 2400"
+            raise UserError(what, where=self._place(("train",)), remedy=remedy)
         return model
-
-    def _error(self, problem: Problem) -> UserError:
-        path = tuple(key for key in problem.path if not isinstance(key, int))
-        error, owner = problem.error, path
-        if "has no option" in error.what or "there is no key" in error.what:
-            owner = path[:-1]
-        dotted = ".".join(map(str, owner))
-        error.what = f"{dotted}: {error.what}" if dotted else error.what
-        return error.at(self._place(path))
 
     def _place(self, path: tuple) -> str:
         """`file:line` of a key, or the command-line option that set it."""
@@ -156,8 +138,7 @@ class Recipe:
             dotted = ".".join(map(str, path[:depth]))
             if dotted in self.overridden:
                 return self.overridden[dotted]
-        line = find_line(self.text, path)
-        return f"{self.origin}:{line}" if line else self.origin
+        return place(self.text, self.origin, path)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
@@ -165,20 +146,22 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     if isinstance(source, Mapping):
         return Recipe(dict(source))
     path, origin = find_recipe(str(source))
+    text, tables = read_toml(path, origin, "recipe", "`gantk recipes`")
+    return Recipe(tables, path.stem, origin, text)
+
+
+def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dict[str, Any]]:
+    """The text and the tables of the file called `origin`; UserError, saying where `others` are, where it is none."""
     try:
         text = path.read_text("utf-8-sig")  # Windows editors write a byte-order mark
-        tables = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except OSError as error:
         raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
     except UnicodeDecodeError:
-        raise UserError(
-            f"'{origin}' is not a text file", remedy="a recipe is a TOML file; see `gantk recipes`"
-        ) from None
+        raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(
-            f"'{origin}' is not valid TOML: {error}", remedy="compare it with a recipe of `gantk recipes`"
-        ) from None
-    return Recipe(tables, path.stem, origin, text)
+        remedy = f"compare it with a {kind} of {others}"
+        raise UserError(f"'{origin}' is not valid TOML: {error}", remedy=remedy) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
@@ -192,9 +175,8 @@ def find_recipe(name: str) -> tuple[Path, str]:
         path, owner = known[stem]
         return path, f"{stem}.toml (bundled with {owner})"
     if typed.is_dir():
-        raise UserError(
-            f"'{name}' is a folder", remedy="name a recipe file; `gantk resume RUN` goes on with a run's folder"
-        )
+        remedy = "name a recipe file; `gantk resume RUN` goes on with a run's folder"
+        raise UserError(f"'{name}' is a folder", remedy=remedy)
     remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
     raise UserError(f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy)
 
@@ -204,7 +186,7 @@ def all_recipes() -> dict[str, tuple[Path, str]]:
     inside = Path(__file__).parents[1] / "recipes"  # the wheel keeps them inside the package, a checkout beside it
     bundled = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
     own = {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
-    return files_of(registry().recipe_packages) | own
+    return files_of(registry().packages["recipes"]) | own
 
 
 def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]:
@@ -226,16 +208,25 @@ def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]
 
 def resolved(model: Model) -> dict[str, Any]:
     """The recipe in force as tables that TOML can hold: every default filled in."""
-    return {key: _tables(getattr(model, key)) for key in Model.model_fields}
+    return plain(model)
 
 
-def _tables(value: Any) -> Any:
-    if isinstance(value, Table):
-        pairs = ((key, _tables(getattr(value, key))) for key in type(value).model_fields)
-        return {key: inner for key, inner in pairs if inner is not None}
-    if isinstance(value, dict):
-        return {key: _tables(inner) for key, inner in value.items()}
-    return plain(value)
+# ---- where a mistake is
+
+
+def at_its_key(error: UserError, place_of: Any) -> UserError:
+    """A mistake below a table, with its dotted key and the place that `place_of(path)` gives."""
+    path = tuple(key for key in error.path if not isinstance(key, int))
+    unknown = "has no option" in error.what or "there is no key" in error.what
+    dotted = ".".join(map(str, path[:-1] if unknown else path))
+    error.what = f"{dotted}: {error.what}" if dotted else error.what
+    return error.at(place_of(path))
+
+
+def place(text: str, origin: str, path: tuple) -> str:
+    """`file:line` of a key, or the file alone where it does not hold it."""
+    line = find_line(text, path)
+    return f"{origin}:{line}" if line else origin
 
 
 def find_line(text: str, path: tuple) -> int | None:
@@ -247,20 +238,18 @@ def find_line(text: str, path: tuple) -> int | None:
         header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
         pair = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
         if header:
-            table = tuple(part.strip(" \"'") for part in header[1].split("."))
-        here = table if header else table + tuple(part.strip(" \"'") for part in pair[1].split(".")) if pair else None
+            table = _split(header[1])
+        here = table if header else table + _split(pair[1]) if pair else None
         if here and keys[: len(here)] == here and len(here) > best_depth:
             best, best_depth = number, len(here)
     return best
 
 
-def _drop_other_length(tables: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
-    if not isinstance(given, Mapping) or not isinstance(tables.get("train"), dict):
-        return  # no table: the check's to refuse
-    for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        if key in given and other not in given:
-            tables["train"].pop(other, None)
+def _split(key: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \"'") for part in key.split("."))
+
+
+# ---- laying one over the other
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
@@ -274,9 +263,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"[\w./\\ ~:@#+\-]+", value):
             return key, value  # a bare word or path: the quotes are the shell's
-        raise UserError(
-            f"'{value}' is not a TOML value", where=f"--set {setting}", remedy="quote it for the shell"
-        ) from None
+        what, remedy = f"'{value}' is not a TOML value", "quote it for the shell"
+        raise UserError(what, where=f"--set {setting}", remedy=remedy) from None
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
@@ -287,7 +275,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         if parent not in tables:
             made = made or ".".join(parents[:depth])
         inner = tables.get(parent, {})
-        if isinstance(inner, str) and parent not in ("summary",):
+        if isinstance(inner, str) and parent != "summary":
             inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
         elif isinstance(inner, bool) and parent == "fast":
             inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)  # all or nothing, but for one part
@@ -297,6 +285,21 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         tables = inner
     tables[last] = value
     return made or key
+
+
+def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
+    """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in mapping(given) and other not in given:
+            mapping(tables.get("train")).pop(other, None)
+
+
+def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and "name" not in value:
+            _merge(tables[key], value)
+        else:
+            tables[key] = value
 
 
 def _has_option(method: Any, new: str, old: str) -> bool:
@@ -318,9 +321,6 @@ def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
             yield (*path, key)
 
 
-def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and "name" not in value:
-            _merge(tables[key], value)
-        else:
-            tables[key] = copy.deepcopy(value)
+def mapping(value: Any) -> dict[str, Any]:
+    """The value where it is a table, else an empty one."""
+    return value if isinstance(value, dict) else {}
