@@ -125,7 +125,7 @@ def test_one_volume_of_several_is_chosen_by_its_number(identity, tmp_path, gantk
     [
         (("--planes", "oblique"), "axial, coronal, sagittal, all"),
         (("--uncertainty", "guesses"), "auto, flips, dropout, checkpoints, cycle"),
-        (("--uncertainty", "dropout"), "no dropout"),
+        (("--uncertainty", "dropout"), "dropout above 0"),
         (("--uncertainty", "flips", "--variants", "2"), "the method's own translation"),
         (("--variants", "2", "--style", "scan.nii.gz"), "variants are drawn at random"),
     ],

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,11 @@ import numpy as np
 
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.formats.files import (
-    Scan,
-    formats,
-    is_image,
-    is_volume,
-    read,
-    readable,
-    scans,
-    series_format,
-    stem_of,
-    suffix_of,
-    write,
-)
+from gantk.formats import files
+from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
 
-Say = Callable[[str], None]
-Progress = Callable[[float, str], None]  # (share done, the file that is at work)
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
 ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
 
@@ -50,24 +37,26 @@ class Job:
         """All files that it reads."""
         return [file for scan in self.scans if scan is not None for file in scan.files]
 
-    def state(self) -> list[list[int]]:
-        """Size and time of change of each file."""
-        return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in self.files)]
-
 
 class Translation:
     """Files and folders through one direction of a model.
 
     Args:
-        model: a `Translator` or an `OnnxModel`.
+        model: of a run, or a file that was exported.
         to: the domain to make, by its name.
         look: which of the model's answers is wanted.
         volume: which volume of files that hold several, counted from 0.
-        say, progress: where lines of text, and the share that is done, go.
+        say, progress: where lines of text, and the share that is done with the file that is at work, go.
     """
 
     def __init__(
-        self, model: TrainedModel, to: str | None, look: Look, volume: int | None, say: Say, progress: Progress | None
+        self,
+        model: TrainedModel,
+        to: str | None,
+        look: Look,
+        volume: int | None,
+        say: Callable[[str], None],
+        progress: Callable[[float, str], None] | None,
     ):
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
@@ -90,42 +79,25 @@ class Translation:
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
-            below = [scan for scan in scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
+            below = [scan for scan in files.scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
                 return self._all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
-        if target.is_file() or is_image(target):
+        if target.is_file() or files.is_image(target):
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
-            raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=readable())
+            raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
         return self._all(jobs, target)
 
     def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
-        asked = {"to": self.letter, "volume": self.volume} | vars(self.look)
-        example = asked.pop("example")
-        asked["style"] = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        ledger = Ledger(folder, self.model.identity(), asked) if folder else None
+        example = self.look.example
+        style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
+        asked = {"to": self.letter, "volume": self.volume} | vars(self.look) | {"example": style}
+        ledger = Ledger(folder, {"model": self.model.identity(), "asked": asked}) if folder else None
         outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
-        place = {job: number for number, job in enumerate(jobs)}
-
-        def translate(job: Job, image: Image) -> list[Image]:
-            def share(done: int, total: int) -> None:
-                self.progress((place[job] + done / total) / len(jobs), job.name)
-
-            share(0, 1)
-            for line in image.remarks if len(job.scans) == 1 else ():
-                self.say(f"note     {line}")
-            return self.model.images(image, self.to, self.look, share)
-
-        def put(job: Job, results: list[Image]) -> list[Path]:
-            written = self._write(job, results)
-            if ledger:
-                ledger.add(job, written)
-            return written
-
-        outcomes |= overlapped(new, self._read, translate, put, self.frame.pipelined)
+        outcomes |= self._overlapped(new, {job: number / len(jobs) for number, job in enumerate(jobs)}, ledger)
         broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
         if broken and not ledger:
             raise outcomes[broken[0]]
@@ -142,12 +114,49 @@ class Translation:
             ledger.path.unlink(missing_ok=True)
         return written
 
+    def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Ledger | None) -> dict[Job, Any]:
+        """The paths that each job became, or the FAILURE that it met.
+
+        While the network computes, the next job is read and the last one written, where three fit into ROOM. Any other
+        error and Ctrl-C end all, once what is being written has been.
+        """
+        outcomes: dict[Job, Any] = {}
+        ahead: dict[Job, Future] = {}
+        writing: dict[Job, Future] = {}
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                try:
+                    image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
+                    overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= ROOM
+                    if overlap and following:
+                        ahead[following] = reader.submit(self._read, following)
+                    made = self._translated(job, image, shares[job], len(shares))
+                    wait(list(writing.values())[-1:])
+                    writing[job] = writer.submit(self._write, job, made, ledger)
+                    if not overlap:
+                        wait([writing[job]])
+                except FAILURES as error:
+                    outcomes[job] = error
+        for job, future in writing.items():
+            try:
+                outcomes[job] = future.result()
+            except FAILURES as error:
+                outcomes[job] = error
+        return outcomes
+
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 
-    def _write(self, job: Job, results: Sequence[Image]) -> list[Path]:
+    def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
+        self.progress(begun, job.name)
+        for line in image.remarks if len(job.scans) == 1 else ():
+            self.say(f"note     {line}")
+        share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
+        return self.model.images(image, self.to, self.look, share)
+
+    def _write(self, job: Job, results: Sequence[Image], ledger: Ledger | None) -> list[Path]:
         tails = ["", "_uncertainty"] if self.look.uncertainty else [""]
         if self.look.variants is not None:
             tails = [f"-{number}" for number in range(1, self.look.variants + 1)]
@@ -160,73 +169,48 @@ class Translation:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shown = name or self.frame.target
                 said = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
-                write(path, replace(result, pixels=pixels), description=said)
+                files.write(path, replace(result, pixels=pixels), description=said)
                 written.append(path)
+        if ledger:
+            ledger.add(job, written)
         return written
 
 
 class Ledger:
     """`.NAME.translation.json` beside a folder NAME of results, so that the same command goes on where it stopped.
 
-    It says which results came from which inputs, by which model, how. An entry counts while its inputs have the same
-    size and time of change and its results are there; with another model or question all is done anew.
+    It says which results came from which inputs, and in its `head` by which model and how. An entry counts while its
+    inputs have the same size and time of change and its results are there; with another head all is done anew.
     """
 
-    def __init__(self, folder: Path, model: dict[str, Any], asked: dict[str, Any]):
-        self.folder, self.head = folder, {"model": model, "asked": asked}
+    def __init__(self, folder: Path, head: dict[str, Any]):
+        self.folder, self.head, self.done = folder, head, {}
         self.path = folder.absolute().parent / f".{folder.absolute().name}.translation.json"
-        self.done: dict[str, dict[str, Any]] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is no such list
             known = json.loads(self.path.read_text("utf-8"))
-            if known["model"] == model and known["asked"] == asked:
+            if known["head"] == json.loads(json.dumps(head)):
                 self.done = dict(known["done"])
 
     def results(self, job: Job) -> list[Path] | None:
         """What an earlier call made of a job; None where that is not so any more."""
-        entry = self.done.get(job.name)
-        with contextlib.suppress(OSError):
-            if entry and entry["inputs"] == job.state():
-                results = [self.folder / name for name in entry["results"]]
-                return results if all(path.exists() for path in results) else None
+        with contextlib.suppress(OSError, KeyError):
+            entry = self.done[job.name]
+            results = [self.folder / name for name in entry["results"]]
+            if entry["inputs"] == _times(job) and all(path.exists() for path in results):
+                return results
         return None
 
     def add(self, job: Job, results: Sequence[Path]) -> None:
         """Write down what the job became."""
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with contextlib.suppress(OSError):  # a folder that may not be written to costs the list, not the results
-            self.done[job.name] = {"inputs": job.state(), "results": names}
-            write_file(self.path, (json.dumps(self.head | {"done": self.done}, indent=1) + "\n").encode())
+            self.done[job.name] = {"inputs": _times(job), "results": names}
+            write_file(self.path, (json.dumps({"head": self.head, "done": self.done}, indent=1) + "\n").encode())
 
 
-def overlapped(jobs: Sequence[Job], read: Callable, work: Callable, write: Callable, ahead: bool) -> dict[Job, Any]:
-    """`write(job, work(job, read(job)))` for every job, or the FAILURE that it met.
-
-    `ahead`: while the network computes, the next job is read and the last one written, where three fit into ROOM. Any
-    other error and Ctrl-C end all, once what is being written has been.
-    """
-
-    def attempt(step: Callable, job: Job, *given: Any) -> Any:
-        if given and isinstance(given[0], Exception):
-            return given[0]
-        try:
-            return step(job, *given)
-        except FAILURES as error:
-            return error
-
-    written: dict[Job, Future] = {}
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        coming = last = None
-        for job, following in zip(jobs, [*jobs[1:], None], strict=True):
-            image = (coming or reader.submit(attempt, read, job)).result()
-            overlap = ahead and not isinstance(image, Exception) and 3 * image.pixels.nbytes <= ROOM
-            coming = reader.submit(attempt, read, following) if overlap and following else None
-            made = attempt(work, job, image)
-            if last:
-                last.result()
-            last = written[job] = writer.submit(attempt, write, job, made)
-            if not overlap:
-                last.result()
-    return {job: future.result() for job, future in written.items()}
+def _times(job: Job) -> list[list[int]]:
+    """Size and time of change of each file that a job reads."""
+    return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
@@ -268,22 +252,22 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
 
 def _target_file(source: Path, target: Path) -> Path:
     """Where the translation of one file goes; UserError where it cannot be written."""
-    part = series_format(source)
+    part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
-    if not is_image(source) and not part:
-        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=readable())
+    if not files.is_image(source) and not part:
+        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=files.readable())
     if target.is_dir() or not target.suffix:
         target = target / source.name
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
-    if suffix_of(target) not in formats():
+    if suffix_of(target) not in files.formats():
         raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
-    if is_volume(source) != is_volume(target):
+    if files.is_volume(source) != files.is_volume(target):
         raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
     return target
 
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = stem_of(path) if suffix_of(path) in formats() else path.name  # a series is a folder
+    stem = files.stem_of(path) if suffix_of(path) in files.formats() else path.name  # a series is a folder
     return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,6 @@ from torch import Tensor
 from gantk.data.intensity import to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
-from gantk.files import write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
@@ -31,8 +29,6 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.trained import Posts, earlier_weights, load_method, spread_examples
-
-LARGEST = {8: 255, 16: 65535}  # values of pictures, by their bits
 
 
 @dataclass
@@ -102,11 +98,8 @@ class Translator(TrainedModel):
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
         """The whole way from a native image of the other domain to one of this domain; the same for all files."""
-        if self._last is None or self._last[0] != letter or self._last[1] is not look:
-            self._last = letter, look, self._pipeline(letter, look)  # what a network needs is measured once
-        return self._last[2]
-
-    def _pipeline(self, letter: str, look: Look) -> Pipeline:
+        if self._last is not None and self._last[0] == letter and self._last[1] is look:
+            return self._last[2]  # what a network needs is measured once
         if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
             fold_for_inference(self.method)
         maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
@@ -117,7 +110,9 @@ class Translator(TrainedModel):
             done = [self._finished(part, letter).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()
 
-        return Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
+        pipeline = Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
+        self._last = letter, look, pipeline
+        return pipeline
 
     def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
         """What (N, C, *size) goes through; variants, or an uncertainty, come out side by side as channels."""
@@ -147,8 +142,7 @@ class Translator(TrainedModel):
         return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), resize))[None]
 
     @cached_property
-    def posts(self) -> Posts:
-        """What the recipe does to every finished image."""
+    def _posts(self) -> Posts:
         return Posts(self.model, self.method.geometry.range)
 
     @cached_property
@@ -161,12 +155,10 @@ class Translator(TrainedModel):
 
     def _finished(self, images: Tensor, letter: str) -> Tensor:
         """Images after the recipe's post-steps; training images for them are read when first asked for."""
+        if not self._posts:
+            return images
         device = self.runtime.device
-        return (
-            images
-            if not self.posts
-            else self.posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
-        )
+        return self._posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
         """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
@@ -185,9 +177,8 @@ class Translator(TrainedModel):
     def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
         """Write `n` images from noise into the folder `out`; the paths written.
 
-        Pictures are PNG with as few bits as hold the training images' range: whole numbers, cut at black. Where that
-        range has values below 0 or is too fine for whole numbers, and for volumes, the files are NIfTI with decimals.
-        `labels.csv` says which file shows which class, where the method was trained on classes.
+        Pictures are PNG of 8 or 16 bits where whole numbers hold the training images' range, cut at black, else NIfTI
+        with decimals, as volumes are. `labels.csv` says which file shows which class, where the method knows classes.
         """
         if n < 1:
             raise UserError(f"n = {n} is no number of images", where="-n", allowed="1 or more")
@@ -195,29 +186,23 @@ class Translator(TrainedModel):
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
         if out.is_dir() and any(out.glob("sample-*")):
             raise UserError(f"'{out}' holds samples already", where="--out", remedy="name another folder, or empty it")
-        images = self.sample(n, seed, label, post)
-        bits = self._bits(images)
+        images, mapping = self.sample(n, seed, label, post), self.intensity["image"]
+        flat = np.ones((images.shape[1], *[1] * (images.ndim - 2)), dtype=np.float32)
+        low, high = (np.asarray(mapping.inverse(flat * end)) for end in mapping.range)
+        bits, largest = (8, 255) if high.max() <= 255 else (16, 65535)
+        colours = (1, 3) if bits == 8 else (1,)
+        whole = low.min() >= -0.01 * high.max() and 64 <= high.max() <= largest
+        png = images.ndim == 4 and images.shape[1] in colours and whole
         out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"sample-{number:04d}{'.png' if bits else '.nii.gz'}" for number in range(n)]
+        paths = [out / f"sample-{number:04d}{'.png' if png else '.nii.gz'}" for number in range(n)]
         for path, pixels in zip(paths, images, strict=True):
-            if bits:
-                write(path, Image(np.clip(np.rint(pixels), 0, LARGEST[bits]), dtype=np.dtype(f"uint{bits}")))
+            if png:
+                write(path, Image(np.clip(np.rint(pixels), 0, largest), dtype=np.dtype(f"uint{bits}")))
             else:
                 write(path, Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32)))
         classes = self.method.geometry.classes
         if classes and self.method.conditional:
-            table = io.StringIO()
             rows = [(path.name, label or classes[i % len(classes)]) for i, path in enumerate(paths)]
-            csv.writer(table, lineterminator="\n").writerows([("file", "label"), *rows])
-            write_file(out / "labels.csv", table.getvalue().encode())
+            with (out / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+                csv.writer(table, lineterminator="\n").writerows([("file", "label"), *rows])
         return paths
-
-    def _bits(self, images: np.ndarray) -> int | None:
-        """8 or 16 where whole numbers from 0 hold the training images' range, else None."""
-        mapping = self.intensity["image"]
-        shape = (images.shape[1], *[1] * (images.ndim - 2))
-        ends = [np.asarray(mapping.inverse(np.full(shape, end, dtype=np.float32))) for end in mapping.range]
-        low, high = float(ends[0].min()), float(ends[1].max())
-        colours = (1, 3) if high <= LARGEST[8] else (1,)
-        whole = images.ndim == 4 and images.shape[1] in colours and low >= -0.01 * high and 64 <= high <= LARGEST[16]
-        return (8 if high <= LARGEST[8] else 16) if whole else None

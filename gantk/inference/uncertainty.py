@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,14 +14,11 @@ from gantk.method import Method
 KINDS = ("auto", "flips", "dropout", "checkpoints", "cycle")
 PASSES = 8  # networks that are drawn for "dropout"; more is smoother and slower
 FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored, columns and rows, alone and together
-LACKING = {  # what a run lacks for a kind, and what would help
-    "dropout": ("the networks of this run have no dropout",
-                "choose flips, checkpoints or cycle, or train with method.generator.dropout above 0"),
-    "cycle": ("this run has no way back from the target domain",
-              "choose flips or checkpoints, or use a run of a two-way method, such as cyclegan or dualgan"),
-    "checkpoints": ("this run keeps a single checkpoint",
-                    "choose flips or cycle, or train with train.keep of 2 or more and a smaller train.save_every"),
-}  # fmt: skip
+NEEDS = {
+    "dropout": "networks that were trained with method.generator.dropout above 0",
+    "cycle": "a way back from the target domain: a two-way method, such as cyclegan",
+    "checkpoints": "several checkpoints: train.keep of 2 or more",
+}
 
 
 class Uncertain:
@@ -47,20 +44,20 @@ class Uncertain:
 
     def chosen(self, method: Method) -> str:
         """The kind that is made: "auto" is "flips+cycle" where there is a way back, else "flips"."""
-        if self.kind != "auto":
-            return self.kind
-        return "flips+cycle" if len(method.directions()) == 2 else "flips"
+        two_way = "flips+cycle" if len(method.directions()) == 2 else "flips"
+        return two_way if self.kind == "auto" else self.kind
 
     def check(self, method: Method, checkpoints: int) -> None:
         """UserError where a method, of which so many checkpoints will be kept, cannot have this kind."""
-        there = {
+        had = {
+            "flips": True,
             "dropout": bool(_dropout_layers(method)),
-            "cycle": len(method.directions()) == 2,
             "checkpoints": checkpoints > 1,
+            "cycle": len(method.directions()) == 2,
         }
-        if not there.get(self.kind, True):
-            what, remedy = LACKING[self.kind]
-            raise UserError(what, where=f"uncertainty = {self.kind}", remedy=remedy)
+        if not had.get(self.kind, True):
+            allowed = [kind for kind in had if had[kind]]
+            raise UserError(f"{self.kind} needs {NEEDS[self.kind]}", where="uncertainty", allowed=allowed)
 
     @torch.no_grad()
     def maps(
@@ -76,15 +73,29 @@ class Uncertain:
         def translate(x: Tensor) -> Tensor:
             return method.translate(x, to).float()
 
-        plain, kind = translate(image), self.chosen(method)
-        spread = torch.zeros_like(plain)
-        if kind == "dropout":
+        def dropped() -> Iterator[Tensor]:
             generator = torch.Generator().manual_seed(self.seed)
-            spread = _deviation(_dropped(method, generator, translate, image) for _ in range(PASSES))
-        elif kind == "checkpoints":
-            spread = _deviation([plain, *(_with_weights(method, weights, translate, image) for weights in others)])
-        elif kind != "cycle":
-            spread = _deviation([plain, *(translate(image.flip(axes)).flip(axes) for axes in FLIPS)])
+            for _ in range(PASSES):
+                with dropping(method, generator):
+                    yield translate(image)
+
+        def of_others() -> Iterator[Tensor]:
+            own = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+            try:
+                for weights in others:
+                    method.load_state_dict(weights)
+                    yield translate(image)
+            finally:
+                method.load_state_dict(own)
+
+        plain, kind = translate(image), self.chosen(method)
+        if kind == "cycle":
+            spread = torch.zeros_like(plain)
+        elif kind == "dropout":
+            spread = torch.stack(list(dropped())).std(0)
+        else:
+            mirrored = (translate(image.flip(axes)).flip(axes) for axes in FLIPS)
+            spread = torch.stack([plain, *(of_others() if kind == "checkpoints" else mirrored)]).std(0)
         if kind.endswith("cycle"):  # network intensities are the same in both domains: no factor is needed
             back = method.translate(plain.to(image.dtype), {"a": "b", "b": "a"}[to]).float()
             error = (back - image).abs()
@@ -126,28 +137,3 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
 def _dropout_layers(module: nn.Module) -> list[nn.Module]:
     kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.p > 0]
-
-
-def _dropped(method: Method, generator: torch.Generator, translate: Callable, image: Tensor) -> Tensor:
-    with dropping(method, generator):
-        return translate(image)
-
-
-def _with_weights(method: Method, weights: Mapping[str, Tensor], translate: Callable, image: Tensor) -> Tensor:
-    """The translation by another checkpoint; the method's own weights come back."""
-    own = {name: tensor.clone() for name, tensor in method.state_dict().items()}
-    try:
-        method.load_state_dict(weights)
-        return translate(image)
-    finally:
-        method.load_state_dict(own)
-
-
-def _deviation(members: Iterable[Tensor]) -> Tensor:
-    """Standard deviation over the members (n - 1 in the denominator; Welford 1962)."""
-    mean, squares, count = 0.0, 0.0, 0
-    for count, member in enumerate(members, 1):
-        step = member - mean
-        mean = mean + step / count
-        squares = squares + step * (member - mean)
-    return (squares / (count - 1)).sqrt()
