@@ -88,7 +88,7 @@ MOVED = {
     "gantk.losses.gram": "gantk_style.encoder",
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",
     "gantk.metrics.distances": "gantk.metrics.sets",
-    "gantk.metrics.diversity": "gantk.metrics.sets",
+    "gantk.metrics.diversity": "gantk_sets.diversity",
     "gantk.metrics.feature_files": "gantk_features.backbones",
     "gantk.metrics.lesions": "gantk.metrics.pairs",
     "gantk.metrics.pair_metric": "gantk.metrics.pairs",

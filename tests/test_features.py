@@ -14,10 +14,11 @@ from torch import nn
 
 from gantk.errors import UserError
 from gantk.metrics.features import Features, RandomConv
-from gantk.metrics.neighbours import Prdc
-from gantk.metrics.sets import Fid, Kid
+from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import timm_model
 from gantk_features.inception import FILE, Inception
+from gantk_sets.fid import Fid
+from gantk_sets.neighbours import Prdc
 
 TINY = "test_resnet"  # timm's smallest
 

@@ -8,19 +8,11 @@ import torch
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.neighbours import NAMES, Prdc, expected_coverage, shares_of
 from gantk.metrics.pairs import MSSSIM
-from gantk.metrics.sets import (
-    Diversity,
-    Fid,
-    ImageGroup,
-    Kid,
-    different_pairs,
-    frechet,
-    gaussian,
-    set_rows,
-    squared_mmd,
-)
+from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
+from gantk_sets.diversity import Diversity, different_pairs
+from gantk_sets.fid import Fid, frechet, gaussian
+from gantk_sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 RANDOM = "random-conv-256-seed-0"
 
@@ -124,7 +116,7 @@ def test_few_images_are_said_in_the_definition_and_in_a_warning(monkeypatch):
     assert "few" not in kid.definition and not kid.details
     few = Kid(2.0, 2)(sets[0], group(blobs(31)), sets[2])
     assert few.definition.endswith("/few-images") and "32" in few.details["warning"]
-    monkeypatch.setattr("gantk.metrics.sets.FID_FEW", 40)
+    monkeypatch.setattr("gantk_sets.fid.FEW", 40)
     assert "biased" not in Fid(2.0, 2)(*sets).definition and not Fid(2.0, 2)(*sets).details
 
 

@@ -1,14 +1,13 @@
-"""Metrics of a set of made images against real ones: KID, FID, diversity; and what every metric of sets is given.
+"""KID, a metric of a set of made images against real ones; and what every metric of sets is given.
 
 Each is built with (data_range, dims) and called with three sets: the training images, held-out real images, the fakes.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +16,11 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.metrics.features import Features
 from gantk.metrics.intervals import GROUPS, Interval, group_numbers, left_out_interval, metric_row, patient_numbers
-from gantk.metrics.pairs import MSSSIM
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
 BLOCK = 1024  # vectors that are compared with as many others at once
-KID_FEW = 32  # images, below which KID says so
-FID_FEW = 2048  # images, below which a Frechet distance says so: fewer than Inception's numbers span no full Gaussian
-FID_LEAST = 8  # images, below which it is refused
-PAIRS = 512  # pairs of images that diversity looks at
-KID_WARNING = f"fewer than {KID_FEW} images: unbiased, but chance weighs much; read the interval, not the value"
-FID_WARNING = (
-    f"fewer than {FID_FEW} images: the value is too high by chance, the more so the fewer they are; "
-    "compare it between sets of the same size only, or use kid, which has no such bias"
-)
+FEW = 32  # images, below which the definition says so
+WARNING = f"fewer than {FEW} images: unbiased, but chance weighs much; read the interval, not the value"
 
 
 @dataclass
@@ -176,98 +167,9 @@ class Kid(InFeatures):
             drawn = ([x[rng.choice(len(x), size, replace=False)] for x in (real, made)] for _ in range(SUBSETS))
             value, how = float(np.mean([squared_mmd(*both)[0] for both in drawn])), f"subsets={SUBSETS}x{size}"
             ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
-        few = fewest < KID_FEW
+        few = fewest < FEW
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}" + ("/few-images" if few else "")
-        return Score(value, ci95, len(fake), definition, {"warning": KID_WARNING} if few else {})
-
-
-class Fid(InFeatures):
-    """Frechet distance between Gaussians fitted to the features of both sets (Heusel et al., 2017).
-
-    It falls as a set grows, by chance alone: compare it between sets of the same size only, and for fewer than 2048
-    images, as many as Inception gives numbers, read KID instead; the definition says so. UserError for fewer than 8:
-    there chance makes two fifths of the distance between CT and MR slices of heads, and more. The interval comes from
-    leaving out a group of patients at a time.
-    """
-
-    kind = "fid"
-
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        remedy = "compare more images, or use kid, which has no such bias"
-        enough(self.name, test, fake, least=FID_LEAST, remedy=remedy)
-        real, made = self.vectors(train, test, fake)
-        whole = gaussian(real), gaussian(made)
-
-        def of_kept(*kept: np.ndarray) -> float:
-            sides = zip((real, made), whole, kept, strict=True)
-            return frechet(*(fit if keep.all() else gaussian(x[keep]) for x, fit, keep in sides))
-
-        value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        few = min(len(real), len(made)) < FID_FEW
-        how = f"biased-upwards-below-{FID_FEW}-images" if few else "gaussians"
-        definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        ci95 = ci95 and (max(0.0, float(ci95[0])), float(ci95[1]))
-        return Score(value, ci95, len(fake), definition, {"warning": FID_WARNING} if few else {})
-
-
-class Diversity:
-    """How different the fakes are from each other, in units of how different real images are: 1 is as diverse, 0 alike.
-
-    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes, divided by the same of
-    held-out real images of different patients. Above 1 is not better: noise is diverse.
-    """
-
-    sets = True
-    name, unit, higher_is_better = "diversity", "", None
-
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM, from 11 pixels a side on; or mean difference
-    ):
-        self.distance, self.similarity = distance, MSSSIM(data_range, dims)
-        self.definition = f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
-
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        enough(self.name, test, fake)
-        (pairs, apart), (fakes, differ) = self._pairs(test), self._pairs(fake)
-        how = f"{self.definition}/n={len(fake)},real={len(test)}"
-        if not len(pairs) or not apart.any():
-            return Score(None, None, len(fake), f"{how}/real-images-alike")
-
-        def mean(pairs: np.ndarray, distances: np.ndarray, kept: np.ndarray) -> float:
-            inside = kept[pairs].all(1)
-            return float(distances[inside].mean() if inside.any() else distances.mean())
-
-        def ratio(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
-            return mean(fakes, differ, kept_fake) / max(mean(pairs, apart, kept_real), 1e-12)
-
-        value, ci95 = left_out_interval(ratio, test.patients, fake.patients)
-        return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
-
-    def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-        """((P, 2) indices, (P,) distances) of pairs of different patients; of any, where all are one patient's."""
-        pairs, values = different_pairs(group.patients), []
-        for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
-            x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
-            alike = self.similarity(x, y) if self.distance == "ms_ssim" else 1 - (x - y).abs().flatten(1).mean(1)
-            values.append((1 - alike).double().cpu().numpy())
-        return pairs, np.concatenate(values)
-
-
-def different_pairs(patients: list[str]) -> np.ndarray:
-    """Up to 512 seeded pairs of indices, (P, 2), of images of different patients; of any, where all are one's."""
-    count = len(patients)
-    if count * (count - 1) // 2 <= 16 * PAIRS:
-        pairs = np.array(list(itertools.combinations(range(count), 2)))
-    else:
-        pairs = np.random.default_rng(0).integers(0, count, (16 * PAIRS, 2))
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    numbers = patient_numbers(patients)
-    apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
-    return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:PAIRS]
+        return Score(value, ci95, len(fake), definition, {"warning": WARNING} if few else {})
 
 
 def squared_mmd(
@@ -304,20 +206,3 @@ def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
                 np.fill_diagonal(kernel, 0)
             sums += of_x[i : i + BLOCK].T @ kernel @ of_y[j : j + BLOCK]
     return sums
-
-
-def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (d,) and a factor A (n or d, d) of the covariance A'A of a set of vectors."""
-    mean = vectors.mean(0)
-    return mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5
-
-
-def frechet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (Dowson and Landau, 1982).
-
-    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2', so that no root of a singular
-    matrix is taken, however few the images.
-    """
-    shared = np.linalg.svd(one[1] @ other[1].T, compute_uv=False).sum()
-    spreads = np.square(one[1]).sum() + np.square(other[1]).sum()
-    return max(0.0, float(np.square(one[0] - other[0]).sum() + spreads - 2 * shared))

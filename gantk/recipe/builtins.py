@@ -50,9 +50,6 @@ PARTS = {
         "rmse": "gantk.metrics.pairs:RMSE",
         "nrmse": "gantk.metrics.pairs:NRMSE",
         "kid": "gantk.metrics.sets:Kid",
-        "fid": "gantk.metrics.sets:Fid",
-        "prdc": "gantk.metrics.neighbours:Prdc",
-        "diversity": "gantk.metrics.sets:Diversity",
     },
     "features": {"random": "gantk.metrics.features:RandomConv"},
     "optimizer": {

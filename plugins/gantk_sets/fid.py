@@ -1,0 +1,61 @@
+"""The Frechet distance between two sets of images in a space of features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gantk.metrics.intervals import left_out_interval
+from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+
+FEW = 2048  # images, below which the definition says so: fewer than Inception's numbers span no full Gaussian
+LEAST = 8  # images, below which it is refused
+WARNING = (
+    f"fewer than {FEW} images: the value is too high by chance, the more so the fewer they are; "
+    "compare it between sets of the same size only, or use kid, which has no such bias"
+)
+
+
+class Fid(InFeatures):
+    """Frechet distance between Gaussians fitted to the features of both sets (Heusel et al., 2017).
+
+    It falls as a set grows, by chance alone: compare it between sets of the same size only, and for fewer than 2048
+    images, as many as Inception gives numbers, read KID instead; the definition says so. UserError for fewer than 8:
+    there chance makes two fifths of the distance between CT and MR slices of heads, and more. The interval comes from
+    leaving out a group of patients at a time.
+    """
+
+    kind = "fid"
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+        remedy = "compare more images, or use kid, which has no such bias"
+        enough(self.name, test, fake, least=LEAST, remedy=remedy)
+        real, made = self.vectors(train, test, fake)
+        whole = gaussian(real), gaussian(made)
+
+        def of_kept(*kept: np.ndarray) -> float:
+            sides = zip((real, made), whole, kept, strict=True)
+            return frechet(*(fit if keep.all() else gaussian(x[keep]) for x, fit, keep in sides))
+
+        value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
+        few = min(len(real), len(made)) < FEW
+        how = f"biased-upwards-below-{FEW}-images" if few else "gaussians"
+        definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
+        ci95 = ci95 and (max(0.0, float(ci95[0])), float(ci95[1]))
+        return Score(value, ci95, len(fake), definition, {"warning": WARNING} if few else {})
+
+
+def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (d,) and a factor A (n or d, d) of the covariance A'A of a set of vectors."""
+    mean = vectors.mean(0)
+    return mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5
+
+
+def frechet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (Dowson and Landau, 1982).
+
+    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2', so that no root of a singular
+    matrix is taken, however few the images.
+    """
+    shared = np.linalg.svd(one[1] @ other[1].T, compute_uv=False).sum()
+    spreads = np.square(one[1]).sum() + np.square(other[1]).sum()
+    return max(0.0, float(np.square(one[0] - other[0]).sum() + spreads - 2 * shared))
