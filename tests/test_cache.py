@@ -321,13 +321,13 @@ def same(one, other):
     ids=["plain", "per volume", "nyul", "neighbours", "volumes"],
 )
 def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_image(study, options, no_decoding):
-    plain = Data.load(table(study, cache=False, **options), OneDomain)
+    plain = Data(table(study, cache=False, **options), OneDomain)
     expected, states = seen(plain), plain.intensity_state()
     assert not Path(os.environ["GANTK_CACHE"]).exists()
-    first = Data.load(table(study, **options), OneDomain)
+    first = Data(table(study, **options), OneDomain)
     assert first.leaks() is None and same(seen(first), expected) and first.intensity_state() == states
     no_decoding()
-    second = Data.load(table(study, **options), OneDomain)
+    second = Data(table(study, **options), OneDomain)
     assert second.leaks() is None
     assert same(seen(second), expected) and second.intensity_state() == states and second.channels == plain.channels
 
@@ -345,8 +345,8 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
         "mask": True,
         "missing": "mask",
     }
-    expected = seen(Data.load(table("", cache=False, **keys), Translator))
-    assert same(seen(Data.load(table("", **keys), Translator)), expected)
+    expected = seen(Data(table("", cache=False, **keys), Translator))
+    assert same(seen(Data(table("", **keys), Translator)), expected)
     no_decoding()
-    again = seen(Data.load(table("", **keys), Translator))
+    again = seen(Data(table("", **keys), Translator))
     assert same(again, expected) and any(parts[-1].any() for parts in again.values() if len(parts) == 2)

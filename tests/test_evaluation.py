@@ -67,7 +67,7 @@ class Brighten:
 def scorer_of(tables: dict, method: type, **attributes) -> Scorer:
     """A scorer of the tiny phantom recipe with a method that has learned nothing."""
     model = load_recipe(tables).check()
-    data = Data.load(model.data, method)
+    data = Data(model.data, method)
     low, high = data.range
     size = model.data.patch or model.data.size
     built = method(Geometry(model.data.dims, size, data.channels, data.classes, (low, high)))
@@ -357,7 +357,7 @@ def test_post_steps_are_scored_beside_the_networks_own_output(kind, translation,
     tables = translation if kind is Translates else sampling
     model = load_recipe(tables).check()
     model = model.model_copy(update={"post": [Part("post", "brighten", Brighten, {})]})
-    data = Data.load(model.data, kind)
+    data = Data(model.data, kind)
     scorer = Scorer(model, data, kind(Geometry(2, model.data.size, data.channels)), CPU)
     result = scorer.test()
     key, metric = ("a_to_b", "psnr") if kind is Translates else ("image", "kid_random")
@@ -371,7 +371,7 @@ def test_neighbouring_slices_are_seen_by_the_network_and_not_scored(translation)
     translation["data"]["neighbours"] = 1
     translation["data"]["source"]["slices"] = 4
     model = load_recipe(translation).check()
-    data = Data.load(model.data, Translates)
+    data = Data(model.data, Translates)
     assert data.channels == {"a": 3, "b": 3}
 
     class Keeps(Method):

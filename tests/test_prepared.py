@@ -60,7 +60,7 @@ def study(tmp_path):
 def load(source, method=OneDomain, **options):
     split = {"test": 0.25, "validation": 0.25, "by": "patient"}
     keys = {"source": source, "domains": ("MR",), "size": (16, 16), "split": split}
-    return Data.load(DataTable.model_validate_json(json.dumps(keys | options)), method)
+    return Data(DataTable.model_validate_json(json.dumps(keys | options)), method)
 
 
 def images(path, **options):
@@ -224,7 +224,7 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(paired):
         source = {"name": "phantom", "subjects": 6, "slices": 4, "lesions": 2}
         tables = {"source": source, "domains": ("T1", "T2"), "size": (24, 24), "mask": True, "neighbours": neighbours}
         table = DataTable.model_validate_json(json.dumps(tables | {"split": {"test": 0.2, "validation": 0.2}}))
-        return Data.load(table, type("Some", (Method,), {"paired": paired}))
+        return Data(table, type("Some", (Method,), {"paired": paired}))
 
     data, plain = load(1), load(0)
     assert data.channels == {"a": 3, "b": 3} and plain.channels == {"a": 1, "b": 1}

@@ -59,7 +59,7 @@ def recipe(**data) -> gantk.Model:
 def study() -> tuple:
     """(recipe, data, candidates): what could come out of a training, from a good translation to none."""
     model = recipe()
-    data = Data.load(model.data, Translates)
+    data = Data(model.data, Translates)
     train = {letter: [r for r in data.training if r.domain == letter] for letter in "ab"}
     images = {letter: torch.stack([data.image(r) for r in records]) for letter, records in train.items()}
     pairs = [{k: data.image(r) for k, r in pair.items()} for pair in data.pairs("train")]
@@ -108,7 +108,7 @@ def test_the_choice_knows_neither_the_pairs_nor_the_test_images(study, monkeypat
 
 def test_paired_methods_are_chosen_by_their_validation_pairs(study):
     model, _, ways = study
-    data, choice = Data.load(model.data, Pairs), None
+    data, choice = Data(model.data, Pairs), None
     for step, name in enumerate(["copy", "good", "collapsed"]):
         criterion, entry = entry_of(Pairs, model, data, ways[name])
         choice = choice or Choice(criterion.rule, criterion.higher)
@@ -119,7 +119,7 @@ def test_paired_methods_are_chosen_by_their_validation_pairs(study):
 def test_images_from_noise_are_judged_by_their_distance():
     model = recipe(domains=["T1"])
     model.evaluate.metrics = None
-    criterion, entry = entry_of(Samples, model, Data.load(model.data, Samples), {})
+    criterion, entry = entry_of(Samples, model, Data(model.data, Samples), {})
     assert entry["score"] == entry["image"]["kid_random"] > 0 and not criterion.higher
 
 

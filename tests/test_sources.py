@@ -64,7 +64,7 @@ def load(path, method=UNPAIRED, source=None, **options):
     split = {"test": 0.2, "validation": 0.2, "by": "image"}
     given = {"name": "folders", "path": str(path)} | (source or {})
     tables = {"source": given, "domains": ("T1", "T2"), "size": SIZE, "split": split} | options
-    return Data.load(DataTable.model_validate_json(json.dumps(tables)), method)
+    return Data(DataTable.model_validate_json(json.dumps(tables)), method)
 
 
 # --- which image is of which domain, split and patient

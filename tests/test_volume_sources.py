@@ -210,7 +210,7 @@ def patients(tmp_path):
 def load(path, method=PAIRED, **options):
     source = {"name": "contrasts", "path": str(path), "planes": (0, 1)}
     tables = {"source": source, "domains": DOMAINS, "size": SIZE, "split": {"test": 0.2, "validation": 0.2}} | options
-    return Data.load(DataTable.model_validate_json(json.dumps(tables)), method)
+    return Data(DataTable.model_validate_json(json.dumps(tables)), method)
 
 
 def test_every_contrast_is_a_channel_in_the_order_asked(patients):

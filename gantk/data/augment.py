@@ -69,11 +69,10 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
 
 
 def hide_contrasts(batch: Batch, data) -> Batch:
-    """The batch with some contrasts of every second image turned black, so that a network learns to do without them.
+    """The batch with some contrasts turned black, so that a network learns to do without them; `data` is the run's.
 
     Of a domain with several contrasts each image loses, with probability 1/2, a random subset that is neither empty
-    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is touched. `data` is
-    the run's `Data`. Random numbers come from the global generator of the batch's device.
+    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is touched.
     """
     hidden = Batch(batch)
     for name, contrasts in data.contrasts.items():

@@ -35,11 +35,11 @@ class ImageSet:
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
     ):
-        self.records, self.preparation, self.memory = list(records), preparation, int(memory * 2**30)
+        self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
-        self.masks, self.classes = masks, tuple(classes)
+        self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
+        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # with the mapping that they were made by
         self._lock = Lock()
-        self.intensity = intensity
 
     def __len__(self) -> int:
         return len(self.records)
@@ -48,30 +48,20 @@ class ImageSet:
         """One image, prepared at most once where memory allows."""
         return self.prepared(index)[0]
 
-    @property
-    def intensity(self) -> Any:
-        """The domain's mapping; setting another one makes all images anew."""
-        return self._intensity
-
-    @intensity.setter
-    def intensity(self, mapping: Any) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._intensity, self._room = mapping, self.memory
-
     def prepared(self, index: int) -> tuple[Tensor, Tensor]:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where there is none."""
-        kept = self._kept
-        if index in kept:
-            return kept[index]
-        record = self.records[index]
-        image = torch.from_numpy(self.preparation.image(record, self._intensity))
+        record, mapping = self.records[index], self.intensity
+        made_by, both = self._kept.get(index, (None, None))
+        if made_by is mapping:
+            return both
+        image = torch.from_numpy(self.preparation.image(record, mapping))
         mask = self.preparation.mask(record) if self.masks else None
         both = image, torch.zeros(1).expand(1, *self.size) if mask is None else torch.from_numpy(mask)
         nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
         with self._lock:
-            if nbytes <= self._room and index not in kept:
-                self._room -= nbytes
-                kept[index] = both
+            if index in self._kept or nbytes <= self._room:
+                self._room -= 0 if index in self._kept else nbytes
+                self._kept[index] = mapping, both
         return both
 
 
@@ -79,9 +69,8 @@ class Batches:
     """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i] with b[i].
 
     The order is a function of (seed, epoch), the place of a random window one of (seed, place in the order): no state
-    to save, and the same batches whatever the number of `workers`, the threads that read ahead. `rank` of `world`
-    processes each take their share of the global batch, so that N ranks of batch B see what one process of batch N * B
-    would. No step from `end` on is read ahead.
+    to save, and the same batches whatever the number of `workers`. `rank` of `world` processes each take their share:
+    N ranks of batch B see what one process of batch N * B would.
     """
 
     def __init__(
@@ -94,7 +83,7 @@ class Batches:
         world: int = 1,
         *,
         workers: int = 2,  # threads that read ahead; 0: every batch is read when it is asked for
-        end: int | None = None,
+        end: int | None = None,  # the step from which on nothing is read ahead
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
@@ -107,10 +96,7 @@ class Batches:
         return max(1, -(-max(map(len, self.sets.values())) // (self.batch * self.world)))
 
     def at(self, step: int) -> Batch:
-        """The batch of that step, on the host; those of the next steps are read meanwhile.
-
-        What goes wrong while a batch is read ahead is raised at its own step.
-        """
+        """The batch of that step, on the host, or what went wrong while it was read; the next are read meanwhile."""
         if not self.workers:
             return self._gather(step)
         if step not in self._ahead:  # the first step, or not the one after the last

@@ -1,8 +1,8 @@
 """Cache of prepared images on disk: shared by all runs, memory-mapped, capped; the least recently used go first.
 
-An entry is one `.npy` file that holds all images of one scan, named by what it was made of. Names are never reused for
-other content, files appear whole by a rename, and nothing is locked: many threads, processes and runs may use one cache
-at once. Not joblib.Memory: measured, it fills half as fast, evicts by access times that few disks keep, and unpickles.
+An entry is one `.npy` file, named by what it was made of: names are never reused for other content, files appear whole
+by a rename, and many threads, processes and runs may use one cache at once without locks. Not joblib.Memory: measured,
+it fills half as fast, evicts by access times that few disks keep, and unpickles.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Data: a recipe's [data] table loaded: records split, intensities fitted on the training split, image sets."""
+"""A recipe's [data] table loaded: records split, intensities fitted on the training split, image sets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,7 @@ from gantk.data.preparation import Preparation, Record, code_of, contrast_names,
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.split import Splits, split_json, split_records, unpair
+from gantk.data.split import split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import cached_fingerprint
 from gantk.errors import UserError
@@ -29,49 +28,34 @@ FITTED = 256  # training images, or scans, that an intensity mapping looks at ..
 FITTED_BYTES = 2**31  # ... and how much of them is in memory at a time
 
 
-@dataclass
 class Data:
-    """The data of one run: `splits` of records, and one fitted intensity mapping per domain."""
+    """The data of one run: records split, intensities fitted; UserError where they are not what the method needs."""
 
-    table: DataTable
-    letters: tuple[str, ...]  # ("a", "b") or ("image",)
-    paired: bool
-    splits: Splits  # records of train, validation, test
-    how: str  # how the split was made, in words
-    training: list[Record]  # the training split as this method sees it: unpaired where it must be
-    preparation: Preparation = field(repr=False)  # how records become images
-    classes: tuple[str, ...]  # of the labels that batches carry, sorted
-    contrasts: dict[str, tuple[str, ...]]  # of each domain: ("T1", "FLAIR")
-    intensity: dict[str, Any] = field(default_factory=dict)
-    channels: dict[str, int] = field(default_factory=dict)  # per domain: contrasts x (2 neighbours + 1)
-
-    @classmethod
-    def load(cls, table: DataTable, method: type) -> Data:
-        """Records of the recipe's source, split; UserError where they are not what the method needs."""
-        letters = domain_letters(table.domains)
+    def __init__(self, table: DataTable, method: type):
+        self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         records = _records(table, method)
-        classes = classes_of(records, method.reads) if table.labels else ()
+        self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
-        preparation = _preparation(table, records)
-        splits, how = split_records(records, **table.split.model_dump())
-        training = _training(table, method, splits["train"])
-        used = [record for record in training if record.domain in method.reads]
-        contrasts = {letter: contrast_names(name) for letter, name in zip(letters, table.domains, strict=True)}
-        data = cls(table, letters, method.paired, splits, how, used, preparation, classes, contrasts)
-        for letter in letters:
-            shown = [r for r in used if r.domain == letter] or [r for r in training if r.domain == letter]
-            state, count = _fitted(table, contrasts[letter], shown, preparation)
-            data.restore_intensity({letter: state})
-            data.channels[letter] = count * (2 * table.neighbours + 1)
+        self.preparation = _preparation(table, records)  # how records become images
+        self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
+        training = _training(table, method, self.splits["train"])
+        self.training = [r for r in training if r.domain in method.reads]  # as the method sees it: maybe unpaired
+        self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
+        self.intensity: dict[str, Any] = {}  # per domain: its mapping
+        self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
+        for letter, contrasts in self.contrasts.items():
+            shown = [r for r in self.training if r.domain == letter] or [r for r in training if r.domain == letter]
+            state, count = _fitted(table, contrasts, shown, self.preparation)
+            self.restore_intensity({letter: state})
+            self.channels[letter] = count * (2 * table.neighbours + 1)
         if table.neighbours:
-            preparation.stacks = stacked(records, [*splits.values(), used], table.neighbours)
-        return data
+            members = [*self.splits.values(), self.training]
+            self.preparation.stacks = stacked(records, members, table.neighbours)
 
     @property
     def range(self) -> tuple[float, float]:
         """The network intensities of black and white."""
-        low, high = next(iter(self.intensity.values())).range
-        return float(low), float(high)
+        return tuple(map(float, next(iter(self.intensity.values())).range))
 
     def centre(self, images: Tensor) -> Tensor:
         """The middle slice's channels of (N, C, *size) images; all of them where no neighbours come along."""

@@ -48,10 +48,7 @@ class SamplingGrid:
         return tuple(count for count, _ in self._grid(native, spacing))
 
     def forward(self, image: Image) -> Image:
-        """The pixels of an image as (C, stack, rows, columns) on this grid, linear, without an affine.
-
-        The grid keeps the middle of the file's and covers all of it. Where nothing is resampled nothing is copied.
-        """
+        """The pixels of an image as (C, stack, rows, columns) on this grid, about the same middle; no affine."""
         if self.is_plain:
             return image
         turned = self._turned(image.pixels.transpose(self._axes(image.dims)))
@@ -109,19 +106,15 @@ class Resize:
         return _padded(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray) -> np.ndarray:
-        """(C, *size) -> (C, *native): the padding is cut off, the rest resized.
-
-        What `crop` had cut off cannot come back: each channel's own minimum stands there.
-        """
+        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off is the minimum."""
         part = resize(image[(slice(None), *self.window)], tuple(place.stop - place.start for place in self.shown))
         return _padded(part, self.shown, self.native, image)
 
 
 def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other, in 2-D and 3-D alike.
+    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other.
 
-    Not a matrix product, though it is one: the threads of NumPy's BLAS and those of torch wait for work by looking for
-    it, and a training step beside a thread that reads images took five times as long.
+    Not a matrix product, though it is one: beside threads of NumPy's BLAS a training step took five times as long.
     """
     for axis, to in enumerate(size, start=1):
         if image.shape[axis] != to:

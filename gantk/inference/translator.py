@@ -149,7 +149,7 @@ class Translator(TrainedModel):
     def _training(self) -> dict[str, Sequence[Tensor]]:
         from gantk.data.dataset import Data
 
-        data = Data.load(self.model.data, type(self.method))
+        data = Data(self.model.data, type(self.method))
         data.intensity.update(self.intensity)
         return data.training_sets()
 

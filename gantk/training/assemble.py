@@ -41,7 +41,7 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
     train = model.train
 
     def prepared() -> tuple[Data, Method, Batches, Scorer]:
-        data = Data.load(model.data, model.method.target)
+        data = Data(model.data, model.method.target)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
         batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
