@@ -90,7 +90,7 @@ class Data:
         splits = self.splits | {"train": self.training}
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, splits.values())) > 1:
-            for record in (record for members in splits.values() for record in members):
+            for record in sum(splits.values(), []):
                 if record.id not in splits.fingerprints:
                     splits.fingerprints[record.id] = cached_fingerprint(self.preparation, record, near=near)
         try:

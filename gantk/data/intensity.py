@@ -35,10 +35,9 @@ class Mapping:
     scans without contrast take that.
 
     Arrays are computed in float64 and come back in their own precision, whole numbers as float32; tensors of torch
-    stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has four methods: `measure(pixels)`, the figures of a
-    scan (C, *spatial) that its mapping depends on; `fit_from(figures of each training scan)`, which sets `fitted`, as
-    JSON; `take(figures)`, which makes it the mapping of a scan that has contrast; and `corners()`, rising native values
-    and the network's at these, two or more.
+    stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has `measure(pixels)`, the figures of a scan
+    (C, *spatial) that its mapping depends on; `fit_from([figures, ...])` of all training scans, which sets `fitted`, as
+    JSON; `take(figures)`, by which it maps a scan that has contrast; and `corners()`, native and network values.
     """
 
     name: ClassVar[str] = ""
@@ -238,8 +237,8 @@ class PerChannel:
 
     def measure(self, pixels: np.ndarray) -> list[list[float] | None]:
         """The figures of each contrast of one scan (C, *spatial); None for one that the patient lacks."""
-        present = zip(self.lines, self._contrasts(pixels), strict=True)
-        return [None if channel is None else line.measure(channel) for line, channel in present]
+        parts = self._contrasts(pixels)
+        return [part if part is None else line.measure(part) for line, part in zip(self.lines, parts, strict=True)]
 
     of = Mapping.of
 
@@ -261,8 +260,8 @@ class PerChannel:
         return cls([line(each) for each in state["lines"]], state["contrasts"], state["dims"])
 
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
-        parts = [pixels[number :: len(self.lines)] for number in range(len(self.lines))]
-        return [None if np.isnan(part).any() else part for part in parts]
+        count = len(self.lines)
+        return [None if np.isnan(part).any() else part for part in (pixels[k::count] for k in range(count))]
 
     def _fit(self, how: str, scans: Sequence[Sequence[Any]]) -> None:
         """Fit each contrast to the images, or figures, of the scans that have it."""

@@ -18,7 +18,6 @@ from gantk.errors import UserError
 from gantk.formats.files import files_of
 
 VERSION = 2  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
-Id = tuple[str, str]  # domain and key of a record
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Record:
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
 
     @property
-    def id(self) -> Id:
+    def id(self) -> tuple[str, str]:
         """Its domain and key, which name it among all records."""
         return self.domain, self.key
 
@@ -81,7 +80,7 @@ class Preparation:
         intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
     ):
         self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
-        self.stacks: dict[Id, list[Record]] = {}  # the slices that a record's image consists of, see `stacked`
+        self.stacks: dict[Hashable, list[Record]] = {}  # the slices of a record's image, see `stacked`
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
             if cache is not None and record.files:
@@ -173,13 +172,12 @@ def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
 
 def code_of(parts: Iterable[Any]) -> str:
     """A name for the code that reads and maps: VERSION for gantk's own, a hash for the modules of plugins."""
-    classes = {each for part in parts for each in getattr(part, "__mro__", [part])}
-    names = {each.__module__ for each in classes if not each.__module__.startswith("gantk.")}
-    files = sorted(str(file) for name in names if (file := getattr(sys.modules[name], "__file__", None)))
-    return digest(VERSION, [Path(file).read_text("utf-8") for file in files])
+    names = {each.__module__ for part in parts for each in getattr(part, "__mro__", [part])}
+    files = {getattr(sys.modules[name], "__file__", None) for name in names if not name.startswith("gantk.")}
+    return digest(VERSION, [Path(file).read_text("utf-8") for file in sorted(filter(None, files))])
 
 
-def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Id, list[Record]]:
+def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Hashable, list]:
     """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of.
 
     Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`.

@@ -85,9 +85,8 @@ class SamplingGrid:
 class Resize:
     """Bring images of one native size to `size`, and bring results back onto the native grid.
 
-    `pad` keeps the aspect: the image is resized to the largest that fits, centred, and surrounded by its background.
-    `stretch` resizes each axis on its own. `crop` keeps the resolution: what is larger than `size` is cut about its
-    centre, what is smaller is centred in its background. Where nothing is resized the values stay as they are.
+    `pad` keeps the aspect: the image is resized to the largest that fits, centred in its background. `stretch` resizes
+    each axis on its own. `crop` keeps the resolution: what is larger is cut about its centre, what is smaller centred.
     """
 
     def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch", "crop"] = "pad"):
@@ -95,7 +94,7 @@ class Resize:
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
-        # what the image fills of `size`, and where; which part of the image is seen
+        # how much the image fills of `size`, and where; which part of the image is seen
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
         self.window = _centred(self.content, self.size)
         self.shown = _centred(smaller if mode == "crop" else self.native, self.native)
