@@ -24,13 +24,7 @@ FORMAT = 1
 
 
 def save(
-    folder: Path,
-    step: int,
-    weights: dict[str, Tensor],
-    state: dict,
-    meta: dict,
-    keep: int,
-    also: Collection[int] = (),
+    folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int, also: Collection[int] = ()
 ) -> Path:
     """Write `folder/step-N`, then drop all but the newest `keep` and those of the steps `also`.
 
@@ -134,17 +128,12 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Load weights by name; UserError that names the first difference where they belong to another network."""
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    shapes = [n for n in sorted(expected.keys() & weights.keys()) if expected[n].shape != weights[n].shape]
-    if missing or unknown or shapes:
-        if shapes and not missing and not unknown:
-            name = shapes[0]
-            detail = f"'{name}' is {list(weights[name].shape)} there and {list(expected[name].shape)} here"
-        else:
-            detail = f"'{(missing or unknown)[0]}' is {'missing there' if missing else 'unknown here'}"
-        count = len(missing + unknown + shapes)
-        what = f"the checkpoint belongs to another method or network: {detail} ({count} differences)"
+    expected, found = ({n: list(t.shape) for n, t in each.items()} for each in (module.state_dict(), weights))
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        name = next((name for name in wrong if not (name in expected and name in found)), wrong[0])
+        detail = f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')} here"
+        what = f"the checkpoint belongs to another method or network: {detail} ({len(wrong)} differences)"
         raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
     module.load_state_dict(weights)
 
@@ -156,10 +145,9 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         detail = "it is missing"
     else:
         detail = str(error).strip().split("\n")[0][:160] or type(error).__name__
-    remedy = (
-        "use an earlier checkpoint of the run, or copy it again from where it was made; pickled files are never loaded"
-    )
-    return UserError(f"'{path.name}' is not a readable gantk checkpoint: {detail}", where=str(path), remedy=remedy)
+    what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
+    remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
+    return UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")
 
 
 def _sync(path: Path) -> None:

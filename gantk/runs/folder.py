@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +37,23 @@ class RunFolder:
         if (path / "recipe.toml").exists():
             remedy = f"choose another --out, or go on with it: gantk resume {path}"
             raise UserError(f"'{path}' already holds a run", where="--out", remedy=remedy)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"'{path}' is a file", where="--out", remedy="name a folder")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"'{path}' cannot be made: {error.strerror}", where="--out", remedy="choose another"
-            ) from None
+            what = f"'{path}' cannot be made: {error.strerror}"
+            raise UserError(what, where="--out", remedy="name another folder") from None
         return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """An existing run; UserError where the folder is not one."""
         path = Path(path)
-        if path.is_file() or not path.exists():
+        if not path.is_dir():
             what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
             raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
         if not (path / "recipe.toml").is_file():
-            raise UserError(
-                f"'{path}' is not a run folder: it has no recipe.toml", remedy="name a folder made by `gantk run`"
-            )
+            what = f"'{path}' is not a run folder: it has no recipe.toml"
+            raise UserError(what, remedy="name a folder made by `gantk run`")
         return cls(path)
 
     @property
@@ -86,13 +82,10 @@ class RunFolder:
 
     def read_log(self) -> list[dict[str, Any]]:
         """All whole lines of log.jsonl; one cut off by a crash is left out."""
-        path = self.path / "log.jsonl"
-        lines = []
+        path, lines = self.path / "log.jsonl", []
         for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
-            try:
+            with suppress(ValueError):
                 lines.append(json.loads(text))
-            except ValueError:
-                continue
         return lines
 
     def rewind_log(self, step: int) -> float:
@@ -117,16 +110,11 @@ class RunFolder:
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where there is none, or no such file."""
-        path = self.path / "best.json"
-        remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
-        try:
-            step = int(json.loads(path.read_text("utf-8"))["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            what = f"'{self.path}' names no best checkpoint: it has no readable best.json"
-            raise UserError(what, where="evaluate.checkpoint", remedy=remedy) from None
+        step = self._json("best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
-            what = f"the best checkpoint of '{self.path}', step {step}, is not there any more"
-            raise UserError(what, where=str(path), remedy=remedy)
+            what = f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not there"
+            remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
+            raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
         return checkpoint.path_of(self.checkpoints, step)
 
     def chosen(self) -> Path:
@@ -137,24 +125,23 @@ class RunFolder:
 
     def usage(self) -> dict[str, Any]:
         """usage.json, what the training used beside its steps; {} where it is absent or not readable."""
+        return self._json("usage.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.path / "usage.json").read_text("utf-8"))
+            found = json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError):
-            return {}
+            found = {}
         return found if isinstance(found, dict) else {}
 
 
 def environment() -> dict[str, Any]:
     """What made this run, beside the machine: versions, command, time."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
+    from gantk.machine.doctor import installed
+
     return {
         "gantk": __version__,
-        "packages": packages,
+        "packages": {name: installed(name) for name in PACKAGES},
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
