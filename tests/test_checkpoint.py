@@ -130,19 +130,6 @@ def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(tmp_path, monke
     assert number > 8 and {"save_file", "rename", "replace", "fsync", "unlink"} <= set(calls)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "log.txt"
-    path.write_text("old")
-    for number in (1, 2):
-        with monkeypatch.context() as patches:
-            crash_at(patches, number, after=False)
-            with pytest.raises(Crash):
-                checkpoint.write_file(path, b"new")
-        assert path.read_text() == "old"
-    checkpoint.write_file(path, b"new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["log.txt"]
-
-
 # ---- what is no checkpoint -----------------------------------------------------------------------
 
 LOADERS = {
@@ -249,11 +236,3 @@ def test_a_log_line_cut_off_by_a_crash_is_dropped(tmp_path):
     assert [line["step"] for line in run.read_log()] == [1, 2, 3]
     assert run.rewind_log(2) == 1.0
     assert [line["step"] for line in run.read_log()] == [1, 2]
-
-
-def test_a_run_of_no_steps_leaves_a_checkpoint(tiny_recipe, tmp_path):
-    import gantk
-
-    tiny_recipe["train"]["steps"] = 0
-    run = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    assert (run.path / "checkpoints" / "step-000000" / "weights.safetensors").is_file()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import random
 
 import pytest
 import torch
-from torch import nn
+from sketch import Sketch, assert_same, images, train
 
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
@@ -20,49 +18,9 @@ CPU = Runtime(torch.device("cpu"), "fp32", True)
 STEPS = 14
 
 
-class Sketch(Method):
-    """A generator with dropout and batch norm, a critic on every second step; `spoil` is run inside the step."""
-
-    reads = ("image",)
-
-    def __init__(self, spoil=lambda image, progress: image):
-        super().__init__(Geometry(2, (8, 8), {"image": 1}))
-        torch.manual_seed(0)
-        first = nn.Conv2d(1, 4, 3, padding=1)
-        self.player = nn.Sequential(first, nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 3))
-        self.critic = nn.Conv2d(1, 1, 3)
-        self.spoil = spoil
-
-    def phases(self):
-        return [Phase("play", (self.player,), self.play, ema=True), Phase("judge", (self.critic,), self.judge, every=2)]
-
-    def play(self, batch):
-        fake = self.spoil(self.player(batch["image"]), self.progress)
-        batch["fake"] = fake.detach()
-        return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean() * (1 + self.progress)}
-
-    def judge(self, batch):
-        return {"critic": self.critic(batch["fake"]).square().mean()}
-
-
 def engine_of(graph=None, spoil=None, rule=adam) -> Engine:
-    method = Sketch() if spoil is None else Sketch(spoil)
+    method = Sketch(every=2) if spoil is None else Sketch(spoil, every=2)
     return Engine(CPU.place(method, 2), train_table(rule, schedule=Linear, seed=3), STEPS, CPU, graph)
-
-
-def images(step: int = 0, stage: Stage | None = None, count: int = 2) -> Batch:
-    return Batch(image=torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
-
-
-def train(engine: Engine, batch_at=images) -> list[dict]:
-    return [losses for _, _, losses in engine.fit(batch_at)]
-
-
-def assert_same(one: Engine, other: Engine) -> None:
-    for name, tensor in one.method.state_dict().items():
-        assert torch.equal(tensor, other.method.state_dict()[name]), name
-    for name, tensor in one.ema.state_dict().items():
-        assert torch.equal(tensor, other.ema.state_dict()[name]), name
 
 
 def test_replays_lead_where_steps_lead():
@@ -75,31 +33,23 @@ def test_replays_lead_where_steps_lead():
         assert {name: float(loss) for name, loss in one.items()} == {name: float(loss) for name, loss in other.items()}
 
 
-@pytest.mark.parametrize("held", [0, [0]], ids=["number", "list"])
-def test_what_a_trial_changes_in_python_is_named_and_put_back(held):
+def test_what_a_trial_changes_in_python_is_named_and_put_back():
     """So that a training whose step cannot be recorded goes where it goes without the attempt."""
-
-    def counting(engine: Engine) -> Engine:
+    plain, replayed = engine_of(), engine_of(Recording)
+    for engine in (plain, replayed):
         method = engine.method
-        method.held = copy.deepcopy(held)
+        method.number, method.held = 0, [0]
 
-        def spoil(image, progress):
-            if isinstance(method.held, list):
-                method.held[0] += 1
-            else:
-                method.held += 1
-            count = method.held[0] if isinstance(method.held, list) else method.held
-            return image * (1 + 0.01 * count + 0.01 * random.random())
+        def spoil(image, progress, method=method):
+            method.number += 1
+            method.held[0] += 1
+            return image * (1 + 0.01 * method.number + 0.01 * method.held[0] + 0.01 * random.random())
 
         method.spoil = spoil
-        return engine
-
-    plain, replayed = counting(engine_of()), counting(engine_of(Recording))
-    for engine in (plain, replayed):
         random.seed(0)
         train(engine)
-    assert "every step changes held, the random numbers of `random` in Python" in replayed.notes[0]
-    assert plain.method.held == replayed.method.held
+    assert "every step changes number, held, the random numbers of `random` in Python" in replayed.notes[0]
+    assert (plain.method.number, plain.method.held) == (replayed.method.number, replayed.method.held)
     assert_same(plain, replayed)
 
 

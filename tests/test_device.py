@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import warnings
 import pytest
 import torch
 
-import gantk as toolkit
 from gantk.errors import UserError
-from gantk.machine import device, doctor
+from gantk.machine import doctor
 from gantk.machine.runtime import start
 
 OLD = (
@@ -135,20 +133,6 @@ def test_bf16_is_taken_where_the_card_has_it_and_refused_where_it_was_asked_for_
         "Tesla T4 (compute capability 7.5) has no bfloat16 arithmetic. Allowed: auto, fp32. "
         'Set train.precision = "auto", which takes fp32 here.  (train.precision)'
     )
-
-
-def test_a_cpu_does_bf16_when_it_is_asked_to_and_says_where_that_costs_time(tiny_recipe, tmp_path, monkeypatch):
-    assert start("cpu", "bf16").precision == "bf16"
-    tiny_recipe["train"] |= {"precision": "bf16", "steps": 1, "save_every": 1}
-    slow = ["bf16 is slower than float32 on this p"]
-    amd, intel = "AuthenticAMD\nflags : avx2", "GenuineIntel\nflags : avx2"
-    seen = {f"{amd} avx512_bf16": [], f"{intel} avx512_bf16 amx_bf16": [], f"{intel} avx512_bf16": slow, amd: slow}
-    for number, (text, expected) in enumerate(seen.items()):
-        monkeypatch.setattr(device, "cpu_info", lambda text=text: f"vendor_id : {text}\n")
-        run = toolkit.run(tiny_recipe, out=tmp_path / str(number), device="cpu", say=lambda line: None)
-        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text("utf-8").splitlines()]
-        assert [line["note"][:37] for line in lines if "note" in line] == expected
-        assert start("cpu", "auto").precision == ("fp32" if expected else "bf16")
 
 
 CHILD = """

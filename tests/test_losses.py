@@ -129,17 +129,6 @@ def test_gradients_are_finite_for_constant_images(dims, flat_source):
         assert structure.isfinite() and flatness.isfinite() and output.grad.isfinite().all()
 
 
-def test_structure_names_what_does_not_fit():
-    with pytest.raises(UserError, match="window"):
-        LocalNCC(window=1)
-    with pytest.raises(UserError, match="window of 5"):
-        LocalNCC()(torch.zeros(1, 1, 4, 9), torch.zeros(1, 1, 4, 9))
-    with pytest.raises(UserError, match="own source"):
-        LocalNCC()(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
-    with pytest.raises(UserError, match="floor"):
-        FlatRegion(floor=0.0)
-
-
 def head(seed: int = 0) -> torch.Tensor:
     """Tissue of many intensities, (2, 1, 40, 40), in a frame of air."""
     image = torch.nn.functional.interpolate(torch.rand(2, 1, 10, 10, generator=torch.Generator().manual_seed(seed)), 40)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import InstanceNorm, ResizeConv, SelfAttention, conv, init_weights
+from gantk.nets.blocks import InstanceNorm, ResizeConv, SelfAttention, conv
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
@@ -154,14 +154,6 @@ def test_resize_convolution_is_repeating_then_convolving(dims, side):
     assert all(torch.allclose(m, t, atol=1e-9) for m, t in zip(mine, theirs, strict=True))
 
 
-def test_initial_weights_are_small_and_random():
-    network = init_weights(nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(512)))
-    assert abs(network[0].weight.std().item() - 0.02) < 0.001 and network[0].bias.abs().max() == 0
-    assert abs(network[1].weight.mean().item() - 1) < 0.01 and abs(network[1].weight.std().item() - 0.02) < 0.003
-    spectral = PatchGAN(1, 2, width=64, spectral=True, norm="none", layers=3)
-    assert abs(spectral.layers[2].parametrizations.weight.original.std().item() - 0.02) < 0.001
-
-
 def parameters(make) -> int:
     """How many parameters a network has; on the meta device, so that 54 million cost nothing."""
     with torch.device("meta"):
@@ -196,31 +188,6 @@ def test_self_attention_is_the_papers_formula(dims):
     expected = x.double() + block.gain.double() * o.mT.reshape(x.shape)
     assert (expected - x).abs().max() > 0.05
     torch.testing.assert_close(block(x).double(), expected, rtol=0, atol=1e-5)
-
-
-ATTENTIVE = {
-    "unet": lambda **o: UNet(1, 1, 2, width=8, depth=3, **o),
-    "unet with stem": lambda **o: UNet(1, 1, 2, width=8, depth=3, stem=1, head=1, **o),
-    "resnet": lambda **o: ResNet(1, 1, 2, width=8, blocks=3, **o),
-    "attention_unet": lambda **o: AttentionUNet(1, 1, 2, width=8, depth=3, **o),
-}
-
-
-@pytest.mark.parametrize("name", ATTENTIVE)
-def test_features_are_the_maps_that_forward_computes_shallow_to_deep_and_stop_ahead_of_the_decoder(name):
-    network, ran = ATTENTIVE[name]().eval(), []
-    x = torch.randn(2, 1, 32, 32)
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            layer.register_forward_hook(lambda layer, _i, y: ran.append(id(layer)))
-    maps, encoder = network.features(x), list(ran)
-    ran.clear()
-    network(x)
-    assert ran[: len(encoder)] == encoder and len(ran) > len(encoder)
-    sides = [feature.shape[-1] for feature in maps]
-    whole = name != "unet"  # a U-Net without a stem halves the image at once
-    assert sides[:3] == ([32, 16, 8] if whole else [16, 8, 4]) and sides == sorted(sides, reverse=True)
-    assert all(feature.std() > 0 and feature.requires_grad for feature in maps)
 
 
 @pytest.mark.parametrize(

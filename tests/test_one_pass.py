@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import kornia.geometry  # noqa: F401  (its first import copies tensors from the host)
@@ -12,9 +11,8 @@ from test_contracts import METHODS, MUNIT
 from torch import nn
 
 from gantk.method import Batch, Geometry, Method
-from gantk.testing import MethodContract
 from gantk.testing.recorded import host_reads
-from gantk.testing.small import SMALL, random_images, small_part, small_size
+from gantk.testing.small import random_images, small_part, small_size
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
 ALL = {"local_ncc": 2.0, "flat_region": 4.0, "lesion": 3.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6}
@@ -31,7 +29,6 @@ EVERYTHING = {
             "patches": 16, "adversarial": "wgan_gp"},
     "progan": {"width": 8, "latent": 8, "conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6},
 }  # fmt: skip
-NORMS = ("instance", "group", "batch", "none")
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 CASES += [(name, "everything") for name in EVERYTHING]
 
@@ -65,40 +62,6 @@ def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
 
 def backward(losses: dict) -> None:
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-
-
-NETWORKS = [
-    *[("generator", name, {"norm": norm}) for name in ("unet", "resnet", "attention_unet") for norm in NORMS],
-    *[("discriminator", name, {"norm": norm}) for name in ("patchgan", "dcgan", "munit") for norm in NORMS],
-    ("discriminator", "patchgan", {"norm": "none", "spectral": True}),
-]
-
-
-def apart(network: nn.Module, images: torch.Tensor) -> bool:
-    """Whether a batch gives what its images give alone, and one image leaves the others' results as they are."""
-    for layer in network.modules():  # what it draws at random differs between two passes, rightly
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.eval()
-    other = images.clone()
-    other[0] = -2 * other[0].flip(-1) + 0.3
-
-    def outputs(batch: torch.Tensor) -> torch.Tensor:
-        result = copy.deepcopy(network)(batch)  # a copy: passes change what it remembers, as spectral norm does
-        return torch.cat([each.flatten(1) for each in result], 1) if isinstance(result, list) else result
-
-    with torch.no_grad():
-        whole, singles = outputs(images), torch.cat([outputs(image) for image in images.split(1)])
-        neighbours = outputs(other)[1:]
-    size = whole.abs().max()
-    return bool((whole - singles).abs().max() < 1e-3 * size and (neighbours - whole[1:]).abs().max() < 1e-4 * size)
-
-
-@pytest.mark.parametrize(("kind", "name", "options"), NETWORKS, ids=str)
-def test_a_network_says_rightly_whether_it_mixes_the_images_of_a_batch(kind, name, options):
-    torch.manual_seed(0)
-    part = small_part(kind, name, SMALL.get(name, {}) | options)
-    network = part(1, 1, 2) if kind == "generator" else part(1, 2)
-    assert network.batch_independent == apart(network, random_images(3, 1, (32, 32))) == (options["norm"] != "batch")
 
 
 # ---- one pass for several inputs -------------------------------------------------------------------
@@ -202,31 +165,6 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
 
 
 # ---- no gradient that nobody wants -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "number"), [(name, 0) for name in sorted(METHODS)])
-def test_a_phase_builds_gradients_of_what_it_updates_alone(name, number):
-    options = METHODS[name][number]
-    contract = type("Contract", (MethodContract,), {"method": name, "options": options})()
-    method = contract.build(2)
-    engine, stage = contract.engine(method), method.stages(4)[-1]
-    batch = contract.batch_at(method, 0, stage.size)
-    method.begin(stage, batch)
-    names = {parameter: key for key, parameter in method.named_parameters()}
-    for phase in engine.phases:
-        optimizer, own = engine.optimizers[phase.name], set(engine.parameters[phase.name])
-
-        def step(closure, own=own, phase=phase):
-            total = closure()
-            built = {names[p] for p in names if p.grad is not None}
-            assert built, f"'{phase.name}' builds no gradient"
-            assert built <= {names[p] for p in own}, f"'{phase.name}' builds gradients that nobody wants"
-            assert not any(p.requires_grad for p in names if p not in own)
-            return total
-
-        optimizer.step = step
-    engine.train_step(batch)
-    assert not any(image.requires_grad for image in batch.values())
 
 
 # ---- nothing that a device waits for ---------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import torch
 from several import children, finish, start, torchrun
 from torch import nn
 
-import gantk
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
 from gantk.machine.device import choose
@@ -41,24 +39,6 @@ def recipe(tmp_path, pictures, tiny_recipe) -> dict:
     }
     tiny_recipe["train"] |= {"steps": 4, "batch": 2}
     return tiny_recipe
-
-
-def scored(folder) -> dict:
-    """metrics.json without what depends on the clock."""
-    return {key: value for key, value in json.loads((folder / "metrics.json").read_text()).items() if key != "speed"}
-
-
-@pytest.mark.slow
-def test_ranks_share_the_scoring_and_the_scores_are_those_of_one(tiny_recipe, tmp_path):
-    tiny_recipe["method"] |= {"pool": 0, "local_ncc": 0.0, "flat_region": 0.0}
-    tiny_recipe["data"]["source"] |= {"subjects": 8, "slices": 3}
-    tiny_recipe["translate"] = {"batch": 1}  # several passes to share
-    tiny_recipe["train"] |= {"steps": 2}
-    (code, _, err), _ = finish(start(tiny_recipe, tmp_path))
-    assert code == 0, err
-    shared = scored(tmp_path / "ranks")
-    gantk.evaluate(tmp_path / "ranks", device="cpu", say=lambda line: None)
-    assert scored(tmp_path / "ranks") == shared
 
 
 @pytest.mark.parametrize(
@@ -165,11 +145,6 @@ def test_srun_is_told_as_torchrun_would_tell_it():
         "MASTER_ADDR": "node01",
     }
     assert 1024 < int(environment["MASTER_PORT"]) < 32768
-
-
-def test_a_job_that_slurm_requeued_was_started_again():
-    assert launch(SRUN | {"SLURM_RESTART_COUNT": "1"}).restarts == 1
-    assert launch({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}).restarts == 2  # of one task
 
 
 @pytest.mark.parametrize(

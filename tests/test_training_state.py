@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
-from gantk.testing.recorded import Recording, host_reads
 from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd
@@ -72,26 +70,6 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
         # an image is either on its way out, or kept for later, or (while the pool fills) both
         assert set(returned) | set(stored) == set(range(shown))
     assert same_state(pool, single) and same_state(pool, restored)
-
-
-def test_half_of_the_images_are_exchanged_once_the_pool_is_full():
-    pool = ImagePool(50, 1, (2, 2))
-    pool(numbered(0, 50))
-    given = ids(seeded(0, pool, numbered(50, 1000)))
-    assert 440 < sum(image == 50 + place for place, image in enumerate(given)) < 560  # 500 +- 4 standard deviations
-    assert len(set(given)) == len(given)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_graph_can_hold_the_pool(batch):
-    graph, eager = ImagePool(4, 1, (4, 4)), ImagePool(4, 1, (4, 4))
-    images, recording = torch.zeros(batch, 1, 2, 2), Recording()
-    out = seeded(0, recording.record, lambda: graph(images))
-    assert seeded(0, host_reads, lambda: eager(images)) == []
-    for step in range(1, 12):  # from an empty pool to a full one
-        images.copy_(numbered(10 * step, batch))
-        seeded(step, recording.replay)
-        assert torch.equal(out, seeded(step, eager, images)) and same_state(graph, eager)
 
 
 @pytest.mark.parametrize("kept", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
@@ -188,44 +166,6 @@ def test_gradients_reach_changed_and_unchanged_images():
     torch.testing.assert_close(images.grad, torch.ones_like(images))
 
 
-def test_a_restored_augmentation_goes_on_alike():
-    one, other = adaptive(), adaptive()
-    observed(one, 1.0, 1003)
-    restore(other, one)
-    assert observed(other, 0.9, 100) == observed(one, 0.9, 100) and same_state(one, other)
-    images = torch.rand(50, 1, 4, 4)
-    assert torch.equal(seeded(1, one, images), seeded(1, other, images))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_a_graph_can_hold_the_augmentation(dims):
-    parts = [bind("augment", name) for name in ("hflip", "affine", "noise")]
-    graph, eager = (DiscriminatorAugment(parts, dims, 0.6) for _ in range(2))
-    graph.SPEED = eager.SPEED = 100  # p is above 0 soon
-    images, logits, recording = torch.zeros(9, 1, *SIZES[dims]), torch.zeros(9, 1, 2), Recording()
-
-    def step(augment):
-        out = augment(images)
-        augment.observe(logits)
-        return out
-
-    step(copy.deepcopy(eager))  # imports what the changes need
-    assert seeded(0, host_reads, lambda: step(eager)) == []
-    out = seeded(0, recording.record, lambda: step(graph))
-    for seed in range(1, 20):
-        images.copy_(torch.rand(images.shape))
-        logits.copy_(torch.rand(logits.shape) * 10 - 0.1)
-        expected = seeded(seed, step, eager)
-        seeded(seed, recording.replay)
-        assert torch.equal(out, expected) and same_state(graph, eager)
-    assert float(graph.p) > 0
-
-
-def test_a_target_without_changes_is_refused():
-    with pytest.raises(UserError, match=r"augment names none.*hflip"):
-        DiscriminatorAugment([], 2, 0.6)
-
-
 # ---- the moving average --------------------------------------------------------------------------
 
 
@@ -287,22 +227,6 @@ def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
         assert all(torch.equal(average[name], tensor) for name, tensor in net.state_dict().items())
     assert all(torch.equal(live[name], tensor) for name, tensor in net.state_dict().items())
     assert addresses == [parameter.data_ptr() for parameter in net.parameters()]  # optimizers still hold them
-
-
-def test_a_restored_average_goes_on_alike():
-    net, other = network(), network()
-    ema = EMA(net, [net], 0.99)
-    for step in range(3):
-        disturb(net, step)
-        step_of(ema)
-    restore(other, net)
-    restored = EMA(other, [other], 0.99)
-    restored.load_state_dict({name: tensor.clone() for name, tensor in ema.state_dict().items()}, ema.updates)
-    for each in ((net, ema), (other, restored)):
-        disturb(each[0], 3)
-        step_of(each[1])
-    assert restored.updates == ema.updates
-    assert all(torch.equal(ema.average[name], restored.average[name]) for name in ema.average)
 
 
 # ---- optimizers ----------------------------------------------------------------------------------
