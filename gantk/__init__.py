@@ -15,19 +15,7 @@ import sys
 import warnings
 
 _PUBLIC = {
-    "gantk.api": [
-        "run",
-        "resume",
-        "predict",
-        "evaluate",
-        "compare",
-        "translate",
-        "sample",
-        "load",
-        "export",
-        "check",
-    ],  # fmt: skip
-    "gantk_datasets.download": ["fetch", "public_sets"],
+    "gantk.api": ["run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

@@ -65,16 +65,23 @@ def run(
 
     loaded, model = sync_errors(lambda: _checked(recipe, data, [*set, *shorthands], profile))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else _mute
+    say = say if runtime.main else lambda line: None  # one rank speaks for all
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
     if loaded.notes:
         say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
+
+    def accepted() -> UserError | None:
+        leaks = parts.data.leaks()
+        if leaks and not allow_leakage:
+            raise leaks
+        return leaks
+
     with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
         parts = assemble(model, runtime)
         traced = None
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
-        leaks = runtime.sync_errors(lambda: _accepted(parts.data.leaks(), allow_leakage))
+        leaks = runtime.sync_errors(accepted)
         for line in parts.data.description():
             say(line)
         tables = resolved(model)
@@ -88,16 +95,7 @@ def run(
         if traced is not None:
             traced.folder = folder.path / "profile"
         say(f"run      {folder.path}")
-        if again:
-            return _go_on(parts, folder, saved, say)
-        say(_machine_line(parts))
-        return _train(parts, folder, say, profile=traced)
-
-
-def _accepted(leaks: UserError | None, allowed: bool) -> UserError | None:
-    if leaks and not allowed:
-        raise leaks
-    return leaks
+        return _train(parts, folder, say, again, saved, traced)
 
 
 def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
@@ -114,22 +112,46 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
     folder, model, saved = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else _mute
+    say = say if runtime.main else lambda line: None  # one rank speaks for all
     with runtime.watched(lambda: advice(folder.path, runtime.world)), memory_advice(model, runtime):
-        return _go_on(assemble(model, runtime), folder, saved, say)
+        return _train(assemble(model, runtime), folder, say, True, saved)
 
 
-def _go_on(parts: Parts, folder: RunFolder, saved: Path | None, say: Say) -> RunFolder:
-    """Train on from a save, or from the start where nothing had been saved."""
+def _train(
+    parts: Parts, folder: RunFolder, say: Say, again: bool, saved: Path | None, profile: StepProfile | None = None
+) -> RunFolder:
+    """Train to the end, score and report; `again`: on from a save, or from the start where nothing had been saved."""
+    from gantk.machine.restart import advice
+    from gantk.machine.runtime import describe
     from gantk.training.assemble import restore
+    from gantk.training.loop import Training
 
-    runtime, engine = parts.runtime, parts.engine
+    runtime, engine, seconds = parts.runtime, parts.engine, 0.0
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
-    seconds = folder.rewind_log(engine.step if saved else -1) if runtime.main else 0.0
-    say(_machine_line(parts))
-    say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
-    return _train(parts, folder, say, seconds)
+    if again and runtime.main:
+        seconds = folder.rewind_log(engine.step if saved else -1)
+    weights, machine = sum(parameter.numel() for parameter in parts.method.parameters()), describe(runtime)
+    ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
+    say(
+        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.steps} steps, "
+        f"{machine['device']} {runtime.precision}, {machine['threads']} threads{ranks}"
+    )
+    if again:
+        say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+    with runtime.watched(lambda: advice(folder.path, runtime.world)):
+        training = Training(parts, folder, seconds, profile)
+        training.fit()
+        if runtime.main and folder.chosen() != folder.latest():
+            restore(parts, folder.chosen())
+            say(f"best     step {engine.step}, chosen by: {training.choice.rule}")
+        _evaluate(parts, folder, say)
+        if runtime.main:
+            from gantk.report import write_report  # not before the first step
+
+            say(f"report   {write_report(folder.path)}")
+        runtime.wait()
+    return folder
 
 
 def predict(
@@ -315,42 +337,14 @@ def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progr
 
 def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tuple[Recipe, Model]:
     """A recipe with everything that was said over it, and what it is checked."""
-    from gantk.recipe.load import load_recipe
+    from gantk.recipe.load import load_recipe, mapping
 
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings)
-    _anchor_split_file(loaded)
-    return loaded, loaded.check()
-
-
-def _anchor_split_file(recipe: Recipe) -> None:
-    """Make the path of a split's CSV absolute: the run's recipe is read again from wherever the user then is."""
-    split = recipe.tables.get("data", {}).get("split") if isinstance(recipe.tables.get("data"), dict) else None
-    if isinstance(split, dict) and isinstance(split.get("file"), str) and split["file"]:
+    split = mapping(mapping(loaded.tables.get("data")).get("split"))
+    if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
         split["file"] = str(Path(split["file"]).absolute())
-
-
-def _train(
-    parts: Parts, folder: RunFolder, say: Say, seconds: float = 0.0, profile: StepProfile | None = None
-) -> RunFolder:
-    from gantk.machine.restart import advice
-    from gantk.training.assemble import restore
-    from gantk.training.loop import Training
-
-    runtime = parts.runtime
-    with runtime.watched(lambda: advice(folder.path, runtime.world)):
-        training = Training(parts, folder, seconds, profile)
-        training.fit()
-        if runtime.main and folder.chosen() != folder.latest():
-            restore(parts, folder.chosen())
-            say(f"best     step {parts.engine.step}, chosen by: {training.choice.rule}")
-        _evaluate(parts, folder, say)
-        if runtime.main:
-            from gantk.report import write_report  # not before the first step
-
-            say(f"report   {write_report(folder.path)}")
-        runtime.wait()
-    return folder
+    return loaded, loaded.check()
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
@@ -372,20 +366,3 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     for line in summary_lines(result):
         say(line)
     return result
-
-
-def _machine_line(parts: Parts) -> str:
-    from gantk.machine.runtime import describe
-
-    runtime, engine = parts.runtime, parts.engine
-    weights = sum(parameter.numel() for parameter in parts.method.parameters())
-    machine = describe(runtime)
-    ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
-    return (
-        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.steps} steps, "
-        f"{machine['device']} {runtime.precision}, {machine['threads']} threads{ranks}"
-    )
-
-
-def _mute(line: str) -> None:
-    """Ranks other than the first do not print."""

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -63,6 +64,24 @@ def cli() -> None:
 _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 
 
+def _json(words: str):
+    """The option --json FILE, whose folder has to be there before anything is computed."""
+
+    def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
+        if file and not Path(file).absolute().parent.is_dir():
+            raise UserError(f"there is no folder '{Path(file).parent}'", where="--json", remedy="make it first")
+        return file
+
+    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
+
+
+def _write_json(file: str | None, found: Any) -> None:
+    from gantk.files import write_file
+
+    if file:
+        write_file(Path(file), (json.dumps(found, indent=1) + "\n").encode())
+
+
 # ---- trained models
 
 
@@ -101,14 +120,11 @@ def run(recipe, trial, **options) -> None:
 def _try(recipe: str, json_file: str | None, **options) -> None:
     """Print what a training would take; exit code 1 where it does not fit."""
     from gantk import api
-    from gantk.files import write_file
 
-    _expect_folder_of(json_file)
     found = api.predict(recipe, **options)
     for line in found.lines():
         say(line)
-    if json_file:
-        write_file(Path(json_file), (json.dumps(asdict(found), indent=1) + "\n").encode())
+    _write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
 
 
@@ -193,23 +209,20 @@ def sample(run, no_post, **options) -> None:
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
-@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON too.")
+@_json("Write the result as JSON too.")
 @_device
 def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
     from gantk import api
-    from gantk.files import write_file
 
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
-    _expect_folder_of(json_file)
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
         result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=say)
     else:
         result = api.compare(pred, truth, **({"metrics": names} if names else {}), device=device, say=say)
-    if json_file:
-        write_file(Path(json_file), (json.dumps(result, indent=1) + "\n").encode())
+    _write_json(json_file, result)
 
 
 # ---- images
@@ -223,7 +236,7 @@ def data() -> None:
 @data.command()
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the findings as JSON too; - is the terminal.")
+@_json("Write the findings as JSON too; - is the terminal.")
 def check(path, recipe, json_file) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.
 
@@ -232,25 +245,23 @@ def check(path, recipe, json_file) -> None:
     other domain's. Exit code 1 where something would spoil a training.
     """
     from gantk import api
-    from gantk.files import write_file
 
     with progress_bar() as progress:
         result = api.check(path, recipe=recipe, progress=progress)
-    text = json.dumps(result, indent=1) + "\n"
     if json_file == "-":
-        click.echo(text, nl=False)
+        click.echo(json.dumps(result, indent=1))
     else:
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
         colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
-        problems = sorted(result["problems"], key=lambda problem: list(colours).index(problem["severity"]))
         rows = [
-            (f"[{colours[p['severity']]}]{p['severity']}[/]", escape(p["what"]), escape(p["remedy"] or ""))
-            for p in problems
+            (f"[{colour}]{severity}[/]", escape(problem["what"]), escape(problem["remedy"] or ""))
+            for severity, colour in colours.items()
+            for problem in result["problems"]
+            if problem["severity"] == severity
         ]
         console().print(_table((), rows) if rows else "[green]nothing is wrong[/]")
-        if json_file:
-            write_file(Path(json_file), text.encode())
+        _write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
 
 
@@ -359,7 +370,7 @@ def new_plugin(name, folder) -> None:
 @click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@click.option("--json", "json_file", metavar="FILE", help="Write what the trial found as JSON too.")
+@_json("Write what the trial found as JSON too.")
 @_device
 def doctor(recipe, settings, profile, json_file, device) -> None:
     """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
@@ -384,11 +395,6 @@ def _table(headers: tuple[str, ...], rows) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _expect_folder_of(json_file: str | None) -> None:
-    if json_file and not Path(json_file).absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{Path(json_file).parent}'", where="--json", remedy="make it first")
 
 
 def _kind(kind: str) -> str:
