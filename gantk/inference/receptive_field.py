@@ -154,10 +154,10 @@ class Requirements:
     @cached_property
     def multiple(self) -> tuple[int, ...]:
         """What the sides of images have to be multiples of: the network's halvings."""
-        found = _common_multiple([call.factors for call in self.calls if call.factors], self.dims)
-        if any(side % step for side, step in zip(self.base, found, strict=True)):
-            raise Unfit(f"its maps go {found} times into an image of {self.base}")
-        return found
+        return self._common([call.factors for call in self.calls if call.factors])
+
+    def _common(self, maps: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(math.lcm(*along) for along in zip(*maps, (1,) * self.dims, strict=True))
 
     @cached_property
     def bytes_per_voxel(self) -> float:
@@ -165,13 +165,15 @@ class Requirements:
         return self._bytes_per_voxel(lambda size: self.function(self.image(size)))
 
     def _bytes_per_voxel(self, run: Callable[[tuple[int, ...]], object]) -> float:
-        """The same of `run(size)`; what is needed at any size, such as weights in another precision, is not counted."""
-        size, peaks = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base), []
-        for larger in (size, (*size[:-1], 2 * size[-1])):
+        """The same of `run(size)`: the last side is doubled until it shows beside what is needed at any size."""
+        size, peaks = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base), [math.inf]
+        for larger in ((*size[:-1], size[-1] << doublings) for doublings in range(6)):
             with Memory() as memory:
                 run(larger)
             peaks.append(memory.peak)
-        return (peaks[1] - peaks[0]) / math.prod(size)
+            if peaks[-1] > 1.7 * peaks[-2]:
+                break
+        return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)
 
     def _split(self, level: float) -> Split:
         gathered, crops = set(), {}
@@ -193,7 +195,7 @@ class Requirements:
             raise Unfit(f"large and small maps meet outside of its layers ({error})") from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].factors for number in gathered] + list(crops.values())
-        split = Split(level, frozenset(gathered), crops, need, _common_multiple(shared, self.dims))
+        split = Split(level, frozenset(gathered), crops, need, self._common(shared))
         return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
     def run_whole(self, size: tuple[int, ...], level: float, bring: Callable[[int, Crops], Tensor | None]) -> Crops:
@@ -207,7 +209,7 @@ class Requirements:
         crops: Crops = {}
 
         def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
-            call = self.call(number, layer)
+            call = self.calls[number]
             absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
             if call.factors is None and absent:
                 raise Unfit(f"{type(layer).__name__} makes something else than a map of the whole image")
@@ -230,7 +232,7 @@ class Requirements:
         """
 
         def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
-            call = self.call(number, layer)
+            call = self.calls[number]
             if call.factors is None:
                 return forward(*args)
             args = tuple(crop(number, k, arg) if (number, k) in split.crops else arg for k, arg in enumerate(args))
@@ -242,12 +244,6 @@ class Requirements:
             return forward(*args) if call.groups is None else normalised
 
         return self.run(x, answer)
-
-    def call(self, number: int, layer: nn.Module) -> Call:
-        """The call of that number, which must be the layer's."""
-        if number >= len(self.calls) or self.calls[number].layer is not layer:
-            raise Unfit("its layers come in another order each time")
-        return self.calls[number]
 
     def _reach(self, split: Split, axis: int) -> int:
         """How far along an axis what lies beyond a tile changes the maps that are put together from tiles.
@@ -296,10 +292,6 @@ def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
     if x.ndim != len(size) + 2 or any(side % part for side, part in zip(size, x.shape[2:], strict=True)):
         return None
     return tuple(side // part for side, part in zip(size, x.shape[2:], strict=True))
-
-
-def _common_multiple(maps: Sequence[tuple[int, ...]], dims: int) -> tuple[int, ...]:
-    return tuple(math.lcm(*along) for along in zip(*maps, (1,) * dims, strict=True))
 
 
 class Memory(TorchDispatchMode):

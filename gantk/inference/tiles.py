@@ -39,9 +39,8 @@ class Tiling:
 
     Tiles give what the whole image gives, to rounding, where instance or group norms are in the network too: an
     instance norm over one tile knows its brightness and contrast only, and neighbours then differ. It takes passes over
-    the tiles: in each, the statistics of one more norm are gathered (Chan, Golub and LeVeque 1983), and with them known
-    the next one's are right. Small maps, deep inside the network, are computed for the whole image at once, so that
-    their statistics take no passes, and tiles need no wide surroundings to be right.
+    the tiles: each gathers the statistics of one more norm (Chan, Golub and LeVeque 1983). Small maps, deep inside the
+    network, are computed for the whole image at once: that saves passes, and tiles need no wide surroundings.
 
     What the network takes, how far it sees and how much memory it needs is measured by trying it, once a `Tiling`. One
     that cannot be taken apart (its layers come in another order each time) goes by windows on their own, or whole.
