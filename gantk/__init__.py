@@ -81,7 +81,7 @@ MOVED = {
     "gantk.metrics.lesions": "gantk.metrics.pairs",
     "gantk.metrics.pair_metric": "gantk.metrics.pairs",
     "gantk.metrics.perceptual": "gantk_lpips.metric",
-    "gantk.metrics.regression": "gantk.metrics.baselines",
+    "gantk.metrics.regression": "gantk_tasks.regression",
     "gantk.metrics.structural": "gantk.metrics.pairs",
     "gantk.metrics.verdicts": "gantk.metrics.verdict",
     "gantk.nets.attention": "gantk.nets.blocks",

@@ -292,20 +292,20 @@ def test_regression_is_a_rival_where_it_is_asked_for_and_stands_apart_in_the_ver
     class Perfect:
         """The truth of the test pairs, as if it had been learned."""
 
-        def __init__(self, pairs, **settings):
-            asked.append((list(pairs), settings))
+        def __init__(self, pairs, *settings, steps: int = 1, seed: int = 0):
+            asked.append((list(pairs), (*settings, steps, seed)))
 
         def __call__(self, sources):
             to = "b" if len(asked) == 1 else "a"
             return scorer.reals.shown([pair[to] for pair in scorer.data.pairs("test")])
 
-    monkeypatch.setattr("gantk.metrics.evaluate.Regression", Perfect)
+    monkeypatch.setattr("gantk_tasks.regression.Regression", Perfect)
     assert "regression" not in scorer_of(translation, Translates).test()["baselines"]
     translation["evaluate"]["regression"] = 7
     scorer = scorer_of(translation, Translates)
     result = scorer.test()
     pairs, settings = asked[0]
-    assert settings == dict(dims=2, steps=7, seed=0, low=-1.0, high=1.0, runtime=CPU)
+    assert settings == (2, -1.0, 1.0, CPU, 7, 0)
     train = scorer.data.pairs("train")
     assert len(pairs) == len(train)
     assert all(torch.equal(pairs[0][k], scorer.reals.shown([train[0]["ab"[k]]])[0]) for k in (0, 1))

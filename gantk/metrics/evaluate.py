@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, Regression, identity
+from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
 from gantk.metrics.sample_batch import SampleBatch, difference
@@ -232,10 +232,10 @@ class Scorer:
 
         yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
         if table.evaluate.regression:
-            low, high = self.data.range
-            options = {"dims": self.dims, "steps": table.evaluate.regression, "seed": table.train.seed}
+            options = {"name": "regression", "steps": table.evaluate.regression, "seed": table.train.seed}
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
-            yield "regression", Regression(images, low=low, high=high, runtime=self.runtime, **options)
+            make = bind_or_raise("baseline", options)
+            yield "regression", make(images, self.dims, *self.data.range, self.runtime)
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""

@@ -21,6 +21,7 @@ KINDS = {
     "augment": "a random change of images, on the device",
     "metric": "a score of an output against the truth, or of a set of images against real ones",
     "features": "a network from images to vectors, in which sets of images are compared",
+    "baseline": "a simple way from source to target that a model must beat",
     "post": "a change of finished images, after the networks",
     "exporter": "writes a trained model as a file for other programs",
     "optimizer": "an update rule",

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.baselines import BATCH, WIDTH, SmallUNet, mirrored, trained
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
 from gantk_tasks.classification import crossed, expect_least, strangers
+from gantk_tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
 
 SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter sees
 PASS = 2**20  # positions that go through the network at once
