@@ -38,13 +38,12 @@ CHANGES = {
 }
 
 
-def found(images, *, apart=False, subjects=True):
+def found(images, *, subjects=True):
     """Pairs of near copies among images, of different patients or of unknown ones."""
     prints = [
-        replace(fingerprint_of(str(n), pixels), subject=str(n) * subjects, stack=n, group=n)
-        for n, pixels in enumerate(images)
+        replace(fingerprint_of(str(n), pixels), subject=str(n) * subjects, stack=n) for n, pixels in enumerate(images)
     ]
-    return near_copies(prints, apart=apart)
+    return near_copies(prints)
 
 
 @pytest.mark.parametrize("subjects", [True, False], ids=["patients", "unknown"])
@@ -57,12 +56,11 @@ def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change
     assert all(score > (COPY if subjects else COPY_OF_UNKNOWN) for _, _, score in pairs)
 
 
-def test_slices_of_one_patient_and_images_of_one_group_are_not_compared():
+def test_slices_of_one_patient_are_not_compared():
     head = SLICES[96][0]
     prints = [fingerprint_of(str(n), pixels) for n, pixels in enumerate((head, CHANGES["shifted"](head), head * 2))]
-    assert near_copies([replace(one, subject="same") for one in prints], apart=False) == []
-    one, two, three = (replace(one, subject=one.name, group=one.name == "2") for one in prints)
-    assert [pair[:2] for pair in near_copies([one, two, three])] == [(0, 2), (1, 2)]
+    assert near_copies([replace(one, subject="same") for one in prints]) == []
+    assert [pair[:2] for pair in near_copies([replace(one, subject=one.name) for one in prints])] == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_volumes_are_compared_by_three_planes():
@@ -100,4 +98,4 @@ def test_real_slices_of_other_patients_are_no_copies(shared_data):
 
     paths = sorted(path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir())[::3]
     prints = [replace(fingerprint_of(path.name, read(path).pixels), subject=path.stem[:-3]) for path in paths]
-    assert len({one.subject for one in prints}) == 6 and near_copies(prints, apart=False) == []
+    assert len({one.subject for one in prints}) == 6 and near_copies(prints) == []

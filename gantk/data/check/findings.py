@@ -1,51 +1,55 @@
-"""Findings of `data check`: each compares headers or pixels of images and yields a Problem."""
+"""Findings of `data check`: each is a function that compares headers or pixels of images and yields problems.
+
+A problem is a dict: its `kind`, its `severity` (an error would spoil a training, a warning may, a note is good to
+know), `what` is wrong, the `files` that it is about, and a `remedy` or None.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.inspect import Inspected
-from gantk.data.split.near_duplicates import SIDE, near_copies
+from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
 from gantk.formats.contrasts import CONTRASTS, one_word
 
 ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
 FEW = 0.25  # share of the images up to which those that differ from the others are called odd
 SHOWN = 4  # files that a sentence names
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding: an error would spoil a training, a warning may, a note is good to know."""
-
-    kind: str
-    severity: str  # "error", "warning" or "note"
-    what: str
-    files: tuple[str, ...] = ()
-    remedy: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """As the result of a check holds it."""
-        return asdict(self) | {"files": list(self.files)}
+Problem = dict[str, Any]
 
 
-def named(names: Iterable[str]) -> str:
-    """The first of some names, quoted, and how many more there are."""
-    names = list(names)
-    return _shortened([f"'{name}'" for name in names], ", ")
+def problem(kind: str, severity: str, what: str, files: Sequence[str] = (), remedy: str | None = None) -> Problem:
+    """A problem; where its sentence ends with a colon, the first of its files are named behind it."""
+    what += f" {listed([repr(file) for file in files])}" if what.endswith(":") else ""
+    return {"kind": kind, "severity": severity, "what": what.rstrip("."), "files": list(files), "remedy": remedy}
 
 
-def counted(names: Sequence[Hashable], one: str, many: str) -> str:
-    """`1 image is`, `3 images are`."""
-    return f"{len(names)} {one if len(names) == 1 else many}"
-
-
-def _shortened(texts: Sequence[str], between: str) -> str:
+def listed(texts: Sequence[str], between: str = ", ") -> str:
+    """The first of some texts, and how many more there are."""
     return between.join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+
+
+def counted(some: Sequence, noun: str) -> str:
+    """`1 image`, `3 images`."""
+    return f"{len(some)} {noun}{'s' * (len(some) != 1)}"
+
+
+# --- single images
+
+OF_EACH = (  # kind, severity, whether it is so by an image's facts, words, remedy
+    ("constant", "warning", lambda facts: facts["constant"], "of one value throughout", "leave them out"),
+    ("empty", "warning", lambda facts: not facts["constant"] and facts["content"] < 0.005,
+     "nearly empty, below 0.5 % of the pixels", "look at them, or leave them out"),
+    ("empty", "note", lambda facts: not facts["constant"] and 2 * facts.get("empty_planes", 0) > facts["shape"][0],
+     "empty in more than half of the planes", "take fewer planes: data.source.planes"),
+    ("lossy", "note", lambda facts: facts["lossy"],
+     "saved with losses (JPEG), which networks imitate", "use the originals where there are any"),
+)  # fmt: skip
 
 
 def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
@@ -53,144 +57,129 @@ def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
     for item in items:
         if item.error is not None:
             kind = "not-finite" if "not finite" in item.error.what else "unreadable"
-            yield Problem(kind, "error", item.error.what.rstrip("."), (item.name,), item.error.remedy)
+            yield problem(kind, "error", item.error.what, [item.name], item.error.remedy)
 
 
 def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
     """Images without contrast, nearly empty ones, lossy ones, and what their readers remarked."""
-    for kind, severity, is_so, one, many, remedy in (
-        ("constant", "warning", lambda facts: facts["constant"],
-         "image holds one value throughout", "images hold one value throughout", "leave them out"),
-        ("empty", "warning", lambda facts: not facts["constant"] and facts["content"] < 0.005,
-         "image is nearly empty, below 0.5 % of the pixels", "images are nearly empty, below 0.5 % of the pixels",
-         "look at them, or leave them out"),
-        ("empty", "note", lambda facts: not facts["constant"] and 2 * facts.get("empty_planes", 0) > facts["shape"][0],
-         "volume is empty in more than half of the planes", "volumes are empty in more than half of the planes",
-         "take fewer planes: data.source.planes"),
-        ("lossy", "note", lambda facts: facts["lossy"],
-         "image was saved with losses (JPEG), which networks imitate",
-         "images were saved with losses (JPEG), which networks imitate", "use the originals where there are any"),
-    ):  # fmt: skip
-        names = tuple(item.name for item in items if is_so(item.facts))
+    for kind, severity, is_so, words, remedy in OF_EACH:
+        names = [item.name for item in items if is_so(item.facts)]
         if names:
-            yield Problem(kind, severity, f"{counted(names, one, many)}: {named(names)}", names, remedy)
-    remarks: dict[str, list[str]] = defaultdict(list)
-    for item in items:
-        for remark in item.remarks:
-            remarks[remark].append(item.name)
-    for remark, names in remarks.items():
-        yield Problem("remark", "note", f"{named(names)}: {remark}", tuple(names))
+            yield problem(kind, severity, f"{counted(names, 'image')} {words}:", names, remedy)
+    for remark in dict.fromkeys(remark for item in items for remark in item.remarks):
+        names = [item.name for item in items if remark in item.remarks]
+        yield problem("remark", "note", f"{remark}:", names)
 
 
-def odd_ones(items: Sequence[Inspected], domain: str) -> Iterator[Problem]:
-    """What does not fit the other images of one domain: plane, spacing, size, type, scale of intensities."""
-    of = f" of {domain}" if domain else ""
-    slices = [item for item in items if item.facts["plane"] not in (None, "any")]
-    for some, value, kind, severity, what, remedy in (
-        (slices, lambda facts: facts["plane"], "planes", "warning", f"slices{of} lie in different planes",
-         "keep one plane, or choose it by data.plane"),
-        (items, lambda facts: "picture" if len(facts["shape"]) == 2 else "volume", "dimensions", "warning",
-         f"images{of} are pictures and volumes", "keep one kind"),
-        (items, lambda facts: "of " + " x ".join(map(str, facts["shape"])), "size", "note",
-         f"images{of} have several sizes", "see data.fit for how they are fitted"),
-        (items, lambda facts: f"with {facts['channels']}", "channels", "error",
-         f"images{of} differ in their channels, which no network takes",
-         "set data.source.channels = 1 (gray) or 3 (colour)"),
-        (items, lambda facts: facts["dtype"] or "unknown", "type", "note",
-         f"images{of} are stored in different types", "check that their intensities mean the same"),
-    ):  # fmt: skip
-        counts = Counter(value(item.facts) for item in some)
-        if len(counts) > 1:  # how often each value is there, and which images do not have the most frequent
-            usual = counts.most_common(1)[0][0]
-            odd = tuple(item.name for item in some if value(item.facts) != usual)
-            spread = _shortened([f"{count} {each}" for each, count in counts.most_common()], ", ")
-            yield Problem(kind, severity, f"{what} ({spread}): {named(odd)}", odd, remedy)
-    yield from _pictures_seen_from_the_side(items, of)
-    yield from _spacings(items, of)
-    yield from _scales(items, of)
+# --- images of one domain that are unlike the others
+
+UNLIKE = (  # kind, severity, an image's value by its facts or None, words, remedy
+    ("planes", "warning", lambda facts: None if facts["plane"] == "any" else facts["plane"],
+     "lie in different planes", "keep one plane, or choose it by data.plane"),
+    ("dimensions", "warning", lambda facts: "picture" if len(facts["shape"]) == 2 else "volume",
+     "are pictures and volumes", "keep one kind"),
+    ("size", "note", lambda facts: "of " + " x ".join(map(str, facts["shape"])),
+     "have several sizes", "see data.fit for how they are fitted"),
+    ("channels", "error", lambda facts: f"with {facts['channels']}",
+     "differ in their channels, which no network takes", "set data.source.channels = 1 (gray) or 3 (colour)"),
+    ("type", "note", lambda facts: facts["dtype"] or "unknown",
+     "are stored in different types", "check that their intensities mean the same"),
+)  # fmt: skip
+PER_VOLUME = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
+FAR = (  # kind, an image's numbers by its facts or None, from which ratio to most on they are far, words, remedy
+    ("spacing", lambda facts: facts["spacing"], 1.2, "with another spacing",
+     "set data.spacing, or leave them out"),
+    ("scale", lambda facts: [facts["range"][1] - facts["range"][0]] if facts["range"][1] > facts["range"][0] else None,
+     8.0, "with intensities on another scale", PER_VOLUME),
+)  # fmt: skip
 
 
-def _pictures_seen_from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    """Planes, kinds, sizes, channels and types that not all images of a domain have."""
+    for kind, severity, value, words, remedy in UNLIKE:
+        values = [(item.name, value(item.facts)) for item in items if value(item.facts) is not None]
+        counts = Counter(each for _, each in values).most_common()
+        if len(counts) > 1:
+            spread = listed([f"{count} {each}" for each, count in counts])
+            odd = [name for name, each in values if each != counts[0][0]]
+            yield problem(kind, severity, f"images{of} {words} ({spread}):", odd, remedy)
+
+
+def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    """Spacings and ranges of intensities that are far from most of a domain's."""
+    for kind, value, ratio, words, remedy in FAR:
+        for dims in (1, 2, 3):
+            some = [item for item in items if len(value(item.facts) or ()) == dims]
+            values = np.array([value(item.facts) for item in some])
+            usual = np.median(values, axis=0) if some else 0
+            odd = [i for i, each in enumerate(values) if (np.abs(np.log(each / usual)) > np.log(ratio)).any()]
+            names = [some[i].name for i in odd]
+            if len(some) >= 4 and 0 < len(odd) <= FEW * len(some):
+                against = f"({_by(values[odd[0]])} against {_by(usual)}{' mm' * (kind == 'spacing')})"
+                yield problem(
+                    kind, "warning", f"{counted(odd, 'image')}{of} {words} than most {against}:", names, remedy
+                )
+            elif odd and kind == "spacing":
+                what = f"images{of} have different spacings: from {_by(values.min(0))} to {_by(values.max(0))} mm"
+                yield problem(
+                    kind, "note", what, [item.name for item in some], "set data.spacing to bring volumes to one"
+                )
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.3g}" for number in numbers)
+
+
+def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Pictures, which say no plane, that are wider and less symmetric than the others may be sagittal."""
-    pictures = [item for item in items if item.facts["plane"] is None and item.symmetry is not None]
-    if len(pictures) < ENOUGH:
+    items = [
+        i for i in items if i.facts["plane"] is None and i.seen.thumbnails is not None and len(i.facts["shape"]) == 2
+    ]
+    if len(items) < ENOUGH:
         return
-    aspect = np.array([item.extent[0] / item.extent[1] for item in pictures])
-    area = np.array([item.extent[0] * item.extent[1] / np.prod(item.facts["shape"]) for item in pictures])
-    symmetry = np.array([item.symmetry for item in pictures])
+    frames, contents = np.float32([item.seen.thumbnails[:, 0] for item in items]).swapaxes(0, 1)
+    symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
+    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE  # height and width of what is there
+    height, width = (boxes * [item.facts["shape"] for item in items]).T
+    area, aspect = boxes.prod(axis=1), height / width
     if np.median(symmetry) < 0.7 or np.median(aspect) < 1.05:  # most are not seen from above
         return
     # The lowest and highest slices of a head are small, and of any shape.
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
-    names = tuple(item.name for item, is_odd in zip(pictures, odd, strict=True) if is_odd)
-    if 0 < len(names) <= FEW * len(pictures):
-        what = (
-            f"{counted(names, 'picture', 'pictures')}{of} may be sagittal, or stretched: wider and less symmetric than "
-        )
+    names = [item.name for item, is_odd in zip(items, odd, strict=True) if is_odd]
+    if 0 < len(names) <= FEW * len(items):
+        what = f"{counted(names, 'picture')}{of} may be sagittal, wider and less symmetric than the axial others:"
         remedy = "look at them: pictures do not say their plane, and coronal ones cannot be told from axial ones"
-        yield Problem("planes", "warning", f"{what}the others, which look axial: {named(names)}", names, remedy)
-
-
-def _spacings(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    for dims in (2, 3):
-        some = [item for item in items if len(item.facts["spacing"] or ()) == dims]
-        spacing = np.array([item.facts["spacing"] for item in some])
-        if len(some) < 2:
-            continue
-        usual = np.median(spacing, axis=0)
-        odd = [i for i in some if (np.abs(np.log(np.array(i.facts["spacing"]) / usual)) > np.log(1.2)).any()]
-        names = tuple(item.name for item in odd)
-        if len(some) >= 4 and 0 < len(odd) <= FEW * len(some):
-            what = f"{counted(odd, 'image', 'images')}{of} with another spacing than most "
-            what += f"({_mm(odd[0].facts['spacing'])} against {_mm(usual)} mm): {named(names)}"
-            yield Problem("spacing", "warning", what, names, "set data.spacing, or leave them out")
-        elif odd:
-            spread = f"from {_mm(spacing.min(axis=0))} to {_mm(spacing.max(axis=0))} mm"
-            what, names = f"images{of} have different spacings: {spread}", tuple(item.name for item in some)
-            yield Problem("spacing", "note", what, names, "set data.spacing to bring volumes to one")
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{step:.3g}" for step in spacing)
-
-
-def _scales(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Images of which the range is 8 times as wide as the others', or an eighth: 8-bit among 12-bit."""
-    # 99 % of a nearly empty image are background
-    widths = {item: item.facts["range"][1] - item.facts["range"][0] for item in items if not item.facts["constant"]}
-    widths = {item: width for item, width in widths.items() if width > 1e-9}
-    usual = np.median(list(widths.values())) if widths else 0.0
-    odd = [item for item, width in widths.items() if not 1 / 8 < width / usual < 8]
-    if len(widths) >= 4 and 0 < len(odd) <= FEW * len(widths):
-        names, (low, high) = tuple(item.name for item in odd), odd[0].facts["range"]
-        what = f"{counted(odd, 'image', 'images')}{of} with intensities on another scale ({low:g} to {high:g}, "
-        remedy = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
-        yield Problem("scale", "warning", f"{what}where {usual:g} is a usual range): {named(names)}", names, remedy)
+        yield problem("planes", "warning", what, names, remedy)
 
 
 # --- images that are not what they are called
 
 
 def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterator[Problem]:
-    """Images that look, or are called, like the other domain's.
-
-    By name where a DICOM header's description, or its echo time, speaks against the domain; of the others by pixels.
-    """
-    by_header = set()
-    for domain, other in zip(domains, domains[::-1], strict=False):
-        for item in (item for item in items if item.domains == [domain] and _speaks_against(item, domain)):
-            by_header.add(item.name)
-            what = f"'{item.name}' is in {domain}, and its header says {_header(item)}"
-            yield Problem("contrast", "warning", what, (item.name,), f"is it {other}? Look at it")
+    """Images that are, by their DICOM header or by their looks, of the other domain."""
     odd = _look_like_the_other(items, domains)
     for domain, other in zip(domains, domains[::-1], strict=False):
-        names = tuple(item.name for item in odd if item.domains == [domain] and item.name not in by_header)
+        own = [item for item in items if item.domains == [domain]]
+        for item in (item for item in own if _speaks_against(item, domain)):
+            said = item.facts.get("description") or item.facts.get("modality") or "otherwise"
+            said += f", TE {item.facts['echo_time']:g} ms" if item.facts.get("echo_time") is not None else ""
+            what = f"'{item.name}' is in {domain}, and its header says {said}"
+            yield problem("contrast", "warning", what, [item.name], f"is it {other}? Look at it")
+        names = [item.name for item in own if item in odd and not _speaks_against(item, domain)]
         if names:
-            what = (
-                f"{counted(names, 'image', 'images')} of {domain} {'looks' if len(names) == 1 else 'look'} like {other}"
-            )
-            remedy = f"look at {'it' if len(names) == 1 else 'them'}, and move what is {other}"
-            yield Problem("contrast", "warning", f"{what}: {named(names)}", names, remedy)
+            what = f"{counted(names, 'image')} of {domain} that may look like {other}:"
+            yield problem("contrast", "warning", what, names, f"look at them, and move what is {other}")
+
+
+def _speaks_against(item: Inspected, domain: str) -> bool:
+    meant, said = CONTRASTS.get(one_word(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
+    if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
+        return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
+    echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")
+    if echo is None or not meant or said:
+        return False
+    return (meant in ("t1", "t1ce", "pd") and echo > 60) or (meant == "t2" and echo < 45 and not inversion)
 
 
 def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> list[Inspected]:
@@ -206,21 +195,22 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     if len(sides) != 2 or min(map(len, sides)) < ENOUGH or len(views) > 1:
         return []
     traits = [np.stack([_traits(item.seen.thumbnails) for item in side]) for side in sides]
-    odd, apart = [], []
+    odd = []
     for own, other in ((0, 1), (1, 0)):
         third = []
         for side in (own, other):
             distance = cdist(traits[own], traits[side]) / np.sqrt(traits[own].shape[1])
             for row, item in enumerate(sides[own]):
-                same = [each is item or (each.patient and each.patient == item.patient) for each in sides[side]]
-                distance[row, np.array(same, dtype=bool)] = np.inf
+                same = [each is item or bool(each.patient and each.patient == item.patient) for each in sides[side]]
+                distance[row, same] = np.inf
             third.append(np.maximum(np.sort(distance, axis=1)[:, 2], 1e-4))
-        ratio = np.full(len(sides[own]), -np.inf)
-        enough = np.isfinite(third[0]) & np.isfinite(third[1])
-        ratio[enough] = np.log(third[0][enough] / third[1][enough])
-        apart.append(np.median(ratio) <= -0.4)
+        enough = np.isfinite(third).all(axis=0)
+        ratio = np.log(third[0], where=enough, out=np.full(len(enough), -np.inf))
+        ratio[enough] -= np.log(third[1][enough])
+        if np.median(ratio) > -0.4:  # the two cannot be told apart
+            return []
         odd += [item for item, by in zip(sides[own], ratio, strict=True) if by > 0.25]
-    return odd if all(apart) and len(odd) <= FEW * min(map(len, sides)) else []
+    return odd if len(odd) <= FEW * min(map(len, sides)) else []
 
 
 def _traits(thumbnails: np.ndarray) -> np.ndarray:
@@ -228,31 +218,17 @@ def _traits(thumbnails: np.ndarray) -> np.ndarray:
     its places. Native intensities have no part in it."""
     traits = []
     for view in thumbnails[1].astype(np.float32) / 255:
-        border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
-        inside = view[np.abs(view - np.median(border)) > 0.1]
+        inside = view[np.abs(view - background(view)) > 0.1]
         quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
         places = view.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3))
         traits += [quantiles, places.ravel()]
     return np.concatenate(traits).astype(np.float32)
 
 
-def _speaks_against(item: Inspected, domain: str) -> bool:
-    meant, said = CONTRASTS.get(one_word(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
-    if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
-        return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
-    echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")
-    if echo is None or not meant or said:
-        return False
-    return (meant in ("t1", "t1ce", "pd") and echo > 60) or (meant == "t2" and echo < 45 and not inversion)
+# --- copies
 
 
-def _header(item: Inspected) -> str:
-    facts = item.facts
-    times = [f"TE {facts['echo_time']:g} ms"] if facts.get("echo_time") is not None else []
-    return ", ".join(filter(None, [facts.get("description") or facts.get("modality"), *times])) or "otherwise"
-
-
-def copies_among(items: Sequence[Inspected]) -> Iterator[Problem]:
+def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     """Exact copies of pixels, and near copies of images that are not of one known patient."""
     exact: dict[str, list[Inspected]] = defaultdict(list)
     for item in items:
@@ -261,16 +237,15 @@ def copies_among(items: Sequence[Inspected]) -> Iterator[Problem]:
     groups = [group for group in exact.values() if len(group) > 1]
     if groups:
         spare = [item for group in groups for item in group[1:]]
-        shown = _shortened([" = ".join(f"'{item.name}'" for item in group[:3]) for group in groups], "; ")
-        what = f"{counted(spare, 'image is an exact copy', 'images are exact copies')} of others: {shown}"
-        across = [group for group in groups if len({tuple(item.domains) for item in group}) > 1]
-        what += f"; {counted(across, 'of them is', 'of them are')} in both domains" if across else ""
-        names = tuple(item.name for group in groups for item in group)
-        yield Problem("copies", "warning", what, names, "remove the copies")
+        shown = listed([" = ".join(repr(item.name) for item in group[:3]) for group in groups], "; ")
+        across = sum(len({tuple(item.domains) for item in group}) > 1 for group in groups)
+        what = f"{counted(spare, 'image')} of which the pixels are another's too, {across} across domains: {shown}"
+        yield problem("copies", "warning", what, [i.name for group in groups for i in group], "remove the copies")
     firsts = [group[0] for group in exact.values()]
-    near = [(firsts[i].name, firsts[j].name) for i, j, _ in near_copies([i.seen for i in firsts], apart=False)]
+    near = [(firsts[i].name, firsts[j].name) for i, j, _ in near_copies([item.seen for item in firsts])]
     if near:
-        shown = _shortened([f"'{one}' and '{other}'" for one, other in near], "; ")
-        what = f"{counted(near, 'pair is', 'pairs are')} near copies: {shown}"
-        names = tuple(dict.fromkeys(name for pair in near for name in pair))
-        yield Problem("near-copies", "warning", what, names, "remove one of each, or keep both on one side")
+        what = (
+            f"{counted(near, 'pair')} of near copies: {listed([f'{one!r} and {other!r}' for one, other in near], '; ')}"
+        )
+        names = list(dict.fromkeys(name for pair in near for name in pair))
+        yield problem("near-copies", "warning", what, names, "remove one of each, or keep both on one side")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import fingerprint, near_copies
@@ -26,32 +25,32 @@ def check_leakage(
     contrast (air) never do. `same_patient = False` is for unpaired methods: a patient in both domains of `train` is an
     error too. Every image is read once.
     """
-    patients = [(name, record.subject, record.subject) for name in SETS for record in splits[name] if record.subject]
-    few = len({patient for _, patient, _ in patients}) < PATIENTS
-    found = [] if few and getattr(splits, "by", None) == "block" else _in_two_sets(patients, "patient")
-    if sum(bool(splits[name]) for name in SETS) > 1:
+    members = [(name, record) for name in SETS for record in splits[name]]
+    patients = {record.subject for _, record in members} - {""}
+    found = []
+    if len(patients) >= PATIENTS or getattr(splits, "by", None) != "block":
+        found += _in_two_sets([(name, r.subject, r.subject) for name, r in members if r.subject], "patient")
+    if len({name for name, _ in members}) > 1:
         known = getattr(splits, "fingerprints", {})
-        images = [
-            replace(known[r.domain, r.key], group=name) if (r.domain, r.key) in known else fingerprint(r, name, near)
-            for name in SETS
-            for r in splits[name]
-        ]
-        found += _in_two_sets([(each.group, each.digest, each.name) for each in images if each.digest], "image")
+        seen = [known.get(r.id) or fingerprint(r, near) for _, r in members]
+        sides = [name for name, _ in members]
+        images = [(side, one.digest, one.name) for side, one in zip(sides, seen, strict=True) if one.digest]
+        found += _in_two_sets(images, "image")
         found += [
-            f"image '{images[i].name}' in {images[i].group} is a near copy of '{images[j].name}' in {images[j].group}"
-            for i, j, _ in near_copies(images)
+            f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in {sides[j]}"
+            for i, j, _ in near_copies(seen)
+            if sides[i] != sides[j]
         ]
     both = [] if same_patient else patients_in_both_domains(splits["train"])
     if found:
         found += [f"patient '{patient}' in both domains of train" for patient in both]
-        what = f"training and held-out images are not apart: {_listed(found, '; ')}"
         remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
+        what = f"training and held-out images are not apart: {_listed(found, '; ')}"
         raise UserError(what, where="data.split", remedy=remedy)
     if both:
-        what = (
-            f"{'a patient gives' if len(both) == 1 else f'{len(both)} patients give'} training images of both domains, "
-        )
-        what += f"as no unpaired study has them: {_listed([repr(patient) for patient in both], ', ')}"
+        what = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
+        what += " training images of both domains, as no unpaired study has them: "
+        what += _listed([repr(patient) for patient in both], ", ")
         remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "
         remedy += "or data.same_patient = true to train on them all the same"
         raise UserError(what, where="data.same_patient", remedy=remedy)
@@ -59,10 +58,9 @@ def check_leakage(
 
 def patients_in_both_domains(records: Sequence[Record]) -> list[str]:
     """The known patients that have images in more than one domain, sorted."""
-    domains: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        domains[record.subject].add(record.domain)
-    return sorted(patient for patient, seen in domains.items() if patient and len(seen) > 1)
+    seen = {(record.subject, record.domain) for record in records if record.subject}
+    patients = [patient for patient, _ in seen]
+    return sorted({patient for patient in patients if patients.count(patient) > 1})
 
 
 def _in_two_sets(entries: Sequence[tuple[str, str, str]], word: str) -> list[str]:
@@ -71,7 +69,7 @@ def _in_two_sets(entries: Sequence[tuple[str, str, str]], word: str) -> list[str
     for name, identity, label in entries:
         places[identity].setdefault(name, label)
     return [
-        f"{word} {' = '.join(f'{label!r}' for label in dict.fromkeys(names.values()))} in {' and '.join(names)}"
+        f"{word} {' = '.join(map(repr, dict.fromkeys(names.values())))} in {' and '.join(names)}"
         for names in places.values()
         if len(names) > 1
     ]

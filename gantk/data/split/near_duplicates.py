@@ -9,11 +9,9 @@ phantom, 0.62 (MR) and 0.70 (CT) slices of other real patients, 0.73 T1 and T2 o
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -31,8 +29,7 @@ COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to know how alike its slices are
 BLOCK = 512  # images compared with all others at once
 DIGEST = 32  # bytes of a SHA-256
-HELD_OUT_FIRST = ("test", "validation", "train")
-
+SETS = ("train", "validation", "test")  # from what is least held out to what is most
 Sets = dict[str, list[Record]]
 
 
@@ -46,11 +43,7 @@ class Fingerprint:
     subject: str = ""  # patient; "" where unknown
     stack: Hashable = None  # images among which neighbours may be slices of one scan
     position: float | None = None  # its place in the stack
-    group: Hashable = None  # the set that it belongs to
     usual: float | None = None  # how alike neighbours in its stack are; None: not known yet
-
-
-Known = Mapping[tuple[str, str], Fingerprint]  # by domain and key of a record
 
 
 def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerprint:
@@ -62,37 +55,31 @@ def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerpr
     return Fingerprint(name, digest.hexdigest(), thumbnails(pixels) if near else None)
 
 
-def fingerprint(record: Record, group: Hashable = None, near: bool = True) -> Fingerprint:
-    """The fingerprint of a record, which is read once."""
-    return _placed(fingerprint_of(record.key, record.read(), near), record, group)
+def fingerprint(record: Record, near: bool = True, preparation: Preparation | None = None) -> Fingerprint:
+    """The fingerprint of a record, which is read once; of its cache, only where no earlier run has read it.
 
-
-def cached_fingerprint(
-    preparation: Preparation, record: Record, group: Hashable = None, near: bool = True
-) -> Fingerprint:
-    """`fingerprint`, decoded from the record's file only where no earlier run has.
-
-    The image that the networks see is brought to size on the way, so that a first epoch decodes nothing again.
+    The image that the networks see is then brought to size on the way, so that a first epoch decodes nothing again.
     """
-    row = preparation.kept("thumbnails", record, lambda one: _packed(fingerprint(one))) if near else None
+    row = preparation.kept("fingerprints", record, _packed) if preparation and near else None
     if row is None:
-        return fingerprint(record, group, near)
+        return placed(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
-    digest = row[2 : 2 + DIGEST].tobytes().hex() if row[0] else None
-    kept = row[2 + DIGEST :].reshape(2, -1, SIDE, SIDE) if row[1] else None
-    return _placed(Fingerprint(record.key, digest, kept), record, group)
+    digest, kept = row[:DIGEST], row[DIGEST:].reshape(2, -1, SIDE, SIDE)
+    known = Fingerprint(record.key, digest.tobytes().hex() if digest.any() else None, kept if kept.any() else None)
+    return placed(known, record)
 
 
-def _placed(one: Fingerprint, record: Record, group: Hashable) -> Fingerprint:
-    stack = record.domain, record.label
-    return replace(one, subject=record.subject, stack=stack, position=record.position, group=group)
-
-
-def _packed(one: Fingerprint) -> np.ndarray:
-    """Digest and thumbnails as bytes; as many for every image with as many views, as all of one file have."""
-    digest = bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)
+def _packed(record: Record) -> np.ndarray:
+    """Digest and thumbnails as bytes; zeros where there are none."""
+    one = fingerprint(record)
     kept = b"" if one.thumbnails is None else one.thumbnails.tobytes()
-    return np.frombuffer(bytes([one.digest is not None, len(kept) > 0]) + digest + kept, np.uint8)
+    return np.frombuffer((bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + kept, np.uint8)
+
+
+def placed(one: Fingerprint, record: Record) -> Fingerprint:
+    """A fingerprint with what a record knows about its image."""
+    stack = record.domain, record.label
+    return replace(one, name=record.key, subject=record.subject, stack=stack, position=record.position)
 
 
 # --- thumbnails
@@ -107,7 +94,7 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     gray = _gray(pixels)
     if gray is None or min(gray.shape) < SMALLEST:
         return None
-    content = _content(gray)
+    content = content_box(gray)
     if any(high - low < LEAST for low, high in content):
         return None
     frame = [(0, side) for side in gray.shape]
@@ -115,15 +102,6 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     inner = kept[..., EDGE:-EDGE, EDGE:-EDGE].astype(np.float32)
     share = _high_pass(kept).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
     return kept if share.mean(axis=1).min() >= DETAIL else None
-
-
-def content_size(pixels: np.ndarray) -> tuple[float, float] | None:
-    """Height and width, as shares of the sides of a picture (C, H, W), of what is in it; None without contrast."""
-    gray = _gray(pixels)
-    if gray is None:
-        return None
-    height, width = ((high - low) / side for (low, high), side in zip(_content(gray), gray.shape, strict=True))
-    return height, width
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray | None:
@@ -144,11 +122,15 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
     return np.mean(channels, axis=0, dtype=np.float32) if channels else None
 
 
-def _content(gray: np.ndarray) -> list[tuple[float, float]]:
-    """Where 98 % of the difference from the background lies along each axis, in pixels: not its outermost pixels, which
-    noise and letters at the border would move."""
-    faces = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
-    differs = np.abs(gray - np.median(np.concatenate(faces)))
+def background(gray: np.ndarray) -> float:
+    """The median of the pixels at the border of a picture or volume."""
+    return np.median(np.concatenate([np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]))
+
+
+def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
+    """Where 98 % of what differs from the background lies along each axis, in pixels, of an image from 0 to 1: not its
+    outermost ones, which noise and letters at the border would move."""
+    differs = np.abs(gray - background(gray))
     differs[differs < 0.1] = 0
     box = []
     for axis in range(gray.ndim):
@@ -200,40 +182,33 @@ def _detail(kept: np.ndarray) -> np.ndarray:
 # --- which images are copies
 
 
-def near_copies(images: Sequence[Fingerprint], apart: bool = True) -> list[tuple[int, int, float]]:
+def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """Pairs of near copies, the first index smaller, with their correlation; in order. Exact copies are not among them.
 
-    `apart`: only pairs of different groups. Images of one known patient are never copies: slices of one scan are alike
-    by nature. Different patients' are above 0.92; where a patient is unknown, above 0.975 and clearly more alike than
-    slices side by side in their stacks are.
+    Images of one known patient are never copies: slices of one scan are alike by nature. Different patients' are above
+    0.92; where a patient is unknown, above 0.975 and clearly more alike than slices side by side in their stacks are.
     """
     usual = {one.stack: one.usual for one in images if one.usual is not None}
-    shapes = {one.thumbnails.shape for one in images if one.thumbnails is not None}
+
+    def is_copy(one: Fingerprint, other: Fingerprint, score: float) -> bool:
+        if one.digest == other.digest or (one.subject and other.subject):
+            return one.digest != other.digest and one.subject != other.subject
+        stacks = {each.stack for each in (one, other) if not each.subject}
+        if score >= COPY_OF_UNKNOWN:
+            usual.update({stack: _neighbours_likeness(images, stack) for stack in stacks - usual.keys()})
+        return score >= COPY_OF_UNKNOWN and all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
+
     found = []
-    for shape in shapes:  # pictures with pictures, volumes with volumes
+    for shape in {one.thumbnails.shape for one in images if one.thumbnails is not None}:  # pictures with pictures
         members = [i for i, one in enumerate(images) if one.thumbnails is not None and one.thumbnails.shape == shape]
         detail = np.stack([_detail(images[i].thumbnails) for i in members])
         for start in range(0, len(members), BLOCK):
-            frame, content = (detail[start : start + BLOCK, k] @ detail[:, k].T for k in (0, 1))
-            scores = np.maximum(frame, content)
+            scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[:, k].T for k in (0, 1)))
             for row, column in np.argwhere(scores >= COPY).tolist():
                 i, j, score = members[start + row], members[column], float(scores[row, column])
-                if i >= j or (apart and images[i].group == images[j].group):
-                    continue
-                if _is_copy(images[i], images[j], score, images, usual):
+                if i < j and is_copy(images[i], images[j], score):
                     found.append((i, j, score))
     return sorted(found)
-
-
-def _is_copy(one: Fingerprint, other: Fingerprint, score: float, images: Sequence[Fingerprint], usual: dict) -> bool:
-    if one.digest == other.digest:
-        return False
-    if one.subject and other.subject:
-        return one.subject != other.subject
-    stacks = {each.stack for each in (one, other) if not each.subject} if score >= COPY_OF_UNKNOWN else set()
-    for stack in stacks - usual.keys():
-        usual[stack] = _neighbours_likeness(images, stack)
-    return bool(stacks) and all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
 
 
 def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> float:
@@ -256,28 +231,42 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 # --- what a split does with them
 
 
+def fingerprints_of_unknown(records: Sequence[Record]) -> list[Fingerprint]:
+    """Fingerprints of images of files where nobody knows whose they are, each of them read once; else none."""
+    if any(record.subject or not record.files for record in records):
+        return []
+    images = [fingerprint(record) for record in records]
+    usual = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
+    return [replace(one, usual=usual[one.stack]) for one in images]
+
+
+def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Pairs of records, the first index smaller, whose files hold the same bytes; of volumes, the same plane of them.
+
+    Files that no other has the size of are not read for it.
+    """
+    sizes = {path: path.stat().st_size for path in {path for record in records for path in record.files}}
+    count = Counter(sizes.values())
+    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path, size in sizes.items() if count[size] > 1}
+    pairs: list[tuple[int, int]] = []
+    holders: dict[Hashable, list[int]] = defaultdict(list)
+    for n, record in enumerate(records):
+        parts = tuple(digests.get(path) for path in record.files)
+        if parts and None not in parts:
+            sliced = record.scan_key or is_volume(record.files[0])
+            same = holders[parts, record.position if sliced else None]
+            pairs += [(m, n) for m in same]
+            same.append(n)
+    return pairs
+
+
 def unit_of(record: Record) -> tuple[str, str]:
     """What a split by image never divides: a registered pair, or one image."""
-    return ("pair", record.pair) if record.pair is not None else (record.domain, record.key)
+    return ("pair", record.pair) if record.pair is not None else record.id
 
 
-def fingerprints_of_unknown(records: Sequence[Record]) -> dict[tuple[str, str], Fingerprint]:
-    """Fingerprints of images of files, by domain and key, where nobody knows whose they are; each is read once."""
-    if any(record.subject or not record.files for record in records):
-        return {}
-    known = {(record.domain, record.key): fingerprint(record) for record in records}
-    images = list(known.values())
-    usual = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
-    return {key: replace(one, usual=usual[one.stack]) for key, one in known.items()}
-
-
-def copies(
-    records: Sequence[Record], unit: Callable[[Record], Hashable], known: Known = MappingProxyType({})
-) -> dict[Hashable, Hashable]:
-    """For every unit (an image, or a pair) that shares a file's content with others, the first of these.
-
-    With fingerprints, near copies share it too.
-    """
+def first_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) -> dict[Hashable, Hashable]:
+    """For every unit of pairs of copies, directly or by others, the unit that stands for all of them."""
     first: dict[Hashable, Hashable] = {}
 
     def root(name: Hashable) -> Hashable:
@@ -285,81 +274,47 @@ def copies(
             name = first[name]
         return name
 
-    def join(one: Hashable, other: Hashable) -> None:
-        first.update({root(one): root(one), root(other): root(one)})
-
-    holders: dict[Hashable, Hashable] = {}
-    for record, content in zip(records, _contents(records), strict=True):
-        if content is not None:
-            join(holders.setdefault(content, unit(record)), unit(record))
-    members = [record for record in records if (record.domain, record.key) in known]
-    for i, j, _ in near_copies([known[record.domain, record.key] for record in members], apart=False):
-        join(unit(members[i]), unit(members[j]))
+    for i, j in pairs:
+        one, other = root(unit_of(records[i])), root(unit_of(records[j]))
+        first |= {one: one, other: one}
     return {name: root(name) for name in first}
 
 
-def without_copies(sets: Mapping[str, list[Record]], known: Known) -> tuple[Sets, int]:
-    """Sets of which none has a copy, exact or near, of what a more held-out one holds; how many images were left out.
+def without_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
+    """Sets of records of which none is a copy of one in a more held-out set, or the partner of such a copy.
 
-    The partner of an image that is left out goes with it. Where a set would lose a whole domain nothing is left out:
-    such data are for `check_leakage` to refuse.
+    Where a set would lose a whole domain nothing is left out: such data are for `check_leakage` to refuse.
     """
-    records = [record for name in sets for record in sets[name]]
-    contents = dict(zip(map(id, records), _contents(records), strict=True))
-    held: set = set()
-    again: set[int] = set()
-    for name in HELD_OUT_FIRST:
-        again |= {id(record) for record in sets[name] if contents[id(record)] in held}
-        held |= {contents[id(record)] for record in sets[name]} - {None}
-    kept = _without(sets, again)
-    kept = _without(kept, {id(record) for _, record in _copies_of_held_out(kept, known)})
-    return kept, len(records) - sum(map(len, kept.values()))
+    gone = _copies_of_held_out(places, pairs)
+    of_pair = {(places[n], records[n].pair) for n in gone if records[n].pair is not None}
+    kept = ["" if n in gone or (places[n], r.pair) in of_pair else places[n] for n, r in enumerate(records)]
+    return _unless_a_domain_is_lost(_sets_of(kept, records), _sets_of(places, records))
 
 
-def _without(sets: Mapping[str, list[Record]], gone: set[int]) -> Sets:
-    kept = {}
-    for name, members in sets.items():
-        pairs = {record.pair for record in members if id(record) in gone} - {None}
-        kept[name] = [record for record in members if id(record) not in gone and record.pair not in pairs]
-    return dict(sets) if _lost_a_domain(sets, kept) else kept
+def with_near_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
+    """Sets of records in which near copies of held-out ones, and their partners, have gone to the side of these."""
+    moved, order = places, range(len(records))
+    while to := _copies_of_held_out(moved, pairs):
+        order = [n for name in SETS for n in order if moved[n] == name]  # as runs of earlier versions have them
+        of_pair = {records[n].pair: name for n, name in to.items() if records[n].pair}
+        moved = [to.get(n) or of_pair.get(records[n].pair or "", name) for n, name in enumerate(moved)]
+    new = _sets_of([moved[n] for n in order], [records[n] for n in order])
+    return _unless_a_domain_is_lost(new, _sets_of(places, records))
 
 
-def with_near_copies(sets: Mapping[str, list[Record]], known: Known) -> Sets:
-    """Sets of which near copies of held-out images, and their partners, have gone to the side of these."""
-    moved = dict(sets)
-    while to := {id(record): name for name, record in reversed(list(_copies_of_held_out(moved, known)))}:
-        placed = [(name, record) for name, members in moved.items() for record in members]
-        of_pair = {record.pair: to[id(record)] for _, record in placed if record.pair and id(record) in to}
-        placed = [(to.get(id(r)) or of_pair.get(r.pair or "", name), r) for name, r in placed]
-        moved = {name: [record for place, record in placed if place == name] for name in moved}
-    return dict(sets) if _lost_a_domain(sets, moved) else moved
+def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
+    """Records by their places; those of none ("") are left out."""
+    return {name: [r for r, place in zip(records, places, strict=True) if place == name] for name in SETS}
 
 
-def _copies_of_held_out(sets: Mapping[str, list[Record]], known: Known) -> Iterator[tuple[str, Record]]:
-    """(set, record) for every image that is a near copy of one in a set that is more held out than its own."""
-    ordered = [
-        (name, record) for name in HELD_OUT_FIRST for record in sets[name] if (record.domain, record.key) in known
-    ]
-    images = [replace(known[record.domain, record.key], group=name) for name, record in ordered]
-    for i, j, _ in near_copies(images):
-        yield ordered[i][0], ordered[j][1]
-
-
-def _lost_a_domain(sets: Mapping[str, list[Record]], kept: Mapping[str, list[Record]]) -> bool:
-    return any({record.domain for record in sets[name]} != {record.domain for record in kept[name]} for name in sets)
-
-
-def _contents(records: Sequence[Record]) -> list[Hashable | None]:
-    """What copies share: their files' bytes, and the plane of a volume. None where no other file has the same size,
-    which says as much without reading it, and for computed images."""
-    sizes: dict[int, set[Path]] = defaultdict(set)
-    for path in {path for record in records for path in record.files}:
-        sizes[path.stat().st_size].add(path)
-    alike = [path for paths in sizes.values() if len(paths) > 1 for path in paths]
-    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in alike}
-    found: list[Hashable | None] = []
-    for record in records:
-        parts = tuple(digests.get(path) for path in record.files)
-        sliced = record.scan_key or (record.files and is_volume(record.files[0]))
-        found.append((parts, record.position if sliced else None) if parts and None not in parts else None)
+def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
+    """The most held-out set that holds a copy of it, for every record that is in a less held-out one."""
+    found: dict[int, str] = {}
+    for i, j in [*pairs, *((j, i) for i, j in pairs)]:
+        if places[i] and places[j] and SETS.index(places[i]) > SETS.index(found.get(j, places[j])):
+            found[j] = places[i]
     return found
+
+
+def _unless_a_domain_is_lost(new: Sets, old: Sets) -> Sets:
+    return new if all({r.domain for r in new[name]} == {r.domain for r in old[name]} for name in SETS) else old

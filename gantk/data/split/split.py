@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,12 @@ import numpy as np
 
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import (
-    copies,
+    SETS,
+    Sets,
+    exact_copies,
     fingerprints_of_unknown,
+    first_of_copies,
+    near_copies,
     unit_of,
     with_near_copies,
     without_copies,
@@ -22,22 +26,20 @@ from gantk.data.split.near_duplicates import (
 from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError
 
-SETS = ("train", "validation", "test")
 By = Literal["auto", "patient", "block", "image"]
 PATIENTS = 5  # from this many on, `auto` splits by patient
-Sets = dict[str, list[Record]]
 
 
-class Splits(dict[str, list[Record]]):
+class Splits(Sets):
     """The records of `train`, `validation` and `test`; `by` says what was never divided."""
 
-    def __init__(self, sets: Mapping[str, list[Record]], by: str, made: Mapping = {}, fingerprints: Mapping = {}):
+    def __init__(self, sets: Sets, by: str, made: Mapping = {}, fingerprints: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
-        self.made = dict(made)  # what else it takes to make the same split again: seed, fold, the file's hash
+        self.made = made  # what else it takes to make the same split again: seed, fold, the file's hash
         self.fingerprints = dict(fingerprints)  # by domain and key, of images that had to be read for this
 
-    def __or__(self, other: Mapping[str, list[Record]]) -> Splits:
+    def __or__(self, other: Sets) -> Splits:
         return Splits({**self, **other}, self.by, self.made, self.fingerprints)
 
 
@@ -65,106 +67,101 @@ def split_records(
     if test < 0 or validation < 0 or test + validation >= 1:
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
         raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
-    shares, blockwise = {"test": test, "validation": validation}, {"gap": gap, "blocks": blocks}
+    shares, made = {"test": test, "validation": validation}, {"seed": seed}
+    draw = partial(_drawn, by=by, seed=seed, gap=gap, blocks=blocks)
     if file:
-        records, made = read_split_file(records, file, folds, fold)
-        splits, how = _by_file_or_folders(records, shares, by, seed, blockwise, f"'{Path(file).name}'")
-        splits.by = "file"
-    elif folds:
-        made = {"folds": folds, "fold": fold}
-        splits, how = _in_folds(records, folds, fold, validation, by, seed)
+        records, said = read_split_file(records, file, folds, fold)
+        made |= said
+    if file or (not folds and any(record.split for record in records)):
+        splits, how = _as_given(records, shares, file, draw)
     else:
-        made, said = {}, any(record.split for record in records)
-        splits, how = (_by_file_or_folders if said else _by_shares)(records, shares, by, seed, blockwise)
-    splits.made = {"seed": seed} | made
+        splits, how = draw(records, shares, folds=folds, fold=fold)
+        made |= {"folds": folds, "fold": fold} if folds else {}
+    splits.made = made
     return splits, how
 
 
-def _by_file_or_folders(
-    records: Sequence[Record], asked: dict[str, float], by: By, seed: int, blockwise: dict[str, int], file: str = ""
+def _as_given(
+    records: Sequence[Record], asked: dict[str, float], file: str, draw: Callable[..., tuple[Splits, str]]
 ) -> tuple[Splits, str]:
-    """The sets that a file or else the folders name; those that they do not are taken from the training images."""
+    """The sets that a file or else the folders name; those that they do not are drawn from the training images."""
     given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
+    whence = f"'{Path(file).name}' says" if file else "the folders say"
     if not given["train"]:
-        what = f"{file} leaves no image to train on" if file else "the folders hold no training images"
-        where = "data.split.file" if file else "data.source"
-        raise UserError(what, where=where, allowed="rows with train" if file else "a train folder")
+        where, allowed = ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
+        raise UserError(f"as {whence}, this leaves no image to train on", where=where, allowed=allowed)
     # Shares are of all images, so what is taken from the training images weighs more of them.
     whole, most = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
     shares = {name: 0.0 if given[name] else min(share * whole, most[name]) for name, share in asked.items()}
-    inner, how = _by_shares([replace(record, split=None) for record in given["train"]], shares, by, seed, blockwise)
-    fixed = " and ".join(name for name in ("validation", "test") if given[name])
-    if not fixed:
-        return inner, how
-    splits = inner | {name: given[name] for name in ("validation", "test") if given[name]}
-    whence = "its training images" if file else "the training folders"
-    taken = f", the rest from {whence} by {inner.by}" if any(shares.values()) else ""
-    splits.by = "folders"
-    return splits, f"{fixed} as {f'{file} says' if file else 'the folders say'}{taken}: {_counts(splits)}"
+    splits, how = draw(given["train"], shares)
+    fixed = {name: given[name] for name in ("validation", "test") if given[name]}
+    if fixed:
+        taken = f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
+        splits |= fixed
+        how = f"{' and '.join(fixed)} as {whence}{taken}: {_counts(splits)}"
+    splits.by = "file" if file else "folders" if fixed else splits.by
+    return splits, how
 
 
-def _by_shares(
-    records: Sequence[Record], shares: dict[str, float], by: By, seed: int, blockwise: dict[str, int]
+def _drawn(
+    records: Sequence[Record], shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, folds=0, fold=0
 ) -> tuple[Splits, str]:
+    """Sets by shares, or one of `folds`: then the share of `validation` is taken from those that are not tested."""
+    shares = shares | {"test": 1 / folds} if folds else shares
     held_out = any(shares.values())
-    by = _resolved(records, by) if held_out else "image"
-    known = fingerprints_of_unknown(records) if held_out and by != "patient" else {}
+    by = _resolved(records, by, folds) if held_out else "image"
+    seen = fingerprints_of_unknown(records) if held_out and by != "patient" else []
+    near = [(i, j) for i, j, _ in near_copies(seen)]
+    exact = exact_copies(records) if held_out and by != "patient" else []
     if by == "block":
-        sets, how = _by_block(records, shares, seed, **blockwise)
-        sets, copied = without_copies(sets, known)
-        how += f"; of these, {copied} copies of held-out images left out" if copied else ""
+        sets = without_copies(_by_block(records, shares, seed, gap, blocks), records, exact + near)
     else:
         # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
-        first = copies(records, unit_of) if held_out and by == "image" else {}
-        kinds, unit = _units(records, by, first)
-        place = _assigned_to_sets(kinds, shares, seed, f"{by}s")
-        sets = _sets(records, lambda record: place[unit(record)])
-        sets = with_near_copies(sets, known)
-        how = _described(sets, by)
-    _expect_all_domains(records, sets, shares)
-    return Splits(sets, by, fingerprints=known), how
-
-
-def _in_folds(
-    records: Sequence[Record], folds: int, fold: int, validation: float, by: By, seed: int
-) -> tuple[Splits, str]:
-    """One fold: every patient is tested once, or every image where the recipe says `by = "image"`.
-
-    Parts are the same for every `fold`, differ in size by one patient at most, and get of every kind of patient (with
-    one domain or both, of one class or another) as even a number. `validation` is a share of all patients, taken from
-    those that are not tested.
-    """
-    if folds < 2:
-        what = f"folds = {folds} leaves nothing to train on"
-        raise UserError(what, where="data.split.folds", allowed="2 or more; 0 to split by shares")
-    if not 0 <= fold < folds:
-        raise UserError(f"there is no fold {fold} of {folds}", where="data.split.fold", allowed=f"0 to {folds - 1}")
-    if by == "block":
-        what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients"
-        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
-    by = "image" if by == "image" else _resolved(records, "patient", "folds")
-    known = fingerprints_of_unknown(records) if by == "image" else {}
-    kinds, unit = _units(records, by, copies(records, unit_of, known) if by == "image" else {})
-    part = _assigned_to_folds(kinds, folds, seed)
-    share = validation * folds / (folds - 1)
+        kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
+        place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
+        sets = with_near_copies([place[unit(record)] for record in records], records, near)
+    for name in ("train", *(name for name, share in shares.items() if share)):
+        missing = {record.domain for record in records} - {record.domain for record in sets[name]}
+        if missing:
+            what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
+            remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
+            raise UserError(what, where="data.split", remedy=remedy)
+    how = f"fold {fold} of {folds} (0 to {folds - 1}), by {by}: " if folds else f"by {by}: "
     if by == "patient":
-        if len(part) < folds:
-            what = f"{len(part)} patients cannot be dealt out to {folds} folds"
-            raise UserError(what, where="data.split.folds", allowed=f"2 to {max(2, len(part))}")
-        for domain in sorted({record.domain for record in records}):  # said before the first, not after the third
-            having = {part[record.subject] for record in records if record.domain == domain}
-            if len(having) < folds:
-                what = f"no image of domain {domain} falls into {folds - len(having)} of {folds} folds"
-                raise UserError(what, where="data.split.folds", remedy="ask for fewer, or try another data.split.seed")
-        share = validation * len(part) / sum(number != fold for number in part.values())
-    rest = [[name for name in kind if part[name] != fold] for kind in kinds]
-    place = _assigned_to_sets([kind for kind in rest if kind], {"validation": min(share, 0.5)}, seed, f"{by}s")
-    sets = _sets(records, lambda record: place.get(unit(record), "test"))
-    _expect_all_domains(records, sets, {"test": 1 / folds, "validation": validation})
-    return Splits(sets, by, fingerprints=known), f"fold {fold} of {folds} (0 to {folds - 1}), {_described(sets, by)}"
+        patients = ", ".join(f"{len({record.subject for record in sets[name]})} {name}" for name in SETS)
+        how += f"{patients} patients ({_counts(sets)})"
+    else:
+        left = len(records) - sum(map(len, sets.values()))
+        how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(left)
+    return Splits(sets, by, fingerprints={r.id: one for r, one in zip(records, seen, strict=False)}), how
 
 
-# --- units: patients, or images; they go to sets, or to folds, kind by kind, so that every set gets of each kind
+def _counts(sets: Sets) -> str:
+    """`8+8 train, 2+2 validation, 2+2 test images of a+b`."""
+    domains = sorted({record.domain for name in SETS for record in sets[name]})
+    each = ("+".join(str(sum(r.domain == d for r in sets[name])) for d in domains) + f" {name}" for name in SETS)
+    return f"{', '.join(each)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
+
+
+def _resolved(records: Sequence[Record], by: By, folds: int) -> str:
+    """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
+    patients = {record.subject for record in records}
+    known, placed = "" not in patients and bool(patients), all(record.position is not None for record in records)
+    if by == "auto" and not folds:
+        return "patient" if known and len(patients) >= PATIENTS else "block" if placed else "image"
+    by = "patient" if by == "auto" else by
+    if folds and by == "block":
+        what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
+        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
+    if (by == "patient" and not known) or (by == "block" and not placed):
+        what = "which image is of which patient" if by == "patient" else "the order of the images"
+        allowed = "'block' or 'image' for such images" if by == "patient" else "'patient' or 'image' for such images"
+        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
+        raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=remedy)
+    return by
+
+
+# --- units: patients, or images; they go to sets kind by kind, so that every set gets of each kind
 
 
 def _units(
@@ -190,50 +187,53 @@ def _units(
     return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(unit_of(record), unit_of(record))
 
 
-def _assigned_to_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, word: str) -> dict[Any, str]:
+def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str) -> dict[Hashable, str]:
     """The set of each unit: of each kind at least one for every share above 0, and at least one to train on.
 
     Too small a kind is trained on where another is held out.
     """
     least = 1 + sum(share > 0 for share in shares.values())
     some_large = any(len(units) >= least for units in kinds)
-    place: dict[Any, str] = {}
+    place: dict[Hashable, str] = {}
     for units in kinds:
         if some_large and len(units) < least:
             place |= dict.fromkeys(units, "train")
             continue
         counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
         if sum(counts.values()) >= len(units):
-            asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-            allowed = f"{sum(counts.values()) + 1} {word} or more of each domain"
-            remedy = "set one of the two to 0, choose by = 'block' or 'image', or add data"
-            what = f"{len(units)} {word} are too few for {asked}"
-            raise UserError(what, where="data.split", allowed=allowed, remedy=remedy)
-        order = np.random.default_rng(seed).permutation(len(units))
+            raise _too_few(
+                f"{len(units)} {by}s are", shares, f"{sum(counts.values()) + 1} {by}s or more of each domain"
+            )
         names = [name for name, count in counts.items() for _ in range(count)]
-        place |= {units[i]: names[n] if n < len(names) else "train" for n, i in enumerate(order)}
+        names += ["train"] * (len(units) - len(names))
+        order = np.random.default_rng(seed).permutation(len(units))
+        place |= {units[i]: name for i, name in zip(order, names, strict=True)}
     return place
 
 
-def _assigned_to_folds(kinds: Sequence[list], parts: int, seed: int) -> dict[Any, int]:
-    """The part of each unit, 0 to `parts` - 1: no part has two units more than another, in all or of one kind."""
-    rng = np.random.default_rng(seed)
+def _in_fold(
+    kinds: Sequence[list], shares: dict[str, float], seed: int, by: str, folds: int, fold: int
+) -> dict[Hashable, str]:
+    """The set of each unit in one fold. Every unit is tested in one of them; their sizes differ by one unit at most, in
+    all and of each kind."""
+    count, rng = sum(map(len, kinds)), np.random.default_rng(seed)
+    if not 2 <= folds <= count:
+        what = f"{count} {by}s cannot be dealt out to {folds} folds"
+        raise UserError(what, where="data.split.folds", allowed=f"2 to {max(2, count)}; 0 to split by shares")
+    if not 0 <= fold < folds:
+        raise UserError(f"there is no fold {fold} of {folds}", where="data.split.fold", allowed=f"0 to {folds - 1}")
     shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]
-    return {unit: number % parts for number, unit in enumerate(shuffled)}
-
-
-def _sets(records: Sequence[Record], place: Callable[[Record], str | None]) -> Sets:
-    places = [place(record) for record in records]
-    return {name: [r for r, where in zip(records, places, strict=True) if where == name] for name in SETS}
+    place = dict.fromkeys(shuffled[fold::folds], "test")
+    rest = [kept for units in kinds if (kept := [unit for unit in units if unit not in place])]
+    share = shares["validation"] * (count / (count - len(place)) if by == "patient" else folds / (folds - 1))
+    return _in_sets(rest, {"validation": min(share, 0.5)}, seed, by) | place
 
 
 # --- blocks: in one stack, slices side by side are near copies of each other
 
 
-def _by_block(
-    records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int
-) -> tuple[Sets, str]:
-    """Sets by blocks, and how that went in words.
+def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int) -> list[str]:
+    """The set of each record, by blocks of neighbouring slices; "" beside a block.
 
     Every stack (one patient, or all images of a class where patients are unknown) gives `blocks` runs to each held-out
     set, spread over its length, or fewer where these would be shorter than 3 slices or leave no room. `gap` neighbours
@@ -243,7 +243,7 @@ def _by_block(
     stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         stacks[record.subject, "" if record.subject else record.label or ""].append(record)
-    place: dict[int, str] = {}  # id(record) -> set, or "gap"
+    place: dict[int, str] = {}  # id(record) -> set; "" beside one
     for _, stack in sorted(stacks.items()):
         by_position = sorted(stack, key=lambda r: r.position)
         ordered = {d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})}
@@ -256,20 +256,14 @@ def _by_block(
             else:
                 # The same seed for both domains: in unpaired stacks of one anatomy the blocks are about the same.
                 names = _runs(len(slices), shares, gap, blocks, seed)
-            held = [i for i, name in enumerate(names) if name not in ("train", "gap")]
+            held = [i for i, name in enumerate(names) if name not in ("train", "")]
             near = {j for i in held for j in range(i - gap, i + gap + 1)}
-            names = ["gap" if name == "train" and i in near else name for i, name in enumerate(names)]
+            names = ["" if name == "train" and i in near else name for i, name in enumerate(names)]
             place |= {id(record): name for record, name in zip(slices, names, strict=True)}
         if paired:  # neighbours in b's own order, whose partners in a would otherwise still be trained on
-            dropped = {record.pair for record in ordered["b"] if place[id(record)] == "gap"} - {None}
-            place |= {id(record): "gap" for record in ordered["a"] if record.pair in dropped}
-    lines = []
-    for domain in sorted({record.domain for record in records}):
-        names = [place[id(record)] for record in records if record.domain == domain]
-        count = {name: names.count(name) for name in (*SETS, "gap")}
-        lines.append(f"{domain}: {_words(count)}, {count['gap']} left out beside them")
-    how = "by blocks of neighbouring slices; " + "; ".join(lines)
-    return _sets(records, lambda record: place[id(record)]), how
+            dropped = {record.pair for record in ordered["b"] if not place[id(record)]} - {None}
+            place |= {id(record): "" for record in ordered["a"] if record.pair in dropped}
+    return [place[id(record)] for record in records]
 
 
 def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
@@ -278,68 +272,33 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
     sizes = {name: max(1, round(share * count)) for name, share in shares.items() if share > 0}
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
-        asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-        what = f"a stack of {count} slices is too short for {asked} with a gap of {gap}"
-        remedy = "lower gap, set one of the two shares to 0, or choose by = 'patient' or 'image'"
-        raise UserError(what, where="data.split", allowed=f"{needed} slices or more", remedy=remedy)
+        raise _too_few(f"{count} slices of a stack, with a gap of {gap}, are", shares, f"{needed} slices or more")
     rng = np.random.default_rng(seed)
-    # A short stack has no room for all the blocks asked; one of each set always fits.
-    attempts = (_runs_in_segments(count, sizes, gap, number, rng) for number in range(blocks, 0, -1))
-    return next(names for names in attempts if names)
+    while True:  # a short stack has no room for all the blocks asked; one of each set always fits
+        runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
+        segments = max(runs.values(), default=1)
+        names = ["train"] * count
+        for segment in range(segments):
+            start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
+            held = [(name, (sizes[name] + n - 1 - segment) // n) for name, n in runs.items() if segment < n]
+            if rng.random() < 0.5:
+                held.reverse()
+            room = end - start - sum(size for _, size in held) - gap * (len(held) - 1)
+            if room < 2 * gap + 1:
+                break
+            at = start + round(room * rng.uniform(0.25, 0.75))
+            for name, size in held:
+                names[at : at + size] = [name] * size
+                at += size + gap
+        else:
+            return names
+        blocks -= 1
 
 
-def _runs_in_segments(
-    count: int, sizes: dict[str, int], gap: int, blocks: int, rng: np.random.Generator
-) -> list[str] | None:
-    """The set of each slice with up to `blocks` runs a set, or None where a segment has no room to train on."""
-    runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
-    segments = max(runs.values(), default=1)
-    names = ["train"] * count
-    for segment in range(segments):
-        start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
-        inside = [name for name in runs if segment < runs[name]]
-        held = [(name, sizes[name] // runs[name] + (segment < sizes[name] % runs[name])) for name in inside]
-        if rng.random() < 0.5:
-            held.reverse()
-        room = end - start - sum(size for _, size in held) - gap * (len(held) - 1)
-        if room < 2 * gap + 1:
-            return None
-        at = start + round(room * rng.uniform(0.25, 0.75))
-        for name, size in held:
-            names[at : at + size] = [name] * size
-            at += size + gap
-    return names
-
-
-# --- what cannot be split
-
-
-def _resolved(records: Sequence[Record], by: By, option: str = "by") -> str:
-    """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
-    patients = {record.subject for record in records}
-    placed = all(record.position is not None for record in records)
-    if by == "auto":
-        known = "" not in patients and len(patients) >= PATIENTS
-        return "patient" if known else "block" if placed else "image"
-    if by == "patient" and ("" in patients or not patients):
-        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
-        what, allowed = "the source does not know which image is of which patient", "'block' or 'image' for such images"
-        raise UserError(what, where=f"data.split.{option}", allowed=allowed, remedy=remedy)
-    if by == "block" and not placed:
-        what = "the source does not know the order of the images"
-        raise UserError(what, where="data.split.by", allowed="'patient' or 'image' for such images")
-    return by
-
-
-def _expect_all_domains(records: Sequence[Record], sets: Mapping[str, list[Record]], shares: dict[str, float]) -> None:
-    domains = {record.domain for record in records}
-    for name in ("train", *(name for name, share in shares.items() if share)):
-        missing = domains - {record.domain for record in sets[name]}
-        if missing:
-            count = sum(record.domain in missing for record in records)
-            what = f"no image of domain {', '.join(sorted(missing))} is left for {name} ({count} in all)"
-            remedy = "set that share to 0, lower data.split.gap, or add data"
-            raise UserError(what, where="data.split", remedy=remedy)
+def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
+    asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
+    remedy = "set one of the two to 0, choose another by, lower gap, or add data"
+    return UserError(f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy)
 
 
 # --- what follows a split
@@ -354,12 +313,11 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     for record in records:
         seen[record.subject].add(record.domain)
     both = sorted(patient for patient, domains in seen.items() if patient and {"a", "b"} <= domains)
-    if len(both) < 2:
-        others = {record.domain for record in records if record.subject and record.subject not in both}
-        gives = {both[0]: "a" if "b" in others else "b"} if both and others else {}
-    else:
-        order = np.random.default_rng(seed).permutation(len(both))
-        gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
+    order = np.random.default_rng(seed).permutation(len(both))
+    gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
+    if len(both) == 1:  # which of its domains others give too
+        others = {record.domain for record in records if record.subject and record.subject != both[0]}
+        gives = {both[0]: "a" if "b" in others else "b"} if others else {}
     return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
 
 
@@ -381,21 +339,3 @@ def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
 
     made = {"by": getattr(splits, "by", None)} | getattr(splits, "made", {})
     return made | {name: [entry(record) for record in splits[name]] for name in SETS}
-
-
-def _described(sets: Mapping[str, Sequence[Record]], by: str) -> str:
-    """`by patient: 4 train, 1 validation, 1 test patients (8+8 train, ... images of a+b)`, or the images alone."""
-    if by == "image":
-        return f"by image: {_counts(sets)}"
-    patients = {name: len({record.subject for record in sets[name]}) for name in SETS}
-    return f"by patient: {_words(patients)} patients ({_counts(sets)})"
-
-
-def _counts(sets: Mapping[str, Sequence[Record]]) -> str:
-    domains = sorted({record.domain for name in SETS for record in sets[name]})
-    each = {name: "+".join(str(sum(r.domain == d for r in sets[name])) for d in domains) for name in SETS}
-    return f"{_words(each)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
-
-
-def _words(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{numbers[name]} {name}" for name in SETS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,6 @@ from gantk.data.preparation import Record
 from gantk.data.sources.manifest import read_rows
 from gantk.errors import UserError, did_you_mean
 
-NAMES = ("patient", "path", "key")  # the columns of which one says whom a row is about
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val"), "validation"),
@@ -39,84 +38,66 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
-    column, says = _columns(path, header)
-    rows: dict[str, tuple[int, str]] = {}  # whom a row is about -> its line, and what it says
+    column, says = (_column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold")))
+    sets: dict[str, str] = {}
     for line, row in lines:
         name, value, where = row.get(column, ""), row.get(says, "").lower(), f"{WHERE}: '{path.name}', line {line}"
-        if says == "split" and value not in WORDS:
-            what, remedy = f"'{value}' is no split", did_you_mean(value, WORDS)
-            raise UserError(what, where=where, allowed="train, validation, test; none to leave it out", remedy=remedy)
-        if says == "fold" and not (value.isascii() and value.isdigit()):
-            raise UserError(f"'{value}' is no fold", where=where, allowed="0, 1, 2, ...")
         if not name:
             raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
-        first, other = rows.setdefault(name, (line, value))
-        if other != value:
-            what = f"'{name}' is in '{value}' here, and in '{other}' in line {first}"
+        if value not in WORDS if says == "split" else not value.isdecimal():
+            allowed = "train, validation, test; none to leave it out" if says == "split" else "0, 1, 2, ..."
+            raise UserError(f"'{value}' is no {says}", where=where, allowed=allowed, remedy=did_you_mean(value, WORDS))
+        value = WORDS.get(value, value)
+        if sets.setdefault(name, value) != value:
+            what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
             raise UserError(what, where=where, remedy="keep one of the two rows")
+    numbers = sorted({int(value) for value in sets.values()}) if says == "fold" else []
+    if (says == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
+        what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold} of {folds or len(numbers)}"
+        allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
+        raise UserError(what, where="data.split.fold", allowed=allowed)
     if says == "fold":
-        numbers = sorted({int(value) for _, value in rows.values()})
-        if fold not in numbers or len(numbers) < 2 or folds not in (0, len(numbers)):
-            what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold}"
-            what += f" of {folds}" if folds else ""
-            allowed = ", ".join(map(str, numbers)) or "rows below the header"
-            raise UserError(what, where="data.split.fold", allowed=allowed)
-        sets = {name: "test" if int(value) == fold else "train" for name, (_, value) in rows.items()}
-    elif folds:
-        what = f"'{path}' says who is in which split, and folds = {folds} deals them out anew"
-        raise UserError(what, where=WHERE, remedy="set folds = 0, or give the file a column fold in place of split")
-    else:
-        sets = {name: WORDS[value] for name, (_, value) in rows.items()}
-    find = _finder(path, column, rows)
-    named = [(record, find(record)) for record in records]
-    if any(name is None for _, name in named):
-        raise _missing(path, column, says, [record for record, name in named if name is None], records)
-    kept, first = [(record, name) for record, name in named if sets[name] != "none"], {}
-    for record, name in kept:  # rows by path easily part registered images
-        other, its = first.setdefault(record.pair, (record, name))
-        if record.pair is not None and sets[its] != sets[name]:
-            what = (
-                f"'{other.key}' and '{record.key}' are a registered pair, and line {rows[its][0]} puts the first into "
-            )
-            what += f"{sets[its]}, line {rows[name][0]} the second into {sets[name]}"
+        sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
+    found = _sets_of(records, path, column, sets)
+    if None in found:
+        raise _missing(path, column, records, [r for r, place in zip(records, found, strict=True) if place is None])
+    kept = [replace(r, split=place) for r, place in zip(records, found, strict=True) if place != "none"]
+    of_pair: dict[str, str | None] = {}
+    for record in kept:  # rows by path easily part registered images
+        if record.pair is not None and of_pair.setdefault(record.pair, record.split) != record.split:
+            what = f"'{record.key}' is in {record.split}, and the image registered with it in {of_pair[record.pair]}"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
     made = {"file": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
-    made |= {"fold": fold} if says == "fold" else {}
-    return [replace(record, split=sets[name]) for record, name in kept], made
+    return kept, made | ({"fold": fold} if says == "fold" else {})
 
 
-def _columns(path: Path, header: list[str]) -> tuple[str, str]:
-    """Which column says whom a row is about, and whether it says a `split` or a `fold`."""
-    found = []
-    for allowed in (NAMES, ("split", "fold")):
-        there = [name for name in allowed if name in header]
-        if not there:
-            what = f"'{path}' has no column '{allowed[0]}', but {', '.join(map(repr, header))}"
-            remedy = did_you_mean(allowed[0], header)
-            allowed = f"a header with one of {', '.join(allowed)}"
-            raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
-        if there == ["split", "fold"]:
-            what = f"'{path}' has both 'split' and 'fold'"
-            raise UserError(what, where=f"{WHERE}: line 1", remedy="rename or remove one of them")
-        found.append(there[0])
-    return found[0], found[1]
+def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
+    """The one of some columns that a table has."""
+    found = [name for name in names if name in header]
+    if not found:
+        what = f"'{path}' has no column '{names[0]}', but {', '.join(map(repr, header))}"
+        allowed, remedy = f"a header with one of {', '.join(names)}", did_you_mean(names[0], header)
+        raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
+    if found == ["split", "fold"]:
+        raise UserError(f"'{path}' has both 'split' and 'fold'", where=f"{WHERE}: line 1", remedy="remove one of them")
+    return found[0]
 
 
-def _finder(path: Path, column: str, rows: dict) -> Callable[[Record], str | None]:
-    """The name under which a record stands in the table, or None; a DICOM series may be named by its folder."""
-    if column == "path":
-        at = {(path.parent / name).resolve(): name for name in rows}
+def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str, str]) -> list[str | None]:
+    """The set of each record, None where no row names it; a DICOM series may be named by its folder."""
+    if column != "path":
+        names = (lambda r: (r.subject,)) if column == "patient" else (lambda r: (r.key, r.scan_key))
+        return [next((sets[name] for name in names(record) if name in sets), None) for record in records]
+    places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
-        @cache  # a volume's path comes again with each of its planes
-        def row_of(file: Path) -> str | None:
-            return at.get(file.resolve(), at.get(file.resolve().parent))
+    @cache  # a volume's path comes again with each of its planes
+    def place_of(file: Path) -> str | None:
+        return places.get(file.resolve(), places.get(file.resolve().parent))
 
-        return lambda record: next(filter(None, map(row_of, record.files)), None)
-    names = (lambda r: (r.subject,)) if column == "patient" else (lambda r: (r.key, r.scan_key))
-    return lambda record: next((name for name in names(record) if name in rows), None)
+    return [next(filter(None, map(place_of, record.files)), None) for record in records]
 
 
-def _missing(path: Path, column: str, says: str, missing: Sequence[Record], records: Sequence[Record]) -> UserError:
+def _missing(path: Path, column: str, records: Sequence[Record], missing: Sequence[Record]) -> UserError:
     if column == "patient" and any(not record.subject for record in missing):
         what = f"'{path}' goes by patient, and the source does not know which image is of which patient"
         remedy = "give the file a column path in place of patient, or tell the source where names say who it is "
@@ -125,5 +106,4 @@ def _missing(path: Path, column: str, says: str, missing: Sequence[Record], reco
     names, count = sorted(set(map(name, missing))), len(set(map(name, records)))
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
     what = f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in '{path}': {shown}"
-    leave_out = ": none in the column split leaves one out" if says == "split" else ""
-    return UserError(what, where=WHERE, remedy=f"add a row for each{leave_out}")
+    return UserError(what, where=WHERE, remedy="add a row for each: none in the column split leaves one out")
