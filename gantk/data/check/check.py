@@ -35,7 +35,7 @@ def check(
     is written. One image is in memory at a time. No such path, or no image below it: UserError; broken files are
     problems.
     """
-    path, usage = Path(path), None
+    path, usage, tell = Path(path), None, progress or (lambda share, what: None)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         usage = usage_by_guess(path) if recipe is None else usage_by_recipe(path, recipe)
         scans = _scans_of(usage)
@@ -47,10 +47,10 @@ def check(
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
     items = []
     for number, scan in enumerate(scans):
-        progress(0.8 * number / len(scans), scan.name)
+        tell(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
     problems = list(findings.broken(items))
-    progress(0.8, "the split")
+    tell(0.8, "the split")
     try:
         if path.is_file() and usage is None:
             raise UserError("no training could use one file alone")
@@ -65,9 +65,9 @@ def check(
         problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
         for item in items:  # what names say has to do
             item.domains = [CONTRASTS.get(item.said, item.said).upper()] if item.said else []
-    progress(0.95, "comparisons")
+    tell(0.95, "comparisons")
     problems += _compared([item for item in items if item.error is None], usage)
-    progress(1.0, "done")
+    tell(1.0, "done")
     splits = (usage and usage.splits) or {}
     place = {file.absolute(): name for name, records in splits.items() for r in records for file in r.files[:1]}
     return {
