@@ -159,7 +159,7 @@ def test_every_wrong_row_is_named_with_its_line(tree):
         ("T1,T2,label\n,,x\n", "line 2: t1 and t2 are empty"),
         ("T1,T2,mask\npatient0/T1.nii.gz,patient0/T2.nii.gz,no.nii\n", "line 2: 'no.nii' does not exist"),
         ('path,domain\n"patient0/T1.nii.gz,T1\n', "cannot be read as a table"),
-        ("path,domain\n" + "x" * 5000 + ",T1\n", "line 2: 'x{80}' cannot be opened"),
+        ("path,domain\n" + "x" * 5000 + ",T1\n", "line 2: 'x{80}' does not exist"),
         ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
     ],
     ids=range(14),

@@ -40,6 +40,7 @@ class Named:
         return there and ("ce" in wanted or "ce" not in self.entities)
 
 
+@dataclass(kw_only=True)
 class Bids(VolumeSource):
     """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-` entity, CT `_ct`.
 
@@ -49,25 +50,12 @@ class Bids(VolumeSource):
     A column `split` of participants.tsv says who is in training, validation and test.
     """
 
-    kind = "bids"
-
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        size: tuple[int, ...],
-        *,
-        path: str = "",  # folder that holds sub-*; for derivatives, the pipeline's own folder
-        a: str = "",  # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
-        b: str = "",  # the same for the second domain
-        runs: Literal["first", "all"] = "first",  # which of several images of a contrast in a session
-        onto: Onto = "none",  # resample a session's other image onto the grid of this one, by their headers
-        mask: str = "",  # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
-        label: str = "",  # column of participants.tsv that is a patient's class; "" = none
-        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
-    ):
-        self.set_up(domains, dims, path, planes, onto=onto, mask=mask, asked=(a, b))
-        self.runs, self.label = runs, label
+    a: str = ""  # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
+    b: str = ""  # the same for the second domain
+    runs: Literal["first", "all"] = "first"  # which of several images of a contrast in a session
+    onto: Onto = "none"  # resample a session's other image onto the grid of this one, by their headers
+    mask: str = ""  # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
+    label: str = ""  # column of participants.tsv that is a patient's class; "" = none
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -92,7 +80,7 @@ class Bids(VolumeSource):
         apart = {mask.path for mask in masks}
         scans = [n for n in listed if n.path not in apart and n.path.is_relative_to(self.root / n.subject)]
         people, items = self._participants(), []
-        for letter in self.domains:
+        for letter in self.names:
             for scan in self._of_domain(letter, scans):
                 study = scan.study + (f"/{scan.variant}" if self.runs == "all" and scan.variant else "")
                 key, mask = scan.path.relative_to(self.root).as_posix(), self._mask_of(scan, masks)
@@ -102,7 +90,7 @@ class Bids(VolumeSource):
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one for each session."""
-        name = self.domains[letter]
+        name = self.names[letter]
         text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
         text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
         *needed, suffix = text.split("_")

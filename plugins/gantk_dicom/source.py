@@ -70,6 +70,7 @@ class Series:
         return False
 
 
+@dataclass(kw_only=True)
 class Dicom(VolumeSource):
     """DICOM trees as archives and scanners export them: every series is a scan, whatever its files are called.
 
@@ -79,23 +80,17 @@ class Dicom(VolumeSource):
     captures, what gantk itself wrote, and what is no image, are left alone.
     """
 
-    kind, one_contrast = "dicom", True
+    a: str = ""  # word or regex found in description, protocol or folder of the first domain; "" = its name
+    b: str = ""  # the same for the second domain
+    onto: Onto = "none"  # resample a study's other image onto the grid of this one, by their headers
+    patient: str = ""  # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
 
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        size: tuple[int, ...],
-        *,
-        path: str = "",  # folder below which the DICOM files lie
-        a: str = "",  # word or regex found in description, protocol or folder of the first domain; "" = its name
-        b: str = "",  # the same for the second domain
-        onto: Onto = "none",  # resample a study's other image onto the grid of this one, by their headers
-        patient: str = "",  # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
-        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
-    ):
-        asked = regex_option(a, "a"), regex_option(b, "b")
-        self.set_up(domains, dims, path, planes, onto=onto, patient=patient, asked=asked)
+    one_contrast = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.asked = {"a": regex_option(self.a, "a"), "b": regex_option(self.b, "b")}
+        self.asked["image"] = self.asked["a"]
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -119,17 +114,17 @@ class Dicom(VolumeSource):
             if scan.files and not io.is_image(scan.path):
                 with suppress(UserError):  # files that cannot be read belong to nobody
                     found.append(_series(scan, self.root))
-        chosen = [(letter, series) for letter in self.domains for series in self._of_domain(letter, found)]
-        names = [{series.scan.name for own, series in chosen if own == letter} for letter in self.domains]
+        chosen = [(letter, series) for letter in self.names for series in self._of_domain(letter, found)]
+        names = [{series.scan.name for own, series in chosen if own == letter} for letter in self.names]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
             raise self.in_both(min(twice))
-        splits = only_if_several(split_of(series.place) for _, series in chosen)
-        items = [self._item(*each, split) for each, split in zip(chosen, splits, strict=True)]
+        items = [self._item(*each) for each in chosen]
+        only_if_several(items)
         return self.records_of(items)
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
-        pattern, name = self.asked[letter], self.domains[letter]
+        pattern, name = self.asked[letter], self.names[letter]
         if pattern is not None:
             texts = [(series, (series.description, series.protocol, "/".join(series.place))) for series in found]
             chosen = [series for series, own in texts if any(map(pattern.search, own))]
@@ -144,14 +139,14 @@ class Dicom(VolumeSource):
             raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed)
         return chosen
 
-    def _item(self, letter: str, series: Series, split: str | None) -> Item:
+    def _item(self, letter: str, series: Series) -> Item:
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
         subject = series.patient or _subject_of(series.place) or key
-        if self.patient is not None:
+        if self.pattern:
             place = "/".join((*series.place, series.scan.path.name))
-            subject = patient_of(place if self.patient.search(place) else series.patient or place, self.patient)
+            subject = patient_of(place if self.pattern.search(place) else series.patient or place, self.pattern)
         study = f"{subject}/{series.study}" if series.study else ""
-        return Item(letter, series.scan, key, subject, study, split)
+        return Item(letter, series.scan, key, subject, study, split_of(series.place))
 
 
 def contrast_of(text: str) -> str | None:

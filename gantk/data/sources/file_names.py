@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from gantk.data.sources.reader import Item
 from gantk.errors import UserError
-from gantk.formats.contrasts import without_gaps, words_of
-from gantk.formats.files import list_images, natural, stem_of
+from gantk.formats.contrasts import same_contrast, without_gaps, words_of
+from gantk.formats.files import is_image, list_images, natural, readable, stem_of
 
 # `train`, `Testing`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(r"^(?i:training|train|testing|test|validation|valid|val)(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)")
 SPLITS = {"tr": "train", "te": "test", "va": "validation"}
 
+GLOB = re.compile(r"[*?\[]")
+
 Parts = tuple[str, ...]  # the folders of a path
-
-
-@dataclass(frozen=True)
-class Found:
-    """One image file and what its path says about it."""
-
-    path: Path
-    letter: str  # "a", "b" or "image"
-    split: str | None
-    place: Parts  # folders that say neither domain nor split: a patient, where there are several
-    stem: str  # file name without suffix and without the domain's name
-
-    @property
-    def name(self) -> str:
-        """What registered images of two domains share: place and stem."""
-        return "/".join(filter(None, (*self.place, self.stem))) or "scan"
-
-
-# --- words
+Said = tuple[str, int | None]  # the domain that a path means, and which of its folders says so
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -46,45 +31,24 @@ def images_below(folder: Path) -> list[Path]:
         return []
 
 
-def only_if_several(splits: Iterable[str | None]) -> list[str | None]:
-    """The splits that folders say, if these are several: `TrainT1` beside no other says nothing about a split."""
-    splits = list(splits)
-    return splits if len(set(splits) - {None}) > 1 else [None] * len(splits)
+def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
+    """The folder that a folder or glob starts from, and its images in natural order."""
+    globs = [place for place, part in enumerate(folder.parts) if GLOB.search(part)]
+    if not globs:
+        return folder, list_images(folder, recursive=True)
+    start, pattern = Path(*folder.parts[: globs[0]]), str(Path(*folder.parts[globs[0] :]))
+    with suppress(ValueError):  # it is no glob
+        if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
+            return start, sorted(images, key=natural)
+    raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
 
 
-def split_of(parts: Sequence[str]) -> str | None:
-    """`train`, `validation` or `test` where a folder's name starts with such a word."""
-    found = next(filter(None, map(SPLIT_WORD.match, parts)), None)
-    return found and SPLITS[found[0][:2].lower()]
+def relative_to(path: Path, root: Path) -> Path:
+    """A path relative to a folder, or itself where it lies elsewhere."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
-def domain_match(name: str, domain: str) -> int:
-    """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
-    wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
-    if "".join(words) == wanted:
-        return 3
-    if wanted in words:
-        return 2
-    # A single letter starts too many words.
-    alike = [word for word in words if min(len(word), len(wanted)) > 1]
-    return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
-
-
-def bare_stem(stem: str, domains: Sequence[str]) -> str:
-    """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
-    words = re.split(r"([_\-. ]+)", stem)
-    for domain in filter(None, domains):
-        for i, word in enumerate(words):
-            glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
-            if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
-                words[i] = glued[2]
-            elif domain_match(word, domain) >= 2:
-                words[i] = ""
-    return without_gaps("".join(words))
-
-
-# --- patients
+# --- patients and splits
 
 
 def numbered(parts: Sequence[str]) -> list[str]:
@@ -116,10 +80,56 @@ def patient_of(path: str, pattern: re.Pattern) -> str:
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
-# --- folders of two domains
+def split_of(parts: Sequence[str]) -> str | None:
+    """`train`, `validation` or `test` where a folder's name starts with such a word."""
+    found = next(filter(None, map(SPLIT_WORD.match, parts)), None)
+    return found and SPLITS[found[0][:2].lower()]
 
 
-def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Found]:
+def only_if_several(items: Sequence[Item]) -> None:
+    """Forget the splits that folders say unless they are several: `TrainT1` beside no other says nothing."""
+    if len({item.split for item in items} - {None}) < 2:
+        for item in items:
+            item.split = None
+
+
+# --- domains
+
+
+def domain_match(name: str, domain: str) -> int:
+    """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
+    wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
+    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
+    if "".join(words) == wanted:
+        return 3
+    if wanted in words:
+        return 2
+    # A single letter starts too many words.
+    alike = [word for word in words if min(len(word), len(wanted)) > 1]
+    return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
+
+
+def bare_stem(stem: str, domains: Sequence[str]) -> str:
+    """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
+    words = re.split(r"([_\-. ]+)", stem)
+    for domain in filter(None, domains):
+        for i, word in enumerate(words):
+            glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
+            if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
+                words[i] = glued[2]
+            elif domain_match(word, domain) >= 2:
+                words[i] = ""
+    return without_gaps("".join(words))
+
+
+def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:
+    """Images that say a contrast: by its own word; in folders without such by a synonym that is none of `others`."""
+    own = {image.parent for image, each in said.items() if each == word}
+    alike = (i for i, each in said.items() if same_contrast(each or "", word) and each not in others)
+    return [image for image in alike if said[image] == word or image.parent not in own]
+
+
+def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Item]:
     """The images below `root` (of `images`, where these are given) that belong to one of two domains, in natural order.
 
     Decided by the first that finds both: the domains' names in folder names, `A` and `B` at their ends, the domains'
@@ -129,17 +139,12 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
     if not images:
         raise UserError(f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that has some")
     parts_of = {image: image.parent.relative_to(root).parts for image in images}
-    folders = sorted(set(parts_of.values()), key=lambda parts: natural("/".join(parts)))
-
-    def ending(part: str) -> list[int]:  # `trainA` and `set_A` end with a
-        last = "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()
-        return [int(last == "a"), int(last == "b")]
-
-    by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    by_folder = by_folder or _clearest(folders, ending)
-    by_file = {} if by_folder else _by_file_name(images, domains)
-    by_folder = by_folder or ({} if by_file else _two_groups(folders))
-    if not by_folder and not by_file:
+    folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+    said = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
+    said = said or _clearest(folders, _ending)
+    letters = {} if said else _by_file_name(images, domains)
+    said = said or ({} if letters else _two_groups(folders))
+    if not said and not letters:
         names = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
         raise UserError(
             f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {names}",
@@ -147,74 +152,66 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
             allowed="trainA and trainB, folders or files named after the domains, or two folders",
             remedy="set data.domains to names that the folders have, or data.source.a and data.source.b",
         )
-    entries = [(image, parts, *by_folder[parts]) for image, parts in parts_of.items() if parts in by_folder]
-    entries += [(image, parts_of[image], letter, None) for image, letter in by_file.items()]
-    return _found(entries, dict(zip("ab", domains, strict=True)))
+    known = {image: said[parts] for image, parts in parts_of.items() if parts in said}
+    known |= {image: (letter, None) for image, letter in letters.items()}
+    return items_in(root, known, dict(zip("ab", domains, strict=True)))
 
 
-def below(root: Path, images: Sequence[Path], letter: str, domain: str = "") -> list[Found]:
-    """Images of one domain, wherever below `root` they lie."""
-    folders = [image.parent for image in images]
-    parts = [folder.relative_to(root).parts if folder.is_relative_to(root) else () for folder in folders]
-    return _found([(image, own, letter, None) for image, own in zip(images, parts, strict=True)], {letter: domain})
+def items_in(root: Path, images: Mapping[Path, Said], domains: Mapping[str, str]) -> list[Item]:
+    """Images of known domains below a folder, with what their folders say beyond that, by domain in natural order.
 
-
-def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, tuple[str, int | None]]:
-    """The domain that the clearest part of a folder means, and that part; of each domain the clearest folders only.
-
-    Nothing unless both domains have some.
+    A split counts where there is more than one (`TrainT1` alone says nothing), a place where it differs in the domain.
     """
-    ranked: dict[str, list[tuple[int, Parts, int]]] = defaultdict(list)
+    items, places = [], defaultdict(set)
+    for path, (letter, said) in images.items():
+        parts = path.parent.relative_to(root).parts
+        place = tuple(part for i, part in enumerate(parts) if i != said and not SPLIT_WORD.fullmatch(part))
+        places[letter].add(place)
+        stem = bare_stem(stem_of(path), (domains[letter],))
+        items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
+    only_if_several(items)
+    for item in items:
+        item.place = item.place if len(places[item.letter]) > 1 else ()
+    return sorted(items, key=lambda item: (item.letter, natural(item.source)))
+
+
+def _ending(part: str) -> list[int]:
+    """How clearly a folder's name ends with A, and with B: `trainA` and `set_B`."""
+    last = "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()
+    return [int(last == "a"), int(last == "b")]
+
+
+def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Said]:
+    """What the clearest part of each folder means, in the clearest folders of each domain; nothing unless both have."""
+    best: dict[str, dict[Parts, tuple[int, int]]] = {"a": {}, "b": {}}
     for parts in folders:
-        options = [(score(part), index) for index, part in enumerate(parts)]
-        a, b = (max(((scores[i], index) for scores, index in options), default=(0, 0)) for i in (0, 1))
+        scores = [score(part) for part in parts]
+        a, b = (max(((each[i], place) for place, each in enumerate(scores)), default=(0, 0)) for i in (0, 1))
         if a[0] != b[0]:
-            letter, (points, index) = ("a", a) if a[0] > b[0] else ("b", b)
-            ranked[letter].append((points, parts, index))
-    if len(ranked) < 2:
+            best["a" if a > b else "b"][parts] = max(a, b)
+    if not best["a"] or not best["b"]:
         return {}
-    return {
-        parts: (letter, part)
-        for letter, entries in ranked.items()
-        for points, parts, part in entries
-        if points == max(entries)[0]
-    }
+    top = {letter: max(found.values())[0] for letter, found in best.items()}
+    entries = ((letter, parts, *own) for letter, found in best.items() for parts, own in found.items())
+    return {parts: (letter, place) for letter, parts, points, place in entries if points == top[letter]}
 
 
 def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path, str]:
     """The domain of each image whose name says it as clearly as any; nothing unless both domains have some."""
     scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in images}
     top = [max(each) for each in zip(*scores.values(), strict=True)]
-    letters = {}
-    for image, (a, b) in scores.items():
-        if a != b and max(a, b) == top[int(b > a)] >= 2:
-            letters[image] = "ab"[int(b > a)]
+    clear = {image: int(b > a) for image, (a, b) in scores.items() if a != b}
+    letters = {image: "ab"[i] for image, i in clear.items() if scores[image][i] == top[i] >= 2}
     return letters if len(set(letters.values())) == 2 else {}
 
 
-def _two_groups(folders: Sequence[Parts]) -> dict[Parts, tuple[str, int | None]]:
+def _two_groups(folders: Sequence[Parts]) -> dict[Parts, Said]:
     """Two folders that say nothing, first a, then b; split folders and what all have in common aside."""
     kept = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
     for depth in range(min(map(len, kept.values()))):
         names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
-        if len(names) > 1:
-            groups = {parts: ("ab"[names.index(parts[own[depth]]) % 2], own[depth]) for parts, own in kept.items()}
-            return groups if len(names) == 2 else {}
+        if len(names) > 2:
+            return {}
+        if len(names) == 2:
+            return {parts: ("ab"[names.index(parts[own[depth]])], own[depth]) for parts, own in kept.items()}
     return {}
-
-
-def _found(entries: Sequence[tuple[Path, Parts, str, int | None]], domains: dict[str, str]) -> list[Found]:
-    """Found images of (path, folders, domain, the part that says the domain), with what their folders say beyond that.
-
-    A split counts where there is more than one (`TrainT1` alone says nothing), a place where it differs in the domain.
-    """
-    places: dict[str, set[Parts]] = defaultdict(set)
-    found = []
-    for path, parts, letter, own in entries:
-        place = tuple(part for i, part in enumerate(parts) if i != own and not SPLIT_WORD.fullmatch(part))
-        places[letter].add(place)
-        found.append(Found(path, letter, split_of(parts), place, bare_stem(stem_of(path), (domains[letter],))))
-    for i, split in enumerate(only_if_several(image.split for image in found)):
-        place = found[i].place if len(places[found[i].letter]) > 1 else ()
-        found[i] = replace(found[i], split=split, place=place)
-    return sorted(found, key=lambda image: (image.letter, natural(image.path)))

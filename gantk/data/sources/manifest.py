@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+import os
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import split_of
+from gantk.data.sources.file_names import relative_to, split_of
 from gantk.data.sources.reader import Item, Source, is_volume
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
-from gantk.formats.files import difference
 
 SHOWN = 5  # wrong rows that a message quotes
-LONGEST = 80  # signs of a cell that a message quotes
 
 
+@dataclass(kw_only=True)
 class Manifest(VolumeSource):
     """A CSV of images: a row for each, with the columns path and domain, or a column of paths for each domain.
 
@@ -29,20 +29,9 @@ class Manifest(VolumeSource):
     other domains are left alone.
     """
 
-    kind = "manifest"
-
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        size: tuple[int, ...],
-        *,
-        path: str = "",  # the CSV or TSV file
-        onto: Onto = "none",  # resample a pair's other image onto the grid of this one, by their headers
-        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
-        channels: Channels = None,  # turn all images to gray (1) or colour (3); None = as they are
-    ):
-        self.set_up(domains, dims, path, planes, channels=channels, onto=onto)
+    path: str = ""  # the CSV or TSV file
+    onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
+    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -51,8 +40,6 @@ class Manifest(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record for every image, or for every plane of it; all wrong rows are one UserError with their lines."""
-        if not self.root.is_file():
-            raise UserError(f"the table '{self.root}' does not exist", where="data.source.path")
         names, rows = read_rows(self.root)
         columns = self._columns(names)
         items: dict[tuple[str, str], tuple[int, Item]] = {}
@@ -73,14 +60,14 @@ class Manifest(VolumeSource):
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
-        if "path" in names and (len(self.domains) == 1 or "domain" in names):
+        if "path" in names and (len(self.names) == 1 or "domain" in names):
             return None
         columns = {}
-        for letter, domain in self.domains.items():
-            alike = [name for name in names if same_contrast(one_word(name), one_word(domain))]
-            columns[letter] = next(iter([name for name in names if name == domain.lower()] + alike), letter)
+        for letter, domain in self.names.items():
+            alike = (name for name in names if same_contrast(one_word(name), one_word(domain)))
+            columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
         if not set(columns.values()) <= set(names):
-            each = " and ".join(f"'{name}'" for name in self.domains.values())
+            each = " and ".join(f"'{name}'" for name in self.domains)
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
             what = f"'{self.root}' has the columns {', '.join(names)}"
@@ -89,33 +76,36 @@ class Manifest(VolumeSource):
 
     def _items(self, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""
+        study = row.get("pair", "")
         if columns is None:
             letter = self._letter(row.get("domain", ""))
-            items = [self._item(row, letter, "path")] if letter else []
-            study = row["pair"] if "pair" in row else row.get("patient", "")
-        else:
-            items = [self._item(row, letter, column) for letter, column in columns.items() if row.get(column)]
-            if not items:
-                raise UserError(f"{' and '.join(columns.values())} are empty")
-            items = [replace(item, subject=items[0].subject) for item in items]
-            study = row.get("pair") or items[0].key
-        items = [replace(item, study=study) for item in items]
-        if not items or not row.get("mask"):
-            return items
-        mask, _ = self._source(row["mask"], "mask")
-        if isinstance(mask, io.Scan):
-            raise UserError(f"the mask '{row['mask']}' is a folder", allowed="a file")
-        # The mask is of the images on whose grid it lies, of all where they are resampled.
-        differ = [None if self.onto != "none" else difference(mask, item.source) for item in items]
-        if all(differ):
-            raise UserError(f"the mask '{row['mask']}' is on another grid than its image: {differ[0]}")
-        return [item if differs else replace(item, mask=mask) for item, differs in zip(items, differ, strict=True)]
+            columns = {letter: "path"} if letter else {}
+            study = study if "pair" in row else row.get("patient", "")
+        items = [self._item(letter, *self._source(row[name]), row) for letter, name in columns.items() if row.get(name)]
+        if columns and not items:
+            raise UserError(f"{' and '.join(columns.values())} {'is' if len(columns) == 1 else 'are'} empty")
+        for item in items:
+            item.subject = items[0].subject
+            item.study = study or (items[0].key if len(columns) > 1 else "")
+        if items and row.get("mask"):
+            self._find_mask(row["mask"], items)
+        return items
 
-    def _item(self, row: dict[str, str], letter: str, column: str) -> Item:
-        source, key = self._source(row.get(column, ""), column)
+    def _find_mask(self, text: str, items: list[Item]) -> None:
+        """A mask is of the images of its row on whose grid it lies, of all where they are resampled."""
+        mask, _ = self._source(text)
+        if isinstance(mask, io.Scan):
+            raise UserError(f"the mask '{text}' is a folder", allowed="a file")
+        differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
+        if all(differ):
+            raise UserError(f"the mask '{text}' is on another grid than its image: {differ[0]}")
+        for item, differs in zip(items, differ, strict=True):
+            item.mask = None if differs else mask
+
+    def _item(self, letter: str, source: Source, key: str, row: dict[str, str]) -> Item:
         subject = row.get("patient", "")
         if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
-            rest = contrast_in(io.stem_of(key), set(map(one_word, self.domains.values())))[1]
+            rest = contrast_in(io.stem_of(key), set(map(one_word, self.domains)))[1]
             subject = rest or Path(key).parent.name or io.stem_of(key)
         split = split_named(row.get("split", ""), "column split")
         return Item(letter, source, key, subject, split=split, label=row.get("label") or None)
@@ -124,31 +114,25 @@ class Manifest(VolumeSource):
         """The domain that a row names; None: another one."""
         if len(self.domains) == 1 and not said:
             return "image"
-        exact = [letter for letter, name in self.domains.items() if said.lower() in (name.lower(), letter)]
-        alike = [letter for letter, name in self.domains.items() if same_contrast(one_word(said), one_word(name))]
-        close = did_you_mean(said, [name.lower() for name in self.domains.values()])
+        exact = [letter for letter, name in self.names.items() if said.lower() in (name.lower(), letter)]
+        alike = [letter for letter, name in self.names.items() if same_contrast(one_word(said), one_word(name))]
+        close = did_you_mean(said, [name.lower() for name in self.domains])
         if not exact + alike and (not said or (close and one_word(said) not in CONTRASTS)):
-            raise UserError(f"there is no domain '{said}'", allowed=self.domains.values(), remedy=close)
+            raise UserError(f"there is no domain '{said}'", allowed=self.domains, remedy=close)
         return next(iter(exact + alike), None)
 
-    def _source(self, text: str, column: str) -> tuple[Source, str]:
+    def _source(self, text: str) -> tuple[Source, str]:
         """What a cell names, and how it is called: relative to the table where it lies below it."""
-        if not text:
-            raise UserError(f"{column} is empty")
-        root = self.root.parent
-        path = root / text
-        try:
-            path.stat()
-        except (OSError, ValueError) as error:
-            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error.args[-1]}"
-            raise UserError(f"'{text[:LONGEST]}' {reason}") from error
-        shown = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+        path = self.root.parent / text
+        if not os.path.exists(path):
+            raise UserError(f"'{text[:80]}' does not exist")
+        shown = relative_to(path, self.root.parent).as_posix()
         if path.is_dir():
             series = io.scans(path, recursive=False)
             if len(series) != 1:
                 raise UserError(f"'{text}' is a folder of {len(series)} images", allowed="one DICOM series")
             return series[0], shown
-        if not path.is_file() or not (is_volume(path) or io.is_image(path)):
+        if not is_volume(path) and not io.is_image(path):
             raise UserError(f"'{text}' is no image that can be read", allowed=io.readable())
         return path, shown
 
@@ -165,7 +149,8 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
         table = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}' cannot be read as a table: {error}", allowed="UTF-8 text, CSV or TSV") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV") from error
     if not table:
         raise UserError(f"'{path}' is empty", allowed="a header, and a row for each image")
     columns = [name.strip().lower() for name in table[0][1]]

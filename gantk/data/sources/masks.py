@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.data.sources.file_names import SPLIT_WORD, Found, bare_stem, domain_match, split_of
+from gantk.data.sources.file_names import GLOB, SPLIT_WORD, bare_stem, domain_match, relative_to, split_of
+from gantk.data.sources.reader import Item
 from gantk.errors import UserError
-from gantk.formats.contrasts import words_of
+from gantk.formats.contrasts import contrast_in, one_word, words_of
 from gantk.formats.files import difference, stem_of
-
-GLOB = re.compile(r"[*?\[]")
 
 
 def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
@@ -35,47 +34,43 @@ def is_mask(image: Path, root: Path, name: str) -> bool:
     """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
     if not name:
         return False
-    *folders, file = _below(image, root).parts
+    *folders, file = parts = relative_to(image, root).parts
     if GLOB.search(name):
-        texts = ("/".join((*folders, file)), *folders, file, stem_of(image))
+        texts = ("/".join(parts), *parts, stem_of(image))
         return any(fnmatch(text.lower(), name.lower()) for text in texts)
     wanted = " ".join(words_of(name)).lower()
-    parts = [" ".join(words_of(SPLIT_WORD.sub("", part))).lower() for part in (*folders, stem_of(image))]
-    return any(f" {wanted} " in f" {part} " or f" {wanted}s " in f" {part} " for part in parts)  # a folder of masks
+    said = [f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} " for part in (*folders, stem_of(file))]
+    return any(f" {wanted} " in words or f" {wanted}s " in words for words in said)  # a folder of masks
 
 
-def masks_of(
-    found: Sequence[Found],
-    masks: Sequence[Path],
-    root: Path,
-    name: str,
-    domains: Sequence[str],
-    one_grid: bool = True,
-) -> dict[Path, Path]:
-    """The mask of each image that has one: named alike in the same patient's place, else the only one beside it.
+def find_masks(
+    items: Sequence[Item], masks: Sequence[Path], root: Path, name: str, domains: Sequence[str], one_grid: bool = True
+) -> None:
+    """Tell images their masks: named alike in the same patient's place, else the only one beside the only image.
 
     Two that fit equally well, and, with `one_grid`, a mask on another grid than its image, are a UserError.
     """
+    words = set(map(one_word, domains))
     alike: dict[str, list[Path]] = defaultdict(list)
     beside: dict[Path, list[Path]] = defaultdict(list)
     for mask in masks:
         alike[_bare_name(mask, name, domains)].append(mask)
         beside[mask.parent].append(mask)
-    alone = Counter((image.letter, image.path.parent) for image in found)
-    chosen = {}
-    for image in found:
+    images = Counter((item.letter, item.source.parent) for item in items)
+    for item in items if masks else ():
         fitting = []
-        for mask in alike[bare_stem(image.stem, domains)]:
-            parts = _below(mask, root).parts[:-1]
-            if set(image.place) <= set(parts) and (image.split is None or split_of(parts) in (None, image.split)):
+        for mask in alike[bare_stem(item.stem, domains)]:
+            folders = relative_to(mask, root).parts[:-1]
+            bare = (contrast_in(part, words)[1] for part in folders)
+            if set(item.place) <= {*folders, *bare} and (item.split is None or split_of(folders) in (None, item.split)):
                 fitting.append(mask)
-        if not fitting and alone[image.letter, image.path.parent] == 1 and len(beside[image.path.parent]) == 1:
-            fitting = beside[image.path.parent]
+        own = beside[item.source.parent]
+        if not fitting and len(own) == images[item.letter, item.source.parent] == 1:
+            fitting = own
         if fitting:
-            chosen[image.path] = _clearest(fitting, image, domains, root)
+            item.mask = _clearest(fitting, item, domains, root)
             if one_grid:
-                expect_one_grid(chosen[image.path], image.path)
-    return chosen
+                expect_one_grid(item.mask, item.source)
 
 
 def expect_one_grid(mask: Path, image: Path) -> None:
@@ -94,34 +89,29 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
         raise UserError(what, where="data.source.mask", remedy=remedy)
 
 
-def _below(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
-
-
 def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
     """What a mask's name shares with its image's: without the word for masks and the domains' names."""
     if GLOB.search(name):
         text = mask.name
         for literal in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]):
             text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE) if len(literal) > 1 else text
-        stem = stem_of(text)
-    else:
-        wanted = {word.lower() for word in words_of(name)}
-        pieces = re.split(r"([_\-. ]+)", stem_of(mask))
-        stem = "".join(piece for piece in pieces if not wanted & {word.lower() for word in words_of(piece)})
-    return bare_stem(stem, domains)
+        return bare_stem(stem_of(text), domains)
+    wanted = {word.lower() for word in words_of(name)}
+    pieces = re.split(r"([_\-. ]+)", stem_of(mask))
+    return bare_stem("".join(piece for piece in pieces if not wanted & set(map(str.lower, words_of(piece)))), domains)
 
 
-def _clearest(masks: Sequence[Path], image: Found, domains: Sequence[str], root: Path) -> Path:
+def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: Path) -> Path:
     """The mask that names its image's domain, else the one that lies nearest to it."""
-    own = domains["ab".index(image.letter)] if image.letter in "ab" else ""
+    own = domains["ab".index(item.letter)] if item.letter in "ab" else ""
 
     def score(mask: Path) -> tuple[int, int]:
-        parts = [*_below(mask, root).parts[:-1], stem_of(mask)]
-        names = {domain for domain in domains for part in parts if domain and domain_match(part, domain) >= 2}
-        shared = sum(1 for one, other in zip(mask.parts, image.path.parts, strict=False) if one == other)
+        parts = [*relative_to(mask, root).parts[:-1], stem_of(mask)]
+        names = {domain for domain in domains for part in parts if domain_match(part, domain) >= 2}
+        shared = sum(one == other for one, other in zip(mask.parts, item.source.parts, strict=False))
         return (own in names) - bool(names - {own}), shared
 
-    ranked = sorted(masks, key=score, reverse=True)
-    expect_one_mask([mask for mask in ranked if score(mask) == score(ranked[0])], image.path)
-    return ranked[0]
+    best = max(map(score, masks))
+    masks = [mask for mask in masks if score(mask) == best]
+    expect_one_mask(masks, item.source)
+    return masks[0]

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.preparation import Record
 from gantk.data.sources.file_names import (
+    GLOB,
     SPLIT_WORD,
-    Found,
     images_below,
+    images_of,
     numbered,
+    of_contrast,
     only_if_several,
     patient_of,
     split_of,
 )
-from gantk.data.sources.masks import masks_of, separate_masks
+from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
+from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, words_of
 
 
-@dataclass(frozen=True)
-class Named(Found):
-    """A volume; its `place` are the folders that say nothing but the patient, in which masks lie too."""
-
-    parts: tuple[str, ...]  # all folders, without the domain's name and without split folders
-    exact: bool  # named like the domain itself, not by a synonym
-
-
+@dataclass(kw_only=True)
 class Nifti(VolumeSource):
     """Trees of volumes (NIfTI, NRRD, MetaImage), each patient with a file of each contrast, or in two groups.
 
@@ -42,28 +37,20 @@ class Nifti(VolumeSource):
     their headers.
     """
 
-    kind, one_contrast, rank = "nifti", True, 2
+    a: str = ""  # words (T1w), or a glob below path (patient07/T1_*), of the first domain's files; "" = its name
+    b: str = ""  # the same for the second domain
+    onto: Onto = "none"  # resample a patient's other image onto the grid of this one, by their headers
+    volumes: tuple[int, ...] = ()  # which volume of 4-D files each domain takes, counted from 0; () = files of one
+    patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
 
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        size: tuple[int, ...],
-        *,
-        path: str = "",  # folder below which the volumes lie
-        a: str = "",  # words (T1w), or a glob below path (patient07/T1_*), of the first domain's files; "" = its name
-        b: str = "",  # the same for the second domain
-        onto: Onto = "none",  # resample a patient's other image onto the grid of this one, by their headers
-        volumes: tuple[int, ...] = (),  # which volume of 4-D files each domain takes, counted from 0; () = files of one
-        patient: str = "",  # regex whose group is the patient, searched in relative path, then stem; "" = folders
-        mask: str = "",  # word or glob that names lesion masks, such as seg or mask*: they go with their images
-        planes: tuple[float, float] = (0.25, 0.75),  # which slices of a volume 2-D networks see, as shares of its stack
-    ):
-        self.set_up(domains, dims, path, planes, onto=onto, patient=patient, mask=mask, asked=(a, b))
-        if volumes and (len(volumes) != len(domains) or min(volumes) < 0):
-            what = f"{list(volumes)} does not choose a volume for each of {len(domains)} domains"
+    rank, one_contrast = 2, True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.volumes and (len(self.volumes) != len(self.domains) or min(self.volumes) < 0):
+            what = f"{list(self.volumes)} does not choose a volume for each of {len(self.domains)} domains"
             raise UserError(what, where="data.source.volumes", allowed="a number from 0 on for each domain")
-        self.volumes = dict(zip(self.domains, volumes, strict=False))
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -76,68 +63,63 @@ class Nifti(VolumeSource):
         """One record for every volume, or for every plane of it; UserError where a domain has no files."""
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
         images, masks = separate_masks(listed, self.root, self.mask)
-        named, names = self._named(images), tuple(self.domains.values())
-        masked = masks_of(named, masks, self.root, self.mask, names, one_grid=self.onto == "none")
-        beside = Counter((one.parts, one.letter) for one in named)
-        items = []
-        for one in named:
-            alone = beside[one.parts, "a"] == beside[one.parts, "b"] == 1
-            key = one.path.relative_to(self.root).as_posix()
-            subject = patient_of(key, self.patient) if self.patient else _subject(one, beside)
-            study = "/".join(one.parts if alone and one.parts else (*one.parts, one.stem)) or "scan"
-            known = {"mask": masked.get(one.path), "volume": self.volumes.get(one.letter)}
-            items.append(Item(one.letter, one.path, key, subject, study, one.split, **known))
+        items = self._items(images)
+        only_if_several(items)
+        find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
+        beside = Counter((item.place, item.letter) for item in items)
+        several = len({item.place for item in items}) > 1
+        for item in items:
+            place = item.place
+            item.study = "/".join(place) if place and beside[place, "a"] == beside[place, "b"] == 1 else item.name
+            if self.pattern:
+                item.subject = patient_of(item.key, self.pattern)
+            elif several and numbered(place):
+                item.subject = numbered(place)[0]
+            elif place and beside[place, item.letter] == 1:
+                item.subject = "/".join(place)
+            else:
+                item.subject = item.stem or io.stem_of(item.source)
         return self.records_of(items)
 
-    def _named(self, images: Sequence[Path]) -> list[Named]:
+    def _items(self, images: Sequence[Path]) -> list[Item]:
         """The files of each domain, in natural order."""
-        words = {letter: one_word(name) for letter, name in self.domains.items()}
-        said = {image: _contrast_in_path(image.relative_to(self.root), set(words.values())) for image in images}
-        named = []
-        for letter, word in words.items():
-            if self.asked[letter]:
-                chosen = self._asked_for(letter, images)
-            else:
-                others = {*words.values()} - {word}
-                chosen = [i for i in images if same_contrast(said[i][0] or "", word) and said[i][0] not in others]
-                chosen = images if not chosen and len(words) == 1 else chosen
-            if not chosen:
-                there = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-                there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"
-                asked = self.asked[letter] and f"matches '{self.asked[letter]}'"
-                what = f"no file in '{self.root}' {asked or f'is named {self.domains[letter]!r}'}{there}"
-                raise self.nothing_of(letter, what, "words of the files' names, or a glob below path")
+        words = {letter: one_word(name) for letter, name in self.names.items()}
+        wanted = set(words.values())
+        said = {image: _contrast_in_path(image.relative_to(self.root), wanted) for image in images}
+        items: list[Item] = []
+        for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):
+            chosen = self._of_domain(letter, {image: each for image, (each, _) in said.items()}, words)
             for image in chosen:
                 folders = image.relative_to(self.root).parts[:-1]
-                rests = (contrast_in(part, {*words.values()})[1] for part in folders if not SPLIT_WORD.match(part))
-                parts = tuple(filter(None, rests))
-                place = tuple(part for part in folders if part in parts)
-                exact = bool(self.asked[letter]) or said[image][0] in (word, None)
-                named.append(Named(image, letter, split_of(folders), place, said[image][1], parts, exact))
-        twice = [path for path, count in Counter(one.path for one in named).items() if count > 1]
-        if twice and len(set(self.volumes.values())) < 2:
-            raise self.in_both(twice[0])
-        # What is named like the domain wins over a synonym in the same place: T1 over T1w.
-        exact = {(one.letter, one.path.parent) for one in named if one.exact}
-        named = [one for one in named if one.exact or (one.letter, one.path.parent) not in exact]
-        splits = only_if_several(one.split for one in named)
-        return [replace(one, split=split) for one, split in zip(named, splits, strict=True)]
+                rests = (contrast_in(part, wanted)[1] for part in folders if not SPLIT_WORD.match(part))
+                known = {"volume": volume, "place": tuple(filter(None, rests)), "stem": said[image][1]}
+                items.append(Item(letter, image, self.key_of(image), split=split_of(folders), **known))
+        twice = next((path for path, count in Counter(item.source for item in items).items() if count > 1), None)
+        if twice and len(set(self.volumes)) < 2:
+            raise self.in_both(twice)
+        return items
 
-    def _asked_for(self, letter: str, images: Sequence[Path]) -> list[Path]:
-        """The images that the option for a domain means: a glob, a folder, or words of file and folder names."""
-        text = self.asked[letter]
-        if any(sign in text for sign in "*?["):
-            try:
-                matched = set(self.root.glob(text) if "/" in text else self.root.rglob(text))
-            except (ValueError, NotImplementedError) as error:
-                what = f"'{text}' is no glob: {error}"
-                raise UserError(what, where=f"data.source.{letter}", allowed="a glob below path") from error
-            return [image for image in images if image in matched]
-        if (self.root / text).is_dir():
-            return [image for image in images if image.is_relative_to(self.root / text)]
-        words = {word.lower() for word in words_of(text)}
-        said = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in images}
-        return [i for i in images if words and words <= {word.lower() for word in words_of(said[i])}]
+    def _of_domain(self, letter: str, said: dict[Path, str | None], words: dict[str, str]) -> list[Path]:
+        """The images of a domain: those that its option means, else those that say its contrast."""
+        text, folder = self.asked[letter], self.root / self.asked[letter]
+        if not text:
+            chosen = of_contrast(said, words[letter], {*words.values()} - {words[letter]})
+            chosen = list(said) if not chosen and len(words) == 1 else chosen
+        elif GLOB.search(text) or folder.is_dir():
+            pattern = folder if "/" in text or folder.is_dir() else self.root / "**" / text
+            matched = set(images_of(pattern, f"data.source.{letter}")[1])
+            chosen = [image for image in said if image in matched]
+        else:
+            asked = set(map(str.lower, words_of(text)))
+            names = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in said}
+            chosen = [image for image in said if asked and asked <= set(map(str.lower, words_of(names[image])))]
+        if not chosen:
+            there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
+            there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"
+            what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
+            allowed = "words of the files' names, or a glob below path"
+            raise self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed)
+        return chosen
 
 
 def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
@@ -145,11 +127,3 @@ def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
     word, rest = contrast_in(io.stem_of(shown), wanted)
     folders = (contrast_in(part, wanted)[0] for part in reversed(shown.parts[:-1]))
     return word or next(filter(None, folders), None), rest
-
-
-def _subject(one: Named, beside: Counter) -> str:
-    """The first numbered folder, else the folders of a file that is alone there, else the file's name."""
-    if len({parts for parts, _ in beside}) > 1 and numbered(one.parts):
-        return numbered(one.parts)[0]
-    names = (one.stem,) if beside[one.parts, one.letter] > 1 or not one.parts else one.parts
-    return "/".join(filter(None, names)) or io.stem_of(one.path)

@@ -7,85 +7,84 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import Found
 from gantk.data.sources.manifest import read_rows
+from gantk.data.sources.reader import Item
 from gantk.errors import UserError
 from gantk.formats.files import difference, is_volume
 
 NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must have for equal names to mean pairs
 
 
-def pairs_of(root: Path, found: Sequence[Found], table: str) -> dict[Path, str]:
-    """The pair of each image that has one. `table` is a CSV, "" for one found in `root` or equal names, or "none"."""
+def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
+    """Tell images their pairs: by the CSV `table`, with "" by one in `root`, else by equal names; "none": no pairs."""
     if table == "none":
-        return {}
-    if not table:
-        tables = (_from_csv(path, root, found) for path in sorted(root.glob("*.csv")))
-        return next((pairs for pairs in tables if pairs is not None), None) or _from_names(found)
-    path = root / table if (root / table).is_file() else Path(table)
-    if not path.is_file():
+        return
+    asked = root / table if (root / table).is_file() else Path(table)
+    if table and not asked.is_file():
         raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
-    pairs = _from_csv(path, root, found, asked=True)
-    if pairs is None:
-        what = f"'{path}' has no two columns with paths of the images of both domains"
+    for path in [asked] if table else sorted(root.glob("*.csv")):
+        try:
+            names, rows = read_rows(path)
+        except UserError as error:
+            if table:
+                raise error.at("data.source.pairs") from error
+            continue  # somebody else's
+        if rows and _by_rows(items, root, path, names, rows):
+            return
+    if table:
+        what = f"'{asked}' has no two columns with paths of the images of both domains"
         allowed = f"paths relative to '{root}', one column for each domain, under a header"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
-    return pairs
+    _by_name(items)
 
 
-def _from_csv(path: Path, root: Path, found: Sequence[Found], asked: bool = False) -> dict[Path, str] | None:
-    """Pairs of the rows of a CSV, None where no two columns hold paths of images of a and b."""
-    images = {image.path.resolve(): (image.letter, image.path) for image in found}
-    try:
-        names, rows = read_rows(path)
-    except UserError as error:
-        if asked:
-            raise error.at("data.source.pairs") from error
-        return None
+def _by_rows(
+    items: Sequence[Item], root: Path, path: Path, names: list[str], rows: list[tuple[int, dict[str, str]]]
+) -> bool:
+    """Pairs by the rows of a table; False where no two of its columns hold paths of images of a and b."""
+    by_path = {item.source.resolve(): item for item in items}
 
-    def image(row: dict[str, str], column: str) -> tuple[str, Path | None]:
-        return images.get((root / row.get(column, "")).resolve(), ("", None))
+    def image(row: dict[str, str], column: str) -> Item | None:
+        return by_path.get((root / row.get(column, "")).resolve())
 
     columns: dict[str, str] = {}
-    for column in names if rows else ():
-        columns.setdefault(image(rows[0][1], column)[0], column)
-    if not {"a", "b"} <= columns.keys():
-        return None
-    pairs: dict[Path, str] = {}
+    for column in names:
+        if item := image(rows[0][1], column):
+            columns.setdefault(item.letter, column)
+    if len(columns) < 2:
+        return False
     for line, row in rows:
-        for letter in "ab":
-            own, end = image(row, columns[letter])
-            if own != letter or end in pairs:
-                what = "is in two pairs" if end in pairs else f"is no image in the column '{columns[letter]}'"
-                what = f"'{row.get(columns[letter], '')}' {what}"
+        for letter, column in sorted(columns.items()):
+            item = image(row, column)
+            if item is None or item.letter != letter or item.pair:
+                what = f"is no image in the column '{column}'" if item is None or not item.pair else "is in two pairs"
+                what = f"'{row.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
-            pairs[end] = row[columns["a"]]
-    return pairs
+            item.pair = row[columns["a"]]
+    return True
 
 
-def _from_names(found: Sequence[Found]) -> dict[Path, str]:
-    """Images named alike in both domains, if nearly all of the smaller domain are: a few may be chance.
+def _by_name(items: Sequence[Item]) -> None:
+    """Pairs of images named alike in both domains, if nearly all of the smaller domain are: a few may be chance.
 
     An image whose name the other domain lacks is then a pair without its partner, for paired methods to complain of.
     """
-    alike: dict[tuple, list[Found]] = defaultdict(list)
-    for image in found:
-        alike[image.split, image.name].append(image)
+    alike: dict[tuple, list[Item]] = defaultdict(list)
+    for item in items:
+        alike[item.split, item.name].append(item)
     shared = set()
-    for name, images in alike.items():
-        if sorted(image.letter for image in images) == ["a", "b"]:
-            scans = [image.path for image in images if is_volume(image.path)]
+    for name, members in alike.items():
+        if sorted(item.letter for item in members) == ["a", "b"]:
+            scans = [item.source for item in members if is_volume(item.source)]
             if len(scans) < 2 or difference(*scans) is None:  # scans on different grids are not registered
                 shared.add(name)
-    smaller = min(sum(any(image.letter == letter for image in images) for images in alike.values()) for letter in "ab")
+    smaller = min(sum(any(item.letter == letter for item in members) for members in alike.values()) for letter in "ab")
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
-        return {}
-    pairs = {}
-    for image in found:
-        alone = () if (image.split, image.name) in shared else ("alone", image.letter)
-        parts = (*alone, image.split or "", image.name) if alone else filter(None, (image.split, image.name))
-        pairs[image.path] = "/".join(parts)
-    return pairs
+        return
+    for (split, name), members in alike.items():
+        for item in members:
+            pair = "/".join(filter(None, (split, name)))
+            item.pair = pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -107,23 +106,29 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     broken = [record for record in records if record.pair is not None and record.pair not in complete]
     if complete and not broken:
         return
-    files: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
-    for record in records:
-        if record.pair not in complete and record.subject and record.path and is_volume(record.path):
-            files[record.subject][record.domain].add(record.path)
     unpaired = "use an unpaired method such as dualgan"
-    for scans in files.values():
-        if len(scans["a"]) == len(scans["b"]) == 1 and (differs := difference(*scans["a"], *scans["b"])):
-            what = f"'{min(scans['a'])}' and '{min(scans['b'])}' are of one patient, and on different grids: {differs}"
-            remedy = "resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
-            raise UserError(what, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}')
-    if not complete:
+    if said := _on_two_grids([record for record in records if record.pair not in complete]):
+        remedy = "resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
+        raise UserError(said, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}')
+    if complete:
+        what = f"{len(broken)} of {len(records)} images have no partner: the first is '{broken[0].key}', "
+        what += f"which {domains[1 if broken[0].domain == 'a' else 0]} lacks"
+        remedy = f"remove them, list the pairs in a CSV (data.source.pairs), or {unpaired}"
+    else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         what = f"the source knows none among {counts[0]} images of {domains[0]} and {counts[1]} of {domains[1]}: "
         what += f"the first without a partner is '{records[0].key}'"
         remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
-    else:
-        what = f"{len(broken)} of {len(records)} images have no partner: the first is '{broken[0].key}', "
-        what += f"which {domains[1 if broken[0].domain == 'a' else 0]} lacks"
-        remedy = f"remove them, list the pairs in a CSV (data.source.pairs), or {unpaired}"
     raise UserError(f"this method learns from registered pairs, and {what}", where="data.source", remedy=remedy)
+
+
+def _on_two_grids(records: Sequence[Record]) -> str | None:
+    """How the first patient's only two scans differ that lie on different grids."""
+    files: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
+    for record in records:
+        if record.subject and record.path and is_volume(record.path):
+            files[record.subject][record.domain].add(record.path)
+    for scans in files.values():
+        if len(scans["a"]) == len(scans["b"]) == 1 and (differs := difference(*scans["a"], *scans["b"])):
+            return f"'{min(scans['a'])}' and '{min(scans['b'])}' are of one patient, and on different grids: {differs}"
+    return None

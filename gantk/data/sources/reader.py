@@ -22,13 +22,13 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 ROOM = 2**30  # bytes of decoded volumes that are kept while their planes are asked for
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
-    """One scan or picture, and what its source knows of it."""
+    """One scan or picture, and what its source has found out about it."""
 
     letter: str  # "a", "b" or "image"
     source: Source
-    key: str  # unique within its domain
+    key: str = ""  # unique within its domain
     subject: str = ""
     study: str = ""  # an image of a and one of b that share it are a pair, if each is the only one; "": no pair
     split: str | None = None
@@ -38,6 +38,13 @@ class Item:
     onto: Source | None = None  # whose grid it is resampled onto, with its mask
     volume: int | None = None  # which one of a file of several volumes, counted from 0
     contrasts: dict[str, Path | None] | None = None  # the files of its channels, where these are contrasts
+    place: tuple[str, ...] = ()  # its folders that say neither domain nor split: a patient's, where there are several
+    stem: str = ""  # its file's name without suffix and without the domain's name
+
+    @property
+    def name(self) -> str:
+        """What registered images of two domains share: place and stem."""
+        return "/".join(filter(None, (*self.place, self.stem))) or "scan"
 
     @property
     def shown(self) -> Path:

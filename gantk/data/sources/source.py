@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.file_names import regex_option
+from gantk.data.sources.file_names import regex_option, relative_to
 from gantk.data.sources.reader import Item, Reader, is_volume
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -21,44 +21,44 @@ Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resamp
 Channels = Literal[1, 3] | None  # what `channels` of a source may ask for
 
 
+@dataclass
 class FileSource:
-    """A source of files: `set_up` takes its options, its `records` lists items and has `records_of` read them.
+    """A source of files: its fields are its options, its `records` lists items and has `records_of` read them.
 
     With a class method `accepts(path)`, which returns the options to take that path with, or None, it is among those
     that `source_for` asks.
     """
 
-    kind = ""  # the name that recipes know it by
-    one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
+    domains: tuple[str, ...]
+    dims: int
+    size: tuple[int, ...]
+    _: KW_ONLY
+    path: str = ""  # folder below which the images lie
+
     rank = 0  # of all that accept a path the lowest is taken; above 0: by names that may mean something else too
     found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
+    one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
+    # Options of most sources, where one has none of its own.
+    planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
 
-    def set_up(
-        self,
-        domains: tuple[str, ...],
-        dims: int,
-        path: str,
-        planes: tuple[float, float] = (0.0, 1.0),
-        *,
-        channels: Channels = None,
-        onto: Onto = "none",
-        patient: str = "",
-        mask: str = "",
-        asked: tuple = ("", ""),  # what the options `a` and `b` say
-    ) -> None:
-        """Keep the options that sources share; UserError where they are none."""
-        if not path:
-            remedy = f'for example source = {{ name = "{self.kind}", path = "data" }}, or --data PATH'
-            what = f"'{self.kind}' does not know where its images are"
+    def __post_init__(self):
+        kind = type(self).__name__.lower()
+        if not self.path:
+            remedy = f'for example source = {{ name = "{kind}", path = "data" }}, or --data PATH'
+            what = f"'{kind}' does not know where its images are"
             raise UserError(what, where="data.source.path", remedy=remedy)
-        several = next((name for name in domains if len(contrast_names(name)) > 1), None)
+        several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
-            what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{self.kind}' gives one per domain"
+            what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one per domain"
             raise UserError(what, where="data.domains", remedy='set data.source.name = "contrasts"')
-        self.root, self.planes, self.onto, self.mask = Path(path), planes, onto, mask
-        self.domains = dict(zip(domain_letters(domains), domains, strict=True))
-        self.asked = dict(zip(("a", "b"), asked, strict=True)) | {"image": asked[0]}
-        self.patient, self.reader = regex_option(patient), Reader(dims, channels)
+        self.root, self.pattern = Path(self.path), regex_option(self.patient)
+        self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
+        self.asked = {"a": self.a, "b": self.b, "image": self.a}
+        self.reader = Reader(self.dims, self.channels)
+
+    def key_of(self, path: Path) -> str:
+        """What a file is called: relative to the root, where it lies below it."""
+        return relative_to(path, self.root).as_posix()
 
     def nothing_of(self, letter: str, what: str, allowed: object, remedy: str = "") -> UserError:
         """That a domain has no files, and which option would say which they are."""
@@ -67,7 +67,7 @@ class FileSource:
 
     def in_both(self, name: object) -> UserError:
         """That one image belongs to both domains."""
-        what = f"'{name}' belongs to both domains, {' and '.join(self.domains.values())}"
+        what = f"'{name}' belongs to both domains, {' and '.join(self.names.values())}"
         return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
@@ -77,7 +77,8 @@ class FileSource:
         UserError where a domain has no image, or one, from which nothing can be held out.
         """
         records, pictures = [], Counter()
-        for item in _paired(items, self.onto):
+        _pair_studies(items, self.onto)
+        for item in items:
             for plane in self.reader.planes(item, self.planes):
                 position = plane
                 if plane is None and not item.contrasts and not is_volume(item.source):
@@ -85,7 +86,7 @@ class FileSource:
                     position = pictures[stack]
                     pictures[stack] += 1
                 records.append(self._record(item, plane, position))
-        for letter, name in sorted(self.domains.items()):
+        for letter, name in sorted(self.names.items()):
             own = [record.key for record in records if record.domain == letter]
             if len(own) < 2:
                 what = f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in '{self.root}'"
@@ -116,16 +117,20 @@ class FileSource:
         )
 
 
+@dataclass
 class VolumeSource(FileSource):
     """A source whose volumes can be sliced along any plane."""
+
+    _: KW_ONLY
+    planes: tuple[float, float] = (0.25, 0.75)  # which slices of a volume 2-D networks see, as shares of its stack
 
     def sees(self, view: SamplingGrid) -> None:
         """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
         self.reader.view = view
 
 
-def _paired(items: Sequence[Item], onto: Onto) -> Sequence[Item]:
-    """Items with their pairs: one of a and one of b of a study, on one grid, or brought onto one by their headers.
+def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
+    """Tell items their pairs: one of a and one of b of a study, on one grid, or brought onto one by their headers.
 
     What has no partner is a pair without it, for paired methods to complain of; where there are no pairs at all,
     nothing is a pair.
@@ -134,18 +139,17 @@ def _paired(items: Sequence[Item], onto: Onto) -> Sequence[Item]:
     for item in items:
         if item.study:
             studies[item.study].append(item)
-    pairs: dict[tuple[str, str], Item] = {}
     for study, members in studies.items():
-        if sorted(item.letter for item in members) == ["a", "b"]:
-            a, b = sorted(members, key=lambda item: item.letter)
+        members.sort(key=lambda item: item.letter)
+        if [item.letter for item in members] == ["a", "b"]:
+            a, b = members
             grid = {"none": None, "a": a.source, "b": b.source}[onto]
             if grid or io.difference(a.source, b.source, a.volume, b.volume) is None:
-                pairs |= {(item.letter, item.key): replace(item, pair=study, onto=grid) for item in members}
-    if not pairs:
-        return items
-    return [
-        pairs.get((item.letter, item.key)) or replace(item, pair=f"alone/{item.letter}/{item.key}") for item in items
-    ]
+                a.pair = b.pair = study
+                a.onto = b.onto = grid
+    if any(item.study and item.pair for item in items):
+        for item in items:
+            item.pair = item.pair or f"alone/{item.letter}/{item.key}"
 
 
 def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
