@@ -1,24 +1,139 @@
-"""`gantk stylize`: two files in, one out, or one clear message and nothing."""
+"""Style transfer at work: as a method, as a step after a generator, on files, and the recipes that use it."""
 
 from __future__ import annotations
+
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 from PIL import Image
 
-from gantk.cli import cli
+import gantk as toolkit
 from gantk.formats.files import readable
-from gantk.plugin.loader import attach_commands
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.load import load_recipe
+from gantk.runs import checkpoint
+from gantk.training.assemble import assemble
 from gantk_style.stylize import stylize
 
+FAST = SHALLOW | {"weights": "random"}
 
-@pytest.fixture(autouse=True)
-def commands(monkeypatch):
-    """The command line as `gantk` starts it, with what plugins attach."""
-    monkeypatch.setattr(cli, "commands", dict(cli.commands))
-    attach_commands(cli)
+
+def method(channels: tuple[int, int] = (1, 1), **options):
+    part = bind_or_raise("method", {"name": "style", "translate_steps": 4} | FAST | options)
+    return part(Geometry(2, (32, 32), dict(zip("ab", channels, strict=True))))
+
+
+def post(dims: int = 2, **options):
+    return bind_or_raise("post", {"name": "style", "steps": 3} | FAST | options)(dims, (-1.0, 1.0))
+
+
+def real(count: int) -> torch.Tensor:
+    """Training images as a post-step is given them."""
+    return torch.cat([stripes(), blobs(max(1, count - 1), seed=20)])[:count]
+
+
+# ---- the method
+
+
+def test_contents_and_styles_are_placed_once_and_before_that_images_stay():
+    style = method(images=2)
+    assert torch.equal(style.translate(blobs(2), "b"), blobs(2))
+    style.begin(style.stages(4)[0], Batch(a=blobs(2), b=stripes().repeat(2, 1, 1, 1)))
+    first = {name: tensor.clone() for name, tensor in style.state_dict().items()}
+    style.begin(style.stages(4)[0], Batch(a=blobs(2, seed=8), b=blobs(2, seed=9)))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in style.state_dict().items())
+    assert torch.equal(style.canvas.image, blobs(2)) and not torch.equal(style.translate(blobs(2), "b"), blobs(2))
+    assert sorted(first) == ["canvas.image", "contents", "placed", "styles"]  # not the network
+
+
+def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content():
+    parts = assemble(load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True))
+    style, batch = parts.method, Batch(parts.batches.at(0))
+    style.begin(style.stages(1)[0], batch)
+    start = sum(float(loss.detach()) for loss in style.losses(batch).values())
+    for _, _, losses in parts.engine.fit(lambda step, stage: batch):
+        end = sum(map(float, losses.values()))
+    ssim = bind_or_raise("metric", "ssim")(2.0, 2)
+    assert start / end >= 10 and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
+
+
+def test_a_run_of_the_method_resumes_exactly_and_translates(tmp_path):
+    recipe = load_recipe("style_t1t2").tables
+    recipe["method"] |= {"translate_steps": 2}
+    recipe["data"] |= {"size": [32, 32], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
+    recipe["train"] |= {"steps": 4, "log_every": 1, "sample_every": 4, "save_every": 2, "precision": "fp32"}
+    run = toolkit.run(recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    last = run.path / "checkpoints" / "step-000004"
+    whole = checkpoint.load_weights(last)
+    shutil.rmtree(last)  # as if it had been killed
+    toolkit.resume(run.path, device="cpu", say=lambda line: None)
+    resumed = checkpoint.load_weights(last)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    found = toolkit.load(run.path, device="cpu").translate(blobs(2).numpy() * 300 + 300, to="T2")
+    assert found.shape == (2, 1, 32, 32)
+
+
+# ---- the step after a generator
+
+
+def test_a_generated_image_takes_the_style_of_training_images_or_lends_its_own():
+    images = blobs(3)
+    done = post()(images, real)
+    assert done.shape == images.shape and torch.equal(done, post()(images, real))
+    torch.testing.assert_close(done[1:2], post()(images[1:2], real), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
+    lent = post(role="style", batch=2)(images, real)
+    assert float((lent - real(3)).abs().mean()) < float((lent - images).abs().mean())
+    volume = blobs(1, size=(4, 16, 16))
+    done = post(dims=3)(volume, lambda n: blobs(n, size=(4, 16, 16), seed=9))
+    assert done.shape == volume.shape and not torch.equal(done, volume)
+
+
+@pytest.mark.parametrize("role", ["content", "style"])
+def test_the_other_image_can_be_a_file_of_any_size(tmp_path, role):
+    Image.fromarray(((stripes(size=(40, 48))[0, 0].numpy() + 1) * 100).astype(np.uint8)).save(tmp_path / "style.png")
+    done = post(image=str(tmp_path / "style.png"), role=role)(blobs(2), lambda n: pytest.fail("a file was named"))
+    assert done.shape == (2, 1, 32, 32)
+
+
+def test_refusals_of_the_method_and_the_step_are_one_clear_message(tmp_path):
+    style, flat = method(images=3), str(tmp_path / "flat.png")
+    assert refusal(style.begin, style.stages(4)[0], Batch(a=blobs(2), b=blobs(2))) == (
+        "3 images are to be placed, and a step brings 2. Set train.batch = 3.  (method.images)"
+    )
+    assert refusal(method, channels=(1, 3)).startswith("the content is gray and the style is RGB.")
+    assert method(channels=(1, 3), color="content").directions() == ["b"]
+    assert refusal(method, images=0) == "images = 0 is too small. Allowed: 1 or more.  (method.images)"
+    assert refusal(style.translate, blobs(1), "a").startswith("style transfer goes from the contents' domain")
+    Image.fromarray(np.full((32, 32), 7, dtype=np.uint8)).save(flat)
+    assert refusal(post, image=flat) == (
+        f"'{flat}' has no contrast: nearly all its pixels are 7. Name an image that shows something."
+    )
+    assert "has 2 dimensions, and the images that are made have 3." in refusal(post, dims=3, image=flat)
+    assert refusal(post, styles=0) == "styles = 0 is too small. Allowed: 1 or more.  (post.styles)"
+    assert all("GANTK_WEIGHTS" in refusal(part, weights="pretrained") for part in (post, method))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("dcgan", (0.875, 0.956)), ("pix2pix", (0.8902, 0.937)), ("progan", (0.83, 0.928))]
+)
+def test_chained_recipes_are_the_plain_ones_and_a_style_step(name, published):
+    for profile, weights in ((None, "pretrained"), ("cpu", "random")):
+        recipes = (load_recipe(f"{name}_tumour{end}") for end in ("_style", ""))
+        chained, plain = (recipe.override([], profile).check() for recipe in recipes)
+        assert (chained.method.table(), chained.data, chained.train) == (plain.method.table(), plain.data, plain.train)
+        assert [(part.name, part.options["weights"]) for part in chained.post] == [("style", weights)]
+    figures = chained.paper["published"]
+    assert (figures["accuracy_without_style_transfer"], figures["accuracy"]) == published
+
+
+# ---- gantk stylize
 
 
 @pytest.fixture
@@ -45,19 +160,21 @@ def test_stylize_writes_the_contents_size_bits_and_range(gantk, files):
     content, out = (Image.open(name) for name in ("content.png", "out.png"))
     assert (out.mode, out.size) == (content.mode, content.size)
     content, out = np.asarray(content), np.asarray(out)
-    assert out.min() >= content.min() and out.max() <= content.max()
-    assert not np.array_equal(out, content)
+    assert out.min() >= content.min() and out.max() <= content.max() and not np.array_equal(out, content)
     gantk("stylize", "content.png", "style.png", "again.png", *OPTIONS)
     assert (files / "again.png").read_bytes() == (files / "out.png").read_bytes()
 
 
-def test_stylize_takes_the_options_of_a_recipe(gantk, files):
-    done = gantk("stylize", "content.png", "style.png", "out.png", "--recipe", "style_t1t2", "--set", "steps=2")
-    assert done.code == 0, done.err
-    assert "step 2 of 2" in done.out
-    done = gantk("stylize", "content.png", "style.png", "post.png", "--recipe", "pix2pix_tumour_style",
-                 "--profile", "cpu", "--steps", 1)  # fmt: skip
-    assert done.code == 0, done.err
+def test_stylize_takes_the_options_of_a_recipe_and_mixes_gray_and_colour_where_it_is_told_how(gantk, files):
+    def styled(content, style, *options):
+        done = gantk("stylize", content, style, "out.png", *options)
+        assert done.code == 0, done.err
+        return done.out, Image.open("out.png").mode
+
+    assert "step 2 of 2" in styled("content.png", "style.png", "--recipe", "style_t1t2", "--set", "steps=2")[0]
+    styled("content.png", "style.png", "--recipe", "pix2pix_tumour_style", "--profile", "cpu", "--steps", 1)
+    assert styled("content.png", "colour.png", *OPTIONS, "--gray")[1].startswith("I")
+    assert styled("colour.png", "style.png", *OPTIONS, "--set", "color=content")[1] == "RGB"
 
 
 def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
@@ -67,22 +184,14 @@ def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
     nibabel.save(nibabel.Nifti1Image(volume, affine), "head.nii.gz")
     options = {"weights": "random", "steps": 2, "device": "cpu", "say": lambda line: None}
     options["set"] = ['content_layers=["conv1_2"]', 'style_layers=["conv1_1"]']
-    assert stylize("head.nii.gz", "style.png", "out.nii.gz", **options).name == "out.nii.gz"
-    out = nibabel.load("out.nii.gz")
+    out = nibabel.load(stylize("head.nii.gz", "style.png", "out.nii.gz", **options))
     assert out.shape == volume.shape and out.get_data_dtype() == np.int16
     np.testing.assert_allclose(out.affine, affine)
     found = np.asarray(out.dataobj)
-    assert np.array_equal(found[..., 2], volume[..., 2])
-    assert not np.array_equal(found[..., 0], volume[..., 0])
+    assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(found[..., 0], volume[..., 0])
 
 
-def test_stylize_mixes_gray_and_colour_where_it_is_told_how(gantk, files):
-    assert gantk("stylize", "content.png", "colour.png", "gray.png", *OPTIONS, "--gray").code == 0
-    assert Image.open("gray.png").mode.startswith("I")
-    assert gantk("stylize", "colour.png", "style.png", "kept.png", *OPTIONS, "--set", "color=content").code == 0
-    assert Image.open("kept.png").mode == "RGB"
-
-
+IMAGES = ("content.png", "style.png", "out.png")
 REFUSALS = {
     "colours": (
         ("content.png", "colour.png", "out.png"),
@@ -112,15 +221,15 @@ REFUSALS = {
         "'content.png' cannot become 'out.nii'. Allowed: .png.  (OUT)",
     ),
     "a recipe without style": (
-        ("content.png", "style.png", "out.png", "--recipe", "dualgan_t1t2"),
+        (*IMAGES, "--recipe", "dualgan_t1t2"),
         "the recipe 'dualgan_t1t2' has no style transfer, neither as its method nor as a [[post]] step. Leave --recipe "
         "out, or name one such as style_t1t2.  (--recipe)",
     ),
     "an option of generators": (
-        ("content.png", "style.png", "out.png", "--set", "role=style"),
+        (*IMAGES, "--set", "role=style"),
         "'role' is for generated images: there are two files here.  (--set role)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS.values(), ids=REFUSALS)
@@ -133,10 +242,3 @@ def test_stylize_refuses_in_one_clear_message_and_writes_nothing(gantk, files, a
     done = gantk("stylize", first, second, out, *OPTIONS, *more)
     assert (done.code, done.err) == (2, f"error  {message}\n")
     assert sorted(path.name for path in files.rglob("*")) == before
-
-
-def test_stylize_without_weights_says_which_file_to_put_where(gantk, files):
-    done = gantk("stylize", "content.png", "style.png", "out.png")
-    assert done.code == 2
-    assert "put vgg19.tv_in1k.safetensors" in done.err.lower()
-    assert not (files / "out.png").exists()
