@@ -367,7 +367,7 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
         io.read(path)
 
 
-CHANGES = {"both signs": (1.2345, -700.3), "tiny": (1e-4, 0), "halves": (40, 0.5), "far": (1 / 997, 1000)}
+CHANGES = {"both signs": (1.2345, -700.3), "tiny": (1e-4, 0), "halves": (40, 0.5)}
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -378,7 +378,6 @@ def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(
     pixels = pixels.astype(np.float32)
     io.write(tmp_path / "out", replace(image, pixels=pixels), "T2")
     step = np.abs(pixels).max() / (32767 if pixels.min() < 0 else 65535)
-    step = np.ptp(pixels) / 65535 if kind == "far" else step  # all steps lie between the values
     again = io.read(tmp_path / "out").pixels
     assert np.abs(again - pixels).max() <= 0.51 * step + 1e-7 * np.abs(pixels).max()
     assert np.array_equal(again == 0, pixels == 0)

@@ -40,7 +40,7 @@ class Dicom(SeriesFormat):
         slices, pictures without a position, and files that cannot be read are scans of their own. What is no image
         (reports, segmentations, structure sets, DICOMDIR) is left out.
         """
-        return room("series").series_in(folder, files)
+        return room("slices").grouped(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).

@@ -1,13 +1,13 @@
-"""The headers of DICOM files, and the slices that they describe: place in the patient, spacing, rescale."""
+"""Headers of DICOM files, the slices that they describe, and the even stacks and scans that slices make up."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import dcmread
@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from gantk.errors import UserError
-from gantk.formats.files import expect_room
+from gantk.formats.files import Scan, expect_room, natural
+from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
 
 # Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
@@ -33,12 +34,14 @@ FRAME_MARKS = (("FrameContentSequence", "StackID"), ("MREchoSequence", "Effectiv
                ("FrameContentSequence", "TemporalPositionIndex"), ("CardiacSynchronizationSequence",
                "NominalCardiacTriggerDelayTime"), ("FrameContentSequence", "FrameAcquisitionNumber"),
                ("FrameContentSequence", "DimensionIndexValues"))  # fmt: skip
-# Headers of slices are searched for these alone when a folder is looked through.
-TAGS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality",
-        "PatientID", "SeriesNumber", "SeriesDescription", "ProtocolName", "StudyDescription", "Rows", "Columns",
-        "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
-        "ImageOrientationPatient", "InstanceNumber", "SliceThickness", "SpacingBetweenSlices", *MARKS)  # fmt: skip
 UNIT = 0.01  # how far a direction may be from length 1 and from the other's right angle
+EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it
+SAME = 0.01  # share of it, or mm where there is none, within which two slices lie at one place
+TILT = 0.5  # pixels by which a stack may lean over, from its first slice to its last
+PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along which slices follow
+
+
+# --- headers
 
 
 @contextmanager
@@ -54,34 +57,48 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(what, remedy="copy it again, or leave it out") from error
 
 
-def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
-    """A file's header without pixels, overlays and private elements, or `tags` of it alone; UserError if unreadable.
+def header(path: Path) -> Dataset:
+    """A file's header without pixels; its `held` is how many bytes follow. UserError if unreadable.
 
-    Its `held` is how many bytes follow, those of the pixels.
+    Elements are parsed when they are first looked at: a broken one is an error only for who needs it.
     """
     with readable(path), path.open("rb") as file:
         marked = file.read(132)[128:] == b"DICM"
         file.seek(0)
-        only = None if tags is None else list(tags)
-        dataset = dcmread(file, stop_before_pixels=True, force=not marked, specific_tags=only)
+        dataset = dcmread(file, stop_before_pixels=True, force=not marked)
         dataset.held = path.stat().st_size - file.tell()
         if not hasattr(dataset, "file_meta"):
             dataset.file_meta = FileMetaDataset()
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
-        for tag in list(dataset.keys()):
-            try:
-                broken = tag.group <= 0x0028 and dataset[tag] is None  # elements are parsed when first looked at
-            except Exception:  # pydicom raises whatever a broken value makes it raise
-                broken = True
-            if broken or tag.is_private or tag.group & 0xFF00 in (0x5000, 0x6000):
-                del dataset[tag]
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
             raise ValueError("its header is cut short" if uid else "it has none of the elements of a DICOM file")
         return dataset
 
 
-def no_image(dataset: Dataset) -> str | None:
+def opened(path: Path) -> tuple[Dataset, list[Slice]]:
+    """The header of a file that holds an image which may be read, and its slices; UserError for all others."""
+    dataset = header(path)
+    with readable(path):
+        if other := _no_image(dataset):
+            raise UserError(f"'{path}' is no image: {other}", allowed="MR, CT and other images", remedy="leave it out")
+        if "MOSAIC" in (dataset.get("ImageType") or ()):
+            what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
+            raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
+        rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames_of(dataset)
+        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
+        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
+            raise ValueError(f"it declares {rows} x {columns} pixels of {bits} bits")
+        values = frames * rows * columns * samples
+        expect_room(path, values)
+        syntax = UID(dataset.file_meta.TransferSyntaxUID)
+        if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
+            halved = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"  # of two of three channels
+            expect_held(path, (values * bits + 7) // 8 * (2 if halved else 3) // 3, dataset.held)
+        return dataset, slices_of(dataset, path)
+
+
+def _no_image(dataset: Dataset) -> str | None:
     """What a file is that holds no image, in words; None where it holds one."""
     uid = _class_of(dataset)
     if uid in NO_SCAN or "Rows" not in dataset or "Columns" not in dataset:
@@ -93,33 +110,11 @@ def _class_of(dataset: Dataset) -> UID:
     return UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
 
 
-def frames_of(dataset: Dataset) -> int:
-    """How many frames a file declares, 1 for a classic slice."""
+def _frames_of(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def image_header(path: Path) -> Dataset:
-    """The header of a file that holds an image which may be read; UserError for all others."""
-    dataset = header(path)
-    with readable(path):
-        if other := no_image(dataset):
-            raise UserError(f"'{path}' is no image: {other}", allowed="MR, CT and other images", remedy="leave it out")
-        if "MOSAIC" in (dataset.get("ImageType") or ()):
-            what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
-            raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
-        rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frames_of(dataset)
-        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
-        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
-            shape = f"{frames} x " * (frames != 1) + f"{rows} x {columns}"
-            raise ValueError(f"it declares {shape} pixels of {bits} bits")
-        expect_room(path, frames * rows * columns * samples)
-        syntax = UID(dataset.file_meta.TransferSyntaxUID)
-        if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            needed = (frames * rows * columns * samples * bits + 7) // 8
-            if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-                needed = needed * 2 // 3
-            expect_held(path, needed, dataset.held)
-    return dataset
+# --- slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +122,7 @@ class Slice:
     """One slice of a patient: a file, or a frame of one."""
 
     path: Path
-    frame: int  # 0 in a file of one
-    framed: bool  # whether its file is a multi-frame object
+    frame: int | None  # None in a file that is one slice
     shape: tuple[int, int, int]  # rows, columns, samples
     position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
     axes: np.ndarray | None  # (2, 3) directions in which columns and rows are counted
@@ -136,18 +130,31 @@ class Slice:
     apart: float  # mm between slices, as the header has it; 0: not said
     thickness: float  # mm
     number: int  # as the scanner counted
+    uid: str  # of the file
     rescale: tuple[float, float]  # slope and intercept
-    marks: dict[str, Any] = field(default_factory=dict)  # what may tell stacks at the same positions apart
+    marks: dict[str, str]  # what may tell stacks at the same positions apart
 
     @property
     def name(self) -> str:
         """The file, and the frame where there are several, for messages."""
-        return f"'{self.path.name}'" + f" frame {self.frame + 1}" * self.framed
+        return f"'{self.path.name}'" + ("" if self.frame is None else f" frame {self.frame + 1}")
 
     @property
     def normal(self) -> np.ndarray:
         """The direction through the slice, right-handed."""
         return np.cross(*self.axes)
+
+    @property
+    def place(self) -> tuple[float, int, int, str]:
+        """What slices are sorted by: where they lie along the normal, then how they were counted."""
+        height = 0.0 if self.position is None else float(self.position @ self.normal)
+        return round(height, 3), self.number, self.frame or 0, self.path.name
+
+    def alike(self, other: Slice) -> bool:
+        """Whether two slices could be of one stack: same shape, orientation (to half a degree) and spacing."""
+        if self.position is None or other.position is None or self.shape != other.shape:
+            return False
+        return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(self.spacing, other.spacing, rtol=1e-3)
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
@@ -155,10 +162,8 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
 
     PS3.3, C.7.6.16: what differs between frames is in the per-frame groups, the rest in the shared ones.
     """
-    count = frames_of(dataset)
-    if count == 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
-        marks = {mark: _plain(dataset.get(mark)) for mark in MARKS}
-        return [_slice(path, dataset, lambda name: dataset, marks)]
+    count = _frames_of(dataset)
+    framed = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(each) != count:
@@ -167,41 +172,35 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     for number, own in enumerate(each):
 
         def group(name: str, own: Dataset = own) -> Dataset:
-            return (own.get(name) or shared.get(name) or [Dataset()])[0]
+            return (own.get(name) or shared.get(name) or [Dataset()])[0] if framed else dataset
 
-        marks = {name: _plain(group(sequence).get(name)) for sequence, name in FRAME_MARKS}
-        found.append(_slice(path, dataset, group, marks, number))
+        measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
+        values = values if "RescaleSlope" in values else dataset
+        rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
+        position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
+        axes, spacing = _axes(group("PlaneOrientationSequence")), _numbers(measures, "PixelSpacing", 2)
+        placed = position is not None and axes is not None and spacing is not None
+        if rescale[0] == 0 or (placed and min(spacing) <= 0):
+            raise ValueError(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
+        pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
+        marks = [(name, group(sequence).get(name)) for sequence, name in pairs]
+        found.append(
+            Slice(
+                path=path,
+                frame=number if framed else None,
+                shape=(int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)),
+                position=np.array(position) if placed else None,
+                axes=axes if placed else None,
+                spacing=spacing if placed else (1.0, 1.0),
+                apart=abs(_number(measures, "SpacingBetweenSlices")),
+                thickness=abs(_number(measures, "SliceThickness")),
+                number=int(_number(dataset, "InstanceNumber")),
+                uid=str(dataset.get("SOPInstanceUID") or ""),
+                rescale=rescale,
+                marks={name: _words(value) for name, value in marks},
+            )
+        )
     return found
-
-
-def _slice(
-    path: Path, dataset: Dataset, group: Callable[[str], Dataset], marks: dict[str, Any], frame: int | None = None
-) -> Slice:
-    measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
-    values = values if "RescaleSlope" in values else dataset
-    rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
-    if rescale[0] == 0:
-        raise ValueError("it has RescaleSlope 0, so that all its values are one")
-    position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
-    axes = _axes(group("PlaneOrientationSequence"))
-    spacing = _numbers(measures, "PixelSpacing", 2)
-    placed = position is not None and axes is not None and spacing is not None
-    if placed and min(spacing) <= 0:
-        raise ValueError(f"it has PixelSpacing {list(spacing)}")
-    return Slice(
-        path=path,
-        frame=frame or 0,
-        framed=frame is not None,
-        shape=(int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)),
-        position=np.array(position) if placed else None,
-        axes=axes if placed else None,
-        spacing=spacing if placed else (1.0, 1.0),
-        apart=abs(_number(measures, "SpacingBetweenSlices")),
-        thickness=abs(_number(measures, "SliceThickness")),
-        number=int(_number(dataset, "InstanceNumber")),
-        rescale=rescale,
-        marks=marks,
-    )
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
@@ -225,22 +224,187 @@ def _number(dataset: Dataset, name: str, default: float = 0.0) -> float:
 def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
     """The numbers of an element, None where it is absent or empty; ValueError for another count, or not finite ones."""
     value = dataset.get(name)
-    if value is None or value == "" or (not np.isscalar(value) and not len(value)):
+    if value is None or value == "" or np.size(value) == 0:
         return None
-    try:
-        numbers = tuple(float(number) for number in np.atleast_1d(value))
-    except (TypeError, ValueError):
-        numbers = ()
+    numbers = tuple(float(number) for number in np.atleast_1d(value))
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise ValueError(f"it has {name} {value}, not {count} finite numbers")
     return numbers
 
 
-def _plain(value: Any) -> Any:
-    """A header's value as something hashable."""
-    if value is None or isinstance(value, str | int):
-        return value
-    try:
-        return tuple(map(str, value)) if len(value) else None
-    except TypeError:
-        return str(value)
+def _words(value: object) -> str:
+    """An element's value as text, "" where there is none."""
+    several = not isinstance(value, str) and np.ndim(value) > 0
+    return "_".join(map(str, value)) if several else "" if value is None else str(value)
+
+
+# --- stacks
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices sorted along their normal, evenly apart."""
+
+    slices: tuple[Slice, ...]
+    origin: np.ndarray  # centre of the first voxel, mm (left, posterior, superior)
+    apart: float = 1.0  # mm from slice to slice
+    drift: np.ndarray | None = None  # (rows, columns) by which each slice is shifted against the one before: tilt
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4x4: voxel (column, row, slice) to mm (right, anterior, superior); PS3.3, C.7.6.2.1.1, extended by slices."""
+        first, affine = self.slices[0], np.eye(4)
+        affine[:3, 0] = first.axes[0] * first.spacing[1]
+        affine[:3, 1] = first.axes[1] * first.spacing[0]
+        affine[:3, 2] = first.normal * self.apart
+        affine[:3, 3] = self.origin
+        return UPRIGHT @ affine
+
+
+def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Slices by the stack that they belong to: one orientation, shape and spacing, and each place once.
+
+    Where places repeat, whatever differs in the header (echo, b-value, time, magnitude and phase) tells stacks apart;
+    repeats that nothing tells apart stay together. Slices without a position are each for themselves.
+    """
+    groups: list[list[Slice]] = []
+    for each in slices:
+        mine = next((group for group in groups if group[0].alike(each)), None)
+        if mine is None:
+            groups.append([each])
+        else:
+            mine.append(each)
+    stacks = [stack for group in groups for stack in _by_marks(group)]
+    return [sorted(stack, key=lambda each: each.place) for stack in stacks]
+
+
+def _by_marks(group: list[Slice]) -> list[list[Slice]]:
+    """A group in which places repeat, divided by the first mark that leaves fewer repeats, and so on.
+
+    Every part has to cover half of the places: what differs from slice to slice tells no stacks apart.
+    """
+
+    def places(part: Sequence[Slice]) -> int:
+        return len({tuple(np.round(each.position, 2)) for each in part})
+
+    repeats = len(group) - places(group) if len(group) > 1 else 0
+    for mark in group[0].marks if repeats else ():
+        parts: dict[str, list[Slice]] = {}
+        for each in group:
+            parts.setdefault(each.marks[mark], []).append(each)
+        covered = [places(part) for part in parts.values()]
+        if len(group) - sum(covered) < repeats and 2 * min(covered) >= places(group):
+            return [stack for part in parts.values() for stack in _by_marks(part)]
+    return [group]
+
+
+def stacked(slices: Sequence[Slice], where: str) -> Stack:
+    """One stack on an even grid; UserError for gaps, for two different slices at one place, for a wandering stack.
+
+    Copies of a file are left out, which `remarks` tells. `slices` are sorted, `where` names the series.
+    """
+    known: dict[object, Slice] = {}
+    same = [known.setdefault((each.uid or each.path, each.frame, each.place[0]), each) for each in slices]
+    copies = [each.name for each, other in zip(slices, same, strict=True) if each is not other]
+    kept, first, remarks = list(known.values()), slices[0], []
+    if copies:
+        names = ", ".join(copies[:3]) + ", ..." * (len(copies) > 3)
+        remarks.append(f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there: {names}")
+    if len(kept) == 1:
+        return Stack((first,), first.position, first.apart or first.thickness or 1.0, None, tuple(remarks))
+    steps = np.diff([each.position @ first.normal for each in kept])
+    usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
+    twice = int(np.argmin(steps))
+    if steps[twice] <= SAME * usual:
+        raise UserError(
+            f"{where} holds two different slices at one place: {kept[twice].name} and {kept[twice + 1].name}",
+            remedy="keep one of them, or put each stack into a folder of its own",
+        )
+    worst = int(np.argmax(np.abs(steps - usual)))
+    if abs(steps[worst] - usual) > EVEN * usual:
+        missing = round(float(steps[worst] / usual)) - 1
+        gap = missing >= 1 and abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual
+        raise UserError(
+            f"{where} {f'lacks {missing} slice' + 's' * (missing > 1) if gap else 'is not evenly spaced'}: "
+            f"{kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and slices usually "
+            f"{usual:.4g} mm",
+            allowed="slices that are evenly apart, to 5 %",
+            remedy="copy the missing slices, or put each evenly spaced part into a folder of its own",
+        )
+    apart, stated = float(steps.mean()), first.apart
+    if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
+        remarks.append(
+            f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm apart, and their "
+            f"header says {stated:.4g} mm"
+        )
+    return Stack(tuple(kept), first.position, apart, _drift(kept, where), tuple(remarks))
+
+
+def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
+    """(rows, columns) of shift from slice to slice, beyond what goes along the normal; None of a straight stack."""
+    first = slices[0]
+    places = np.array([each.position - first.position for each in slices])
+    shifts = np.stack([places @ first.axes[1] / first.spacing[0], places @ first.axes[0] / first.spacing[1]], axis=1)
+    if np.abs(shifts).max() <= TILT:
+        return None
+    drift = shifts[-1] / (len(slices) - 1)
+    aside = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
+    if aside.max() > TILT:
+        raise UserError(
+            f"{where} is no straight stack: {slices[int(aside.argmax())].name} lies {aside.max():.1f} pixels aside",
+            remedy="put each straight part into a folder of its own",
+        )
+    return drift
+
+
+# --- scans
+
+
+def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
+    """The scans among a folder's files; several of one stack are named NUMBER-DESCRIPTION, and what tells it apart."""
+    alone, series = [], {}
+    for file in files:
+        slices = []
+        try:
+            with readable(file):
+                dataset = header(file)
+                if _no_image(dataset):
+                    continue
+                slices = slices_of(dataset, file)
+        except UserError:  # reading it will say why
+            pass
+        uid = str(dataset.get("SeriesInstanceUID") or "") if slices else ""
+        if uid and slices[0].frame is None and slices[0].position is not None:
+            series.setdefault(uid, (dataset, []))[1].extend(slices)
+        else:
+            alone.append(Scan(file, (file,), file.name))
+    several = []
+    for dataset, slices in series.values():
+        stacks = separated(slices)
+        words = dataset.get("SeriesDescription") or dataset.get("ProtocolName") or dataset.get("Modality") or "series"
+        for stack in stacks:
+            parts = [_words(dataset.get("SeriesNumber")), words, *_told_apart(stack, stacks)]
+            name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
+            paths = tuple(each.path for each in stack)
+            if len(paths) == 1:
+                alone.append(Scan(paths[0], paths, paths[0].name))
+            else:
+                several.append(Scan(folder, paths, name))
+    names = [scan.name for scan in several]
+    for k, scan in enumerate(several):
+        tail = f"-{names[: k + 1].count(scan.name)}" if names.count(scan.name) > 1 else ""
+        alone.append(replace(scan, name=scan.name + tail))
+    return sorted(alone, key=lambda scan: natural(scan.name))
+
+
+def _told_apart(stack: list[Slice], stacks: list[list[Slice]]) -> list[str]:
+    """What tells a stack from the others of its series: its plane, and the first mark in which it differs."""
+
+    def plane(other: list[Slice]) -> str:
+        return PLANES[int(np.argmax(np.abs(other[0].normal)))] if len(stacks) > 1 else ""
+
+    alike = [other[0] for other in stacks if plane(other) == plane(stack)]
+    marks = stack[0].marks.items()
+    differ = [f"{m}_{text}" for m, text in marks if text and len({other.marks[m] for other in alike}) > 1]
+    return [plane(stack)] * (len(alike) < len(stacks)) + differ[:1]

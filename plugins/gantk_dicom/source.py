@@ -165,7 +165,7 @@ def contrast_of(text: str) -> str | None:
 
 
 def _series(scan: io.Scan, root: Path) -> Series:
-    found = room("slices").header(scan.files[0], (*SUMMARY, "Rows"))
+    found = room("slices").header(scan.files[0])
     words = {name: str(found.get(name) or "").strip() for name in SUMMARY}
     description, protocol, modality = words["SeriesDescription"], words["ProtocolName"], words["Modality"]
     capture = words["SOPClassUID"].startswith(CAPTURE) and modality in MODALITIES.values()
