@@ -25,6 +25,18 @@ CORONAL = ((1, 0, 0), (0, 0, -1))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
 OBLIQUE = ((0.8, 0.6, 0.0), (-0.48, 0.64, 0.6))
 CLASSES = {"MR": MRImageStorage, "CT": CTImageStorage, "OT": SecondaryCaptureImageStorage}
+HEADER = {
+    "SpecificCharacterSet": "ISO_IR 100", "StudyDate": "20200102", "StudyTime": "101112", "StudyID": "S1",
+    "AccessionNumber": "A1", "Manufacturer": "Scanner Works", "ManufacturerModelName": "One",
+    "ReferringPhysicianName": "", "SeriesDescription": "T1 se", "ProtocolName": "T1 se", "PatientName": "Doe^Jane",
+    "PatientID": "P1", "PatientBirthDate": "19700101", "PatientSex": "F", "SeriesNumber": 3, "InstanceNumber": 1,
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1", "SeriesInstanceUID": "1.2.826.0.1.3680043.8.498.2",
+    "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.3", "PositionReferenceIndicator": "",
+}  # fmt: skip
+OWN = {
+    "MR": {"ScanningSequence": "SE", "SequenceVariant": "SK", "EchoTime": 15, "RepetitionTime": 500},
+    "CT": {"KVP": 120, "AcquisitionNumber": 1, "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"},
+}
 
 
 def head(count: int = 5, rows: int = 24, columns: int = 20, seed: int = 0, top: int = 900) -> np.ndarray:
@@ -35,49 +47,38 @@ def head(count: int = 5, rows: int = 24, columns: int = 20, seed: int = 0, top: 
     return np.where(inside, pattern * top / 900, 0).astype(np.int16)
 
 
-def dataset(modality: str = "MR", **elements) -> FileDataset:
-    """A header with what its storage class has to have, without pixels; `elements` change it, None removes."""
-    made = Dataset()
-    made.SpecificCharacterSet = "ISO_IR 100"
-    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M"]
-    made.SOPClassUID, made.SOPInstanceUID = CLASSES[modality], generate_uid()
-    made.StudyDate, made.StudyTime, made.StudyID, made.AccessionNumber = "20200102", "101112", "S1", "A1"
-    made.Modality, made.Manufacturer, made.ManufacturerModelName = modality, "Scanner Works", "One"
-    made.ReferringPhysicianName, made.SeriesDescription, made.ProtocolName = "", "T1 se", "T1 se"
-    made.PatientName, made.PatientID, made.PatientBirthDate, made.PatientSex = "Doe^Jane", "P1", "19700101", "F"
-    made.StudyInstanceUID = "1.2.826.0.1.3680043.8.498.1"
-    made.SeriesInstanceUID = "1.2.826.0.1.3680043.8.498.2"
-    made.FrameOfReferenceUID, made.PositionReferenceIndicator = "1.2.826.0.1.3680043.8.498.3", ""
-    made.SeriesNumber, made.InstanceNumber = 3, 1
-    if modality == "MR":
-        made.ScanningSequence, made.SequenceVariant, made.EchoTime = "SE", "SK", 15
-        made.RepetitionTime = 500
-    if modality == "CT":
-        made.KVP, made.AcquisitionNumber = 120, 1
-        made.RescaleSlope, made.RescaleIntercept, made.RescaleType = 1, -1024, "HU"
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    _change(made, elements)
+def change(made: Dataset, **elements) -> Dataset:
+    """Set elements of a header; None removes one."""
+    for keyword, value in elements.items():
+        if value is None:
+            made.pop(keyword, None)
+        else:
+            setattr(made, keyword, value)
     return made
 
 
+def dataset(modality: str = "MR", **elements) -> FileDataset:
+    """A header with what its storage class has to have, without pixels."""
+    made = change(Dataset(), SOPClassUID=CLASSES[modality], SOPInstanceUID=generate_uid(), Modality=modality)
+    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M"]
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return change(made, **HEADER | OWN.get(modality, {}) | elements)
+
+
 def save(made: Dataset, path: Path, numbers: np.ndarray, bits: int = 16, **elements) -> Path:
-    """Write a header with pixels: (rows, columns), (frames, rows, columns), or (rows, columns, 3) of colour."""
-    colour = numbers.ndim == 3 and numbers.shape[2] == 3
-    made.Rows, made.Columns = numbers.shape[:2] if colour else numbers.shape[-2:]
-    made.SamplesPerPixel, made.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
-    if colour:
-        made.PlanarConfiguration = 0
+    """Write a header with pixels: (rows, columns), or (frames, rows, columns)."""
+    made.Rows, made.Columns = numbers.shape[-2:]
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.BitsAllocated = 8 * numbers.dtype.itemsize
     made.BitsStored, made.HighBit = min(bits, made.BitsAllocated), min(bits, made.BitsAllocated) - 1
     made.PixelRepresentation = int(numbers.dtype.kind == "i")
-    if numbers.ndim == 3 and not colour:
+    if numbers.ndim == 3:
         made.NumberOfFrames = len(numbers)
     made.PixelData = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
     made["PixelData"].VR = "OB" if made.BitsAllocated == 8 else "OW"
-    _change(made, elements)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
+    change(made, **elements).save_as(path, enforce_file_format=True)
     return path
 
 
@@ -92,9 +93,7 @@ def series(
     step: float = 3.0,
     lean: Sequence[float] = (0.0, 0.0, 0.0),
     skip: Sequence[int] = (),
-    shuffle: bool = True,
     prefix: str = "IM",
-    compress: str = "",
     **elements,
 ) -> list[Path]:
     """A classic series, one file a slice, named so that names say nothing of the order; its paths by position.
@@ -103,72 +102,48 @@ def series(
     slices out.
     """
     row, column = np.array(axes, dtype=float)
-    normal = np.cross(row, column)
-    names = np.random.default_rng(7).permutation(len(numbers)) if shuffle else np.arange(len(numbers))
-    paths = []
+    names, paths = np.random.default_rng(7).permutation(len(numbers)), []
     for k, plane in enumerate(numbers):
-        if k in skip:
-            continue
-        made = dataset(modality, InstanceNumber=k + 1, SliceThickness=step, PixelSpacing=list(spacing))
-        place = np.array(origin) + k * (step * normal + np.array(lean))
-        made.ImagePositionPatient = [round(float(mm), 6) for mm in place]
-        made.ImageOrientationPatient = [*map(float, row), *map(float, column)]
-        path = save(made, folder / f"{prefix}{names[k]:03d}.dcm", plane, **elements)
-        if compress:
-            made.compress(compress)
-            made.save_as(path, enforce_file_format=True)
-        paths.append(path)
+        if k not in skip:
+            made = dataset(modality, InstanceNumber=k + 1, SliceThickness=step, PixelSpacing=list(spacing))
+            place = np.array(origin) + k * (step * np.cross(row, column) + np.array(lean))
+            made.ImagePositionPatient = [round(float(mm), 6) for mm in place]
+            made.ImageOrientationPatient = [*map(float, row), *map(float, column)]
+            paths.append(save(made, folder / f"{prefix}{names[k]:03d}.dcm", plane, **elements))
     return paths
 
 
-def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1, **elements) -> Path:
+def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1) -> Path:
     """An Enhanced MR object: frames in `order`, a slope for each, `echoes` stacks at the same positions."""
     made = dataset("MR", SOPClassUID=EnhancedMRImageStorage, ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"])
-    order = list(range(len(numbers))) if order is None else list(order)
     shared = Dataset()
     shared.PixelMeasuresSequence = _item(PixelSpacing=[1.5, 1.25], SliceThickness=3.0)
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     made.SharedFunctionalGroupsSequence = Items([shared])
     frames, planes = [], []
     for echo in range(echoes):
-        for k in order:
+        for k in range(len(numbers)) if order is None else order:
             frame = Dataset()
             frame.PlanePositionSequence = _item(ImagePositionPatient=[-30.0, -40.0, 10.0 + 3.0 * k])
             frame.FrameContentSequence = _item(StackID="1", InStackPositionNumber=k + 1)
             frame.MREchoSequence = _item(EffectiveEchoTime=15.0 + 65.0 * echo)
-            frame.PixelValueTransformationSequence = _item(
-                RescaleSlope=2.0, RescaleIntercept=float(k), RescaleType="US"
-            )
+            values = {"RescaleSlope": 2.0, "RescaleIntercept": float(k), "RescaleType": "US"}
+            frame.PixelValueTransformationSequence = _item(**values)
             frames.append(frame)
             planes.append(numbers[k] + echo)
     made.PerFrameFunctionalGroupsSequence = Items(frames)
-    return save(made, path, np.stack(planes), **elements)
+    return save(made, path, np.stack(planes))
 
 
 def no_images(folder: Path) -> list[Path]:
     """What lies beside images in an export: a segmentation, a report, a directory."""
     segmentation = dataset(SOPClassUID=SegmentationStorage, Modality="SEG")
     paths = [save(segmentation, folder / "seg.dcm", np.zeros((2, 8, 8), np.uint8))]
-    for name, uid, modality in (
-        ("report.dcm", BasicTextSRStorage, "SR"),
-        ("DICOMDIR", MediaStorageDirectoryStorage, "OT"),
-    ):
-        made = dataset(SOPClassUID=uid, Modality=modality)
-        made.save_as(folder / name, enforce_file_format=True)
+    for name, uid in (("report.dcm", BasicTextSRStorage), ("DICOMDIR", MediaStorageDirectoryStorage)):
+        dataset(SOPClassUID=uid, Modality="SR").save_as(folder / name, enforce_file_format=True)
         paths.append(folder / name)
     return paths
 
 
 def _item(**elements) -> Items:
-    item = Dataset()
-    for keyword, value in elements.items():
-        setattr(item, keyword, value)
-    return Items([item])
-
-
-def _change(made: Dataset, elements: dict) -> None:
-    for keyword, value in elements.items():
-        if value is None:
-            made.pop(keyword, None)
-        else:
-            setattr(made, keyword, value)
+    return Items([change(Dataset(), **elements)])

@@ -15,21 +15,43 @@ MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
 METHODS: dict[str, list[dict]] = {
     "cyclegan": [
         {},
-        {"identity": 0.0, "local_ncc": 2.0, "flat_region": 4.0, "generator": {"name": "unet", "width": 4, "depth": 2},
-         "augment": ["translate"], "adapt": 0.6},
+        {
+            "identity": 0.0,
+            "local_ncc": 2.0,
+            "flat_region": 4.0,
+            "generator": {"name": "unet", "width": 4, "depth": 2},
+            "augment": ["translate"],
+            "adapt": 0.6,
+        },
     ],  # fmt: skip
     "cut": [
         {"patches": 16, "width": 8},
-        {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "local_ncc": 2.0, "flat_region": 4.0,
-         "low_res_warmup": 0.5, "generator": {"name": "unet", "width": 4, "depth": 2}, "augment": ["translate"],
-         "adapt": 0.6},
+        {
+            "nce": 10.0,
+            "nce_identity": False,
+            "layers": [0, 2],
+            "local_ncc": 2.0,
+            "flat_region": 4.0,
+            "low_res_warmup": 0.5,
+            "generator": {"name": "unet", "width": 4, "depth": 2},
+            "augment": ["translate"],
+            "adapt": 0.6,
+        },
     ],  # fmt: skip
     "dcgan": [
         {},
-        {"up": "resize", "attention": [2], "augment": ["translate"], "adapt": 0.6,
-         "adversarial": {"name": "bce", "smooth": 0.1}},
-        {"critic": 2, "adversarial": "wgan_gp",
-         "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}},
+        {
+            "up": "resize",
+            "attention": [2],
+            "augment": ["translate"],
+            "adapt": 0.6,
+            "adversarial": {"name": "bce", "smooth": 0.1},
+        },
+        {
+            "critic": 2,
+            "adversarial": "wgan_gp",
+            "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"},
+        },
         {"conditional": True},
     ],  # fmt: skip
     "dualgan": [
@@ -39,21 +61,46 @@ METHODS: dict[str, list[dict]] = {
     ],
     "pix2pix": [
         {},
-        {"generator": {"name": "attention_unet", "width": 4, "depth": 2}, "both": True, "augment": ["translate"],
-         "adapt": 0.6},
+        {
+            "generator": {"name": "attention_unet", "width": 4, "depth": 2},
+            "both": True,
+            "augment": ["translate"],
+            "adapt": 0.6,
+        },
         {"adversarial": "wgan_gp", "l1": 0.0},
     ],  # fmt: skip
     "regression": [{}, {"both": True}],
     "style": [
-        {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"],
-         "translate_steps": 3},
-        {"weights": "random", "content_layers": ["conv1_2"], "style_layers": ["conv1_1"], "translate_steps": 3,
-         "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
+        {
+            "weights": "random",
+            "content_layers": ["conv2_1"],
+            "style_layers": ["conv1_1", "conv2_1"],
+            "translate_steps": 3,
+        },
+        {
+            "weights": "random",
+            "content_layers": ["conv1_2"],
+            "style_layers": ["conv1_1"],
+            "translate_steps": 3,
+            "optimizer": "adam",
+            "init": "noise",
+            "variation": 0.1,
+            "smooth": 1.0,
+        },
     ],  # fmt: skip
     "munit": [
         MUNIT,
-        MUNIT | {"downs": 1, "scales": 2, "cycle": 10.0, "local_ncc": 2.0, "flat_region": 4.0, "low_res_warmup": 0.5,
-                 "augment": ["translate"], "adapt": 0.6},
+        MUNIT
+        | {
+            "downs": 1,
+            "scales": 2,
+            "cycle": 10.0,
+            "local_ncc": 2.0,
+            "flat_region": 4.0,
+            "low_res_warmup": 0.5,
+            "augment": ["translate"],
+            "adapt": 0.6,
+        },
     ],  # fmt: skip
     "progan": [
         {"width": 8, "latent": 8},
@@ -109,6 +156,7 @@ class Feature(LossContract):
 
 
 LOSSES: dict[str, type] = {"gram": Feature}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [(name, n) for name in METHODS for n in range(1, len(METHODS[name]))])

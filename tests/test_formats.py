@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -30,6 +29,7 @@ GRAY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)
 GRAY16 = RNG.integers(0, 65536, (12, 9), dtype=np.uint16)
 FLOATS = RNG.normal(0, 1000, (12, 9)).astype(np.float32)
 COLOUR = RNG.integers(0, 256, (12, 9, 3), dtype=np.uint8)
+NUMBERS = np.arange(210, dtype=np.int16).reshape(5, 6, 7)
 ITK = ["x.mha", "x.mhd", "x.nrrd", "x.nhdr"]
 OBLIQUE = (math.cos(0.3), -math.sin(0.3), 0, math.sin(0.3), math.cos(0.3), 0, 0, 0, 1)
 ROLLED = (0, 0, 1, -1, 0, 0, 0, -1, 0)  # sagittal slices
@@ -42,20 +42,8 @@ def save(path, array, **options):
     return path
 
 
-def nifti(path, values=None, affine=None, kind=nib.Nifti1Image, **header):
-    """A NIfTI file: 5 x 6 x 7 numbers, unless told otherwise."""
-    values = np.arange(210, dtype=np.int16).reshape(5, 6, 7) if values is None else values
-    image = kind(values, np.diag([-1.5, 0.8, 3, 1.0]) if affine is None else affine)
-    if "slope" in header:
-        image.header.set_slope_inter(*header.pop("slope"))
-    for name, value in header.items():
-        image.header[name] = value
-    nib.save(image, path)
-    return values
-
-
 def itk(path, array, packed=False, vector=False, direction=None, spacing=(1, 2, 3), origin=(4, 5, 6)):
-    """A NRRD or MetaImage file by SimpleITK, with a remark."""
+    """A file by SimpleITK, with a remark where its format has such."""
     image = sitk.GetImageFromArray(array, isVector=vector)
     if image.GetDimension() == 3:
         image.SetSpacing(spacing)
@@ -64,10 +52,6 @@ def itk(path, array, packed=False, vector=False, direction=None, spacing=(1, 2, 
     image.SetMetaData("Remark", "two words")
     sitk.WriteImage(image, str(path), packed)
     return image
-
-
-def change(path, pattern, to):
-    path.write_bytes(re.sub(pattern, to, path.read_bytes(), count=1, flags=re.MULTILINE))
 
 
 PLUGIN = """
@@ -92,89 +76,60 @@ def gantk_register(add):
 """
 
 
-def test_a_plugins_format_is_listed_read_written_translated_and_trained_on(add_plugin, tiny_run, tmp_path, gantk):
-    assert ".npy" not in io.formats() and "npy" not in gantk("list", "format").out
+def test_a_plugins_format_is_listed_read_written_and_translated(add_plugin, tiny_run, tmp_path, gantk):
     add_plugin("my-package", "my_plugin", PLUGIN)
-    assert "npy" in gantk("list", "format").out and "NumPy arrays" in gantk("show", "format", "npy").out
-    for side in ("trainA", "trainB"):
-        (tmp_path / side).mkdir()
-        for k in range(3):
-            np.save(tmp_path / side / f"{k}.npy", GRAY8 + np.uint8(k))
-    assert [path.name for path in io.list_images(tmp_path / "trainA")] == ["0.npy", "1.npy", "2.npy"]
-    same(io.read(tmp_path / "trainA/1.npy").pixels[0], GRAY8 + np.uint8(1))
-    assert io.difference(tmp_path / "trainA/1.npy", tmp_path / "trainB/2.npy") is None
-    with pytest.raises(UserError, match="volume 1|number 1"):
-        io.read(tmp_path / "trainA/1.npy", volume=1)
+    assert "NumPy arrays" in gantk("show", "format", "npy").out
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in/1.npy", GRAY8)
+    assert [path.name for path in io.list_images(tmp_path / "in")] == ["1.npy"]
+    same(io.read(tmp_path / "in/1.npy").pixels[0], GRAY8)
+    with pytest.raises(UserError, match="number 1"):
+        io.read(tmp_path / "in/1.npy", volume=1)
+    out = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
+    assert out.code == 0 and io.read(tmp_path / "out/1.npy").pixels.shape == (1, 12, 9)
     (tmp_path / "broken.npy").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="'.*broken.npy' cannot be read as npy"):
         io.read(tmp_path / "broken.npy")
-    out = gantk("translate", tiny_run, tmp_path / "trainA", tmp_path / "out", "--device", "cpu")
-    assert out.code == 0, out.err
-    assert io.read(tmp_path / "out/2.npy").pixels.shape == (1, 12, 9)
-    from gantk.data.sources.folders import Folders
-
-    assert len(Folders(("T1", "T2"), 2, (16, 16), path=str(tmp_path)).records()) == 6
     add_plugin("broken-package", "broken_plugin", PLUGIN.replace('"npy", "my_plugin:', '"odd", "no_such_module:'))
-    assert io.read(tmp_path / "trainA/1.npy").channels == 1  # a broken format keeps nobody from the others
+    assert io.read(tmp_path / "in/1.npy").channels == 1  # a broken format keeps nobody from the others
     with pytest.raises(UserError, match="unknown suffix '.odd'.*Note that the format 'odd' does not load"):
         io.write(tmp_path / "x.odd", Image(np.zeros((1, 9, 8), np.float32)))
     add_plugin("other-package", "other_plugin", PLUGIN.replace('"npy", "my_plugin', '"npy2", "other_plugin'))
     with pytest.raises(UserError, match="'.npy' is claimed by the formats 'npy' of my-package and 'npy2' of other"):
-        io.read(tmp_path / "trainA/1.npy")
+        io.read(tmp_path / "in/1.npy")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_other_threads_reach_stderr_while_pictures_are_read(tmp_path, suffix):
-    """A reader that turned the process's stderr away would swallow what another thread writes meanwhile."""
-    save(tmp_path / f"x{suffix}", np.zeros((256, 256), np.uint8))
-    script = f"""
-import os, sys, threading
-from gantk.formats.files import read
-done = threading.Event()
-def pictures():
-    while not done.is_set():
-        read({str(tmp_path / f"x{suffix}")!r})
-thread = threading.Thread(target=pictures)
-thread.start()
-for k in range(300):
-    os.write(2, b"line\\n")
-    done.wait(0.001)
-done.set()
-"""
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0 and run.stderr.count("line") == 300
+# --- pictures
 
 
-@pytest.mark.parametrize(
-    "name, array",
-    [("x.png", GRAY8), ("x.tif", GRAY8), ("x.bmp", GRAY8), ("x.png", GRAY16), ("x.tif", GRAY16), ("x.tif", FLOATS),
-     ("x.png", COLOUR), ("x.tif", COLOUR), ("x.bmp", COLOUR)],
-    ids=["png8", "tif8", "bmp8", "png16", "tif16", "tif-float", "png-rgb", "tif-rgb", "bmp-rgb"],
-)  # fmt: skip
-def test_pictures_come_back_with_their_bits(tmp_path, name, array):
+@pytest.mark.parametrize("array", [GRAY8, GRAY16, FLOATS, COLOUR], ids=["gray", "gray16", "float", "colour"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_pictures_come_back_with_their_bits(tmp_path, suffix, array):
+    if array is FLOATS and suffix != ".tif" or array is GRAY16 and suffix == ".bmp":
+        return  # which hold no such values
     expected = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    image = io.read(save(tmp_path / name, array))
+    image = io.read(save(tmp_path / f"x{suffix}", array))
     same(image.pixels, expected)
-    assert image.pixels.dtype == np.float32 and image.dtype == array.dtype and image.dims == 2
-    io.write(tmp_path / f"y{name}", image)
-    again = io.read(tmp_path / f"y{name}")
+    io.write(tmp_path / f"y{suffix}", image)
+    again = io.read(tmp_path / f"y{suffix}")
     same(again.pixels, expected)
-    assert again.dtype == array.dtype and again.spacing == (1.0, 1.0)
+    assert again.dtype == image.dtype == array.dtype and again.spacing == (1.0, 1.0)
 
 
-def test_palettes_transparency_and_turned_jpegs_are_read_as_they_look(tmp_path):
+def test_palettes_transparency_and_turned_jpegs_are_read_as_they_look_and_pages_refused(tmp_path):
     palette = PIL.Image.fromarray(COLOUR).quantize(16)
     palette.save(tmp_path / "p.png")
     same(io.read(tmp_path / "p.png").pixels, np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
     same(io.read(save(tmp_path / "rgba.png", np.dstack([COLOUR, GRAY8]))).pixels, COLOUR.transpose(2, 0, 1))
-    PIL.Image.merge("LA", [PIL.Image.fromarray(GRAY8)] * 2).save(tmp_path / "la.png")
-    same(io.read(tmp_path / "la.png").pixels, GRAY8[None])
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     picture = np.zeros((16, 32), np.uint8)
     picture[:, :16] = 255
     image = io.read(save(tmp_path / "x.jpg", picture, exif=exif))
     assert image.pixels.shape == (1, 32, 16) and image.pixels[0, :12].mean() > 240 > 10 > image.pixels[0, 20:].mean()
+    PIL.Image.fromarray(GRAY8).save(tmp_path / "x.tif", save_all=True, append_images=[PIL.Image.fromarray(GRAY8)])
+    with pytest.raises(UserError, match="2 pages"):
+        io.read(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
@@ -187,15 +142,6 @@ def test_16_bit_colour_keeps_its_bits_or_is_refused_without_simpleitk(tmp_path, 
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(UserError, match="16 bits in each.*gantk\\[dicom\\]"):
         io.read(tmp_path / name)
-    with pytest.raises(UserError, match="do not fit into a colour"):
-        io.write(tmp_path / "y.png", Image(np.full((3, 4, 4), 300, np.float32), dtype=np.dtype(np.uint16)))
-
-
-def test_pages_are_refused(tmp_path):
-    first, *others = [PIL.Image.fromarray(GRAY8)] * 3
-    first.save(tmp_path / "pages.tif", save_all=True, append_images=others)
-    with pytest.raises(UserError, match="3 pages"):
-        io.read(tmp_path / "pages.tif")
 
 
 @given(
@@ -210,7 +156,7 @@ def test_whole_numbers_survive_every_format_that_takes_them(tmp_path_factory, pi
     same(io.read(path).pixels, pixels)
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.bmp"])
+@pytest.mark.parametrize("name", ["x.png", "x.jpg"])
 @pytest.mark.parametrize("values", [[-5.0, 3.0], [0.0, 70000.0], [0.25, 0.5], [np.nan, 0.0]], ids=str)
 def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, name, values):
     before = save(tmp_path / name, GRAY8).read_bytes()
@@ -219,23 +165,35 @@ def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, n
     assert (tmp_path / name).read_bytes() == before and os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.nii.gz", "x.mhd"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+# --- NIfTI, and what all volumes share
+
+
+@pytest.mark.parametrize("name", ["y.nii", "y.mhd", "y.png"])
+def test_a_place_that_cannot_be_written_and_what_fits_no_grid_are_refused(tmp_path, name):
+    itk(tmp_path / "x.nii", np.zeros((5, 6, 7), np.uint8))
+    itk(tmp_path / "x.mhd", np.zeros((5, 6, 7), np.uint8))
+    image = io.read(tmp_path / "x.nii" if name == "y.nii" else tmp_path / "x.mhd")
+    for pixels in (image.pixels[:, :3], np.repeat(image.pixels, 3, 0)):
+        with pytest.raises(UserError, match="do not fit the grid|does not fit into"):
+            io.write(tmp_path / name, replace(image, pixels=pixels))
     (tmp_path / name / "inside").mkdir(parents=True)
-    (tmp_path / "file").write_text("no folder")
-    for path in (tmp_path / name, tmp_path / "file" / name):
+    for path in (tmp_path / name, tmp_path / "x.nii" / name):
         with pytest.raises(UserError, match=f"{name}' cannot be written"):
             io.write(path, Image(np.zeros((1, 9, 8), np.float32)))
-    assert sorted(os.listdir(tmp_path)) == sorted([name, "file"])
+    assert sorted(os.listdir(tmp_path)) == sorted(["x.mhd", "x.nii", "x.raw", name])
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i8", "f4", "f8", "c8"])
 @pytest.mark.parametrize("name, order", [("x.nii", ">"), ("x.nii.gz", "<"), ("x.hdr", "<")])
-def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, order):
+def test_nifti_of_every_type_and_byte_order_comes_back_but_for_complex_numbers(tmp_path, dtype, name, order):
     values = RNG.integers(0, 120, (5, 6, 7)).astype(dtype)
     kind = nib.Nifti1Pair if name == "x.hdr" else nib.Nifti1Image
     header = kind.header_class(endianness=order)
     kind(values, np.diag([2, 2, 3, 1.0]), header, dtype=values.dtype).to_filename(tmp_path / name)
+    if dtype == "c8":
+        with pytest.raises(UserError, match=f"{name}' holds values of type"):
+            io.read(tmp_path / name)
+        return
     image = io.read(tmp_path / name)
     assert image.dtype == values.dtype and image.dtype.isnative
     (tmp_path / "out").mkdir()
@@ -243,18 +201,13 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     after = nib.load(tmp_path / "out" / name)
     same(np.asarray(after.dataobj), values)
     assert after.get_data_dtype().newbyteorder("=") == (np.float32 if dtype == "f8" else dtype)
-    assert sorted(os.listdir(tmp_path / "out")) == sorted({name, name.replace(".hdr", ".img")})
-    assert (
-        io.files_of(tmp_path / name)
-        == [tmp_path / part for part in dict.fromkeys((name, name[:2] + "img"))][: 2 if name == "x.hdr" else 1]
-    )
+    assert sorted(path.name for path in io.files_of(tmp_path / name)) == sorted(os.listdir(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-@pytest.mark.parametrize("codes", [(2, 1), (0, 1), (4, 0)], ids=str)
+@pytest.mark.parametrize("kind, codes", [(nib.Nifti1Image, (2, 1)), (nib.Nifti2Image, (0, 1))])
 def test_nifti_keeps_codes_units_remarks_and_extensions_but_not_what_described_other_values(tmp_path, kind, codes):
     oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0.3) * 1.5, [5, -6, 7])
-    before = kind(np.arange(210, dtype=np.int16).reshape(5, 6, 7), None)
+    before = kind(NUMBERS, None)
     before.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
     before.set_qform(oblique, codes[1])
     before.header.set_xyzt_units("micron", "msec")
@@ -266,8 +219,6 @@ def test_nifti_keeps_codes_units_remarks_and_extensions_but_not_what_described_o
     np.testing.assert_allclose(image.affine, np.diag([1, 2, 3, 1.0]) if codes[0] else oblique, atol=1e-6)
     io.write(tmp_path / "y.nii.gz", image)
     after = nib.load(tmp_path / "y.nii.gz")
-    same(after.affine, image.affine)
-    same(np.asarray(after.dataobj), before.get_fdata())
     assert type(after) is kind and (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
     assert after.header.get_xyzt_units() == ("micron", "msec") and after.header.extensions[0].get_content() == b"kept"
     assert bytes(after.header["descrip"]).startswith(b"scanner one")
@@ -301,31 +252,17 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
 
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (1, 9, 7), (9, 1, 7), (9, 7, 1, 1)], ids=str)
 def test_slices_stored_as_nifti_are_two_dimensional_and_keep_their_shape(tmp_path, shape):
-    values = nifti(tmp_path / "x.nii.gz", np.arange(63, dtype=np.float32).reshape(shape), np.eye(4))
+    values = np.arange(63, dtype=np.float32).reshape(shape)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
     assert image.pixels.shape == (1, 7, 9)
     io.write(tmp_path / "y.nii.gz", image)
     same(np.asarray(nib.load(tmp_path / "y.nii.gz").dataobj), values)
 
 
-@pytest.mark.parametrize("slope, inter", [(0.5, -3.0), (1 / 255, 0.0), (1e-6, 1000.0), (-2.0, 5.0)])
-def test_stored_integers_and_their_scale_come_back(tmp_path, slope, inter):
-    values = nifti(tmp_path / "x.nii.gz", slope=(slope, inter))
-    image = io.read(tmp_path / "x.nii.gz")
-    assert sorted(image.pixels.ravel()) == pytest.approx(sorted((values * slope + inter).ravel()))
-    io.write(tmp_path / "y.nii.gz", image)
-    before, after = nib.load(tmp_path / "x.nii.gz"), nib.load(tmp_path / "y.nii.gz")
-    same(io.read(tmp_path / "y.nii.gz").pixels, image.pixels)
-    assert after.get_data_dtype() == np.int16 and after.dataobj.slope == before.dataobj.slope
-    if slope != 1e-6:  # steps that float32 tells apart
-        same(after.dataobj.get_unscaled(), before.dataobj.get_unscaled())
-        io.write(tmp_path / "z.nii.gz", replace(image, pixels=image.pixels + np.float32(slope / 3)))
-        assert nib.load(tmp_path / "z.nii.gz").get_data_dtype() == np.float32
-
-
 @pytest.mark.parametrize("name", ["x.nii", "x.nrrd", "x.mha"])
 def test_integers_that_arithmetic_blurred_are_integers_again_and_others_are_floats(tmp_path, name):
-    itk(tmp_path / name, np.arange(210, dtype=np.int16).reshape(5, 6, 7))
+    itk(tmp_path / name, NUMBERS)
     image = io.read(tmp_path / name)
     low, high = np.float32(-17.0), np.float32(355.0)
     there = (image.pixels - low) / (high - low) * 2 - 1
@@ -347,13 +284,8 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
     itk(tmp_path / name, series, packed)
     with pytest.raises(UserError, match=rf"{name}.*3 volumes.*--volume N \(0 to 2\)"):
         io.read(tmp_path / name)
-    with pytest.raises(UserError, match="no volume 3.*0 to 2"):
-        io.read(tmp_path / name, volume=3)
     found = [io.read(tmp_path / name, volume) for volume in range(3)]
-    upright = [image.pixels[0] for image in found]
-    assert all(
-        np.array_equal(np.sort(one.ravel()), np.sort(other.ravel())) for one, other in zip(upright, series, strict=True)
-    )
+    same([np.sort(image.pixels.ravel()) for image in found], [np.sort(one.ravel()) for one in series])
     io.write(tmp_path / f"y{name}", found[2])
     same(io.read(tmp_path / f"y{name}").pixels, found[2].pixels)
     if name in ITK:
@@ -361,95 +293,6 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
         with pytest.raises(UserError, match=f"{name}.*7 values in each voxel.*--volume"):
             io.read(tmp_path / name)
         same(io.read(tmp_path / name, 4).pixels[0], series[..., 4])
-
-
-@pytest.mark.parametrize("name", ITK)
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("direction", [OBLIQUE, ROLLED], ids=["oblique", "rolled"])
-def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path, name, packed, direction):
-    array = RNG.integers(-900, 3000, (6, 7, 8), dtype=np.int16)
-    place = dict(direction=direction, spacing=(1 / 3, 0.7, 3), origin=(5.123456789012, -6, 7))
-    before = itk(tmp_path / name, array, packed, **place)
-    change(tmp_path / name, rb"two words", b"K\xf6ln")  # Latin-1, as older programs write it
-    itk(tmp_path / "x.nii", array, **place)
-    image, other = io.read(tmp_path / name), io.read(tmp_path / "x.nii")
-    same(image.pixels, other.pixels)
-    np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
-    assert image.dtype == np.int16 and image.file_shape == (8, 7, 6)
-    (tmp_path / "out").mkdir()
-    io.write(tmp_path / "out" / name, image)
-    after = sitk.ReadImage(str(tmp_path / "out" / name))
-    same(sitk.GetArrayFromImage(after), array)
-    assert after.GetPixelID() == before.GetPixelID() and after.GetMetaData("Remark") == "Köln"
-    for what in ("GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(after, what)() == pytest.approx(getattr(before, what)(), rel=2e-15, abs=1e-15)
-    header = (tmp_path / "out" / name).read_bytes()
-    assert (b"CompressedData = True" in header or b"encoding: gzip" in header) == packed
-    assert len(os.listdir(tmp_path / "out")) == len(io.files_of(tmp_path / name)) == 1 + (name in ("x.mhd", "x.nhdr"))
-    io.write(tmp_path / "y.nii.gz", image)  # into another format, and back
-    io.write(tmp_path / f"z{name}", io.read(tmp_path / "y.nii.gz"))
-    again = io.read(tmp_path / f"z{name}")
-    same(again.pixels, image.pixels)
-    np.testing.assert_allclose(again.affine, image.affine, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ITK)
-@pytest.mark.parametrize("packed", [False, True])
-def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour(tmp_path, monkeypatch, name, packed):
-    colour = RNG.integers(0, 65535, (9, 7, 3), dtype=np.uint16)
-    for array, expected in ((FLOATS, FLOATS[None]), (colour, colour.transpose(2, 0, 1))):
-        itk(tmp_path / name, array, packed, vector=array is colour)
-        with monkeypatch.context() as without:
-            without.setitem(sys.modules, "SimpleITK", None)  # which is not needed
-            image = io.read(tmp_path / name)
-            io.write(tmp_path / f"y{name}", image)
-        same(image.pixels, expected)
-        after = sitk.ReadImage(str(tmp_path / f"y{name}"))
-        same(sitk.GetArrayFromImage(after), array)
-        assert sitk.GetArrayFromImage(after).dtype == array.dtype
-
-
-def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
-    array = RNG.integers(-900, 900, (6, 7, 8), dtype=np.int16)
-    itk(tmp_path / "x.nrrd", array)
-    left = io.read(tmp_path / "x.nrrd")
-    change(tmp_path / "x.nrrd", rb"left-posterior-superior", b"right-anterior-superior")
-    right = io.read(tmp_path / "x.nrrd")
-    np.testing.assert_allclose(right.affine, np.diag([-1, -1, 1, 1]) @ left.affine)
-    same(right.pixels, left.pixels[:, :, ::-1, ::-1])
-    itk(tmp_path / "x.mha", array)
-    content = (tmp_path / "x.mha").read_bytes().replace(b"MSB = False", b"MSB = True")
-    (tmp_path / "x.mha").write_bytes(content[: -array.nbytes] + array.astype(">i2").tobytes())
-    same(io.read(tmp_path / "x.mha").pixels[0], array)
-
-
-@pytest.mark.parametrize("name", ITK)
-def test_damaged_compressed_voxels_are_noticed(tmp_path, name):
-    itk(tmp_path / name, RNG.integers(0, 99, (20, 30, 40), dtype=np.int16), packed=True)
-    held = tmp_path / {"x.mhd": "x.zraw", "x.nhdr": "x.raw.gz"}.get(name, name)
-    content = bytearray(held.read_bytes())
-    content[len(content) // 2] ^= 255
-    held.write_bytes(content)
-    with pytest.raises(UserError, match=name):
-        io.read(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["y.nii", "y.mha", "y.png"])
-def test_what_does_not_fit_a_grid_or_its_channels_is_refused(tmp_path, name):
-    itk(tmp_path / "x.nii", np.zeros((5, 6, 7), np.uint8))
-    itk(tmp_path / "x.mha", np.zeros((5, 6, 7), np.uint8))
-    image = io.read(tmp_path / "x.nii" if name == "y.nii" else tmp_path / "x.mha")
-    for pixels in (image.pixels[:, :3], np.repeat(image.pixels, 3, 0)):
-        with pytest.raises(UserError, match="do not fit the grid|does not fit into"):
-            io.write(tmp_path / name, replace(image, pixels=pixels))
-    assert sorted(os.listdir(tmp_path)) == ["x.mha", "x.nii"]
-
-
-@pytest.mark.parametrize("kind, word", [("complex64", "complex64"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "R.*u1")])
-def test_values_that_are_no_numbers_are_refused(tmp_path, kind, word):
-    nifti(tmp_path / "x.nii", np.zeros((4, 4, 4), kind))
-    with pytest.raises(UserError, match=f"x.nii.*{word}"):
-        io.read(tmp_path / "x.nii")
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.mha"])
@@ -464,25 +307,86 @@ def test_reading_takes_little_more_than_its_result(tmp_path, monkeypatch, name):
     assert peak < result + 8 * 2**18
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.jpg", "deep.tif", "x.nii.gz", "4d.nii", "x.nrrd", "colour.mha"])
+@pytest.mark.parametrize("name", ["x.jpg", "deep.tif", "x.nii.gz", "x.nrrd", "colour.mha"])
 def test_an_outline_is_what_reading_gives_without_its_values(tmp_path, name):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
-    if name in ("x.png", "x.jpg", "deep.tif"):
-        save(tmp_path / name, {"x.png": COLOUR, "x.jpg": GRAY8, "deep.tif": GRAY16}[name], exif=exif)
-    elif name == "4d.nii":
-        nifti(tmp_path / name, np.zeros((4, 5, 6, 2), np.int16))
+    if name in ("x.jpg", "deep.tif"):
+        save(tmp_path / name, GRAY8 if name == "x.jpg" else GRAY16, exif=exif)
     else:
-        itk(tmp_path / name, COLOUR if name == "colour.mha" else GRAY8, vector=name == "colour.mha")
-    volume = 1 if name == "4d.nii" else None
-    outline, image = io.outline(tmp_path / name, volume), io.read(tmp_path / name, volume)
+        itk(tmp_path / name, COLOUR if name == "colour.mha" else NUMBERS, vector=name == "colour.mha")
+    outline, image = io.outline(tmp_path / name), io.read(tmp_path / name)
     assert outline.pixels.shape == image.pixels.shape and same_grid(outline, image)
     assert outline.spacing == image.spacing and not outline.pixels.any()
 
 
+# --- NRRD and MetaImage
+
+
+@pytest.mark.parametrize("name", ITK)
+@pytest.mark.parametrize("packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"])
+def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path, name, packed, direction):
+    array = RNG.integers(-900, 3000, (6, 7, 8), dtype=np.int16)
+    place = dict(direction=direction, spacing=(1 / 3, 0.7, 3), origin=(5.123456789012, -6, 7))
+    before = itk(tmp_path / name, array, packed, **place)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content.replace(b"two words", b"K\xf6ln"))  # Latin-1, as older programs write it
+    itk(tmp_path / "x.nii", array, **place)
+    image, other = io.read(tmp_path / name), io.read(tmp_path / "x.nii")
+    same(image.pixels, other.pixels)
+    np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
+    (tmp_path / "out").mkdir()
+    io.write(tmp_path / "out" / name, image)
+    after = sitk.ReadImage(str(tmp_path / "out" / name))
+    same(sitk.GetArrayFromImage(after), array)
+    assert after.GetPixelID() == before.GetPixelID() and after.GetMetaData("Remark") == "Köln"
+    for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(after, what)() == pytest.approx(getattr(before, what)(), rel=2e-15, abs=1e-15)
+    header = (tmp_path / "out" / name).read_bytes()
+    assert (b"CompressedData = True" in header or b"encoding: gzip" in header) == packed
+    assert len(os.listdir(tmp_path / "out")) == len(io.files_of(tmp_path / name)) == 1 + (name in ("x.mhd", "x.nhdr"))
+    io.write(tmp_path / "y.nii.gz", image)  # into another format
+    same(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "y.nii.gz"))), array)
+
+
+@pytest.mark.parametrize("name", ITK)
+def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour_and_notice_damage(tmp_path, name):
+    colour = RNG.integers(0, 65535, (90, 70, 3), dtype=np.uint16)
+    for array, expected in ((FLOATS, FLOATS[None]), (colour, colour.transpose(2, 0, 1))):
+        itk(tmp_path / name, array, packed=array is colour, vector=array is colour)
+        image = io.read(tmp_path / name)
+        io.write(tmp_path / f"y{name}", image)
+        same(image.pixels, expected)
+        after = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"y{name}")))
+        same(after, array)
+        assert after.dtype == array.dtype
+    held = tmp_path / {"x.mhd": "x.zraw", "x.nhdr": "x.raw.gz"}.get(name, name)
+    content = bytearray(held.read_bytes())
+    content[len(content) // 2] ^= 255
+    held.write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        io.read(tmp_path / name)
+
+
+def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
+    itk(tmp_path / "x.nrrd", NUMBERS)
+    left = io.read(tmp_path / "x.nrrd")
+    (tmp_path / "x.nrrd").write_bytes((tmp_path / "x.nrrd").read_bytes().replace(b"left-posterior", b"right-anterior"))
+    right = io.read(tmp_path / "x.nrrd")
+    np.testing.assert_allclose(right.affine, np.diag([-1, -1, 1, 1]) @ left.affine)
+    same(right.pixels, left.pixels[:, :, ::-1, ::-1])
+    itk(tmp_path / "x.mha", NUMBERS)
+    content = re.sub(b"MSB = False", b"MSB = True", (tmp_path / "x.mha").read_bytes())
+    (tmp_path / "x.mha").write_bytes(content[: -NUMBERS.nbytes] + NUMBERS.astype(">i2").tobytes())
+    same(io.read(tmp_path / "x.mha").pixels[0], NUMBERS)
+
+
+# --- folders
+
+
 def test_scans_are_files_and_series_and_a_series_is_written_to_a_folder(tmp_path):
     save(tmp_path / "b.png", GRAY8)
-    nifti(tmp_path / "a scan.nii.gz")
+    itk(tmp_path / "a scan.nii.gz", NUMBERS)
     dicom_files.series(tmp_path / "one", dicom_files.head())
     for k in range(2):
         other = {"SeriesInstanceUID": f"1.{k}", "SeriesNumber": k + 7}
@@ -494,13 +398,10 @@ def test_scans_are_files_and_series_and_a_series_is_written_to_a_folder(tmp_path
     assert list(found) == ["a scan.nii.gz", "b.png", "deep/two/7-T1_se", "deep/two/8-T1_se", "one"]
     assert [len(scan.files) for scan in found.values()] == [1, 1, 5, 5, 5]
     assert [io.read(scan).dims for scan in found.values()] == [3, 2, 3, 3, 3]
-    assert [scan.name for scan in io.scans(tmp_path, recursive=False)] == ["a scan.nii.gz", "b.png"]
     assert [scan.name for scan in io.scans(tmp_path / "one")] == ["."]
     for name, words in {"deep/two": "two.*2 DICOM series", "deep": "deep", "nowhere.png": "does not exist"}.items():
         with pytest.raises(UserError, match=words):
             io.read(tmp_path / name)
-    with pytest.raises(UserError, match="does not exist"):
-        io.list_images(tmp_path / "nowhere")
     image = io.read(tmp_path / "one")
     io.write(tmp_path / "out.T2", image, "T2")
     same(io.read(tmp_path / "out.T2").pixels, image.pixels)
@@ -512,27 +413,6 @@ def test_links_to_files_are_followed_those_to_folders_not_and_names_are_sorted_a
         save(tmp_path / name, GRAY8)
     (tmp_path / "in/same.png").symlink_to(tmp_path / "in/deep/x.png")
     (tmp_path / "in/again").symlink_to(tmp_path / "in")
-    (tmp_path / "in/circle.png").symlink_to(tmp_path / "in/circle.png")
-    (tmp_path / "in/._Image #2.png").write_bytes(b"")
-    (tmp_path / "link").symlink_to(tmp_path / "in")
     expected = [*(f"Image #{n}.png" for n in (1, 9, 10, 100)), "same.png"]
     assert [path.name for path in io.list_images(tmp_path / "in")] == expected
-    assert len(io.list_images(tmp_path / "link", recursive=True)) == 6
-
-
-@pytest.mark.parametrize("folder", ["io", "templates", "brainix_dicom", "tumour_yes_no/no"])
-def test_real_files_are_written_as_they_were_read(shared_data, tmp_path, folder):
-    for scan in io.scans(shared_data / folder)[:60]:
-        try:
-            image = io.read(scan)
-        except UserError as error:
-            assert "--volume" in str(error)
-            image = io.read(scan, volume=1)
-        target = tmp_path / scan.name
-        io.write(target, image)
-        after = io.read(target)
-        if target.suffix.lower() not in (".jpg", ".jpeg"):
-            same(after.pixels, image.pixels, err_msg=scan.name)
-        assert after.dtype == image.dtype and after.spacing == pytest.approx(image.spacing)
-        if image.affine is not None:
-            np.testing.assert_allclose(after.affine, image.affine, atol=1e-6)
+    assert len(io.list_images(tmp_path / "in", recursive=True)) == 6

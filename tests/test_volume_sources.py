@@ -47,8 +47,6 @@ def nifti(path, *arguments, **options):
 # --- scans and their slices
 
 
-
-
 @pytest.mark.parametrize(
     "source, domains",
     [(Nifti, ("T1", "T2")), (Folders, ("T1", "T2")), (Images, ("MR",)), (Contrasts, ("T1", "T2+FLAIR"))],

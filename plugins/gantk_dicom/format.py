@@ -37,16 +37,13 @@ class Dicom(SeriesFormat):
 
         Slices of one SeriesInstanceUID are one scan, sorted by position; a series that holds several stacks (a
         localizer's three planes, echoes, b-values, magnitude and phase) gives one for each. Multi-frame files, single
-        slices, pictures without a position, and files that cannot be read are scans of their own. What is no image
-        (reports, segmentations, structure sets, DICOMDIR) is left out.
+        slices, and files that cannot be read are scans of their own. What is no image (reports, segmentations,
+        structure sets, DICOMDIR) is left out.
         """
         return room("slices").grouped(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """One file: a slice (1, H, W), a multi-frame object (1, D, H, W), or a colour picture (3, H, W).
-
-        `volume` chooses one stack of frames, counted from 0, where the file holds several.
-        """
+        """A slice (1, H, W), or a multi-frame object (1, D, H, W), of which `volume` chooses one stack of frames."""
         return room("read").read_files([path], volume, values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
@@ -58,15 +55,12 @@ class Dicom(SeriesFormat):
         return isinstance(image.header, list)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """One derived file of the source's patient and study; `write_series` writes a series."""
+        """One derived file of the source's patient and study."""
         room("write").write_file(path, image, description)
 
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
-        """Write an image that came from DICOM as a derived series on the same grid, of the same patient and study.
-
-        The folder (new, empty, or of an earlier result) gets a file for each of the source's. `description` is what
-        the image shows, the target domain's name: "T2". No value is clipped.
-        """
+        """A derived series of the source's patient and study: a file for each of the source's, in a folder that is new,
+        empty, or holds an earlier result."""
         room("write").write_series(folder, image, description)
 
 

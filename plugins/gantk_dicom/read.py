@@ -13,23 +13,13 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    JPEGExtended12Bit,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
+from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
 
 from gantk.errors import UserError
 from gantk.formats.files import expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.slices import Slice, Stack, opened, readable, separated, stacked
-
-COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
-GRAY = ("MONOCHROME1", "MONOCHROME2")
-FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
 
 
 class Headers(list[Dataset]):
@@ -80,28 +70,20 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     path = files[0] if len(files) == 1 else files[0].parent
     read = {file: opened(file) for file in files}
     slices = [each for _, own in read.values() for each in own]
-    first = read[slices[0].path][0]
-    colour = slices[0].shape[2] > 1 or first.get("PhotometricInterpretation") in COLOUR
     if len(files) > 1 and any(each.frame is not None for each in slices):
         raise UserError(f"'{path}' holds several multi-frame files", remedy="name one of them")
-    if colour and len(slices) > 1:
-        raise UserError(f"'{path}' is in colour, with {len(slices)} slices", allowed="single pictures in colour")
     expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
-    stack = _chosen(path, slices, volume, first)
-    framed = stack.slices[0].frame is not None
-    headers = Headers([first] if framed else [read[each.path][0] for each in stack.slices])
-    headers.frames = tuple(each.frame for each in stack.slices) if framed else ()
+    stack = _chosen(path, slices, volume)
+    headers = Headers(read[each.path][0] for each in stack.slices)
+    if stack.slices[0].frame is not None:
+        headers, headers.frames = Headers(headers[:1]), tuple(each.frame for each in stack.slices)
     headers.rescales = tuple(each.rescale for each in stack.slices)
     shape = (len(stack.slices), *stack.slices[0].shape[:2])
     shifts = None
     if stack.drift is not None:
         stack, shape, shifts = _straightened(stack, headers, path)
-    affine = None if colour or stack.slices[0].position is None else stack.affine
+    affine = None if stack.slices[0].position is None else stack.affine
     headers.shape, headers.remarks = shape[::-1], stack.remarks
-    if colour:
-        pixels = zeros(3, *shape[1:]) if not values else _picture(stack, headers)
-        dtype = np.dtype(np.uint8 if pixels.max() < 256 else np.uint16)
-        return Image(pixels, None, path, dtype if values else None, headers)
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
     sides = (1, *(n for n in sides if n > 1))
     if not values:
@@ -114,14 +96,11 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
 
 
-def _chosen(path: Path, slices: list[Slice], volume: int | None, first: Dataset) -> Stack:
+def _chosen(path: Path, slices: list[Slice], volume: int | None) -> Stack:
     """The one stack of some slices, or the one that was asked for."""
     if slices[0].frame is not None and len(slices) > 1 and slices[0].position is None:
-        if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
-            what = f"'{path}' is a film of {len(slices)} frames"
-            raise UserError(what, allowed="slices and volumes", remedy="save single frames")
-        remark = f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the file's order"
-        return Stack(tuple(slices), np.zeros(3), remarks=(remark,))
+        what = f"'{path}' does not say where its {len(slices)} frames lie, as films do not"
+        raise UserError(what, allowed="slices and volumes", remedy="save single frames")
     stacks = separated(slices)
     if volume is None and len(stacks) > 1:
         sizes = ", ".join(str(len(stack)) for stack in stacks[:6]) + ", ..." * (len(stacks) > 6)
@@ -184,15 +163,6 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return np.right_shift(left, stored.dtype.type(width - bits))
 
 
-def _picture(stack: Stack, headers: Headers) -> np.ndarray:
-    """One picture in colour, as it stands in its file: RGB, whatever it was stored as; palettes are looked up."""
-    (stored,) = _stored(stack, headers)
-    if headers[0].PhotometricInterpretation == "PALETTE COLOR":
-        deep = apply_color_lut(stored, headers[0])
-        stored = deep >> 8 if deep.dtype == np.uint16 else deep
-    return np.ascontiguousarray(stored.transpose(2, 0, 1), dtype=np.float32)
-
-
 # --- gantries that were tilted
 
 
@@ -245,10 +215,7 @@ def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
 
 
 def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Some frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if broken."""
-    interpretation = dataset.get("PhotometricInterpretation") or "MONOCHROME2"
-    if interpretation not in GRAY + COLOUR:
-        raise UserError(f"'{path}' has PhotometricInterpretation '{interpretation}'", allowed=GRAY + COLOUR)
+    """Some frames of a file as stored, (rows, columns), one at a time; UserError if broken."""
     syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
     with readable(path):
         if syntax.is_encapsulated and (syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available):
@@ -261,13 +228,13 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
                 source.file_meta = dataset.file_meta
             decoded = iter_pixels(source, indices=list(numbers))
         for frame in decoded:
-            if frame.shape[:2] != shape:
-                raise ValueError(f"its pixels are {frame.shape[0]} x {frame.shape[1]}, and its header says {shape}")
+            if frame.shape != shape:
+                raise ValueError(f"its pixels are {frame.shape}, and its header says {shape}")
             yield frame
 
 
 def _by_simpleitk(path: Path) -> np.ndarray:
-    """All frames of a file by SimpleITK, (frames, rows, columns) or (..., 3).
+    """All frames of a file by SimpleITK, (frames, rows, columns).
 
     It would rescale them in its own way: what it is given is a copy that has pixels and nothing else.
     """
@@ -278,14 +245,10 @@ def _by_simpleitk(path: Path) -> np.ndarray:
     bare.PixelData = source.PixelData
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
     bare.SOPClassUID, bare.Modality, bare.file_meta = SecondaryCaptureImageStorage, "OT", source.file_meta
-    bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = generate_uid()
-    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
-    bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
+    bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy.dcm")
         bare.save_as(copy, enforce_file_format=True)
-        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-    pixels = sitk.GetArrayFromImage(image)
-    flat = 3 if image.GetNumberOfComponentsPerPixel() == 1 else 4
-    return pixels if pixels.ndim == flat else pixels[None]
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
+    return pixels.reshape(-1, *pixels.shape[-2:])

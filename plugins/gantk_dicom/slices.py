@@ -87,14 +87,15 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
             raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
         rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames_of(dataset)
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
-        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
+        kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+        if samples != 1 or not kind.startswith("MONOCHROME"):
+            raise UserError(f"'{path}' is in colour ({kind})", allowed="gray images", remedy="save it as PNG")
+        if min(rows, columns) < 2 or min(frames, bits) < 1:
             raise ValueError(f"it declares {rows} x {columns} pixels of {bits} bits")
-        values = frames * rows * columns * samples
-        expect_room(path, values)
+        expect_room(path, frames * rows * columns)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            halved = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"  # of two of three channels
-            expect_held(path, (values * bits + 7) // 8 * (2 if halved else 3) // 3, dataset.held)
+            expect_held(path, (frames * rows * columns * bits + 7) // 8, dataset.held)
         return dataset, slices_of(dataset, path)
 
 
@@ -123,7 +124,7 @@ class Slice:
 
     path: Path
     frame: int | None  # None in a file that is one slice
-    shape: tuple[int, int, int]  # rows, columns, samples
+    shape: tuple[int, int]  # rows, columns
     position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
     axes: np.ndarray | None  # (2, 3) directions in which columns and rows are counted
     spacing: tuple[float, float]  # mm between rows, between columns
@@ -183,12 +184,14 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         if rescale[0] == 0 or (placed and min(spacing) <= 0):
             raise ValueError(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
         pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
-        marks = [(name, group(sequence).get(name)) for sequence, name in pairs]
+        marks = {name: _words(group(sequence).get(name)) for sequence, name in pairs}
+        if placed:
+            marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
         found.append(
             Slice(
                 path=path,
                 frame=number if framed else None,
-                shape=(int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)),
+                shape=(int(dataset.Rows), int(dataset.Columns)),
                 position=np.array(position) if placed else None,
                 axes=axes if placed else None,
                 spacing=spacing if placed else (1.0, 1.0),
@@ -197,7 +200,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
                 number=int(_number(dataset, "InstanceNumber")),
                 uid=str(dataset.get("SOPInstanceUID") or ""),
                 rescale=rescale,
-                marks={name: _words(value) for name, value in marks},
+                marks=marks,
             )
         )
     return found
@@ -384,27 +387,15 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         stacks = separated(slices)
         words = dataset.get("SeriesDescription") or dataset.get("ProtocolName") or dataset.get("Modality") or "series"
         for stack in stacks:
-            parts = [_words(dataset.get("SeriesNumber")), words, *_told_apart(stack, stacks)]
+            differ = [mark for mark, text in stack[0].marks.items() if len({s[0].marks[mark] for s in stacks}) > 1]
+            told = [mark * (mark != "plane") + f"_{stack[0].marks[mark]}" for mark in differ[:1]]
+            parts = [_words(dataset.get("SeriesNumber")), words, *told]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
             paths = tuple(each.path for each in stack)
-            if len(paths) == 1:
-                alone.append(Scan(paths[0], paths, paths[0].name))
-            else:
-                several.append(Scan(folder, paths, name))
+            own = Scan(folder, paths, name) if len(paths) > 1 else Scan(paths[0], paths, paths[0].name)
+            (several if len(paths) > 1 else alone).append(own)
     names = [scan.name for scan in several]
     for k, scan in enumerate(several):
         tail = f"-{names[: k + 1].count(scan.name)}" if names.count(scan.name) > 1 else ""
         alone.append(replace(scan, name=scan.name + tail))
     return sorted(alone, key=lambda scan: natural(scan.name))
-
-
-def _told_apart(stack: list[Slice], stacks: list[list[Slice]]) -> list[str]:
-    """What tells a stack from the others of its series: its plane, and the first mark in which it differs."""
-
-    def plane(other: list[Slice]) -> str:
-        return PLANES[int(np.argmax(np.abs(other[0].normal)))] if len(stacks) > 1 else ""
-
-    alike = [other[0] for other in stacks if plane(other) == plane(stack)]
-    marks = stack[0].marks.items()
-    differ = [f"{m}_{text}" for m, text in marks if text and len({other.marks[m] for other in alike}) > 1]
-    return [plane(stack)] * (len(alike) < len(stacks)) + differ[:1]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from gantk.data.preparation import Record
@@ -31,7 +29,6 @@ MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' mod
 # What sequences that are always of one contrast are called.
 SEQUENCES = {"mprage": "t1", "bravo": "t1", "spgr": "t1", "fspgr": "t1", "darkfluid": "flair", "darkfl": "flair"}
 AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words that say that one was given
-SAMPLED = 2000  # files of a tree that `accepts` reads the headers of
 OWN = "(gantk)"  # how descriptions of series end that gantk wrote
 SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
            "ImageType", "SOPClassUID")  # fmt: skip
@@ -94,18 +91,9 @@ class Dicom(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where all images below `path` are DICOM, or those are of two modalities or contrasts."""
-        kinds: set[str] = set()
-        try:
-            for file in islice(_files(path), SAMPLED):
-                series = _series(io.Scan(file, (file,), file.name), path)
-                said = next(filter(None, map(contrast_of, series.texts)), "") if series.modality == "MR" else ""
-                kinds.add(f"{series.modality} {said}")
-                if len(kinds - {" ", "MR "}) > 1:
-                    return {"path": str(path)}
-            return {"path": str(path)} if kinds and not io.list_images(path, recursive=True) else None
-        except (UserError, OSError):
-            return None
+        """`{"path": ...}` where more files below a folder are DICOM than are other images, previews of them say."""
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return {"path": str(path)} if sum(map(is_dicom, files)) > sum(map(io.is_image, files)) else None
 
     def records(self) -> list[Record]:
         """One record for every series, or for every plane of it; UserError where a domain has none."""
@@ -174,13 +162,6 @@ def _series(scan: io.Scan, root: Path) -> Series:
     study = (words["StudyInstanceUID"], words["FrameOfReferenceUID"])
     place, study = scan.files[0].parent.relative_to(root).parts, "/".join(study) if all(study) else ""
     return Series(scan, place, modality, description, protocol, words["PatientID"], excluded, study)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """The DICOM files below a folder, as they come."""
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=io.natural)
-        yield from (file for name in sorted(names, key=io.natural) if is_dicom(file := Path(place, name)))
 
 
 def _subject_of(place: Parts) -> str:
