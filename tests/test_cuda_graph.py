@@ -12,7 +12,8 @@ from gantk.machine.runtime import Runtime
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import Linear, adam, lbfgs, rmsprop, sgd
+from gantk.training.optim import Linear, adam, sgd
+from gantk_optimizers.rules import lbfgs, rmsprop
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 STEPS = 14

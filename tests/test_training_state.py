@@ -15,8 +15,9 @@ from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
-from gantk.training.optim import adam, adamw, move_state, rmsprop, sgd
+from gantk.training.optim import adam, move_state, sgd
 from gantk.training.pool import ImagePool
+from gantk_optimizers.rules import adamw, rmsprop
 
 CPU = torch.device("cpu")
 

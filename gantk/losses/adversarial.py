@@ -14,15 +14,14 @@ from gantk.errors import UserError
 class Adversarial:
     """One game: `generator(fake)` and `discriminator(real, fake)` turn logits of any shape into a scalar.
 
-    Logits are raw (no sigmoid); everything is computed in float32. The two shapes need not agree.
+    The first is what the generator minimises, with the logits of its images attached to it, the second what the
+    discriminator minimises. Logits are raw (no sigmoid); everything is computed in float32. Shapes need not agree.
     """
 
     def generator(self, fake: Tensor) -> Tensor:
-        """What the generator minimises; `fake` are logits of its images, attached to it."""
         raise NotImplementedError
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises; `fake` are logits of detached images."""
         raise NotImplementedError
 
     def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:

@@ -57,12 +57,10 @@ class WindowLoss:
         contrast: Contrast = "any",  # how tissue contrast changes, where that is known: T1 and T2 are inverted
         black: float = -1.0,  # intensity of air
     ):
-        if window < 2:
-            raise UserError(f"a window of {window} pixels has no variance", where="window", allowed="2 or more")
-        for name, value in (("threshold", threshold), ("data_range", data_range), ("floor", floor)):
-            if value <= 0:
-                raise UserError(f"{name} = {value} must be positive", where=name)
         self.options = {"window": window, "threshold": threshold, "data_range": data_range, "floor": floor}
+        for name, value in self.options.items():
+            if value <= (1 if name == "window" else 0):  # one pixel has no variance
+                raise UserError(f"{name} = {value} is too small", where=name)
         self.options |= {"contrast": contrast, "black": black}
 
 
@@ -82,10 +80,7 @@ class LocalNCC(WindowLoss):
 
 
 class FlatRegion(WindowLoss):
-    """The output's local standard deviation where the source is flat, in intensity units; 0 is best.
-
-    Keeps air, skull and homogeneous tissue from being filled with invented texture, where correlation says nothing.
-    """
+    """The output's local standard deviation where the source is flat, in intensity units: texture is not invented."""
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         return local_ncc_and_flat_region(output, source, **self.options)[1]
@@ -149,7 +144,7 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
         shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
         raise UserError(f"structure compares an output with its own source, pixel by pixel, not {shapes}")
     if min(output.shape[2:]) < window:
-        what = f"a window of {window} pixels does not fit into images of {' x '.join(map(str, output.shape[2:]))}"
+        what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
         raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
     source, output = source.detach().float(), output.float()
     if source.shape[1] != output.shape[1]:

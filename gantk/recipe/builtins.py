@@ -54,16 +54,11 @@ PARTS = {
     "features": {"random": "gantk.metrics.features:RandomConv"},
     "optimizer": {
         "adam": "gantk.training.optim:adam",
-        "adamw": "gantk.training.optim:adamw",
-        "rmsprop": "gantk.training.optim:rmsprop",
         "sgd": "gantk.training.optim:sgd",
-        "lbfgs": "gantk.training.optim:lbfgs",
     },
     "schedule": {
         "constant": "gantk.training.optim:Constant",
         "linear": "gantk.training.optim:Linear",
-        "cosine": "gantk.training.optim:Cosine",
-        "warmup": "gantk.training.optim:Warmup",
     },
 }
 

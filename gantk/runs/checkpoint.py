@@ -64,9 +64,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def _drop(checkpoint: Path) -> None:
     """Remove a checkpoint: first its name, so that a half removed one is never taken for a whole one."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}-dropped.tmp")
-    os.rename(checkpoint, hidden)
-    shutil.rmtree(hidden)
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}-dropped.tmp")))
 
 
 def steps_saved(folder: Path) -> list[int]:
@@ -79,9 +77,8 @@ def latest(folder: Path) -> Path:
     """The newest whole checkpoint; UserError where there is none."""
     steps = steps_saved(folder)
     if not steps:
-        remedy = (
-            "start again with `gantk run`; the first checkpoint is written after train.save_every steps or at Ctrl-C"
-        )
+        remedy = "the first checkpoint is written after train.save_every steps or at Ctrl-C"
+        remedy = f"start again with `gantk run`; {remedy}"
         raise UserError("the run has no checkpoint", where=str(folder), remedy=remedy)
     return path_of(folder, steps[-1])
 

@@ -37,8 +37,7 @@ def load_method(
     `meta` is the checkpoint's meta.json, `range` the network intensities of black and white. UserError where the
     weights are damaged or another network's.
     """
-    classes = tuple(meta.get("classes", ()))
-    method = build_method(model, meta["channels"], classes, range, runtime)
+    method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
     checkpoint.load_into(method, inference_state(saved), str(saved))
     return method.eval().requires_grad_(False)
 

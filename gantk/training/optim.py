@@ -1,9 +1,8 @@
-"""Update rules and learning-rate schedules. Torch does the work; this is where a recipe's words meet it."""
+"""Update rules and learning-rate schedules, torch's without its compiler; more of them are plugins'."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterable
 
 import torch
@@ -22,27 +21,6 @@ def adam(
     return Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
-def adamw(
-    params: Iterable,
-    *,
-    lr: float = 2e-4,  # learning rate at full schedule
-    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
-    weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
-):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
-    return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-
-
-def rmsprop(
-    params: Iterable,
-    *,
-    lr: float = 5e-5,  # learning rate at full schedule
-    decay: float = 0.9,  # of the mean of squared gradients
-):
-    """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
-    return RMSprop(params, lr=lr, alpha=decay)
-
-
 def sgd(
     params: Iterable,
     *,
@@ -53,22 +31,10 @@ def sgd(
     return SGD(params, lr=lr, momentum=momentum, fused=True)
 
 
-def lbfgs(
-    params: Iterable,
-    *,
-    lr: float = 1.0,  # length of a step
-    history: int = 10,  # updates that the curvature is estimated from
-    iterations: int = 1,  # inner iterations per training step
-):
-    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
-    return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
-
-
 class Untraced:
     """For an optimizer of torch's, named first among its bases: it computes the same and imports no compiler.
 
-    That import takes nearly as long as torch's own, before the first step. What torch.compile compiles here are losses,
-    never optimizers, so that there is nothing to keep it out of.
+    That import takes nearly as long as torch's own, before the first step; what is compiled here are losses alone.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
@@ -83,8 +49,8 @@ class Untraced:
 
 
 class SameOrder(Untraced):
-    """For an optimizer of torch's whose fused kernel goes through memory as it lies, whatever its order: gradients that
-    lie in another order than their weights, as hooks may leave them, are brought into theirs."""
+    """For fused kernels, which go through memory as it lies: gradients in another order than their weights, as hooks
+    may leave them, are brought into theirs."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         answer = super()._init_group(group, params, gradients, *others)
@@ -115,24 +81,8 @@ class Adam(StorageOrder, torch.optim.Adam):
     """torch's."""
 
 
-class AdamW(StorageOrder, torch.optim.AdamW):
-    """torch's."""
-
-
 class SGD(SameOrder, torch.optim.SGD):
     """torch's."""
-
-
-class RMSprop(Untraced, torch.optim.RMSprop):
-    """torch's."""
-
-
-class LBFGS(Untraced, torch.optim.LBFGS):
-    """torch's, for weights in any memory layout: its own cannot flatten gradients that are channels-last."""
-
-    def _gather_flat_grad(self) -> Tensor:
-        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
@@ -193,34 +143,3 @@ class Linear:
     def __call__(self, progress: float) -> float:
         done = max(0.0, progress - self.start) / max(1e-9, 1.0 - self.start)
         return 1.0 + (self.end - 1.0) * min(1.0, done)
-
-
-class Cosine:
-    """Half a cosine from 1 to `end`."""
-
-    def __init__(
-        self,
-        *,
-        end: float = 0.0,  # the factor at the end
-    ):
-        self.end = end
-
-    def __call__(self, progress: float) -> float:
-        return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0
-
-
-class Warmup:
-    """A linear rise from zero, then half a cosine to `end`."""
-
-    def __init__(
-        self,
-        *,
-        rise: float = 0.05,  # the part of the training that the rise takes, 0..1
-        end: float = 0.0,  # the factor at the end
-    ):
-        self.rise, self.cosine = rise, Cosine(end=end)
-
-    def __call__(self, progress: float) -> float:
-        if progress < self.rise:
-            return progress / self.rise
-        return self.cosine((progress - self.rise) / max(1e-9, 1.0 - self.rise))

@@ -14,8 +14,8 @@ from gantk.recipe.tables import TrainTable
 def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: TrainTable, notes: list[str]):
     """The phases as they are to be run; the method and this process are set as `train.fast` and `recompute` say.
 
-    What falls back is told in `notes`. The rest of `train.fast` is set where its subject is made: the memory format by
-    `Runtime.place`, fused updates and CUDA graphs by the engine, pinned batches by the feed.
+    What falls back is told in `notes`. The rest is set elsewhere: the memory format by `Runtime.place`, fused updates
+    and CUDA graphs by the engine, pinned batches by the feed.
     """
     fast = train.fast
     method.batched = fast.batched_forward
@@ -27,10 +27,10 @@ def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: Tra
         from gantk.training.accelerate.recompute import recompute
 
         recompute(method)
-    if fast.compile and train.recompute:
-        notes.append("train.fast.compile: no phase is compiled: torch cannot trace what train.recompute computes again")
+        if fast.compile:
+            notes.append("train.fast.compile: no phase is compiled: torch cannot trace what is computed again")
     elif fast.compile:
-        from gantk.training.accelerate import compile as compiling  # torch's compiler takes a second to import
+        from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
 
-        return compiling.compile_phases(method, phases, notes)
+        return compile_phases(method, phases, notes)
     return phases

@@ -3,9 +3,7 @@
 A phase is compiled as a whole, or runs operator by operator. What was compiled is tried before it is used: from the
 same state and the same random numbers, losses, gradients and all that the phase leaves behind must be those of the
 plain phase. (torch 2.11 has been seen to lose gradients without a word.) Every kind of call is tried by itself: another
-size of the batch, another stage. `notes` say in one line what is not compiled, and why.
-
-Weights keep their names, and inference and export use the networks as they are.
+size of the batch, another stage. Weights keep their names, and inference uses the networks as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -62,7 +60,10 @@ class CompiledLoss:
 
     def _kind(self, batch: Batch) -> Hashable:
         """What calls may differ in: the batch's shapes, and what the method itself remembers of its stage."""
-        own = [(name, value) for name, value in vars(self.method).items() if _hashable(value)]
+        own = []
+        for name, value in vars(self.method).items():
+            with suppress(TypeError):  # tables of modules and the like, which stay what they are
+                own.append((name, value, hash(value)))
         return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
 
     def _called(self, batch: Batch) -> Losses:
@@ -136,8 +137,7 @@ def _silence() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)
@@ -150,14 +150,6 @@ def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     pairs = [(one[name].double().nan_to_num(), other[name].double().nan_to_num()) for name in one]
     size = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
     return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5 / max(size, 1e-6)
-
-
-def _hashable(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:  # tables of modules and the like, which stay what they are
-        return False
-    return True
 
 
 def _own_functions(kind: type = torch.autograd.Function) -> Iterator[type]:

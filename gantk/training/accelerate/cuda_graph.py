@@ -2,9 +2,9 @@
 
 A graph runs the operations that it was recorded with, on the same memory. So batches are copied to where the recorded
 one lies, and what changes from step to step (learning rates, `progress`, the average's share) is a tensor that the
-engine fills before it. Every kind of step (its phases, the shapes of its batch) has a graph of its own, recorded after
-a few steps operator by operator and compared with them once. Where anything stands in the way, all is put back,
-training goes on, and a note says why. No card has measured it yet.
+engine fills before it. Every kind of step (its phases, the shapes of its batch) has a graph of its own, compared once
+with steps operator by operator. Where anything stands in the way, all is put back, and a note says why. No card has
+measured it yet.
 """
 
 from __future__ import annotations

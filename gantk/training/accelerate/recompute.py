@@ -2,8 +2,7 @@
 
 Every network is taken in blocks (a level of a U-Net, a residual block, a norm with what follows it), of which only the
 input is kept (Chen et al., 2016, "Training deep nets with sublinear memory cost"). Gradients are those of the plain
-step to the bit: random numbers, autocast and buffers are at the second time what they were at the first, and buffers
-move once.
+step to the bit: random numbers, autocast and buffers are the second time what they were the first, and move once.
 """
 
 from __future__ import annotations
