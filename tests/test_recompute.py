@@ -67,7 +67,7 @@ def kept(network: nn.Module, image: torch.Tensor, on: bool) -> tuple[int, list[t
         recompute(Lone(network))
     with Memory() as memory:
         loss = network(image).square().mean()
-        waiting = memory.now
+        waiting = sum(memory._held.values())
         loss.backward()
     return waiting, [parameter.grad for parameter in network.parameters()]
 
