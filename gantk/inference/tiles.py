@@ -30,8 +30,9 @@ class Plan:
     size: tuple[int, ...]  # of the images, brought to a multiple of what the network takes
     window: tuple[int, ...]  # sides of a tile; the image's where it goes whole
     batch: int  # images or tiles at once
-    split: Split | None = None  # which maps are computed for the whole image
-    alone: str = ""  # why each window is on its own, with its own statistics; "": it is not
+    split: Split | None = (
+        None  # of tiles: which maps are computed whole; None: windows on their own, or the image whole
+    )
 
 
 class Tiling:
@@ -95,9 +96,9 @@ class Tiling:
         if shape not in self._plans:
             try:
                 self._plans[shape] = self._planned(shape[0], shape[1:])
-            except Unfit as error:
+            except Unfit:
                 window = self.window or shape[1:]
-                self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch, alone=str(error))
+                self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch)
         return self._plans[shape]
 
     def _planned(self, channels: int, size: tuple[int, ...]) -> Plan:
