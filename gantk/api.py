@@ -348,7 +348,8 @@ def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tupl
 
 
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
-    from gantk.metrics.verdict import speed_of, summary_lines
+    from gantk.machine.usage import speed_of
+    from gantk.metrics.verdict import summary_lines
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 

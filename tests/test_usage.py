@@ -13,8 +13,7 @@ import torch
 import gantk
 from gantk.errors import UserError
 from gantk.machine import usage
-from gantk.machine.usage import Used
-from gantk.metrics.verdict import speed_of
+from gantk.machine.usage import Used, speed_of
 from gantk.recipe.load import load_recipe
 from gantk.runs.folder import RunFolder
 from gantk.training import trial

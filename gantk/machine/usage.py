@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 IMPORTED = time.monotonic()
@@ -106,3 +108,27 @@ class Used:
             "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
             "energy_j": sum(energies) if energies else None,
         }
+
+
+def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How fast a training was, of log.jsonl and usage.json; {} where nothing was logged.
+
+    images_per_s: median over log points; seconds of training, validation and saving apart; step_seconds: mean seconds
+    per step of each log interval; first_step_s: from the start of the process to the end of its first step; energy_j of
+    the GPU (NVML), or of all CPU packages (RAPL). None where it is not known. `predicted` is what `gantk doctor` would
+    have said of step_s and peak_memory_gib, where that was asked.
+    """
+    lines = [line for line in log if "images_per_s" in line]
+    if not lines:
+        return {}
+    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines)]
+    spans = [(step - first, later - began) for (first, began), (step, later) in itertools.pairwise(ends)]
+    used = used or {}
+    return {
+        "images_per_s": round(median(line["images_per_s"] for line in lines), 2),
+        "seconds": lines[-1]["seconds"],
+        "steps": lines[-1]["step"],
+        "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
+        **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j")},
+        **({"predicted": used["predicted"]} if used.get("predicted") else {}),
+    }

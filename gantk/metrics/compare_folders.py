@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +40,17 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
     folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
     if predicted.is_file() and truth.is_file():
         return [(sides[0][0], sides[1][0])]
-    # below the folder, and without sub-folders: sorted into other ones, the names alone will do where each is unique
-    named = [{_stem(scan): scan for scan in side} for side in sides]
+    named = [{scan.name.removesuffix(suffix_of(scan.name)): scan for scan in side} for side in sides]
+    # sorted into other sub-folders, the names alone will do where each is unique
     bare = [{name.rpartition("/")[2]: scan for name, scan in names.items()} for names in named]
-    unique = all(len(names) == len(side) for names, side in zip(bare, sides, strict=True))
-    if unique and named[0].keys() != named[1].keys():
+    if named[0].keys() != named[1].keys() and [*map(len, bare)] == [*map(len, sides)]:
         named = bare
-    shared = named[0].keys() & named[1].keys()
-    for folder, side, names, alone in zip(folders, sides, named, bare, strict=True):
-        if len(names) < len(side) or (not shared and len(alone) < len(side)):
-            counts = Counter(_stem(scan).rpartition("/")[2] for scan in side)
-            twice = [scan.name for scan in side if counts[_stem(scan).rpartition("/")[2]] > 1]
-            what = f"{len(twice)} images in {folder} share their names: {_some(twice)}"
-            raise UserError(what, where=WHERE, remedy="give both folders the same sub-folders, or other names")
-    lonely = [sorted(names.keys() - shared) for names in named]
+    for folder, side, names in zip(folders, sides, named, strict=True):
+        if len(names) < len(side):
+            twice = _some([scan.name for scan in side if scan not in names.values()])
+            what = f"{len(side) - len(names)} images in {folder} have names that others have too: {twice}"
+            raise UserError(what, where=WHERE, remedy="leave one image of each name")
+    lonely = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
     if any(lonely):
         lists = [f"{len(names)} only in {f}: {_some(names)}" for f, names in zip(folders, lonely, strict=True) if names]
         what = f"the two folders do not hold the same names; {'; '.join(lists)}"
@@ -107,27 +103,22 @@ def _files(path: Path) -> list[Scan]:
     return found
 
 
-def _stem(scan: Scan) -> str:
-    """Its name below the folder, without the suffix."""
-    return scan.name[: len(scan.name) - len(suffix_of(scan.name))]
-
-
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _scale(truths: list[Scan]) -> tuple[float, float]:
     """Black and the data range: of whole numbers of one or two bytes all that they can say, else the set's extremes."""
-    kinds, lows, highs = set(), [], []
+    kinds, extremes = set(), []
     for scan in truths:
         image = read(scan)
-        kinds.add(np.dtype(image.dtype) if image.dtype is not None else None)
-        lows.append(float(image.pixels.min()))
-        highs.append(float(image.pixels.max()))
-    low, high = min(lows), max(highs)
-    full = max((np.iinfo(kind).max for kind in kinds if kind in (np.uint8, np.uint16)), default=0)
-    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)} and low >= 0 and high <= full:  # else a header rescales them
-        return 0.0, float(full)
+        kinds.add(None if image.dtype is None else np.dtype(image.dtype))
+        extremes += [float(image.pixels.min()), float(image.pixels.max())]
+    low, high = min(extremes), max(extremes)
+    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        full = float(max(np.iinfo(kind).max for kind in kinds))
+        if low >= 0 and high <= full:  # else a header rescales them
+            return 0.0, full
     if high <= low:
         what = f"the truth is {low:g} throughout, in all {len(truths)} images from '{truths[0].path}' on"
         remedy = "look at the images: without contrast there is no range, and no score is defined"

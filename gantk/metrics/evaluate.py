@@ -46,7 +46,11 @@ class Scorer:
         self.span, self.dims, self.batch = high - self.low, model.data.dims, model.translate.batch
         self.letter = method.reads[0]  # the domain that images from noise are of
         self.reals = RealImages(data, runtime.device)
-        built = self._built_metrics()
+        parts = model.evaluate.metrics
+        if parts is None:
+            names = OF_TRANSLATIONS * bool(method.directions()) + OF_SAMPLES * bool(method.samples)
+            parts = [bind_or_raise("metric", name) for name in names]
+        built = [part(self.span, self.dims) for part in parts]
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
         device, regions = runtime.device, model.evaluate.regions
@@ -96,7 +100,7 @@ class Scorer:
             kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
             count = min(SAMPLED, self.model.evaluate.images)
             images = torch.cat([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
-            found["image"] = {kid.name: kid(train, real, self._sampled(images)).value}
+            found["image"] = {kid.name: kid(train, real, self._sampled(self.data.centre(images))).value}
         rounded = {key: {name: round(v, 4) for name, v in scores.items()} for key, scores in found.items()}
         return {key: scores for key, scores in rounded.items() if scores}
 
@@ -175,44 +179,34 @@ class Scorer:
         `about` says whose they are. `real_split` is what a perfect generator would get: real images of other patients,
         as if they had been made.
         """
-        everything = made | baselines
-        rows: dict[str, dict[str, Any]] = {name: {} for name in everything}
+        images = made | baselines
+        rows: dict[str, dict[str, Any]] = {name: {} for name in images}
         verdicts: dict[str, dict[str, Any]] = {name: {} for name in made}
         if references:
-            scores = {name: self.pairs(images, references) for name, images in everything.items()}
+            scores = {name: self.pairs(each, references) for name, each in images.items()}
             rows = {name: self.pairs.rows(each) for name, each in scores.items()}
             rivals = {name: scores[name] for name in baselines}
             verdicts = {name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made}
-        if self.set_metrics:
-            groups = {
-                name: replace(about, images=self.reals.group(images).images, found={})
-                for name, images in everything.items()
-            }
-            found, split = self._set_rows(groups, list(made), letter)
-            for name in made:
-                verdicts[name] |= set_verdict(found[name], {rival: found[rival] for rival in baselines})
-            rows = {name: rows[name] | found[name] for name in everything} | ({"real_split": split} if split else {})
-        result["metrics"] |= {name: rows.pop(name) for name in made}
-        result["verdict"] |= verdicts
-        for name, found in rows.items():
-            result["baselines"].setdefault(name, {})[key] = found
-
-    def _set_rows(self, groups: dict[str, ImageGroup], made: list[str], letter: str) -> tuple[dict, dict]:
-        """The rows of metrics of sets by name, and those of real images of other patients as if they had been made."""
-        rows: dict[str, dict[str, Any]] = {name: {} for name in groups}
-        split: dict[str, Any] = {}
-        first = groups[made[0]]
+        groups = {
+            name: replace(about, images=self.reals.group(each).images, found={})
+            for name, each in (images if self.set_metrics else {}).items()
+        }
+        found: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         for metric in self.set_metrics:
-            size, all_classes = tuple(first.images.shape[2:]), getattr(metric, "needs_classes", False)
-            train, test, note = self.reals.sets(letter, size, all_classes)
-            beside = getattr(metric, "baselines", True)
+            classes, beside = getattr(metric, "needs_classes", False), getattr(metric, "baselines", True)
+            train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
             for name in groups if beside else made:
-                rows[name] |= set_rows(metric, train, test, groups[name], note)
+                found[name] |= set_rows(metric, train, test, groups[name], note)
             if beside and train is not test:
                 real = halves(train)[1]
-                real = chosen(real, torch.arange(len(real)) < len(first))
-                split |= set_rows(metric, train, test, real, f"{note}/training-images-as-if-made")
-        return rows, split
+                real = chosen(real, torch.arange(len(real)) < len(made[key]))
+                found["real_split"] |= set_rows(metric, train, test, real, f"{note}/training-images-as-if-made")
+        for name in made:
+            verdicts[name] |= set_verdict(found[name], {rival: found[rival] for rival in baselines})
+        result["metrics"] |= {name: rows[name] | found[name] for name in made}
+        result["verdict"] |= verdicts
+        for name in [*baselines, *(["real_split"] if found["real_split"] else [])]:
+            result["baselines"].setdefault(name, {})[key] = rows.get(name, {}) | found[name]
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """(name, baseline) for images of domain `to`; those that learn from pairs only where training pairs are known.
@@ -234,8 +228,7 @@ class Scorer:
         if table.evaluate.regression:
             options = {"name": "regression", "steps": table.evaluate.regression, "seed": table.train.seed}
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
-            make = bind_or_raise("baseline", options)
-            yield "regression", make(images, self.dims, *self.data.range, self.runtime)
+            yield "regression", bind_or_raise("baseline", options)(images, self.dims, *self.data.range, self.runtime)
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
@@ -282,20 +275,11 @@ class Scorer:
         labels = torch.arange(count) % classes if classes else None
         if not classes and len(known) == 1 and None not in known:
             labels = torch.full((count,), self.reals.classes.index(*known))
-        return self.reals.group(self.data.centre(images), labels=labels)
+        return self.reals.group(images, labels=labels)
 
     def _classes(self) -> int:
         """How many classes the method makes images of, in turn; 0 where it is not asked for a class."""
         return len(self.method.geometry.classes) if self.method.conditional else 0
-
-    # ---- what can be scored
-
-    def _built_metrics(self) -> list[Any]:
-        parts, directions = self.model.evaluate.metrics, self.method.directions()
-        if parts is None:
-            names = (OF_TRANSLATIONS if directions else ()) + (OF_SAMPLES if self.method.samples else ())
-            parts = [bind_or_raise("metric", name) for name in names]
-        return [part(self.span, self.dims) for part in parts]
 
     def _check_metrics(self) -> None:
         """UserError where a metric cannot judge this method or these data."""

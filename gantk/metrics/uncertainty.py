@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gantk.metrics.intervals import estimate, patient_numbers
 
-KEPT = tuple(round(1 - step / 20, 2) for step in range(20))  # 100 % of the pixels, 95 %, ... down to 5 %
+KEPT = np.array([round(1 - step / 20, 2) for step in range(20)])  # 100 % of the pixels, 95 %, ... down to 5 %
 WORST = 0.9  # an error above this quantile of a patient's errors is one that a user would want to be warned of
 
 Map = np.ndarray | Tensor
@@ -49,19 +49,18 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
         spearman = spearmanr(e, u).statistic if varied else np.nan
         found.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle)))
         curves.append(curve)
-    auroc, ause, spearman, guessed = np.array(found, dtype=float).reshape(-1, 4).T
+    columns = np.array(found, dtype=float).reshape(-1, 4).T
+    auroc, ause, spearman, guessed = (estimate(values, [""] * len(values)) for values in columns)
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
-    def row(values: np.ndarray, definition: str, higher_is_better: bool) -> dict[str, Any]:
-        about = {"unit": "", "definition": f"{definition}/foreground", "higher_is_better": higher_is_better}
-        return estimate(values, [""] * len(values)).row() | about
+    def row(values: Any, definition: str, higher: bool) -> dict[str, Any]:
+        return values.row() | {"unit": "", "definition": f"{definition}/foreground", "higher_is_better": higher}
 
     return {
         "auroc": row(auroc, "auroc/error-above-patient-p90", True),
-        "ause": row(ause, "ause/share-of-error/rejected-0-to-95-percent", False)
-        | {"random": estimate(guessed, [""] * len(guessed), draws=1).value},
+        "ause": row(ause, "ause/share-of-error/rejected-0-to-95-percent", False) | {"random": guessed.value},
         "spearman": row(spearman, "spearman/error-uncertainty", True),
-        "rejection": {"kept": list(KEPT), "error": mean[0], "oracle": mean[1], "random": mean[2]},
+        "rejection": {"kept": KEPT.tolist(), "error": mean[0], "oracle": mean[1], "random": mean[2]},
     }
 
 
@@ -69,13 +68,13 @@ def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Mean error of the kept shares, least `order` first; each of equal ones stands for their mean error."""
     _, places, counts = np.unique(order, return_inverse=True, return_counts=True)
     shared = np.repeat(np.bincount(places, errors) / counts, counts)
-    kept = np.maximum(np.rint(np.array(KEPT) * len(errors)).astype(int), 1)
+    kept = np.maximum(np.rint(KEPT * len(errors)).astype(int), 1)
     return np.cumsum(shared)[kept - 1] / kept
 
 
 def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
     """Between both, as a share of the whole error; nan where there is no error to predict."""
-    from scipy.integrate import trapezoid  # not needed before a training's end, and slow to import
-
-    rejected = 1 - np.array(KEPT)
-    return float(trapezoid((curve - oracle) / curve[0], rejected) / rejected[-1]) if curve[0] else float("nan")
+    if not curve[0]:
+        return float("nan")
+    apart = (curve - oracle) / curve[0]
+    return float((apart[1:] + apart[:-1]).mean() / 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
@@ -24,23 +24,16 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
     `senses`: row -> whether higher is better; None has no verdict. A model whose outputs are no numbers is not better.
     """
     verdict, patients = {}, model.patients
-    for name in (name for kind, name in model.values if kind == "raw" and senses[name] is not None):
-        key, higher, broken = ("raw", name), senses[name], model.trouble(name)
-        rivals = {
-            each: scores.values[key]
-            for each, scores in baselines.items()
-            if key in scores.values and not scores.trouble(name)
-        }
-        means = {each: estimate(values, patients, draws=1).value for each, values in rivals.items()}
-        mean = estimate(model.values[key], patients, draws=1).value
-        chances = {
-            each: 0.0 if broken else probability_better(model.values[key], rival, patients, higher_is_better=higher)
-            for each, rival in rivals.items()
-        }
-        if broken:
-            mean = -np.inf if higher else np.inf
-        if mean is not None:
-            verdict[name] = _against_both(mean, means, higher, chances)
+    for key in (key for key in model.values if key[0] == "raw" and senses[key[1]] is not None):
+        name, values, higher = key[1], model.values[key], senses[key[1]]
+        broken, rivals = model.trouble(name), {}
+        for rival, scores in baselines.items():
+            if key in scores.values and not scores.trouble(name):
+                theirs = scores.values[key]
+                chance = 0.0 if broken else probability_better(values, theirs, patients, higher_is_better=higher)
+                rivals[rival] = estimate(theirs, patients, draws=1).value, chance
+        worst = -np.inf if higher else np.inf
+        verdict[name] = _against_both(worst if broken else estimate(values, patients, draws=1).value, rivals, higher)
     return {name: found for name, found in verdict.items() if found}
 
 
@@ -48,58 +41,32 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
     """As for pairs, from rows alone: how probable it is follows from the intervals, as if both erred independently."""
     verdict = {}
     for name, row in model.items():
-        higher, chances = row["higher_is_better"], {}
-        if row["value"] is None or higher is None:
-            continue
-        rivals = {
-            key: each[name] for key, each in baselines.items() if name in each and each[name]["value"] is not None
-        }
-        for key, rival in rivals.items():
-            chances[key] = None
-            if row["ci95"] and rival["ci95"]:
-                gain = (row["value"] - rival["value"]) * (1 if higher else -1)
-                error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, rival))))
-                chances[key] = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
-        values = {key: rival["value"] for key, rival in rivals.items()}
-        verdict[name] = _against_both(row["value"], values, higher, chances)
+        higher, rivals = row["higher_is_better"], {}
+        for rival, theirs in ((key, rows[name]) for key, rows in baselines.items() if name in rows):
+            chance = None
+            if row["ci95"] and theirs["ci95"] and higher is not None:
+                gain = (row["value"] - theirs["value"]) * (1 if higher else -1)
+                error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, theirs))))
+                chance = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
+            rivals[rival] = theirs["value"], chance
+        verdict[name] = None if higher is None else _against_both(row["value"], rivals, higher)
     return {name: found for name, found in verdict.items() if found}
 
 
 def _against_both(
-    value: float, means: Mapping[str, float | None], higher: bool, chances: Mapping[str, float | None]
+    value: float | None, rivals: Mapping[str, tuple[float | None, float | None]], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict over all baselines, and within it that over those that needed no pairs."""
+    """The verdict over all baselines, (value, chance to beat it) each, and within it over those without pairs."""
     found = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
-        known = {name: mean for name, mean in means.items() if mean is not None and name not in left_out}
+        known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}
         best = (max if higher else min)(known, key=known.get, default=None)
-        better = best is not None and bool(value > known[best] if higher else value < known[best])
-        found.append(best and {"better": better, "best_baseline": best, "probability": chances[best]})
+        if best is None or value is None:
+            found.append(None)
+            continue
+        better = bool(value > known[best] if higher else value < known[best])
+        found.append({"better": better, "best_baseline": best, "probability": rivals[best][1]})
     return found[0] and found[0] | {"without_pairs": found[1]}
-
-
-def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How fast a training was, of log.jsonl and usage.json.
-
-    images_per_s: median over log points; seconds of training, validation and saving apart; steps; step_seconds: mean
-    seconds per step of each log interval; first_step_s: from the start of the process to the end of its first step;
-    peak_memory_gib; energy_j of the GPU (NVML), or of all CPU packages (RAPL). None where it is not known. `predicted`
-    are the first two of what `gantk doctor` would have said, where that was asked: step_s and peak_memory_gib.
-    """
-    lines = [line for line in log if "images_per_s" in line]
-    if not lines:
-        return {}
-    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines)]
-    spans = [(step - first, later - began) for (first, began), (step, later) in itertools.pairwise(ends)]
-    used = used or {}
-    return {
-        "images_per_s": round(float(np.median([line["images_per_s"] for line in lines])), 2),
-        "seconds": lines[-1]["seconds"],
-        "steps": lines[-1]["step"],
-        "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
-        **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib", "energy_j")},
-        **({"predicted": used["predicted"]} if used.get("predicted") else {}),
-    }
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -108,18 +75,19 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
+        shown = {metric: score for metric, score in metrics.items() if not metric.endswith(FOREGROUND)}
         rows = {"model": metrics} | {name: rows[key] for name, rows in result["baselines"].items() if key in rows}
         for name, row in rows.items():
             cells = [f"{metric} {_cell(score)}" for metric, score in row.items() if not metric.endswith(FOREGROUND)]
             for first in range(0, len(cells), CELLS):
                 head = (title, name) if first == 0 else ("", "")
                 yield f"score    {head[0]:<10} {head[1]:<14} {'   '.join(cells[first : first + CELLS])}"
-        warnings = {}  # the same for several scores is said once
-        for metric, score in metrics.items():
-            if score["value"] is None and "not-computed" in score["definition"] and not metric.endswith(FOREGROUND):
+        warnings = defaultdict(list)  # the same for several scores is said once
+        for metric, score in shown.items():
+            if score["value"] is None and "not-computed" in score["definition"]:
                 yield f"warning  {title}: {metric} {score['definition'].partition('/not-computed: ')[2]}"
             if score.get("details", {}).get("warning"):
-                warnings.setdefault(score["details"]["warning"], []).append(metric)
+                warnings[score["details"]["warning"]].append(metric)
         for warning, names in warnings.items():
             yield f"warning  {title}: {', '.join(names)}: {warning}"
         unsure = result.get("uncertainty", {}).get(key)
@@ -127,19 +95,20 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in ("auroc", "ause", "spearman"))
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         for metric, verdict in result["verdict"].get(key, {}).items():
-            if not verdict["better"] and not metric.endswith(FOREGROUND):
+            if not verdict["better"] and metric in shown:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:
     """`T1 -> T2`, `T1 from noise`; the key itself where the domains are not known."""
-    plain, _, post = key.partition("_post")
-    title = key
+    plain, *_ = key.partition("_post")
     if plain in DIRECTIONS and len(domains) > 1:
         title = " -> ".join(domains[i] for i in DIRECTIONS[plain])
     elif plain == "image" and domains:
         title = f"{domains[0]} from noise"
-    return f"{title}, post-steps" if key.endswith("_post") and title != key else title
+    else:
+        return key
+    return f"{title}, post-steps" if key.endswith("_post") else title
 
 
 def _cell(score: dict[str, Any]) -> str:
