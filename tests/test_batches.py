@@ -15,38 +15,31 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch
 
 SIZE = (9, 7)
-LINE = {"low": 0.0, "high": 1.0, "range": (0.0, 1.0)}
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 
 
-def picture(number):
-    return np.full((1, *SIZE), number, np.float32)
-
-
-def spot(number):
-    return (np.arange(np.prod(SIZE), dtype=np.float32) == number).reshape(1, *SIZE).astype(np.float32)
-
-
-def broken_at(wrong, number):
+def picture(number, wrong=None, read=None):
+    """Every pixel another value, and every image apart from the others."""
     if number == wrong:
         raise UserError(f"image {number} is broken", where="here")
-    return picture(number)
+    if read is not None:
+        read.append(number)
+    return (np.arange(np.prod(SIZE), dtype=np.float32) + 1e3 * number).reshape(1, *SIZE)
 
 
-def records(count, read=picture, letter="a"):
-    return [
-        Record(letter, f"p{n}", f"{letter}{n:02d}", partial(read, n), mask=partial(spot, n), label="ny"[n % 2])
+def image_set(count, memory=8.0, letter="image", options=(), **pictures):
+    members = [
+        Record(letter, f"p{n}", f"{letter}{n:02d}", partial(picture, n, **pictures), mask=lambda n=n: picture(n) % 2,
+               label="ny"[n % 2])
         for n in range(count)
-    ]
+    ]  # fmt: skip
+    line = Window(low=0.0, high=1.0, range=(0.0, 1.0))
+    return ImageSet(members, line, Preparation(members, SIZE, "pad"), memory, **dict(options))
 
 
-def image_set(count, read=picture, memory=8.0, letter="image", **options):
-    members = records(count, read, letter)
-    return ImageSet(members, Window(**LINE), Preparation(members, SIZE, "pad"), memory, **options)
-
-
-def sets(memory=8.0, **options):
-    return {x: image_set(n, memory=memory, letter=x, masks=True, **options) for x, n in (("a", 11), ("b", 7))}
+def sets(memory=8.0, counts=(11, 7), **options):
+    options |= {"masks": True}
+    return {letter: image_set(count, memory, letter, options) for letter, count in zip("ab", counts, strict=True)}
 
 
 def readers():
@@ -65,60 +58,51 @@ def read_ahead(batches):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("memory", [8.0, 1e-9])
-def test_batches_do_not_depend_on_the_workers(workers, memory):
+def test_batches_do_not_depend_on_workers_memory_or_ranks(workers, memory):
     options = dict(patch=(5, 4), classes=("n", "y"))
     plain = Batches(sets(**options), 3, 5, paired=False, workers=1)
     batches = Batches(sets(memory, **options), 3, 5, paired=False, workers=workers)
     for step in (*range(9), 4, 30, 31, 2):  # over several epochs, and back
         one = plain.at(step)
         assert same(one, batches.at(step)) and set(one) == {"a", "b", "mask_a", "mask_b", "label"}
-    batches.close()
-    plain.close()
+    ranks = [Batches(sets(memory, **options), 1, 5, False, rank, 3, workers=workers) for rank in range(3)]
+    parts = [rank.at(7) for rank in ranks]
+    assert same(plain.at(7), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}), "nor on ranks"
+    for each in (plain, batches, *ranks):
+        each.close()
 
 
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
     epochs = [torch.cat([batches.at(3 * epoch + k)["image"][:, 0, 0, 0] for k in range(3)]) for epoch in range(2)]
-    assert all(sorted(epoch.tolist()) == list(range(12)) for epoch in epochs) and not torch.equal(*epochs)
-    assert batches.steps_per_epoch == 3
+    assert all(sorted(epoch.tolist()) == [1e3 * n for n in range(12)] for epoch in epochs)
+    assert not torch.equal(*epochs) and batches.steps_per_epoch == 3
 
 
-def test_ranks_show_together_what_one_process_would():
-    whole = Batches(sets(), 4, 1, False, workers=0)
-    ranks = [Batches(sets(), 2, 1, False, rank, 2, workers=2) for rank in range(2)]
-    for step in range(6):
-        parts = [rank.at(step) for rank in ranks]
-        assert same(whole.at(step), {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    for rank in ranks:
-        rank.close()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("way", ["host", "device"])
-def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, way):
-    batches = Batches({"image": image_set(8, partial(broken_at, 5), 1e-9)}, 1, 3, False, workers=workers, end=8)
-    feed = FEEDS[way](batches)
-    failed = []
-    for step in range(8):
-        read_ahead(batches)
-        try:
-            feed.at(step)
-        except UserError as error:
-            failed.append(step)
-            assert "image 5 is broken" in str(error) and "(here)" in str(error)
-    assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
-    feed.close()
+def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired_images_do_not():
+    size = {"patch": (5, 4), "counts": (7, 7)}
+    batch = Batches(sets(**size), 4, 0, paired=True, workers=0).at(0)
+    assert batch["a"].shape == batch["mask_a"].shape == (4, 1, 5, 4)
+    offsets = torch.from_numpy(picture(0))[0, :5, :4]
+    assert all(torch.equal(image[0], image[0, 0, 0] + offsets) for image in batch["a"]), "contiguous"
+    assert torch.equal(batch["a"], batch["b"]) and torch.equal(batch["mask_a"], batch["a"] % 2)
+    apart = Batches(sets(**size), 4, 0, paired=False, workers=0)
+    seen = [apart.at(step) for step in range(6)]
+    assert any(not torch.equal(one["a"] % 1e3, one["b"] % 1e3) for one in seen)
+    assert all(torch.equal(one["mask_b"], one["b"] % 2) for one in seen)
+    assert len({float(image.flatten()[0]) % 1e3 for one in seen for image in one["a"]}) > 6, "windows move"
+    assert not same(Batches(sets(**size), 4, 1, paired=False, workers=0).at(0), seen[0]), "by the seed"
 
 
 def test_only_a_few_batches_are_read_ahead_and_none_beyond_the_last():
     read, workers, batch = [], 2, 3
-    batches = Batches({"image": image_set(60, lambda n: read.append(n) or picture(n))}, batch, 0, False, workers=2)
+    batches = Batches({"image": image_set(60, read=read)}, batch, 0, False, workers=workers)
     batches.at(0)
     read_ahead(batches)
     batches.close()
     assert len(read) == len(set(read)) == (1 + AHEAD * workers) * batch and not batches._ahead
     read.clear()
-    batches = Batches({"image": image_set(60, lambda n: read.append(n) or picture(n))}, 1, 0, False, end=3)
+    batches = Batches({"image": image_set(60, read=read)}, 1, 0, False, end=3)
     for step in range(3):
         batches.at(step)
     assert len(read) == 3
@@ -128,12 +112,14 @@ def test_only_a_few_batches_are_read_ahead_and_none_beyond_the_last():
 
 def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mapping():
     read = []
-    images = image_set(3, lambda n: read.append(n) or picture(n), memory=2 * 9 * 7 * 4 / 2**30)
+    images = image_set(3, read=read, memory=2 * 9 * 7 * 4 / 2**30)
     for _ in range(2):
-        assert [float(images[n].max()) for n in range(3)] == [0, 1, 2]
+        assert [float(images[n].min()) for n in range(3)] == [0, 1e3, 2e3]
     assert read == [0, 1, 2, 2], "two have room"
     images.intensity = Window(low=0.0, high=2.0, range=(0.0, 1.0))
-    assert [float(images[n].max()) for n in range(3)] == [0, 0.5, 1]
+    for _ in range(2):
+        assert [float(images[n].min()) for n in range(3)] == [0, 500, 1e3]
+    assert read[4:] == [0, 1, 2, 2]
 
 
 # ---- to the device
@@ -158,15 +144,15 @@ class SlowFeed(Prefetcher):
             tensor.copy_(event[1][name])
 
 
-FEEDS = {"host": lambda batches: Prefetcher(batches, CPU, 2), "device": SlowFeed}
+feeds = pytest.mark.parametrize("feed", [lambda batches: Prefetcher(batches, CPU, 2), SlowFeed], ids=["host", "device"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("way", FEEDS)
-def test_the_same_batches_arrive_whatever_the_way(workers, way):
+@feeds
+def test_the_same_batches_arrive_whatever_the_way(workers, feed):
     plain = Batches(sets(classes=("n", "y")), 3, 5, False, workers=0)
     batches = Batches(sets(classes=("n", "y")), 3, 5, False, workers=workers)
-    feed = FEEDS[way](batches)
+    feed = feed(batches)
     for step in (*range(6), 2, 30, 31):
         found = feed.at(step)
         assert same(plain.at(step), found) and found["a"].is_contiguous(memory_format=torch.channels_last)
@@ -174,6 +160,22 @@ def test_the_same_batches_arrive_whatever_the_way(workers, way):
     feed.close()
     assert feed._sent is None and not batches._ahead and not readers()
     assert same(plain.at(0), feed.at(0)), "it starts again"
+    feed.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@feeds
+def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, feed):
+    batches = Batches({"image": image_set(8, 1e-9, wrong=5)}, 1, 3, False, workers=workers, end=8)
+    feed, failed = feed(batches), []
+    for step in range(8):
+        read_ahead(batches)
+        try:
+            feed.at(step)
+        except UserError as error:
+            failed.append(step)
+            assert "image 5 is broken" in str(error) and "(here)" in str(error)
+    assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
     feed.close()
 
 

@@ -11,25 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.intensity import (
-    MinMax,
-    Percentile,
-    PerChannel,
-    Unit,
-    Window,
-    ZScore,
-    otsu,
-    split_values,
-    to_network,
-)
+from gantk.data import intensity
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Unit, Window, ZScore, otsu, to_network
 from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk_nyul.nyul import Nyul
 
 LINES = [Percentile, MinMax, ZScore]
 KINDS = [*LINES, Window, Unit, Nyul]
-every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-lines = pytest.mark.parametrize("kind", LINES, ids=lambda kind: kind.name)
+
+
+def kinds(*members):
+    return pytest.mark.parametrize("kind", members, ids=lambda kind: kind.name)
 
 
 def fitted(kind, images, **options):
@@ -38,61 +31,48 @@ def fitted(kind, images, **options):
     return mapping
 
 
-def images(seed=0, count=3, high=200.0):
-    rng = np.random.default_rng(seed)
-    return [(rng.random((1, 12, 10)) * high).astype(np.float32) for _ in range(count)]
-
-
-def scan(level, seed=0):
-    """A volume (1, 5, 12, 10) whose air is 0 and whose slices get brighter from the bottom up."""
-    rng = np.random.default_rng(seed)
-    volume = np.zeros((1, 5, 12, 10), np.float32)
-    volume[:, :, 3:9, 2:8] = level * (0.5 + 0.5 * rng.random((1, 5, 6, 6))) * np.linspace(0.6, 1, 5).reshape(1, 5, 1, 1)
-    return volume
-
-
 def head(gain=1.0, gamma=1.0, seed=0):
-    """A scan (1, 6, 24, 24): air around four tissues, on a scanner's own scale."""
+    """A scan (1, 6, 24, 24): air around four tissues, on a scanner's own scale; slices get brighter upwards."""
     rng = np.random.default_rng(seed)
     tissue = np.zeros((6, 24, 24))
     tissue[1:5, 4:20, 4:20] = rng.choice([0.2, 0.5, 0.7, 1.0], (4, 16, 16)) + rng.normal(0, 0.03, (4, 16, 16))
+    tissue *= np.linspace(0.9, 1, 6)[:, None, None]
     return (gain * 1000 * np.abs(tissue) ** gamma).astype(np.float32)[None]
 
 
 HEADS = [head(), head(2.0, 1.3, 1), head(0.3, 0.8, 2)]
+ENDS = np.array([-1.0, 1.0])
 
 
-@every
+@kinds(*KINDS)
 @given(
     image=hnp.arrays(np.float32, (1, 4, 5), elements=st.integers(-500, 500).map(float)),
     ends=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
 )
 @settings(max_examples=20, deadline=None)
 def test_inverse_undoes_forward_even_beyond_the_range(kind, image, ends):
-    mapping = fitted(kind, images(), range=ends)
-    own = mapping.of(image)
-    np.testing.assert_allclose(own.inverse(own.forward(image)), image, atol=1e-3)
+    own = fitted(kind, [HEADS[0] / 5] if kind is Unit else HEADS, range=ends).of(image)
+    np.testing.assert_allclose(own.inverse(own.forward(image)), image, atol=2e-3)
     values = np.unique(image.astype(np.float64))
     np.testing.assert_allclose(own.inverse(own.forward(values)), values, atol=1e-6, rtol=1e-9)
     assert (np.diff(own.forward(values)) > 0).all()
 
 
-@every
+@kinds(*KINDS)
 @pytest.mark.parametrize("per", ["set", "volume", "image"])
 def test_a_checkpoint_brings_back_the_same_mapping_and_tensors_map_as_arrays(kind, per):
     if (kind in (Window, Unit) and per != "set") or (kind is Nyul and per == "set"):
         return
-    mapping = fitted(kind, images(), range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per}))
-    state = json.loads(json.dumps(mapping.state()))
-    array = images(7)[0]
+    mapping = fitted(kind, [HEADS[0] / 5], range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per}))
+    state, array = json.loads(json.dumps(mapping.state())), HEADS[1]
     for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
         assert type(again) is kind and again.range == (0.0, 1.0)
         np.testing.assert_array_equal(again.forward(array), mapping.forward(array))
-    assert kind.from_state(state).state() == mapping.state() and list(state)[:: len(state) - 1] == ["name", "fitted"]
+    assert kind.from_state(state).state() == mapping.state()
     for function in (mapping.forward, mapping.inverse):
         tensor = function(torch.from_numpy(array))
         assert function(array).dtype == np.float32 and tensor.dtype == torch.float32
-        np.testing.assert_allclose(tensor.numpy(), function(array), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(tensor.numpy(), function(array), rtol=1e-6, atol=1e-2)
 
 
 OLD = {
@@ -106,7 +86,7 @@ OLD = {
 }  # fmt: skip
 
 
-@every
+@kinds(*KINDS)
 def test_checkpoints_of_earlier_versions_load(kind):
     mapping = Percentile.from_state({"name": kind.name, **OLD[kind.name]})
     assert type(mapping) is kind
@@ -115,30 +95,27 @@ def test_checkpoints_of_earlier_versions_load(kind):
         Percentile.from_state({"name": "histogram", "fitted": None})
 
 
-@pytest.mark.parametrize("kind", [*LINES, Nyul], ids=lambda kind: kind.name)
+@kinds(*LINES, Nyul)
 def test_a_set_without_contrast_is_refused_and_constant_scans_do_not_count(kind):
     with pytest.raises(UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"):
         fitted(kind, [np.full((1, 8, 8), 7, np.float32)] * 2)
-    per = {"per": "volume"}
-    again = fitted(kind, [HEADS[0], np.zeros((1, 6, 24, 24), np.float32), *HEADS[1:]], **per)
-    mapping = fitted(kind, HEADS, **per)
-    assert again.state() == mapping.state()
+    mapping = fitted(kind, HEADS, per="volume")
+    assert fitted(kind, [HEADS[0], np.zeros((1, 6, 24, 24), np.float32), *HEADS[1:]], per="volume").fitted == (
+        mapping.fitted
+    )
     own = mapping.of(np.full((1, 4, 8, 8), 300, np.float32))
     assert own.per == "set", "its slices are not measured again"
-    ends = np.linspace(-1, 1, 5)
-    np.testing.assert_array_equal(own.inverse(ends), mapping.inverse(ends))
+    np.testing.assert_array_equal(own.inverse(ENDS), mapping.inverse(ENDS))
 
 
 def test_each_kind_takes_what_it_says_to_the_ends():
     two = [np.array([[[3.0, 5.0]]], np.float32), np.array([[[9.0, 13.0]]], np.float32)]
-    np.testing.assert_allclose(
-        fitted(MinMax, two).forward(np.array([3.0, 8.0, 13.0], np.float32)), [-1, 0, 1], atol=1e-6
-    )
+    np.testing.assert_allclose(fitted(MinMax, two).forward(np.array([3.0, 8, 13])), [-1, 0, 1])
     values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
     values[0, 0, 0] = 1e6  # one bright voxel moves no percentile and is not clipped
     mapping = fitted(Percentile, [values])
     assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01) and mapping.forward(values).max() > 1000
-    mapping, values = fitted(ZScore, images(), spread=2.0), np.concatenate([image.ravel() for image in images()])
+    mapping, values = fitted(ZScore, HEADS, spread=2.0), np.concatenate([image.ravel() for image in HEADS])
     assert mapping.forward(values.mean()) == pytest.approx(0, abs=1e-3)
     assert mapping.forward(values.mean() + 2 * values.std()) == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(Window(low=-1000, high=1000).forward(np.array([-1000.0, 0, 3000])), [-1, 0, 3])
@@ -153,6 +130,7 @@ def test_each_kind_takes_what_it_says_to_the_ends():
         (Percentile, {"low": 50.0, "high": 50.0}, "make no range"),
         (Percentile, {"high": 101.0}, "make no range"),
         (Percentile, {"range": (1.0, 1.0)}, "is empty"),
+        (Window, {"low": 3.0, "high": 2.0}, "window from 3 to 2 is empty"),
         *((Nyul, {"percentiles": wrong}, "no percentiles to match.*rising, from 0 to 100.*intensity.percentiles")
           for wrong in ((), (50, 10), (10, 10, 90), (-1, 50), (50, 101))),
     ],
@@ -163,21 +141,18 @@ def test_impossible_options_are_the_users_mistake(kind, options, says):
         kind(**options)
 
 
-@lines
+@kinds(*LINES)
 def test_per_volume_and_image_each_scan_has_its_line_and_results_are_on_a_typical_scale(kind):
-    ends = np.mean([kind().ends_of([one]) for one in (scan(100), scan(300, 1))], axis=0)
+    ends, low, high = np.mean([kind().ends_of([one]) for one in HEADS], axis=0), head(0.1, seed=7), head(10, seed=7)
     for per in ("volume", "image"):
-        mapping = fitted(kind, [scan(100), scan(300, 1)], per=per)
-        np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 1.0])), ends)
-        np.testing.assert_allclose(mapping.forward(scan(7000, 2)), mapping.forward(scan(70, 2)), atol=1e-5)
-    mapping, volume = fitted(kind, [scan(100), scan(300, 1)], per="volume"), scan(7000, 2)
-    own = mapping.of(volume)
-    assert own is not mapping and own.of(scan(5)) is own, "a scan's mapping is its own for good"
-    slices = [own.forward(volume[:, k]) for k in range(5)]
-    np.testing.assert_array_equal(np.stack(slices, 1), own.forward(volume))
-    assert slices[0].max() < slices[4].max(), "slices keep their brightness among each other"
-    for mapping in (fitted(kind, [scan(100)]), Window(), Unit()):
-        assert mapping.of(scan(5000)) is mapping
+        mapping = fitted(kind, HEADS, per=per)
+        np.testing.assert_allclose(mapping.inverse(ENDS), ends)
+        np.testing.assert_allclose(mapping.forward(high), mapping.forward(low), atol=1e-5)
+    own = fitted(kind, HEADS, per="volume").of(high)
+    assert own.of(low) is own, "a scan's mapping is its own for good"
+    np.testing.assert_array_equal(np.stack([own.forward(high[:, k]) for k in range(6)], 1), own.forward(high))
+    for mapping in (fitted(kind, HEADS), Window(), Unit()):
+        assert mapping.of(high) is mapping
 
 
 def test_otsu_parts_air_and_stripped_zeros_from_tissue():
@@ -190,23 +165,22 @@ def test_otsu_parts_air_and_stripped_zeros_from_tissue():
 
 
 @pytest.mark.parametrize("foreground", [False, True, "otsu"])
-def test_foregrounds_leave_air_out_of_every_kind(foreground):
-    volume = scan(100)
+def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(foreground, monkeypatch):
+    tissue = head()[head() > 0]
     for kind, options in ((Percentile, {"high": 100.0}), (MinMax, {})):
-        low, high = fitted(kind, [volume], per="volume", foreground=foreground, **options).inverse(
-            np.array([-1.0, 1.0])
-        )
-        assert (low == 0 if foreground is False else low > 28) and high == pytest.approx(volume.max())
-    values = split_values(volume, foreground)[0]
-    assert fitted(ZScore, [volume], foreground=foreground).inverse(np.float64(0)) == pytest.approx(
-        values.mean(), rel=1e-5
-    )
+        low, high = fitted(kind, HEADS[:1], foreground=foreground, **options).inverse(ENDS)
+        assert (low == 0 if foreground is False else low > 100) and high == pytest.approx(tissue.max())
+    mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
+    assert mean < tissue.mean() if foreground is False else mean >= tissue.mean()
+    monkeypatch.setattr(intensity, "SAMPLES", 600)
+    drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
+    assert drawn != mean and drawn == pytest.approx(mean, rel=0.2)
 
 
 # ---- several contrasts
 
 
-@pytest.mark.parametrize("kind", [MinMax, Nyul], ids=lambda kind: kind.name)
+@kinds(MinMax, Nyul)
 def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black(kind):
     scans = [np.concatenate([head(seed=s), head(4.0, 1.2, s + 10)]) for s in range(3)]
     mapping = fitted(lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans)
@@ -222,10 +196,12 @@ def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black
     assert own.lines[0] is mapping.lines[0] and own.lines[1].per == "set"
     seen = to_network(lacking[:, 2], own, Resize((24, 24), (24, 32)))
     assert (seen[0] == -1).all() and np.isfinite(seen).all() and seen[1].max() > 0.5
+    with pytest.raises(UserError, match="none of 1 training images has the contrast 'T1'"):
+        mapping.fit([lacking])
 
 
 def test_networks_that_are_exported_need_no_torch_for_their_intensities():
-    look = "import sys, gantk.data.intensity, gantk.data.resample; print('torch' in sys.modules)"
+    look = "import sys, gantk_nyul.nyul, gantk.data.intensity, gantk.data.resample; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "False"
 
@@ -241,9 +217,8 @@ def test_the_scale_is_the_mean_of_the_papers_stretched_landmarks():
     np.testing.assert_allclose(mapping.fitted["mean"], [50, 71, 105])
     own = mapping.of(np.array([[[0.0, 5.0, 20.0]]], np.float32))
     np.testing.assert_allclose(own.forward(np.array([0.0, 2.5, 5, 12.5, 20])), [0, 0.15, 0.3, 0.65, 1])
-    np.testing.assert_allclose(
-        own.forward(np.array([-1.0, 22.0])), [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped"
-    )
+    beyond = own.forward(np.array([-1.0, 22.0]))
+    np.testing.assert_allclose(beyond, [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped")
 
 
 def test_scanners_come_onto_one_scale_from_air_to_the_last_percentile():
