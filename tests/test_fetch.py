@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,10 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = self.server.cuts.pop(0) if self.server.cuts and status in (200, 206) else None
         self.wfile.write(body[:cut])
-        self.server.sent += len(body[:cut])
-        if cut is not None:
-            self.wfile.flush()
-            self.close_connection = True
+        self.close_connection = cut is not None
 
     def log_message(self, *args):
         pass
@@ -59,15 +57,14 @@ def server(monkeypatch):
     """A server of `files`; `cuts`: bytes after which it hangs up, one an answer; `answers`: statuses to begin with."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(download, "PAUSE", 0)
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.files, running.log, running.cuts, running.answers, running.sent, running.ranges = {}, [], [], [], 0, True
-    running.url = f"http://127.0.0.1:{running.server_address[1]}/"
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.files, running.log, running.cuts, running.answers, running.ranges = {}, [], [], [], True
+        running.url = f"http://127.0.0.1:{running.server_address[1]}/"
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -136,16 +133,7 @@ def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(serve
     assert quietly(folder) == folder and not server.log, "what is there is not asked for again"
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(server, offer, tmp_path):
-    content = offer(PLAIN)
-    server.cuts, server.answers = [len(content) // 3, len(content) // 3], [503, 429]
-    assert len(names(quietly(tmp_path / "heads"))) == 4
-    starts = [int(wanted[6:-1]) for _, wanted in server.log if wanted]
-    assert len(starts) == 2 and 0 < starts[0] < starts[1]
-    assert server.sent < len(content) + 5 * download.PIECE, "it was sent anew"
-
-
-def test_an_interrupted_fetch_leaves_a_part_that_the_next_one_completes(server, offer, tmp_path):
+def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
     offer(PLAIN)
 
     def stop(share, what):
@@ -155,31 +143,30 @@ def test_an_interrupted_fetch_leaves_a_part_that_the_next_one_completes(server, 
         quietly(tmp_path / "heads", progress=stop)
     kept = (tmp_path / ".heads.fetching" / "heads.tar.part").stat().st_size
     assert kept > 0 and not (tmp_path / "heads").exists()
-    quietly(tmp_path / "heads")
-    assert server.log[-1] == ("heads.tar", f"bytes={kept}-") and len(names(tmp_path / "heads")) == 4
+    server.cuts, server.answers = [len(PLAIN) // 3], [503, 429]
+    assert len(names(quietly(tmp_path / "heads"))) == 4
+    starts = [int(wanted[6:-1]) for _, wanted in server.log[1:]]
+    assert starts[:3] == [kept] * 3 and starts[3] > kept
 
 
-@pytest.mark.parametrize("checksum", [sha256(PLAIN), ""], ids=["published", "not published"])
-def test_a_file_that_changed_between_two_attempts_is_never_mixed(server, offer, tmp_path, checksum):
-    offer(PLAIN, size=0, checksum=checksum)
+def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server, offer, tmp_path):
+    offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
     with pytest.raises(GantkError, match="goes on from there"):
         quietly(tmp_path / "heads")
-    server.cuts, server.files["heads.tar"] = [], tarred({name: body[::-1] + b"!" for name, body in PICTURES.items()})
-    if checksum:
-        with pytest.raises(GantkError, match="not the file that was published"):
-            quietly(tmp_path / "heads")
-        server.ranges, server.cuts, server.files["heads.tar"] = False, [len(PLAIN) // 2], PLAIN  # sent from the start
-    folder, ending = quietly(tmp_path / "heads"), b"" if checksum else b"!"
-    assert all((folder / name.removeprefix("set/")).read_bytes() == body + ending for name, body in PICTURES.items())
-
-
-@pytest.mark.parametrize("changes", [{"checksum": sha256(b"x")}, {"size": 17}], ids=["checksum", "size"])
-def test_another_file_than_was_published_leaves_nothing(offer, tmp_path, changes):
-    offer(PLAIN, **changes)
+    server.cuts, server.files["heads.tar"] = [], PLAIN[::-1]
+    with pytest.raises(GantkError, match="not the file that was published"):
+        quietly(tmp_path / "heads")
+    offer(PLAIN, size=17)
     with pytest.raises(GantkError, match="not the file that was published"):
         quietly(tmp_path / "heads")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_without_ranges_and_checksums_sends_it_from_the_start(server, offer, tmp_path):
+    offer(PLAIN, size=0, checksum="")
+    server.ranges, server.cuts = False, [len(PLAIN) // 2]
+    assert len(names(quietly(tmp_path / "heads"))) == 4 and len(server.log) == 2
 
 
 def test_a_file_without_checksum_is_trusted_once_and_compared_later(server, offer, tmp_path):
@@ -217,12 +204,8 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
 
 def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     offer(PLAIN)
-    done = []
-    threads = [threading.Thread(target=lambda: done.append(quietly(tmp_path / "heads"))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(quietly, [tmp_path / "heads"] * 4))
     assert done == [tmp_path / "heads"] * 4 and len(server.log) == 1 and len(names(tmp_path / "heads")) == 4
 
 
@@ -248,12 +231,11 @@ def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, t
     assert not list((tmp_path / "deep").iterdir()) and {path.name for path in tmp_path.iterdir()} == {"deep"}
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "..\\evil"])
+@pytest.mark.parametrize("name", ["../evil", "/evil"])
 def test_nothing_of_a_zip_lands_outside_of_its_folder(offer, tmp_path, name):
     offer(zipped({name: b"x", "a.png": b"y"}), "heads.zip")
     quietly(tmp_path / "deep" / "heads")
-    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
-    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"heads", "heads.fetched.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"} and len(names(tmp_path / "deep")) == 2
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):

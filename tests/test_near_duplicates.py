@@ -87,13 +87,6 @@ def test_there_is_nothing_to_compare_in(pixels):
     assert thumbnails(pixels.astype(np.float32)) is None
 
 
-def test_thousands_of_images_are_compared_in_blocks(monkeypatch):
-    monkeypatch.setattr("gantk.data.split.near_duplicates.BLOCK", 7)
-    heads = SLICES[96]
-    images = [*heads, *np.random.default_rng(0).standard_normal((20, 1, 40, 40)).astype(np.float32), heads[3] * 2]
-    assert [pair[:2] for pair in found(images)] == [(3, len(images) - 1)]
-
-
 def test_real_slices_of_other_patients_are_no_copies(shared_data):
     from gantk.formats.files import read
 
