@@ -12,33 +12,11 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import FastTable
 
-OLD = {
-    "train.channels_last=false": {"channels_last": False},
-    "train.batched=false": {"batched_forward": False},
-    "train.allocator=system": {"keep_memory": False},
-    'train.allocator="keep"': {"keep_memory": True},
-    "train.capture=off": {"cuda_graph": False},
-    "train.compile=true": {"compile": True},
-    "data.pin=false": {"pin": False},
-    "translate.pipelined=false": {"pipelined": False},
-    "train.frozen=false": {},
-    "train.overlap=false": {},
-}
-
-
 METHOD = {"structure": "local_ncc", "flatness": "flat_region", "texture": "noise_floor", "coarse": "low_res_warmup"}
 
 
 def fast(*settings: str, **tables) -> FastTable:
     return load_recipe({"method": "cyclegan", "train": {"steps": 1}} | tables).override(settings).check().train.fast
-
-
-@pytest.mark.parametrize("setting", OLD)
-def test_keys_of_earlier_versions_still_work_and_are_noted_once(setting):
-    recipe = load_recipe("dualgan_t1t2").override([setting])
-    assert recipe.check().train.fast == FastTable(**OLD[setting])
-    assert list(recipe.notes) == [setting.split("=")[0]]
-    assert ("has no effect" in str(recipe.notes)) == (OLD[setting] == {})
 
 
 def test_fast_is_one_switch_or_a_table_of_its_parts():
