@@ -57,13 +57,7 @@ class Elsewhere(GantkError):
         super().__init__(f"rank {rank} stopped; see what it says")
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The spelling in `names` closest to `name`, or None where nothing is close."""
-    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """`Did you mean 'x'?`, or None where nothing is close."""
-    close = nearest(name, names)
-    return f"Did you mean '{close}'?" if close else None
+    """`Did you mean 'x'?` with the closest spelling in `names`, or None where nothing is close."""
+    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else None

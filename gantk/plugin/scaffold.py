@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 import keyword
 import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from string import Template
 
@@ -17,6 +15,7 @@ from gantk.errors import UserError
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_plugin(name: str, folder: str | Path = ".") -> Path:
@@ -31,10 +30,17 @@ def new_plugin(name: str, folder: str | Path = ".") -> Path:
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
     if target.exists():
         raise UserError(f"'{target}' exists already", where="NAME", remedy="choose another name or --folder")
+    temporary = target.with_name(f".{target.name}.new")
     try:
-        _write(target, words)
+        for template in sorted(TEMPLATES.rglob("*.in")):
+            path = temporary / str(template.relative_to(TEMPLATES).with_suffix("")).replace("MODULE", words["module"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
+        os.rename(temporary, target)
     except OSError as error:
         raise UserError(f"'{target}' cannot be written: {error.strerror}", where="--folder") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -44,35 +50,14 @@ def _names(name: str) -> dict[str, str]:
         allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
         raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)
     module = name.replace("-", "_").lower()
+    method = registry().entries.get(("method", module))
     if keyword.iskeyword(module) or keyword.issoftkeyword(module) or module in sys.stdlib_module_names:
-        raise UserError(f"'{module}' means something in Python itself", where="NAME", remedy="choose another name")
-    if ("method", module) in registry().entries:
-        owner = registry().entries["method", module].owner
-        raise UserError(f"the method '{module}' is taken by '{owner}'", where="NAME", remedy="choose another name")
-    if importlib.util.find_spec(module):
-        raise UserError(f"a package '{module}' is installed already", where="NAME", remedy="choose another name")
-    words = re.split("[-_]", name)
-    cls = "".join(word[0].upper() + word[1:] for word in words)
-    return {"distribution": module.replace("_", "-"), "module": module, "method": module, "cls": cls}
-
-
-def _write(target: Path, words: dict[str, str]) -> None:
-    """All files under a temporary name, then a rename."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        templates = Path(__file__).parent / "templates"
-        for template in sorted(templates.rglob("*.in")):
-            parts = template.relative_to(templates).with_suffix("").parts
-            path = temporary.joinpath(*(part.replace("MODULE", words["module"]) for part in parts))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
-        os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        what = f"'{module}' means something in Python itself"
+    elif method:
+        what = f"the method '{module}' is taken by '{method.owner}'"
+    elif importlib.util.find_spec(module):
+        what = f"a package '{module}' is installed already"
+    else:
+        cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
+        return {"distribution": module.replace("_", "-"), "module": module, "method": module, "cls": cls}
+    raise UserError(what, where="NAME", remedy="choose another name")
