@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tiny import PATCHGAN, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
@@ -27,22 +28,11 @@ from gantk_monai.config import scaling
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded
 from gantk_nyul.nyul import Nyul
 
-UNET = {"name": "unet", "width": 4, "depth": 2}
-PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
 REGRESSION = {"name": "regression", "generator": UNET}
 TENSOR = {"type": str, "format": str, "modality": str, "num_channels": int, "spatial_shape": list, "dtype": str,
           "value_range": list, "is_patch_data": bool, "channel_def": dict}  # fmt: skip
 MANDATORY = {"version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
              "description", "authors", "copyright", "network_data_format"}  # fmt: skip
-
-
-def run_of(folder: Path, method: dict, **data) -> Path:
-    """A run on the phantom at 32 px whose weights are those drawn."""
-    source = {"name": "phantom", "subjects": 5, "slices": 2} | data.pop("source", {})
-    table = {"source": source, "domains": ["T1", "T2"], "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}}
-    train = {"steps": 0, "batch": 2, "precision": "fp32"}
-    tables = {"method": method, "data": table | data, "train": train, "evaluate": {"samples": 1}}
-    return toolkit.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
 def bundle_of(run: Path, out: Path, **options) -> Path:
@@ -56,7 +46,7 @@ def configs(bundle: Path) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return run_of(tmp_path_factory.mktemp("paired"), REGRESSION)
+    return small_run(tmp_path_factory.mktemp("paired"), REGRESSION)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +129,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
-@pytest.mark.parametrize("size", [(24, 24), (16, 24), (30, 41), (60, 17)], ids=str)
+@pytest.mark.parametrize("size", [(24, 24), (30, 41), (60, 17)], ids=str)
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(fit, size):
     frame = Frame("A", "B", 2, (24, 24), 2, (-1.0, 1.0), fit=fit)
     network = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh()).requires_grad_(False)
@@ -192,16 +182,17 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "data"),
+    ("name", "data"),
     [
-        ({"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, {"neighbours": 1, "source": {"slices": 5}}),
-        ({"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}, {"domains": ["T1+FLAIR", "T2+PD"]}),
-        (REGRESSION, {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
+        ("dualgan", {"neighbours": 1, "source": {"slices": 5}}),
+        ("pix2pix", {"domains": ["T1+FLAIR", "T2+PD"]}),
+        ("pix2pix", {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
     ],
     ids=["neighbours", "contrasts", "patches of volumes"],
 )
-def test_every_kind_of_run_becomes_a_bundle(method, data, tmp_path):
-    meta, config = configs(bundle_of(run_of(tmp_path, method, **data), tmp_path / "bundle"))
+def test_every_kind_of_run_becomes_a_bundle(name, data, tmp_path):
+    run = small_run(tmp_path, {"name": name, "generator": UNET, "discriminator": PATCHGAN}, **data)
+    meta, config = configs(bundle_of(run, tmp_path / "bundle"))
     assert meta["gantk"]["parity"]["largest"] < 1e-4
     slices = "dims" not in data and "neighbours" not in data
     assert config["inferer"]["_target_"] == ("SliceInferer" if slices else "SimpleInferer")

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
 from gantk.data.intensity import Window
@@ -167,25 +168,10 @@ def test_what_is_masked_out_stays_masked_out():
 # ---- several answers, several contrasts, neighbours, patches, samples
 
 
-UNET = {"name": "unet", "width": 4, "depth": 2}
-PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 DUALGAN = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}
 MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
 DCGAN = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
-
-
-def trained(folder: Path, method: dict, **data) -> Path:
-    """A run of one step on the phantom."""
-    source = {"name": "phantom", "subjects": 6, "slices": 2} | data.pop("source", {})
-    table = {"source": source, "domains": ["T1", "T2"], "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}}
-    tables = {
-        "method": method,
-        "data": table | data,
-        "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1},
-        "evaluate": {"samples": 1, "images": 8},
-    }
-    return toolkit.run(tables, out=folder / "run", device="cpu", say=silent).path
 
 
 def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = (40, 36, 5), affine: np.ndarray | None = None) -> Path:
@@ -198,18 +184,18 @@ def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = (40, 36, 5), affi
 
 @pytest.fixture(scope="module")
 def multimodal(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("munit"), MUNIT)
+    return small_run(tmp_path_factory.mktemp("munit"), MUNIT)
 
 
 @pytest.fixture(scope="module")
 def contrasts(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("contrasts"), PIX2PIX, domains=["T1+FLAIR", "T2"])
+    return small_run(tmp_path_factory.mktemp("contrasts"), PIX2PIX, domains=["T1+FLAIR", "T2"])
 
 
 @pytest.fixture(scope="module")
 def sampler(tmp_path_factory) -> Path:
     source = {"lesions": 1, "healthy": 0.5}
-    return trained(
+    return small_run(
         tmp_path_factory.mktemp("dcgan"), DCGAN | {"conditional": True}, domains=["FLAIR"], labels=True, source=source
     )
 
@@ -275,13 +261,13 @@ def test_a_missing_contrast_is_refused_by_name_unless_the_run_learnt_to_do_witho
     scan = volume(tmp_path / "p" / "t1.nii.gz")
     with pytest.raises(GantkError, match="FLAIR missing in .*p"):
         toolkit.translate(contrasts, scan.parent, tmp_path / "out", device="cpu", say=silent)
-    run = trained(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
+    run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
     (written,) = toolkit.translate(run, scan.parent, tmp_path / "out", device="cpu", say=silent)
     assert np.isfinite(nib.load(written).get_fdata()).all()
 
 
 def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
-    run = trained(tmp_path, DUALGAN, neighbours=1, source={"subjects": 6, "slices": 5})
+    run = small_run(tmp_path, DUALGAN, neighbours=1, source={"subjects": 6, "slices": 5})
     model = toolkit.load(run, device="cpu")
     assert model.method.geometry.channels == {"a": 3, "b": 3}
     scan = volume(tmp_path / "scan.nii.gz")
