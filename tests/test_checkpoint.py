@@ -205,14 +205,6 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(weight
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------
 
 
-def test_a_finished_run_resumed_stays_as_it_is(copied_run, gantk):
-    kept = [*(copied_run / "checkpoints").rglob("*.*"), copied_run / "log.jsonl"]
-    before = {path: path.read_bytes() for path in kept if path.is_file()}
-    outcome = gantk("resume", copied_run, "--device", "cpu")
-    assert outcome.code == 0 and "after step 4 of 4" in outcome.out
-    assert {path: path.read_bytes() for path in before} == before and len(before) > 3
-
-
 def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble, restore

@@ -86,16 +86,6 @@ def test_lesions_weigh_in_cycle_and_identity_losses_only(name):
     assert changed == expected
 
 
-def test_the_mask_of_a_domain_weighs_that_domain():
-    batch = with_lesions(images())
-    method = build(lesion=8.0)
-    whole = method.generator_losses(Batch(batch))
-    other = method.generator_losses(Batch(batch | {"mask_b": torch.zeros_like(batch["mask_b"])}))
-    for loss in ("cycle", "identity"):
-        assert torch.equal(whole[f"{loss}_a"], other[f"{loss}_a"])
-        assert not torch.equal(whole[f"{loss}_b"], other[f"{loss}_b"])
-
-
 def test_each_discriminator_has_its_own_overfitting_told_from_real_images():
     method = build("dualgan", augment=["brightness"], adapt=0.6)
     for phase in method.phases():

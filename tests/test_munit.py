@@ -183,13 +183,8 @@ def test_an_example_of_another_kind_is_refused():
     method = build()
     images = batch_of(method, count=3)["a"]
     for example in (random_images(2, 1, (32, 32)), random_images(3, 3, (32, 32)), random_images(1, 1, (32,) * 3)):
-        with pytest.raises(UserError, match="gives no style to images") as error:
+        with pytest.raises(UserError, match="gives no style to images.*1 or 3 images of 1 channels"):
             method.translate_like(images, "b", example)
-        assert "1 or 3 images of 1 channels" in str(error.value)
-    with pytest.raises(UserError, match="8 x 8"):
-        method.translate_like(images, "b", random_images(1, 1, (8, 8)))
-    with pytest.raises(UserError, match="1 or more"):
-        method.variants(images, "b", 0, seed=0)
 
 
 def test_the_rate_halves_every_tenth_of_the_training():

@@ -124,20 +124,3 @@ def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
     assert torch.equal(still.translate(image, "b"), still.translate(image, "b"))
     assert not torch.equal(still.train().translate(image, "b"), still.translate(image, "b"))
     assert not any(m.training for m in noisy.modules() if not isinstance(m, nn.Dropout))
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
-        ("pix2pix", {"test_dropout": True}, ("this one has none", "method.generator.dropout = 0.5")),
-        ("pix2pix", {"lesion": 0.0}, ("lesion = 0", "above 0")),
-        ("regression", {"lesion": -1.0}, ("lesion = -1", "above 0")),
-        ("pix2pix", {"l1": -1.0}, ("l1 = -1", "0 or more")),
-        ("regression", {"l1": 10.0}, ("no option 'l1'",)),
-        ("pix2pix", {"adapt": 0.6}, ("augment",)),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(name, options, words):
-    with pytest.raises(UserError) as error:
-        build(name, **options)
-    assert all(word in str(error.value) for word in words), str(error.value)

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
@@ -173,63 +172,3 @@ def test_stages_are_those_of_the_paper_unless_shares_say_otherwise():
     assert plain == [("4", 200), ("8 fade", 200), ("8", 200), ("16 fade", 200), ("16", 200)]
     shared = [(stage.name, stage.steps) for stage in build(16, shares=[1.0, 1.0, 2.0], fade=0.25).stages(400)]
     assert shared == [("4", 100), ("8 fade", 25), ("8", 75), ("16 fade", 50), ("16", 150)]
-
-
-def test_layers_of_sizes_to_come_are_left_alone():
-    method = build(16)
-    before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
-    train(engine(method, 50), until=10)  # the stage of 4 px
-    moved = {name for name, parameter in method.named_parameters() if not torch.equal(parameter, before[name])}
-    assert "g.to_image.0.weight" in moved
-    later = ("g.grow.", "g.refine.", "d.shrink.", "d.refine.", "g.to_image.1", "d.from_image.1")
-    assert not [name for name in moved if name.startswith(later)]
-
-
-def test_labels_choose_what_is_made_and_how_it_is_judged():
-    method = build(8, classes=("healthy", "tumour"), conditional=True)
-    assert method.conditional
-    with torch.no_grad():
-        turns, first = (method.sample(4, seed=0, labels=labels) for labels in (None, torch.zeros(4, dtype=torch.int64)))
-        image = random_images(4, 1, (4, 4))
-        logits = [method.d(image, 0, None, torch.full((4,), k)) for k in (0, 1)]
-    assert torch.equal(turns[::2], first[::2])
-    assert not torch.allclose(turns[1::2], first[1::2])
-    assert logits[0].shape == (4, 1)
-    assert not torch.allclose(logits[0], logits[1])
-    batch = Batch(image=image, label=torch.tensor([0, 1, 1, 0]))
-    losses = method.generator_losses(batch) | method.discriminator_losses(batch)
-    assert all(torch.isfinite(loss) for loss in losses.values())
-
-
-@pytest.mark.parametrize(
-    ("size", "remedy"),
-    [
-        ((96, 96), "[64, 64] or [128, 128]"),
-        ((4, 4), "[8, 8]"),
-        ((24, 24, 24), "[16, 16, 16] or [32, 32, 32]"),
-    ],
-)
-def test_a_size_that_doubling_does_not_reach_is_refused_with_the_nearest(size, remedy):
-    with pytest.raises(UserError) as caught:
-        bind_or_raise("method", SMALL)(Geometry(len(size), size, {"image": 1}))
-    assert caught.value.where == "data.size"
-    assert f"Set data.size = {remedy}." in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        ({"conditional": True}, "method.conditional"),
-        ({"fade": 1.5}, "method.fade"),
-        ({"shares": [1.0, 2.0]}, "method.shares"),
-        ({"shares": [1.0, 0.0, 2.0]}, "method.shares"),
-        ({"critic": 0}, "method.critic"),
-        ({"latent": 0}, "method.latent"),
-        ({"drift": -1.0}, "method.drift"),
-        ({"adapt": 0.6}, "method.adapt"),
-    ],
-)
-def test_an_option_out_of_range_is_refused_by_name(options, where):
-    with pytest.raises(UserError) as caught:
-        build(16, **options)
-    assert caught.value.where == where

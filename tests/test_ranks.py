@@ -23,24 +23,6 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 
 
-@pytest.fixture
-def recipe(tmp_path, pictures, tiny_recipe) -> dict:
-    """Losses that are means over the images, and no random numbers inside a step: each rank draws its own.
-
-    (Structure and flatness are means over all windows of a batch, weighted by what the batch shows.)
-    """
-    pictures(tmp_path / "data" / "trainA", 12, seed=1)
-    pictures(tmp_path / "data" / "trainB", 12, seed=2)
-    tiny_recipe["method"] |= {"pool": 0, "local_ncc": 0.0, "flat_region": 0.0}
-    tiny_recipe["data"] |= {
-        "source": {"name": "folders", "path": str(tmp_path / "data")},
-        "domains": ["A", "B"],
-        "split": {"test": 0.0, "validation": 0.0},
-    }
-    tiny_recipe["train"] |= {"steps": 4, "batch": 2}
-    return tiny_recipe
-
-
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -51,9 +33,7 @@ def recipe(tmp_path, pictures, tiny_recipe) -> dict:
 def test_ranks_that_were_started_differently_stop_before_training(tiny_recipe, tmp_path, other, said):
     ends = finish(start(tiny_recipe, tmp_path, own={1: other}))
     assert [code for code, _, _ in ends] == [2, 2]
-    assert "rank 1 (" in ends[0][2]
-    assert said in ends[0][2]
-    assert "start all ranks with the same recipe" in ends[0][2].lower()
+    assert "rank 1 (" in ends[0][2] and said in ends[0][2] and "same recipe" in ends[0][2]
     assert ends[1][2] == ""  # one message
     assert not (tmp_path / "ranks").exists()
 
@@ -61,8 +41,7 @@ def test_ranks_that_were_started_differently_stop_before_training(tiny_recipe, t
 def test_a_mistake_of_one_rank_stops_all_with_its_message(tiny_recipe, tmp_path):
     ends = finish(start(tiny_recipe, tmp_path, own={1: ["--set", "train.btch=3"]}))
     assert [code for code, _, _ in ends] == [2, 2]
-    assert "train.btch" in ends[1][2] or "btch" in ends[1][2]
-    assert ends[0][2] == ""
+    assert "btch" in ends[1][2] and ends[0][2] == ""
 
 
 @pytest.mark.slow
@@ -136,27 +115,15 @@ def test_torchrun_says_who_it_is_and_how_often_it_was_started():
 
 
 def test_srun_is_told_as_torchrun_would_tell_it():
-    environment = dict(SRUN)
-    assert launch(environment) == Launch(5, 8, 1)
-    assert {name: environment[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")} == {
-        "WORLD_SIZE": "8",
-        "RANK": "5",
-        "LOCAL_RANK": "1",
-        "MASTER_ADDR": "node01",
-    }
-    assert 1024 < int(environment["MASTER_PORT"]) < 32768
+    environment = SRUN | {"SLURM_RESTART_COUNT": "1"}
+    assert launch(environment) == Launch(5, 8, 1, restarts=1)
+    told = [environment[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")]
+    assert told == ["8", "5", "1", "node01"] and 1024 < int(environment["MASTER_PORT"]) < 32768
 
 
 @pytest.mark.parametrize(
     ("nodes", "host"),
-    [
-        ("node07", "node07"),
-        ("node[01-04,07]", "node01"),
-        ("node[3,7-9],login", "node3"),
-        ("login,node[01-04]", "login"),
-        ("rack[1-2]n[03,4]", "rack1n03"),
-        ("gpu-a[100-101].cluster.org", "gpu-a100.cluster.org"),
-    ],
+    [("node[01-04,07]", "node01"), ("login,node[01-04]", "login"), ("rack[1-2]n[03,4].org", "rack1n03.org")],
 )
 def test_the_first_host_of_a_node_list(nodes, host):
     assert first_host(nodes) == host
@@ -169,8 +136,6 @@ def test_the_first_host_of_a_node_list(nodes, host):
         ({k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"}, "no MASTER_ADDR"),
         (TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         (TORCHRUN | {"RANK": "4"}, "RANK is '4'. Allowed: a whole number from 0 to 3"),
-        (TORCHRUN | {"RANK": "-1"}, "RANK is '-1'"),
-        (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
         (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'. Allowed: a whole number from 1 to 65535"),
         ({k: v for k, v in SRUN.items() if k != "SLURM_PROCID"}, "no RANK"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),

@@ -26,11 +26,8 @@ BROKEN = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # as 
 
 
 class Ranks:
-    """This process among the others. Made by `meet`.
-
-    Two groups connect them: one of the hosts (gloo), for words and waiting, which never keeps a device busy, and one
-    for gradients (NCCL between GPUs).
-    """
+    """This process among the others, made by `meet`. Two groups connect them: one of the hosts (gloo), for words and
+    waiting, which never keeps a device busy, and one for gradients (NCCL between GPUs)."""
 
     def __init__(self, place: Launch):
         self.rank, self.world = place.rank, place.world
@@ -115,19 +112,12 @@ class Ranks:
 
 
 class Reduction:
-    """Averages the gradients of one phase's parameters over all ranks: one message each for every type of number.
+    """Averages the gradients of one phase's parameters over the ranks of a group: a message for every type of number.
 
     What took part on some rank is averaged on all, and what took part on none keeps no gradient: with one of 0 its
-    optimizer would count a step. One message after the backward pass is as fast as several in the middle of it (1.70
-    and 1.66 times one rank's images/s on two).
-
-    Not DistributedDataParallel: several forward passes before one backward pass fail in it where a module has buffers,
-    and a phase's loss may run any network any number of times.
-
-    Args:
-        parameters: what is reduced; their shapes and memory layouts no longer change.
-        world: the number of ranks; 1: nothing is done.
-        group: the process group that carries gradients; None: the default one.
+    optimizer would count a step. Shapes and memory layouts of the parameters no longer change. One message after the
+    backward pass is as fast as several in the middle of it (1.70 and 1.66 times one rank's images/s on two). Not
+    DistributedDataParallel: in it, several forward passes before one backward pass fail where a module has buffers.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], world: int, group: Any = None):
@@ -142,9 +132,9 @@ class Reduction:
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
-            present.fill_(1.0)
             there = [number for number, parameter in enumerate(members) if parameter.grad is not None]
             missing = set(range(len(members))).difference(there)
+            present.fill_(1.0)
             for number in missing:
                 gradients[number].zero_()
                 present[number].zero_()

@@ -21,9 +21,6 @@ class UNet(b.Network):
     Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5 (and bias=False to the
     last weight of its widely used implementation); 15 layers from 128 filters at 128 px is width=128, depth=7, stem=1;
     seven convolutions down and six up from 64 px to a single pixel is depth=6, stem=1.
-
-    `stem` and `head` work at full resolution, where a convolution is dear: at width 32 and depth 5 a training step of
-    stem=1, head=1 costs about one and a half times that of neither.
     """
 
     def __init__(
@@ -39,7 +36,7 @@ class UNet(b.Network):
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         dropout: float = 0.0,  # in the first three decoder steps, as pix2pix has it
-        stem: int = 0,  # 3x3 convolutions at full resolution ahead of the first halving
+        stem: int = 0,  # 3x3 convolutions at full resolution ahead of the first halving; dear, as a head's are
         head: int = 0,  # 3x3 convolutions at full resolution behind the last doubling; with a stem, they see its skip
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
         bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again

@@ -8,12 +8,11 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from gantk.errors import UserError
 from gantk.files import write_file
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 def save(
@@ -85,13 +85,14 @@ def latest(folder: Path) -> Path:
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
     """meta.json of a checkpoint."""
-    try:
-        meta = json.loads((checkpoint / "meta.json").read_text("utf-8"))
-        newest = int(meta["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(checkpoint / "meta.json", error) from None
-    if newest > FORMAT:
-        what = f"this checkpoint has format {newest}, and this gantk reads up to {FORMAT}"
+
+    def read(path: Path) -> dict[str, Any]:
+        found = json.loads(path.read_text("utf-8"))
+        return found | {"format": int(found["format"])}
+
+    meta = _read(checkpoint / "meta.json", read)
+    if meta["format"] > FORMAT:
+        what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
         raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
     return meta
 
@@ -107,20 +108,12 @@ def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """Tensors by name; UserError where the file is damaged or something else dressed up as one."""
-    path = checkpoint / "weights.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(path, error) from None
+    return _read(checkpoint / "weights.safetensors", load_file)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """Optimizers and the rest, by torch's restricted reader: a pickle that would run code is refused."""
-    path = checkpoint / "state.pt"
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
-        raise _unreadable(path, error) from None
+    return _read(checkpoint / "state.pt", lambda path: torch.load(path, map_location="cpu", weights_only=True))
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -135,16 +128,17 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     module.load_state_dict(weights)
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless
-        detail = "it is damaged, or a pickle that may run code"
-    elif isinstance(error, FileNotFoundError):
-        detail = "it is missing"
-    else:
+def _read(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
         detail = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless
+            detail = "it is damaged, or a pickle that may run code"
+        detail = "it is missing" if isinstance(error, FileNotFoundError) else detail
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
-    return UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")
+    raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")
 
 
 def _sync(path: Path) -> None:

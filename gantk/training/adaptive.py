@@ -18,15 +18,10 @@ class DiscriminatorAugment(nn.Module):
 
     With `target` 0 every image takes each change with the change's own p. With a target in (0, 1), 0.6 in the paper,
     they are applied, all together, to a share `p` of the images only. `p` starts at 0, rises while the discriminator
-    overfits, and falls otherwise: "Training generative adversarial networks with limited data" (Karras et al., 2020),
-    with r_t = E[sign(D(real))] of equation 1. Everything remembered is in buffers, and nothing waits for the device.
-    Like the image pool, each process of several keeps its own.
-
-    Args:
-        augments: parts to build the changes from; with none, images pass as they are.
-        dims: 2 or 3.
-        target: what r_t is held at: 0 is a discriminator that cannot tell, 1 one that knows every training image.
-        game: the adversarial loss, for the logit at which its discriminator is undecided; None: 0.
+    overfits, and falls otherwise: r_t = E[sign(D(real))] of equation 1 is held at the target, 0 for a discriminator
+    that cannot tell, 1 for one that knows every training image. `augments` are parts to build the changes from; `game`
+    says at which logit its discriminator is undecided (None: 0). Everything remembered is in buffers, and nothing waits
+    for the device. Like the image pool, each process of several keeps its own.
     """
 
     INTERVAL: ClassVar[int] = 16  # real images between two changes of p; 4 batches of 64 in the paper

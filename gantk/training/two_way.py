@@ -39,33 +39,26 @@ class TwoWayOptions(Additions):
     defense: float = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
     lesion: float = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
 
-    def terms(self, cycle_a: float, cycle_b: float, identity: float = 0.0) -> Terms:
-        """The loss weights with these options in force."""
-        own = {name: value for name, value in vars(self).items() if name not in ("low_res_warmup", "augment")}
-        return Terms(cycle_a, cycle_b, identity, augments=self.augment, **own)
-
 
 PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
 
 
 @dataclass(frozen=True)
-class Terms(StructureTerms):
+class Terms(TwoWayOptions):
     """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
 
     cycle_a: float  # L1 of a -> b -> a
     cycle_b: float  # L1 of b -> a -> b
     identity: float = 0.0  # L1 of an image of the target domain to itself
-    structure: InitVar[float | None] = None  # local_ncc, flat_region and noise_floor by their names in 0.1
+    structure: InitVar[float | None] = None  # local_ncc, flat_region, noise_floor and augment by their names in 0.1
     flatness: InitVar[float | None] = None
     texture: InitVar[float | None] = None
     adversarial: float = 1.0
-    defense: float = 0.0  # deviation of the noise on a fake before it is brought back, in network intensities
-    lesion: float = 1.0  # how often a pixel inside a lesion counts in cycle and identity losses
-    augments: Sequence[Part] = ()  # differentiable changes of what the discriminators see
-    adapt: float = 0.0  # see gantk.training.adaptive; 0 = every image takes them
+    augments: InitVar[Sequence[Part] | None] = None
 
-    def __post_init__(self, structure: float | None, flatness: float | None, texture: float | None) -> None:
-        for name, value in {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture}.items():
+    def __post_init__(self, structure: float | None, flatness: float | None, texture: float | None, augments) -> None:
+        old = {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture, "augment": augments}
+        for name, value in old.items():
             if value is not None:
                 object.__setattr__(self, name, value)
 
@@ -79,12 +72,12 @@ class CycleMethod(Method):
         pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
         critic: discriminator steps per generator step.
         low_res_warmup: share of the steps that come first, at half the size. Which tissue becomes how bright is
-            decided there, where one patch of the discriminator sees the whole head, at a quarter of the cost.
+            decided there, where one patch of the discriminator sees the whole head; None: as the terms say.
     """
 
     def __init__(
         self, geometry: Geometry, *, generator: Part, discriminator: Part, adversarial: Part, terms: Terms, pool: int,
-        critic: int = 1, low_res_warmup: float = 0.0,
+        critic: int = 1, low_res_warmup: float | None = None,
     ):  # fmt: skip
         super().__init__(geometry)
         check_least("method.", pool=(pool, 0), critic=(critic, 1), lesion=(terms.lesion, 0))
@@ -95,10 +88,10 @@ class CycleMethod(Method):
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
-        self.adversarial, self.terms, self.critic, self.low_res_warmup = adversarial(), terms, critic, low_res_warmup
+        self.adversarial, self.terms, self.critic = adversarial(), terms, critic
+        self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
         self.cycle, self.identity = Cycle(), Identity()
-        changes = terms.augments, dims, terms.adapt, self.adversarial
-        self.augment_a, self.augment_b = DiscriminatorAugment(*changes), DiscriminatorAugment(*changes)
+        self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
         self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
 
     def phases(self) -> list[Phase]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
-from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
+from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
 
 
 class CycleGAN(CycleMethod):
@@ -26,5 +26,5 @@ class CycleGAN(CycleMethod):
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
-        terms, warmup = further.terms(cycle, cycle, identity), further.low_res_warmup
-        super().__init__(geometry, **parts, terms=terms, pool=pool, low_res_warmup=warmup)
+        terms = Terms(cycle, cycle, identity, **vars(further))
+        super().__init__(geometry, **parts, terms=terms, pool=pool)

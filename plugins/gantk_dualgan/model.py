@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
-from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
+from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
 
 
 class DualGAN(CycleMethod):
@@ -28,5 +28,5 @@ class DualGAN(CycleMethod):
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
-        terms, warmup = further.terms(cycle, cycle if cycle_b is None else cycle_b), further.low_res_warmup
-        super().__init__(geometry, **parts, terms=terms, pool=pool, critic=critic, low_res_warmup=warmup)
+        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, **vars(further))
+        super().__init__(geometry, **parts, terms=terms, pool=pool, critic=critic)
