@@ -63,10 +63,9 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
     for bad in (0.0, np.nan, np.inf):
         made.append(("spacing.nii", field(one, pixdim=[1, 1, bad, 1, 1, 1, 1, 1])))
         made.append(("spacing.mha", line(mha, "ElementSpacing", f"1 {bad} 1")))
-        made.append(("spacing.nrrd", line(nrrd, "space directions", f"({bad},0,0) (0,1,0) (0,0,1)")))
     made += [("affine.nii", field(one, **{row: [0, 0, 0, 0]})) for row in ("srow_x", "srow_y", "srow_z")]
     made.append(("affine.mha", line(mha, "TransformMatrix", "1 0 0 1 0 0 0 0 1")))
-    for sides in ([3, 30, 30, 30], [2, 900, 800], [0], [9, 9, 8, 7], [3, -9, 8, 7], [3, 32767, 32767, 32767]):
+    for sides in ([3, 30, 30, 30], [0], [9, 9, 8, 7], [3, -9, 8, 7], [3, 32767, 32767, 32767]):
         content = field(one, dim=(sides + [1] * 8)[:8])
         made += [("sides.nii", content), ("sides.nii.gz", gzip.compress(content, mtime=0))]
     for sides in ("30 30 30", "9 8", "9 8 -7", "0 8 7", "9.5 8 7", "100000 100000 100000"):
@@ -76,8 +75,6 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
         made.append(("second.mhd", header + f"ElementDataFile = {name}\n".encode()))
         made.append(("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), nrrd, flags=re.S)))
     made.append(("second.hdr", one[:348].replace(b"n+1", b"ni1")))
-    voxels = np.where(np.arange(27).reshape(3, 3, 3) == 13, np.nan, 1.0).astype(np.float32)
-    made.append(("value.nii", nib.Nifti1Image(voxels, np.eye(4)).to_bytes()))
     odd = ("mit Ümlaut.nii.gz", "图像.nii.gz", "50%s %(x)d {y}.nii.gz", "'quoted' \"2\".nii.gz", "e\u0301.NII.GZ")
     return made + [(name, whole["x.nii.gz"][:60]) for name in odd]
 

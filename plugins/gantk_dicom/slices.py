@@ -187,36 +187,24 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         marks = {name: _words(group(sequence).get(name)) for sequence, name in pairs}
         if placed:
             marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
-        found.append(
-            Slice(
-                path=path,
-                frame=number if framed else None,
-                shape=(int(dataset.Rows), int(dataset.Columns)),
-                position=np.array(position) if placed else None,
-                axes=axes if placed else None,
-                spacing=spacing if placed else (1.0, 1.0),
-                apart=abs(_number(measures, "SpacingBetweenSlices")),
-                thickness=abs(_number(measures, "SliceThickness")),
-                number=int(_number(dataset, "InstanceNumber")),
-                uid=str(dataset.get("SOPInstanceUID") or ""),
-                rescale=rescale,
-                marks=marks,
-            )
-        )
+        apart, thickness = (abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness"))
+        place = (np.array(position), axes, spacing) if placed else (None, None, (1.0, 1.0))
+        shape, uid = (int(dataset.Rows), int(dataset.Columns)), str(dataset.get("SOPInstanceUID") or "")
+        order = int(_number(dataset, "InstanceNumber"))
+        frame = number if framed else None
+        found.append(Slice(path, frame, shape, *place, apart, thickness, order, uid, rescale, marks))
     return found
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
-    """(2, 3) of length 1 at a right angle, from ImageOrientationPatient (PS3.3, C.7.6.2.1.1)."""
+    """(2, 3), about of length 1 and at a right angle, from ImageOrientationPatient (PS3.3, C.7.6.2.1.1)."""
     numbers = _numbers(place, "ImageOrientationPatient", 6)
     if numbers is None:
         return None
     axes = np.array(numbers).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT:
         raise ValueError(f"it has ImageOrientationPatient {list(numbers)}, not two directions at a right angle")
-    rows = axes[0] / np.linalg.norm(axes[0])
-    columns = axes[1] - (axes[1] @ rows) * rows
-    return np.stack([rows, columns / np.linalg.norm(columns)])
+    return axes
 
 
 def _number(dataset: Dataset, name: str, default: float = 0.0) -> float:

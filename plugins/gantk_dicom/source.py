@@ -42,25 +42,34 @@ class Series:
 
     scan: io.Scan
     place: Parts  # its folders below the root
-    modality: str
-    description: str
-    protocol: str
-    patient: str
-    excluded: bool  # written by gantk, a localizer, or a picture of the screen: only taken where asked for
-    study: str  # the study and frame of reference that registered scans share; "" where either is not known
+    said: dict[str, str]  # the elements SUMMARY as text, "" where absent
+
+    @classmethod
+    def of(cls, scan: io.Scan, root: Path) -> Series:
+        """UserError where its header cannot be read."""
+        found = room("slices").header(scan.files[0])
+        said = {name: str(found.get(name) or "").strip() for name in SUMMARY}
+        return cls(scan, scan.files[0].parent.relative_to(root).parts, said)
 
     @property
-    def texts(self) -> Parts:
-        """What may name its contrast, the first that does decides."""
-        return (self.description, self.protocol, *reversed(self.place))
+    def words(self) -> Parts:
+        """Its description and its protocol."""
+        return self.said["SeriesDescription"], self.said["ProtocolName"]
+
+    @property
+    def excluded(self) -> bool:
+        """Whether gantk wrote it, or it is a localizer, or a picture of the screen: only taken where asked for."""
+        capture = self.said["SOPClassUID"].startswith(CAPTURE) and self.said["Modality"] in MODALITIES.values()
+        own = self.words[0].endswith(OWN) or "LOCALIZER" in self.said["ImageType"]
+        return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
 
     def means(self, domain: str) -> bool:
         """Whether it is of a domain: CT, MR and PET by its modality, others by the first name that says a contrast."""
         wanted = one_word(domain)
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
-            return self.modality == modality
-        for text in self.texts:
+            return self.said["Modality"] == modality
+        for text in (*self.words, *reversed(self.place)):
             said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), one_word(text)}
             if said or has_word:
                 return same_contrast(said or "", wanted) or (said is None and has_word)
@@ -99,41 +108,40 @@ class Dicom(VolumeSource):
         """One record for every series, or for every plane of it; UserError where a domain has none."""
         found = []
         for scan in io.scans(self.root):
-            if scan.files and not io.is_image(scan.path):
+            if not io.is_image(scan.path):
                 with suppress(UserError):  # files that cannot be read belong to nobody
-                    found.append(_series(scan, self.root))
-        chosen = [(letter, series) for letter in self.names for series in self._of_domain(letter, found)]
-        names = [{series.scan.name for own, series in chosen if own == letter} for letter in self.names]
+                    found.append(Series.of(scan, self.root))
+        chosen = {letter: self._of_domain(letter, found) for letter in self.names}
+        names = [{series.scan.name for series in own} for own in chosen.values()]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
             raise self.in_both(min(twice))
-        items = [self._item(*each) for each in chosen]
+        items = [self._item(letter, series) for letter, own in chosen.items() for series in own]
         only_if_several(items)
         return self.records_of(items)
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.names[letter]
         if pattern is not None:
-            texts = [(series, (series.description, series.protocol, "/".join(series.place))) for series in found]
-            chosen = [series for series, own in texts if any(map(pattern.search, own))]
+            chosen = [one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))]
         else:
             scans = [series for series in found if not series.excluded]
             chosen = [series for series in scans if series.means(name)] or (scans if len(self.domains) == 1 else [])
         if not chosen:
-            said = [(s.scan.name, f"{s.modality} {s.description or s.protocol or 'no description'}") for s in found[:4]]
-            some = ", ".join(f"'{name}' ({what.strip()})" for name, what in said) + (", ..." if len(found) > 4 else "")
-            there = f"; there are {some}" if found else " (.dcm): it holds none at all"
+            some = [f"'{one.scan.name}' ({one.said['Modality']} {' '.join(one.words[:1])})" for one in found[:4]]
+            there = f"; there are {', '.join(some)}" if found else ", nor any other"
             allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
             raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed)
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:
+        said, place = series.said, "/".join((*series.place, series.scan.path.name))
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
-        subject = series.patient or _subject_of(series.place) or key
+        subject = said["PatientID"] or _subject_of(series.place) or key
         if self.pattern:
-            place = "/".join((*series.place, series.scan.path.name))
-            subject = patient_of(place if self.pattern.search(place) else series.patient or place, self.pattern)
-        study = f"{subject}/{series.study}" if series.study else ""
+            subject = patient_of(place if self.pattern.search(place) else said["PatientID"] or place, self.pattern)
+        study = (said["StudyInstanceUID"], said["FrameOfReferenceUID"])  # which registered scans share
+        study = "/".join((subject, *study)) if all(study) else ""
         return Item(letter, series.scan, key, subject, study, split_of(series.place))
 
 
@@ -150,18 +158,6 @@ def contrast_of(text: str) -> str | None:
         agent = "t1ce" in known or AGENT & set(words) or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
         return "t1ce" if agent else "t1"
     return "flair" if "flair" in known else known[0] if known else None
-
-
-def _series(scan: io.Scan, root: Path) -> Series:
-    found = room("slices").header(scan.files[0])
-    words = {name: str(found.get(name) or "").strip() for name in SUMMARY}
-    description, protocol, modality = words["SeriesDescription"], words["ProtocolName"], words["Modality"]
-    capture = words["SOPClassUID"].startswith(CAPTURE) and modality in MODALITIES.values()
-    excluded = description.endswith(OWN) or capture or "LOCALIZER" in words["ImageType"]
-    excluded = excluded or bool(EXCLUDED.search(f"{description} {protocol}"))
-    study = (words["StudyInstanceUID"], words["FrameOfReferenceUID"])
-    place, study = scan.files[0].parent.relative_to(root).parts, "/".join(study) if all(study) else ""
-    return Series(scan, place, modality, description, protocol, words["PatientID"], excluded, study)
 
 
 def _subject_of(place: Parts) -> str:
