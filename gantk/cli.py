@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk import __version__
+from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, UserError, did_you_mean
 from gantk.plugin.loader import attach_commands, load
+from gantk.plugin.registry import KINDS
 from gantk.terminal import console, progress_bar, say
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -31,7 +32,7 @@ class Commands(click.Group):
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
             if not isinstance(error, Elsewhere):
-                Console(stderr=True, highlight=False, soft_wrap=True).print(f"{label}  {escape(str(error))}")
+                _complain(f"{label}  {escape(str(error))}")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -107,8 +108,6 @@ def run(recipe, trial, **options) -> None:
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
-    from gantk import api
-
     if not trial:
         api.run(recipe, **options, say=say)
         return
@@ -119,8 +118,6 @@ def run(recipe, trial, **options) -> None:
 
 def _try(recipe: str, json_file: str | None, **options) -> None:
     """Print what a training would take; exit code 1 where it does not fit."""
-    from gantk import api
-
     found = api.predict(recipe, **options)
     for line in found.lines():
         say(line)
@@ -133,8 +130,6 @@ def _try(recipe: str, json_file: str | None, **options) -> None:
 @_device
 def resume(run, device) -> None:
     """Go on with RUN exactly where it stopped."""
-    from gantk import api
-
     api.resume(run, device=device, say=say)
 
 
@@ -162,8 +157,6 @@ def translate(run, input, output, **options) -> None:
     series with new identifiers. A folder that was translated in part goes on where it was stopped, and a broken file
     does not stop the others.
     """
-    from gantk import api
-
     with progress_bar() as progress:
         api.translate(run, input, output, **options, say=say, progress=progress)
 
@@ -180,8 +173,6 @@ def export(run, **options) -> None:
     The file is compared with PyTorch on real images before it is called done. `gantk translate model.onnx IN OUT` needs
     onnxruntime alone; a MONAI bundle is what MONAI and its model zoo exchange.
     """
-    from gantk import api
-
     api.export(run, **options, say=say)
 
 
@@ -198,8 +189,6 @@ def sample(run, no_post, **options) -> None:
 
     They have the training images' intensities.
     """
-    from gantk import api
-
     api.sample(run, post=not no_post, **options, say=say)
 
 
@@ -213,8 +202,6 @@ def sample(run, no_post, **options) -> None:
 @_device
 def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
-    from gantk import api
-
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
@@ -244,8 +231,6 @@ def check(path, recipe, json_file) -> None:
     on both sides of a split, near copies, mixed planes, sizes and spacings, empty images, and images that look like the
     other domain's. Exit code 1 where something would spoil a training.
     """
-    from gantk import api
-
     with progress_bar() as progress:
         result = api.check(path, recipe=recipe, progress=progress)
     if json_file == "-":
@@ -272,15 +257,12 @@ def check(path, recipe, json_file) -> None:
 @click.argument("kind", required=False)
 def list_(kind) -> None:
     """Everything that a recipe can name, or one KIND of it."""
-    from gantk.plugin.registry import KINDS
-
     registry = load().registry
     kinds = [_kind(kind)] if kind else KINDS
     rows = [(each, entry.name, entry.owner) for each in kinds for entry in registry.of_kind(each)]
     console().print(_table(("kind", "name", "from"), rows))
     for name, problem in registry.broken.items():
-        text = f"[yellow]plugin {name} did not load: {escape(problem)}[/]"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+        _complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
 
 
 @cli.command()
@@ -303,8 +285,10 @@ def show(kind, name) -> None:
 @cli.command()
 def plugins() -> None:
     """The plugins found, and why any of them did not load."""
-    states = [f"[red]did not load: {escape(p.problem)}[/]" if p.problem else "loaded" for p in load().plugins]
-    rows = [(p.name, p.distribution, p.version, s) for p, s in zip(load().plugins, states, strict=True)]
+    rows = []
+    for plugin in load().plugins:
+        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
+        rows.append((plugin.name, plugin.distribution, plugin.version, state))
     console().print(_table(("plugin", "distribution", "version", "state"), rows))
     for (kind, name), owners in load().registry.contested.items():
         console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
@@ -387,6 +371,10 @@ def doctor(recipe, settings, profile, json_file, device) -> None:
     sys.exit(1 if any(problem for _, _, problem in found) else 0)
 
 
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
 def _table(headers: tuple[str, ...], rows) -> Table:
     """Rows of markup under their headers (none: no header line); long cells are folded, not cut."""
     table = Table(box=None, pad_edge=False, show_header=bool(headers))
@@ -399,8 +387,6 @@ def _table(headers: tuple[str, ...], rows) -> Table:
 
 def _kind(kind: str) -> str:
     """`generators` means `generator`; an unknown kind is an error of the registry's."""
-    from gantk.plugin.registry import KINDS
-
     single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
     load().registry.of_kind(single)
     return single
