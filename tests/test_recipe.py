@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import tomllib
 from typing import Literal
 
 import pytest
 import tomli_w
 import torch
 
+from gantk import Terms
 from gantk.errors import UserError
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Generator, Part, bind, options_help, options_model
-from gantk.recipe.load import Recipe, all_recipes, find_line, load_recipe, resolved
+from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
+from gantk.recipe.tables import FastTable
 from gantk.runs.trained import Posts, spread_examples
 
 # ---- the signature is the schema -----------------------------------------------------------------
@@ -52,26 +53,15 @@ class Shift:
         return images + self.by
 
 
-class LikeExample(Shift):
-    """Takes the mean of a training image, by gradient descent."""
-
-    def __call__(self, images, examples):
-        canvas = images.clone().requires_grad_(True)
-        optimizer = torch.optim.SGD([canvas], lr=canvas.numel() / 2)
-        for _ in range(20):
-            optimizer.zero_grad()
-            (canvas.mean() - examples(1).mean()).square().backward()
-            optimizer.step()
-        return canvas
-
-
 @pytest.fixture
 def parts(monkeypatch):
-    """The augmentation 'sampler', the post-steps 'shift' and 'like_example'."""
-    for kind, name, target in (("augment", "sampler", Sampler), ("post", "shift", Shift)):
+    """The augmentation 'sampler', the post-step 'shift' and the method 'own', whose options have names of 0.1."""
+
+    def own(geometry, *, structure: float = 0.0, local_ncc: float = 0.0):
+        """A third party's."""
+
+    for kind, name, target in (("augment", "sampler", Sampler), ("post", "shift", Shift), ("method", "own", own)):
         monkeypatch.setitem(registry().entries, (kind, name), Entry(kind, name, target, "tests"))
-    entry = Entry("post", "like_example", LikeExample, "tests")
-    monkeypatch.setitem(registry().entries, ("post", "like_example"), entry)
 
 
 def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
@@ -126,15 +116,6 @@ def test_a_mistake_in_a_part_keeps_its_path_and_names_what_there_is(kind, value,
     with pytest.raises(UserError) as raised:
         bind(kind, value)
     assert raised.value.path == path and all(word in str(raised.value) for word in words.split("|"))
-
-
-def test_required_options_are_asked_for():
-    def target(*, radius: float, side: int = 1):
-        return radius, side
-
-    assert options_model(target).model_fields["radius"].is_required()
-    rows = options_help(target)
-    assert [row[0] for row in rows] == ["radius", "side"] and rows[0][2] == "required"
 
 
 UNEXPLAINED = {"generator", "discriminator", "adversarial"}  # their names say it
@@ -317,22 +298,13 @@ def test_a_mistake_names_its_line(tmp_path, line, wrong, place):
     assert mistake(load_recipe(path)).endswith(f"({path}:{place})")
 
 
-def test_lines_are_found_in_tables_dotted_keys_and_quotes():
-    text = 'format = 1\n"quoted key" = 3\n[a]\nx = 1  # [b]\n[a.b]\ny = 2\nz = { w = 3 }\n[c]\nd.e = "[a]"\n'
-    lines = {"format": 1, "a.x": 4, "a.b.y": 6, "a.b.z.w": 7, "a.missing": 3, "quoted key": 2, "c.d.e": 9}
-    assert tomllib.loads(text) and find_line(text, ("nothing",)) is None
-    assert {path: find_line(text, tuple(path.split("."))) for path in lines} == lines
-
-
-@pytest.mark.parametrize("setting", ["train.steps", "=3", "train..steps=3", "", ".x=1", "a b=1"])
-def test_a_setting_without_key_and_value_is_refused(recipe, setting):
-    with pytest.raises(UserError, match=r"is not key=value.*--set train\.steps=200"):
-        recipe.override([setting])
-
-
-@pytest.mark.parametrize("setting", ["data.size=[1,", "train.steps=", "train.precision=$fp32", "data.size=(1,2)"])
-def test_a_value_that_is_no_toml_and_no_word_is_refused(recipe, setting):
-    with pytest.raises(UserError, match="is not a TOML value"):
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [(setting, r"is not key=value.*--set train\.steps=200") for setting in ("train.steps", "=3", "train..steps=3", "")]
+    + [(f"data.size={value}", "is not a TOML value") for value in ("[1,", "", "$fp32", "(1,2)")],
+)
+def test_a_setting_that_is_none_is_refused(recipe, setting, words):
+    with pytest.raises(UserError, match=words):
         recipe.override([setting])
 
 
@@ -365,14 +337,11 @@ def test_a_path_wins_over_a_bundled_name_and_a_missing_one_names_the_nearest(tmp
 
 
 def test_post_steps_follow_each_other_and_survive_being_written_out(parts):
-    steps = [{"name": "shift", "by": 1.0}, "shift", {"name": "like_example"}]
-    model = small(post=steps).check()
-    with torch.no_grad():  # as inference runs; a step may optimise all the same
-        done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.full((n, 1, 4, 4), 0.25))
-    assert not done.requires_grad and done.mean() == pytest.approx(0.25, abs=1e-3)
-    assert not Posts(small().check(), (-1.0, 1.0))
+    model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
+    done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
+    assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0))
     tables = resolved(model)
-    assert tables["post"][:2] == [{"name": "shift", "by": 1.0}, {"name": "shift", "by": 0.5}]
+    assert tables["post"] == [{"name": "shift", "by": 1.0}, {"name": "shift", "by": 0.5}]
     assert resolved(Recipe(tables).check()) == tables
 
 
@@ -390,3 +359,54 @@ def test_examples_are_spread_over_the_training_images():
     images = [torch.full((1, 2, 2), float(i)) for i in range(10)]
     assert spread_examples(images)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
     assert len(spread_examples(images[:2])(5)) == 5
+
+
+# ---- train.fast, and the keys of earlier versions ------------------------------------------------
+
+OLD = {"structure": "local_ncc", "flatness": "flat_region", "texture": "noise_floor", "coarse": "low_res_warmup"}
+
+
+def fast(*settings: str) -> FastTable:
+    return small().override(settings).check().train.fast
+
+
+def test_fast_is_one_switch_or_a_table_of_its_parts():
+    assert fast("train.fast=true") == fast() == FastTable()
+    assert not any(vars(fast("train.fast=false")).values())
+    assert fast("train.fast={kernels=false}") == fast("train.fast.kernels=false") == FastTable(kernels=False)
+    assert [name for name, value in fast("train.fast=false", "train.fast.kernels=true") if value] == ["kernels"]
+
+
+def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
+    file = tmp_path / "old.toml"
+    file.write_text(
+        '[method]\nname = "cyclegan"\n[train]\nsteps = 1\nkernels = false\nallocator = "kep"\n'
+        "[profile.gpu]\ntrain.capture = 'off'\n"
+    )
+    recipe = load_recipe(str(file)).override(["train.allocator=keep", "train.fast.fused=false"], "gpu")
+    assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
+    assert load_recipe(resolved(recipe.check())).check().train.fast == recipe.check().train.fast
+    assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
+    with pytest.raises(UserError, match=rf"train.fast.keep_memory: .*\({file}:6\)"):
+        load_recipe(str(file)).check()
+
+
+@pytest.mark.parametrize("old", OLD)
+@pytest.mark.parametrize("method", ["cyclegan", "munit"])
+def test_method_options_go_by_their_names_of_0_1_too(method, old):
+    assert small(method={"name": method, old: 0.25}).check().method.options[OLD[old]] == 0.25
+    again = small(method={"name": method, OLD[old]: 0.5}).override([f"method.{old}=0.75"])
+    assert again.check().method.options[OLD[old]] == 0.75
+
+
+def test_a_method_that_has_an_option_of_an_old_name_keeps_it(parts):
+    recipe = small(method={"name": "own"}).override(["method.structure=1.0"])
+    assert recipe.check().method.options == {"structure": 1.0, "local_ncc": 0.0} and not recipe.notes
+    with pytest.raises(UserError, match="no option 'coarse'"):
+        recipe.override(["method.coarse=1.0"]).check()
+
+
+def test_losses_go_by_their_names_of_0_1_too():
+    with pytest.warns(DeprecationWarning, match="local_ncc"):
+        assert bind("loss", "structure").target is bind("loss", "local_ncc").target
+    assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(1.0, 1.0, local_ncc=2.0, noise_floor=0.06)
