@@ -10,13 +10,12 @@ from typing import Literal
 
 from gantk.data.preparation import Record
 from gantk.data.sources.manifest import read_rows, split_named
-from gantk.data.sources.masks import expect_one_grid, expect_one_mask, is_mask
+from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, one_word
-from gantk.formats.files import difference
 
 # What the usual contrasts are called in BIDS: a suffix, and an entity that has to be there.
 SUFFIXES = {"t1": "T1w", "t1ce": "ce-*_T1w", "t2": "T2w", "pd": "PDw", "flair": "FLAIR", "ct": "ct", "pet": "pet"}
@@ -31,7 +30,6 @@ class Named:
     suffix: str  # "T1w"
     subject: str  # "sub-01"
     study: str  # "sub-01/ses-2", or the subject where there are no sessions
-    variant: str  # tells several images of one session apart, the contrast agent aside: "acq-fast_run-1"
 
     def has(self, asked: Sequence[str]) -> bool:
         """Whether it has these entities: `acq-fast`, or `ce` of any kind; one with ce- only where that is asked for."""
@@ -60,32 +58,24 @@ class Bids(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where sub-*/ folders hold anat/, or dataset_description.json lies beside some."""
-        try:
-            subjects = [folder for folder in path.glob("sub-*") if folder.is_dir()]
-        except OSError:
-            return None
+        subjects = [folder for folder in path.glob("sub-*") if folder.is_dir()]
         described = bool(subjects) and (path / "dataset_description.json").is_file()
         held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
         return {"path": str(path)} if described or held else None
 
     def records(self) -> list[Record]:
         """One record for every scan, or for every plane of it; UserError where a domain has none."""
-        listed = [named for path in io.list_images(self.root, recursive=True) if (named := parsed(path))]
-        masks = [named for named in listed if is_mask(named.path, self.root, self.mask)]
-        if self.mask and not masks:
-            allowed = "a word of the masks' names, such as lesion, or a glob"
-            what = f"no file in '{self.root}' is named '{self.mask}'"
-            raise UserError(what, where="data.source.mask", allowed=allowed)
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        masks = list(filter(None, map(parsed, masks)))
         # derivatives/ and sourcedata/ hold subjects' folders of their own
-        apart = {mask.path for mask in masks}
-        scans = [n for n in listed if n.path not in apart and n.path.is_relative_to(self.root / n.subject)]
+        scans = [n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)]
         people, items = self._participants(), []
         for letter in self.names:
             for scan in self._of_domain(letter, scans):
-                study = scan.study + (f"/{scan.variant}" if self.runs == "all" and scan.variant else "")
-                key, mask = scan.path.relative_to(self.root).as_posix(), self._mask_of(scan, masks)
-                said = people.get(scan.subject, {})
-                items.append(Item(letter, scan.path, key, scan.subject, study, mask=mask, **said))
+                variant = [f"{key}-{scan.entities[key]}" for key in scan.entities if key not in ("sub", "ses", "ce")]
+                study = "/".join([scan.study, "_".join(variant)] if variant and self.runs == "all" else [scan.study])
+                known = {"mask": self._mask_of(scan, masks)} | people.get(scan.subject, {})
+                items.append(Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **known))
         return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
@@ -98,9 +88,8 @@ class Bids(VolumeSource):
         if not chosen:
             there = sorted({scan.suffix for scan in scans})
             allowed = there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
-            raise self.nothing_of(
-                letter, f"'{self.root}' holds no '{text}' for {name}", allowed, did_you_mean(suffix, there)
-            )
+            what = f"'{self.root}' holds no '{text}' for {name}"
+            raise self.nothing_of(letter, what, allowed, did_you_mean(suffix, there))
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
             first.setdefault(scan.study, scan)
@@ -108,11 +97,10 @@ class Bids(VolumeSource):
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
         """The mask of the same session, else of the same subject; of several the one on the scan's grid."""
-        fitting = [mask for mask in masks if mask.study == scan.study]
-        fitting = fitting or [mask for mask in masks if mask.subject == scan.subject and "ses" not in mask.entities]
-        paths = [mask.path for mask in fitting]
+        paths = [mask.path for mask in masks if mask.study == scan.study]
+        paths = paths or [m.path for m in masks if m.subject == scan.subject and "ses" not in m.entities]
         if len(paths) > 1:
-            paths = [path for path in paths if difference(path, scan.path) is None] or paths
+            paths = [path for path in paths if io.difference(path, scan.path) is None] or paths
         expect_one_mask(paths, scan.path)
         if paths and self.onto == "none":
             expect_one_grid(paths[0], scan.path)
@@ -121,20 +109,16 @@ class Bids(VolumeSource):
     def _participants(self) -> dict[str, dict[str, str]]:
         """`split` and `label` of every subject of participants.tsv that has them."""
         path, label = self.root / "participants.tsv", self.label.lower()
-        if not path.is_file():
-            if label:
-                raise UserError(f"'{path}' does not exist", where="data.source.label")
-            return {}
-        columns, rows = read_rows(path)
+        columns, rows = read_rows(path) if label or path.is_file() else ([], [])
         if label and label not in columns:
             what, remedy = f"'{path}' has no column '{self.label}'", did_you_mean(label, columns)
             raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
         people = {}
         for line, row in rows:
+            said = row.get(label, "") if label else ""
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            given = {"split": split, "label": row.get(label) if label else None}
             subject = f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
-            people[subject] = {key: value for key, value in given.items() if value and value != "n/a"}
+            people[subject] = {"split": split, "label": said if said not in ("", "n/a") else None}
         return people
 
 
@@ -145,5 +129,4 @@ def parsed(path: Path) -> Named | None:
     if len(entities) != len(pairs) or "sub" not in entities or not re.fullmatch("[A-Za-z0-9]+", suffix):
         return None
     study = "/".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
-    variant = "_".join(f"{key}-{value}" for key, value in entities.items() if key not in ("sub", "ses", "ce"))
-    return Named(path, entities, suffix, f"sub-{entities['sub']}", study, variant)
+    return Named(path, entities, suffix, f"sub-{entities['sub']}", study)

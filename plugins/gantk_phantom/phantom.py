@@ -15,6 +15,7 @@ from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
+ROOM = 2**28  # bytes of heads that are kept
 
 # At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
 RELAXATION = {
@@ -56,12 +57,8 @@ def contrast_of(name: str) -> str:
     contrast = name.strip().upper().removesuffix("W")
     contrast = ALIASES.get(contrast, contrast)
     if contrast not in CONTRASTS:
-        raise UserError(
-            f"the phantom has no contrast '{name}'",
-            where="data.domains",
-            allowed=CONTRASTS,
-            remedy="name the domains after contrasts, or point data.source at images",
-        )
+        remedy = "name the domains after contrasts, or point data.source at images"
+        raise UserError(f"the phantom has no contrast '{name}'", where="data.domains", allowed=CONTRASTS, remedy=remedy)
     return contrast
 
 
@@ -97,132 +94,110 @@ class Phantom:
         skull: bool = False,  # bone and scalp around the brain; False: brain alone
         seed: int = 0,  # another seed, other heads
     ):
-        if dims not in (2, 3) or len(size) != dims or min(size) < 8:
-            raise UserError(
-                f"the phantom cannot be imaged with dims={dims} and size={list(size)}",
-                where="data.size",
-                allowed="dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more",
-            )
-        checks = [
-            ("subjects", subjects, subjects >= 1, "1 or more"),
-            ("slices", slices, slices >= 1, "1 or more"),
-            ("noise", noise, noise >= 0, "0 or more"),
-            ("jitter", jitter, 0 <= jitter < 1, "0 or more, below 1"),
-            ("deform", deform, deform >= 0, "0 or more"),
-            ("bias", bias, bias >= 0, "0 or more"),
-            ("lesions", lesions, lesions >= 0, "0 or more"),
+        lowest = {"subjects": (subjects, 1), "slices": (slices, 1), "noise": (noise, 0), "jitter": (jitter, 0)}
+        lowest |= {"deform": (deform, 0), "bias": (bias, 0), "lesions": (lesions, 0), "seed": (seed, 0)}
+        checks = [(name, value, value >= least, f"{least} or more") for name, (value, least) in lowest.items()]
+        checks += [
+            ("jitter", jitter, jitter < 1, "0 or more, below 1"),
             ("radius", list(radius), 0 < radius[0] <= radius[1], "[smallest, largest], above 0"),
             ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
-            ("seed", seed, seed >= 0, "0 or more"),
+            ("only", only, only == "all" or lesions > 0, "all, where there are no lesions"),
         ]
         for name, value, fine, allowed in checks:
             if not fine:
                 raise UserError(f"{name} = {value} is impossible", where="data.source", allowed=allowed)
-        if only != "all" and not lesions:
-            what = f'only = "{only}" asks for a class, and without lesions there are none'
-            raise UserError(what, where="data.source", remedy="set lesions = 1 or more")
-        self.domains, self.dims, self.size = tuple(domains), dims, tuple(size)
-        self.contrasts = [tuple(contrast_of(name) for name in domain.split("+")) for domain in domains]
+        if dims not in (2, 3) or len(size) != dims or min(size) < 8:
+            what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
+            allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
+            raise UserError(what, where="data.size", allowed=allowed)
+        self.letters, self.dims, self.size = domain_letters(tuple(domains)), dims, tuple(size)
+        self.contrasts = [tuple(map(contrast_of, domain.split("+"))) for domain in domains]
         self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
         self.tissues = TISSUES + SHELLS if skull else TISSUES
-        self.shape = dict(
-            jitter=jitter, deform=deform, bias=bias, lesions=lesions, radius=tuple(radius), healthy=healthy, skull=skull
-        )
+        self.head = dict(jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull)
+        self.head["radius"] = tuple(radius)
         sides = tuple(FIELD_OF_VIEW / side for side in size)
         self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
-        half = FIELD_OF_VIEW / 2
         if dims == 2:
             self.levels = np.linspace(*CEREBRUM, slices) if slices > 1 else np.array([sum(CEREBRUM) / 2])
         else:
-            self.levels = CENTRE[2] - half + self.voxel[0] * (np.arange(size[0]) + 0.5)
+            self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, torch.Tensor] = {}  # what a head's slices and contrasts share
 
     def channels(self) -> dict[str, int]:
         """One channel for each contrast of a domain."""
-        counts = [len(contrasts) for contrasts in self.contrasts]
-        return dict(zip(domain_letters(self.domains), counts, strict=True))
+        return dict(zip(self.letters, map(len, self.contrasts), strict=True))
 
     def records(self) -> list[Record]:
         """Every domain of every subject, and in 2-D of every slice; domains of one place share their pair."""
-        found = [record for number in range(self.subjects) for record in self._records_of(number)]
+        found = []
+        for number in range(self.subjects):
+            subject = f"subject-{number:03d}"
+            for place, label in enumerate(self._labels(number)):
+                if self.only not in ("all", label):
+                    continue
+                level = place if self.dims == 2 else None
+                key = subject if level is None else f"{subject}/slice-{level:03d}"
+                known = {
+                    "pair": key,
+                    "position": None if level is None else float(self.levels[level]),
+                    "mask": partial(self._mask, number, level) if self.lesions else None,
+                    "label": label,
+                }
+                for letter, contrasts in zip(self.letters, self.contrasts, strict=True):
+                    found.append(Record(letter, subject, key, partial(self._read, number, level, contrasts), **known))
         if not found:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
         return found
 
-    def _records_of(self, number: int) -> list[Record]:
-        subject, found = f"subject-{number:03d}", []
-        labels = self._labels(number)
-        for level in range(len(self.levels)) if self.dims == 2 else (None,):
-            label = labels[level or 0]
-            if self.only not in ("all", label):
-                continue
-            key = subject if level is None else f"{subject}/slice-{level:03d}"
-            position = None if level is None else float(self.levels[level])
-            mask = partial(self._mask, number, level) if self.lesions else None
-            for letter, contrasts in zip(domain_letters(self.domains), self.contrasts, strict=True):
-                read = partial(self._read, number, level, contrasts)
-                found.append(Record(letter, subject, key, read, key, position=position, mask=mask, label=label))
-        return found
-
     def _labels(self, number: int) -> list[str | None]:
-        """The class of each slice, or of the one volume; only voxels around the lesions are computed for it."""
-        if not self.lesions:
-            return [None] * len(self.levels)
-        subject = self._subject(number)
+        """The class of each slice, or of the one volume."""
         if self.dims == 3:
-            return ["tumour" if subject.lesions else "healthy"]
-        points = self._points()
-        near = torch.zeros(points.shape[:-1], dtype=torch.bool)
-        for low, high in subject.lesion_boxes():
-            near |= ((points >= low) & (points <= high)).all(dim=-1)
-        shown = torch.zeros(near.shape, dtype=torch.bool)
-        if near.any():
-            shown[near] = subject.lesion_share(points[near], self.voxel) > 0.5
-        return ["tumour" if count >= SHOWN else "healthy" for count in shown.sum(dim=(1, 2)).tolist()]
+            shown = [SHOWN * len(self._subject(number).lesions)]
+        else:
+            shown = [self._mask(number, level).sum() if self.lesions else 0 for level in range(len(self.levels))]
+        return [("tumour" if count >= SHOWN else "healthy") if self.lesions else None for count in shown]
 
     def _points(self) -> torch.Tensor:
         """MNI mm of every voxel, (D, H, W, 3) as x, y, z; rows run from anterior, columns from the patient's right."""
         height, width = self.size[-2:]
-        half = FIELD_OF_VIEW / 2
-        x = CENTRE[0] + half - self.voxel[2] * (torch.arange(width) + 0.5)
-        y = CENTRE[1] + half - self.voxel[1] * (torch.arange(height) + 0.5)
-        z = torch.tensor(self.levels, dtype=torch.float32)
-        z, y, x = torch.meshgrid(z, y, x, indexing="ij")
+        x = CENTRE[0] + FIELD_OF_VIEW / 2 - self.voxel[2] * (torch.arange(width) + 0.5)
+        y = CENTRE[1] + FIELD_OF_VIEW / 2 - self.voxel[1] * (torch.arange(height) + 0.5)
+        z, y, x = torch.meshgrid(torch.tensor(self.levels, dtype=torch.float32), y, x, indexing="ij")
         return torch.stack([x, y, z], dim=-1)
 
     def _subject(self, number: int) -> Subject:
         if number not in self._heads:
-            self._heads[number] = Subject(self.seed, number, **self.shape)
+            self._heads[number] = Subject(self.seed, number, **self.head)
         return self._heads[number]
 
     def _tissue_of(self, number: int) -> torch.Tensor:
         tissue = self._tissue.get(number)
         if tissue is None:
             tissue = self._subject(number).tissue(self._points(), self.voxel)
-            room = max(1, int(2**28 / (tissue.numel() * 4)))  # 256 MB of heads, the oldest leaves first
-            for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - room)]:
+            kept = max(1, ROOM // tissue.nbytes)
+            for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - kept)]:
                 self._tissue.pop(oldest, None)  # another thread may have taken it away
             self._tissue[number] = tissue
         return tissue
 
     def _read(self, number: int, level: int | None, contrasts: tuple[str, ...]) -> np.ndarray:
+        """float32 (contrasts, *spatial). Noise belongs to one acquisition: its own for each contrast and slice."""
         tissue = self._tissue_of(number)
         tissue = (tissue if level is None else tissue[:, level]).numpy()
-        shares, gain, factors = tissue[:-1], tissue[-1], self._subject(number).relaxation
-        channels = []
-        for contrast in contrasts:
-            # Noise belongs to one acquisition: its own for each contrast and slice.
-            place = [self.seed, number, 1 + CONTRASTS.index(contrast), 0 if level is None else 1 + level]
-            rng = np.random.default_rng(place)
-            channels.append(self._image(contrast, shares, gain, factors, rng))
+        factors, place = self._subject(number).relaxation, 0 if level is None else 1 + level
+        seeds = {contrast: [self.seed, number, 1 + CONTRASTS.index(contrast), place] for contrast in contrasts}
+        channels = [self._image(contrast, tissue, factors, seeds[contrast]) for contrast in contrasts]
         return np.stack(channels).astype(np.float32)
 
-    def _image(self, contrast: str, shares: np.ndarray, gain: np.ndarray, factors: np.ndarray,
-               rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-        """An image of tissue shares (tissues, *spatial). CT is in Hounsfield units, signed: what no tissue fills is
-        air. MR is positive, Rician by noise in both channels; `factors` (2, tissues) multiply T1 and T2."""
+    def _image(self, contrast: str, tissue: np.ndarray, factors: np.ndarray, seed: list[int]) -> np.ndarray:
+        """An image of tissue shares and the gain (tissues + 1, *spatial); `factors` (2, tissues) multiply T1 and T2.
+
+        CT is in Hounsfield units: what no tissue fills is air. MR is positive, Rician by noise in both channels.
+        """
+        shares, gain, rng = tissue[:-1], tissue[-1], np.random.default_rng(seed)
         if contrast == "CT":
             above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
             clean = AIR + np.tensordot(above_air, shares, axes=1)
