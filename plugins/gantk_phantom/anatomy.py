@@ -20,7 +20,7 @@ GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly, in
 
 @cache
 def template() -> torch.Tensor:
-    """Shares of CSF, gray and white matter in the ICBM152 template: (3, z, y, x) at 1 mm, x from the left, y to anterior.
+    """Shares of CSF, gray and white matter in the ICBM152 template: (3, z, y, x) at 1 mm, x from the left.
 
     CSF is what gray and white matter leave of the brain mask. The maps are the left half of the symmetric 2009a
     template (Fonov et al., NeuroImage 2011), in 255ths; their licence, which allows any use that keeps its notice, lies
