@@ -6,7 +6,6 @@ import gzip
 import os
 import random
 import re
-from pathlib import Path
 
 import dicom_files
 import nibabel as nib
@@ -110,20 +109,6 @@ def test_good_neighbours_are_listed_and_read_and_what_is_no_file_is_not_listed(w
     assert read == {*whole} and refused == {f"cut.{name}" for name in whole} | {"gap"}
     images = {name for name in read | refused if name != "gap" and not name.endswith(".dcm")}
     assert {path.name for path in io.list_images(tmp_path)} == images
-
-
-def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
-    (tmp_path / "closed").mkdir()
-
-    def refuse(path, scandir=os.scandir):
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    for listing in (io.scans, lambda folder: io.list_images(folder, recursive=True)):
-        with pytest.raises(UserError, match="closed' cannot be listed: Permission denied"):
-            listing(tmp_path)
 
 
 def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):

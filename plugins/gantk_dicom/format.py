@@ -43,7 +43,7 @@ class Dicom(SeriesFormat):
         return room("slices").grouped(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """A slice (1, H, W), or a multi-frame object (1, D, H, W), of which `volume` chooses one stack of frames."""
+        """A slice, or the volume of a multi-frame file, of which `volume` chooses one stack of frames."""
         return room("read").read_files([path], volume, values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:

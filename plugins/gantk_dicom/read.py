@@ -17,7 +17,7 @@ from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
 
 from gantk.errors import UserError
-from gantk.formats.files import expect_room
+from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.slices import Slice, Stack, opened, readable, separated, stacked
 
@@ -39,25 +39,18 @@ class Headers(list[Dataset]):
         """What `data check` shows and compares: modality, contrast, times in ms, patient."""
         from gantk_dicom.source import contrast_of
 
-        def number(key: str) -> float | None:
-            try:
-                return float(self[0].get(key))
-            except (TypeError, ValueError):
-                return None
-
-        names = ("Modality", "SeriesDescription", "ProtocolName", "PatientID")
-        modality, description, protocol, patient = (str(self[0].get(name) or "").strip() for name in names)
-        said = contrast_of(description) or contrast_of(protocol)
-        said = said or {"CT": "ct", "PT": "pet"}.get(modality, "")
-        return {
+        names = ("Modality", "SeriesDescription", "ProtocolName", "PatientID", "LossyImageCompression")
+        modality, description, protocol, patient, lossy = (str(self[0].get(n) or "").strip() for n in names)
+        times = {"echo_time": "EchoTime", "repetition_time": "RepetitionTime", "inversion_time": "InversionTime"}
+        found = {name: np.ravel(self[0].get(keyword) or []) for name, keyword in times.items()}
+        return {name: float(value[0]) if value.size else None for name, value in found.items()} | {
             "modality": modality or None,
             "description": description or protocol or None,
-            "echo_time": number("EchoTime"),
-            "repetition_time": number("RepetitionTime"),
-            "inversion_time": number("InversionTime"),
-            "lossy": self[0].get("LossyImageCompression") == "01",
+            "lossy": lossy == "01",
             "patient": patient,
-            "contrast": said,
+            "contrast": contrast_of(description)
+            or contrast_of(protocol)
+            or {"CT": "ct", "PT": "pet"}.get(modality, ""),
         }
 
 
@@ -70,16 +63,13 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     path = files[0] if len(files) == 1 else files[0].parent
     read = {file: opened(file) for file in files}
     slices = [each for _, own in read.values() for each in own]
-    if len(files) > 1 and any(each.frame is not None for each in slices):
-        raise UserError(f"'{path}' holds several multi-frame files", remedy="name one of them")
     expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
     stack = _chosen(path, slices, volume)
     headers = Headers(read[each.path][0] for each in stack.slices)
     if stack.slices[0].frame is not None:
         headers, headers.frames = Headers(headers[:1]), tuple(each.frame for each in stack.slices)
     headers.rescales = tuple(each.rescale for each in stack.slices)
-    shape = (len(stack.slices), *stack.slices[0].shape[:2])
-    shifts = None
+    shape, shifts = (len(stack.slices), *stack.slices[0].shape), None
     if stack.drift is not None:
         stack, shape, shifts = _straightened(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
@@ -98,28 +88,19 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
 
 def _chosen(path: Path, slices: list[Slice], volume: int | None) -> Stack:
     """The one stack of some slices, or the one that was asked for."""
-    if slices[0].frame is not None and len(slices) > 1 and slices[0].position is None:
+    if len(slices) > 1 and slices[0].position is None:
         what = f"'{path}' does not say where its {len(slices)} frames lie, as films do not"
         raise UserError(what, allowed="slices and volumes", remedy="save single frames")
     stacks = separated(slices)
-    if volume is None and len(stacks) > 1:
-        sizes = ", ".join(str(len(stack)) for stack in stacks[:6]) + ", ..." * (len(stacks) > 6)
-        one = f"choose one with --volume, 0 to {len(stacks) - 1}"
-        raise UserError(
-            f"'{path}' holds {len(stacks)} stacks of different place, shape or kind, of {sizes} slices",
-            allowed="one stack of slices",
-            remedy="put each stack into a folder of its own" if slices[0].frame is None else one,
-        )
-    if not 0 <= (volume or 0) < len(stacks):
-        raise UserError(f"'{path}' has no volume {volume}", where="--volume", allowed=f"0 to {len(stacks) - 1}")
-    chosen = stacks[volume or 0]
+    what = f"{len(stacks)} stacks of different place, shape or kind"
+    chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
     return Stack(tuple(chosen), np.zeros(3)) if chosen[0].position is None else stacked(chosen, f"'{path}'")
 
 
 # --- values
 
 
-def turned_over(dataset: Dataset) -> bool:
+def _turned_over(dataset: Dataset) -> bool:
     """Whether low values are shown bright, and mean nothing else: MONOCHROME1 without a unit (CT, PET, a rescale)."""
     unit = dataset.get("Modality") in ("CT", "PT") or dataset.get("RescaleType") == "HU"
     unit = unit or dataset.get("RescaleSlope") not in (None, 1) or dataset.get("RescaleIntercept") not in (None, 0)
@@ -128,7 +109,7 @@ def turned_over(dataset: Dataset) -> bool:
 
 def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
     """float32 (slices, rows, columns), and the type of the values as they are stored."""
-    pixels = np.empty((len(stack.slices), *stack.slices[0].shape[:2]), dtype=np.float32)
+    pixels = np.empty((len(stack.slices), *stack.slices[0].shape), dtype=np.float32)
     padding, kinds = np.zeros(pixels.shape, dtype=bool), set()
     for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
         dataset = headers[k if each.frame is None else 0]
@@ -140,7 +121,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         if dataset.get("Modality") == "CT" and dataset.get("PixelPaddingValue") is not None:
             ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
             padding[k] = (numbers >= min(ends)) & (numbers <= max(ends))
-        if turned_over(dataset):
+        if _turned_over(dataset):
             top = -1 if numbers.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
             numbers = top - numbers.astype(np.int64)
         pixels[k] = numbers * each.rescale[0] + each.rescale[1]  # PS3.3, C.11.1, in double precision

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ FRAME_MARKS = (("FrameContentSequence", "StackID"), ("MREchoSequence", "Effectiv
                ("FrameContentSequence", "DimensionIndexValues"))  # fmt: skip
 UNIT = 0.01  # how far a direction may be from length 1 and from the other's right angle
 EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it
-SAME = 0.01  # share of it, or mm where there is none, within which two slices lie at one place
+SAME = 0.01  # mm within which two slices lie at one place
 TILT = 0.5  # pixels by which a stack may lean over, from its first slice to its last
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along which slices follow
 
@@ -306,20 +307,15 @@ def stacked(slices: Sequence[Slice], where: str) -> Stack:
         return Stack((first,), first.position, first.apart or first.thickness or 1.0, None, tuple(remarks))
     steps = np.diff([each.position @ first.normal for each in kept])
     usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
-    twice = int(np.argmin(steps))
-    if steps[twice] <= SAME * usual:
-        raise UserError(
-            f"{where} holds two different slices at one place: {kept[twice].name} and {kept[twice + 1].name}",
-            remedy="keep one of them, or put each stack into a folder of its own",
-        )
     worst = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[worst] - usual) > EVEN * usual:
-        missing = round(float(steps[worst] / usual)) - 1
-        gap = missing >= 1 and abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual
+        missing, what = round(float(steps[worst] / usual)) - 1, "is not evenly spaced"
+        if abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual:
+            what = f"lacks {missing} slice{'s' * (missing > 1)}"
+            what = "holds two different slices at one place" if missing < 0 else what
         raise UserError(
-            f"{where} {f'lacks {missing} slice' + 's' * (missing > 1) if gap else 'is not evenly spaced'}: "
-            f"{kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and slices usually "
-            f"{usual:.4g} mm",
+            f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and "
+            f"slices usually {usual:.4g} mm",
             allowed="slices that are evenly apart, to 5 %",
             remedy="copy the missing slices, or put each evenly spaced part into a folder of its own",
         )
@@ -354,7 +350,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 
 def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     """The scans among a folder's files; several of one stack are named NUMBER-DESCRIPTION, and what tells it apart."""
-    alone, series = [], {}
+    found, series = [], {}
     for file in files:
         slices = []
         try:
@@ -369,21 +365,20 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         if uid and slices[0].frame is None and slices[0].position is not None:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
         else:
-            alone.append(Scan(file, (file,), file.name))
-    several = []
+            found.append(Scan(file, (file,), file.name))
+    named: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separated(slices)
         words = dataset.get("SeriesDescription") or dataset.get("ProtocolName") or dataset.get("Modality") or "series"
         for stack in stacks:
+            paths = tuple(each.path for each in stack)
             differ = [mark for mark, text in stack[0].marks.items() if len({s[0].marks[mark] for s in stacks}) > 1]
             told = [mark * (mark != "plane") + f"_{stack[0].marks[mark]}" for mark in differ[:1]]
             parts = [_words(dataset.get("SeriesNumber")), words, *told]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
-            paths = tuple(each.path for each in stack)
-            own = Scan(folder, paths, name) if len(paths) > 1 else Scan(paths[0], paths, paths[0].name)
-            (several if len(paths) > 1 else alone).append(own)
-    names = [scan.name for scan in several]
-    for k, scan in enumerate(several):
-        tail = f"-{names[: k + 1].count(scan.name)}" if names.count(scan.name) > 1 else ""
-        alone.append(replace(scan, name=scan.name + tail))
-    return sorted(alone, key=lambda scan: natural(scan.name))
+            if len(paths) == 1:
+                found.append(Scan(paths[0], paths, paths[0].name))
+            else:
+                named[name] += 1
+                found.append(Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name))
+    return sorted(found, key=lambda scan: natural(scan.name))

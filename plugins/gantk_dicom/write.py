@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,6 @@ from gantk_dicom.slices import header
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
 WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first
 WHOLE = 1e-3  # how far a number may be from a whole one and still be meant as it
-LIMITS = {False: (0, 65535), True: (-32768, 32767)}  # by whether signed
 MARK = "(gantk)"  # ends the SeriesDescription of everything that is written here
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
@@ -177,21 +175,7 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
 # --- values
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How one slice is stored: value = slope x number + intercept."""
-
-    slope: float
-    intercept: float
-    signed: bool
-
-    def holds(self, values: np.ndarray) -> bool:
-        """Whether the values are whole numbers of this scale, as exactly as float32 can tell, and within its bits."""
-        exact = (values.astype(np.float64) - self.intercept) / self.slope
-        low, high = LIMITS[self.signed]
-        blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(self.slope)
-        within = exact.min() >= low - WHOLE and exact.max() <= high + WHOLE
-        return bool(within and blur < 0.25 and np.abs(exact - np.rint(exact)).max() <= max(WHOLE, blur))
+Scale = tuple[float, float, bool]  # of a slice: slope and intercept, and whether its numbers are signed
 
 
 def _scales(volume: np.ndarray, rescales: Sequence[tuple[float, float]], source: Dataset) -> list[Scale]:
@@ -199,24 +183,33 @@ def _scales(volume: np.ndarray, rescales: Sequence[tuple[float, float]], source:
     signed = source.get("PixelRepresentation") == 1
     for candidates in (rescales, [(1.0, 0.0)] * len(volume)):
         for sign in (signed, not signed):
-            scales = [Scale(*rescale, sign) for rescale in candidates]
-            if all(scale.holds(plane) for scale, plane in zip(scales, volume, strict=True)):
-                return scales
+            if all(_holds(plane, *rescale, sign) for plane, rescale in zip(volume, candidates, strict=True)):
+                return [(*rescale, sign) for rescale in candidates]
     low, high = float(volume.min()), float(volume.max())
     step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
-    return [Scale(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)  # as 16 characters tell it
+    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)  # as 16 characters tell it
+
+
+def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> bool:
+    """Whether the values are whole numbers of this scale, as exactly as float32 can tell, and within 16 bits."""
+    exact = (values.astype(np.float64) - intercept) / slope
+    low, high = (-32768, 32767) if signed else (0, 65535)
+    blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
+    within = exact.min() >= low - WHOLE and exact.max() <= high + WHOLE
+    return bool(within and blur < 0.25 and np.abs(exact - np.rint(exact)).max() <= max(WHOLE, blur))
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
     """Stored numbers, and how they become values."""
-    numbers = np.rint((values.astype(np.float64) - scale.intercept) / scale.slope)
+    slope, intercept, signed = scale
+    numbers = np.rint((values.astype(np.float64) - intercept) / slope)
     dataset.Rows, dataset.Columns = values.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation = int(scale.signed)
-    dataset.PixelData = numbers.astype("<i2" if scale.signed else "<u2").tobytes()
+    dataset.PixelRepresentation = int(signed)
+    dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
     dataset["PixelData"].VR = "OW"
-    dataset.RescaleSlope, dataset.RescaleIntercept = _texts([scale.slope, scale.intercept])
+    dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, intercept])
 
 
 def _texts(numbers: Iterable[float]) -> list[str]:
