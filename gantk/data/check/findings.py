@@ -87,21 +87,20 @@ UNLIKE = (  # kind, severity, an image's value by its facts or None, words, reme
 )  # fmt: skip
 PER_VOLUME = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
 FAR = (  # kind, an image's numbers by its facts or None, from which ratio to most on they are far, words, remedy
-    ("spacing", lambda facts: facts["spacing"], 1.2, "with another spacing",
-     "set data.spacing, or leave them out"),
+    ("spacing", lambda facts: facts["spacing"], 1.2, "mm", "set data.spacing, or leave them out"),
     ("scale", lambda facts: [facts["range"][1] - facts["range"][0]] if facts["range"][1] > facts["range"][0] else None,
-     8.0, "with intensities on another scale", PER_VOLUME),
+     8.0, "wide", PER_VOLUME),
 )  # fmt: skip
 
 
 def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Planes, kinds, sizes, channels and types that not all images of a domain have."""
     for kind, severity, value, words, remedy in UNLIKE:
-        values = [(item.name, value(item.facts)) for item in items if value(item.facts) is not None]
-        counts = Counter(each for _, each in values).most_common()
+        values = {item.name: each for item in items if (each := value(item.facts)) is not None}
+        counts = Counter(values.values()).most_common()
         if len(counts) > 1:
             spread = listed([f"{count} {each}" for each, count in counts])
-            odd = [name for name, each in values if each != counts[0][0]]
+            odd = [name for name, each in values.items() if each != counts[0][0]]
             yield problem(kind, severity, f"images{of} {words} ({spread}):", odd, remedy)
 
 
@@ -110,31 +109,20 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     for kind, value, ratio, words, remedy in FAR:
         for dims in (1, 2, 3):
             some = [item for item in items if len(value(item.facts) or ()) == dims]
-            values = np.array([value(item.facts) for item in some])
-            usual = np.median(values, axis=0) if some else 0
+            values = np.array([value(item.facts) for item in some]).reshape(-1, dims)
+            usual = np.median(values, axis=0) if some else values
             odd = [i for i, each in enumerate(values) if (np.abs(np.log(each / usual)) > np.log(ratio)).any()]
-            names = [some[i].name for i in odd]
-            if len(some) >= 4 and 0 < len(odd) <= FEW * len(some):
-                against = f"({_by(values[odd[0]])} against {_by(usual)}{' mm' * (kind == 'spacing')})"
-                yield problem(
-                    kind, "warning", f"{counted(odd, 'image')}{of} {words} than most {against}:", names, remedy
-                )
-            elif odd and kind == "spacing":
-                what = f"images{of} have different spacings: from {_by(values.min(0))} to {_by(values.max(0))} mm"
-                yield problem(
-                    kind, "note", what, [item.name for item in some], "set data.spacing to bring volumes to one"
-                )
-
-
-def _by(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{number:.3g}" for number in numbers)
+            if odd:
+                severity = "warning" if len(some) >= 4 and len(odd) <= FEW * len(some) else "note"
+                first, most = (" x ".join(f"{number:.3g}" for number in numbers) for numbers in (values[odd[0]], usual))
+                what = f"{counted(odd, 'image')}{of} with another {kind} ({first} against {most} {words}):"
+                yield problem(kind, severity, what, [some[i].name for i in odd], remedy)
 
 
 def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Pictures, which say no plane, that are wider and less symmetric than the others may be sagittal."""
-    items = [
-        i for i in items if i.facts["plane"] is None and i.seen.thumbnails is not None and len(i.facts["shape"]) == 2
-    ]
+    items = [item for item in items if item.facts["plane"] is None and len(item.facts["shape"]) == 2]
+    items = [item for item in items if item.seen.thumbnails is not None]
     if len(items) < ENOUGH:
         return
     frames, contents = np.float32([item.seen.thumbnails[:, 0] for item in items]).swapaxes(0, 1)
@@ -142,10 +130,9 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE  # height and width of what is there
     height, width = (boxes * [item.facts["shape"] for item in items]).T
     area, aspect = boxes.prod(axis=1), height / width
-    if np.median(symmetry) < 0.7 or np.median(aspect) < 1.05:  # most are not seen from above
-        return
-    # The lowest and highest slices of a head are small, and of any shape.
+    # Most have to be seen from above. The lowest and highest slices of a head are small, and of any shape.
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
+    odd &= np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
     names = [item.name for item, is_odd in zip(items, odd, strict=True) if is_odd]
     if 0 < len(names) <= FEW * len(items):
         what = f"{counted(names, 'picture')}{of} may be sagittal, wider and less symmetric than the axial others:"
@@ -189,28 +176,24 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     """
     from scipy.spatial.distance import cdist
 
-    known = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
-    sides = [[item for item in known if item.domains == [domain]] for domain in domains]
-    views = {item.seen.thumbnails.shape for side in sides for item in side}
-    if len(sides) != 2 or min(map(len, sides)) < ENOUGH or len(views) > 1:
+    items = [item for item in items if item.domains in [[name] for name in domains]]
+    items = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
+    first = np.array([item.domains == [domains[0]] for item in items], dtype=bool)
+    views = {item.seen.thumbnails.shape for item in items}
+    if len(domains) != 2 or min(first.sum(), (~first).sum()) < ENOUGH or len(views) > 1:
         return []
-    traits = [np.stack([_traits(item.seen.thumbnails) for item in side]) for side in sides]
-    odd = []
-    for own, other in ((0, 1), (1, 0)):
-        third = []
-        for side in (own, other):
-            distance = cdist(traits[own], traits[side]) / np.sqrt(traits[own].shape[1])
-            for row, item in enumerate(sides[own]):
-                same = [each is item or bool(each.patient and each.patient == item.patient) for each in sides[side]]
-                distance[row, same] = np.inf
-            third.append(np.maximum(np.sort(distance, axis=1)[:, 2], 1e-4))
-        enough = np.isfinite(third).all(axis=0)
-        ratio = np.log(third[0], where=enough, out=np.full(len(enough), -np.inf))
-        ratio[enough] -= np.log(third[1][enough])
-        if np.median(ratio) > -0.4:  # the two cannot be told apart
+    traits = np.stack([_traits(item.seen.thumbnails) for item in items])
+    distance = np.maximum(cdist(traits, traits) / np.sqrt(traits.shape[1]), 1e-4)
+    patients = np.array([item.patient or item.name for item in items])
+    distance[patients[:, None] == patients] = np.inf
+    ratio = np.full(len(items), -np.inf)
+    for side in (first, ~first):
+        own, other = (np.sort(distance[side][:, columns], axis=1)[:, 2] for columns in (side, ~side))
+        ratio[side] = [np.log(x / y) if np.isfinite(x + y) else -np.inf for x, y in zip(own, other, strict=True)]
+        if np.median(ratio[side]) > -0.4:  # the two cannot be told apart
             return []
-        odd += [item for item, by in zip(sides[own], ratio, strict=True) if by > 0.25]
-    return odd if len(odd) <= FEW * min(map(len, sides)) else []
+    odd = [item for item, by in zip(items, ratio, strict=True) if by > 0.25]
+    return odd if len(odd) <= FEW * min(first.sum(), (~first).sum()) else []
 
 
 def _traits(thumbnails: np.ndarray) -> np.ndarray:
