@@ -224,15 +224,6 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     assert kinds(result) == [] or name == "brainix_dicom"
 
 
-def test_a_swapped_real_slice_is_found(shared_data, tmp_path):
-    shutil.copytree(shared_data / "t1t2_course", tmp_path / "course")
-    images = sorted((tmp_path / "course" / "Tr2" / "TrainT2").glob("*.png"))
-    shutil.move(images[20], tmp_path / "course" / "Tr1" / "TrainT1" / "Image #900.png")
-    result = check(tmp_path / "course")
-    assert problem(result, "contrast")["files"] == ["Tr1/TrainT1/Image #900.png"]
-    assert "is no image in the column 't2_path'" in problem(result, "source")["what"], "the CSV lists what has gone"
-
-
 def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
     head = np.asarray(nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii").dataobj, np.float32) * 4
     for number in range(16):

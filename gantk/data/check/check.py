@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def check(
     path, usage, tell = Path(path), None, progress or (lambda share, what: None)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         usage = usage_by_guess(path) if recipe is None else usage_by_recipe(path, recipe)
-        scans = _scans_of(usage)
+        named = {r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r) for r in usage.records}
+        scans = [io.Scan(place, files, r.scan_key or r.key) for files, (place, r) in named.items()]
     else:
         scans = [io.Scan(path, (path,), path.name)] if path.is_file() else io.scans(path)
     if not scans:
@@ -90,15 +91,6 @@ def check(
     }
 
 
-def _scans_of(usage: Usage) -> list[io.Scan]:
-    """The images that a table names."""
-    found = {}
-    for record in usage.records:
-        files, name = record.files, record.scan_key or record.key
-        found.setdefault(files, io.Scan(record.path if len(files) == 1 else record.path.parent, files, name))
-    return list(found.values())
-
-
 def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     """Findings in readable images; files outside a source's domains are skipped."""
     items = [item for item in items if item.domains or usage is None]
@@ -128,37 +120,36 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
     found = {}
     for letter, name in usage.names.items() if usage else ():
         records = [record for record in usage.records if record.domain == letter]
-        files, patients = sum(name in item.domains for item in items), {record.subject for record in records} - {""}
-        found[name] = {"files": files, "images": len(records), "patients": len(patients)}
+        patients = {record.subject for record in records} - {""}
+        found[name] = {"files": sum(name in item.domains for item in items), "images": len(records)}
+        found[name]["patients"] = len(patients)
     return found
 
 
 def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
     """Lines for a person, by what they are about."""
 
-    def shares(values: Sequence) -> str:
+    def shares(values: Iterable) -> str:
         counts = Counter(map(str, values)).most_common()
         return listed([f"{value} ({count})" if len(counts) > 1 else value for value, count in counts])
 
     readable = [item for item in items if item.error is None]
-    broken = f"; {len(items) - len(readable)} cannot be read" if len(readable) < len(items) else ""
-    formats = Counter(item.facts["format"] for item in items).most_common()
-    lines = {"files": ", ".join(f"{count} {name}" for name, count in formats) + broken}
-    lines["size"] = shares([" x ".join(map(str, item.facts["shape"])) for item in readable])
-    lines["type"] = shares([item.facts["dtype"] for item in readable])
-    spacings = {tuple(item.facts["spacing"]) for item in readable if item.facts["spacing"]}
-    if len(spacings) == 1:
+    lines = {"files": ", ".join(f"{n} {name}" for name, n in Counter(i.facts["format"] for i in items).most_common())}
+    lines["files"] += f"; {len(items) - len(readable)} cannot be read" if len(readable) < len(items) else ""
+    lines["size"] = shares(" x ".join(map(str, item.facts["shape"])) for item in readable)
+    lines["type"] = shares(item.facts["dtype"] for item in readable)
+    spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
+    if len(spacings) == 1 and spacings != {()}:
         lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
     if usage is None:
         return lines
-    lines["source"] = usage.table.source.name
     domains = _domains(usage, readable).items()
+    lines["source"] = usage.table.source.name
     lines["domains"] = ", ".join(f"{name}: {each['images']} images of {each['files']} files" for name, each in domains)
-    patients = {record.subject for record in usage.records}
-    lines["patients"] = "not known" if patients == {""} else str(len(patients - {""}))
+    lines["patients"] = str(len({record.subject for record in usage.records} - {""}) or "not known")
     if len(usage.names) == 2:
         first, second = ({r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab")
         lines["pairs"] = f"{len(first & second)} registered" if first & second else "none known"
-    lines |= {"split": usage.how} if usage.how else {}
+    lines["split"] = usage.how or "none"
     left = [item.name for item in readable if not item.domains]
     return lines | ({"left out": f"{counted(left, 'file')} of no domain: {listed(left)}"} if left else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import fingerprint, near_copies
@@ -25,56 +25,49 @@ def check_leakage(
     contrast (air) never do. `same_patient = False` is for unpaired methods: a patient in both domains of `train` is an
     error too. Every image is read once.
     """
-    members = [(name, record) for name in SETS for record in splits[name]]
-    patients = {record.subject for _, record in members} - {""}
+    sides = [name for name in SETS for _ in splits[name]]
+    records = [record for name in SETS for record in splits[name]]
     found = []
-    if len(patients) >= PATIENTS or getattr(splits, "by", None) != "block":
-        found += _in_two_sets([(name, r.subject, r.subject) for name, r in members if r.subject], "patient")
-    if len({name for name, _ in members}) > 1:
+    if getattr(splits, "by", None) != "block" or len({record.subject for record in records} - {""}) >= PATIENTS:
+        found += _on_two_sides(
+            "patient", [(r.subject, r.subject, side) for r, side in zip(records, sides, strict=True)]
+        )
+    if len(set(sides)) > 1:
         known = getattr(splits, "fingerprints", {})
-        seen = [known.get(r.id) or fingerprint(r, near) for _, r in members]
-        sides = [name for name, _ in members]
-        images = [(side, one.digest, one.name) for side, one in zip(sides, seen, strict=True) if one.digest]
-        found += _in_two_sets(images, "image")
+        seen = [known.get(record.id) or fingerprint(record, near) for record in records]
+        found += _on_two_sides("image", [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)])
         found += [
             f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in {sides[j]}"
             for i, j, _ in near_copies(seen)
             if sides[i] != sides[j]
         ]
-    both = [] if same_patient else patients_in_both_domains(splits["train"])
     if found:
-        found += [f"patient '{patient}' in both domains of train" for patient in both]
         remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
         what = f"training and held-out images are not apart: {_listed(found, '; ')}"
         raise UserError(what, where="data.split", remedy=remedy)
-    if both:
+    domains: dict[str, set[str]] = defaultdict(set)
+    for record in splits["train"]:
+        domains[record.subject].add(record.domain)
+    both = sorted(repr(patient) for patient, seen in domains.items() if patient and len(seen) > 1)
+    if both and not same_patient:
         what = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
-        what += " training images of both domains, as no unpaired study has them: "
-        what += _listed([repr(patient) for patient in both], ", ")
+        what += f" training images of both domains, as no unpaired study has them: {_listed(both, ', ')}"
         remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "
         remedy += "or data.same_patient = true to train on them all the same"
         raise UserError(what, where="data.same_patient", remedy=remedy)
 
 
-def patients_in_both_domains(records: Sequence[Record]) -> list[str]:
-    """The known patients that have images in more than one domain, sorted."""
-    seen = {(record.subject, record.domain) for record in records if record.subject}
-    patients = [patient for patient, _ in seen]
-    return sorted({patient for patient in patients if patients.count(patient) > 1})
-
-
-def _in_two_sets(entries: Sequence[tuple[str, str, str]], word: str) -> list[str]:
-    """Lines about identities that more than one set holds; each entry is (set, identity, how to call it)."""
-    places: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, identity, label in entries:
-        places[identity].setdefault(name, label)
+def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> list[str]:
+    """Lines about identities on more than one side; each entry is an identity, how it is called, and a side."""
+    places: dict[str | None, dict[str, str]] = defaultdict(dict)
+    for identity, name, side in entries:
+        places[identity].setdefault(side, name)
     return [
         f"{word} {' = '.join(map(repr, dict.fromkeys(names.values())))} in {' and '.join(names)}"
-        for names in places.values()
-        if len(names) > 1
+        for identity, names in places.items()
+        if identity and len(names) > 1
     ]
 
 
 def _listed(found: Sequence[str], between: str) -> str:
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return between.join(found[:SHOWN]) + more
+    return between.join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

@@ -120,9 +120,9 @@ def _drawn(
         kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
         place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
         sets = with_near_copies([place[unit(record)] for record in records], records, near)
-    for name in ("train", *(name for name, share in shares.items() if share)):
+    for name in SETS:
         missing = {record.domain for record in records} - {record.domain for record in sets[name]}
-        if missing:
+        if missing and shares.get(name, 1):
             what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
             remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
             raise UserError(what, where="data.split", remedy=remedy)
@@ -153,12 +153,14 @@ def _resolved(records: Sequence[Record], by: By, folds: int) -> str:
     if folds and by == "block":
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
-    if (by == "patient" and not known) or (by == "block" and not placed):
-        what = "which image is of which patient" if by == "patient" else "the order of the images"
-        allowed = "'block' or 'image' for such images" if by == "patient" else "'patient' or 'image' for such images"
-        remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
-        raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=remedy)
-    return by
+    if by == "patient" and not known:
+        what, allowed = "which image is of which patient", "'block' or 'image' for such images"
+    elif by == "block" and not placed:
+        what, allowed = "the order of the images", "'patient' or 'image' for such images"
+    else:
+        return by
+    remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
+    raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=remedy)
 
 
 # --- units: patients, or images; they go to sets kind by kind, so that every set gets of each kind

@@ -98,12 +98,12 @@ def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str,
 
 
 def _missing(path: Path, column: str, records: Sequence[Record], missing: Sequence[Record]) -> UserError:
-    if column == "patient" and any(not record.subject for record in missing):
-        what = f"'{path}' goes by patient, and the source does not know which image is of which patient"
-        remedy = "give the file a column path in place of patient, or tell the source where names say who it is "
-        return UserError(what, where=WHERE, remedy=remedy + "(patient = 'regex')")
     name = {"patient": lambda r: r.subject, "path": lambda r: str(r.path or r.key), "key": lambda r: r.key}[column]
     names, count = sorted(set(map(name, missing))), len(set(map(name, records)))
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
     what = f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in '{path}': {shown}"
-    return UserError(what, where=WHERE, remedy="add a row for each: none in the column split leaves one out")
+    remedy = "add a row for each: none in the column split leaves one out"
+    if column == "patient" and "" in names:
+        what = f"'{path}' goes by patient, and the source does not know which image is of which patient"
+        remedy = "give the file a column path in place of patient, or set patient = 'regex' where names say who it is"
+    return UserError(what, where=WHERE, remedy=remedy)
