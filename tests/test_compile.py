@@ -14,9 +14,9 @@ from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.unet import UNet
 from gantk.testing import MethodContract
 from gantk.testing.small import random_images, train_table
-from gantk.training.accelerate.compile import CompiledLoss, compile_phases
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
+from gantk_compile.phases import CompiledLoss, compile_phases
 
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 

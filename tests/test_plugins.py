@@ -121,7 +121,7 @@ def test_add_offers_the_kinds_and_nothing_else():
 
 def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
-    assert set(hooks) == {"gantk_register", "gantk_commands", "gantk_step"}
+    assert set(hooks) == {"gantk_register", "gantk_commands", "gantk_step", "gantk_phases"}
     tested = "\n".join(name for name in globals() if name.startswith("test_hook_"))
     for name, hook in hooks.items():
         assert len(inspect.getdoc(hook)) > 60, f"{name} has no docstring"
@@ -190,6 +190,25 @@ def test_hook_step_sees_every_log_point(add_plugin, tiny_recipe, tmp_path):
     logs, shapes = my_watcher.seen[0][3:]
     assert logs["step"] == 2 and "generators/cycle_a" in logs["losses"]
     assert shapes == dict.fromkeys(("a", "b", "fake_a", "fake_b"), (2, 1, 32, 32))
+
+
+PHASES = """
+import gantk
+
+@gantk.hookimpl
+def gantk_phases(method, phases, train, notes):
+    notes.append(f"mine: {len(method.phases())} phases, batch {train.batch}")
+    return phases[:1]
+"""
+
+
+def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
+    from gantk.machine.runtime import start
+    from gantk.training.assemble import assemble
+
+    add_plugin("my-package", "my_phases", PHASES)
+    engine = assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32")).engine
+    assert [phase.name for phase in engine.phases] == ["generators"] and engine.notes == ["mine: 2 phases, batch 2"]
 
 
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------

@@ -1,4 +1,4 @@
-"""The whole plugin surface: three hooks. A plugin is a module named in the entry-point group `gantk`."""
+"""The whole plugin surface: four hooks. A plugin is a module named in the entry-point group `gantk`."""
 
 from __future__ import annotations
 
@@ -39,4 +39,13 @@ def gantk_step(run, stage, step, logs, batch) -> None:
     `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished steps, `logs` the
     line written to log.jsonl (a dict), `batch` the training batch (a dict of tensors, detached fakes included). All of
     it only to be read.
+    """
+
+
+@hookspec(firstresult=True)
+def gantk_phases(method, phases, train, notes):
+    """Change how a training's phases are computed, before its first step; None: not this plugin's affair.
+
+    `method` is a gantk.Method on its device, `phases` its list of Phase, `train` the recipe's [train] table. Returns
+    the phases to run in their place, such as copies with another `loss`; what a user should know goes to `notes`.
     """

@@ -8,6 +8,7 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime
 from gantk.method import Method, Phase
 from gantk.nets.kernels import use_kernels
+from gantk.plugin.loader import load
 from gantk.recipe.tables import TrainTable
 
 
@@ -27,10 +28,7 @@ def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: Tra
         from gantk.training.accelerate.recompute import recompute
 
         recompute(method)
-        if fast.compile:
-            notes.append("train.fast.compile: no phase is compiled: torch cannot trace what is computed again")
-    elif fast.compile:
-        from gantk.training.accelerate.compile import compile_phases  # torch's compiler takes a second to import
-
-        return compile_phases(method, phases, notes)
-    return phases
+    changed = load().hook.gantk_phases(method=method, phases=phases, train=train, notes=notes)
+    if fast.compile and changed is None:
+        notes.append("train.fast.compile: no phase is compiled: the plugin `compile` is not there")
+    return phases if changed is None else changed
