@@ -180,27 +180,15 @@ def test_every_recorded_text_is_of_a_case_and_says_what_is_allowed_or_what_to_do
     assert [name for name, text in kept.items() if not helps.search(text)] == []
 
 
-@pytest.mark.parametrize(
-    ("parts", "text"),
-    [
-        ({}, "it broke."),
-        ({"where": "here"}, "it broke.  (here)"),
-        ({"allowed": ["a", "b"]}, "it broke. Allowed: a, b."),
-        ({"allowed": "this", "remedy": "do that", "where": "x:3"}, "it broke. Allowed: this. Do that.  (x:3)"),
-        ({"remedy": "`gantk list` shows more."}, "it broke. `gantk list` shows more."),
-    ],
-)
-def test_an_error_reads_as_sentences(parts, text):
-    assert str(UserError("it broke", **parts)) == text
-
-
-def test_places_nest_from_the_outside():
-    assert str(UserError("it broke", where="width").at("r.toml:3")) == "it broke.  (r.toml:3: width)"
+def test_an_error_reads_as_sentences_and_places_nest_from_the_outside():
+    assert str(UserError("it broke")) == "it broke."
+    error = UserError("it broke", allowed=["a", "b"], remedy="`gantk list` shows more.", where="width")
+    assert str(error.at("r.toml:3")) == "it broke. Allowed: a, b. `gantk list` shows more.  (r.toml:3: width)"
 
 
 @pytest.mark.parametrize(
     ("name", "close"), [("unett", "unet"), ("UNET", "unet"), ("patch_gan", "patchgan"), ("zebra", None), ("", None)]
 )
 def test_the_nearest_spelling_is_found_and_nothing_far_away(name, close):
-    names = ["unet", "resnet", "patchgan"]
-    assert did_you_mean(name, names) == (f"Did you mean '{close}'?" if close else None)
+    expected = f"Did you mean '{close}'?" if close else None
+    assert did_you_mean(name, ["unet", "resnet", "patchgan"]) == expected
