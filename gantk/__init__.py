@@ -65,7 +65,7 @@ MOVED = {
     "gantk.data.labels": "gantk.data.sources.folders",
     "gantk.data.leakage": "gantk.data.split.leakage",
     "gantk.data.mapping": "gantk.data.intensity",
-    "gantk.data.nyul": "gantk_nyul.nyul",
+    "gantk.data.nyul": "gantk_scales.scales",
     "gantk.data.reading": "gantk.data.sources.reader",
     "gantk.data.phantom": "gantk_phantom.phantom",
     "gantk.data.records": "gantk.data.preparation",

@@ -19,7 +19,7 @@ from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import DataTable
-from gantk_nyul.nyul import Nyul
+from gantk_scales.scales import Nyul
 
 SIZE = (16, 16)
 LONG_AGO = 1e9  # seconds: entries that no run uses any more

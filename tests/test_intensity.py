@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data import intensity
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Unit, Window, ZScore, otsu, to_network
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu, to_network
 from gantk.data.resample import Resize
 from gantk.errors import UserError
-from gantk_nyul.nyul import Nyul
+from gantk_scales.scales import Nyul, Unit
 
 LINES = [Percentile, MinMax, ZScore]
 KINDS = [*LINES, Window, Unit, Nyul]
@@ -201,7 +201,7 @@ def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black
 
 
 def test_networks_that_are_exported_need_no_torch_for_their_intensities():
-    look = "import sys, gantk_nyul.nyul, gantk.data.intensity, gantk.data.resample; print('torch' in sys.modules)"
+    look = "import sys, gantk_scales.scales, gantk.data.intensity, gantk.data.resample; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "False"
 

@@ -26,7 +26,7 @@ from gantk.inference.translator import Translator
 from gantk_monai.bundle import answers
 from gantk_monai.config import scaling
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded
-from gantk_nyul.nyul import Nyul
+from gantk_scales.scales import Nyul
 
 REGRESSION = {"name": "regression", "generator": UNET}
 TENSOR = {"type": str, "format": str, "modality": str, "num_channels": int, "spatial_shape": list, "dtype": str,

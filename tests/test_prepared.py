@@ -121,7 +121,7 @@ def test_a_recipe_chooses_plane_and_spacing(study, plane, stack):
 
 
 def test_what_a_source_cannot_give_is_explained(study):
-    with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel.*\(data\.domains\)"):
+    with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channels.*\(data\.domains\)"):
         images(study, domains=("T1+T2",))
     with pytest.raises(UserError, match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane"):
         load({"name": "phantom", "subjects": 4, "slices": 2}, domains=("T1",), plane="coronal")

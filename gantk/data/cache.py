@@ -1,8 +1,7 @@
 """Cache of prepared images on disk: shared by all runs, memory-mapped, capped; the least recently used go first.
 
-An entry is one `.npy` file, named by what it was made of: names are never reused for other content, files appear whole
-by a rename, and many threads, processes and runs may use one cache at once without locks. Not joblib.Memory: measured,
-it fills half as fast, evicts by access times that few disks keep, and unpickles.
+An entry is one `.npy` file, named by what it was made of, and appears whole by a rename: many processes may use one
+cache at once. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
 """
 
 from __future__ import annotations
@@ -88,9 +87,8 @@ class Cache:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            with self._lock:
-                first, self.full = not self.full, True
-            if first:
+            said, self.full = self.full, True
+            if not said:
                 what = f"the cache '{self.folder}' takes no more images, so some will be decoded again: {error}. Name "
                 what += "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set data.cache = false"
                 warnings.warn(what, RuntimeWarning, stacklevel=2)

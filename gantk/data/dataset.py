@@ -43,14 +43,40 @@ class Data:
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
         self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
-        for letter, contrasts in self.contrasts.items():
+        for letter in self.letters:
             shown = [r for r in self.training if r.domain == letter] or [r for r in training if r.domain == letter]
-            state, count = _fitted(table, contrasts, shown, self.preparation)
-            self.restore_intensity({letter: state})
-            self.channels[letter] = count * (2 * table.neighbours + 1)
+            self._fit(letter, shown)
         if table.neighbours:
-            members = [*self.splits.values(), self.training]
-            self.preparation.stacks = stacked(records, members, table.neighbours)
+            self.preparation.stacks = stacked(records, [*self.splits.values(), self.training], table.neighbours)
+
+    def _fit(self, letter: str, shown: list[Record]) -> None:
+        """Fit the intensity mapping of a domain to these training images, and to nothing else; count their channels."""
+        table, contrasts = self.table, self.contrasts[letter]
+        if not shown:
+            raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
+        mapping = table.intensity()
+        if len(contrasts) > 1:
+            mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
+        by_scan = getattr(mapping, "per", "set") == "volume"
+        if by_scan:  # each scan once, whichever of its slices are trained on
+            shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
+        shown = _thinned(shown, FITTED)
+
+        def fit() -> tuple[dict[str, Any], int]:
+            first = shown[0].read()
+            if len(contrasts) not in (1, len(first)):
+                what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
+                remedy = 'use the source "contrasts", which takes one file for each contrast'
+                raise UserError(f"{what}{len(first)} channels", where="data.domains", remedy=remedy)
+            if by_scan:
+                mapping.fit_from([self.preparation.measured(record, mapping) for record in shown])
+            else:
+                mapping.fit([record.read() for record in _thinned(shown, max(1, FITTED_BYTES // first.nbytes))])
+            return mapping.state(), len(first)
+
+        state, count = self.preparation.fact("fitted", shown, [contrasts, [record.key for record in shown]], fit)
+        self.restore_intensity({letter: state})
+        self.channels[letter] = count * (2 * table.neighbours + 1)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -110,8 +136,7 @@ class Data:
         if self.classes:
             labels = [record.label for record in self.training]
             lines.append("classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes))
-        lacking = sum(bool(record.missing) for record in self.training)
-        if lacking:
+        if lacking := sum(bool(record.missing) for record in self.training):
             lines.append(f"missing  {lacking} of {len(self.training)} training images lack a contrast, which is masked")
         return lines
 
@@ -175,7 +200,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
     about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
     intensity = [table.intensity.table(), code_of([table.intensity.target])]
-    return Preparation(records, table.size, table.fit, cache=cache, about=about, intensity=intensity)
+    return Preparation(records, table.size, table.fit, cache, about, intensity)
 
 
 def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:
@@ -185,36 +210,6 @@ def training_of(table: DataTable, method: type, records: list[Record]) -> list[R
         paired = (record for record in records if record.pair in complete)
         return sorted(paired, key=lambda record: (record.domain, record.pair))
     return unpair(records, table.split.seed) if table.unpair else records
-
-
-def _fitted(
-    table: DataTable, contrasts: tuple[str, ...], shown: list[Record], preparation: Preparation
-) -> tuple[dict[str, Any], int]:
-    """The state of a domain's mapping, fitted to these training images and to nothing else, and their channels."""
-    if not shown:
-        raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
-    mapping = table.intensity()
-    if len(contrasts) > 1:
-        mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
-    by_scan = getattr(mapping, "per", "set") == "volume"
-    if by_scan:  # each scan once, whichever of its slices are trained on
-        shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
-    shown = _thinned(shown, FITTED)
-
-    def fit() -> tuple[dict[str, Any], int]:
-        first = shown[0].read()
-        if len(contrasts) not in (1, len(first)):
-            what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
-            what += f"{len(first)} channel{'s' * (len(first) > 1)}"
-            remedy = 'use the source "contrasts", which takes one file for each contrast'
-            raise UserError(what, where="data.domains", remedy=remedy)
-        if by_scan:
-            mapping.fit_from([preparation.measured(record, mapping) for record in shown])
-        else:
-            mapping.fit([record.read() for record in _thinned(shown, max(1, FITTED_BYTES // first.nbytes))])
-        return mapping.state(), len(first)
-
-    return preparation.fact("fitted", shown, [contrasts, [record.key for record in shown]], fit)
 
 
 def _thinned(records: list[Record], count: int) -> list[Record]:

@@ -53,8 +53,7 @@ class Mapping:
     def __post_init__(self):
         self.range = tuple(map(float, self.range))
         if not self.range[0] < self.range[1]:
-            what = f"range {list(self.range)} is empty"
-            raise UserError(what, where="data.intensity.range", allowed="[start, end]")
+            raise UserError(f"range {list(self.range)} is empty", where="data.intensity.range", allowed="[start, end]")
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Learn from training images (C, *spatial) of this domain; UserError where all are constant."""
@@ -198,25 +197,6 @@ class Window(Linear, name="window"):
         self.fitted = [float(self.low), float(self.high)]
 
 
-@option_fields
-class Unit(Linear, name="unit"):
-    """The full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, goes to the range: nothing is learnt."""
-
-    bits: Literal[8, 16] = 8  # bits of a pixel
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.fitted = [0.0, 2.0**self.bits - 1]
-
-    def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Nothing to learn, but images that are no such pictures are a UserError."""
-        low, high = min(image.min() for image in images), max(image.max() for image in images)
-        if low < 0 or high > self.fitted[1]:
-            what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
-            remedy = "choose bits = 16, or the intensity 'percentile'"
-            raise UserError(what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy)
-
-
 class PerChannel:
     """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C, *spatial).
 
@@ -230,7 +210,7 @@ class PerChannel:
         self.per = getattr(self.lines[0], "per", "set")  # whose intensities decide, see Mapping
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        self._fit("fit", [self._contrasts(image) for image in images])
+        self._fit("fit", list(map(self._contrasts, images)))
 
     def fit_from(self, measured: Sequence[list[list[float] | None]]) -> None:
         self._fit("fit_from", measured)
@@ -273,9 +253,7 @@ class PerChannel:
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         axis, count = image.ndim - self.dims - 1, len(functions)
-        if axis < 0 or image.shape[axis] % count:
-            raise ValueError(f"{count} contrasts do not share out the channels of {tuple(image.shape)}")
-        whole = image.new_empty(image.shape) if is_tensor(image) else np.empty(image.shape, _precision(image))
+        whole = image.clone() if is_tensor(image) else image.astype(np.result_type(image.dtype, np.float32))
         for number, function in enumerate(functions):
             place = (*[slice(None)] * axis, slice(number, None, count))
             whole[place] = function(image[place])
@@ -297,8 +275,6 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
 
 def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
     """Values by the polygon from corners `before` to `after`, whose first and last piece go on without end."""
-    if before is None or after is None:
-        raise ValueError("an intensity mapping is used that was not fitted")
     slopes = np.diff(after) / np.diff(before)
     if is_tensor(image) and len(slopes) > 1:
         return image.new_tensor(along(image.detach().cpu().numpy(), before, after))
@@ -308,7 +284,9 @@ def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pix
     else:
         piece = np.searchsorted(before[1:-1], values, side="right")
         done = after[piece] + (values - before[piece]) * slopes[piece]
-    return done if is_tensor(image) else done.astype(_precision(image), copy=False)[()]
+    if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
+        return done[()]
+    return done.astype(np.float32)[()]
 
 
 def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
@@ -356,11 +334,6 @@ def rises(low: float, high: float) -> bool:
 def is_tensor(image: Any) -> bool:
     """Whether this is a tensor of torch, without importing that."""
     return hasattr(image, "detach")
-
-
-def _precision(image: Any) -> type:
-    """Of results: float64 for an image of float64, else float32."""
-    return np.float64 if getattr(image, "dtype", None) == np.float64 else np.float32
 
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:

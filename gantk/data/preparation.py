@@ -74,7 +74,6 @@ class Preparation:
         records: Sequence[Record],
         size: tuple[int, ...],
         fit: str,
-        *,
         cache: Cache | None = None,
         about: Any = "",  # JSON: the source's options, plane and spacing, versions of the code that reads
         intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
@@ -183,8 +182,7 @@ def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbo
     Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`.
     Where a neighbour is not in a record's own set, the slice nearest to it on the way stands in for it.
     """
-    without = [record for record in records if record.position is None]
-    if without:
+    if without := [record for record in records if record.position is None]:
         what = f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'"
         remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)

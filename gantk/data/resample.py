@@ -20,12 +20,11 @@ UNMOVED = 0.05  # of a voxel: where the outermost ones would move by less, nothi
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """The plane whose slices come first, and the spacing in mm, that networks see of a volume.
+    """The plane whose slices come first, and the spacing in mm of (stack,) rows and columns, that networks see.
 
     Axial stacks run from inferior to superior, with rows from anterior down; coronal ones from anterior to posterior,
     with rows from superior down; both have the patient's right in the first column. Sagittal ones run from right to
-    left, with rows from superior down and anterior in the first column. `spacing` is that of (stack,) rows and columns;
-    None: the file's own.
+    left, with rows from superior down and anterior in the first column.
     """
 
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
@@ -57,8 +56,8 @@ class SamplingGrid:
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
         """(C', stack, rows, columns) on this grid back on `image`'s own upright one, (C', D, H, W)."""
-        native = image.pixels.shape[1:]
-        grid, axes = self._grid(native, image.spacing), self._axes(len(native))
+        native, axes = image.pixels.shape[1:], self._axes(image.dims)
+        grid = self._grid(native, image.spacing)
         back = [(native[axis - 1], 1 / step) for axis, (_, step) in zip(axes[1:], grid, strict=True)]
         return self._turned(resampled(pixels, back)).transpose(np.argsort(axes))
 
@@ -94,10 +93,9 @@ class Resize:
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
-        # how much the image fills of `size`, and where; which part of the image is seen
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
-        self.window = _centred(self.content, self.size)
-        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)
+        self.window = _centred(self.content, self.size)  # what the image fills of `size`
+        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)  # what is seen of the image
 
     def forward(self, image: np.ndarray, fill: float | None = None) -> np.ndarray:
         """(C, *native) -> (C, *size); the padding takes `fill`, by default each channel's own minimum (air)."""
@@ -159,8 +157,7 @@ def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
-    starts = [(of - side) // 2 for side, of in zip(part, whole, strict=True)]
-    return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
+    return tuple(slice((of - side) // 2, (of - side) // 2 + side) for side, of in zip(part, whole, strict=True))
 
 
 def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.ndarray, fill: float | None = None):

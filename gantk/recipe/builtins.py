@@ -40,7 +40,6 @@ PARTS = {
         "minmax": "gantk.data.intensity:MinMax",
         "zscore": "gantk.data.intensity:ZScore",
         "window": "gantk.data.intensity:Window",
-        "unit": "gantk.data.intensity:Unit",
     },
     "metric": {
         "psnr": "gantk.metrics.pairs:PSNR",

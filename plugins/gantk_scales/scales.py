@@ -1,4 +1,4 @@
-"""Nyul's landmark matching: scans of one contrast from many scanners, brought onto one scale. Needs numpy alone."""
+"""Nyul's landmark matching for scans from many scanners, and the full scale of pictures. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.intensity import Foreground, Mapping, no_contrast, option_fields, rises, split_values
+from gantk.data.intensity import Foreground, Linear, Mapping, no_contrast, option_fields, rises, split_values
 from gantk.errors import UserError
 
 NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of the scale
@@ -68,3 +68,22 @@ class Nyul(Mapping, name="nyul"):
         group = np.concatenate([[0], np.cumsum(apart)])
         count = np.bincount(group)
         return np.bincount(group, native) / count, np.bincount(group, network) / count
+
+
+@option_fields
+class Unit(Linear, name="unit"):
+    """The full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, goes to the range: nothing is learnt."""
+
+    bits: Literal[8, 16] = 8  # bits of a pixel
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.fitted = [0.0, 2.0**self.bits - 1]
+
+    def fit(self, images: Sequence[np.ndarray]) -> None:
+        """Nothing to learn, but images that are no such pictures are a UserError."""
+        low, high = min(image.min() for image in images), max(image.max() for image in images)
+        if low < 0 or high > self.fitted[1]:
+            what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
+            remedy = "choose bits = 16, or the intensity 'percentile'"
+            raise UserError(what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy)
