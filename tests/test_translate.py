@@ -77,7 +77,7 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path, gantk
     ("options", "says"),
     [
         (("--planes", "oblique"), "axial, coronal, sagittal, all"),
-        (("--uncertainty", "guesses"), "auto, flips, dropout, checkpoints, cycle"),
+        (("--uncertainty", "guesses"), "auto, checkpoints, cycle, dropout, flips"),
         (("--uncertainty", "dropout"), "dropout above 0"),
         (("--uncertainty", "flips", "--variants", "2"), "the method's own translation"),
         (("--variants", "2", "--style", "scan.nii.gz"), "variants are drawn at random"),

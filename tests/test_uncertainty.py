@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.inference.uncertainty import KINDS, Uncertain, dropping
+from gantk.plugin.loader import registry
+from gantk_uncertainty.maps import dropping
 
 
 class Toy(nn.Module):
@@ -38,8 +39,15 @@ def images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
+KINDS = registry().names("uncertainty")
+
+
+def made(kind: str, seed: int = 0):
+    return registry().get("uncertainty", kind).load()(seed=seed)
+
+
 def maps(kind: str, toy: Toy, image: Tensor, *, seed: int = 0, others=()) -> tuple[Tensor, Tensor]:
-    return Uncertain(kind, seed).maps(toy, "b", image, others)
+    return made(kind, seed).maps(toy, "b", image, others)
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 6, 4), (5, 3, 6, 4), (3, 2, 5, 6, 4)], ids=str)
@@ -52,8 +60,8 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
     assert not toy.training and not toy.drop.training and not toy.drop._forward_hooks
     assert torch.equal(plain, toy.translate(image, "b")) and spread.shape == plain.shape
     assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
-    made = torch.cat([Uncertain(kind).network(toy, "b", others)(part) for part in image.split(2)])
-    assert torch.equal(made, torch.cat([plain, spread], 1))
+    parts = [maps(kind, toy, part, others=others) for part in image.split(2)]
+    assert all(map(torch.equal, (plain, spread), map(torch.cat, zip(*parts, strict=True))))
 
 
 def test_flips_find_what_depends_on_the_side_and_auto_adds_the_cycle():
@@ -64,14 +72,14 @@ def test_flips_find_what_depends_on_the_side_and_auto_adds_the_cycle():
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
     assert torch.equal(maps("auto", Slanted(both=False), image)[1], flips)
     assert torch.equal(maps("auto", Slanted(), image)[1], flips + maps("cycle", Slanted(), image)[1])
-    assert [Uncertain().chosen(Toy(both=both)) for both in (True, False)] == ["flips+cycle", "flips"]
+    assert [made("auto").chosen(Toy(both=both)) for both in (True, False)] == ["flips+cycle", "flips"]
 
 
 def test_dropout_is_the_spread_of_seeded_networks(monkeypatch):
     toy, image = Toy(0.5), images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    monkeypatch.setattr("gantk.inference.uncertainty.PASSES", 400)
+    monkeypatch.setattr("gantk_uncertainty.maps.PASSES", 400)
     many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
     assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
 
@@ -99,12 +107,12 @@ def test_the_cycle_error_is_the_distance_from_the_way_there_and_back():
 
 
 def test_a_kind_that_cannot_be_had_names_those_that_can():
-    rows = {"dropout": "dropout above 0.*: flips", "cycle": "way back", "checkpoints": "train.keep"}
+    rows = {"dropout": "dropout above 0.*Choose flips", "cycle": "way back", "checkpoints": "train.keep"}
     for kind, words in rows.items():
         with pytest.raises(UserError, match=words):
             maps(kind, Toy(both=False), images(1, 1, 4, 4))
-        Uncertain(kind).check(Toy(0.5), checkpoints=2)
+        made(kind).check(Toy(0.5), checkpoints=2)
     for kind in ("auto", "flips"):
-        Uncertain(kind).check(Toy(both=False), checkpoints=1)
+        made(kind).check(Toy(both=False), checkpoints=1)
     with pytest.raises(UserError, match="Did you mean 'flips'"):
-        Uncertain("flip")
+        made("flip")

@@ -20,11 +20,11 @@ from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
 from gantk.inference.tiles import whole_images
-from gantk.inference.uncertainty import Uncertain
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
+from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
@@ -118,10 +118,10 @@ class Translator(TrainedModel):
         """What (N, C, *size) goes through; variants, or an uncertainty, come out side by side as channels."""
         method = self.method
         if look.uncertainty:
-            maker = Uncertain(look.uncertainty, seed=look.seed)
+            maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
             others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
             maker.check(method, 1 + len(others))
-            return maker.network(method, letter, others)
+            return lambda x: torch.cat(maker.maps(method, letter, x, others), dim=1)
         if look.variants is not None:
             return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
         if look.example is None:

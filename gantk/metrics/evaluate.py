@@ -59,9 +59,7 @@ class Scorer:
         self.posts = Posts(model, data.range)
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
         if model.evaluate.uncertainty != "none":
-            from gantk.inference.uncertainty import Uncertain
-
-            Uncertain(model.evaluate.uncertainty).check(method, model.train.keep)
+            bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(method, model.train.keep)
 
     # ---- while training
 
@@ -232,11 +230,10 @@ class Scorer:
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
-        from gantk.inference.uncertainty import Uncertain
         from gantk.metrics.uncertainty import judge_uncertainty
 
-        maker = Uncertain(self.model.evaluate.uncertainty)
-        network = maker.network(self.method, to, others)
+        maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
+        network = lambda x: torch.cat(maker.maps(self.method, to, x, others), dim=1)  # noqa: E731
         maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
         made, deviation = (self.data.centre(each) for each in maps.chunk(2, dim=1))
         errors = (made - references.images).abs()

@@ -20,9 +20,10 @@ def gantk_register(add: Add) -> None:
     """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
-    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`), each taking a name and
-    a callable or a `"package.module:attribute"` string, imported at first use. `add.recipes("my_package.recipes")`
-    offers a package that holds TOML recipes, `add.suites("my_package.suites")` one that holds suites of `gantk bench`.
+    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `uncertainty`), each
+    taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
+    `add.recipes("my_package.recipes")` offers a package that holds TOML recipes, `add.suites("my_package.suites")` one
+    that holds suites of `gantk bench`.
     A source with a class method `accepts(path)` is one that `--data PATH` may find.
     """
 

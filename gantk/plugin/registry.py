@@ -23,6 +23,7 @@ KINDS = {
     "features": "a network from images to vectors, in which sets of images are compared",
     "baseline": "a simple way from source to target that a model must beat",
     "post": "a change of finished images, after the networks",
+    "uncertainty": "how far a translation may be off, pixel by pixel",
     "exporter": "writes a trained model as a file for other programs",
     "optimizer": "an update rule",
     "schedule": "the learning rate over the training",

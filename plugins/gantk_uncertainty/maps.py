@@ -1,0 +1,151 @@
+"""How sure a translation is, pixel by pixel: how far its answers spread when what should not matter is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.method import Method
+
+PASSES = 8  # networks that are drawn for "dropout"; more is smoother and slower
+FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored, columns and rows, alone and together
+
+
+class Flips:
+    """Standard deviation over an image and its mirror images, each translated and mirrored back (Wang et al. 2019).
+
+    Base of every kind: uncertainty maps of a method's translations, in network intensities. The same seed gives the
+    same maps, whatever the batch; the global random generators are left as they were.
+    """
+
+    needs = ""  # what a run must have, in words
+
+    def __init__(self, *, seed: int = 0):
+        self.seed = seed
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        """Whether a method, of which so many checkpoints are kept, can have this kind."""
+        return True
+
+    def check(self, method: Method, checkpoints: int) -> None:
+        """UserError where it cannot."""
+        if not self.had(method, checkpoints):
+            what = f"this uncertainty needs {self.needs}"
+            raise UserError(what, where="uncertainty", remedy="choose flips, which every run can have")
+
+    def chosen(self, method: Method) -> str:
+        """The kind that is made, by name."""
+        return type(self).__name__.lower()
+
+    @torch.no_grad()
+    def maps(
+        self, method: Method, to: str, image: Tensor, others: Sequence[Mapping[str, Tensor]] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The plain translation of images (N, C, *size) and its uncertainty, 0 or more: (N, D, *size), float32.
+
+        `others` are other checkpoints' weights. UserError where the kind cannot be had. The translation is the one that
+        is made without an uncertainty, to the bit.
+        """
+        self.check(method, 1 + len(others))
+        plain = method.translate(image, to).float()
+        return plain, self.spread(method, to, image, plain, others)
+
+    def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
+        """The uncertainty of the translation `plain`."""
+        mirrored = (method.translate(image.flip(axes), to).float().flip(axes) for axes in FLIPS)
+        return torch.stack([plain, *mirrored]).std(0)
+
+
+class Dropout(Flips):
+    """Standard deviation over networks, each with other units dropped (Gal and Ghahramani 2016, eq. 7-8)."""
+
+    needs = "networks that were trained with method.generator.dropout above 0"
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        return bool(_dropout_layers(method))
+
+    def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
+        generator, made = torch.Generator().manual_seed(self.seed), []
+        for _ in range(PASSES):
+            with dropping(method, generator):
+                made.append(method.translate(image, to).float())
+        return torch.stack(made).std(0)
+
+
+class Checkpoints(Flips):
+    """Standard deviation over the run's kept checkpoints, an ensemble along the training (Huang et al. 2017)."""
+
+    needs = "several checkpoints: train.keep of 2 or more"
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        return checkpoints > 1
+
+    def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
+        own, made = {name: tensor.clone() for name, tensor in method.state_dict().items()}, [plain]
+        try:
+            for weights in others:
+                method.load_state_dict(weights)
+                made.append(method.translate(image, to).float())
+        finally:
+            method.load_state_dict(own)
+        return torch.stack(made).std(0)
+
+
+class Cycle(Flips):
+    """How far an image is from its translation brought back, for two-way methods."""
+
+    needs = "a way back from the target domain: a two-way method, such as cyclegan"
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        return len(method.directions()) == 2
+
+    def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
+        back = method.translate(plain.to(image.dtype), {"a": "b", "b": "a"}[to]).float()
+        error = (back - image).abs()  # network intensities are the same in both domains: no factor is needed
+        return error if error.shape == plain.shape else error.mean(1, keepdim=True).expand_as(plain)
+
+
+class Auto(Flips):
+    """Flips, and for two-way methods cycle added to it: what found the errors best on phantoms."""
+
+    def chosen(self, method: Method) -> str:
+        return "flips+cycle" if len(method.directions()) == 2 else "flips"
+
+    def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
+        spread = super().spread(method, to, image, plain, others)
+        two_way = len(method.directions()) == 2
+        return spread + Cycle().spread(method, to, image, plain, others) if two_way else spread
+
+
+@contextmanager
+def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Inside, the dropout layers of a module in eval mode drop units: the same ones for every image and every batch.
+
+    One network is drawn, not one an image: neighbouring slices see the same one, and a result does not depend on what
+    it shared a batch with. `generator` is a CPU generator, so that devices agree.
+    """
+    masks: dict[tuple, Tensor] = {}
+
+    def drop(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        shape = (1, *x.shape[1:]) if isinstance(layer, nn.Dropout) else (1, x.shape[1], *[1] * (x.ndim - 2))
+        if (layer, shape) not in masks:
+            kept = torch.rand(shape, generator=generator) >= layer.p
+            masks[layer, shape] = kept.to(x.device, x.dtype) / max(1 - layer.p, torch.finfo(x.dtype).eps)
+        return x * masks[layer, shape]
+
+    hooks = [layer.register_forward_hook(drop) for layer in _dropout_layers(module)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _dropout_layers(module: nn.Module) -> list[nn.Module]:
+    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.p > 0]
