@@ -24,7 +24,7 @@ class Flips:
 
     needs = ""  # what a run must have, in words
 
-    def __init__(self, *, seed: int = 0):
+    def __init__(self, *, seed: int = 0):  # of what is drawn
         self.seed = seed
 
     def had(self, method: Method, checkpoints: int) -> bool:
