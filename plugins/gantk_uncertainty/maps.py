@@ -24,7 +24,11 @@ class Flips:
 
     needs = ""  # what a run must have, in words
 
-    def __init__(self, *, seed: int = 0):  # of what is drawn
+    def __init__(
+        self,
+        *,
+        seed: int = 0,  # of what is drawn at random
+    ):
         self.seed = seed
 
     def had(self, method: Method, checkpoints: int) -> bool:
