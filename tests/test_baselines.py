@@ -68,12 +68,11 @@ def test_linear_correction_undoes_brightness_and_contrast_and_nothing_else():
 # ---- L1 regression
 
 
-def pairs(count: int, size: tuple[int, ...] = (16, 16), seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def pairs(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Smooth sources, and targets that no look-up table gives: how far a pixel is above its surroundings."""
-    generator = torch.Generator().manual_seed(seed)
-    blur = F.avg_pool2d if len(size) == 2 else F.avg_pool3d
-    sources = blur(torch.rand((count, 1, *size), generator=generator) * 4 - 2, 3, 1, 1).clamp(-1, 1)
-    targets = (2 * (sources - blur(sources, 3, 1, 1, count_include_pad=False)) - 0.5).clamp(-1, 1)
+    noise = torch.rand((count, 1, 16, 16), generator=torch.Generator().manual_seed(seed)) * 4 - 2
+    sources = F.avg_pool2d(noise, 3, 1, 1).clamp(-1, 1)
+    targets = (2 * (sources - F.avg_pool2d(sources, 3, 1, 1, count_include_pad=False)) - 0.5).clamp(-1, 1)
     return list(zip(sources, targets, strict=True))
 
 
@@ -82,15 +81,23 @@ def error(model, held_out) -> float:
     return float((model(sources) - targets).abs().mean())
 
 
-def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range():
+def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range_and_with_missing_contrasts():
     train, test = pairs(24), pairs(12, seed=1)
+    limit = 0.5 * error(IntensityMap(train), test)
     found = error(Regression(train, **SETTINGS), test)
-    assert found < 0.5 * error(IntensityMap(train), test) < error(lambda x: x, test)
+    assert found < limit < error(lambda x: x, test)
     wide = [[(5 * (s + 1), 5 * (t + 1)) for s, t in some] for some in (train, test)]
     scaled = Regression(wide[0], **SETTINGS | {"low": 0.0, "high": 10.0})
     assert error(scaled, wide[1]) == pytest.approx(5 * found, rel=0.05)
     wild = scaled(torch.rand(4, 1, 16, 16) * 1e3 - 500)
     assert wild.min() >= 0 and wild.max() <= 10 and wild.std() > 0
+    lacking = [
+        (torch.cat([s, s * torch.nan if k % 3 else -s]), torch.cat([t, t * torch.nan if k % 2 else 0 * t]))
+        for k, (s, t) in enumerate(train)
+    ]
+    outputs = Regression(lacking, **SETTINGS)(torch.stack([torch.cat([s, s * torch.nan]) for s, _ in test]))
+    assert outputs.shape == (12, 2, 16, 16) and outputs.isfinite().all()
+    assert (outputs[:, :1] - torch.stack([t for _, t in test])).abs().mean() < limit
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_surrounds_it():
@@ -105,7 +112,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_surrounds_it():
     assert torch.equal(first, again) and not torch.equal(first, other) and not first.requires_grad
 
 
-@pytest.mark.parametrize("size", [(19, 21), (2, 3), (9, 10, 11), (1, 8, 8)], ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize("size", [(19, 21), (2, 3), (9, 10, 11)], ids=lambda size: "x".join(map(str, size)))
 def test_sides_that_do_not_halve_are_handled(size):
     images = torch.rand((4, 1, *size)) * 2 - 1
     model = Regression(zip(images, images, strict=True), **SETTINGS | {"dims": len(size), "steps": 2})
@@ -114,28 +121,8 @@ def test_sides_that_do_not_halve_are_handled(size):
     assert model(larger).shape == larger.shape
 
 
-def test_missing_contrasts_and_unknown_targets_do_not_poison_it():
-    def two(some, lacking):
-        found = []
-        for number, (source, target) in enumerate(some):
-            both = torch.cat([source, -source])
-            if number % 3 in lacking:
-                both[1] = torch.nan
-            found.append((both, torch.cat([target, torch.full_like(target, torch.nan if number % 2 else 0.0)])))
-        return found
-
-    made, test = Regression(two(pairs(24), {1, 2}), **SETTINGS), pairs(12, seed=1)
-    for lacking in (set(), {0, 1, 2}):
-        outputs = made(torch.stack([source for source, _ in two(test, lacking)]))
-        assert outputs.shape == (12, 2, 16, 16) and outputs.isfinite().all()
-        truth = torch.stack([target for _, target in test])
-        assert (outputs[:, :1] - truth).abs().mean() < 0.5 * error(IntensityMap(pairs(24)), test)
-
-
 def test_what_cannot_be_learned_from_is_refused():
-    for some, changed, word in (
-        ([], {}, "registered training pairs"),
-        (pairs(1) + pairs(1, (16, 18)), {}, "one size"),
-    ):
+    odd = [(torch.zeros(1, 16, 18), torch.zeros(1, 16, 18))]
+    for some, word in (([], "registered training pairs"), (pairs(1) + odd, "one size")):
         with pytest.raises(UserError, match=word):
-            Regression(some, **SETTINGS | changed)
+            Regression(some, **SETTINGS)

@@ -25,8 +25,8 @@ def volume(path: Path, pixels: np.ndarray, spacing: float = 1.0, shift: float = 
     return pixels
 
 
-def noise(seed: int, size=(12, 13, 14), scale: float = 900.0) -> np.ndarray:
-    return np.random.default_rng(seed).random(size) * scale - 300
+def noise(seed: int, scale: float = 900.0) -> np.ndarray:
+    return np.random.default_rng(seed).random((12, 13, 14)) * scale - 300
 
 
 @pytest.fixture
@@ -75,66 +75,40 @@ def test_sets_are_compared_whatever_their_names_but_at_one_size(tmp_path, pictur
     assert "one size" in refused(tmp_path, "kid")
 
 
-def test_sub_folders_tell_files_of_one_name_apart(tmp_path, volumes):
+def test_names_below_the_folder_are_matched_and_alone_where_only_the_folders_differ(tmp_path, volumes):
     deep = tmp_path / "deep"
     for number, (made, truth) in enumerate(volumes):
         volume(deep / "pred" / f"p{number}" / "t2.nii.gz", made)
         volume(deep / "truth" / f"p{number}" / "t2.nii.gz", truth)
     assert rows_of(deep, "psnr")["psnr"]["value"] == pytest.approx(rows_of(tmp_path, "psnr")["psnr"]["value"])
-    shutil.rmtree(deep / "pred")
-    volume(deep / "pred" / "t2.nii.gz", volumes[0][0])
-    assert "3 only in" in refused(deep) and "p0/t2, p1/t2" in refused(deep)
-    volume(deep / "pred" / "p1" / "t2.nii.gz", volumes[0][0])
-    (deep / "pred" / "t2.nii.gz").unlink()
-    assert "2 only in" in refused(deep) and "p0/t2, p2/t2" in refused(deep)
-    volume(deep / "pred" / "p1" / "t2.nii", volumes[0][0])  # the same name in another format
-    assert "1 images in" in refused(deep) and "p1/t2.nii" in refused(deep)
-
-
-def test_names_alone_do_where_only_the_folders_differ_and_one_file_needs_no_name(tmp_path, volumes):
+    volume(deep / "pred" / "p1" / "t2.nii", volumes[0][0])
+    assert "several images of one name: p1/t2.nii" in refused(deep)
     (tmp_path / "truth" / "sorted").mkdir()
     for path in sorted((tmp_path / "truth").glob("*.nii.gz")):
         path.rename(path.parent / "sorted" / path.name)
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)  # what rounding does to a grid
     assert rows_of(tmp_path, "mae")["mae"]["n"] == 3
     files = tmp_path / "pred" / "case-0.nii.gz", tmp_path / "truth" / "sorted" / "case-1.nii.gz"
-    row = compare_folders(*files, ["mae"])["metrics"]["pred_to_truth"]["mae"]
+    row = compare_folders(*files, ["mae"])["metrics"]["pred_to_truth"]["mae"]  # one file needs no name
     assert row["value"] == pytest.approx(np.abs(volumes[0][0] - volumes[1][1]).mean(), rel=1e-4)
-
-
-def test_unequal_folders_list_both_differences_with_counts_and_names(tmp_path, volumes):
     for number in range(7):
         volume(tmp_path / "pred" / f"extra-{number}.nii", noise(1))
-    volume(tmp_path / "truth" / "lonely.nii.gz", noise(1))
     message = refused(tmp_path)
-    assert f"7 only in {tmp_path / 'pred'}: extra-0, extra-1" in message and ", ..." in message
-    assert f"1 only in {tmp_path / 'truth'}: lonely" in message and "extra-6" not in message
+    assert f"7 only in {tmp_path / 'pred'}: extra-0, extra-1" in message and "extra-6" not in message
+    volume(tmp_path / "pred" / "case-0.nii.gz", volumes[0][0], spacing=1.5)
+    shutil.copytree(tmp_path / "pred", tmp_path / "truth", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "truth" / "sorted")
+    volume(tmp_path / "pred" / "case-0.nii.gz", volumes[0][0])
+    volume(tmp_path / "pred" / "case-1.nii.gz", volumes[0][0], shift=4)
+    assert "affines differ) (2 of 10 pairs differ)" in refused(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [(dict(spacing=1.5), "affines differ"), (dict(size=(12, 13, 16)), "16 x 13 x 12 against 14 x 13 x 12")],
-    ids=["spacing", "size"],
-)
-def test_images_on_different_grids_are_refused_by_name(tmp_path, volumes, change, said):
-    size = change.pop("size", (12, 13, 14))
-    volume(tmp_path / "pred" / "case-1.nii.gz", noise(5, size), **change)
-    message = refused(tmp_path)
-    assert "another grid" in message and said in message
-    assert all(str(tmp_path / side / "case-1.nii.gz") in message for side in ("pred", "truth"))
-    volume(tmp_path / "pred" / "case-2.nii.gz", noise(5, size), **change)
-    assert "(2 of 3 pairs differ)" in refused(tmp_path)
-
-
-@pytest.mark.parametrize("side", ["pred", "truth"])
-@pytest.mark.parametrize("metric", ["psnr", "kid"])
+@pytest.mark.parametrize(("side", "metric"), [("pred", "kid"), ("truth", "psnr")])
 def test_values_that_are_no_numbers_broken_files_and_empty_folders_are_refused(tmp_path, volumes, side, metric):
-    path = tmp_path / side / "case-2.nii.gz"
-    for wrong in (np.nan, np.inf):
-        broken = volumes[2][0].copy()
-        broken[3, 4, 5:9] = wrong
-        volume(path, broken)
-        assert str(path) in refused(tmp_path, metric) and "4 values that are not finite" in refused(tmp_path, metric)
+    path, broken = tmp_path / side / "case-2.nii.gz", volumes[2][0].copy()
+    broken[3, 4, 5:9] = np.nan, np.inf, -np.inf, np.nan
+    volume(path, broken)
+    assert str(path) in refused(tmp_path, metric) and "4 values that are not finite" in refused(tmp_path, metric)
     path.write_bytes(path.read_bytes()[:200])
     assert str(path) in refused(tmp_path, metric)
     shutil.rmtree(tmp_path / side)
@@ -151,14 +125,3 @@ def test_a_constant_truth_is_refused_for_no_score_is_defined(tmp_path, volumes, 
     assert "7 throughout" in message and "3 images" in message and str(tmp_path / "truth" / "case-0.nii.gz") in message
     volume(tmp_path / "truth" / "case-1.nii.gz", noise(1))  # one that is not gives the set a range
     assert rows_of(tmp_path, metric)
-
-
-def test_other_channels_are_refused_by_name(tmp_path, pictures):
-    from PIL import Image
-
-    pictures(tmp_path / "truth", 2)
-    shutil.copytree(tmp_path / "truth", tmp_path / "pred")
-    path = tmp_path / "pred" / "slice-01.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(path)
-    message = refused(tmp_path)
-    assert "[3, 32, 32] against [1, 32, 32]" in message and str(path) in message

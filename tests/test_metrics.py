@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import urllib.error
 
 import pytest
@@ -100,19 +99,7 @@ def test_better_images_score_better_inverted_ones_worse_and_equal_ones_perfectly
 
 
 @pytest.mark.parametrize("metric", MAPS)
-def test_no_score_depends_on_the_images_own_maximum(metric):
-    output, truth = pair((1, 1, 16, 16))
-    score = metric(2.0, 2)
-    quarter = {
-        PSNR: score(output, truth) + 20 * math.log10(4),
-        NRMSE: score(output, truth) / 4,
-        SSIM: score(output / 4, truth / 4),
-    }.get(metric, score(output, truth))
-    assert metric(8.0, 2)(output, truth).item() == pytest.approx(quarter.item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("metric", MAPS)
-def test_a_mask_limits_the_score_to_its_region_and_ignores_even_nan_outside(metric):
+def test_a_mask_limits_the_score_to_its_region_and_one_map_serves_several_regions(metric):
     output, truth = pair((2, 2, 40, 24))
     score, mask = metric(2.0, 2), box(2, 1, 40, 24, start=8, stop=16)
     expected = score(output, truth, mask)
@@ -122,17 +109,11 @@ def test_a_mask_limits_the_score_to_its_region_and_ignores_even_nan_outside(metr
     assert torch.equal(score(spoiled, truth, mask), expected)
     assert score(output, truth, torch.zeros_like(mask)).isnan().all()
     assert torch.allclose(score(output, truth, torch.ones_like(mask)), score(output, truth), atol=1e-6)
-
-
-@pytest.mark.parametrize("metric", MAPS)
-def test_means_of_several_regions_are_the_scores_of_each(metric):
-    output, truth = pair((3, 2, 24, 26))
-    score, mask = metric(2.0, 2), torch.rand(3, 1, 24, 26, generator=torch.Generator().manual_seed(1)) > 0.6
     means = score.means(output, truth, [None, mask])
     assert torch.equal(score.of_mean(means[0][0]), score(output, truth))
-    assert torch.equal(score.of_mean(means[1][0]), score(output, truth, mask))
+    assert torch.equal(score.of_mean(means[1][0]), expected)
     seen = mask[..., 5:-5, 5:-5] if metric is SSIM else mask
-    assert means[0][1].tolist() == [2 * seen[0].numel()] * 3
+    assert means[0][1].tolist() == [2 * seen[0].numel()] * 2
     assert means[1][1].tolist() == (2 * seen.flatten(1).sum(1)).tolist()
 
 

@@ -13,8 +13,8 @@ from test_metrics import pair
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import estimate, left_out_interval, probability_better
-from gantk.metrics.pair_scores import PairScorer, References, foreground
-from gantk.metrics.pairs import MAE, MSSSIM, NRMSE, PSNR, SSIM
+from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
 from gantk.metrics.uncertainty import judge_uncertainty
 from gantk.metrics.verdict import pair_verdict, set_verdict
@@ -54,25 +54,6 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
     assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
     whole = (linearly_corrected(linear, truth) - truth).abs().mean().item()
     assert rows["mae"]["corrected"] == pytest.approx(whole, abs=1e-5)
-
-
-def test_the_foreground_is_where_truth_or_source_shows_more_than_air():
-    source, truth = torch.full((1, 1, 4, 4), -1.0), torch.full((1, 1, 4, 4), -1.0)
-    source[..., 0, :], truth[..., 1, :], truth[..., 2, :] = 0.5, 0.5, -0.95  # the last is no more than 5 % of the range
-    found = foreground(source, truth, low=-1.0, data_range=2.0)
-    assert found[0, 0].any(1).tolist() == [True, True, False, False]
-
-
-def test_regions_that_are_not_wanted_or_cannot_be_have_no_rows():
-    output, truth = pair((2, 1, 24, 24))
-    inside = torch.ones(2, 1, 24, 24) > 0
-    for regions, names in ((["whole"], {"mae"}), (["foreground", "lesion"], {"mae_foreground"})):
-        assert set(scored(output, truth, scorer_of(MAE, regions=regions), foreground=inside)) == names
-    assert set(scored(output, truth, scorer_of(MSSSIM, MAE), foreground=inside)) == {"ms_ssim", "mae", "mae_foreground"}
-    for metric, regions, word in ((MSSSIM, ["foreground"], "ms_ssim"), (MAE, [], "no region")):
-        with pytest.raises(UserError, match=word) as error:
-            scorer_of(metric, regions=regions)
-        assert error.value.where == "evaluate.regions"
 
 
 def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():

@@ -48,7 +48,7 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
     for folder, side, names in zip(folders, sides, named, strict=True):
         if len(names) < len(side):
             twice = _some([scan.name for scan in side if scan not in names.values()])
-            what = f"{len(side) - len(names)} images in {folder} have names that others have too: {twice}"
+            what = f"{folder} holds several images of one name: {twice}"
             raise UserError(what, where=WHERE, remedy="leave one image of each name")
     lonely = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
     if any(lonely):
