@@ -100,7 +100,7 @@ def test_names_below_the_folder_are_matched_and_alone_where_only_the_folders_dif
     shutil.rmtree(tmp_path / "truth" / "sorted")
     volume(tmp_path / "pred" / "case-0.nii.gz", volumes[0][0])
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[0][0], shift=4)
-    assert "affines differ) (2 of 10 pairs differ)" in refused(tmp_path)
+    assert "affines differ)" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(("side", "metric"), [("pred", "kid"), ("truth", "psnr")])

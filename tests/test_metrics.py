@@ -196,19 +196,6 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(random_backbon
     assert solid.definition.endswith("/middle-slices/whole-image")
 
 
-def test_random_weights_are_named_so_seeded_and_no_lpips():
-    state = torch.random.get_rng_state()
-    metric, again, other = (LPIPS(2.0, 2, net="squeeze", weights="random", seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    output, truth = pair((2, 1, 32, 32))
-    assert metric.name == "lpips_random" and "random-seed-0" in metric.definition
-    assert torch.equal(metric(output, truth), again(output, truth))
-    assert not torch.allclose(metric(output, truth), other(output, truth))
-    assert metric(truth, truth).tolist() == [0, 0] and (metric(output, truth) > 0).all()
-    with pytest.raises(UserError, match="16 x 16"):
-        metric(output[..., :16, :16], truth[..., :16, :16])
-
-
 def test_absent_weights_of_lpips_are_one_message_that_says_which_file_to_put_where(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise urllib.error.URLError("no network here")

@@ -137,32 +137,22 @@ def test_the_winner_has_no_bar_and_the_least_score_and_comes_first():
     assert choice.best == 3
 
 
-@pytest.fixture
-def fake_scores(monkeypatch):
-    """Gives the saves of the trainings that follow these scores; an error instead of a score is raised."""
+def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
+    left = [0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3]  # too few images to judge cost no training
 
-    def give(*scores: float | Exception) -> None:
-        left = list(scores)
+    class Fake:
+        rule, higher = "as given", False
 
-        class Fake:
-            rule, higher = "as given", False
+        def __init__(self, scorer):
+            pass
 
-            def __init__(self, scorer):
-                pass
+        def __call__(self):
+            score = left.pop(0)
+            if isinstance(score, Exception):
+                raise score
+            return {"score": score}
 
-            def __call__(self):
-                score = left.pop(0)
-                if isinstance(score, Exception):
-                    raise score
-                return {"score": score}
-
-        monkeypatch.setattr(training, "Criterion", Fake)
-
-    return give
-
-
-def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, fake_scores):
-    fake_scores(0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3)  # too few images to judge cost no training
+    monkeypatch.setattr(training, "Criterion", Fake)
     tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
     run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
@@ -171,46 +161,6 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, fake_sco
     assert (best["step"], best["rule"]) == (2, "as given")
     assert [row["score"] for row in best["table"]] == [0.9, 0.2, None, 0.4, 0.3]
     assert best["table"][2]["barred"].startswith("1 image is no set")
-
-
-@pytest.mark.parametrize("point", ["before the checkpoint", "before best.json", "before the former best is dropped"])
-def test_a_kill_in_a_save_loses_neither_the_best_nor_the_newest(tiny_recipe, tmp_path, monkeypatch, fake_scores, point):
-    """The third save beats the first: killed in it, the run holds what best.json names, and a resume agrees."""
-    tiny_recipe["train"] |= {"steps": 4, "save_every": 1, "keep": 1}
-    fake_scores(0.5, 0.6, 0.1, 0.2)
-    whole = gantk.run(tiny_recipe, out=tmp_path / "whole", **QUIET)
-
-    class Killed(BaseException):
-        pass
-
-    def killing(function, when):
-        def call(*args, **kwargs):
-            if when(*args):
-                raise Killed
-            return function(*args, **kwargs)
-
-        return call
-
-    fake_scores(0.5, 0.6, 0.1, 0.1 if point == "before the checkpoint" else 0.2, 0.2)
-    with monkeypatch.context() as patches:
-        if point == "before the checkpoint":
-            patches.setattr(checkpoint, "save", killing(checkpoint.save, lambda folder, step, *_: step == 3))
-        elif point == "before best.json":
-            write = killing(
-                RunFolder.write_json, lambda run, name, content: name == "best.json" and content["step"] == 3
-            )
-            patches.setattr(RunFolder, "write_json", write)
-        else:
-            calls = []
-            prune = killing(training.checkpoint.prune, lambda *args: calls.append(args) or len(calls) == 6)
-            patches.setattr(training.checkpoint, "prune", prune)
-        with pytest.raises(Killed):
-            gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
-    run = RunFolder(tmp_path / "run")
-    assert run.best().is_dir() and run.latest().is_dir()
-    gantk.resume(run.path, **QUIET)
-    assert checkpoint.steps_saved(run.checkpoints) == checkpoint.steps_saved(whole.checkpoints) == [3, 4]
-    assert (run.path / "best.json").read_bytes() == (whole.path / "best.json").read_bytes()
 
 
 def test_a_resumed_run_chooses_as_if_it_had_never_stopped(tiny_recipe, tmp_path):

@@ -11,7 +11,6 @@ from test_evaluation import Samples, scorer_of
 
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.metrics.references import RealImages
 from gantk.metrics.sets import ImageGroup, halves
 from gantk_tasks.classification import (
     Classification,
@@ -130,15 +129,12 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
 
 def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_of_timm():
     data, state = tumours(20, 0), torch.get_rng_state()
-    found = [
-        Classification(2.0, 2, **QUICK | {"steps": 5, "seed": seed}).answers(data.images, data.labels, 2, data.images)
-        for seed in (0, 0, 1)
-    ]
+    makers = [Classification(2.0, 2, **QUICK | {"steps": 5, "seed": seed}) for seed in (0, 0, 1)]
+    found = [maker.answers(data.images, data.labels, 2, data.images) for maker in makers]
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
     assert torch.equal(state, torch.get_rng_state())
     labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
-    solid = Classification(1.0, 3, **QUICK | {"steps": 1})
-    assert solid.answers(volumes, labels, 2, volumes).shape == (4, 2)
+    assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(volumes, labels, 2, volumes).shape == (4, 2)
     flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
     likely = flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20))
     assert likely.sum(1) == pytest.approx(1) and "resnet10t-random" in flat.definition
@@ -255,22 +251,14 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
     assert metric(train, alone, translated(alone))["segmentation_taught"].value is None
 
 
-def test_without_masks_it_says_what_is_missing():
-    train, test, made = patients(6, 0, "p"), patients(6, 1, "q"), translated(patients(6, 1, "q"))
-    metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
-    bare = ImageGroup(test.images, test.patients)
-    healthy = ImageGroup(test.images, test.patients, None, torch.zeros_like(test.masks))
-    for groups, word in (
-        ((bare, test, made), "training images"),
-        ((train, healthy, made), "test images"),
-        ((train, test, bare), "made images"),
-        ((ImageGroup(train.images, test.patients, None, train.masks), test, made), "training images"),  # no others
-    ):
+def test_without_masks_it_says_what_is_missing_and_images_that_nobody_looked_at_are_left_out():
+    train, test = patients(12, 0, "p"), patients(9, 1, "q")
+    metric, bare = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1}), ImageGroup(test.images, test.patients)
+    for groups, word in (((bare, test, test), "training images"), ((train, test, bare), "made images")):
         with pytest.raises(UserError, match=f"lesion masks.*{word}") as error:
             metric(*groups)
         assert error.value.where == "evaluate.metrics"
-    train, test = patients(12, 0, "p"), patients(9, 1, "q")
-    train.masks[:3], test.masks[3:6] = torch.nan, torch.nan  # images that nobody looked at are left out
+    train.masks[:3], test.masks[3:6] = torch.nan, torch.nan
     score = metric(train, test, translated(test))["segmentation"]
     assert "trained-on:real=9" in score.definition and "patients=2" in score.definition and score.n == 6
 
@@ -303,14 +291,9 @@ def test_a_run_without_masks_is_refused_before_training(lesions):
         scorer_of(lesions, Samples)
 
 
-def reals_of(tables: dict) -> RealImages:
-    tables["evaluate"]["metrics"] = ["psnr"]
-    data = scorer_of(tables, Keeps).data
-    return RealImages(data, "cpu")
-
-
 def test_a_mask_counts_for_the_image_that_is_registered_with_its_own(lesions):
-    reals = reals_of(lesions)
+    lesions["evaluate"]["metrics"] = ["psnr"]
+    reals = scorer_of(lesions, Keeps).reals
     known = {record.pair: record for record in reals.records("train", "a")}
     for split, members in reals.data.splits.items():
         reals.data.splits[split] = [replace(r, mask=None) if r.domain == "b" else r for r in members]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from gantk.data.preparation import Record
 from gantk.metrics.baselines import identity
-from gantk.metrics.evaluate import VALIDATED, Scorer
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sample_batch import difference
 from gantk.metrics.sets import ImageGroup, Kid
@@ -70,10 +70,9 @@ class Criterion:
     def __init__(self, scorer: Scorer):
         self.scorer, self.data, self.method, self.reals = scorer, scorer.data, scorer.method, scorer.reals
         self.kid, directions = Kid(scorer.span, scorer.dims), self.method.directions()
-        curves = [metric.name for metric in scorer.pairs.metrics if metric.name in VALIDATED]
-        of_pairs = self.method.paired and curves and self.data.pairs("validation")
+        curves = [metric.name for metric in scorer.curves.metrics]
         self.rule, self.higher, self._criteria = "lowest kid_random of images from noise", False, scorer.validate
-        if of_pairs:
+        if self.method.paired and curves and self.data.pairs("validation"):
             self.rule, self.higher = f"{curves[0]} on validation pairs", True
         elif directions:
             self.rule, self._criteria = OF_TRANSLATIONS, lambda: dict(map(self._translated, directions))
@@ -118,10 +117,8 @@ class Criterion:
             own = own if len(own) >= FEWEST else self.reals.training(OTHER[to])
             if len(others(real, own)) < 2:  # every patient gives both domains: half of them give the sources
                 own = own[: -(-len(own) // 2)]
-            own, real = (
-                spread(records, fitting(most, BYTES, size, FEWEST))
-                for most, records in ((MOST, own), (REALS, others(real, own) or real))
-            )
+            real = spread(others(real, own) or real, fitting(REALS, BYTES, size, FEWEST))
+            own = spread(own, fitting(MOST, BYTES, size, FEWEST))
             found[to] = windows(self.reals.seen(own), size), self.reals.group(windows(self.reals.shown(real), size))
         return found
 

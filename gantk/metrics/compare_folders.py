@@ -59,12 +59,10 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
 
 
 def _pair_rows(pairs: list[Pair], parts: list[Part], device: Any) -> dict[str, Any]:
-    wrong = [(pair, differs) for pair in pairs if (differs := difference(*pair))]  # told from headers alone
-    if wrong:
-        (made, real), differs = wrong[0]
-        more = f" ({len(wrong)} of {len(pairs)} pairs differ)" if len(wrong) > 1 else ""
-        what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}{more}"
-        raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
+    for made, real in pairs:
+        if differs := difference(made, real):  # told from headers alone
+            what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
+            raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
     black, data_range = _scale([truth for _, truth in pairs])
     scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []

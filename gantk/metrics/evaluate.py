@@ -53,8 +53,9 @@ class Scorer:
         built = [part(self.span, self.dims) for part in parts]
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
-        device, regions = runtime.device, model.evaluate.regions
-        self.pairs = PairScorer(of_pairs, self.low, self.span, self.dims, self.batch, device, regions)
+        curves, about = [metric for metric in of_pairs if metric.name in VALIDATED], (self.low, self.span, self.dims)
+        self.pairs = PairScorer(of_pairs, *about, self.batch, runtime.device, model.evaluate.regions)
+        self.curves = PairScorer(curves, *about, self.batch, runtime.device, ["whole"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
@@ -92,8 +93,10 @@ class Scorer:
         found: dict[str, dict[str, float]] = {}
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
-            means = self.pairs.means(made, references, VALIDATED)
-            found[f"{OTHER[to]}_to_{to}"] = {name: value for name, value in means.items() if value is not None}
+            rows = self.curves.rows(self.curves(made, references))
+            found[f"{OTHER[to]}_to_{to}"] = {
+                name: row["value"] for name, row in rows.items() if row["value"] is not None
+            }
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
             count = min(SAMPLED, self.model.evaluate.images)

@@ -74,7 +74,7 @@ def probability_better(
 ) -> float | None:
     """Share of draws of patients in which the model's mean beats the baseline's on the same patients; ties count half.
 
-    Paired, so that patients who are hard for both do not hide a difference. None for fewer than two patients.
+    None for fewer than two patients.
     """
     gains = np.asarray(model, dtype=float) - np.asarray(baseline, dtype=float)
     sums, counts = _by_patient(gains if higher_is_better else -gains, patients)
@@ -87,8 +87,7 @@ def probability_better(
 def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:
     """95 % percentile interval of `statistic(indices of images)` from drawing patients with replacement.
 
-    For numbers that are no mean of images, such as an area under a curve; draws in which it is nan are left out. None
-    for fewer than two patients.
+    Draws in which it is nan are left out. None for fewer than two patients.
     """
     numbers = patient_numbers(patients)
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
@@ -107,9 +106,8 @@ def left_out_interval(
 
     `statistic` gives the number, or an array of several, of the images that are kept: bools (R,) of the real ones, (F,)
     of the made ones; `real` and `fake` are their patients. Drawing with replacement would put copies into a set, which
-    such numbers take for likeness. The sets are independent, so their variances add (the two-sample jackknife, Arvesen
-    1969); the width is Student's for the smaller number of groups. No interval where a set is one patient's, or would
-    be left with fewer than `least` images.
+    such numbers take for likeness. Both variances add (the two-sample jackknife, Arvesen 1969), the width is Student's.
+    No interval where a set is one patient's, or would be left with fewer than `least` images.
     """
     from scipy.special import stdtrit
 
@@ -137,8 +135,7 @@ def per_level(
     """ "slice" and "volume": value, ci95, n and how a volume's value was made; of volumes (dims 3) the latter alone.
 
     `volumes` names each slice's volume, "" where unknown: none, or one a slice, make no level. `pooled` is for scores
-    of a mean: (score of a mean, each slice's mean, its number of pixels). A slice then weighs as much as it has pixels:
-    the PSNR of a volume is that of its whole squared error. Of other scores a volume has the mean of its slices'.
+    of a mean: (score of a mean, each slice's mean, its number of pixels); a slice then weighs as much as it has pixels.
     """
     if dims == 3:
         return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}

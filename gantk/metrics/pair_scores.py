@@ -134,17 +134,6 @@ class PairScorer:
                 for suffix, mask in inside.items():
                     found[kind, metric.name + suffix].append(metric(made, real, *(() if mask is None else (mask,))))
 
-    def means(self, output: Tensor, references: References, names: Sequence[str]) -> dict[str, float | None]:
-        """Mean over patients of these metrics, of whole images alone; None where an output is not finite."""
-        found = {}
-        for metric in (metric for metric in self.metrics if metric.name in names):
-            batches = zip(output.split(self.batch), references.images.split(self.batch), strict=True)
-            scored = [metric(*(images.to(self.device) - self.low for images in both)).cpu() for both in batches]
-            values = torch.cat(scored).double().numpy()
-            mean = estimate(values, references.patients, draws=1).value if np.isfinite(values).all() else None
-            found[metric.name] = mean
-        return found
-
     def rows(self, scores: Scores) -> dict[str, Any]:
         """Row of metrics.json by its name."""
         return {name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values}

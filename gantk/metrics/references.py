@@ -99,12 +99,11 @@ class RealImages:
 
     def masked(self, record: Record) -> Record | None:
         """The record itself where it has a lesion mask, else one registered with it that has; None where none has."""
-        return record if record.mask is not None else self._mask_of_pair.get(record.pair)
+        return record if record.mask is not None else self._masked_pairs.get(record.pair)
 
     @cached_property
-    def _mask_of_pair(self) -> dict[str, Record]:
-        known = (record for records in self.data.splits.values() for record in records)
-        return {record.pair: record for record in known if record.pair is not None and record.mask is not None}
+    def _masked_pairs(self) -> dict[str, Record]:
+        return {r.pair: r for records in self.data.splits.values() for r in records if r.pair and r.mask is not None}
 
     def masks_of(self, records: Sequence[Record]) -> Tensor | None:
         """(N, 1, *size) of 0 and 1, nan for an image of which nobody drew a mask; None where none shows a lesion."""
@@ -128,7 +127,7 @@ class RealImages:
             references,
             masks=masks if masks.any() else None,
             foreground=foreground(sources, references.images, low=low, data_range=high - low),
-            volumes=[volume_of(record) for record in records],
+            volumes=[f"{r.subject}/{r.scan_key}" if r.scan_key else r.subject for r in records],
             units=units_of(self.data, records, to),
         )
 
@@ -157,9 +156,9 @@ class RealImages:
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
         """A few training images, and validation images to compare with; training images where those are too few."""
         size = tuple(self.data.table.patch or self.data.table.size)
-        train, validation = (spread(self.records(split, letter), CURVE) for split in ("train", "validation"))
-        train = self._set(train, ("curve", letter), size)
-        return train, self._set(validation, ("held out", letter), size) if len(validation) >= FEW // 2 else train
+        few = {split: spread(self.records(split, letter), CURVE) for split in ("train", "validation")}
+        train, held = (self._set(records, ("curve", split, letter), size) for split, records in few.items())
+        return train, held if len(few["validation"]) >= FEW // 2 else train
 
     def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup | None:
         key = (*name, tuple(size))
@@ -167,11 +166,6 @@ class RealImages:
             records = spread(records, fitting(MOST, BYTES, self.data.table.size))
             self._sets[key] = self.group(windows(self.shown(records), size), records)
         return self._sets.get(key)
-
-
-def volume_of(record: Record) -> str:
-    """The scan that a record is a slice of: by its key, else its patient's only one; "" where neither is known."""
-    return f"{record.subject}/{record.scan_key}" if record.scan_key else record.subject
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:

@@ -24,9 +24,9 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
     with a 95 % interval from drawing patients; nan is left out.
 
     - `auroc`: how probable it is that a pixel whose error is above the 90th percentile of its patient's errors is more
-      uncertain than one below. 1 perfect, 0.5 guessing; ties count half.
-    - `ause`: mean distance of the rejection curve from the oracle's, both as shares of the whole error (Ilg et al.
-      2018, 5.2). 0 perfect; `random` is what guessing gets.
+      uncertain than one below. 1 perfect, 0.5 guessing.
+    - `ause`: mean distance of the rejection curve from the oracle's, as shares of the whole error (Ilg et al. 2018,
+      5.2). 0 perfect; `random` is what guessing gets.
     - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
     - `rejection`: mean error of the share `kept` when the most uncertain pixels go first, beside the order of the
       errors themselves (`oracle`) and none at all (`random`). Equally uncertain pixels go in equal parts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from gantk.errors import UserError
 from gantk.metrics.features import PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
+from gantk.nets.blocks import check_least
 from gantk.nets.pretrained import timm_model
 from gantk_tasks.small_networks import trained
 
 BATCH = 16  # images of a training step
+TOO_FEW = "too few patients to learn from some and be tested on others"
 RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
 
 
@@ -42,7 +44,7 @@ class Judge:
     sets, name, unit, higher_is_better = True, "", "", True
 
     def __post_init__(self) -> None:
-        expect_least(steps=(self.steps, 1), side=(self.side, 16))
+        check_least(steps=(self.steps, 1), side=(self.side, 16))
 
     def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
         """(N, classes): the probabilities of `asked` by a classifier of images (N, C, *size), labels (N,)."""
@@ -107,31 +109,30 @@ class Classification(Judge):
     baselines, needs_classes, name = False, True, "classification"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        test, fake = self._labelled("test", test), self._labelled("made", fake)
-        train = apart(self._labelled("training", train), test)
+        train, test, fake = (labelled(*named) for named in (("training", train), ("test", test), ("made", fake)))
+        train = apart(train, test)
         classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
         if len(classes) < 2:
-            raise UserError(
-                "a classifier needs real images of two classes, to learn from and to be tested on",
-                where="evaluate.metrics",
-                remedy="leave out the metric 'classification', or use data of two classes",
-            )
+            what = "a classifier needs real images of two classes, to learn from and to be tested on"
+            remedy = "leave out the metric 'classification', or use data of two classes"
+            raise UserError(what, where="evaluate.metrics", remedy=remedy)
         train, test, fake = (chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (train, test, fake))
         folds = crossed(fake, test)
-        enough, halved = all(len(made) for made, _ in folds), "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
+        halved = "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
         # What is learned from beside the made images: real ones of the classes that were not made.
         lacking = [chosen(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds]
         added = max(map(len, lacking))
         filled = [(joined(made, real), asked) for (made, asked), real in zip(folds, lacking, strict=True)]
         both = [(joined(train, made), asked) for made, asked in folds]
+        if not all(len(made) for made, _ in folds):
+            filled = both = []
         kinds = f"synthetic={len(fake)}" + (f"+real-of-other-classes={added}" if added else "")
         real = f"real={len(train)}"
-        learned = {
-            self.name: (filled if enough else [], kinds + halved),
-            f"{self.name}_real": ([(train, test)], real),
-            f"{self.name}_both": (both if enough else [], f"{real}+synthetic={len(fake)}{halved}"),
+        return {
+            self.name: self._tested(filled, kinds + halved, test, classes),
+            f"{self.name}_real": self._tested([(train, test)], real, test, classes),
+            f"{self.name}_both": self._tested(both, f"{real}+synthetic={len(fake)}{halved}", test, classes),
         }
-        return {name: self._tested(folds, how, test, classes) for name, (folds, how) in learned.items()}
 
     def _tested(
         self, folds: list[tuple[ImageGroup, ImageGroup]], how: str, test: ImageGroup, classes: list[int]
@@ -139,8 +140,7 @@ class Classification(Judge):
         """The scores of classifiers that each learned from one set and are asked about another."""
         definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         if not folds:
-            why = "too few patients to learn from some and be tested on others"
-            return Score(None, None, len(test), f"{definition}/not-computed: {why}")
+            return Score(None, None, len(test), f"{definition}/not-computed: {TOO_FEW}")
         found, truth = [], []
         for learn, asked in folds:
             own, true = (torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked))
@@ -148,27 +148,14 @@ class Classification(Judge):
             truth.append(true.numpy())
         found, truth = np.concatenate(found), np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
-        scores: dict[str, dict[str, Any]] = {}
-        for name, function in (
-            ("balanced", balanced_accuracy),
-            ("accuracy", lambda likely, truth: float((likely.argmax(1) == truth).mean())),
-            ("auroc", area_under_roc),
-        ):
-            ci95 = drawn_interval(lambda i, f=function: f(found[i], truth[i]), patients)
-            scores[name] = {"value": function(found, truth), "ci95": list(ci95) if ci95 else None}
-        best = scores.pop("balanced")
-        return Score(best["value"], best["ci95"], len(test), definition, scores)
 
-    def _labelled(self, which: str, group: ImageGroup) -> ImageGroup:
-        """The images whose class is known, on one footing; UserError where none is."""
-        if group.labels is None or not (group.labels >= 0).any():
-            raise UserError(
-                f"the metric 'classification' needs the class of every image, and the {which} images have none",
-                where="evaluate.metrics",
-                remedy="use data with classes and data.labels = true, so that each image is made for a class",
-            )
-        labels = group.labels.cpu()
-        return chosen(ImageGroup(group.images, group.patients, labels), labels >= 0)
+        def row(statistic: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Any]:
+            ci95 = drawn_interval(lambda i: statistic(found[i], truth[i]), patients)
+            return {"value": statistic(found, truth), "ci95": list(ci95) if ci95 else None}
+
+        accuracy = row(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
+        best, details = row(balanced_accuracy), {"accuracy": accuracy, "auroc": row(area_under_roc)}
+        return Score(best["value"], best["ci95"], len(test), definition, details)
 
 
 class TwoSample(Judge):
@@ -235,6 +222,16 @@ def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.roll(pictures, shift, (2, 3))
 
 
+def labelled(which: str, group: ImageGroup) -> ImageGroup:
+    """The images whose class is known; UserError where none is."""
+    if group.labels is None or not (group.labels >= 0).any():
+        what = f"the metric 'classification' needs the class of every image, and the {which} images have none"
+        remedy = "use data with classes and data.labels = true, so that each image is made for a class"
+        raise UserError(what, where="evaluate.metrics", remedy=remedy)
+    labels = group.labels.cpu()
+    return chosen(ImageGroup(group.images, group.patients, labels), labels >= 0)
+
+
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     """(N,), bool: the images of `train` that show no patient of `test` and are no copy of its images."""
     patients, seen = set(test.patients) - {""}, {image.cpu().numpy().tobytes() for image in test.images}
@@ -291,10 +288,3 @@ def _spread(group: ImageGroup, count: int) -> ImageGroup:
     keep = torch.zeros(len(group), dtype=torch.bool)
     keep[np.linspace(0, len(group) - 1, count).round().astype(int)] = True
     return chosen(group, keep)
-
-
-def expect_least(**values: tuple[int, int]) -> None:
-    """UserError where a value is below its least: `expect_least(steps=(steps, 1))`."""
-    for name, (value, least) in values.items():
-        if value < least:
-            raise UserError(f"{name} = {value} is too small", where="evaluate.metrics", allowed=f"{least} or more")

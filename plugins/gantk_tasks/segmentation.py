@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from gantk.errors import UserError
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk_tasks.classification import crossed, expect_least, strangers
+from gantk.nets.blocks import check_least
+from gantk_tasks.classification import TOO_FEW, crossed, strangers
 from gantk_tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
 
 SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter sees
@@ -50,7 +51,7 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         side = SIDE[self.dims] if self.side is None else self.side
-        expect_least(steps=(self.steps, 1), side=(side, 16))
+        check_least(steps=(self.steps, 1), side=(side, 16))
         self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
         self._learned = None  # the training images, which of them, and what came of them: once for all that it is asked
 
@@ -83,8 +84,7 @@ class Segmentation:
         """The Dice on real images of segmenters that learned from made images of other patients."""
         folds = list(crossed(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
-            definition = f"{self.definition}/not-computed: too few patients to learn from some and be tested on others"
-            return Score(None, None, len(test), definition)
+            return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
         answers = [(self.make().fit(learn.images, learn.masks)(asked.images), asked) for learn, asked in folds]
         how = f"trained-on:made={len(fake)}" + "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
         dice, details = agreement(answers)
@@ -98,11 +98,9 @@ def _drawn(which: str, group: ImageGroup) -> ImageGroup:
     """The images of which somebody drew a mask; UserError where none shows a lesion."""
     known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
     if known is None or not (group.masks[known] > 0).any():
-        raise UserError(
-            f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a lesion",
-            where="evaluate.metrics",
-            remedy='name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out',
-        )
+        what = f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a lesion"
+        remedy = 'name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out'
+        raise UserError(what, where="evaluate.metrics", remedy=remedy)
     return chosen(group, known)
 
 
