@@ -6,25 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import (
-    BasicTextSRStorage,
-    CTImageStorage,
-    EnhancedMRImageStorage,
-    ExplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-    MRImageStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-    generate_uid,
-)
 
 AXIAL = ((1, 0, 0), (0, 1, 0))
 CORONAL = ((1, 0, 0), (0, 0, -1))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
 OBLIQUE = ((0.8, 0.6, 0.0), (-0.48, 0.64, 0.6))
-CLASSES = {"MR": MRImageStorage, "CT": CTImageStorage, "OT": SecondaryCaptureImageStorage}
+CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage, "OT": uid.SecondaryCaptureImageStorage}
 HEADER = {
     "SpecificCharacterSet": "ISO_IR 100", "StudyDate": "20200102", "StudyTime": "101112", "StudyID": "S1",
     "AccessionNumber": "A1", "Manufacturer": "Scanner Works", "ManufacturerModelName": "One",
@@ -59,10 +49,10 @@ def change(made: Dataset, **elements) -> Dataset:
 
 def dataset(modality: str = "MR", **elements) -> FileDataset:
     """A header with what its storage class has to have, without pixels."""
-    made = change(Dataset(), SOPClassUID=CLASSES[modality], SOPInstanceUID=generate_uid(), Modality=modality)
+    made = change(Dataset(), SOPClassUID=CLASSES[modality], SOPInstanceUID=uid.generate_uid(), Modality=modality)
     made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M"]
     made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return change(made, **HEADER | OWN.get(modality, {}) | elements)
 
 
@@ -115,7 +105,7 @@ def series(
 
 def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1) -> Path:
     """An Enhanced MR object: frames in `order`, a slope for each, `echoes` stacks at the same positions."""
-    made = dataset("MR", SOPClassUID=EnhancedMRImageStorage, ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"])
+    made = dataset("MR", SOPClassUID=uid.EnhancedMRImageStorage, ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"])
     shared = Dataset()
     shared.PixelMeasuresSequence = _item(PixelSpacing=[1.5, 1.25], SliceThickness=3.0)
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
@@ -137,10 +127,10 @@ def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None
 
 def no_images(folder: Path) -> list[Path]:
     """What lies beside images in an export: a segmentation, a report, a directory."""
-    segmentation = dataset(SOPClassUID=SegmentationStorage, Modality="SEG")
+    segmentation = dataset(SOPClassUID=uid.SegmentationStorage, Modality="SEG")
     paths = [save(segmentation, folder / "seg.dcm", np.zeros((2, 8, 8), np.uint8))]
-    for name, uid in (("report.dcm", BasicTextSRStorage), ("DICOMDIR", MediaStorageDirectoryStorage)):
-        dataset(SOPClassUID=uid, Modality="SR").save_as(folder / name, enforce_file_format=True)
+    for name, kind in (("report.dcm", uid.BasicTextSRStorage), ("DICOMDIR", uid.MediaStorageDirectoryStorage)):
+        dataset(SOPClassUID=kind, Modality="SR").save_as(folder / name, enforce_file_format=True)
         paths.append(folder / name)
     return paths
 

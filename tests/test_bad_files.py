@@ -98,6 +98,7 @@ def test_good_neighbours_are_listed_and_read_and_what_is_no_file_is_not_listed(w
         os.mkfifo(tmp_path / name)
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
     (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
     read, refused = set(), set()
     for scan in io.scans(tmp_path):
@@ -106,7 +107,7 @@ def test_good_neighbours_are_listed_and_read_and_what_is_no_file_is_not_listed(w
             read.add(scan.name)
         except UserError:
             refused.add(scan.name)
-    assert read == {*whole} and refused == {f"cut.{name}" for name in whole} | {"gap"}
+    assert read == {*whole, "link.png"} and refused == {f"cut.{name}" for name in whole} | {"gap"}
     images = {name for name in read | refused if name != "gap" and not name.endswith(".dcm")}
     assert {path.name for path in io.list_images(tmp_path)} == images
 
