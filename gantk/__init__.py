@@ -57,7 +57,7 @@ MOVED = {
     "gantk.adaptive": "gantk.training.adaptive",
     "gantk.checkpoint": "gantk.runs.checkpoint",
     "gantk.cycle": "gantk.training.two_way",
-    "gantk.data.contrasts": "gantk.data.sources.patients",
+    "gantk.data.contrasts": "gantk_contrasts.source",
     "gantk.data.fit": "gantk.data.resample",
     "gantk.data.image": "gantk.formats.image",
     "gantk.data.images": "gantk.data.sources.folders",

@@ -9,11 +9,11 @@ from gantk.data.resample import SamplingGrid
 from gantk.data.sources.manifest import Manifest
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.patients import Contrasts
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_bids.bids import Bids
+from gantk_contrasts.source import Contrasts
 from gantk_dicom.source import Dicom, contrast_of
 
 

@@ -334,8 +334,8 @@ def test_a_path_finds_its_source_or_a_message_of_what_is_there(tmp_path):
     assert source_for(two, domains=1)["name"] == "images"
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "a.dcm").write_bytes(b"")
-    (empty / "b.dcm").write_bytes(b"")
-    assert "does not exist" in nothing_fits(tmp_path / "x") and "is a file" in nothing_fits(empty / "a.dcm")
-    with pytest.raises(UserError, match="2 x .dcm.*--data"):
+    (empty / "a.txt").touch()
+    (empty / "b.txt").touch()
+    assert "does not exist" in nothing_fits(tmp_path / "x") and "is a file" in nothing_fits(empty / "a.txt")
+    with pytest.raises(UserError, match="2 x .txt.*--data"):
         source_for(empty)

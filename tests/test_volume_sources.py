@@ -16,15 +16,16 @@ from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.intensity import MinMax, PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.sources.file_names import contrast_files
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.sources.patients import Contrasts, contrast_files
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch, Method
 from gantk.recipe.tables import DataTable
+from gantk_contrasts.source import Contrasts
 
 PAIRED = type("Paired", (Method,), {"paired": True})
 UNPAIRED = type("Unpaired", (Method,), {})
@@ -237,7 +238,7 @@ def test_what_a_patients_folder_cannot_hold_is_named(patients):
         records_of(Contrasts, patients, DOMAINS)
     volume(patients / "case0" / "other_t1.nii")
     with pytest.raises(UserError, match="two files of T1: 'case0_t1.nii' and 'other_t1.nii'"):
-        contrast_files(patients / "case0", ("T1", "T2"))
+        contrast_files(io.list_images(patients / "case0"), ("T1", "T2"))
 
 
 def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):

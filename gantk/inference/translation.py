@@ -232,18 +232,15 @@ def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
     """A job for each folder that holds files named after the contrasts."""
-    from gantk.data.sources.patients import contrast_files
+    from gantk.data.sources.file_names import contrast_files
 
     jobs = []
-    for folder in [source, *sorted(path for path in source.rglob("*") if path.is_dir())]:
-        files = contrast_files(folder, contrasts)
-        found = [files[contrast] for contrast in contrasts]
-        first = next(filter(None, found), None)
-        if first is not None:
-            name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
-            place = target if folder == source else target / folder.parent.relative_to(source)
-            parts = tuple(file and Scan(file, (file,), file.name) for file in found)
-            jobs.append(Job(parts, place / name, folder.name))
+    for folder, found in contrast_files(files.list_images(source, recursive=True), contrasts).items():
+        first = next(filter(None, found.values()))
+        name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
+        place = target if folder == source else target / folder.parent.relative_to(source)
+        parts = tuple(file and Scan(file, (file,), file.name) for file in found.values())
+        jobs.append(Job(parts, place / name, folder.name))
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
         raise UserError(what, where="INPUT", remedy="name a patient's folder with one file for each")

@@ -27,7 +27,6 @@ PARTS = {
         "folders": "gantk.data.sources.folders:Folders",
         "aligned": "gantk.data.sources.folders:Aligned",
         "images": "gantk.data.sources.folders:Images",
-        "contrasts": "gantk.data.sources.patients:Contrasts",
         "nifti": "gantk.data.sources.nifti:Nifti",
         "manifest": "gantk.data.sources.manifest:Manifest",
     },

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gantk.data.sources.reader import Item
 from gantk.errors import UserError
-from gantk.formats.contrasts import same_contrast, without_gaps, words_of
+from gantk.formats.contrasts import contrast_in, one_word, same_contrast, without_gaps, words_of
 from gantk.formats.files import is_image, list_images, natural, readable, stem_of
 
 # `train`, `Testing`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
@@ -20,6 +20,7 @@ SPLITS = {"tr": "train", "te": "test", "va": "validation"}
 GLOB = re.compile(r"[*?\[]")
 
 Parts = tuple[str, ...]  # the folders of a path
+Files = dict[str, Path | None]  # the file of each contrast
 Said = tuple[str, int | None]  # the domain that a path means, and which of its folders says so
 
 
@@ -127,6 +128,22 @@ def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) ->
     own = {image.parent for image, each in said.items() if each == word}
     alike = (i for i, each in said.items() if same_contrast(each or "", word) and each not in others)
     return [image for image in alike if said[image] == word or image.parent not in own]
+
+
+def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
+    """The image of each contrast in each folder: by its very name, else by a usual synonym; two are a UserError."""
+    wanted = {contrast: one_word(contrast) for contrast in contrasts}
+    words = set(wanted.values())
+    said = {image: contrast_in(stem_of(image), words)[0] for image in images}
+    folders: dict[Path, Files] = {image.parent: dict.fromkeys(contrasts) for image in images}
+    for contrast, word in wanted.items():
+        for image in of_contrast(said, word, words - {word}):
+            if other := folders[image.parent][contrast]:
+                what = f"'{image.parent}' holds two files of {contrast}: '{other.name}' and '{image.name}'"
+                remedy = "leave one of them out, or name the one that is no image with mask"
+                raise UserError(what, where="data.source.path", remedy=remedy)
+            folders[image.parent][contrast] = image
+    return {folder: files for folder, files in folders.items() if any(files.values())}
 
 
 def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Item]:

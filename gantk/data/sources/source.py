@@ -179,11 +179,6 @@ def nothing_fits(path: Path) -> str:
         return f"'{path}' does not exist"
     if path.is_file():
         return f"'{path}' is a file; data come in folders, or in a CSV that lists them"
-    images = io.list_images(path, recursive=True)
-    if images:
-        folders = Counter(str(image.parent.relative_to(path)) for image in images)
-        held = ", ".join(f"{count} in '{name}'" for name, count in folders.most_common(6))
-        return f"no data source knows what the images in '{path}' are: {held}"
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
     held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
     return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
