@@ -37,6 +37,11 @@ class UserError(GantkError):
         text = f"{text}  ({self.where})" if self.where else text
         return text.encode("utf-8", "replace").decode()  # file names may be no UTF-8
 
+    @property
+    def error(self) -> UserError:
+        """The error itself: what a `Problem` of 0.1 held."""
+        return self
+
     def at(self, where: str) -> UserError:
         """The same error, with its place: kept where it already had one."""
         self.where = f"{where}: {self.where}" if self.where else where

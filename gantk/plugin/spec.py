@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError, core_schema
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
 
+Problem = UserError  # its name in 0.1, where it held the keys that lead to an `error`
+
 
 @dataclass(frozen=True)
 class Part:
