@@ -30,7 +30,10 @@ def gantk_register(add: Add) -> None:
 
 @hookspec
 def gantk_commands(cli: click.Group) -> None:
-    """Attach click commands to the `gantk` command line: `cli.add_command(my_command)`."""
+    """Attach click commands to the `gantk` command line: `cli.add_command(my_command)`.
+
+    `cli.commands["data"].add_command(my_command)` adds one to a group, such as `gantk data`.
+    """
 
 
 @hookspec

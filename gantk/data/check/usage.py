@@ -111,14 +111,12 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
     by_file = {file.absolute(): item for item in items for file in item.scan.files}
     own = {record.path for record in usage.records}
     for record in usage.records:
-        for file in record.files:
+        # Further files belong to a record where nobody else claims them: others are on whose grid it was brought.
+        for file in (file for file in record.files if file == record.path or file not in own):
             item = by_file.get(file.absolute())
-            # Further files belong to a record where nobody else claims them: others are on whose grid it was brought.
-            if item is None or (file != record.path and file in own):
-                continue
-            if usage.names[record.domain] not in item.domains:
-                item.domains.append(usage.names[record.domain])
-            item.patient = record.subject or item.patient
+            if item is not None:
+                item.domains = list(dict.fromkeys([*item.domains, usage.names[record.domain]]))
+                item.patient = record.subject or item.patient
 
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
@@ -149,15 +147,15 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
 def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
     """Images that have no partner though others have one, and patients who lack a contrast."""
     complete, paired = complete_pairs(records), usage.method.paired
-    lonely = list(dict.fromkeys(r.scan_key or r.key for r in records if r.pair is not None and r.pair not in complete))
-    if complete and lonely:
-        what = f"{counted(lonely, 'image')} without a partner in the other domain:"
-        yield problem("pairs", "error" if paired else "warning", what, lonely, "complete the pairs, or leave these out")
-    elif paired and not complete:
+    for kind, error, some, words, remedy in (
+        ("pairs", paired, [r for r in records if complete and r.pair is not None and r.pair not in complete],
+         "without a partner in the other domain", "complete the pairs, or leave these out"),
+        ("contrasts", usage.table.missing != "mask", [r for r in records if r.missing],
+         "that lack a contrast", 'leave them out, or set data.missing = "mask"'),
+    ):  # fmt: skip
+        names = list(dict.fromkeys(record.scan_key or record.key for record in some))
+        if names:
+            yield problem(kind, "error" if error else "warning", f"{counted(names, 'image')} {words}:", names, remedy)
+    if paired and not complete:
         what = "the method learns from registered pairs, and there are none"
         yield problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike")
-    lacking = list(dict.fromkeys(record.scan_key or record.key for record in records if record.missing))
-    if lacking:
-        severity = "warning" if usage.table.missing == "mask" else "error"
-        remedy = 'leave them out, or set data.missing = "mask"'
-        yield problem("contrasts", severity, f"{counted(lacking, 'image')} that lack a contrast:", lacking, remedy)
