@@ -82,7 +82,7 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
         columns, rows = read_rows(path)
         said = Counter(row["domain"] for _, row in rows if row.get("domain"))
         said = said or Counter(name for name in columns if name not in TABLE_COLUMNS)
-    often = [name for name, count in said.items() if 2 * count >= max(said.values())]
+    often = [name for name, count in said.items() if 10 * count >= max(said.values())]
     often.sort(key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name))
     if len(often) > 1:
         yield tuple(often[:2])
