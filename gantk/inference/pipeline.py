@@ -61,23 +61,15 @@ class Frame:
 
 
 class Pipeline:
-    """One direction of a trained model on native images.
-
-    Args:
-        frame: what the network sees.
-        source, target: the fitted intensity mappings of both domains.
-        run: the network, (N, C, *size) float32 in network intensities -> (N, maps x D, *size).
-        maps: what `run` gives, side by side as channels: "image" in network intensities, or "spread", a deviation from
-            the image before it in network intensities, at least 0.
-    """
+    """One direction of a trained model on native images."""
 
     def __init__(
         self,
-        frame: Frame,
-        source: Any,
+        frame: Frame,  # what the network sees
+        source: Any,  # the fitted intensity mappings of both domains
         target: Any,
-        run: Callable[[np.ndarray], np.ndarray] | None,
-        maps: Sequence[Literal["image", "spread"]] = ("image",),
+        run: Callable[[np.ndarray], np.ndarray] | None,  # (N, C, *size) in network intensities -> (N, maps x D, *size)
+        maps: Sequence[Literal["image", "spread"]] = ("image",),  # side by side; "spread": a deviation from the image
     ):
         self.frame, self.source, self.target, self.run, self.maps = frame, source, target, run, tuple(maps)
 

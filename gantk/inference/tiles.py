@@ -45,29 +45,19 @@ class Tiling:
 
     What the network takes, how far it sees and how much memory it needs is measured by trying it, once a `Tiling`. One
     that cannot be taken apart (its layers come in another order each time) goes by windows on their own, or whole.
-
-    Args:
-        function: placed images (n, C, *size) to (n, D, *size); it runs layers of `module`, in the same order each time.
-        module: a network or a method, in eval mode.
-        window: sides of windows that are each on their own, blended, as a training on patches is; None: tiles.
-        overlap: share of a window's side that the next one covers too, where windows are on their own.
-        batch: images or tiles per call, at most.
-        memory: bytes that a call may need beside the network's weights and the images themselves.
-        level: maps of at most 1/level of the image's voxels are computed whole; None: as memory allows; inf: none.
-        place: brings images to where the network is: device, memory format.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor], Tensor],
-        module: nn.Module,
+        function: Callable[[Tensor], Tensor],  # placed (n, C, *size) to (n, D, *size), by layers of `module` in order
+        module: nn.Module,  # a network or a method, in eval mode
         *,
-        window: tuple[int, ...] | None = None,
-        overlap: float = 0.25,
-        batch: int = 16,
-        memory: int = 1 << 30,
-        level: float | None = None,
-        place: Callable[[Tensor], Tensor] = lambda x: x,
+        window: tuple[int, ...] | None = None,  # of windows that are each on their own, blended; None: tiles
+        overlap: float = 0.25,  # share of a window's side that the next one covers too
+        batch: int = 16,  # images or tiles per call, at most
+        memory: int = 1 << 30,  # bytes that a call may need beside the weights and the images themselves
+        level: float | None = None,  # maps of 1/level of the voxels or less are computed whole; None: as memory allows
+        place: Callable[[Tensor], Tensor] = lambda x: x,  # brings images to the network's device and memory format
     ):
         self.function, self.module, self.window, self.overlap = function, module, window, overlap
         self.batch, self.memory, self.level, self.place = batch, memory, level, place

@@ -17,7 +17,7 @@ from gantk.errors import GantkError, UserError
 from gantk.files import write_file
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
-from gantk.formats.image import Image
+from gantk.formats.image import Image, same_grid
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
@@ -39,15 +39,7 @@ class Job:
 
 
 class Translation:
-    """Files and folders through one direction of a model.
-
-    Args:
-        model: of a run, or a file that was exported.
-        to: the domain to make, by its name.
-        look: which of the model's answers is wanted.
-        volume: which volume of files that hold several, counted from 0.
-        say, progress: where lines of text, and the share that is done with the file that is at work, go.
-    """
+    """Files and folders through one direction of a model; see `gantk.api.translate`."""
 
     def __init__(
         self,
@@ -222,8 +214,7 @@ def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -
         remedy = 'add the files, or train with data.missing = "mask"'
         raise UserError(f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy)
     for image in there:
-        same = image.affine is first.affine or np.allclose(image.affine, first.affine, atol=1e-3)
-        if image.pixels.shape != first.pixels.shape or not same or image.channels != 1:
+        if not same_grid(image, first) or image.channels != 1:
             what = f"'{image.path}' is not on the grid of '{first.path}'"
             raise UserError(what, where="INPUT", remedy="resample all contrasts of a patient onto one of them")
     blank, rest = np.full_like(first.pixels, np.nan), iter(there)
