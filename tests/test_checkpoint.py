@@ -185,23 +185,6 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
     damage()
 
 
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ({"weight": torch.zeros(3, 2)}, r"'bias' is missing there and \[3\] here \(1 differences\)"),
-        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "x": torch.zeros(1)}, r"'x' is \[1\] there and unkn"),
-        ({"weight": torch.zeros(3, 4), "bias": torch.zeros(3)}, r"'weight' is \[3, 4\] there and \[3, 2\] here"),
-    ],
-    ids=["missing", "unknown", "another shape"],
-)
-def test_weights_of_another_network_are_refused_with_the_first_difference(weights, words):
-    module = torch.nn.Linear(2, 3)
-    before = module.weight.clone()
-    with pytest.raises(UserError, match=words):
-        checkpoint.load_into(module, weights, "somewhere")
-    assert torch.equal(module.weight, before)
-
-
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------
 
 

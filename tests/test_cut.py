@@ -118,12 +118,6 @@ def test_what_cannot_work_is_refused_with_the_way_out():
         build(channels=(1, 3))
     with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):
         build(layers=[0, 9])
-    with pytest.raises(UserError, match="patches = 1 leaves nothing"):
-        build(patches=1)
-    with pytest.raises(UserError, match="temperature"):
-        build(temperature=0.0)
-    with pytest.raises(UserError, match="low_res_warmup"):
-        build(low_res_warmup=2.0).stages(10)
 
 
 def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named(monkeypatch):

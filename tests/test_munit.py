@@ -132,20 +132,6 @@ def test_losses_are_the_formulas_of_the_paper():
     assert not batch["fake_b"].requires_grad
 
 
-def test_lesions_can_count_more():
-    method, batch = build(lesion=5.0), batch_of(build())
-    with pytest.raises(UserError, match=r"data\.mask = true"):
-        method.generator_losses(batch)
-    batch |= {"mask_a": torch.zeros(2, 1, 32, 32), "mask_b": torch.ones(2, 1, 32, 32)}
-    batch["mask_b"][..., :16] = 0
-    torch.manual_seed(1)
-    weighed = method.generator_losses(Batch(batch))
-    torch.manual_seed(1)
-    plain = build().generator_losses(batch_of(method))
-    torch.testing.assert_close(weighed["image_a"], plain["image_a"])
-    assert not torch.isclose(weighed["image_b"], plain["image_b"], rtol=1e-4)
-
-
 @pytest.mark.parametrize("counts", [[1, 1, 3], [5], [2, 99, 40], [250]])
 def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
     method, mean, seen = build(), torch.zeros(8), 0

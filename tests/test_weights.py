@@ -125,12 +125,3 @@ def test_a_file_without_these_weights_is_refused_and_a_pickle_that_runs_code_is_
     save_file(timm.create_model("test_vit2").state_dict(), folder / f"{NAME}.safetensors")
     with pytest.raises(UserError, match=rf"'{folder}/{NAME}.safetensors' does not hold the weights of '{NAME}'"):
         timm_model(NAME)
-
-
-def test_unknown_names_get_the_nearest_ones():
-    with pytest.raises(UserError) as caught:
-        timm_model("vgg91")
-    assert str(caught.value) == "timm has no network 'vgg91'. Did you mean 'vgg19'?"
-    with pytest.raises(UserError) as caught:
-        timm_model("vgg19.imagenet")
-    assert str(caught.value) == "timm has no weights 'vgg19.imagenet'. Allowed: vgg19.tv_in1k."

@@ -41,10 +41,8 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     def number(name: str, least: int, most: int) -> int:
         text = environment[name]
         if not text.isdecimal() or not least <= int(text) <= most:
-            allowed = f"a whole number from {least} to {most}"
-            raise UserError(
-                f"{name} is '{text}'", where="environment", allowed=allowed, remedy=f"start with: {TORCHRUN}"
-            )
+            allowed, remedy = f"a whole number from {least} to {most}", f"start with: {TORCHRUN}"
+            raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=remedy)
         return int(text)
 
     needed = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
@@ -62,9 +60,8 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
 def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """torchrun's variables from those of srun; {} outside of a step of several tasks.
 
-    Rank 0's machine is the first of the node list, and the port a function of job and step: all tasks find it without
-    asking. MASTER_ADDR and MASTER_PORT are kept where they are set. A batch script is no step: gantk in it, without
-    srun, is one process.
+    Rank 0's machine is the first of the node list, and the port a function of job and step, unless MASTER_ADDR and
+    MASTER_PORT say others. A batch script is no step: gantk in it, without srun, is one process.
     """
     step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")

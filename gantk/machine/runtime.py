@@ -103,7 +103,7 @@ class Runtime:
         return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
-        """Around all that needs the other ranks: where one is gone, GantkError with its name and `advice`."""
+        """Around all that needs the others: where one is gone, GantkError with `advice`."""
         return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
 
     def synchronize(self) -> None:

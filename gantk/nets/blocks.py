@@ -25,8 +25,7 @@ Padding = Literal["zeros", "reflect", "replicate"]
 class FitsOrFloat32:
     """A convolution that computes in float32 on a CPU under autocast where its kernel is larger than the map.
 
-    oneDNN's bfloat16 kernels write and read outside their memory there: gradients of nan now and then, or a crash (seen
-    with torch 2.11 and 2.13, most of all in 3-D). Maps that small cost next to nothing.
+    oneDNN's bfloat16 kernels leave their memory there: gradients of nan, or a crash (torch 2.11 and 2.13, mostly 3-D).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,11 +248,10 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
 
 
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Make a network ready for inference alone, in place; the same module.
+    """Make a network ready for inference alone, in place; the same module. Results differ by rounding.
 
-    What autocast and forward passes would work out anew at each call is worked out once: weights in autocast's `dtype`
-    (None: they stay as they are), kernels summed. Results differ by rounding. Other weights that are put in its place
-    later work too, but no faster than before. Training goes on with the network as it was loaded, not with this one.
+    What each call would work out anew is worked out once: weights in autocast's `dtype` (None: they stay as they are),
+    kernels summed. Other weights that are put in its place later work too, but no faster than before.
     """
     if hasattr(module, "parametrizations"):  # spectral norm works its weight out at each call
         return module
@@ -373,9 +371,8 @@ class SelfAttention(nn.Module):
     """Adds to every place of a map what it finds at the places that are like it (Zhang et al., 2019, section 3).
 
     (N, channels, *size) to the same shape: x + gain * o(x), where o weighs the values of all places by the softmax of
-    query times key (equation 1) and projects them back to `channels` (equation 2). Queries and keys have channels // 8
-    filters, values channels // 2; the gain is learned and starts at 0, so that a new block changes nothing
-    (equation 3). Time grows with the square of the number of places: a block stands where the map is small.
+    query times key (equation 1) and projects them back (equation 2). Queries and keys have channels // 8 filters,
+    values channels // 2; the gain starts at 0 (equation 3). Time grows with the square of the number of places.
     """
 
     def __init__(self, dims: int, channels: int):

@@ -1,9 +1,8 @@
 """Convolutions as matrix products, where a CPU's convolution kernels are badly off: small maps and single outputs.
 
-oneDNN brings the weights into an order of its own at every call, and their gradient back. On a map of a few positions
-that is most of the time: forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images
-of 8 x 8 pixels and 13 ms on 2 x 2; as matrix products with the weights where they lie, 9 ms and 4 ms. Where a single
-output is asked for it computes 16. Everything else is left to it, and all of it on other devices.
+oneDNN brings the weights into an order of its own at every call, and their gradient back: most of the time on a map of
+a few positions. Forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images of 8 x 8
+pixels and 13 ms on 2 x 2; as matrix products with the weights where they lie, 9 and 4 ms. A single output costs it 16.
 """
 
 from __future__ import annotations

@@ -40,9 +40,8 @@ class Moments:
 def groups(norm: nn.Module, channels: int) -> int | None:
     """Of how many groups of channels a layer takes mean and variance over all positions of an image; None: of none.
 
-    Instance norm has a group for each channel, layer norm one for all. A norm of your own takes part where it has the
-    attribute `position_groups` (0: each channel is a group), its `eps`, and `weight` and `bias` of one value a channel
-    or None.
+    A norm of your own takes part where it has the attribute `position_groups` (0: each channel is a group), its `eps`,
+    and `weight` and `bias` of one value a channel or None.
     """
     own = getattr(norm, "position_groups", None)
     if own is not None:
@@ -57,9 +56,8 @@ def groups(norm: nn.Module, channels: int) -> int | None:
 def moments(image: Tensor, groups: int) -> Moments:
     """Of one image (1, C, *size), or a part of it, with its channels in so many groups.
 
-    Batch norm's kernel is the fastest that sums over positions on a CPU, whatever the layout and the precision (seven
-    times as fast as torch.var_mean), but it adds up in float32: it gets a few positions at a time. That is what makes
-    statistics of a volume right at all: its variance is 2 in 1,000 off over 4 million positions at once.
+    Batch norm's kernel is the fastest that sums over positions on a CPU (seven times as fast as torch.var_mean), but in
+    float32, so it gets a few positions at a time: a variance over 4 million at once is 2 in 1,000 off.
     """
     if image.device.type != "cpu":
         variance, mean = torch.var_mean(image.float().flatten(2)[0], 1, correction=0)

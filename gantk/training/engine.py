@@ -18,20 +18,14 @@ from gantk.training.optim import move_state
 
 
 class Engine:
-    """Trains one method for `steps` steps as a recipe's [train] table says.
+    """Trains one method for `steps` steps as a recipe's [train] table says; `step` is the number of finished ones.
 
-    `step` is the number of finished steps; all else that a resume needs is in `state_dict`. `graph` makes what records
-    a step, in the place of CUDA's graphs. UserError where the table names a phase that the method does not have, or a
-    network cannot take the size of a stage.
+    `graph` makes what records a step, in the place of CUDA's graphs. UserError where the table names a phase that the
+    method does not have, or a network cannot take the size of a stage.
     """
 
     def __init__(
-        self,
-        method: Method,
-        table: TrainTable,
-        steps: int,
-        runtime: Runtime,
-        graph: Callable[[], Graph] | None = None,
+        self, method: Method, table: TrainTable, steps: int, runtime: Runtime, graph: Callable[[], Graph] | None = None
     ):
         self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
         self.schedule = table.schedule()
