@@ -13,9 +13,8 @@ from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
-from gantk.metrics.evaluate import Scorer
+from gantk.metrics.evaluate import SampleBatch, Scorer, alarms, difference
 from gantk.metrics.references import units_of
-from gantk.metrics.sample_batch import SampleBatch, alarms, difference
 from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry

@@ -17,8 +17,6 @@ from gantk.plugin.spec import Part, bind_or_raise
 WHERE = "--pred, --truth"
 SHOWN = 5  # names in a message
 
-Pair = tuple[Scan, Scan]  # predicted, truth
-
 
 def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu") -> dict[str, Any]:
     """Scores of files against files; the data range is the file type's, or the set's for floats.
@@ -35,7 +33,7 @@ def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: An
     return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
 
 
-def matched(predicted: Path, truth: Path) -> list[Pair]:
+def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     """What has the same name up to the suffix; UserError that lists what stands on one side only."""
     folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
     if predicted.is_file() and truth.is_file():
@@ -58,14 +56,13 @@ def matched(predicted: Path, truth: Path) -> list[Pair]:
     return [(scan, named[1][name]) for name, scan in named[0].items()]
 
 
-def _pair_rows(pairs: list[Pair], parts: list[Part], device: Any) -> dict[str, Any]:
+def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any) -> dict[str, Any]:
     for made, real in pairs:
         if differs := difference(made, real):  # told from headers alone
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
             raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
     black, data_range = _scale([truth for _, truth in pairs])
-    scorers: dict[int, PairScorer] = {}  # by dimensions
-    found = []
+    scorers, found = {}, []  # scorers by dimensions
     for pair in pairs:
         made, real = (torch.tensor(read(scan).pixels)[None] for scan in pair)
         if made.shape != real.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,6 @@ from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
-from gantk.metrics.sample_batch import SampleBatch, difference
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
@@ -30,8 +29,29 @@ VALIDATED = ("psnr", "ssim")  # by these
 SAMPLED = 64  # images from noise that are scored while training
 SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
 SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
+ALIKE = 0.15  # outputs that differ from each other by less than this share of what real images do have collapsed
 BASELINE_IMAGES = 64  # training images that histograms and intensity maps are taken of
 OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
+
+
+@dataclass
+class SampleBatch:
+    """Held-out images by direction, such as "a_to_b": (k, C, *size), as they are shown."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    truths: dict[str, Tensor] = field(default_factory=dict)
+    noise: int = 0  # how many images to sample, for methods that start from noise
+    seen: dict[str, Tensor] = field(default_factory=dict)  # the inputs as the networks see them, neighbours included
+    differences: dict[str, float] = field(default_factory=dict)  # between real images, in the mean, by direction
+
+    def index(self, data: Data) -> dict[str, Any]:
+        """What samples/index.json says of them."""
+        names, directions = dict(zip(data.letters, data.table.domains, strict=False)), {}
+        for key, images in self.inputs.items():
+            directions[key] = {"from": names[key[0]], "to": names[key[-1]], "count": len(images)}
+        if self.noise:
+            directions["image"] = {"from": None, "to": names.get("image", data.table.domains[0]), "count": self.noise}
+        return {"directions": directions, "has_truth": bool(self.truths)}
 
 
 class Scorer:
@@ -61,8 +81,6 @@ class Scorer:
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(method, model.train.keep)
-
-    # ---- while training
 
     def sample_batch(self) -> SampleBatch:
         """The images to draw while training: validation pairs, else test pairs, else held-out or training images."""
@@ -107,13 +125,10 @@ class Scorer:
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
-        pairs = spread(self.data.pairs("validation"), VALIDATION)
-        return {
-            to: (self.reals.seen([pair[OTHER[to]] for pair in pairs]), self.reals.references(pairs, to))
-            for to in (self.method.directions() if pairs else ())
-        }
-
-    # ---- at the end
+        pairs, found = spread(self.data.pairs("validation"), VALIDATION), {}
+        for to in self.method.directions() if pairs else ():
+            found[to] = self.reals.seen([pair[OTHER[to]] for pair in pairs]), self.reals.references(pairs, to)
+        return found
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
         """All metrics and baselines on the test split, as metrics.json holds them.
@@ -188,10 +203,8 @@ class Scorer:
             rows = {name: self.pairs.rows(each) for name, each in scores.items()}
             rivals = {name: scores[name] for name in baselines}
             verdicts = {name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made}
-        groups = {
-            name: replace(about, images=self.reals.group(each).images, found={})
-            for name, each in (images if self.set_metrics else {}).items()
-        }
+        to_score = images if self.set_metrics else {}
+        groups = {name: replace(about, images=self.reals.group(x).images, found={}) for name, x in to_score.items()}
         found: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         for metric in self.set_metrics:
             classes, beside = getattr(metric, "needs_classes", False), getattr(metric, "baselines", True)
@@ -218,15 +231,14 @@ class Scorer:
         yield "identity", lambda sources: identity(sources, pool.shape[1])
         yield "histogram", HistogramMatching(pool)
         pairs, table = self.data.pairs("train"), self.model
-        if not pairs:
-            return
 
         def shown(count: int) -> Iterator[tuple[Tensor, Tensor]]:
             for pair in spread(pairs, count):
                 yield self.reals.shown([pair[OTHER[to]]])[0], self.reals.shown([pair[to]])[0]
 
-        yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
-        if table.evaluate.regression:
+        if pairs:
+            yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
+        if pairs and table.evaluate.regression:
             options = {"name": "regression", "steps": table.evaluate.regression, "seed": table.train.seed}
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
             yield "regression", bind_or_raise("baseline", options)(images, self.dims, *self.data.range, self.runtime)
@@ -242,8 +254,6 @@ class Scorer:
         errors = (made - references.images).abs()
         judged = judge_uncertainty(errors, deviation, references.foreground, references.patients)
         return {"kind": maker.chosen(self.method)} | judged
-
-    # ---- the method at work
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Images (N, C, *size) as the networks see them, of any size, in domain `to`, on the host."""
@@ -312,3 +322,26 @@ class Scorer:
             if what:
                 what, remedy = f"the metric '{metric.name}' {what}", f"{remedy}, or leave it out"
                 raise UserError(what, where="evaluate.metrics", remedy=remedy)
+
+
+def difference(images: Tensor) -> float:
+    """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a single one."""
+    rows = images.detach().float().cpu().flatten(1)
+    return float(torch.pdist(rows, p=1).mean()) / rows.shape[1] if len(rows) > 1 else 0.0
+
+
+def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
+    """What should worry a user while training: outputs that are no numbers, no change, all alike."""
+    for key, images in outputs.items():
+        images = images.float().cpu()
+        broken = len(images) - int(images.isfinite().flatten(1).all(1).sum())
+        if broken:
+            yield "not-finite", f"{key}: {broken} of {len(images)} outputs hold NaN or infinite values"
+            continue
+        inputs = batch.inputs.get(key)
+        if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
+            yield "no-change", f"{key}: the output is the input, nearly unchanged"
+        found, real = difference(images), batch.differences.get(key, 0.0)
+        if len(images) > 1 and found < max(0.002, ALIKE * real):
+            share = f", differing by {found / real:.0%} of what real images do" if real else ""
+            yield "collapse", f"{key}: the outputs are all alike{share}"

@@ -53,8 +53,8 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
 def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
     """Mean over images, then over patients, with a percentile interval from drawing patients with replacement.
 
-    With `alike` every value counts alike, however many its patient has, and n is their number: for slices or volumes as
-    such. nan (not scorable) is left out; the same values give the same interval (Efron, 1979).
+    With `alike` every value counts alike, however many its patient has, and n is their number. nan (not scorable) is
+    left out; the same values give the same interval (Efron, 1979).
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):

@@ -38,8 +38,7 @@ class References:
 class Scores:
     """One candidate's values, one number per image: (kind, row) -> (N,).
 
-    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; and of scores that follow from the
-    mean of a map that "mean" and its "weight", the number of pixels.
+    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; of a map its "mean" and "weight".
     """
 
     values: dict[tuple[str, str], np.ndarray]
@@ -160,12 +159,8 @@ class PairScorer:
 
 
 def foreground(*images: Tensor, low: float, data_range: float) -> Tensor:
-    """Where any of the images (N, C, *size) shows more than air: (N, 1, *size), bool.
-
-    Hand in source and reference, in network intensities, `low` being black: a tissue may be black in one of them.
-    """
-    shown = [(image > low + AIR * data_range).any(1, keepdim=True) for image in images]
-    return torch.stack(shown).any(0)
+    """Where source or reference (N, C, *size) is more than air, for either may show a tissue black: (N, 1, *size)."""
+    return torch.stack([(image > low + AIR * data_range).any(1, keepdim=True) for image in images]).any(0)
 
 
 def _in_mask(metric: Any) -> str | None:

@@ -34,10 +34,9 @@ class RealImages:
     """The real images of a run: as networks see them, as they are scored, and as sets counted from black.
 
     Where images are larger than what is made (a method of patches), each gives a set one window at a seeded place.
-    `masks` says whether sets come with their lesion masks, which costs reading them: where a metric needs them.
     """
 
-    masks = False
+    masks = False  # whether sets come with their lesion masks, which costs reading them: where a metric needs them
 
     def __init__(self, data: Data, device: Any):
         self.data, self.device = data, device
@@ -174,8 +173,9 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
         return images
     rng, cut = np.random.default_rng(0), []
     for image in images:
-        starts = [int(rng.integers(side - shown + 1)) for side, shown in zip(image.shape[1:], size, strict=True)]
-        cut.append(image[(..., *(slice(at, at + shown) for at, shown in zip(starts, size, strict=True)))])
+        for axis, shown in enumerate(size, 1):
+            image = image.narrow(axis, int(rng.integers(image.shape[axis] - shown + 1)), shown)
+        cut.append(image)
     return torch.stack(cut)
 
 

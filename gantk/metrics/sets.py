@@ -82,8 +82,7 @@ def set_rows(
 ) -> dict[str, Any]:
     """The rows of metrics.json of one metric of sets, most often one; `note` ends their definitions.
 
-    What cannot be computed has no value, and its definition says why: one metric does not cost a training its others.
-    With `strict` it is a UserError.
+    What cannot be computed has no value, and its definition says why; with `strict` it is a UserError.
     """
     try:
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())

@@ -20,8 +20,7 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
     """How well uncertainties predict errors, inside the foreground, each patient on its own: rows of metrics.json.
 
     `errors` (N, C, *size) are absolute; `uncertainties` and `foreground` (above 0 inside) have as many channels or one.
-    All pixels of a patient are ranked together; an unknown patient ("") has one image. Values are means over patients,
-    with a 95 % interval from drawing patients; nan is left out.
+    All pixels of a patient are ranked together; values are means over patients with their 95 % interval.
 
     - `auroc`: how probable it is that a pixel whose error is above the 90th percentile of its patient's errors is more
       uncertain than one below. 1 perfect, 0.5 guessing.
@@ -29,7 +28,7 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
       5.2). 0 perfect; `random` is what guessing gets.
     - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
     - `rejection`: mean error of the share `kept` when the most uncertain pixels go first, beside the order of the
-      errors themselves (`oracle`) and none at all (`random`). Equally uncertain pixels go in equal parts.
+      errors themselves (`oracle`) and none at all (`random`).
     """
     from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score

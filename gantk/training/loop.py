@@ -21,7 +21,7 @@ from gantk.errors import Elsewhere, Interrupted, UserError
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
-from gantk.metrics.sample_batch import alarms
+from gantk.metrics.evaluate import alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
