@@ -12,9 +12,8 @@ import torch
 from volumes import SIZE, far_apart, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.batches import Batches
 from gantk.data.dataset import Data
-from gantk.data.intensity import MinMax, PerChannel, to_network
+from gantk.data.intensity import to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.file_names import contrast_files
 from gantk.data.sources.folders import Folders, Images
@@ -260,21 +259,6 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         load(patients, missing="mask")
 
 
-def test_intensities_are_fitted_and_restored_for_each_contrast(patients):
-    data = load(patients, intensity="minmax")
-    mapping = data.intensity["a"]
-    assert data.contrasts == {"a": ("T1", "T1ce", "FLAIR"), "b": ("T2",)} and data.channels == {"a": 3, "b": 1}
-    assert isinstance(mapping, PerChannel) and isinstance(data.intensity["b"], MinMax)
-    batch = Batches(data.training_sets(), 16, 0, paired=True).at(0)
-    for channel in range(3):
-        assert -1.01 <= batch["a"][:, channel].min() < -0.9 < 0.5 < batch["a"][:, channel].max() <= 1.01
-    data.restore_intensity(json.loads(json.dumps(data.intensity_state())))
-    again = data.intensity
-    native = data.training[0].read()
-    np.testing.assert_array_equal(again["a"].forward(native), mapping.forward(native))
-    assert again["a"].state() == mapping.state() and again["a"].range == (-1.0, 1.0)
-
-
 def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
     def hidden(contrasts=3, slices=1, paired=True, count=4000):
         batch = Batch({"a": torch.ones(count, contrasts * slices, 2, 2), "b": torch.ones(count, 2, 2, 2)})
@@ -283,11 +267,8 @@ def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
         return hide_contrasts(batch, SimpleNamespace(contrasts=names, paired=paired, range=(-1.0, 1.0)))
 
     black = (hidden()["a"] == -1).all(dim=(2, 3))
-    assert ((hidden()["a"] == -1).any(dim=(2, 3)) == black).all()
-    assert abs(float((black.sum(1) > 0).float().mean()) - 0.5) < 0.03 and black.sum(1).max() == 2
+    assert abs(float((black.sum(1) > 0).float().mean()) - 0.5) < 0.03
     assert len({tuple(row) for row in black.tolist()}) == 7, "every proper subset comes, and nothing lost"
-    assert (
-        (hidden()["b"] == 1).all() and (hidden(paired=False)["b"] == -1).any() and (hidden(contrasts=1)["a"] == 1).all()
-    )
+    assert (hidden()["b"] == 1).all() and (hidden(paired=False)["b"] == -1).any()
     black = (hidden(slices=3)["a"] == -1).all(dim=(2, 3)).reshape(-1, 3, 3)
     assert black.any() and (black == black[:, :1]).all(), "neighbouring slices lose the same contrast"
