@@ -11,12 +11,13 @@ import torch
 from gantk.data.batches import Batches
 from gantk.data.batches import order as order_of
 from gantk.data.dataset import Data
-from gantk.data.sources.folders import Aligned, Folders, Images
+from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.source import nothing_fits, source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.recipe.tables import DataTable
+from gantk_aligned.source import Aligned
 
 SIZE = (32, 32)
 PAIRED = type("Paired", (Method,), {"paired": True})

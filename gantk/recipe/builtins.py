@@ -25,7 +25,6 @@ PARTS = {
     },
     "source": {
         "folders": "gantk.data.sources.folders:Folders",
-        "aligned": "gantk.data.sources.folders:Aligned",
         "images": "gantk.data.sources.folders:Images",
         "nifti": "gantk.data.sources.nifti:Nifti",
         "manifest": "gantk.data.sources.manifest:Manifest",

@@ -1,15 +1,11 @@
-"""The data sources over folders of files: two domains, pictures of both side by side, or one domain with classes."""
+"""The data sources over folders of files: two domains, or one domain with classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from gantk.data.preparation import Record
 from gantk.data.sources.file_names import discover, images_below, images_of, items_in, numbered, patient_of
@@ -84,50 +80,6 @@ class Folders(VolumeSource):
 
 
 @dataclass(kw_only=True)
-class Aligned(FileSource):
-    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: pairs in one file."""
-
-    order: Literal["AB", "BA"] = "AB"  # which domain is on the left: the first (AB) or the second (BA)
-    patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
-    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
-
-    found_for = (2,)
-
-    def __post_init__(self):
-        if len(self.domains) != 2 or self.dims != 2:
-            has = f"dims = {self.dims} and {len(self.domains)} domains"
-            what = f"'aligned' holds 2-D pictures of two domains, not {has}"
-            raise UserError(what, where="data.source")
-        super().__post_init__()
-        self.names = {"image": ""}
-
-    @classmethod
-    def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where all folders are split folders and the first pictures are twice as wide as high."""
-        items = _of_one_domain(path, images_below(path))
-        if not items or any(item.place or io.is_volume(item.source) for item in items):
-            return None
-        with suppress(UserError):
-            sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
-            return {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
-        return None
-
-    def records(self) -> list[Record]:
-        """Two records for every picture: its halves, a pair."""
-        items = _of_one_domain(self.root, io.list_images(self.root, recursive=True))
-        wholes = self.records_of(named(items, self))
-        read = {letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"}
-        return [replace(one, domain=x, pair=one.key, read=partial(read[x], one)) for x in "ab" for one in wholes]
-
-    def _half(self, whole: Record, side: int) -> np.ndarray:
-        pixels = whole.read()
-        width = pixels.shape[-1]
-        if width % 2:
-            raise UserError(f"'{whole.path}' is {width} pixels wide", allowed="an even width: two images side by side")
-        return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])
-
-
-@dataclass(kw_only=True)
 class Images(VolumeSource):
     """Images of one domain in a folder and its sub-folders, for methods that make images from noise.
 
@@ -156,7 +108,7 @@ class Images(VolumeSource):
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
-        items = _of_one_domain(self.root, images)
+        items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
         classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
         for item in items if len(classes) > 1 else ():
@@ -196,7 +148,8 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     return tuple(sorted({record.label for record in needed}))
 
 
-def _of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
+def of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
+    """Images below a folder as those of a recipe's only domain."""
     return items_in(root, dict.fromkeys(images, ("image", None)), {"image": ""})
 
 
