@@ -59,7 +59,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
             if samples.has_truth and output.is_file() and truth.is_file():
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
-                error, mean = preview(picture) if small else _png(picture), f"{value:.1f}"
+                error, mean = preview(picture) if small else _encoded(picture, "png", optimize=True), f"{value:.1f}"
             frame["output"].append(_embedded(output, small))
             frame["error"].append(error)
             frame["mean"].append(mean)
@@ -92,7 +92,7 @@ def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, flo
 
 def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the right."""
-    return _png(_coloured(np.arange(256, dtype=np.uint8)[None, :]))
+    return _encoded(_coloured(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True)
 
 
 def _coloured(levels: np.ndarray) -> Image.Image:
@@ -117,15 +117,13 @@ def preview(image: Image.Image, side: int = 192) -> str:
     """A picture no larger than `side` as a lossy data URI, for the frames in between of a long or large run."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=75)
-    return _uri("webp", buffer.getvalue())
+    return _encoded(small, "webp", quality=75)
 
 
-def _png(image: Image.Image) -> str:
+def _encoded(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return _uri("png", buffer.getvalue())
+    image.save(buffer, kind, **options)
+    return _uri(kind, buffer.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:
