@@ -127,10 +127,8 @@ def test_many_may_fill_it_at_once(study, cache):
 
 
 BROKEN = {
-    "empty": lambda content: b"",
     "cut short": lambda content: content[:-100],
     "a header that lies": lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
-    "an archive": lambda content: b"PK\x05\x06" + b"\0" * 18,
     "objects": lambda content: content.replace(b"'<f4'", b"'|O'  "),
 }
 
@@ -149,20 +147,13 @@ def test_broken_entries_are_made_anew(study, cache, how):
 # ---- where it cannot be written, and how large it gets
 
 
-@pytest.mark.parametrize("why", ["a file in the way", "a full disk", "a write that fails half way"])
+@pytest.mark.parametrize("why", ["a file in the way", "a full disk"])
 def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeypatch, why):
     if why == "a file in the way":
         cache.folder.write_text("here")
-    elif why == "a full disk":
+    else:
         usage = caching.shutil.disk_usage(study)
         monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    else:
-
-        def fail(path, content):
-            path.write_text("some")
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Path, "write_bytes", fail)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))

@@ -56,15 +56,6 @@ def study(tmp_path):
     return tmp_path / "study"
 
 
-@pytest.fixture
-def twice(tmp_path):
-    """Six patients with a T1 and a T2 each."""
-    for number in range(6):
-        for turn, name in enumerate(("T1", "T2")):
-            save(tmp_path / "twice" / f"patient{number}" / f"{name}.nii", number, 1 + turn, turn)
-    return {"name": "nifti", "path": str(tmp_path / "twice")}
-
-
 def load(source, method=OneDomain, **options):
     split = {"test": 0.25, "validation": 0.25, "by": "patient"}
     keys = {"source": source, "domains": ("MR",), "size": (16, 16), "split": split}
@@ -125,15 +116,6 @@ def test_what_a_source_cannot_give_is_explained(study):
         images(study, domains=("T1+T2",))
     with pytest.raises(UserError, match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane"):
         load({"name": "phantom", "subjects": 4, "slices": 2}, domains=("T1",), plane="coronal")
-
-
-def test_a_patient_in_both_unpaired_domains_is_a_leak_unless_the_recipe_says_so(twice):
-    options = {"domains": ("T1", "T2"), "unpair": False}
-    leak = load(twice, Unpaired, **options).leaks()
-    assert leak is not None and "patient" in str(leak)
-    assert load(twice, Unpaired, same_patient=True, **options).leaks() is None
-    assert load(twice, Unpaired, domains=("T1", "T2")).leaks() is None, "each gives one domain"
-    assert load(twice, Paired, domains=("T1", "T2")).leaks() is None, "pairs are one patient's"
 
 
 # ---- neighbouring slices

@@ -28,16 +28,14 @@ SPARE = 2**30  # bytes that the cache leaves free on its disk
 
 
 class Cache:
-    """Entries of images and small facts below one folder, in at most `limit` bytes.
-
-    Where the folder cannot be written or no room is left, entries are still read, and the first refusal is a warning.
-    """
+    """At most `limit` bytes of arrays and facts in a folder; where it takes no more, one warning; reading goes on."""
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = Path(folder), limit
         self.entries = self.folder / "images"
         self.full = False  # nothing more is stored: no room, or no permission
         self._size: int | None = None  # bytes of all entries, as far as known
+        self._used: dict[str, float] = {}  # when each entry was last known to be in use
         self._lock = threading.Lock()
 
     @classmethod
@@ -61,8 +59,10 @@ class Cache:
         with suppress(Exception):  # not there, or broken, for which numpy has many words: made anew
             found = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(found, np.ndarray):
-            with suppress(OSError):
-                os.utime(path)  # tells all runs that it was used
+            if time.time() - self._used.get(key, 0.0) > IN_USE / 4:
+                self._used[key] = time.time()
+                with suppress(OSError):
+                    os.utime(path)  # tells all runs
             return found
         if self.full:
             return None

@@ -275,17 +275,16 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
 
 def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
     """Values by the polygon from corners `before` to `after`, whose first and last piece go on without end."""
-    slopes = np.diff(after) / np.diff(before)
-    if is_tensor(image) and len(slopes) > 1:
-        return image.new_tensor(along(image.detach().cpu().numpy(), before, after))
     values = image if is_tensor(image) else np.asarray(image, np.float64)
-    if len(slopes) == 1:
-        done = (values - before[0]) * slopes[0] + after[0]
+    if len(before) == 2:
+        done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
+    elif is_tensor(image):
+        return image.new_tensor(along(image.detach().cpu().numpy(), before, after))
     else:
-        piece = np.searchsorted(before[1:-1], values, side="right")
+        piece, slopes = np.searchsorted(before[1:-1], values, side="right"), np.diff(after) / np.diff(before)
         done = after[piece] + (values - before[piece]) * slopes[piece]
     if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
-        return done[()]
+        return done
     return done.astype(np.float32)[()]
 
 
