@@ -372,9 +372,10 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         words = dataset.get("SeriesDescription") or dataset.get("ProtocolName") or dataset.get("Modality") or "series"
         for stack in stacks:
             paths = tuple(each.path for each in stack)
-            differ = [mark for mark, text in stack[0].marks.items() if len({s[0].marks[mark] for s in stacks}) > 1]
-            told = [mark * (mark != "plane") + f"_{stack[0].marks[mark]}" for mark in differ[:1]]
-            parts = [_words(dataset.get("SeriesNumber")), words, *told]
+            differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
+            told = stack[0].marks[differ[0]] if differ else ""  # of which several stacks of a series are told apart
+            told = f"{differ[0]}_{told}" if differ and differ[0] != "plane" else told
+            parts = [_words(dataset.get("SeriesNumber")), words, told]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
             if len(paths) == 1:
                 found.append(Scan(paths[0], paths, paths[0].name))
