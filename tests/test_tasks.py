@@ -287,7 +287,7 @@ def test_a_run_without_masks_is_refused_before_training(lesions):
     assert error.value.where == "evaluate.metrics"
     lesions["data"]["source"]["lesions"] = 2
     lesions["data"]["domains"] = ["T1"]
-    with pytest.raises(UserError, match="masks.*none of images from noise"):
+    with pytest.raises(UserError, match="masks.*none of noise"):
         scorer_of(lesions, Samples)
 
 

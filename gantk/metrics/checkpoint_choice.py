@@ -123,5 +123,5 @@ class Criterion:
 
 def others(records: list[Record], own: list[Record]) -> list[Record]:
     """The records of other patients."""
-    taken = {record.subject or record.pair for record in own} - {None, ""}
-    return [record for record in records if (record.subject or record.pair) not in taken]
+    taken = {r.subject or r.pair for r in own} - {None, ""}
+    return [r for r in records if (r.subject or r.pair) not in taken]

@@ -15,7 +15,6 @@ from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"
-SHOWN = 5  # names in a message
 
 
 def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu") -> dict[str, Any]:
@@ -45,12 +44,13 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
         named = bare
     for folder, side, names in zip(folders, sides, named, strict=True):
         if len(names) < len(side):
-            twice = _some([scan.name for scan in side if scan not in names.values()])
+            twice = next(scan.name for scan in side if scan not in names.values())
             what = f"{folder} holds several images of one name: {twice}"
             raise UserError(what, where=WHERE, remedy="leave one image of each name")
     lonely = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
     if any(lonely):
-        lists = [f"{len(names)} only in {f}: {_some(names)}" for f, names in zip(folders, lonely, strict=True) if names]
+        shown = [", ".join(names[:5] + ["..."] * (len(names) > 5)) for names in lonely]
+        lists = [f"{len(n)} only in {f}: {s}" for n, f, s in zip(lonely, folders, shown, strict=True) if n]
         what = f"the two folders do not hold the same names; {'; '.join(lists)}"
         raise UserError(what, where=WHERE, remedy="name each image like its truth")
     return [(scan, named[1][name]) for name, scan in named[0].items()]
@@ -96,10 +96,6 @@ def _files(path: Path) -> list[Scan]:
     if not found:
         raise UserError(f"no images in the folder '{path}'", where=WHERE, allowed=readable())
     return found
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _scale(truths: list[Scan]) -> tuple[float, float]:

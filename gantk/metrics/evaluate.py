@@ -65,6 +65,7 @@ class Scorer:
         self.low, high = data.range
         self.span, self.dims, self.batch = high - self.low, model.data.dims, model.translate.batch
         self.letter = method.reads[0]  # the domain that images from noise are of
+        self.classes = len(method.geometry.classes) if method.conditional else 0  # that it makes images of, in turn
         self.reals = RealImages(data, runtime.device)
         parts = model.evaluate.metrics
         if parts is None:
@@ -273,7 +274,7 @@ class Scorer:
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """The images from number `first` on of `count` from noise, the same whatever the batch."""
-        number, classes = min(SAMPLE_PASS, count - first), self._classes()
+        number, classes = min(SAMPLE_PASS, count - first), self.classes
         labels = torch.arange(first, first + number, device=self.runtime.device) % classes if classes else None
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
@@ -281,15 +282,11 @@ class Scorer:
 
     def _sampled(self, images: Tensor) -> ImageGroup:
         """Images from noise as a set, with their classes: in turn, or the only one that was learned from."""
-        count, classes, known = len(images), self._classes(), {r.label for r in self.reals.training(self.letter)}
+        count, classes, known = len(images), self.classes, {r.label for r in self.reals.training(self.letter)}
         labels = torch.arange(count) % classes if classes else None
         if not classes and len(known) == 1 and None not in known:
             labels = torch.full((count,), self.reals.classes.index(*known))
         return self.reals.group(images, labels=labels)
-
-    def _classes(self) -> int:
-        """How many classes the method makes images of, in turn; 0 where it is not asked for a class."""
-        return len(self.method.geometry.classes) if self.method.conditional else 0
 
     def _check_metrics(self) -> None:
         """UserError where a metric cannot judge this method or these data."""
@@ -306,18 +303,16 @@ class Scorer:
                 made = directions or self._sampled(torch.zeros(1, 1, *self.method.geometry.size)).labels is not None
                 if len(train & test) < 2 or not made:
                     known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
-                    what = "needs real images of two classes to learn from and to be tested on, and made images of a "
-                    what += f"known class; real ones are of {known}, made ones of {'one' if made else 'a mixture'}"
-                    remedy = "put images into one folder for each class, and train a conditional method "
-                    remedy += "(data.labels = true) or on one class alone (data.source.only)"
+                    what = f"needs real images of two classes on both sides of the split (there are {known}), and made "
+                    what += f"images of a known class (they are of {'one' if made else 'a mixture'})"
+                    remedy = "use one folder a class, and data.labels = true or one class alone (data.source.only)"
             elif getattr(metric, "needs_masks", False):
                 self.reals.masks = True
                 records = [self.reals.records(split, to) for to in directions for split in ("train", "test")]
                 known = [sum(self.reals.masked(record) is not None for record in each) for each in records]
                 if not known or not all(known):
                     counts = " and ".join(f"{have} of {len(each)}" for have, each in zip(known, records, strict=True))
-                    what = "needs lesion masks of real images to learn from and to be tested on, and of what made ones "
-                    what += f"show; known are {counts or 'none of images from noise'}"
+                    what = f"needs lesion masks to learn from and to test; known are {counts or 'none of noise'}"
                     remedy = 'name the masks (data.source.mask = "seg"), give the phantom lesions'
             if what:
                 what, remedy = f"the metric '{metric.name}' {what}", f"{remedy}, or leave it out"

@@ -46,7 +46,7 @@ def patient_numbers(patients: Sequence[str]) -> np.ndarray:
 
 
 def group_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The group (N,), 0 to at most 19, that each image is left out with: all of a patient's are in one."""
+    """The group (N,), 0 to 19, that each image is left out with: all of a patient's are in one."""
     return patient_numbers(patients) % GROUPS
 
 

@@ -53,7 +53,8 @@ class PairMetric:
         if mask is not None and self.in_mask is None:
             raise UserError(f"{self.name} cannot be limited to a mask", where="evaluate.regions")
         with self._compared(output, reference):
-            return self._score(output.float(), reference.float(), expanded(mask, output))
+            inside = None if mask is None else (mask > 0).expand_as(output)
+            return self._score(output.float(), reference.float(), inside)
 
     def expect_size(self, size: Sequence[int]) -> None:
         """UserError where images of this size cannot be judged."""
@@ -85,7 +86,7 @@ class MapMetric(PairMetric):
         """For each mask (None: the whole image) the map's mean over it, and of how many values that is: (N,) each."""
         with self._compared(output, reference):
             found = self._map(output.float(), reference.float())
-            insides = [self._on_map(expanded(mask, output)) for mask in masks]
+            insides = [self._on_map(None if mask is None else (mask > 0).expand_as(output)) for mask in masks]
             return [(region_mean(found, inside), region_count(found, inside)) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
@@ -255,11 +256,6 @@ def _window_mean(x: Tensor) -> Tensor:
             total.add_(x.narrow(axis, shift, count), alpha=weight)
         x = total
     return x
-
-
-def expanded(mask: Tensor | None, images: Tensor) -> Tensor | None:
-    """A mask as bools, one for each value of the images."""
-    return None if mask is None else (mask > 0).expand_as(images)
 
 
 def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -65,7 +65,7 @@ class RealImages:
     def _left_out(self) -> dict[str, list[Record]]:
         """By split, the records of classes that the source was told to leave out (`only`).
 
-        A patient stays in the split that the training of the generator put it in; new ones are shared out alike.
+        A patient stays in its split; new ones are shared out alike.
         """
         part, table = self.data.table.source, self.data.table
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
@@ -141,10 +141,7 @@ class RealImages:
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
     def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
-        """Training images, held-out images, and what their definition must say: against what, and how few.
-
-        `all_classes`: those alone whose class is known, and of classes that training left out too.
-        """
+        """Training images, held-out images (of `all_classes` that are known), and what definitions must say of them."""
         find = self.labelled if all_classes else self.records
         splits = ("train", "test")
         train, test = (self._set(find(split, letter), (split, all_classes, letter), size) for split in splits)
@@ -205,10 +202,9 @@ class Units:
 
 
 def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
-    """The intensities of these records' files, each by the mapping that its own image was read with.
+    """The intensities of these records' files; None for a domain of several contrasts, which have no common scale.
 
-    None for a domain of several contrasts, which have no common scale. Hounsfield units are those of a domain called CT
-    whose window was chosen by hand, or whose black is air; pictures never hold such values.
+    Hounsfield units are those of a domain called CT whose window was chosen by hand, or whose black is air.
     """
     intensity, preparation = data.intensity[letter], data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
