@@ -76,39 +76,35 @@ class Manifest(VolumeSource):
 
     def _items(self, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""
-        study = row.get("pair", "")
+        study, items = row.get("pair", ""), []
         if columns is None:
             letter = self._letter(row.get("domain", ""))
             columns = {letter: "path"} if letter else {}
             study = study if "pair" in row else row.get("patient", "")
-        items = [self._item(letter, *self._source(row[name]), row) for letter, name in columns.items() if row.get(name)]
+        words = set(map(one_word, self.domains))
+        for letter, column in columns.items():
+            if row.get(column):
+                source, key = self._source(row[column])
+                subject = row.get("patient", "")
+                if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
+                    subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
+                split = split_named(row.get("split", ""), "column split")
+                items.append(Item(letter, source, key, subject, split=split, label=row.get("label") or None))
         if columns and not items:
             raise UserError(f"{' and '.join(columns.values())} {'is' if len(columns) == 1 else 'are'} empty")
         for item in items:
             item.subject = items[0].subject
             item.study = study or (items[0].key if len(columns) > 1 else "")
-        if items and row.get("mask"):
-            self._find_mask(row["mask"], items)
+        if items and row.get("mask"):  # of the images on whose grid it lies, of all where they are resampled
+            mask, _ = self._source(row["mask"])
+            if isinstance(mask, io.Scan):
+                raise UserError(f"the mask '{row['mask']}' is a folder", allowed="a file")
+            differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
+            if all(differ):
+                raise UserError(f"the mask '{row['mask']}' is on another grid than its image: {differ[0]}")
+            for item, differs in zip(items, differ, strict=True):
+                item.mask = None if differs else mask
         return items
-
-    def _find_mask(self, text: str, items: list[Item]) -> None:
-        """A mask is of the images of its row on whose grid it lies, of all where they are resampled."""
-        mask, _ = self._source(text)
-        if isinstance(mask, io.Scan):
-            raise UserError(f"the mask '{text}' is a folder", allowed="a file")
-        differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
-        if all(differ):
-            raise UserError(f"the mask '{text}' is on another grid than its image: {differ[0]}")
-        for item, differs in zip(items, differ, strict=True):
-            item.mask = None if differs else mask
-
-    def _item(self, letter: str, source: Source, key: str, row: dict[str, str]) -> Item:
-        subject = row.get("patient", "")
-        if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
-            rest = contrast_in(io.stem_of(key), set(map(one_word, self.domains)))[1]
-            subject = rest or Path(key).parent.name or io.stem_of(key)
-        split = split_named(row.get("split", ""), "column split")
-        return Item(letter, source, key, subject, split=split, label=row.get("label") or None)
 
     def _letter(self, said: str) -> str | None:
         """The domain that a row names; None: another one."""

@@ -8,17 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import (
-    GLOB,
-    SPLIT_WORD,
-    images_below,
-    images_of,
-    numbered,
-    of_contrast,
-    only_if_several,
-    patient_of,
-    split_of,
-)
+from gantk.data.sources import file_names as names
 from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
@@ -32,7 +22,7 @@ class Nifti(VolumeSource):
     """Trees of volumes (NIfTI, NRRD, MetaImage), each patient with a file of each contrast, or in two groups.
 
     Files belong to a domain by a word of their names, or else of their folders': its own name, or a usual synonym (T1w
-    for T1, T2_FLAIR for FLAIR). Patients are the numbered folders, else the files' names without the contrast. A
+    for T1, T2_FLAIR for FLAIR). Patients are the names.numbered folders, else the files' names without the contrast. A
     patient's files are registered pairs where they lie on one grid, or with `onto`, which brings them onto one by
     their headers.
     """
@@ -55,7 +45,7 @@ class Nifti(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where all images below `path` are volumes, of two or more contrasts known by name."""
-        images = images_below(path)
+        images = names.images_below(path)
         said = {CONTRASTS.get(_contrast_in_path(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
@@ -64,7 +54,7 @@ class Nifti(VolumeSource):
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
         images, masks = separate_masks(listed, self.root, self.mask)
         items = self._items(images)
-        only_if_several(items)
+        names.only_if_several(items)
         find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
         beside = Counter((item.place, item.letter) for item in items)
         several = len({item.place for item in items}) > 1
@@ -72,9 +62,9 @@ class Nifti(VolumeSource):
             place = item.place
             item.study = "/".join(place) if place and beside[place, "a"] == beside[place, "b"] == 1 else item.name
             if self.pattern:
-                item.subject = patient_of(item.key, self.pattern)
-            elif several and numbered(place):
-                item.subject = numbered(place)[0]
+                item.subject = names.patient_of(item.key, self.pattern)
+            elif several and names.numbered(place):
+                item.subject = names.numbered(place)[0]
             elif place and beside[place, item.letter] == 1:
                 item.subject = "/".join(place)
             else:
@@ -91,9 +81,9 @@ class Nifti(VolumeSource):
             chosen = self._of_domain(letter, {image: each for image, (each, _) in said.items()}, words)
             for image in chosen:
                 folders = image.relative_to(self.root).parts[:-1]
-                rests = (contrast_in(part, wanted)[1] for part in folders if not SPLIT_WORD.match(part))
+                rests = (contrast_in(part, wanted)[1] for part in folders if not names.SPLIT_WORD.match(part))
                 known = {"volume": volume, "place": tuple(filter(None, rests)), "stem": said[image][1]}
-                items.append(Item(letter, image, self.key_of(image), split=split_of(folders), **known))
+                items.append(Item(letter, image, self.key_of(image), split=names.split_of(folders), **known))
         twice = next((path for path, count in Counter(item.source for item in items).items() if count > 1), None)
         if twice and len(set(self.volumes)) < 2:
             raise self.in_both(twice)
@@ -103,16 +93,16 @@ class Nifti(VolumeSource):
         """The images of a domain: those that its option means, else those that say its contrast."""
         text, folder = self.asked[letter], self.root / self.asked[letter]
         if not text:
-            chosen = of_contrast(said, words[letter], {*words.values()} - {words[letter]})
+            chosen = names.of_contrast(said, words[letter], {*words.values()} - {words[letter]})
             chosen = list(said) if not chosen and len(words) == 1 else chosen
-        elif GLOB.search(text) or folder.is_dir():
+        elif names.GLOB.search(text) or folder.is_dir():
             pattern = folder if "/" in text or folder.is_dir() else self.root / "**" / text
-            matched = set(images_of(pattern, f"data.source.{letter}")[1])
+            matched = set(names.images_of(pattern, f"data.source.{letter}")[1])
             chosen = [image for image in said if image in matched]
         else:
             asked = set(map(str.lower, words_of(text)))
-            names = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in said}
-            chosen = [image for image in said if asked and asked <= set(map(str.lower, words_of(names[image])))]
+            stems = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in said}
+            chosen = [image for image in said if asked and asked <= set(map(str.lower, words_of(stems[image])))]
         if not chosen:
             there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
             there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"

@@ -103,13 +103,20 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     two scans lie on different grids, that is said.
     """
     complete = complete_pairs(records)
-    broken = [record for record in records if record.pair is not None and record.pair not in complete]
+    alone = [record for record in records if record.pair not in complete]
+    broken = [record for record in alone if record.pair is not None]
     if complete and not broken:
         return
     unpaired = "use an unpaired method such as dualgan"
-    if said := _on_two_grids([record for record in records if record.pair not in complete]):
-        remedy = "resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
-        raise UserError(said, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}')
+    scans: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
+    for record in alone:
+        if record.subject and record.path and is_volume(record.path):
+            scans[record.subject][record.domain].add(record.path)
+    for files in scans.values():
+        if len(files["a"]) == len(files["b"]) == 1 and (differs := difference(*files["a"], *files["b"])):
+            what = f"'{min(files['a'])}' and '{min(files['b'])}' are of one patient, and on different grids: {differs}"
+            remedy = "resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
+            raise UserError(what, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}')
     if complete:
         what = f"{len(broken)} of {len(records)} images have no partner: the first is '{broken[0].key}', "
         what += f"which {domains[1 if broken[0].domain == 'a' else 0]} lacks"
@@ -120,15 +127,3 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         what += f"the first without a partner is '{records[0].key}'"
         remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
     raise UserError(f"this method learns from registered pairs, and {what}", where="data.source", remedy=remedy)
-
-
-def _on_two_grids(records: Sequence[Record]) -> str | None:
-    """How the first patient's only two scans differ that lie on different grids."""
-    files: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
-    for record in records:
-        if record.subject and record.path and is_volume(record.path):
-            files[record.subject][record.domain].add(record.path)
-    for scans in files.values():
-        if len(scans["a"]) == len(scans["b"]) == 1 and (differs := difference(*scans["a"], *scans["b"])):
-            return f"'{min(scans['a'])}' and '{min(scans['b'])}' are of one patient, and on different grids: {differs}"
-    return None
