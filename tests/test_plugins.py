@@ -80,6 +80,13 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
 # ---- collisions and broken plugins ---------------------------------------------------------------
 
 
+def test_two_offers_of_one_name_are_an_error_that_names_both(add_plugin):
+    add_plugin("greedy-package", "greedy", GENERATOR.format(name="unet"))
+    with pytest.raises(UserError, match="'unet' is offered by 'gantk' and 'greedy-package'"):
+        load_recipe({"method": {"name": "dualgan", "generator": "unet"}, "train": {"steps": 1}}).check()
+    assert "unet" not in registry().names("generator") and registry().get("generator", "resnet")
+
+
 def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_plugin):
     add_plugin("first-package", "plugin_one", GENERATOR.format(name="net_one"), point="shared")
     add_plugin("second-package", "plugin_two", GENERATOR.format(name="net_two"), point="shared")
