@@ -100,17 +100,6 @@ def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_hel
     assert len(tops) > 4 and 0.5 < min(tops) < max(tops) < 2, "whatever the scanner's gain"
 
 
-@pytest.mark.parametrize("plane, stack", [("coronal", 16), ("sagittal", 14)])
-def test_a_recipe_chooses_plane_and_spacing(study, plane, stack):
-    data = images(study, plane=plane, intensity={"name": "minmax", "per": "volume"})
-    record = data.training[0]
-    assert record.scan().shape[1] == stack and record.read().shape[1] == 12
-    assert np.array_equal(record.read(), record.scan()[:, int(record.position)])
-    axial = images(study).training_sets()["image"][0]
-    assert not np.array_equal(data.training_sets()["image"][0], axial), "and the cache tells them apart"
-    assert images(study, spacing=(1.5, 1.5, 1.5)).training[0].scan().shape == (1, 8, 11, 10)
-
-
 def test_what_a_source_cannot_give_is_explained(study):
     with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channels.*\(data\.domains\)"):
         images(study, domains=("T1+T2",))
