@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk.inference.tiles import AnySize
+from gantk.machine.runtime import start
+from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
 from gantk_uncertainty.maps import dropping
 
@@ -62,6 +67,33 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
     assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
     parts = [maps(kind, toy, part, others=others) for part in image.split(2)]
     assert all(map(torch.equal, (plain, spread), map(torch.cat, zip(*parts, strict=True))))
+
+
+@pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
+def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
+    monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
+
+    class Networks(Toy):
+        def __init__(self):
+            super().__init__()
+            self.geometry = SimpleNamespace(size=(32, 32))
+            self.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
+            for part in self.g.parameters():
+                part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+            self.eval()
+
+        def translate(self, image: Tensor, to: str) -> Tensor:
+            return self.g(image)
+
+    method, image, runtime = Networks(), images(1, 1, 44, 70), start("cpu", "fp32")
+    others, found = [{name: 1.3 * weight for name, weight in method.state_dict().items()}], []
+    for memory in (1e-9, 1.0):
+        table = SimpleNamespace(statistics="image", overlap=0.25, batch=4, memory=memory)
+        model = SimpleNamespace(translate=table, data=SimpleNamespace(dims=2))
+        found.append(maps(kind, AnySize(method, model, runtime), image, others=others))
+    for tiled, whole in zip(*found, strict=True):
+        assert torch.allclose(tiled, whole, atol=1e-4)
+    assert found[0][1].std() > 0.01
 
 
 def test_flips_find_what_depends_on_the_side_and_auto_adds_the_cycle():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -228,3 +229,21 @@ def whole_images(
         return torch.cat([straight(place(part)).float().cpu() for part in images.split(table.batch)])
 
     return run
+
+
+class AnySize:
+    """A method whose translations take images of any size on the host, and are there, float32: see `whole_images`.
+
+    What is done to images or weights between translations, as uncertainties do, is then done to whole images.
+    """
+
+    def __init__(self, method: Method, model: Model, runtime: Runtime):
+        self.method = method
+        self._through = cache(lambda to: whole_images(lambda x: method.translate(x, to), method, model, runtime))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.method, name)
+
+    def translate(self, images: Tensor, to: str) -> Tensor:
+        """Images (N, C, *size) in domain `to`."""
+        return self._through(to)(images)

@@ -19,7 +19,7 @@ from gantk.errors import UserError
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
-from gantk.inference.tiles import whole_images
+from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
@@ -103,7 +103,7 @@ class Translator(TrainedModel):
         if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
             fold_for_inference(self.method)
         maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
-        through = whole_images(self._network(letter, look), self.method, self.model, self.runtime)
+        through = self._network(letter, look)
 
         def run(batch: np.ndarray) -> np.ndarray:
             parts = zip(through(torch.from_numpy(batch)).chunk(len(maps), dim=1), maps, strict=True)
@@ -115,19 +115,22 @@ class Translator(TrainedModel):
         return pipeline
 
     def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
-        """What (N, C, *size) goes through; variants, or an uncertainty, come out side by side as channels."""
+        """What images (N, C, *size) on the host go through; variants, or an uncertainty, come out as channels."""
         method = self.method
         if look.uncertainty:
             maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
             others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
             maker.check(method, 1 + len(others))
-            return lambda x: torch.cat(maker.maps(method, letter, x, others), dim=1)
+            whole = AnySize(method, self.model, self.runtime)
+            return lambda x: torch.cat(maker.maps(whole, letter, x, others), dim=1)
         if look.variants is not None:
-            return lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
-        if look.example is None:
-            return lambda x: method.translate(x, letter)
-        example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
-        return lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+            network = lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)  # noqa: E731
+        elif look.example is None:
+            network = lambda x: method.translate(x, letter)  # noqa: E731
+        else:
+            example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
+            network = lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
+        return whole_images(network, method, self.model, self.runtime)
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""

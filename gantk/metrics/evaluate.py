@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.inference.tiles import whole_images
+from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
@@ -249,9 +249,8 @@ class Scorer:
         from gantk.metrics.uncertainty import judge_uncertainty
 
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        network = lambda x: torch.cat(maker.maps(self.method, to, x, others), dim=1)  # noqa: E731
-        maps = whole_images(network, self.method, self.model, self.runtime)(inputs)
-        made, deviation = (self.data.centre(each) for each in maps.chunk(2, dim=1))
+        maps = maker.maps(AnySize(self.method, self.model, self.runtime), to, inputs, others)
+        made, deviation = map(self.data.centre, maps)
         errors = (made - references.images).abs()
         judged = judge_uncertainty(errors, deviation, references.foreground, references.patients)
         return {"kind": maker.chosen(self.method)} | judged
