@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +29,7 @@ RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a 
 class Judge:
     """A metric of sets that trains classifiers of its own: a backbone with a linear head.
 
-    Each is trained for `steps` steps of 16 images, every class as often as the others; a volume is its three middle
-    slices, as channels. The same seed on the same machine gives the same classifier.
+    Every class is learned from as often as the others; a volume is its three middle slices, as channels.
     """
 
     data_range: float
@@ -53,11 +53,9 @@ class Judge:
         rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[labels.cpu()]
 
         def make() -> nn.Module:
-            channels = pictures.shape[1]
-            if self.backbone == "small":
-                body: nn.Module = SmallConv(channels)
-            else:
-                body = timm_model(self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels)
+            channels, small = pictures.shape[1], self.backbone == "small"
+            options = {"seed": self.seed, "num_classes": 0, "in_chans": channels}
+            body = SmallConv(channels) if small else timm_model(self.backbone, self.weights, **options)
             width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
             return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True).to(pictures.device)
 
@@ -65,9 +63,7 @@ class Judge:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
             return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
 
-        def optimizer(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(weights, RATE[self.weights], weight_decay=0.01)
-
+        optimizer = partial(torch.optim.AdamW, lr=RATE[self.weights], weight_decay=0.01)
         with torch.autocast(pictures.device.type, enabled=False):
             network = trained(make, loss, self.steps, self.seed, optimizer)
             with torch.no_grad():
@@ -94,13 +90,11 @@ class Judge:
 class Classification(Judge):
     """Is synthetic data of use: a classifier learns from it, and is tested on real patients that nobody has seen.
 
-    Three classifiers of the same design and number of steps learn from synthetic images ("classification"), from real
-    training images ("classification_real"), and from both ("classification_both"); each is tested on the held-out real
-    images. The value is the balanced accuracy, the mean over classes of the share that is recognised; accuracy and the
-    area under the ROC curve (of each class against the others, averaged) are in the details, all with 95 % intervals
-    from drawing patients with replacement. Training images of a tested patient, or equal to a tested image, are left
-    out. Made images that show tested patients (translations do) are learned from for the other half of the patients.
-    Where the generator makes some classes only, "synthetic" is its images with real ones of the other classes.
+    Three classifiers learn from synthetic images ("classification"), from real training images ("classification_real"),
+    and from both ("classification_both"); each is tested on the held-out real images. The value is the balanced
+    accuracy, the mean over classes of the share that is recognised; accuracy and the area under the ROC curve are in
+    the details, with 95 % intervals from drawing patients. Nothing is learned from tested patients: translations of one
+    half of them teach for the other. Classes that the generator does not make are taken from real images.
     """
 
     backbone: str = "resnet18"  # a network of timm, or small: four convolutions, seconds on one core
@@ -162,10 +156,8 @@ class TwoSample(Judge):
     """Can a classifier tell made images from real ones (Lopez-Paz and Oquab, 2017): 0.5 is chance, 1 always.
 
     It learns from real training images and half of the fakes, as many of each, and is asked about held-out real images
-    and the other half, so that it cannot know a patient, nor a generator shine by copying its training images. The
-    value is the mean of the shares recognised on both sides, its interval from drawing real patients and fakes with
-    replacement; `p_value` in the details: how probable so many right answers are by guessing (one-sided binomial test).
-    Where training and held-out images are the same set, its first half is learned from and its second asked about.
+    and the other half, so that a generator does not shine by copying its training images. The value is the mean of the
+    shares recognised on both sides; `p_value` in the details: how probable so many right answers are by guessing.
     """
 
     name, higher_is_better = "two_sample", False
@@ -198,8 +190,6 @@ class TwoSample(Judge):
 
 class SmallConv(nn.Module):
     """Four strided convolutions and a pooling: a few tens of thousands of weights, seconds on one core."""
-
-    num_features = 64
 
     def __init__(self, channels: int):
         super().__init__()

@@ -25,17 +25,14 @@ PASS = 2**20  # positions that go through the network at once
 class Segmentation:
     """Segmentation agreement: what a segmenter of real images finds in translated ones, against the true lesions.
 
-    A small U-Net learns to find lesions in real training images of the target domain, and is then asked about the made
+    A small U-Net learns to find lesions in real training images of other patients, and is then asked about the made
     ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of what it finds (A) and the truth's mask (B),
     pooled over all images of a patient, then the mean over patients, with a 95 % interval from drawing patients. A
-    patient without a lesion in the mask has no Dice and is left out; so is an image of which nobody drew a mask.
+    patient without a lesion has no Dice and is left out; so is an image of which nobody drew a mask.
 
     In the details: `real`, the same segmenter on the real held-out images, the ceiling; `found`, the share of the
-    lesions' pixels that it finds; `false_alarms`, the share of the images without a lesion in which it finds one.
-    Training images of a patient who is asked about, or equal to an image that is, are left out.
-
-    With `teach` also the way round, "segmentation_taught": one that learned from made images with the truth's masks,
-    asked about real images of other patients, each half of them in turn.
+    lesions' pixels that it finds; `false_alarms`, the share of the images without a lesion in which it finds one. With
+    `teach` also "segmentation_taught": one that learned from made images, asked about real ones of other patients.
     """
 
     data_range: float
@@ -123,9 +120,8 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[
 class Segmenter:
     """A small U-Net that learns from images (N, C, *size), 0 to `data_range`, where their lesions are.
 
-    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored along the last axis or
-    not, by Adam on the Dice loss of a batch, in float32. Larger images are brought down to `side` along their longest
-    axis; answers have the images' own size. The same seed on the same machine gives the same segmenter.
+    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored or not, on the Dice
+    loss of a batch. Larger images are brought down to `side` along their longest axis; answers have their own size.
     """
 
     def __init__(self, dims: int, steps: int, side: int, seed: int, data_range: float):
