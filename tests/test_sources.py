@@ -326,6 +326,8 @@ def test_a_path_finds_its_source_or_a_message_of_what_is_there(tmp_path):
     assert source_for(side) == {"name": "aligned", "path": str(side)}
     assert source_for(one) == source_for(one, domains=1) == {"name": "images", "path": str(one)}
     assert source_for(two, domains=1)["name"] == "images"
+    tree(tmp_path / "three", "CT/1.png", "MR/1.png", "labels/1.png")
+    assert source_for(tmp_path / "three")["name"] == "folders", "two of three folders are domains by name"
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.txt").touch()

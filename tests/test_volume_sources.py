@@ -137,6 +137,8 @@ def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path
     assert found("x", "y", a="t1w", b="T2 flair") == {("a", "T1w"), ("b", "T2_FLAIR")}
     assert found("x", "y", a="*T1w.nii", b="**/T2.nii") == {("a", "T1w"), ("b", "T2")}
     assert found("FLAIR") == {("image", "T2_FLAIR")} and len(found("MR")) == 5, "no file says MR: all are"
+    volume(tmp_path / "x" / "patient0" / "other.nii")
+    assert len(found("MR")) == 6, "whether their names say another contrast or none"
 
 
 @pytest.mark.parametrize(
