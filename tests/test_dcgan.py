@@ -8,11 +8,12 @@ import torch
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
+from gantk.nets.discriminators import DCGANDiscriminator
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
-from gantk_dcgan.network import DCGANDiscriminator, DCGANGenerator, doublings
+from gantk_dcgan.network import DCGANGenerator, doublings
 
 SMALL = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.nets.blocks import InstanceNorm, ResizeConv, SelfAttention, conv
-from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
+from gantk.nets.discriminators import RECEPTIVE_FIELDS, DCGANDiscriminator, PatchGAN
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk_attention_unet.network import AttentionUNet
-from gantk_dcgan.network import DCGANDiscriminator
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 GENERATORS = {

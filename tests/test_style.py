@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
 
-from gantk_style.encoder import DEVIATION, LAYERS, MEAN, VGG19, gram
+from gantk.losses.reconstruction import gram
+from gantk_style.encoder import DEVIATION, LAYERS, MEAN, VGG19
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import How, Objective, total_variation
 from gantk_style.transfer import luminance, smooth_edges, transfer

@@ -11,6 +11,7 @@ PARTS = {
     },
     "discriminator": {
         "patchgan": "gantk.nets.discriminators:PatchGAN",
+        "dcgan": "gantk.nets.discriminators:DCGANDiscriminator",
     },
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
@@ -22,6 +23,7 @@ PARTS = {
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "flat_region": "gantk.losses.structure:FlatRegion",
+        "gram": "gantk.losses.reconstruction:GramStyle",
     },
     "source": {
         "folders": "gantk.data.sources.folders:Folders",

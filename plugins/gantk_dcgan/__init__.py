@@ -7,4 +7,3 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """The method and its discriminator; its generator lies beside them, its losses are the core's or anyone's."""
     add.method("dcgan", "gantk_dcgan.model:DCGAN")
-    add.discriminator("dcgan", "gantk_dcgan.network:DCGANDiscriminator")

@@ -8,7 +8,6 @@ def gantk_register(add) -> None:
     """The method and the post-step, thin skins on `gantk_style.transfer.transfer`; and the loss of styles by itself."""
     add.method("style", "gantk_style.model:Style")
     add.post("style", "gantk_style.post:StylePost")
-    add.loss("gram", "gantk_style.encoder:GramStyle")
 
 
 @hookimpl

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk_style.encoder import VGG19, gram
+from gantk.losses.reconstruction import gram
+from gantk_style.encoder import VGG19
 
 
 @dataclass(frozen=True)
