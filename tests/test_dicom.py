@@ -164,9 +164,12 @@ def test_a_missing_slice_is_named_by_its_neighbours_and_uneven_ones_are_refused(
 def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_named(tmp_path):
     paths = made.series(tmp_path, made.head())
     shutil.copy(paths[2], tmp_path / "copy of 2.dcm")
+    shutil.copy(paths[4], tmp_path / "exported again.dcm")
+    change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
     image = io.read(tmp_path)
     assert np.array_equal(image.pixels[0], made.head())
-    assert ["left out 1 of 6 slices" in remark for remark in image.remarks] == [True]
+    (remark,) = image.remarks
+    assert "left out 2 of 7 slices" in remark and "'exported again.dcm'" in remark
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(UserError, match=f"two different slices at one place.*({paths[2].name}.*other|other.*)"):
         io.read(tmp_path)
@@ -240,15 +243,46 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
 
 
+def test_frames_that_do_not_say_where_they_lie_are_a_stack_in_the_order_of_the_file(tmp_path):
+    image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
+    assert image.affine is None and np.array_equal(image.pixels[0], made.head())
+    assert "does not say where its 5 frames lie: they were taken in the file's order" in image.remarks[0]
+    assert io.outline(tmp_path / "in.dcm").pixels.shape == image.pixels.shape
+    io.write(tmp_path / "out.dcm", image)
+    assert np.array_equal(io.read(tmp_path / "out.dcm").pixels, image.pixels)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "PALETTE COLOR", "YBR_FULL"])
+def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
+    values = np.random.default_rng(0).integers(0, 255, (3, 12, 10), dtype=np.uint8)
+    gray, elements = values[0], {"PhotometricInterpretation": kind, "Columns": 10}
+    if kind == "PALETTE COLOR":
+        for name, table in zip(("Red", "Green", "Blue"), values.reshape(3, -1), strict=True):
+            elements[f"{name}PaletteColorLookupTableDescriptor"] = [120, 0, 8]
+            elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
+        stored = np.arange(120, dtype=np.uint8).reshape(12, 10)
+    else:
+        values = values if kind == "RGB" else np.stack([gray] * 3)
+        channels = values if kind == "RGB" else [gray, np.full_like(gray, 128), np.full_like(gray, 128)]
+        stored = np.stack(channels, axis=-1).reshape(12, 30)
+        elements |= {"SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    path = made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements)
+    image = io.read(path)
+    assert image.affine is None and image.dtype == np.uint8 and np.array_equal(image.pixels, values)
+    assert io.outline(path).pixels.shape == (3, 12, 10)
+    io.write(tmp_path / "out.dcm", image)
+    assert np.array_equal(dcmread(tmp_path / "out.dcm").pixel_array.transpose(2, 0, 1), values)
+
+
 BROKEN = {
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "cut short"),
     "zero spacing": (lambda path: change(path, PixelSpacing=[0, 1]), "PixelSpacing"),
     "flat axes": (lambda path: change(path, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "right angle"),
     "slope 0": (lambda path: change(path, RescaleSlope=0), "RescaleSlope 0"),
     "mosaic": (lambda path: change(path, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic"),
-    "colours": (lambda path: change(path, PhotometricInterpretation="RGB"), "in colour"),
+    "colours": (lambda path: change(path, PhotometricInterpretation="HSV"), "PhotometricInterpretation 'HSV'"),
     "frames": (lambda path: change(path, NumberOfFrames=10**9), "cut short|GiB"),
-    "film": (lambda path: made.save(made.dataset("OT"), path, made.head()), "where its 5 frames lie"),
+    "film": (lambda path: made.save(made.dataset("OT"), path, made.head(), FrameTime=40), "film of 5 frames"),
 }
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
-from gantk_dicom.slices import Slice, Stack, opened, readable, separated, stacked
+from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
+
+FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
 
 
 class Headers(list[Dataset]):
@@ -64,8 +66,10 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     read = {file: opened(file) for file in files}
     slices = [each for _, own in read.values() for each in own]
     expect_room(path, len(slices) * int(np.prod(slices[0].shape)))
-    stack = _chosen(path, slices, volume)
+    stack = _chosen(path, slices, volume, {file: dataset for file, (dataset, _) in read.items()})
     headers = Headers(read[each.path][0] for each in stack.slices)
+    if in_colour(headers[0]):
+        return _picture(path, stack, headers, values)
     if stack.slices[0].frame is not None:
         headers, headers.frames = Headers(headers[:1]), tuple(each.frame for each in stack.slices)
     headers.rescales = tuple(each.rescale for each in stack.slices)
@@ -86,15 +90,43 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
 
 
-def _chosen(path: Path, slices: list[Slice], volume: int | None) -> Stack:
-    """The one stack of some slices, or the one that was asked for."""
-    if len(slices) > 1 and slices[0].position is None:
-        what = f"'{path}' does not say where its {len(slices)} frames lie, as films do not"
-        raise UserError(what, allowed="slices and volumes", remedy="save single frames")
-    stacks = separated(slices)
+def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[Path, Dataset]) -> Stack:
+    """The one stack of some slices, or the one that was asked for; frames that lie nowhere are one in their order."""
+    first, remarks = headers[slices[0].path], ()
+    unplaced = len(slices) > 1 and slices[0].frame is not None and slices[0].position is None
+    if unplaced:
+        if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
+            what = f"'{path}' is a film of {len(slices)} frames"
+            raise UserError(what, allowed="slices and volumes", remedy="save single frames")
+        remarks = (f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the file's order",)
+    stacks = [slices] if unplaced else separated(slices)
     what = f"{len(stacks)} stacks of different place, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
-    return Stack(tuple(chosen), np.zeros(3)) if chosen[0].position is None else stacked(chosen, f"'{path}'")
+    if chosen[0].position is None:
+        return Stack(tuple(chosen), np.zeros(3), remarks=remarks)
+
+    def same_pixels(one: Slice, other: Slice) -> bool:
+        numbers = [next(_frames(each.path, headers[each.path], [each.frame or 0])) for each in (one, other)]
+        return one.rescale == other.rescale and np.array_equal(*numbers)
+
+    return stacked(chosen, f"'{path}'", same_pixels)
+
+
+def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
+    """One picture in colour, as it stands in its file: RGB (3, H, W), whatever it was stored as."""
+    if len(stack.slices) > 1:
+        raise UserError(f"'{path}' is in colour, with {len(stack.slices)} slices", allowed="single pictures in colour")
+    rows, columns = stack.slices[0].shape
+    headers.shape = (columns, rows, 1)
+    if not values:
+        return Image(zeros(3, rows, columns), None, path, None, headers)
+    with readable(path):
+        (stored,) = _stored(stack, headers)
+        if headers[0].PhotometricInterpretation == "PALETTE COLOR":
+            deep = apply_color_lut(stored, headers[0])
+            stored = deep >> 8 if deep.dtype == np.uint16 else deep
+        pixels = np.ascontiguousarray(stored.transpose(2, 0, 1), dtype=np.float32)
+        return Image(pixels, None, path, np.dtype(np.uint8 if pixels.max() < 256 else np.uint16), headers)
 
 
 # --- values
@@ -196,7 +228,7 @@ def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
 
 
 def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Some frames of a file as stored, (rows, columns), one at a time; UserError if broken."""
+    """Some frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if broken."""
     syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
     with readable(path):
         if syntax.is_encapsulated and (syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available):
@@ -209,13 +241,13 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
                 source.file_meta = dataset.file_meta
             decoded = iter_pixels(source, indices=list(numbers))
         for frame in decoded:
-            if frame.shape != shape:
+            if frame.shape[:2] != shape:
                 raise ValueError(f"its pixels are {frame.shape}, and its header says {shape}")
             yield frame
 
 
 def _by_simpleitk(path: Path) -> np.ndarray:
-    """All frames of a file by SimpleITK, (frames, rows, columns).
+    """All frames of a file by SimpleITK, (frames, rows, columns), or (..., 3).
 
     It would rescale them in its own way: what it is given is a copy that has pixels and nothing else.
     """
@@ -231,5 +263,6 @@ def _by_simpleitk(path: Path) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy.dcm")
         bare.save_as(copy, enforce_file_format=True)
-        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
-    return pixels.reshape(-1, *pixels.shape[-2:])
+        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
+    pixels, kept = sitk.GetArrayFromImage(image), 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
+    return pixels.reshape(-1, *pixels.shape[-kept:])

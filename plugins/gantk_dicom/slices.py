@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 # Storage classes whose pixels are no scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
 NO_SCAN = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")}
+# PhotometricInterpretation; decoders turn all colours but palettes into RGB.
+GRAY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 # What tells stacks apart that one series holds at the same positions: by element, or group and element of a frame.
 MARKS = ("EchoTime", "EchoNumbers", "ImageType", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation",
          "SequenceName", "ConvolutionKernel", "TemporalPositionIdentifier", "TriggerTime", "FlipAngle",
@@ -89,15 +92,24 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
         rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames_of(dataset)
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-        if samples != 1 or not kind.startswith("MONOCHROME"):
-            raise UserError(f"'{path}' is in colour ({kind})", allowed="gray images", remedy="save it as PNG")
-        if min(rows, columns) < 2 or min(frames, bits) < 1:
+        if kind not in (*GRAY, *COLOUR):
+            raise UserError(f"'{path}' has PhotometricInterpretation '{kind}'", allowed=(*GRAY, *COLOUR))
+        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
             raise ValueError(f"it declares {rows} x {columns} pixels of {bits} bits")
-        expect_room(path, frames * rows * columns)
+        if frames > 1 and in_colour(dataset):
+            raise UserError(f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour")
+        count = frames * rows * columns * samples
+        expect_room(path, count)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            expect_held(path, (frames * rows * columns * bits + 7) // 8, dataset.held)
+            count = count * 2 // 3 if kind == "YBR_FULL_422" else count
+            expect_held(path, (count * bits + 7) // 8, dataset.held)
         return dataset, slices_of(dataset, path)
+
+
+def in_colour(dataset: Dataset) -> bool:
+    """Whether a file holds colours, as channels or by a palette."""
+    return dataset.get("PhotometricInterpretation") in COLOUR or int(dataset.get("SamplesPerPixel") or 1) > 1
 
 
 def _no_image(dataset: Dataset) -> str | None:
@@ -132,7 +144,6 @@ class Slice:
     apart: float  # mm between slices, as the header has it; 0: not said
     thickness: float  # mm
     number: int  # as the scanner counted
-    uid: str  # of the file
     rescale: tuple[float, float]  # slope and intercept
     marks: dict[str, str]  # what may tell stacks at the same positions apart
 
@@ -190,10 +201,9 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
             marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
         apart, thickness = (abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness"))
         place = (np.array(position), axes, spacing) if placed else (None, None, (1.0, 1.0))
-        shape, uid = (int(dataset.Rows), int(dataset.Columns)), str(dataset.get("SOPInstanceUID") or "")
-        order = int(_number(dataset, "InstanceNumber"))
+        shape, order = (int(dataset.Rows), int(dataset.Columns)), int(_number(dataset, "InstanceNumber"))
         frame = number if framed else None
-        found.append(Slice(path, frame, shape, *place, apart, thickness, order, uid, rescale, marks))
+        found.append(Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks))
     return found
 
 
@@ -291,15 +301,18 @@ def _by_marks(group: list[Slice]) -> list[list[Slice]]:
     return [group]
 
 
-def stacked(slices: Sequence[Slice], where: str) -> Stack:
+def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, Slice], bool]) -> Stack:
     """One stack on an even grid; UserError for gaps, for two different slices at one place, for a wandering stack.
 
-    Copies of a file are left out, which `remarks` tells. `slices` are sorted, `where` names the series.
+    Copies of a slice (same place, same pixels) are left out, which `remarks` tells. `slices` are sorted, `where` names
+    the series.
     """
-    known: dict[object, Slice] = {}
-    same = [known.setdefault((each.uid or each.path, each.frame, each.place[0]), each) for each in slices]
-    copies = [each.name for each, other in zip(slices, same, strict=True) if each is not other]
-    kept, first, remarks = list(known.values()), slices[0], []
+    first, kept, copies, remarks = slices[0], [slices[0]], [], []
+    for each in slices[1:]:
+        if np.linalg.norm(each.position - kept[-1].position) <= SAME and same_pixels(each, kept[-1]):
+            copies.append(each.name)
+        else:
+            kept.append(each)
     if copies:
         names = ", ".join(copies[:3]) + ", ..." * (len(copies) > 3)
         remarks.append(f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there: {names}")

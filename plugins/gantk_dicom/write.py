@@ -128,6 +128,8 @@ def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
         what = f"pixels of {image.pixels.shape[1:]} do not fit the {count} x {rows} x {columns} of '{image.path}'"
         raise UserError(what, remedy="bring them back to the input's size first")
     new = _new_elements(headers[0], description)
+    if image.channels == 3 and image.affine is None and count == 1:
+        return _coloured(image, new), True
     if image.channels != 1:
         raise UserError(f"an image of {image.channels} channels does not fit into a DICOM series", allowed="one")
     if image.affine is None:
@@ -172,6 +174,17 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
         yield dataset
 
 
+def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
+    """A picture in colour, 8 bits a channel, or 16 where the values need them."""
+    whole = np.rint(image.pixels)
+    if whole.min() < 0 or whole.max() > 65535:
+        raise UserError(f"values from {whole.min():g} to {whole.max():g} are no colours", allowed="0 to 65535")
+    dataset = _header(image.header[0], new)
+    dataset.setdefault("InstanceNumber", 1)
+    _add_numbers(dataset, whole.transpose(1, 2, 0).astype("u1" if whole.max() < 256 else "<u2"), 3)
+    yield dataset
+
+
 # --- values
 
 
@@ -203,13 +216,21 @@ def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
     """Stored numbers, and how they become values."""
     slope, intercept, signed = scale
     numbers = np.rint((values.astype(np.float64) - intercept) / slope)
-    dataset.Rows, dataset.Columns = values.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation = int(signed)
-    dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
-    dataset["PixelData"].VR = "OW"
+    _add_numbers(dataset, numbers.astype("<i2" if signed else "<u2"), 1)
     dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, intercept])
+
+
+def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
+    """(..., rows, columns) of gray, or (rows, columns, 3) of RGB."""
+    dataset.Rows, dataset.Columns = numbers.shape[:2] if samples == 3 else numbers.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = samples, "RGB" if samples == 3 else "MONOCHROME2"
+    if samples == 3:
+        dataset.PlanarConfiguration = 0
+    bits = 8 * numbers.dtype.itemsize
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(numbers.dtype.kind == "i")
+    dataset.PixelData = numbers.tobytes() + b"\0" * (numbers.nbytes % 2)
+    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
 
 
 def _texts(numbers: Iterable[float]) -> list[str]:
