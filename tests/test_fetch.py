@@ -27,29 +27,22 @@ class Handler(BaseHTTPRequestHandler):
     """Files with ranges; misbehaves as the server's attributes say."""
 
     protocol_version = "HTTP/1.1"
+    log_message = print  # which pytest captures
 
     def do_GET(self):
         server, path, wanted = self.server, self.path.lstrip("/"), self.headers.get("Range")
         server.log.append((path, wanted))
-        status = server.answers.pop(0) if server.answers else 200
-        content = server.files.get(path)
-        if content is None or status != 200:
-            return self.answer(404 if content is None else status, b"<html>no</html>")
-        if not (wanted and server.ranges):
-            return self.answer(200, content)
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-        return self.answer(206 if start < len(content) else 416, content[start:])
-
-    def answer(self, status, body):
+        body = server.files.get(path, b"")
+        status = (server.answers.pop(0) if server.answers else 200) if path in server.files else 404
+        if status == 200 and wanted and server.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+            status, body = 206 if start < len(body) else 416, body[start:]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        cut = self.server.cuts.pop(0) if self.server.cuts and status in (200, 206) else None
+        cut = server.cuts.pop(0) if server.cuts and status in (200, 206) else None
         self.wfile.write(body[:cut])
         self.close_connection = cut is not None
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
@@ -69,7 +62,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def offer(server, monkeypatch):
-    """`offer(content, name)` puts one archive on the server, `offer(files={...})` makes these the set "heads"."""
+    """`offer(content, name)` puts one archive on the server as the set "heads", `offer(files={...})` several files."""
 
     def make(content: bytes = b"", name: str = "heads.tar", files: dict | None = None, **changes) -> bytes:
         if files is None:
@@ -94,7 +87,7 @@ def tarred(members: dict[str, bytes], mode: str = "w") -> bytes:
     return buffer.getvalue()
 
 
-def zipped(members: dict[str | zipfile.ZipInfo, bytes]) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -114,6 +107,12 @@ def quietly(folder: Path, **options) -> Path:
     return gantk.fetch("heads", out=folder, **{"say": lambda line: None} | options)
 
 
+def wrong(error: type[GantkError], words: str, name: str = "heads", **options) -> GantkError:
+    with pytest.raises(error, match=words) as caught:
+        gantk.fetch(name, say=lambda line: None, **options)
+    return caught.value
+
+
 PLAIN = tarred(PICTURES)
 
 
@@ -122,9 +121,9 @@ def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(serve
     offer(zipped(PICTURES) if name.endswith("zip") else tarred(PICTURES, "w:gz" if name.endswith("gz") else "w"), name)
     said, seen = [], []
     folder = quietly(tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now))
-    assert names(folder) == {path.removeprefix("set/") for path in PICTURES}
-    assert all((folder / path.removeprefix("set/")).read_bytes() == body for path, body in PICTURES.items())
-    assert all(path.stat().st_mode & 0o7111 == 0 for path in folder.rglob("*.png")), "ordinary permissions"
+    found = {f"set/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.png")}
+    assert {name: path.read_bytes() for name, path in found.items()} == PICTURES
+    assert all(path.stat().st_mode & 0o7111 == 0 for path in found.values()), "ordinary permissions"
     assert {path.name for path in folder.parent.iterdir()} == {"heads", "heads.fetched.json"}
     assert "licence  CC BY 4.0" in said and f"use      --data {folder}" in said
     shares = [share for share, what in seen if what == name]
@@ -152,34 +151,23 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
 def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server, offer, tmp_path):
     offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
-    with pytest.raises(GantkError, match="goes on from there"):
-        quietly(tmp_path / "heads")
+    wrong(GantkError, "goes on from there", out=tmp_path / "heads")
     server.cuts, server.files["heads.tar"] = [], PLAIN[::-1]
-    with pytest.raises(GantkError, match="not the file that was published"):
-        quietly(tmp_path / "heads")
+    wrong(GantkError, "not the file that was published", out=tmp_path / "heads")
     offer(PLAIN, size=17)
-    with pytest.raises(GantkError, match="not the file that was published"):
-        quietly(tmp_path / "heads")
+    wrong(GantkError, "not the file that was published", out=tmp_path / "heads")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_without_ranges_and_checksums_sends_it_from_the_start(server, offer, tmp_path):
+def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_later(server, offer, tmp_path):
     offer(PLAIN, size=0, checksum="")
     server.ranges, server.cuts = False, [len(PLAIN) // 2]
     assert len(names(quietly(tmp_path / "heads"))) == 4 and len(server.log) == 2
-
-
-def test_a_file_without_checksum_is_trusted_once_and_compared_later(server, offer, tmp_path):
-    content = offer(PLAIN, checksum="")
-    said = []
-    quietly(tmp_path / "heads", say=said.append)
-    assert any(line.startswith("trusted") and sha256(content) in line for line in said)
     record = json.loads((tmp_path / "heads.fetched.json").read_text())
-    assert record["files"][0]["checksum"] == sha256(content) and record["files"][0]["published"] is False
+    assert record["files"][0]["checksum"] == sha256(PLAIN) and record["files"][0]["published"] is False
     shutil.rmtree(tmp_path / "heads")
-    server.files["heads.tar"] = content[:-1] + b"!"
-    with pytest.raises(GantkError, match="not the file that was fetched here before"):
-        quietly(tmp_path / "heads")
+    server.files["heads.tar"] = PLAIN[:-1] + b"!"
+    wrong(GantkError, "not the file that was fetched here before", out=tmp_path / "heads")
     assert {path.name for path in tmp_path.iterdir()} == {"heads.fetched.json"}
 
 
@@ -196,10 +184,9 @@ def test_single_files_with_git_checksums_and_archives_keep_their_places(server, 
 def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp_path, status):
     offer(PLAIN)
     server.answers = [status] * download.TRIES
-    with pytest.raises(GantkError, match=str(status) if status else "Connection refused") as caught:
-        quietly(tmp_path / "heads", base_url=None if status else "http://127.0.0.1:9/")
-    assert "--from" in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 1
-    assert not list(tmp_path.iterdir())
+    url = None if status else "http://127.0.0.1:9/"
+    error = wrong(GantkError, str(status or "Connection refused"), out=tmp_path / "heads", base_url=url)
+    assert "--from" in str(error) and "\n" not in str(error) and error.exit_code == 1 and not list(tmp_path.iterdir())
 
 
 def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
@@ -223,9 +210,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, tmp_path, name):
     offer(BAD[name], name, checksum="")
-    with pytest.raises(GantkError, match="is damaged or not to be trusted"):
-        quietly(tmp_path / "deep" / "heads")
-    assert not list((tmp_path / "deep").iterdir()) and {path.name for path in tmp_path.iterdir()} == {"deep"}
+    wrong(GantkError, "is damaged or not to be trusted", out=tmp_path / "deep" / "heads")
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil"])
@@ -237,14 +223,12 @@ def test_nothing_of_a_zip_lands_outside_of_its_folder(offer, tmp_path, name):
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     offer(PLAIN)
-    for name, options, words in (("haeds", {}, "Did you mean 'heads'"), ("guarded", {}, "https://example.org/ask"),
-                                 ("heads", {"base_url": "ftp://127.0.0.1/"}, "is no address")):  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            gantk.fetch(name, out=tmp_path / "x", **options)
     (tmp_path / "heads").mkdir()
     (tmp_path / "heads" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not the set"):
-        quietly(tmp_path / "heads")
+    wrong(UserError, "Did you mean 'heads'", "haeds", out=tmp_path / "x")
+    wrong(UserError, "https://example.org/ask", "guarded", out=tmp_path / "x")
+    wrong(UserError, "is no address", out=tmp_path / "x", base_url="ftp://127.0.0.1/")
+    wrong(UserError, "is not the set", out=tmp_path / "heads")
     assert not server.log and names(tmp_path) == {"heads/mine.txt"}
 
 
@@ -252,10 +236,8 @@ def test_a_known_set_says_what_it_is_and_how_it_is_checked():
     for own in download.known_sets().values():
         assert own["about"] and own["licence"] and own["cite"] and ("ask" in own) != ("files" in own)
         assert (own.get("ask") or own["base"]).startswith("https://") and ("use" in own or "ask" in own)
-        archives = [file for path, file in own.get("files", {}).items() if path.endswith(download.ARCHIVES)]
-        assert len(archives) <= 1 or len({file["into"] for file in archives} - {""}) == len(archives)
         for file in own.get("files", {}).values():
             assert re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?", file["checksum"])
     table = {row[0]: row for row in gantk.public_sets()}
-    assert table["horse2zebra"][2] == "116.9 MB" and table["ixi"][3] == "CC BY-SA 3.0"
-    assert table["brats"][2] == "on request" and all(len(row) == 5 and all(row) for row in table.values())
+    assert table["horse2zebra"][2] == "116.9 MB" and table["brats"][2] == "on request"
+    assert all(len(row) == 5 and all(row) for row in table.values())

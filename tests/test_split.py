@@ -1,6 +1,7 @@
-"""Splits: nothing that belongs together is divided, nothing is on two sides, and the same seed gives the same split."""
+"""Splits: nothing that belongs together is divided, near copies are found, and a seed gives the same split again."""
 
 import hashlib
+import io
 import json
 import re
 import zlib
@@ -17,9 +18,11 @@ from scipy.ndimage import zoom
 
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import Images
-from gantk.data.split import SETS, split_json, split_records, unpair
+from gantk.data.split import SETS, split_records, unpair
 from gantk.data.split.leakage import check_leakage
+from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
 from gantk.errors import UserError
+from gantk.formats.files import read
 from gantk_phantom.phantom import Phantom
 
 
@@ -27,19 +30,14 @@ def pixels(number):
     return np.full((1, 8, 8), number, np.float32) + np.arange(8, dtype=np.float32)
 
 
-def stack(count, domain="a", subject="", shift=0, pairs=True):
+def stack(count, domain="a", subject="", shift=0):
     """Slices of one subject in order, each with pixels of its own; slice i of a is registered with i + shift of b."""
-    return [
-        Record(
-            domain=domain,
-            subject=subject,
-            key=f"{subject}/{domain}{i:03d}",
-            read=partial(pixels, zlib.crc32(f"{domain}{subject}{i}".encode()) % 2**22),
-            pair=f"{subject}/{i - shift if domain == 'b' else i}" if pairs else None,
-            position=float(i),
-        )
-        for i in range(count)
-    ]
+    made = []
+    for i in range(count):
+        look = partial(pixels, zlib.crc32(f"{domain}{subject}{i}".encode()) % 2**22)
+        pair = f"{subject}/{i - shift if domain == 'b' else i}"
+        made.append(Record(domain, subject, f"{subject}/{domain}{i:03d}", look, pair=pair, position=float(i)))
+    return made
 
 
 def study(patients, slices=2):
@@ -107,21 +105,16 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
     assert len(tested) == round(0.2 * count) and 1 + sum(np.diff(tested) > 1) <= blocks
 
 
-def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image():
+def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image_unless_the_folders_say():
     assert split_records(study(5), validation=0.2)[0].by == "patient"
-    few, how = split_records(study(3, slices=30))
-    assert few.by == "block" and "block" in how and subjects_of(few)[2] == ["p00", "p01", "p02"]
+    few, _ = split_records(study(3, slices=30))
+    assert few.by == "block" and subjects_of(few)[2] == ["p00", "p01", "p02"]
     check_leakage(few)
     assert split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
-
-
-def test_what_the_folders_say_wins_and_shares_of_nothing_train_on_everything():
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
-    splits, how = split_records(records, test=0.5, validation=0.1)
-    assert {r.position for r in splits["test"]} == set(range(40, 50)) and "folders" in how
-    assert splits["validation"] and splits.by == "folders"
-    splits, _ = split_records(stack(5), test=0, validation=0)
-    assert len(splits["train"]) == 5 and not splits["test"] and not splits["validation"]
+    splits, _ = split_records(records, test=0.5, validation=0.1)
+    assert splits.by == "folders" and {r.position for r in splits["test"]} == set(range(40, 50))
+    assert splits["validation"] and len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -145,13 +138,13 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
 
 
 @pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
-def test_every_patient_is_tested_in_exactly_one_fold(folds, lone, seed):
+def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     records = study(13) + [r for n in range(lone) for r in stack(1, "a", f"lone{n:02d}")]
     splits = [split_records(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
-    tested = [set(subjects_of(one)[2]) for one in splits]
-    assert len(set().union(*tested)) == sum(map(len, tested)) == 13 + lone
-    with_b = [len({record.subject for record in one["test"] if record.domain == "b"}) for one in splits]
-    assert all(max(counts) - min(counts) <= 1 for counts in (with_b, list(map(len, tested))))
+    assert sorted(sum((subjects_of(one)[2] for one in splits), [])) == sorted({r.subject for r in records})
+    for domain in "ab":
+        counts = [len({r.subject for r in one["test"] if r.domain == domain}) for one in splits]
+        assert max(counts) - min(counts) <= 1
     assert all(names(sum(one.values(), [])) == names(records) and one["validation"] for one in splits)
 
 
@@ -177,12 +170,10 @@ def table(tmp_path, *lines):
 def test_a_file_says_who_is_where(tmp_path, separator):
     rows = ["Patient,age,Split", "p00,31,train", "p01,44,Training", "", "p02,50,val", "p03,27,test", "p04,61,none"]
     file = table(tmp_path, *(row.replace(",", separator) for row in [*rows, "stranger,1,test"]))
-    splits, how = split_records(study(5), file=file)
-    assert subjects_of(splits) == [["p00", "p01"], ["p02"], ["p03"]] and splits.by == "file" and "split.csv" in how
+    assert subjects_of(split_records(study(5), file=file)[0]) == [["p00", "p01"], ["p02"], ["p03"]]
     left_open = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
-    splits, how = split_records(study(10), file=left_open, validation=0.2)
-    assert subjects_of(splits)[2] == ["p08", "p09"] and len(subjects_of(splits)[1]) == 2
-    assert "test as 'split.csv' says, the rest from the training images by patient" in how
+    sides = subjects_of(split_records(study(10), file=left_open, validation=0.2)[0])
+    assert sides[2] == ["p08", "p09"] and len(sides[1]) == 2
 
 
 def test_a_file_of_folds_gives_each_its_turn(tmp_path):
@@ -225,53 +216,30 @@ def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     assert re.search(says, str(error.value)) and "data.split" in error.value.where
 
 
-def test_split_json_names_every_file_and_how_to_make_the_split_again(tmp_path):
-    (tmp_path / "0.png").write_bytes(b"image")
-    records = [Record("a", f"p{i}", f"{i}", partial(pixels, i), path=tmp_path / "0.png") for i in range(6)]
-    written = split_json(split_records(records, folds=3, fold=2, seed=7)[0] | {})
-    entries = {entry["key"]: entry for name in SETS for entry in written[name]}
-    assert entries["3"]["sha256"] == hashlib.sha256(b"image").hexdigest() and entries["3"]["subject"] == "p3"
-    made = {"by": "patient", "seed": 7, "folds": 3, "fold": 2}
-    assert len(entries) == 6 and made.items() <= written.items() and json.dumps(written)
-
-
-# --- leakage
+# --- leakage and near copies
 
 
 def heads(subjects=6, slices=2, size=64):
     return Phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
 
 
-def test_patients_and_pixels_on_two_sides_are_listed():
-    splits, _ = split_records(stack(40), by="block")
-    copied = Record("a", "", "copy.png", splits["train"][0].read, position=99.0)
-    with pytest.raises(UserError, match=f"{splits['train'][0].key}' = 'copy.png"):
-        check_leakage(splits | {"test": [*splits["test"], copied]})
-    many = study(20)
-    with pytest.raises(UserError, match="patient 'p00'.*train.*test.*and 30 more") as error:
-        check_leakage({"train": many, "validation": [], "test": many[::4]}, near=False)
-    assert str(error.value).count("patient '") == 10
-
-
-def test_air_is_no_leak_and_images_are_read_once_where_anything_is_held_out():
+def test_air_and_people_unknown_are_no_leak_and_images_are_read_once():
     blank = [Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i)) for i in range(40)]
     check_leakage(split_records(blank, by="block")[0])
     reads = Counter()
     records = [replace(r, read=lambda r=r: reads.update([r.id]) or r.read()) for r in heads(5)]
     check_leakage(split_records(records)[0])
     check_leakage({"train": records, "validation": [], "test": []})
+    unknown = split_records(stack(40) + stack(40, "b"), by="block")[0]
+    check_leakage(unknown, same_patient=False)
     assert set(reads.values()) == {1} and len(reads) == len(records)
 
 
-def test_a_patient_in_both_domains_of_unpaired_training_is_an_error_unless_the_recipe_says_so():
-    splits, _ = split_records(study(8))
-    check_leakage(splits)
-    trained = sorted({record.subject for record in splits["train"]})
-    with pytest.raises(UserError, match=f"{len(trained)} patients give.*'{trained[0]}', '{trained[1]}'") as error:
-        check_leakage(splits, same_patient=False)
-    assert error.value.where == "data.same_patient" and "data.unpair" in error.value.remedy
-    check_leakage(splits | {"train": unpair(splits["train"])}, same_patient=False)
-    check_leakage(split_records(stack(40) + stack(40, "b"), by="block")[0], same_patient=False)  # nobody knows whose
+def saved_as_jpeg(pixels):
+    low, high = pixels.min(), pixels.max()
+    file = io.BytesIO()
+    Picture.fromarray(np.uint8((pixels[0] - low) * (255 / (high - low)))).save(file, "JPEG", quality=75)
+    return np.asarray(Picture.open(file), np.float32)[None]
 
 
 def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path):
@@ -284,12 +252,70 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path)
             Picture.fromarray(np.uint8(small)).save(tmp_path / f"{(number + 6) % 12:02d}-again.png")
     (tmp_path / "copy.png").write_bytes((tmp_path / "00.png").read_bytes())
     records = Images(("MR",), 2, (96, 96), path=str(tmp_path)).records()
-    for by in ("image", "block"):
-        splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0)
+    folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
+    shares = [split_records(records, by=by, test=0.25, validation=0.1, gap=0)[0] for by in ("image", "block")]
+    for splits in folds + shares:
         check_leakage(splits)
         assert splits["train"] and splits["test"]
-        assert by == "block" or sum(map(len, splits.values())) == 19, "they change sides, and none is lost"
-    folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
-    for splits in folds:
-        check_leakage(splits)
+    assert sum(map(len, shares[0].values())) == 19, "they change sides, and none is lost"
     assert sorted(r.key for one in folds for r in one["test"]) == sorted(record.key for record in records)
+
+
+SLICES = {size: [r.read() for r in heads(5, 4, size) if r.domain == "a"] for size in (48, 96)}
+HEAD = SLICES[96][0]
+CHANGES = {
+    "jpeg": saved_as_jpeg,
+    "rescaled": lambda pixels: pixels * 0.03 - 7,
+    "brighter": lambda pixels: pixels.max() * (pixels / pixels.max()) ** 0.8,
+    "larger": lambda pixels: zoom(pixels, (1, 1.1, 1.1), order=3),
+    "shifted": lambda pixels: np.roll(pixels, (1, -1), (1, 2)),
+    "margin": lambda pixels: np.pad(pixels, ((0, 0), (9, 3), (5, 9))),
+    "colour": lambda pixels: np.repeat(pixels, 3, axis=0),
+    "missing contrast": lambda pixels: np.concatenate([pixels, np.full_like(pixels, np.nan)]),
+    "smaller and jpeg": lambda pixels: saved_as_jpeg(zoom(pixels, (1, 0.9, 0.9), order=1)),
+}
+
+
+def found(images, subjects):
+    """Pairs of near copies, with their scores, among images of the subjects; "" is of nobody known."""
+    looks = zip(images, subjects, strict=True)
+    prints = [replace(fingerprint_of(f"{n}", pixels), subject=of, stack=n) for n, (pixels, of) in enumerate(looks)]
+    return {(i, j): score for i, j, score in near_copies(prints)}
+
+
+@pytest.mark.parametrize("size", SLICES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change):
+    originals = SLICES[size][::4]
+    images = [*originals, *map(CHANGES[change], originals)]
+    for subjects, least in (([f"{n}" for n in range(10)], COPY), ([""] * 10, COPY_OF_UNKNOWN)):
+        pairs = found(images, subjects)
+        assert set(pairs) == {(n, n + 5) for n in range(5)} and min(pairs.values()) > least
+    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"]), "slices of one patient are not compared"
+
+
+def test_volumes_are_compared_by_three_planes():
+    volumes = [record.read() for record in Phantom(("T1",), 3, (32, 32, 32), subjects=3).records()]
+    copy = np.roll(volumes[0], (1, 1, -1), (1, 2, 3)) * 2 + 5
+    assert set(found([*volumes, copy, SLICES[48][0]], "abcde")) == {(0, 3)}
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((1, 64, 64), np.nan),
+        np.full((1, 64, 64), 7.0) + np.arange(64),
+        np.add.outer(np.arange(64.0), 3 * np.arange(64.0))[None],
+        HEAD[:, 40:50, 40:90],
+        np.pad(HEAD[:, 44:50, 44:50], ((0, 0), (30, 30), (30, 30))),
+    ],
+    ids=["missing", "ramp", "slope", "too few pixels", "too small a thing"],
+)
+def test_there_is_nothing_to_compare_in(pixels):
+    assert thumbnails(pixels.astype(np.float32)) is None
+
+
+def test_real_slices_of_other_patients_are_no_copies(shared_data):
+    paths = sorted(path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir())[::3]
+    subjects = [path.stem[:-3] for path in paths]
+    assert len(set(subjects)) == 6 and not found([read(path).pixels for path in paths], subjects)
