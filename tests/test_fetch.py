@@ -77,21 +77,19 @@ def offer(server, monkeypatch):
     return make
 
 
-def tarred(members: dict[str, bytes], mode: str = "w") -> bytes:
+def packed(members: dict[str, bytes], name: str = "heads.tar") -> bytes:
+    """An archive of the kind that its name says."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, content in members.items():
+                archive.writestr(path, content)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w:gz" if name.endswith(".gz") else "w") as archive:
+        for path, content in members.items():
+            info = tarfile.TarInfo(path)
             info.size, info.mode = len(content), 0o6666
             archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -103,22 +101,22 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def quietly(folder: Path, **options) -> Path:
-    return gantk.fetch("heads", out=folder, **{"say": lambda line: None} | options)
+def quietly(folder: Path, name: str = "heads", **options) -> Path:
+    return gantk.fetch(name, out=folder, **{"say": lambda line: None} | options)
 
 
-def wrong(error: type[GantkError], words: str, name: str = "heads", **options) -> GantkError:
-    with pytest.raises(error, match=words) as caught:
-        gantk.fetch(name, say=lambda line: None, **options)
+def wrong(words: str, folder: Path, *name: str, kind: type[GantkError] = GantkError, **options) -> GantkError:
+    with pytest.raises(kind, match=words) as caught:
+        quietly(folder, *name, **options)
     return caught.value
 
 
-PLAIN = tarred(PICTURES)
+PLAIN = packed(PICTURES)
 
 
 @pytest.mark.parametrize("name", ["heads.tar", "heads.tar.gz", "heads.zip"])
 def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(server, offer, tmp_path, name):
-    offer(zipped(PICTURES) if name.endswith("zip") else tarred(PICTURES, "w:gz" if name.endswith("gz") else "w"), name)
+    offer(packed(PICTURES, name), name)
     said, seen = [], []
     folder = quietly(tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now))
     found = {f"set/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.png")}
@@ -151,11 +149,11 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
 def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server, offer, tmp_path):
     offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
-    wrong(GantkError, "goes on from there", out=tmp_path / "heads")
+    wrong("goes on from there", tmp_path / "heads")
     server.cuts, server.files["heads.tar"] = [], PLAIN[::-1]
-    wrong(GantkError, "not the file that was published", out=tmp_path / "heads")
+    wrong("not the file that was published", tmp_path / "heads")
     offer(PLAIN, size=17)
-    wrong(GantkError, "not the file that was published", out=tmp_path / "heads")
+    wrong("not the file that was published", tmp_path / "heads")
     assert not list(tmp_path.iterdir())
 
 
@@ -167,14 +165,14 @@ def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_
     assert record["files"][0]["checksum"] == sha256(PLAIN) and record["files"][0]["published"] is False
     shutil.rmtree(tmp_path / "heads")
     server.files["heads.tar"] = PLAIN[:-1] + b"!"
-    wrong(GantkError, "not the file that was fetched here before", out=tmp_path / "heads")
+    wrong("not the file that was fetched here before", tmp_path / "heads")
     assert {path.name for path in tmp_path.iterdir()} == {"heads.fetched.json"}
 
 
 def test_single_files_with_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
     bodies = {"p1/T1.nii.gz": b"one", "p2/T 1.nii.gz": b"two"}
     blobs = {path: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest() for path, body in bodies.items()}
-    server.files = {path.replace(" ", "%20"): body for path, body in bodies.items()} | {"T1.tar": tarred({"a": b"1"})}
+    server.files = {path.replace(" ", "%20"): body for path, body in bodies.items()} | {"T1.tar": packed({"a": b"1"})}
     offer(files={path: {"checksum": f"git:{blob}"} for path, blob in blobs.items()} | {"T1.tar": {"into": "T1"}})
     folder = quietly(tmp_path / "heads")
     assert {path: (folder / path).read_bytes() for path in names(folder)} == bodies | {"T1/a": b"1"}
@@ -185,7 +183,7 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
     offer(PLAIN)
     server.answers = [status] * download.TRIES
     url = None if status else "http://127.0.0.1:9/"
-    error = wrong(GantkError, str(status or "Connection refused"), out=tmp_path / "heads", base_url=url)
+    error = wrong(str(status or "Connection refused"), tmp_path / "heads", base_url=url)
     assert "--from" in str(error) and "\n" not in str(error) and error.exit_code == 1 and not list(tmp_path.iterdir())
 
 
@@ -199,24 +197,24 @@ def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
 LINK = tarfile.TarInfo("set/link")
 LINK.type, LINK.linkname = tarfile.SYMTYPE, "../../.."
 BAD = {
-    "parent.tar": tarred({"set/../../evil": b"x"}),
+    "parent.tar": packed({"set/../../evil": b"x"}),
     "symlink.tar": LINK.tobuf(tarfile.USTAR_FORMAT) + bytes(1024),
-    "cut.tar.gz": tarred(PICTURES, "w:gz")[:500],
+    "cut.tar.gz": packed(PICTURES, ".gz")[:500],
     "text.zip": b"<html>sorry</html>" * 99,
-    "flipped.zip": zipped(PICTURES)[:60] + b"0123456789" + zipped(PICTURES)[70:],
+    "flipped.zip": packed(PICTURES, ".zip")[:60] + b"0123456789" + packed(PICTURES, ".zip")[70:],
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, tmp_path, name):
     offer(BAD[name], name, checksum="")
-    wrong(GantkError, "is damaged or not to be trusted", out=tmp_path / "deep" / "heads")
+    wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads")
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil"])
 def test_nothing_of_a_zip_lands_outside_of_its_folder(offer, tmp_path, name):
-    offer(zipped({name: b"x", "a.png": b"y"}), "heads.zip")
+    offer(packed({name: b"x", "a.png": b"y"}, ".zip"), "heads.zip")
     quietly(tmp_path / "deep" / "heads")
     assert {path.name for path in tmp_path.iterdir()} == {"deep"} and len(names(tmp_path / "deep")) == 2
 
@@ -225,10 +223,10 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     offer(PLAIN)
     (tmp_path / "heads").mkdir()
     (tmp_path / "heads" / "mine.txt").write_text("mine")
-    wrong(UserError, "Did you mean 'heads'", "haeds", out=tmp_path / "x")
-    wrong(UserError, "https://example.org/ask", "guarded", out=tmp_path / "x")
-    wrong(UserError, "is no address", out=tmp_path / "x", base_url="ftp://127.0.0.1/")
-    wrong(UserError, "is not the set", out=tmp_path / "heads")
+    wrong("Did you mean 'heads'", tmp_path / "x", "haeds", kind=UserError)
+    wrong("https://example.org/ask", tmp_path / "x", "guarded", kind=UserError)
+    wrong("is no address", tmp_path / "x", kind=UserError, base_url="ftp://127.0.0.1/")
+    wrong("is not the set", tmp_path / "heads", kind=UserError)
     assert not server.log and names(tmp_path) == {"heads/mine.txt"}
 
 

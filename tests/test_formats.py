@@ -91,9 +91,6 @@ def test_a_plugins_format_is_read_written_and_kept_apart_from_broken_and_equal_o
         io.read(tmp_path / "1.npy")
 
 
-# --- pictures
-
-
 def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pages_refused(tmp_path):
     palette = PIL.Image.fromarray(COLOUR).quantize(16)
     palette.save(tmp_path / "p.png")
@@ -144,9 +141,6 @@ def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, n
     with pytest.raises(UserError, match="do not fit.*.tif.*.nii.gz|not finite"):
         io.write(tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32)))
     assert (tmp_path / name).read_bytes() == before and os.listdir(tmp_path) == [name]
-
-
-# --- NIfTI, and what all volumes share
 
 
 @pytest.mark.parametrize("name", ["y.nii", "y.mhd", "y.png"])
@@ -262,9 +256,6 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
         same(io.read(tmp_path / name, 4).pixels[0], series[..., 4])
 
 
-# --- NRRD and MetaImage
-
-
 @pytest.mark.parametrize("name", ITK)
 @pytest.mark.parametrize("packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"])
 def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path, name, packed, direction):
@@ -309,28 +300,6 @@ def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
     content = re.sub(b"MSB = False", b"MSB = True", (tmp_path / "x.mha").read_bytes())
     (tmp_path / "x.mha").write_bytes(content[: -NUMBERS.nbytes] + NUMBERS.astype(">i2").tobytes())
     same(io.read(tmp_path / "x.mha").pixels[0], NUMBERS)
-
-
-# --- folders
-
-
-def test_scans_are_files_and_series_in_natural_order(tmp_path):
-    for name in ("b10.png", "b9.png", "._b8.png"):
-        save(tmp_path / name, GRAY8)
-    itk(tmp_path / "a scan.nii.gz", NUMBERS)
-    dicom_files.series(tmp_path / "one", dicom_files.head())
-    for k in range(2):
-        other = {"SeriesInstanceUID": f"1.{k}", "SeriesNumber": k + 7}
-        dicom_files.series(tmp_path / "deep/two", dicom_files.head() + k, prefix=f"S{k}-", **other)
-    (tmp_path / "notes.txt").write_text("no image")
-    found = {scan.name: scan for scan in io.scans(tmp_path)}
-    assert list(found) == ["a scan.nii.gz", "b9.png", "b10.png", "deep/two/7-T1_se", "deep/two/8-T1_se", "one"]
-    assert [len(scan.files) for scan in found.values()] == [1, 1, 1, 5, 5, 5]
-    assert [io.read(scan).dims for scan in found.values()] == [3, 2, 2, 3, 3, 3]
-    assert [scan.name for scan in io.scans(tmp_path / "one")] == ["."]
-    for name, words in {"deep/two": "two.*2 DICOM series", "deep": "deep", "nowhere.png": "does not exist"}.items():
-        with pytest.raises(UserError, match=words):
-            io.read(tmp_path / name)
 
 
 # --- broken files
@@ -403,25 +372,36 @@ def test_each_broken_file_gets_one_message_that_names_it(whole, tmp_path):
             assert path.name in str(error) and "\n" not in str(error) and len(str(error)) < 1200
 
 
-def test_good_neighbours_are_read_and_what_is_no_file_is_not_listed(whole, tmp_path):
-    for name, content in whole.items():
+def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_listed(whole, tmp_path):
+    for name, content in (whole | {"zz9.png": whole["x.png"], "zz10.png": whole["x.png"]}).items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / f"cut.{name}").write_bytes(content[:50])
     dicom_files.series(tmp_path / "gap", dicom_files.head(), skip=(2,))
     os.mkfifo(tmp_path / "pipe.nii")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._zz8.png").write_bytes(whole["x.png"])
     for name, to in (("up", "."), ("link.png", "x.png"), ("loop.nii", "loop.nii")):
         (tmp_path / name).symlink_to(tmp_path / to)
-    read, refused = set(), set()
+    read, refused = [], set()
     for scan in io.scans(tmp_path):
         try:
             io.read(scan)
-            read.add(scan.name)
+            read.append(scan.name)
         except UserError:
             refused.add(scan.name)
-    assert read == {*whole, "link.png"} and refused == {f"cut.{name}" for name in whole} | {"gap"}
-    images = {name for name in read | refused if name != "gap" and not name.endswith(".dcm")}
+    good = {*whole, "link.png", "zz9.png", "zz10.png"}
+    assert set(read) == good and read[-2:] == ["zz9.png", "zz10.png"]
+    assert refused == {f"cut.{name}" for name in good - {"link.png"}} | {"gap"}
+    images = {name for name in good | refused if name != "gap" and not name.endswith(".dcm")}
     assert {path.name for path in io.list_images(tmp_path)} == images
+
+
+def test_a_folder_of_several_series_or_of_none_is_no_image(tmp_path):
+    for k in range(2):
+        dicom_files.series(tmp_path / "deep/two", dicom_files.head(), prefix=f"S{k}-", SeriesInstanceUID=f"1.{k}")
+    for name, words in {"deep/two": "two.*2 DICOM series", "deep": "deep", "nowhere.png": "does not exist"}.items():
+        with pytest.raises(UserError, match=words):
+            io.read(tmp_path / name)
 
 
 def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):

@@ -56,12 +56,10 @@ def subjects_of(splits):
 @settings(max_examples=25, deadline=None)
 def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
     records = study(patients)
-    splits, how = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
-    assert names(sum(splits.values(), [])) == names(records)
+    splits, _ = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
     sides = subjects_of(splits)
-    assert sum(map(len, sides)) == len(set().union(*sides)) == patients
+    assert names(sum(splits.values(), [])) == names(records) and sum(map(len, sides)) == patients
     assert len(sides[2]) == (max(1, round(test * patients)) if test else 0)
-    assert f"by patient: {len(sides[0])} train" in how
 
 
 SEEDED = {  # of the keys of each set, in order: these are what runs of earlier versions were trained and scored on
@@ -117,6 +115,9 @@ def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image_unless_th
     assert splits["validation"] and len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
+LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
+
+
 @pytest.mark.parametrize(
     "records, options, says, where",
     [
@@ -126,11 +127,10 @@ def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image_unless_th
         (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
         (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
         (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
-        (study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")], dict(folds=4, fold=3),
-         "no image of domain b is left for", "data.split"),
+        (LONE, dict(folds=4, fold=3), "no image of domain b is left for", "data.split"),
     ],
     ids=["patients", "slices", "unknown", "folds", "fold", "blocks", "domain"],
-)  # fmt: skip
+)
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
         split_records(records, **options)
@@ -156,9 +156,6 @@ def test_unpaired_training_shares_no_patient_between_domains():
         assert unpair(records) == records
     others = [r for n in range(3) for r in stack(2, "b", f"only-b-{n}")]
     assert {r.domain for r in unpair([*study(1), *others]) if r.subject == "p00"} == {"a"}
-
-
-# --- a file that says who is where
 
 
 def table(tmp_path, *lines):
@@ -216,9 +213,6 @@ def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     assert re.search(says, str(error.value)) and "data.split" in error.value.where
 
 
-# --- leakage and near copies
-
-
 def heads(subjects=6, slices=2, size=64):
     return Phantom(("T1", "T2"), 2, (size, size), subjects=subjects, slices=slices).records()
 
@@ -246,10 +240,11 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path)
     """Twelve heads, of which every second one is there again, smaller and brighter, and one to the byte."""
     for number, record in enumerate(r for r in heads(12, 1, 96) if r.domain == "a"):
         image = record.read()[0] / 4
-        Picture.fromarray(np.uint8(image.clip(0, 255))).save(tmp_path / f"{number:02d}.png")
+        looks = {f"{number:02d}": image}
         if number % 2:
-            small = zoom(image, 0.9, order=1).clip(0, 200) * 1.2
-            Picture.fromarray(np.uint8(small)).save(tmp_path / f"{(number + 6) % 12:02d}-again.png")
+            looks[f"{(number + 6) % 12:02d}-again"] = zoom(image, 0.9, order=1).clip(0, 200) * 1.2
+        for name, look in looks.items():
+            Picture.fromarray(np.uint8(look.clip(0, 255))).save(tmp_path / f"{name}.png")
     (tmp_path / "copy.png").write_bytes((tmp_path / "00.png").read_bytes())
     records = Images(("MR",), 2, (96, 96), path=str(tmp_path)).records()
     folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
