@@ -99,13 +99,6 @@ def gantk(monkeypatch):
     return call
 
 
-def _lies_in(folder: Path, module) -> bool:
-    """Whether a module or package was imported from below the folder."""
-    spec = getattr(module, "__spec__", None)
-    places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ())]
-    return any(isinstance(place, str) and place.startswith(str(folder)) for place in places)
-
-
 @pytest.fixture
 def add_plugin(tmp_path, monkeypatch):
     """Put a distribution with one entry point on the path: `add_plugin("my-package", "my_plugin", source)`.
@@ -119,7 +112,7 @@ def add_plugin(tmp_path, monkeypatch):
     folder = tmp_path / "installed"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    modules = set()
+    known = set(sys.modules)
 
     def add(distribution: str, module: str, source: str, *, point: str | None = None, version: str = "1.0") -> Path:
         (folder / f"{module}.py").write_text(source, "utf-8")
@@ -127,13 +120,12 @@ def add_plugin(tmp_path, monkeypatch):
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", "utf-8")
         (info / "entry_points.txt").write_text(f"[gantk]\n{point or module} = {module}\n", "utf-8")
-        modules.add(module)
         importlib.invalidate_caches()
         plugins.load.cache_clear()
         return folder
 
     yield add
-    for name, module in list(sys.modules.items()):  # packages beside the plugin too, such as its recipes'
-        if name in modules or _lies_in(folder, module):
+    for name in set(sys.modules) - known:  # the plugin, and packages beside it such as its recipes'
+        if any(folder.glob(f"{name.split('.')[0]}*")):
             del sys.modules[name]
     plugins.load.cache_clear()

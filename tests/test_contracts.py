@@ -8,52 +8,29 @@ from gantk.plugin.loader import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
 from gantk.testing.small import random_images, small_size
 
+UNET = {"width": 4, "depth": 2}
 JUDGE = {"name": "munit", "width": 4, "layers": 2}
 MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
+GROWN = {"width": 8, "latent": 8}
+STYLE = {"weights": "random", "style_layers": ["conv1_1"], "translate_steps": 3}
+AUGMENTED = {"augment": ["translate"], "adapt": 0.6}
+WEIGHED = AUGMENTED | {"local_ncc": 2.0, "flat_region": 4.0}
 
 # What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
 METHODS: dict[str, list[dict]] = {
-    "cyclegan": [
-        {},
-        {
-            "identity": 0.0,
-            "local_ncc": 2.0,
-            "flat_region": 4.0,
-            "generator": {"name": "unet", "width": 4, "depth": 2},
-            "augment": ["translate"],
-            "adapt": 0.6,
-        },
-    ],  # fmt: skip
+    "cyclegan": [{}, WEIGHED | {"identity": 0.0, "generator": {"name": "unet", **UNET}}],
     "cut": [
         {"patches": 16, "width": 8},
-        {
-            "nce": 10.0,
-            "nce_identity": False,
-            "layers": [0, 2],
-            "local_ncc": 2.0,
-            "flat_region": 4.0,
-            "low_res_warmup": 0.5,
-            "generator": {"name": "unet", "width": 4, "depth": 2},
-            "augment": ["translate"],
-            "adapt": 0.6,
-        },
-    ],  # fmt: skip
+        WEIGHED
+        | {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "low_res_warmup": 0.5}
+        | {"generator": {"name": "unet", **UNET}},
+    ],
     "dcgan": [
         {},
-        {
-            "up": "resize",
-            "attention": [2],
-            "augment": ["translate"],
-            "adapt": 0.6,
-            "adversarial": {"name": "bce", "smooth": 0.1},
-        },
-        {
-            "critic": 2,
-            "adversarial": "wgan_gp",
-            "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"},
-        },
+        AUGMENTED | {"up": "resize", "attention": [2], "adversarial": {"name": "bce", "smooth": 0.1}},
+        {"critic": 2, "adversarial": "wgan_gp", "discriminator": {"name": "dcgan", **UNET, "norm": "instance"}},
         {"conditional": True},
-    ],  # fmt: skip
+    ],
     "dualgan": [
         {},
         {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
@@ -61,72 +38,37 @@ METHODS: dict[str, list[dict]] = {
     ],
     "pix2pix": [
         {},
-        {
-            "generator": {"name": "attention_unet", "width": 4, "depth": 2},
-            "both": True,
-            "augment": ["translate"],
-            "adapt": 0.6,
-        },
+        AUGMENTED | {"generator": {"name": "attention_unet", **UNET}, "both": True},
         {"adversarial": "wgan_gp", "l1": 0.0},
-    ],  # fmt: skip
+    ],
     "regression": [{}, {"both": True}],
     "style": [
-        {
-            "weights": "random",
-            "content_layers": ["conv2_1"],
-            "style_layers": ["conv1_1", "conv2_1"],
-            "translate_steps": 3,
-        },
-        {
-            "weights": "random",
-            "content_layers": ["conv1_2"],
-            "style_layers": ["conv1_1"],
-            "translate_steps": 3,
-            "optimizer": "adam",
-            "init": "noise",
-            "variation": 0.1,
-            "smooth": 1.0,
-        },
-    ],  # fmt: skip
-    "munit": [
-        MUNIT,
-        MUNIT
-        | {
-            "downs": 1,
-            "scales": 2,
-            "cycle": 10.0,
-            "local_ncc": 2.0,
-            "flat_region": 4.0,
-            "low_res_warmup": 0.5,
-            "augment": ["translate"],
-            "adapt": 0.6,
-        },
-    ],  # fmt: skip
+        STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},
+        STYLE | {"content_layers": ["conv1_2"], "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
+    ],
+    "munit": [MUNIT, MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5}],
     "progan": [
-        {"width": 8, "latent": 8},
-        {"width": 8, "latent": 8, "conditional": True},
-        {"width": 8, "latent": 8, "fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
+        GROWN,
+        GROWN | {"conditional": True},
+        GROWN | {"fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
     ],
 }
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
     "unet": [
         None,
-        {"width": 4, "depth": 2, "stem": 1, "head": 1, "norm": "batch", "up": "transpose"},
-        {"width": 4, "depth": 2, "attention": [1, 2]},
+        UNET | {"stem": 1, "head": 1, "norm": "batch", "up": "transpose"},
+        UNET | {"attention": [1, 2]},
     ],
     "resnet": [
         None,
         {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5},
         {"width": 4, "blocks": 2, "attention": [2], "bias": True},
     ],
-    "attention_unet": [
-        None,
-        {"width": 4, "depth": 2, "attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5},
-    ],
+    "attention_unet": [None, UNET | {"attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5}],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
-    "dcgan": [None, {"width": 4, "depth": 2, "norm": "none", "spectral": True}],
+    "dcgan": [None, UNET | {"norm": "none", "spectral": True}],
     "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
     "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
 }
