@@ -170,10 +170,14 @@ def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def code_of(parts: Iterable[Any]) -> str:
-    """A name for the code that reads and maps: VERSION for gantk's own, a hash for the modules of plugins."""
+    """A name for the code that reads and maps: VERSION for gantk's own, a hash of the modules of a plugin's package."""
     names = {each.__module__ for part in parts for each in getattr(part, "__mro__", [part])}
-    files = {getattr(sys.modules[name], "__file__", None) for name in names if not name.startswith("gantk.")}
-    return digest(VERSION, [Path(file).read_text("utf-8") for file in sorted(filter(None, files))])
+    code = set()
+    for name in names:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and not name.startswith("gantk."):
+            code |= set(Path(file).parent.glob("*.py")) if "." in name else {Path(file)}
+    return digest(VERSION, [path.read_text("utf-8") for path in sorted(code)])
 
 
 def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Hashable, list]:
