@@ -1,39 +1,73 @@
-"""Style transfer: what the network sees, what is asked of an image, and how an image is brought there."""
+"""Style transfer: network and objective, how an image is brought there, the method, the post-step, the command."""
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from drawings import SHALLOW, blobs, no_network, refusal, stripes  # noqa: F401
+from PIL import Image
 
-from gantk.losses.reconstruction import gram
+from gantk.errors import UserError
+from gantk.formats.files import readable
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.load import load_recipe
+from gantk.training.assemble import assemble
 from gantk_style.encoder import DEVIATION, LAYERS, MEAN, VGG19
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import How, Objective, total_variation
+from gantk_style.stylize import stylize
 from gantk_style.transfer import luminance, smooth_edges, transfer
+
+SHALLOW = {"content_layers": ("conv1_2",), "style_layers": ("conv1_1", "conv2_1")}
+FAST = SHALLOW | {"weights": "random"}
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch):
+    monkeypatch.delenv("GANTK_WEIGHTS", raising=False)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return How(**SHALLOW, weights="random").encoder((-1.0, 1.0))
+    return How(**FAST).encoder((-1.0, 1.0))
+
+
+def blobs(count: int, channels: int = 1, size: tuple[int, ...] = (32, 32), seed: int = 0) -> torch.Tensor:
+    """Smooth images in [-1, 1], (count, channels, *size), no two alike."""
+    coarse = torch.rand(count, channels, *[4] * len(size), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=True) * 2 - 1
+
+
+def stripes(channels: int = 1, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
+    """A style: (1, channels, *size), unlike any blob."""
+    return torch.sin(torch.arange(size[1]).float()).expand(1, channels, *size).clone()
 
 
 def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):
-    """`transfer` with options by name, at shallow layers."""
+    """`transfer` with options by name, at shallow layers: the images and the objective's history."""
     return transfer(content, style, encoder=encoder, how=How(**SHALLOW | options), steps=steps, shared=shared)
 
 
-def test_vgg19_has_the_published_parameters_and_refuses_what_it_cannot_see():
+def method(channels: tuple[int, int] = (1, 1), **options):
+    part = bind_or_raise("method", {"name": "style", "translate_steps": 4} | FAST | options)
+    return part(Geometry(2, (32, 32), dict(zip("ab", channels, strict=True))))
+
+
+def post(dims: int = 2, **options):
+    return bind_or_raise("post", {"name": "style", "steps": 3} | FAST | options)(dims, (-1.0, 1.0))
+
+
+# ---- the network and the objective
+
+
+def test_vgg19_has_the_published_parameters():
     # Simonyan and Zisserman 2015, table 1, E; 20,024,384 is what Keras lists for VGG19 without its classifier
     with torch.device("meta"):
-        whole, deep = VGG19([LAYERS[-1]]), VGG19(["conv5_1"])
-    assert sum(parameter.numel() for parameter in whole.parameters()) == 20_024_384
-    assert refusal(VGG19, ["conv2_3"], "random") == (
-        "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv5_4. Did you mean 'conv5_3'?"
-    )
-    assert refusal(deep.check_size, (12, 40)).startswith("an image of 12 x 40 leaves nothing of the map conv5_1 of VGG")
+        assert sum(parameter.numel() for parameter in VGG19([LAYERS[-1]]).parameters()) == 20_024_384
 
 
 def test_maps_are_those_of_convolutions_relus_and_average_pools():
@@ -57,32 +91,37 @@ def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
         torch.testing.assert_close(maps.transpose(1, 2).flatten(0, 1), slices)
 
 
-def test_content_and_style_are_gatys_formulas_up_to_their_scale(encoder):
-    content, style, image = blobs(1), stripes(), blobs(1, seed=5)
+def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_averaged(encoder):
+    content, styles, image = blobs(1), blobs(3, seed=2), blobs(1, seed=5)
     how = How(**SHALLOW, content_weight=2.0, style_weight=3.0, variation=0.5)
-    found = Objective(content, style, encoder, how)(image)
-    maps = lambda x: {k: v[0].double().flatten(1).numpy() for k, v in zip(encoder.layers, encoder(x), strict=True)}  # noqa: E731
-    known, painted, now = maps(content), maps(style), maps(image)
+    found = Objective(content, styles, encoder, how)(image)
+
+    def maps(x):
+        return {name: m.double().flatten(2) for name, m in zip(encoder.layers, encoder(x), strict=True)}
+
+    known, painted, now = maps(content), maps(styles), maps(image)
     # equation 1, whose 1/2 and sum are replaced by the energy of the content's maps
-    kept = ((now["conv1_2"] - known["conv1_2"]) ** 2).sum() / (known["conv1_2"] ** 2).sum()
-    styles = []
+    kept = (now["conv1_2"] - known["conv1_2"]).square().sum() / known["conv1_2"].square().sum()
+    shares = []
     for layer in SHALLOW["style_layers"]:
-        (channels, places), grams = now[layer].shape, [m[layer] @ m[layer].T for m in (now, painted)]
-        energy = ((grams[1] / places) ** 2).mean()  # what replaces 1/4 in equation 4
-        styles.append(((grams[0] - grams[1]) ** 2).sum() / (channels**2 * places**2) / energy)
-    assert float(found["content"]) == pytest.approx(2.0 * kept, rel=1e-4)
-    assert float(found["style"]) == pytest.approx(3.0 * np.mean(styles), rel=1e-4)
-    steps = [np.abs(np.diff(image[0, 0].double().numpy(), axis=axis)).mean() for axis in (0, 1)]
-    assert float(found["variation"]) == pytest.approx(0.5 * sum(steps) / 2, rel=1e-5)
+        own, wanted = ((m @ m.mT).mean(0) for m in (now[layer], painted[layer]))
+        shares.append(float((own - wanted).square().mean() / wanted.square().mean()))  # equation 4, by its energy
+    steps = [image.double().diff(dim=axis).abs().mean() for axis in (2, 3)]
+    expected = {"content": 2.0 * kept, "style": 3.0 * np.mean(shares), "variation": 0.5 * sum(steps) / 2}
+    assert found.keys() == expected.keys()
+    assert all(float(found[name]) == pytest.approx(float(value), rel=1e-4) for name, value in expected.items())
 
 
-def test_several_images_give_one_style_together(encoder):
-    styles, image = blobs(3, seed=2), blobs(1)
-    found = Objective(image, styles, encoder, How(**SHALLOW, content_weight=0.0, style_weight=1.0))(image)["style"]
-    order = [encoder.layers.index(layer) for layer in SHALLOW["style_layers"]]
-    mean, maps = [gram(each).mean(0, keepdim=True) for each in encoder(styles)], encoder(image)
-    plain = [(gram(maps[k]) - mean[k]).square().mean() / mean[k].square().mean() for k in order]
-    torch.testing.assert_close(found[0], torch.stack(plain).mean(), rtol=1e-4, atol=1e-7)
+def test_smoothing_softens_edges_and_leaves_flat_tissue():
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 16:] = 1.0
+    image[..., 2:4, 2:4] = 0.01  # texture
+    softer = smooth_edges(image, 1.0)
+    assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
+    torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
+
+
+# ---- how an image is brought there
 
 
 def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
@@ -113,43 +152,30 @@ def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
     torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_images_of_a_batch_do_not_influence_each_other(encoder, optimizer):
-    content, options = blobs(3), {"encoder": encoder, "steps": 6, "optimizer": optimizer, "smooth": 0.7}
-    whole, history = styled(content, stripes(), **options)
-    for k in range(3):
-        single, fall = styled(content[k : k + 1], stripes(), **options)
-        torch.testing.assert_close(whole[k : k + 1], single, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(history[:, k : k + 1], fall, rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.parametrize(("init", "least"), [("content", 10.0), ("noise", 10.0), ("style", 1.001)])
 def test_the_objective_falls_from_every_start(encoder, init, least):  # the style itself lacks the content alone
-    _, history = styled(blobs(1, seed=3), stripes(), encoder=encoder, steps=40, init=init, content_weight=0.02)
+    _, history = styled(blobs(1, seed=3), stripes(), encoder, steps=40, init=init, content_weight=0.02)
     assert history.shape == (41, 1) and float(history[0] / history.amin()) > least
 
 
 def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
-    torch.manual_seed(1)
     before = torch.get_rng_state()
-    options = {"encoder": encoder, "steps": 3, "init": "noise"}
-    first, again, other = (styled(blobs(1), stripes(), seed=seed, **options)[0] for seed in (0, 0, 1))
+    first, again, other = (styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
-    ("option", "low", "high", "measure"),
+    ("option", "weights", "measure"),
     [
-        ("content_weight", 0.01, 10.0, lambda image, content: (image - content).square().mean()),
-        ("variation", 0.0, 100.0, lambda image, content: total_variation(image)),
+        ("content_weight", (0.01, 10.0), lambda image: (image - blobs(1)).square().mean()),
+        ("variation", (0.0, 100.0), total_variation),
     ],
-    ids=["content-is-kept", "smoother"],
+    ids=["content", "variation"],
 )
-def test_a_weight_lowers_what_it_weighs(encoder, option, low, high, measure):
-    content = blobs(1)
-    images = [styled(content, stripes(), encoder=encoder, steps=15, **{option: weight})[0] for weight in (low, high)]
-    free, asked = (float(measure(image, content)) for image in images)
+def test_a_weight_lowers_what_it_weighs(encoder, option, weights, measure):
+    images = (styled(blobs(1), stripes(), encoder, 15, **{option: weight})[0] for weight in weights)
+    free, asked = (float(measure(image)) for image in images)
     assert asked < 0.8 * free
 
 
@@ -169,27 +195,170 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
     assert image.shape == (1, 3, 32, 32) and torch.equal(image, image[:, :1].expand_as(image))
 
 
-def test_smoothing_softens_edges_and_leaves_flat_tissue():
-    image = torch.zeros(1, 1, 32, 32)
-    image[..., 16:] = 1.0
-    image[..., 2:4, 2:4] = 0.01  # texture
-    softer = smooth_edges(image, 1.0)
-    assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
-    torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
+# ---- the method and the step after a generator
+
+
+def test_contents_and_styles_are_placed_once_and_before_that_images_stay():
+    style = method(images=2)
+    assert torch.equal(style.translate(blobs(2), "b"), blobs(2))
+    style.begin(style.stages(4)[0], Batch(a=blobs(2), b=stripes().repeat(2, 1, 1, 1)))
+    first = {name: tensor.clone() for name, tensor in style.state_dict().items()}
+    style.begin(style.stages(4)[0], Batch(a=blobs(2, seed=8), b=blobs(2, seed=9)))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in style.state_dict().items())
+    assert torch.equal(style.canvas.image, blobs(2)) and not torch.equal(style.translate(blobs(2), "b"), blobs(2))
+    assert sorted(first) == ["canvas.image", "contents", "placed", "styles"]  # not the network
+
+
+def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content():
+    parts = assemble(load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True))
+    style, batch = parts.method, Batch(parts.batches.at(0))
+    style.begin(style.stages(1)[0], batch)
+    start = sum(float(loss.detach()) for loss in style.losses(batch).values())
+    for _, _, losses in parts.engine.fit(lambda step, stage: batch):
+        end = sum(map(float, losses.values()))
+    ssim = bind_or_raise("metric", "ssim")(2.0, 2)
+    assert start / end >= 10 and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
+
+
+def test_a_generated_image_takes_the_style_of_training_images_or_lends_its_own():
+    def real(count: int) -> torch.Tensor:
+        return torch.cat([stripes(), blobs(max(1, count - 1), seed=20)])[:count]
+
+    images = blobs(3)
+    done = post()(images, real)
+    torch.testing.assert_close(done[1:2], post()(images[1:2], real), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
+    lent = post(role="style", batch=2)(images, real)
+    assert float((lent - real(3)).abs().mean()) < float((lent - images).abs().mean())
+    volume = blobs(1, size=(4, 16, 16))
+    done = post(dims=3)(volume, lambda n: blobs(n, size=(4, 16, 16), seed=9))
+    assert done.shape == volume.shape and not torch.equal(done, volume)
+
+
+@pytest.mark.parametrize("role", ["content", "style"])
+def test_the_other_image_can_be_a_file_of_any_size(files, role):
+    done = post(image="style.png", role=role)(blobs(2), lambda n: pytest.fail("a file was named"))
+    assert done.shape == (2, 1, 32, 32)
+
+
+def begun(**options):
+    style = method(**options)
+    style.begin(style.stages(4)[0], Batch(a=blobs(2), b=blobs(2)))
+
+
+def transferred(content=(2, 1), style=(1, 1), **options):
+    styled(blobs(*content), blobs(*style), How(**FAST).encoder((-1.0, 1.0)), **options)
+
+
+def sized():
+    with torch.device("meta"):
+        VGG19(["conv5_1"]).check_size((12, 40))
 
 
 @pytest.mark.parametrize(
-    ("images", "options", "message"),
+    ("call", "options", "message"),
     [
-        ((1, 3), {}, 'the content is gray and the style is RGB. Set color = "content"'),
-        ((2, 1), {}, "VGG19 sees gray or RGB images, and the content has 2 channels. Allowed: 1, 3.  (content)"),
-        ((1, 1), {"shared": False}, "3 styles for 2 contents. Allowed: one for each.  (style)"),
-        ((1, 1), {"style_weight": -1.0}, "style_weight = -1 is below 0. Allowed: 0 or more.  (style_weight)"),
-        ((1, 1), {"content_weight": 0.0, "style_weight": 0.0}, "are all 0: nothing is asked"),
-        ((1, 1), {"smooth": -1.0}, "smooth = -1 is no width. Allowed: 0 or more, in pixels.  (smooth)"),
+        (VGG19, {"layers": ["conv2_3"], "weights": "random"}, "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv"),
+        (sized, {}, "an image of 12 x 40 leaves nothing of the map conv5_1 of VGG19"),
+        (transferred, {"style": (1, 3)}, 'the content is gray and the style is RGB. Set color = "content"'),
+        (transferred, {"content": (2, 2)}, "VGG19 sees gray or RGB images, and the content has 2 channels"),
+        (transferred, {"style": (3, 1), "shared": False}, "3 styles for 2 contents. Allowed: one for each.  (style)"),
+        (transferred, {"style_weight": -1.0}, "style_weight = -1 is below 0. Allowed: 0 or more."),
+        (transferred, {"content_weight": 0.0, "style_weight": 0.0}, "are all 0: nothing is asked"),
+        (transferred, {"smooth": -1.0}, "smooth = -1 is no width. Allowed: 0 or more, in pixels."),
+        (begun, {"images": 3}, "3 images are to be placed, and a step brings 2. Set train.batch = 3."),
+        (method, {"images": 0}, "images = 0 is too small. Allowed: 1 or more.  (method.images)"),
+        (method, {"channels": (1, 3)}, "the content is gray and the style is RGB."),
+        (lambda: method().translate(blobs(1), "a"), {}, "style transfer goes from the contents' domain"),
+        (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
+        (post, {"image": "flat.png", "dims": 3}, "has 2 dimensions, and the images that are made have 3."),
+        (post, {"styles": 0}, "styles = 0 is too small. Allowed: 1 or more.  (post.styles)"),
+        (post, {"weights": "pretrained"}, "GANTK_WEIGHTS"),
     ],
-    ids=["colours", "channels", "styles", "negative", "nothing", "smooth"],
 )
-def test_refusals_are_one_clear_message(encoder, images, options, message):
-    content, style = (blobs(count, channels) for count, channels in zip((2, 3), images, strict=True))
-    assert message in refusal(styled, content, style, encoder=encoder, **options)
+def test_what_does_not_fit_is_refused_in_one_message(files, call, options, message):
+    Image.fromarray(np.full((32, 32), 7, dtype=np.uint8)).save("flat.png")
+    with pytest.raises(UserError) as caught:
+        call(**options)
+    assert message in str(caught.value)
+
+
+# ---- gantk stylize
+
+LAYER = ('content_layers=["conv1_2"]', 'style_layers=["conv1_1"]')
+OPTIONS = ("--weights", "random", "--steps", 4, "--device", "cpu", "--set", LAYER[0], "--set", LAYER[1])
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder to work in: a 16-bit content, 8-bit gray and colour styles of other sizes."""
+    monkeypatch.chdir(tmp_path)
+    content = ((blobs(1, size=(32, 40))[0, 0].numpy() + 1) * 15_000 + 900).astype(np.uint16)
+    style = ((stripes(size=(24, 36))[0, 0].numpy() + 1) * 120).astype(np.uint8)
+    colour = np.stack([style, style // 2, 255 - style], -1)
+    for name, pixels in (("content", content), ("style", style), ("colour", colour)):
+        Image.fromarray(pixels).save(f"{name}.png")
+    return tmp_path
+
+
+def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gantk, files):
+    for name in ("out", "again"):
+        done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS)
+        assert done.code == 0, done.err
+    assert "the style is resized from 24 x 36 to the content's 32 x 40" in done.out
+    content, out, again = (np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again"))
+    assert (out.dtype, out.shape) == (content.dtype, content.shape) and np.array_equal(out, again)
+    assert out.min() >= content.min() and out.max() <= content.max() and not np.array_equal(out, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "style", "options", "mode"),
+    [
+        ("content", "style", ("--recipe", "style_t1t2", "--set", "steps=1"), "I"),
+        ("content", "style", ("--recipe", "pix2pix_tumour_style", "--profile", "cpu", "--steps", 1), "I"),
+        ("content", "colour", (*OPTIONS, "--gray"), "I"),
+        ("colour", "style", (*OPTIONS, "--set", "color=content"), "RGB"),
+    ],
+    ids=["method", "post", "gray", "colour"],
+)
+def test_stylize_takes_the_options_of_recipes_and_mixes_gray_and_colour(gantk, files, content, style, options, mode):
+    done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options)
+    assert done.code == 0, done.err
+    assert Image.open("out.png").mode.startswith(mode)
+    assert "--recipe" not in options or "step 1 of 1" in done.out
+
+
+def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
+    volume = (blobs(1, size=(20, 18, 3))[0, 0].numpy() * 300 + 400).astype(np.int16)
+    volume[..., 2] = 5  # a slice without content
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), "head.nii.gz")
+    options = {"weights": "random", "steps": 2, "device": "cpu", "set": LAYER, "say": lambda line: None}
+    out = nibabel.load(stylize("head.nii.gz", "style.png", "out.nii.gz", **options))
+    assert out.get_data_dtype() == np.int16
+    np.testing.assert_allclose(out.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
+    found = np.asarray(out.dataobj)
+    assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(found[..., 0], volume[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("content.png notes.txt out.png", f"'notes.txt' is not an image that gantk reads. Allowed: {readable()}"),
+        ('tiny.png style.png out.png --set content_layers=["conv3_1"]', "an image of 3 x 3 leaves nothing"),
+        ("content.png style.png folder", "'folder' is a folder. Allowed: a file, such as folder.png."),
+        ("content.png style.png content.png", "OUT is CONTENT itself. Name another file."),
+        ("content.png style.png out.nii", "'content.png' cannot become 'out.nii'. Allowed: .png."),
+        ("content.png style.png out.png --recipe dualgan_t1t2", "'dualgan_t1t2' has no style transfer"),
+        ("content.png style.png out.png --set role=style", "'role' is for generated images"),
+    ],
+    ids=["no-image", "too-small", "folder", "itself", "format", "recipe", "role"],
+)
+def test_stylize_refuses_in_one_message_and_writes_nothing(gantk, files, words, message):
+    (files / "notes.txt").write_text("no image")
+    (files / "folder").mkdir()
+    Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save("tiny.png")
+    before = {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
+    content, style, out, *options = words.split()
+    done = gantk("stylize", content, style, out, *OPTIONS, *options)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
+    assert before == {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
