@@ -1,4 +1,4 @@
-"""`gantk bench` inside: suites and plans, comparisons, rows on the disk, the live table, bench.html and bench.md."""
+"""`gantk bench` inside: suites and plans, comparisons, rows on the disk, bench.html and bench.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import copy
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import tomli_w
 from pages import Page, draw_samples
+from tiny import ROOT
 
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
@@ -25,26 +25,19 @@ from gantk_bench.suite import all_suites, load_suite
 from gantk_bench.systems import systems
 
 pytestmark = pytest.mark.bench
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 # ---- suites and plans
-PLUGIN = """
-import gantk
-@gantk.hookimpl
-def gantk_register(add):
-    add.suites("my_suites")
-    add.recipes("my_recipes")
-"""
 
 
 @pytest.fixture
 def suite(tmp_path):
     """`suite(text)` loads a suite of that text."""
 
-    def load(text: str):
-        path = tmp_path / "mine.toml"
-        path.write_text(text, "utf-8")
-        return load_suite(str(path))
+    def load(text: str = ""):
+        (tmp_path / "mine.toml").write_text(text, "utf-8")
+        return load_suite(str(tmp_path / "mine.toml"))
 
     return load
 
@@ -54,9 +47,8 @@ def recipe(tmp_path, tiny_recipe):
     """`recipe(name, **tables)` writes the tiny recipe, changed; its path."""
 
     def write(name: str = "tiny", **tables) -> str:
-        path = tmp_path / f"{name}.toml"
-        path.write_text(tomli_w.dumps(copy.deepcopy(tiny_recipe) | tables), "utf-8")
-        return str(path)
+        (tmp_path / f"{name}.toml").write_text(tomli_w.dumps(tiny_recipe | tables), "utf-8")
+        return str(tmp_path / f"{name}.toml")
 
     return write
 
@@ -71,8 +63,7 @@ def test_a_bundled_suite_has_a_job_for_every_recipe_and_none_has_a_problem(name)
     names, named = recipe_names([], True, suite)
     jobs = planned(names, suite, named=named)
     assert [job.recipe for job in jobs] == sorted(all_recipes())
-    assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip] == []
-    assert all(job.limit for job in jobs) and suite.summary
+    assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip or not job.limit] == []
 
 
 def test_quick_shortens_every_bundled_recipe_by_name_and_needs_neither_files_nor_weights():
@@ -97,41 +88,37 @@ def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(s
 
 
 def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(suite, recipe):
-    broken = recipe("broken", method={"name": "no_such_gan"})
-    jobs = planned([broken, "cut_t1t2"], suite(""), named=False)
-    assert "there is no method 'no_such_gan'" in jobs[0].problem and jobs[1].problem is None
-    with pytest.raises(UserError, match="there is no method 'no_such_gan'"):
-        planned([broken], suite(""))
+    broken, message = recipe("broken", method={"name": "no_such_gan"}), "there is no method 'no_such_gan'"
+    jobs = planned([broken, "cut_t1t2"], suite(), named=False)
+    assert message in jobs[0].problem and jobs[1].problem is None
+    with pytest.raises(UserError, match=message):
+        planned([broken], suite())
 
 
 def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_plugin, tiny_recipe):
-    folder = add_plugin("my-package", "my_plugin", PLUGIN)
-    for package, name, tables in (
-        ("my_suites", "night", {"limit": 5.0, "recipe": {"mine": {"set": {"train": {"steps": 2}}}}}),
-        ("my_recipes", "mine", tiny_recipe),
-    ):
-        (folder / package).mkdir()
-        (folder / package / "__init__.py").touch()
-        (folder / package / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
+    offers = 'import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.suites("mine.suites")\n'
+    folder = add_plugin("my-package", "my_plugin", offers + '    add.recipes("mine.recipes")\n')
+    night = {"limit": 5.0, "recipe": {"mine": {"set": {"train": {"steps": 2}}}}}
+    for kind, name, tables in (("suites", "night", night), ("recipes", "mine", tiny_recipe)):
+        (folder / "mine" / kind).mkdir(parents=True)
+        for package in ("mine", f"mine/{kind}"):
+            (folder / package / "__init__.py").touch()
+        (folder / "mine" / kind / f"{name}.toml").write_text(tomli_w.dumps(tables), "utf-8")
     assert all_suites()["night"][1] == "my-package"
     suite = load_suite("night")
     names, named = recipe_names([], True, suite)
     (mine,) = [job for job in planned(names, suite, named=named) if job.recipe == "mine"]
     assert (mine.steps, mine.limit, suite.name) == (2, 5.0, "night")
-    in_quick = [job for job in planned(["mine"], load_suite("quick"), named=False)]
-    assert in_quick[0].problem is None
+    assert planned(["mine"], load_suite("quick"), named=False)[0].problem is None
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    ("text", "told"),
     [
         ("limt = 3", "the suite has no option 'limt'. Did you mean 'limit'?"),
         ('jobs = "two"', "jobs: "),
         ("[recipe.cut_t1t3]\nlimit = 3", "there is no recipe 'cut_t1t3'. Did you mean 'cut_t1t2'?"),
-        (
-            "\n[recipe.cut_t1t2]\nsteps = 3",
-            "recipe.cut_t1t2: there is no key 'steps' here. Options: profile, set, limit, skip",
-        ),
+        ("[recipe.cut_t1t2]\nsteps = 3", "recipe.cut_t1t2: there is no key 'steps' here."),
         ("recipe = 3", "recipe: input should be a table, not 3"),
         ("limit = ", "is not valid TOML"),
     ],
@@ -149,7 +136,7 @@ def test_commas_inside_brackets_and_quotes_belong_to_the_value():
 
 
 def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_itself(suite, recipe):
-    hash_of = lambda path, **wish: planned([path], suite(""), **wish)[0].facts["recipe_hash"]  # noqa: E731
+    hash_of = lambda path, **wish: planned([path], suite(), **wish)[0].facts["recipe_hash"]  # noqa: E731
     first = hash_of(recipe())
     assert first == hash_of(recipe("renamed", summary="another", paper={"system": "a system"}))
     assert first != hash_of(recipe(), settings=("train.batch=3",))
@@ -159,127 +146,30 @@ def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_it
 # ---- comparisons and rows
 
 
-def score(value: float | None = 20.0, half: float | None = 0.5, **fields) -> dict:
-    interval = None if half is None or value is None else [value - half, value + half]
-    about = {"unit": "dB", "definition": "psnr/fixed", "higher_is_better": True}
-    return {"value": value, "ci95": interval, "n": 5} | about | fields
+def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
+    interval = [value - 0.5, value + 0.5]
+    return {"value": value, "ci95": interval, "unit": unit, "definition": "x", "higher_is_better": higher, "n": 5}
 
 
-def row(label: str = "a", **fields) -> dict:
-    base = {
-        "format": 1, "label": label, "recipe": label, "status": "ok", "error": None, "seed": 0, "jobs": 2,
-        "recipe_hash": "r", "data_hash": "d", "metrics": {"a_to_b": {"psnr": score()}},
-        "speed": {"step_seconds": [0.10, 0.11, 0.12, 0.13], "peak_memory_gib": 1.0},
-        "machine": {"device": "cpu", "cpu": "a cpu", "threads": 1, "precision": "bf16"},
-    }  # fmt: skip
-    return copy.deepcopy(base) | fields
-
-
-def verdicts(now: dict, before: dict) -> dict[str, str]:
-    return {change.what: change.verdict for change in compare([now], [before])}
-
-
-@pytest.mark.parametrize(
-    "value, verdict",
-    [(20.0, "no change"), (20.6, "no change"), (19.4, "no change"), (20.8, "better"), (19.2, "REGRESSION")],
-)
-def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(value, verdict):
-    """Two half widths of 0.5 make one of 0.707."""
-    now = row(metrics={"a_to_b": {"psnr": score(value)}})
-    assert verdicts(now, row())["psnr a_to_b"] == verdict
-
-
-@pytest.mark.parametrize("key, told_as", [("recipe_hash", "the recipe"), ("data_hash", "the data")])
-def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
-    worse = row(metrics={"a_to_b": {"psnr": score(1.0)}}, **{key: "other"})
-    (change,) = compare([worse], [row()])
-    assert change.verdict == "not comparable" and told_as in change.reason
-    assert not regressed([change]) and list(listed([change]))[-1] == "1 not comparable"
-
-
-def test_a_row_that_no_longer_works_is_a_regression_and_one_that_works_again_is_better():
-    failed = {"format": 1, "label": "a", "status": "failed", "error": "a bug"}
-    (now,) = compare([failed], [row()])
-    assert now.verdict == "REGRESSION" and "a bug" in now.reason
-    assert verdicts(row(), failed) == {"row": "better"}
-    assert verdicts(failed, failed) == {"row": "no change"}
-    assert verdicts(failed | {"status": "skipped"}, row()) == {"row": "changed"}
-
-
-@pytest.mark.parametrize(
-    "steps, jobs, verdict",
-    [
-        ([0.10, 0.11, 0.12, 0.13], 1, "no change"),
-        ([0.13, 0.14, 0.15, 0.16], 1, "REGRESSION"),  # by 26 %, alone on the machine
-        ([0.13, 0.14, 0.15, 0.16], 2, "no change"),  # beside others
-        ([0.20, 0.21, 0.22, 0.23], 2, "REGRESSION"),
-        ([0.05, 0.06, 0.06, 0.06], 2, "better"),
-        ([0.10, 0.11, 0.30, 0.31], 1, "no change"),  # a load that came and went
-    ],
-)
-def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, verdict):
-    now = row(jobs=jobs, speed={"step_seconds": steps})
-    assert verdicts(now, row(jobs=jobs))["step"] == verdict
-
-
-def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    write_rows(path, [row(), row("b") | {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}])
-    first, second = read_rows(path)
-    assert first == row()
-    assert second["wall_s"] is None and second["speed"] == {"step_seconds": [None, 1.0]}
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"label": "a"}', '{"status": "ok"}', "\x00"])
-def test_a_broken_line_is_named(tmp_path, line):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row()) + "\n" + line + "\n", "utf-8")
-    with pytest.raises(UserError, match=r"this line is no row of a bench.*rows.jsonl:2"):
-        read_rows(path)
-
-
-@pytest.mark.parametrize(
-    "text, kept",
-    [
-        ("no space in '/home/ada/runs/a b/x.pt'", "no space in 'x.pt'"),
-        ("(/srv/data/x.toml:7)", "(x.toml:7)"),
-        ("data.source.path=/mnt/heads/", "data.source.path=heads"),
-        (r"C:\Users\ada\x.png is missing", "x.png is missing"),
-        ("4/5 images, runs/a and ../b stay, 1/2", "4/5 images, runs/a and ../b stay, 1/2"),
-        ("https://example.org/a/b stays", "https://example.org/a/b stays"),
-    ],
-)
-def test_absolute_paths_are_cut_to_their_last_name(text, kept):
-    assert without_places(text) == kept
-
-
-# ---- bench.html and bench.md
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
-
-
-def judged(better: bool, best: str = "identity", probability: float | None = 1.0, **more) -> dict:
+def judged(better: bool, best: str, probability: float, **more) -> dict:
     return {"better": better, "best_baseline": best, "probability": probability, **more}
 
 
-def translation(recipe: str = "dualgan_t1t2", seed: int = 0, psnr: float = 24.31, **more) -> dict:
+def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
     """A good row of a method that translates both ways; T1 -> T2 beats its baselines, T2 -> T1 does not."""
-    directions = ("a_to_b", "b_to_a")
-    fair = judged(True, "identity", 0.99)
+    directions, fair = ("a_to_b", "b_to_a"), judged(True, "identity", 0.99)
+    both = lambda one, other: {d: {"psnr": score(one), "ssim": score(other, "")} for d in directions}  # noqa: E731
     return {
         "format": 1, "suite": "quick", "recipe": recipe, "label": recipe, "summary": "Brain MR.", "profile": "cpu",
-        "settings": ["train.steps=200"], "grid": {}, "seed": seed, "status": "ok", "error": None,
-        "started": "2026-11-20T14:03:00", "wall_s": 131.5, "run": f"runs/{recipe}-{seed}", "method": "dualgan",
-        "domains": ["T1", "T2"], "paired": False,
-        "metrics": {d: {"psnr": score(psnr), "ssim": score(0.861, unit="")} for d in directions},
-        "baselines": {
-            "identity": {d: {"psnr": score(14.5), "ssim": score(0.29, unit="")} for d in directions},
-            "regression": {d: {"psnr": score(23.9), "ssim": score(0.85, unit="")} for d in directions},
-        },
+        "settings": ["train.steps=200"], "grid": {}, "seed": 0, "status": "ok", "error": None, "run": f"runs/{recipe}",
+        "started": "2026-11-20T14:03:00", "wall_s": 131.5, "method": "dualgan", "domains": ["T1", "T2"],
+        "paired": False, "metrics": both(psnr, 0.861),
+        "baselines": {"identity": both(14.5, 0.29), "regression": both(23.9, 0.85)},
         "verdict": {
             "a_to_b": {"psnr": judged(True, "regression", 0.98, without_pairs=fair)},
             "b_to_a": {"psnr": judged(False, "regression", 0.07, without_pairs=fair)},
         },
-        "speed": {"images_per_s": 38.3, "seconds": 121.3, "steps": 200, "step_seconds": [0.11, 0.1, 0.12],
+        "speed": {"images_per_s": 38.3, "seconds": 121.3, "steps": 200, "step_seconds": [0.10, 0.11, 0.12, 0.13],
                   "first_step_s": 4.2, "peak_memory_gib": 1.25, "energy_j": 12400.0},
         "selection": {"step": 160, "rule": "nearest to ideal", "table": []},
         "published": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}, "b_to_a": {"psnr": 10.91, "ssim": 0.18}},
@@ -292,29 +182,83 @@ def translation(recipe: str = "dualgan_t1t2", seed: int = 0, psnr: float = 24.31
     } | more  # fmt: skip
 
 
-def noise(recipe: str = "dcgan_phantom") -> dict:
-    kid = {"image": {"kid_random": score(0.124, unit="", higher=False)}}
-    rival = {"image": {"kid_random": score(3.866, unit="", higher=False)}}
-    return translation(recipe) | {
-        "domains": ["FLAIR"], "method": "dcgan", "metrics": kid, "baselines": {"noise": rival, "real_split": kid},
-        "verdict": {"image": {"kid_random": judged(True, "noise")}}, "published": {"accuracy": 0.875}, "curve": [],
-    }  # fmt: skip
+FAILED = {"format": 1, "label": "dualgan_t1t2", "status": "failed", "error": "a bug"}
 
 
-def failed(recipe: str = "progan_tumour", status: str = "failed", error: str | None = "the loss is not finite") -> dict:
-    row = translation(recipe)
-    known = {key: row[key] for key in list(row)[: list(row).index("run")]}
-    return known | {"status": status, "error": error, "run": None}
+def verdicts(now: dict, before: dict) -> dict[str, str]:
+    return {change.what: change.verdict for change in compare([now], [before])}
 
 
-def draw(folder: Path, row: dict) -> None:
-    """The run folder of a row, with random sample pictures."""
-    run, names = folder / row["run"], dict(zip("ab", row["domains"], strict=False))
-    pairs = {key: [names.get(letter) for letter in key.split("_to_")] for key in row["metrics"] if "_to_" in key}
-    directions = {key: {"from": source, "to": target, "count": 4} for key, (source, target) in pairs.items()}
-    noise = {"image": {"from": None, "to": row["domains"][0], "count": 4}}
-    draw_samples(run, directions or noise, (200,), bool(directions), side=24)
-    (run / "log.jsonl").touch()
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [(20.0, "no change"), (20.6, "no change"), (19.4, "no change"), (20.8, "better"), (19.2, "REGRESSION")],
+)
+def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(value, verdict):
+    """Two half widths of 0.5 make one of 0.707."""
+    assert verdicts(row(psnr=value), row(psnr=20.0))["psnr a_to_b"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("steps", "jobs", "verdict"),
+    [
+        ([0.10, 0.11, 0.12, 0.13], 1, "no change"),
+        ([0.13, 0.14, 0.15, 0.16], 1, "REGRESSION"),  # by 26 %, alone on the machine
+        ([0.13, 0.14, 0.15, 0.16], 2, "no change"),  # beside others
+        ([0.20, 0.21, 0.22, 0.23], 2, "REGRESSION"),
+        ([0.05, 0.06, 0.06, 0.06], 2, "better"),
+        ([0.10, 0.11, 0.30, 0.31], 1, "no change"),  # a load that came and went
+    ],
+)
+def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, verdict):
+    assert verdicts(row(jobs=jobs, speed={"step_seconds": steps}), row(jobs=jobs))["step"] == verdict
+
+
+@pytest.mark.parametrize(("key", "told_as"), [("recipe_hash", "the recipe"), ("data_hash", "the data")])
+def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
+    (change,) = compare([row(psnr=1.0, **{key: "other"})], [row()])
+    assert change.verdict == "not comparable" and told_as in change.reason
+    assert not regressed([change]) and list(listed([change]))[-1] == "1 not comparable"
+
+
+def test_a_row_that_no_longer_works_is_a_regression_and_one_that_works_again_is_better():
+    (now,) = compare([FAILED], [row()])
+    assert now.verdict == "REGRESSION" and "a bug" in now.reason
+    assert verdicts(row(), FAILED) == {"row": "better"}
+    assert verdicts(FAILED, FAILED) == {"row": "no change"}
+    assert verdicts(FAILED | {"status": "skipped"}, row()) == {"row": "changed"}
+
+
+def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
+    odd = {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}
+    write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
+    first, second = read_rows(tmp_path / "rows.jsonl")
+    assert first == row()
+    assert second["wall_s"] is None and second["speed"] == {"step_seconds": [None, 1.0]}
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"label": "a"}', '{"status": "ok"}', "\x00"])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row())}\n{line}\n", "utf-8")
+    with pytest.raises(UserError, match=r"this line is no row of a bench.*rows.jsonl:2"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("no space in '/home/ada/runs/a b/x.pt' (/srv/x.toml:7)", "no space in 'x.pt' (x.toml:7)"),
+        (r"data.source.path=/mnt/heads/ C:\Users\ada\x.png", "data.source.path=heads x.png"),
+        ("4/5 images, runs/a and ../b stay, 1/2", "4/5 images, runs/a and ../b stay, 1/2"),
+        ("https://example.org/a/b stays", "https://example.org/a/b stays"),
+    ],
+)
+def test_absolute_paths_are_cut_to_their_last_name(text, kept):
+    assert without_places(text) == kept
+
+
+# ---- bench.html and bench.md
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
 
 
 def cells(rows: list[dict], title: str) -> list[tuple[str, str]]:
@@ -325,97 +269,6 @@ def cells(rows: list[dict], title: str) -> list[tuple[str, str]]:
     return [(f"{cell.text} {cell.small}".strip().replace("\u00a0", " "), cell.sort) for cell in found]
 
 
-def bench(folder: Path, rows: list[dict], **options) -> Page:
-    return Page(write_page(rows, folder, **options))
-
-
-def test_the_verdict_is_worded_coloured_and_has_its_probability(tmp_path):
-    page = bench(tmp_path, [translation()])
-    better, worse = cells([translation()], "Verdict")
-    assert better[0] == "better (p 0.98)"
-    assert worse[0] == "not better (p 0.07) without pairs: better (p 0.99)"
-    assert float(better[1]) > float(worse[1])
-    classes = [found["class"] for tag, found in page.tags if tag == "td" and found.get("class", "").startswith("said")]
-    assert classes[0] == "said good" and "said bad" in classes
-
-
-@pytest.mark.parametrize(
-    "title, text",
-    [
-        ("PSNR (dB)", "24.31 23.81 to 24.81"),
-        ("Best baseline", "23.90 / 0.850 L1 U-Net regression"),
-        ("Published", "8.09 / 0.00"),
-        ("Step time", "0.11 s 0.1 s to 0.12 s"),
-        ("Memory", "1.25 GiB"),
-        ("Energy", "12.4 kJ"),
-    ],
-)
-def test_figures_stand_beside_baselines_and_published_ones(title, text):
-    assert cells([translation()], title)[0][0] == text
-
-
-def test_seeds_are_one_line_that_opens_into_each(tmp_path):
-    rows = [
-        translation(seed=n, psnr=24.0 + n, label=f"dualgan_t1t2 seed={n}", grid={"train.seed": n}) for n in range(3)
-    ]
-    page = bench(tmp_path, rows)
-    assert cells(rows, "PSNR (dB)") == [("25.00 24.00 to 26.00", "25.0")] * 2
-    assert {"24.0", "25.0", "26.0"} <= set(page.having("data-sort"))
-    assert page.having("aria-expanded") == ["false", "false"]
-
-
-def test_nothing_in_a_row_can_execute(tmp_path):
-    row = translation(HOSTILE, label=HOSTILE, error=HOSTILE, method=HOSTILE, summary=HOSTILE, system=HOSTILE,
-                      domains=[HOSTILE, HOSTILE], settings=[HOSTILE], git={"commit": HOSTILE, "dirty": True},
-                      machine={HOSTILE: HOSTILE, "cpu": HOSTILE}, versions={HOSTILE: HOSTILE}, suite=HOSTILE,
-                      alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}], recipe_hash=HOSTILE)  # fmt: skip
-    row["metrics"]["a_to_b"][HOSTILE] = score(1.0) | {"definition": HOSTILE, "unit": HOSTILE}
-    row["baselines"][HOSTILE] = row["baselines"].pop("identity")
-    row["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
-    page = bench(tmp_path, [row, failed(HOSTILE, HOSTILE, HOSTILE)], changes=[Change(HOSTILE, HOSTILE, REGRESSION)])
-    assert page.can_execute_nothing_of_its_own()
-    assert not [found for tag, found in page.tags if tag == "img"]
-    assert HOSTILE in "".join(page.texts[""])
-    assert "<script" not in table([row]) and len({len(line) for line in lines_of(table([row]))}) == 1
-
-
-def test_input_output_and_truth_of_each_run_stand_side_by_side(tmp_path):
-    rows = [translation(), noise()]
-    for row in rows:
-        draw(tmp_path, row)
-    page = bench(tmp_path, rows)
-    alts = page.having("alt")
-    assert {"input of sample 1, dualgan_t1t2", "output of sample 1, dualgan_t1t2",
-            "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(alts)  # fmt: skip
-    assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
-
-
-def test_pictures_outside_the_bench_folder_are_not_read(tmp_path):
-    row = translation()
-    draw(tmp_path / "elsewhere", row)
-    row["run"] = "../elsewhere/" + row["run"]
-    assert not bench(tmp_path / "bench", [row]).having("src")
-
-
-def missing_parts() -> list[dict]:
-    """A good row that lacks one thing or another."""
-    rows = []
-    for key in ("metrics", "baselines", "verdict", "speed", "curve", "published", "domains", "machine", "git", "run"):
-        rows += [translation(key) | {key: None}, {k: v for k, v in translation(f"no {key}").items() if k != key}]
-    for part in ("value", "ci95", "unit", "definition", "higher_is_better", "n"):
-        row = translation(part)
-        row["metrics"]["a_to_b"]["psnr"] = {k: v for k, v in score(math.nan).items() if k != part}
-        rows.append(row)
-    return rows
-
-
-def test_nothing_that_a_row_may_lack_breaks_the_page_or_the_table(tmp_path):
-    rows = missing_parts()
-    lines = lines_of(table(rows))
-    assert "<tbody" in write_page(rows, tmp_path).read_text("utf-8")
-    assert len(lines) == sum(len(system.lines) for system in systems(rows)) > len(rows)
-
-
 def lines_of(markdown: str) -> list[list[str]]:
     """The cells of a Markdown table's body, a line for each direction of a row."""
     rows = [line for line in markdown.splitlines() if line.startswith("|")][2:]
@@ -424,8 +277,82 @@ def lines_of(markdown: str) -> list[list[str]]:
     return [[cell[i % len(cell)] for cell in row] for row, n in zip(cells, depths, strict=True) for i in range(n)]
 
 
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("PSNR (dB)", "24.31 23.81 to 24.81"),
+        ("Best baseline", "23.90 / 0.850 L1 U-Net regression"),
+        ("Published", "8.09 / 0.00"),
+        ("Step time", "0.115 s 0.1 s to 0.13 s"),
+        ("Memory", "1.25 GiB"),
+        ("Energy", "12.4 kJ"),
+        ("Verdict", "better (p 0.98)"),
+    ],
+)
+def test_figures_stand_beside_baselines_and_published_ones(title, text):
+    assert cells([row()], title)[0][0] == text
+
+
+def test_verdicts_are_sorted_and_coloured_by_what_they_say(tmp_path):
+    better, worse = cells([row()], "Verdict")
+    assert worse[0] == "not better (p 0.07) without pairs: better (p 0.99)" and float(better[1]) > float(worse[1])
+    tags = Page(write_page([row()], tmp_path)).tags
+    classes = [found["class"] for tag, found in tags if tag == "td" and found.get("class", "").startswith("said")]
+    assert classes[0] == "said good" and "said bad" in classes
+
+
+def test_seeds_are_one_line_that_opens_into_each(tmp_path):
+    rows = [row(psnr=24.0 + n, seed=n, label=f"dualgan_t1t2 seed={n}", grid={"train.seed": n}) for n in range(3)]
+    page = Page(write_page(rows, tmp_path))
+    assert cells(rows, "PSNR (dB)") == [("25.00 24.00 to 26.00", "25.0")] * 2
+    assert {"24.0", "25.0", "26.0"} <= set(page.having("data-sort"))
+    assert page.having("aria-expanded") == ["false", "false"]
+
+
+def test_nothing_in_a_row_can_execute(tmp_path):
+    words = dict.fromkeys(("label", "error", "method", "summary", "system", "suite", "recipe_hash"), HOSTILE)
+    hostile = row(HOSTILE, **words, domains=[HOSTILE, HOSTILE], settings=[HOSTILE], machine={HOSTILE: HOSTILE},
+                  versions={HOSTILE: HOSTILE}, git={"commit": HOSTILE, "dirty": True},
+                  alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}])  # fmt: skip
+    hostile["metrics"]["a_to_b"][HOSTILE] = score(1.0, HOSTILE) | {"definition": HOSTILE}
+    hostile["baselines"][HOSTILE] = hostile["baselines"].pop("identity")
+    hostile["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
+    rows = [hostile, FAILED | dict.fromkeys(("recipe", "label", "status", "error"), HOSTILE)]
+    page = Page(write_page(rows, tmp_path, changes=[Change(HOSTILE, HOSTILE, REGRESSION)]))
+    assert page.can_execute_nothing_of_its_own()
+    assert not [found for tag, found in page.tags if tag == "img"]
+    assert HOSTILE in "".join(page.texts[""])
+    assert "<script" not in table([hostile]) and len({len(line) for line in lines_of(table([hostile]))}) == 1
+
+
+def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other_folders(tmp_path):
+    kid = {"image": {"kid_random": score(0.124, "", False)}}
+    noise = row("dcgan_phantom", domains=["FLAIR"], metrics=kid, baselines={"noise": kid}, verdict={}, curve=[])
+    elsewhere = row("elsewhere", run="../elsewhere")
+    pairs = {"a_to_b": {"from": "T1", "to": "T2", "count": 4}}
+    for found, directions in ((row(), pairs), (elsewhere, pairs), (noise, {"image": pairs["a_to_b"] | {"from": None}})):
+        draw_samples(tmp_path / "bench" / found["run"], directions, (200,), "image" not in directions, side=24)
+        (tmp_path / "bench" / found["run"] / "log.jsonl").touch()
+    page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
+    assert {"input of sample 1, dualgan_t1t2", "output of sample 1, dualgan_t1t2",
+            "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(page.having("alt"))  # fmt: skip
+    assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
+    assert "elsewhere" not in " ".join(page.having("alt"))
+
+
+def test_nothing_that_a_row_may_lack_breaks_the_page_or_the_table(tmp_path):
+    rows = []
+    for key in ("metrics", "baselines", "verdict", "speed", "curve", "published", "domains", "machine", "git", "run"):
+        rows += [row(key, **{key: None}), {k: v for k, v in row(f"no {key}").items() if k != key}]
+    for part in score(1.0):
+        rows.append(copy.deepcopy(row(part)))
+        rows[-1]["metrics"]["a_to_b"]["psnr"] = {k: v for k, v in score(math.nan).items() if k != part}
+    lines = lines_of(table(rows))
+    assert "<tbody" in write_page(rows, tmp_path).read_text("utf-8")
+    assert len(lines) == sum(len(system.lines) for system in systems(rows)) > len(rows)
+
+
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
-    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
-    made, kept = table(read_rows(results / "quick.jsonl")), (results / "quick.md").read_text("utf-8")
+    made, kept = table(read_rows(RESULTS / "quick.jsonl")), (RESULTS / "quick.md").read_text("utf-8")
     shown = [[line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)]
     assert shown[0] == shown[1] and len(shown[0]) == 31
