@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from gpu import measure, rows, suite, table, tasks  # noqa: E402
@@ -19,28 +19,24 @@ from gpu.suite import Clock  # noqa: E402
 from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
 
 pytestmark = pytest.mark.bench
-SUITE = ROOT / "benchmarks" / "gpu_suite.py"
 
 
-def listed(tiny: bool = True, chosen: list[str] | None = None, part: str = "step") -> list[dict]:
-    return [task for task in tasks.tasks(tiny, chosen, {}, "a command") if task["part"] == part]
+def listed(tiny: bool = True, chosen: list[str] | None = None) -> list[dict]:
+    return [task for task in tasks.tasks(tiny, chosen, {}, "a command") if task["part"] == "step"]
 
 
-def run_suite(file: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SUITE), "--json", str(file), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=file.parent, check=False)
-
-
-# ---- the whole run
+def run_suite(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py"), "--json", str(folder / "rows.jsonl"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=folder, check=False)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[list[dict], str]:
     """The rows of a whole small run in a process of its own, and what it printed."""
-    file = tmp_path_factory.mktemp("gpu") / "rows.jsonl"
-    done = run_suite(file, "--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20")
+    folder = tmp_path_factory.mktemp("gpu")
+    done = run_suite(folder, "--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20")
     assert done.returncode == 0, done.stderr
-    return list(rows.read_rows(file)), done.stdout
+    return list(rows.read_rows(folder / "rows.jsonl")), done.stdout
 
 
 def test_every_part_of_a_run_is_measured(run):
@@ -71,7 +67,7 @@ def test_no_row_names_the_folders_of_this_machine(run):
 def test_a_device_that_is_not_there_is_one_message_and_no_file(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    done = run_suite(tmp_path / "rows.jsonl", "--device", "cuda")
+    done = run_suite(tmp_path, "--device", "cuda")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert done.stderr.startswith("error: ") and "--device cpu --tiny" in done.stderr
 
@@ -82,32 +78,29 @@ def test_a_device_that_is_not_there_is_one_message_and_no_file(tmp_path):
 class Pretender:
     """Answers every task with what `say` gives of it, as the process that measures would."""
 
-    def __init__(self, say):
-        self.say, self.ended = say, 0
+    ended = 0
 
     def answers(self, task, clock, limit):
-        yield from self.say(task)
+        if task["case"] == "pix2pix":
+            yield "killed", "took longer than 60 s"
+            return
+        about = {key: task[key] for key in ("case", "size", "batch", "precision", "mode", "dims")}
+        yield rows.row("step", **about, samples_s=[1.0], median_s=1.0, spread=0.0)
+        yield "done", True
 
     def end(self):
         self.ended += 1
 
 
-def told(tmp_path, say, wanted, minutes=9.0) -> tuple[list[dict], Pretender]:
-    pretender = Pretender(say)
-    run = suite.Suite(tmp_path / "rows.jsonl", Clock(minutes), lambda: pretender, say=lambda line: None)
-    found = run.run(iter(wanted))
-    assert found == list(rows.read_rows(tmp_path / "rows.jsonl"))
+def measured(tmp_path, wanted, minutes: float) -> tuple[list[dict], Pretender]:
+    pretender, file = Pretender(), tmp_path / "rows.jsonl"
+    found = suite.Suite(file, Clock(minutes), lambda: pretender, say=lambda line: None).run(iter(wanted))
+    assert found == list(rows.read_rows(file))
     return found, pretender
 
 
-def done(task):
-    about = {key: task[key] for key in ("case", "size", "batch", "precision", "mode", "dims")}
-    yield rows.row("step", **about, samples_s=[1.0], median_s=1.0, spread=0.0)
-    yield "done", True
-
-
 def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
-    found, _ = told(tmp_path, done, tasks.tasks(False, None, {}, ""), minutes=0.0)
+    found, _ = measured(tmp_path, tasks.tasks(False, None, {}, ""), 0.0)
     skipped = [row for row in found if row["part"] not in ("definitions", "end", "bar")]
     assert {(row["status"], row["why"]) for row in skipped} == {("skipped", "out of time budget")}
     assert {row["part"] for row in skipped} == {*tasks.PARTS, "ratio"}
@@ -116,11 +109,8 @@ def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
 
 
 def test_what_ended_the_process_is_a_row_and_not_tried_again(tmp_path):
-    def say(task):
-        yield from [("killed", "took longer than 60 s")] if task["case"] == "pix2pix" else done(task)
-
     wanted = [task for task in listed(False, ["pix2pix", "dualgan"]) if task["mode"] == "captured"]
-    found, pretender = told(tmp_path, say, wanted)
+    found, pretender = measured(tmp_path, wanted, 9.0)
     whys = [row["why"] for row in found if row.get("case") == "pix2pix"]
     assert whys == ["took longer than 60 s", "not tried again; at 256 x 256, batch 1, bf16: took longer than 60 s"]
     assert {row["status"] for row in found if row.get("case") == "dualgan"} == {"ok"}

@@ -259,11 +259,17 @@ def test_every_direction_of_every_method_answers_as_pytorch_does(onnx, case, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
-@pytest.mark.parametrize("name", ["dcgan", "progan"])
-def test_images_from_noise_are_exported_with_the_noise_as_input(onnx, name, conditional, tmp_path):
-    method = {"name": name, "width": 8, "latent": 8, "conditional": conditional}
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "dcgan", "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}},
+        {"name": "progan", "width": 8},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_images_from_noise_are_exported_with_the_noise_as_input(onnx, method, conditional, tmp_path):
     data = {"labels": True, "source": {"lesions": 1, "healthy": 0.5}} if conditional else {}
-    run = small_run(tmp_path, method, steps=6, domains=["FLAIR"], **data)
+    run = small_run(tmp_path, method | {"latent": 8, "conditional": conditional}, 6, domains=["FLAIR"], **data)
     path, there = export(run, tmp_path / "x.onnx"), Translator.load(run, "cpu").method
     noise = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
     given = {"noise": noise} | ({"label": np.arange(5) % 2} if conditional else {})
