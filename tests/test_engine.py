@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import ast
 import math
 import re
-import tokenize
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import PATCHGAN, UNET
 from torch import nn
 
 import gantk
@@ -19,7 +19,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind
-from gantk.testing.small import train_table
+from gantk.testing.small import random_images, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear
 
@@ -137,99 +137,64 @@ def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
 
 
 LOSS = torch.ones((), requires_grad=True) * 2
-NUMBER = "and not one number as a tensor. Return its .mean() or .sum(), where it was computed, without .item()"
 
 
 @pytest.mark.parametrize(
     ("losses", "text"),
     [
-        (None, "the phase did not return its losses by name. Allowed: "),
-        ({}, "the phase did not return its losses by name. Allowed: "),
-        (LOSS, "the phase did not return its losses by name. Allowed: "),
-        ({"x": 0.5}, f"the loss 'x' is float, {NUMBER}"),
-        ({"x": LOSS.expand(2, 1)}, f"the loss 'x' is Tensor of shape (2, 1) on cpu, {NUMBER}"),
-        ({"x": torch.zeros((), device="meta")}, f"the loss 'x' is Tensor of shape () on meta, {NUMBER}"),
-        ({"x": LOSS.detach()}, "no loss (x) leads back to a weight, so that nothing can be learned from it."),
+        (None, "did not return its losses by name"),
+        ({}, "did not return its losses by name"),
+        ({"x": 0.5}, "the loss 'x' is float"),
+        ({"x": LOSS.expand(2, 1)}, "'x' is Tensor of shape (2, 1) on cpu"),
+        ({"x": torch.zeros((), device="meta")}, "'x' is Tensor of shape () on meta"),
+        ({"x": LOSS.detach()}, "no loss (x) leads back to a weight"),
     ],
-    ids=["none", "empty", "tensor", "float", "shape", "device", "detached"],
+    ids=["none", "empty", "float", "shape", "device", "detached"],
 )
 def test_losses_that_cannot_be_minimised_are_named(losses, text):
     method, phase = Toy(), Phase("play", (), lambda batch: losses)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"{re.escape(text)}.*the phase 'play' of the method Toy"):
         check_losses(method, phase, losses)
-    assert str(error.value).startswith(text) and str(error.value).endswith("(the phase 'play' of the method Toy)")
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
     assert check_losses(method, phase, right) is right
 
 
-# ---- microbatches, memory formats, precisions ----------------------------------------------------
-
-OPTIONS = {
-    "dualgan": {"local_ncc": 2.0, "flat_region": 4.0},
-    "cyclegan": {"identity": 5.0, "pool": 2},
-}
+# ---- memory formats, precisions ------------------------------------------------------------------
 
 
-def build(name: str = "cyclegan", dims: int = 2, size: int = 16, **options) -> Method:
+def trained(dims: int, precision: str = "fp32", last: bool = True) -> tuple[dict, torch.Tensor]:
+    """The last losses of three steps of a small DualGAN, and by how much they moved all weights."""
     torch.manual_seed(0)
-    parts = {"generator": {"name": "unet", "width": 4, "depth": 2}}
-    parts["discriminator"] = {"name": "patchgan", "width": 4, "receptive_field": 16}
-    return bind("method", {"name": name} | parts | OPTIONS[name] | options)(
-        Geometry(dims, (size,) * dims, {"a": 1, "b": 1})
-    )
-
-
-def images(step: int = 0, stage: Stage | None = None, dims: int = 2, count: int = 6) -> Batch:
-    """Blobs with structure, so that every loss has something to say."""
-    noise = torch.rand(2 * count, 1, *(5,) * dims, generator=torch.Generator().manual_seed(step)) * 2 - 1
-    smooth = F.interpolate(noise, (16,) * dims, mode="bilinear" if dims == 2 else "trilinear")
-    return Batch(a=smooth[:count].contiguous(), b=smooth[count:].contiguous())
-
-
-def trained(method: Method, *, precision="fp32", last=True, count=2, steps=3, optimizer=gentle, microbatch=None):
-    """(losses of the last step, weights) of a short training."""
-    dims = method.geometry.dims
+    table = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN, "local_ncc": 2.0, "flat_region": 4.0}
     runtime = Runtime(torch.device("cpu"), precision, last)
-    method = runtime.place(method, dims)
-    engine = engine_of(method, steps, optimizer, runtime, microbatch=microbatch)
+    method = runtime.place(bind("method", table)(Geometry(dims, (16,) * dims, {"a": 1, "b": 1})), dims)
+    before = {name: weight.detach().clone() for name, weight in method.named_parameters()}
 
-    def batch_at(step, stage):
-        batch = images(step, dims=dims, count=count)
-        return Batch({name: runtime.place(image, dims) for name, image in batch.items()})
+    def batch_at(step, stage):  # blobs with structure, so that every loss has something to say
+        smooth = F.interpolate(random_images(4, 1, (5,) * dims, seed=step), (16,) * dims)
+        return Batch(a=runtime.place(smooth[:2], dims), b=runtime.place(smooth[2:], dims))
 
-    return train(engine, batch_at)[-1], dict(method.named_parameters())
-
-
-def assert_close(one, other, rtol: float, atol: float) -> None:
-    for each, same in zip(one, other, strict=True):
-        assert each.keys() == same.keys()
-        for name, tensor in each.items():
-            torch.testing.assert_close(
-                tensor, same[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
-            )
+    losses = train(engine_of(method, 3, gentle, runtime), batch_at)[-1]
+    assert all(tensor.dtype == torch.float32 for tensor in (*losses.values(), *method.parameters()))
+    return losses, torch.cat([(weight - before[name]).flatten() for name, weight in method.named_parameters()])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_memory_formats_agree_and_bf16_stays_close_to_fp32(name, dims):
-    last, contiguous = (trained(build(name, dims), last=choice) for choice in (True, False))
-    assert_close(last, contiguous, rtol=1e-4, atol=1e-6)
-    (low, low_weights), (full, full_weights) = trained(build(name, dims), precision="bf16"), last
-    for loss, value in full.items():
-        assert low[loss].dtype == torch.float32
-        assert float(low[loss]) == pytest.approx(float(value), rel=0.05, abs=0.02), loss
-    before = dict(build(name, dims).named_parameters())
-    moved = [torch.cat([(w[n] - before[n]).flatten() for n in before]) for w in (low_weights, full_weights)]
-    # The weights went the same way. In 3-D the structure loss has few windows here, and Adam lifts the rounding of tiny
-    # gradients: 0.967 for these images, 0.982 to 0.990 for four other sets of them.
-    assert F.cosine_similarity(*moved, dim=0) > (0.95 if (name, dims) == ("dualgan", 3) else 0.98)
-    assert all(weight.dtype == torch.float32 for weight in low_weights.values())
+def test_memory_formats_agree_and_bf16_stays_close_to_fp32(dims):
+    (full, moved), (contiguous, same), (low, near) = (
+        trained(dims, *options) for options in (("fp32", True), ("fp32", False), ("bf16", True))
+    )
+    for name, loss in full.items():
+        torch.testing.assert_close(loss, contiguous[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(loss, low[name], rtol=0.05, atol=0.02)
+    torch.testing.assert_close(moved, same, rtol=1e-3, atol=1e-5)
+    assert F.cosine_similarity(moved, near, dim=0) > 0.95  # the weights went the same way
 
 
 # ---- what ends a training ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_what_to_try(value):
     class Failing(Toy):
         def play(self, batch):
@@ -256,13 +221,12 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
 
 def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
-    tiny_recipe["train"] |= {"batch": 2, "precision": "fp32"}
-    with pytest.raises(GantkError, match=r"memory on cpu: .*recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"):
-        gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    tiny_recipe["train"] |= {"microbatch": 1, "recompute": True, "precision": "bf16"}
-    with pytest.raises(GantkError) as error:
-        gantk.run(tiny_recipe, out=tmp_path / "less", device="cpu", say=lambda line: None)
-    assert "microbatch" not in str(error.value) and "train.batch=1" in str(error.value)
+    more = {"microbatch": 1, "recompute": True, "precision": "bf16"}
+    for changes, text in (({}, "recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"), (more, "batch=1")):
+        tiny_recipe["train"] |= {"batch": 2} | changes
+        with pytest.raises(GantkError, match=f"memory on cpu.*{text}") as error:
+            gantk.run(tiny_recipe, out=tmp_path / str(len(changes)), device="cpu", say=lambda line: None)
+        assert ("microbatch" in str(error.value)) == (not changes)
 
 
 # ---- schedules, stages, order, resuming ----------------------------------------------------------
@@ -320,24 +284,13 @@ def test_seeds_of_ranks_and_steps_do_not_meet():
 # ---- no model's name -----------------------------------------------------------------------------
 
 
-def words_of_the_models() -> set[str]:
-    named = {name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)}
-    return named | {"g_ab", "g_ba", "d_a", "d_b", "cycle", "pix2pix", "progan", "isinstance ( method"}
-
-
 def test_the_engine_knows_no_model():
     core = Path(gantk.__file__).parent
-    files = [core / "api.py", core / "method.py"]
-    files += [path for room in ("training", "runs", "machine") for path in sorted((core / room).rglob("*.py"))]
-    files.remove(core / "training" / "two_way.py")  # what two-way methods share, a part of theirs
-    found = []
-    for path in files:
-        tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
-        code = " ".join(token.string for token in tokens if token.type != tokenize.COMMENT)
-        code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)  # docstrings may name examples
-        if path.stem == "method":  # its errors tell a user which methods can do what was asked
-            code = re.sub(r'"(an image-to-image|a multimodal|a noise-to-image) method[^"]*"', "", code)
-        code = re.sub(r"\bstyle\b(?! *[(.])", "", code)  # an image that a translation is to look like
-        words = [w for w in words_of_the_models() if re.search(rf"(?<![A-Za-z]){re.escape(w)}", code)]
-        found += [f"{path.name}: {word}" for word in words]
-    assert found == []
+    models = {name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)}
+    models = models - {"style"} | {"g_ab", "g_ba", "d_a", "d_b"}
+    for path in [path for room in ("training", "runs", "machine") for path in (core / room).rglob("*.py")]:
+        if path.name != "two_way.py":  # what two-way methods share, a part of theirs
+            tree = ast.parse(path.read_text("utf-8"))
+            words = {getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree)}
+            words |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            assert not models & {word for word in words if isinstance(word, str)}, path

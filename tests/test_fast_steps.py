@@ -1,0 +1,361 @@
+"""Steps that are compiled, recorded or computed twice: training goes where it goes without, or says why it does not."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+
+import pytest
+import torch
+from test_contracts import METHODS
+from torch import nn
+
+from gantk.errors import GantkError
+from gantk.inference.receptive_field import Memory
+from gantk.machine.runtime import Runtime, start
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.nets.resnet import ResNet
+from gantk.nets.unet import UNet
+from gantk.plugin.loader import registry
+from gantk.recipe.load import load_recipe
+from gantk.testing import MethodContract
+from gantk.testing.recorded import Recording, host_reads
+from gantk.testing.small import random_images, train_table
+from gantk.training.accelerate.recompute import recompute
+from gantk.training.assemble import assemble
+from gantk.training.engine import Engine
+from gantk.training.optim import Linear, adam, sgd
+from gantk_compile.phases import CompiledLoss, compile_phases
+from gantk_optimizers.rules import lbfgs, rmsprop
+
+CPU = Runtime(torch.device("cpu"), "fp32", True)
+CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
+
+
+class Sketch(Method):
+    """A player with dropout and batch norm, a critic on every n-th step; `spoil` is run inside the player's losses."""
+
+    reads = ("image",)
+
+    def __init__(self, spoil=lambda image, progress: image, every: int = 1):
+        super().__init__(Geometry(2, (8, 8), {"image": 1}))
+        torch.manual_seed(0)
+        first = nn.Conv2d(1, 4, 3, padding=1)
+        self.player = nn.Sequential(first, nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 3))
+        self.critic, self.spoil, self.every = nn.Conv2d(1, 1, 3), spoil, every
+        self.register_buffer("seen", torch.zeros(()))
+
+    def phases(self):
+        judge = Phase("judge", (self.critic,), self.judge, every=self.every)
+        return [Phase("play", (self.player,), self.play, ema=True), judge]
+
+    def play(self, batch):
+        fake = self.spoil(self.player(batch["image"]), self.progress)
+        self.seen += 1
+        batch["fake"] = fake.detach()
+        return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean() * (1 + self.progress)}
+
+    def judge(self, batch):
+        return {"critic": self.critic(batch["fake"]).square().mean()}
+
+
+def images(step: int = 0, stage: Stage | None = None, count: int = 2) -> Batch:
+    return Batch(image=torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
+
+
+def sketched(graph=None, rule=adam, steps: int = 14, backend=None, **options) -> Engine:
+    """An engine of the sketch: recorded by `graph`, or compiled by `backend`."""
+    engine = Engine(
+        CPU.place(Sketch(**options), 2), train_table(rule, schedule=Linear, seed=3), steps, CPU, graph=graph
+    )
+    return compiled(engine, backend) if backend else engine
+
+
+def compiled(engine: Engine, backend) -> Engine:
+    engine.phases = compile_phases(engine.method, engine.phases, engine.notes, backend)
+    return engine
+
+
+def train(engine: Engine, batch_at=images) -> list[dict]:
+    return [losses for _, _, losses in engine.fit(batch_at)]
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether weights and buffers are the same to the bit."""
+    expected = other.state_dict()
+    return all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
+
+
+def assert_same(one: Engine, other: Engine) -> None:
+    assert same(one.method, other.method) and same(one.ema, other.ema)
+
+
+def numbers(losses: dict) -> dict[str, float]:
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def contract(name: str, options: dict) -> MethodContract:
+    classes = ("healthy", "tumour") if options.get("conditional") else ()
+    return type("Contract", (MethodContract,), {"method": name, "options": options, "classes": classes})()
+
+
+# ---- compiled ------------------------------------------------------------------------------------
+
+
+def distance(one: dict, other: dict) -> float:
+    return sum(float((tensor.double() - other[key]).square().sum()) for key, tensor in one.items()) ** 0.5
+
+
+def compared(name: str, number: int, backend: str, steps: int, precision: str = "fp32") -> list[str]:
+    """Train a method of the contracts with and without; the notes of the one with."""
+    tools = contract(name, METHODS[name][number])
+    plain, other = (tools.engine(tools.build(2), rule=sgd, steps=steps, precision=precision) for _ in range(2))
+    before = copy.deepcopy(plain.method.state_dict())
+    compiled(other, backend)
+    for engine in (plain, other):
+        tools.train(engine, steps)
+    expected = plain.method.state_dict()
+    apart, moved = distance(expected, other.method.state_dict()), distance(expected, before)
+    assert apart < (0.02 if precision == "fp32" else 0.3) * moved, f"{apart:.3g} apart, where {moved:.3g} were moved"
+    return other.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_every_method_compiles(name, number):
+    """As a whole; a loss that differentiates twice runs operator by operator."""
+    options = METHODS[name][number]
+    notes = compared(name, number, "aot_eager", 8 if name == "progan" else 2)
+    if "attention_unet" in str(options):  # torch's tracer takes a starred list for a tuple
+        assert all("pop" in note for note in notes)
+    else:
+        twice = options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
+        assert len(notes) == twice and all("operator by operator" in note for note in notes), notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_real_compiler_goes_where_the_plain_phases_go(precision):
+    assert compared("regression", 0, "inductor", steps=2, precision=precision) == []
+
+
+class Lone(Method):
+    """A method of one network."""
+
+    reads = ("image",)
+
+    def __init__(self, network: nn.Module):
+        super().__init__(Geometry(2, (64, 64), {"image": 1}))
+        self.network = network
+
+    def phases(self) -> list[Phase]:
+        return [Phase("only", (self.network,), lambda batch: {"l2": self.network(batch["image"]).square().mean()})]
+
+
+def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
+    """torch 2.11 loses those of functions that write in place, as a U-Net's joints do, and misreads summed kernels."""
+    method, notes = Lone(UNet(1, 1, 2, width=2, depth=2)), []
+    (plain,), (phase,) = method.phases(), compile_phases(method, method.phases(), notes, "aot_eager")
+    batch, weights = Batch(image=random_images(2, 1, (64, 64))), list(method.parameters())
+    expected, found = (torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    assert notes == [] and capfd.readouterr().err == ""
+
+
+def branch(image: torch.Tensor, progress: torch.Tensor) -> torch.Tensor:
+    return image if float(image.detach().mean()) < 1e9 else -image
+
+
+def wrong(graph, inputs):
+    return lambda *args: [2 * out if isinstance(out, torch.Tensor) else out for out in graph(*args)]
+
+
+def lossy(graph, inputs):
+    """Right values, wrong gradients."""
+    return lambda *args: [
+        out.detach() + 0 * out if isinstance(out, torch.Tensor) and out.requires_grad else out for out in graph(*args)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "what"),
+    [
+        ("eager", {"spoil": branch}, ""),
+        (wrong, {}, r"what was compiled is wrong: losses by \d"),
+        (lossy, {}, "what was compiled is wrong: gradients by 1"),
+    ],
+    ids=["not at all", "wrong losses", "wrong gradients"],
+)
+def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, options, what, capfd):
+    plain, other = (sketched(rule=sgd, steps=4, backend=each, **options) for each in (None, backend))
+    train(plain)
+    train(other)
+    assert re.match(f"train.fast.compile: the phase 'play' runs operator by operator: {what}", other.notes[0])
+    assert capfd.readouterr().err == "", "torch tells it in pages"
+    assert_same(other, plain)
+
+
+def test_other_shapes_are_tried_before_they_are_used():
+    engine = sketched(rule=sgd, steps=4, backend="eager")
+    loss = engine.phases[0].loss
+    train(engine, lambda step, stage: images(step, count=1 + step % 2))
+    assert isinstance(loss, CompiledLoss) and len(loss._known) == 2 and engine.notes == []
+    assert float(engine.method.seen) == 4, "what was tried has left something behind"
+
+
+# ---- recorded ------------------------------------------------------------------------------------
+
+
+def test_replays_lead_where_steps_lead():
+    """Dropout, batch norm's statistics, schedules, the average's first steps and the critic's pace are all in it."""
+    plain, replayed = sketched(every=2), sketched(Recording, every=2)
+    expected, found = train(plain), train(replayed)
+    assert (replayed.capture.obstacle, len(replayed.capture.graphs)) == (None, 2)  # with the critic and without
+    assert_same(plain, replayed)
+    # those of long ago too: no replay has written over them
+    assert [numbers(losses) for losses in found] == [numbers(losses) for losses in expected]
+
+
+class Broken(Recording):
+    def record(self, function):
+        super().record(function)
+        raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
+
+
+def counting(method: Method):
+    """Losses that depend on numbers which every step changes in Python."""
+    method.number, method.held = 0, [0]
+
+    def spoil(image, progress):
+        method.number += 1
+        method.held[0] += 1
+        return image * (1 + 0.01 * method.number + 0.01 * method.held[0] + 0.01 * random.random())
+
+    return spoil
+
+
+def reading(method: Method):
+    return lambda image, progress: image * (2.0 if image.mean().item() > 0 else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("graph", "spoil", "note"),
+    [
+        (Recording, counting, "every step changes number, held, the random numbers of `random` in Python"),
+        (Recording, reading, "_local_scalar_dense reads a value: test_fast_steps.py"),
+        (Broken, None, "could not be recorded: RuntimeError: operation not permitted when stream is capturing"),
+    ],
+    ids=["python state", "host read", "error"],
+)
+def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without(graph, spoil, note):
+    plain, replayed = sketched(every=2), sketched(graph, every=2)
+    for engine in (plain, replayed):
+        if spoil:
+            engine.method.spoil = spoil(engine.method)
+        random.seed(0)
+        train(engine)
+    assert len(replayed.notes) == 1 and note in replayed.notes[0]  # tried once, not at every step
+    assert vars(plain.method).get("held") == vars(replayed.method).get("held")
+    assert_same(plain, replayed)
+
+
+def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
+    """At first it makes hardly a difference; much later in the training it would."""
+    held = {}
+    engine = sketched(Recording, spoil=lambda image, progress: image * (1 + held["progress"]))
+    at = engine.set_time
+
+    def watched(ahead: int) -> None:
+        at(ahead)
+        held["progress"] = float(engine.method.progress)
+
+    engine.set_time = watched
+    train(engine)
+    assert "of replayed steps differ" in engine.notes[0]
+
+
+@pytest.mark.parametrize(("rule", "name"), [(lbfgs, "LBFGS"), (rmsprop, "RMSprop")])
+def test_optimizers_that_think_on_the_host_are_not_even_tried(rule, name):
+    expected = f"the optimizer of the play ({name}) keeps its state on the host"
+    assert sketched(Recording, rule).capture.obstacle == expected
+
+
+@pytest.mark.parametrize("rule", [adam, sgd])
+def test_nothing_between_two_log_points_makes_the_host_wait(rule):
+    engine = sketched(rule=rule)
+    for step in range(2):
+        engine.train_step(images(step))
+    batches = [images(step) for step in range(3)]
+    assert host_reads(lambda: [engine.train_step(batch) for batch in batches]) == []
+    assert host_reads(lambda: engine.check_finite("")) != []  # a log point may
+
+
+# ---- computed twice ------------------------------------------------------------------------------
+
+DROPPED = {
+    "generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
+    "discriminator": {"name": "patchgan", "width": 4, "layers": 3, "spectral": True},
+}
+TWICE = [(name, METHODS.get(name, [{}])[-1], {"precision": "bf16"}) for name in registry().names("method")]
+TWICE += [("pix2pix", DROPPED, options) for options in ({"precision": "fp32"}, {"microbatch": 1}, {"dims": 3})]
+
+
+@pytest.mark.parametrize(("name", "options", "how"), TWICE, ids=str)
+def test_a_training_that_recomputes_is_the_same_to_the_bit(name, options, how):
+    tools, ends = contract(name, options), []
+    for on in (False, True):
+        method = tools.build(how.get("dims", 2))
+        more = {key: value for key, value in how.items() if key != "dims"}
+        engine = tools.engine(recompute(method) if on else method, steps=3, **more)
+        ends.append((engine, numbers(tools.train(engine, until=3))))
+    (plain, expected), (other, found) = ends
+    assert found == expected and same(plain.method, other.method)
+
+
+def kept(network: nn.Module, image: torch.Tensor, on: bool) -> tuple[int, list[torch.Tensor]]:
+    """Bytes that wait for the backward pass, and the gradients."""
+    network = copy.deepcopy(network)
+    if on:
+        recompute(Lone(network))
+    with Memory() as memory:
+        loss = network(image).square().mean()
+        waiting = sum(memory._held.values())
+        loss.backward()
+    return waiting, [parameter.grad for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("network", "share"),
+    [(ResNet(1, 1, 2, width=8, blocks=6), 0.45), (UNet(1, 1, 2, width=8, depth=4), 0.8)],
+    ids=["resnet", "unet"],
+)
+def test_less_waits_for_the_backward_pass(network, share):
+    image = random_images(1, 1, (64, 64))
+    (plain, expected), (less, found) = (kept(network, image, on) for on in (False, True))
+    assert less < share * plain
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+class Hasty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        return self.two(self.one(x.relu_()))
+
+
+def test_a_block_that_changes_its_input_stops_with_a_remedy():
+    network = Hasty()
+    recompute(Lone(network))
+    with pytest.raises(GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."):
+        network(random_images(1, 4, (16, 16)) * 2)
+
+
+def test_a_recipe_switches_it_on_and_nothing_is_compiled_then(tiny_recipe):
+    for on in (False, True):
+        settings = [f"train.recompute={str(on).lower()}", f"train.fast.compile={str(on).lower()}"]
+        engine = assemble(load_recipe(tiny_recipe).override(settings).check(), start("cpu", "fp32")).engine
+        assert any("forward" in module.__dict__ for module in engine.method.modules()) is on
+        assert [note.split(":")[0] for note in engine.notes] == (["train.fast.compile"] if on else [])

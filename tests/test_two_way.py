@@ -1,0 +1,180 @@
+"""Translations between two domains: what pairs, cycles and regressions minimise, and how lesions weigh in it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import PATCHGAN, UNET
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, lesion_weight
+from gantk.method import Batch, Geometry, Method
+from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import random_images
+
+
+def build(name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options) -> Method:
+    """A small method on images of 16 pixels a side."""
+    torch.manual_seed(0)
+    table = {"name": name, "generator": UNET} | ({} if name == "regression" else {"discriminator": PATCHGAN})
+    table |= {"pool": 0} if name in ("cyclegan", "dualgan") else {}
+    part = bind_or_raise("method", table | options)
+    return part(Geometry(dims, (16,) * dims, dict(zip("ab", channels, strict=True))))
+
+
+def pairs(channels: tuple[int, int] = (1, 1), dims: int = 2, n: int = 2) -> Batch:
+    """Random pairs with lesions in one corner; the same for the same shape."""
+    size = (16,) * dims
+    batch = {name: random_images(n, count, size, seed=count) for name, count in zip("ab", channels, strict=True)}
+    mask = torch.zeros(n, 1, *size)
+    mask[(slice(None), slice(None), *[slice(0, 6)] * dims)] = 1.0
+    return Batch(batch | {"mask_a": mask, "mask_b": mask.flip(2)})
+
+
+def double(x: Tensor) -> Tensor:
+    return x.detach().double()
+
+
+def values(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def cross_entropy(logits: Tensor, real: bool) -> float:
+    """-log D or -log(1 - D) with D the sigmoid, averaged over patches: the sums of equation 1, written out."""
+    chances = 1 / (1 + (-double(logits)).exp())
+    return float(-(chances if real else 1 - chances).log().mean())
+
+
+# ---- pairs: Isola et al. (2017) ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "dims"), [((1, 1), 2), ((3, 1), 3), ((2, 3), 2)])
+def test_generator_minimises_cross_entropy_plus_a_hundred_times_l1(channels, dims):
+    """Equations 3 and 4; the generator maximises log D(x, G(x)), as section 3.3 says."""
+    method, batch = build(channels=channels, dims=dims), pairs(channels, dims)
+    fake = method.g_ab(batch["a"])
+    assert fake.shape[1] == channels[1]
+    logits = method.d_ab(torch.cat([batch["a"], fake], 1))
+    l1 = float((double(fake) - double(batch["b"])).abs().mean())
+    expected = {"adversarial_b": cross_entropy(logits, real=True), "l1_b": 100 * l1}
+    assert values(method.generator_losses(batch)) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_each_discriminator_minimises_half_the_cross_entropy_of_its_true_and_false_pairs():
+    """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the fake."""
+    method, batch, expected = build(both=True), pairs(), {}
+    method.generator_losses(batch)
+    for judge, source, to in ((method.d_ab, "a", "b"), (method.d_ba, "b", "a")):
+        real, fake = (judge(torch.cat([batch[source], batch[image]], 1)) for image in (to, f"fake_{to}"))
+        expected[f"d_{source}{to}"] = (cross_entropy(real, real=True) + cross_entropy(fake, real=False)) / 2
+    assert values(method.discriminator_losses(batch)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "regression"])
+def test_one_way_is_the_default_and_both_ways_are_an_option(name):
+    one, two, batch = build(name, channels=(2, 1)), build(name, channels=(2, 1), both=True), pairs((2, 1))
+    assert one.directions() == ["b"] and not hasattr(one, "g_ba") and one.paired
+    assert two.directions() == ["b", "a"]
+    assert two.translate(batch["a"], "b").shape[1] == 1
+    assert torch.equal(two.translate(batch["b"], "a"), two.g_ba(batch["b"]))
+    kinds = {"l1"} if name == "regression" else {"l1", "adversarial"}
+    assert set(two.generator_losses(batch)) == {f"{kind}_{to}" for kind in kinds for to in "ab"}
+    updated = {id(module) for phase in two.phases() for module in phase.updates}
+    assert updated == {id(module) for child, module in two.named_children() if child[0] in "gd"}
+    with pytest.raises(UserError, match=r"method\.both = true"):
+        one.translate(batch["b"], "a")
+
+
+def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
+    """In use it draws from torch's global generator: a seed there makes it repeatable."""
+    image, dropout = pairs()["a"], UNET | {"dropout": 0.5}
+    noisy = build(generator=dropout, test_dropout=True).eval()
+    torch.manual_seed(3)
+    first, other = noisy.translate(image, "b"), noisy.translate(image, "b")
+    torch.manual_seed(3)
+    assert torch.equal(noisy.translate(image, "b"), first) and not torch.equal(other, first)
+    still = build(generator=dropout).eval()
+    assert torch.equal(still.translate(image, "b"), still.translate(image, "b"))
+    assert not any(module.training for module in noisy.modules() if not isinstance(module, nn.Dropout))
+
+
+# ---- weights of lesions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 2)])
+@pytest.mark.parametrize(
+    ("loss", "formula"),
+    [
+        (L1(), lambda d: abs(d)),
+        (L2(), lambda d: d * d),
+        (Charbonnier(epsilon=0.1), lambda d: (d * d + 0.01) ** 0.5 - 0.1),
+        (Cycle(), lambda d: abs(d)),
+        (Identity(norm="l2"), lambda d: d * d),
+    ],
+    ids=["l1", "l2", "charbonnier", "cycle", "identity"],
+)
+def test_a_weight_says_how_often_a_pixel_counts(loss, formula, size):
+    output, target, weight = (random_images(2, count, size, seed=k) for k, count in enumerate((3, 3, 1)))
+    weight = (weight + 1) / 2
+    wide = weight.double().expand_as(output).flatten(2)  # each image by itself: sum of w x loss over sum of w
+    differences = formula((output.double() - target.double()).flatten(2))
+    expected = float(((wide * differences).sum(2) / wide.sum(2)).mean())
+    assert loss(output, target, weight).item() == pytest.approx(expected, rel=1e-5)
+    assert loss(output, target, 7.0 * weight).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "regression"])
+def test_lesions_of_pairs_count_as_often_as_said(name):
+    """L1 with the weights 1 + (lesion - 1) mask, divided by their mean."""
+    method, batch = build(name, lesion=4.0, both=True), pairs()
+    losses = method.generator_losses(batch)
+    for to, source in (("b", "a"), ("a", "b")):
+        weight = 1 + 3 * double(batch[f"mask_{to}"])
+        difference = (double(method.translate(batch[source], to)) - double(batch[to])).abs()
+        expected = (100 if name == "pix2pix" else 1) * float((weight / weight.mean() * difference).mean())
+        assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
+    del batch["mask_b"]  # one mask serves both images of a pair
+    batch["mask_a"] = batch["mask_a"].flip(2)
+    assert torch.equal(method.generator_losses(batch)["l1_b"], losses["l1_b"])
+
+
+def test_a_lesion_weighs_what_the_recipe_says():
+    mask = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3)
+    assert lesion_weight(mask, 5.0).flatten().tolist() == [1.0, 3.0, 5.0]
+    assert lesion_weight(mask, 1.0) is None and lesion_weight(None, 1.0) is None
+    unmasked = Batch({name: pairs()[name] for name in "ab"})
+    with pytest.raises(UserError, match=r"no mask of them.*data\.mask = true.*method\.lesion"):
+        build("cyclegan", lesion=4.0).generator_losses(unmasked)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("cyclegan", ("cycle", "identity")), ("dualgan", ("cycle",))])
+def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
+    plain, weighed = (build(name, lesion=weight, local_ncc=1.0).generator_losses(pairs()) for weight in (1.0, 8.0))
+    changed = {key for key in plain if not torch.equal(plain[key], weighed[key])}
+    assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
+
+
+# ---- cycles --------------------------------------------------------------------------------------
+
+
+def test_each_discriminator_has_its_own_overfitting_told_from_real_images():
+    method = build("dualgan", augment=["brightness"], adapt=0.6)
+    for phase in method.phases():
+        phase.loss(pairs(n=4))
+    assert float(method.augment_a.images) == float(method.augment_b.images) == 4
+    for _ in range(8):
+        method.augment_a.observe(torch.ones(4, 1))
+    assert float(method.augment_a.p) > 0 == float(method.augment_b.p)
+    assert {"augment_a.p", "augment_b.p"} <= method.state_dict().keys()
+    assert method.augment_a.undecided == 0.5  # least squares: real is 1, fake is 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"lesion": 4.0}, {"local_ncc": 2.0, "flat_region": 4.0}], ids=["lesion", "structure"]
+)
+def test_losses_of_a_batch_are_the_mean_of_its_images(options):
+    method, batch = build("cyclegan", **options), pairs()
+    whole = values(method.generator_losses(Batch(batch)))
+    parts = [values(method.generator_losses(Batch({k: v[n : n + 1] for k, v in batch.items()}))) for n in range(2)]
+    assert whole == pytest.approx({name: (parts[0][name] + parts[1][name]) / 2 for name in whole}, rel=1e-4)
