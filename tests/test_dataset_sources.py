@@ -3,17 +3,15 @@
 import dicom_files as made
 import numpy as np
 import pytest
-from volumes import SIZE, far_apart, of, records_of, tree_of, volume
+from volumes import far_apart, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.manifest import Manifest
-from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_bids.bids import Bids
-from gantk_contrasts.source import Contrasts
 from gantk_dicom.source import Dicom, contrast_of
 
 
@@ -69,9 +67,6 @@ def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(datas
     masked = [record for record in records if record.mask]
     assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
     assert masked[0].mask().sum() == 27
-    volume(dataset / "sub-01/anat/sub-01_label-lesion_desc-other_mask.nii.gz", values=lesion)
-    with pytest.raises(UserError, match="sub-01_T1w.nii.gz' has two masks"):
-        records_of(Bids, dataset, mask="lesion")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,6 @@ def test_what_a_dataset_lacks_is_said(dataset, options, says):
 
 
 def manifest(path, text, *arguments, dims=3, **options):
-    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return records_of(Manifest, path, *arguments, dims=dims, **options)
 
@@ -123,7 +117,7 @@ def test_a_row_for_each_image(tree):
     assert len(complete_pairs(records)) == 2 and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
     absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
-    assert {r.subject for r in manifest(tree / "other" / "list.csv", absolute, ("MR",))} == {"patient0", "patient1"}
+    assert {r.subject for r in manifest(tree / "patient2" / "list.csv", absolute, ("MR",))} == {"patient0", "patient1"}
 
 
 @pytest.mark.parametrize("sign", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
@@ -137,30 +131,26 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     assert sorted(complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))) == ["1", "2"]
 
 
-def test_every_wrong_row_is_named_with_its_line(tree):
-    text = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace(",b,bert,test", ",T1,b,?")
-    with pytest.raises(UserError, match="3 of 5 rows.*line 2: 'patient0/T9.nii.gz' does not exist.*line 3: there is no "
-                                        "domain 'T22'.*line 6: '\\?' is no split"):  # fmt: skip
-        manifest(tree / "study.csv", text)
+WRONG = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace(",b,bert,test", ",T1,b,?")
 
 
 @pytest.mark.parametrize(
     "text, says",
     [
+        (WRONG, "3 of 5 rows.*line 2: 'patient0/T9.nii.gz' does not exist.*line 3: there is no domain 'T22'.*line 6: "
+                "'\\?' is no split"),
         ("", "is empty"),
         ("file,who\nx,y\n", "has the columns file, who. Allowed: path and domain.*'T1' and 'T2'"),
         ("path,domain,path\nx,T1,y\n", "two columns 'path'"),
         ("path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n", "line 3: .*stands in line 2 already"),
         ("path,domain\nstudy.csv,T1\n", "line 2: 'study.csv' is no image"),
         ("path,domain\npatient0,T1\n", "line 2: 'patient0' is a folder of 3 images"),
-        ("path,domain\npatient0/T1.nii.gz,\n", "line 2: there is no domain ''"),
         ("T1,T2,label\n,,x\n", "line 2: t1 and t2 are empty"),
-        ("path,domain\n" + "x" * 5000 + ",T1\n", "line 2: 'x{80}' does not exist"),
         ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
     ],
-    ids=range(10),
-)
-def test_a_table_that_cannot_be_used_is_explained(tree, text, says):
+    ids=range(9),
+)  # fmt: skip
+def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says):
     with pytest.raises(UserError, match=says):
         manifest(tree / "study.csv", text)
 
@@ -179,50 +169,51 @@ def test_a_mask_in_a_table_lies_on_its_images_grid(tmp_path):
 # --- dicom
 
 
-def export(root, patients=3, *, far=False, folders="export/{n}/{k}", **elements):
+def export(root, patients=2, far=False):
     """Patients with a T1 and a T2 series each, by header; `far`: the T2 on a coarser grid that is moved by half."""
     for n in range(patients):
         for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
             header = {
                 "PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
                 "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}",
-            } | elements  # fmt: skip
+            }  # fmt: skip
             grid = {"spacing": (3.0, 2.5), "step": 6.0} if far and k else {}
             voxels = made.head(*((4, 12, 10) if far and k else (8, 24, 20)), seed=10 * n + k)
-            made.series(root / folders.format(n=n, k=k, word=words), voxels, prefix=f"{k}-{n}-", **header, **grid)
+            made.series(root / "all", voxels, prefix=f"{k}-{n}-", **header, **grid)
     return root
 
 
 def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
-    records = records_of(Dicom, export(tmp_path, folders="all"))
-    assert {(r.domain, r.subject) for r in records} == {(letter, f"P{n}") for letter in "ab" for n in range(3)}
+    records = records_of(Dicom, export(tmp_path))
+    assert {(r.domain, r.subject) for r in records} == {(letter, f"P{n}") for letter in "ab" for n in range(2)}
     first = of(records, "b")[0]
     assert first.position == 2.0 and np.array_equal(first.read()[0], made.head(8, seed=1)[2])
     assert np.array_equal(first.scan()[0], made.head(8, seed=1)) and len(first.files) == 8
-    assert len(complete_pairs(records)) == 3 * 4
+    assert len(complete_pairs(records)) == 2 * 4
     whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
-    assert {r.domain for r in whole} == {"image"} and len(whole) == 6 and whole[0].read().shape == (1, 8, 24, 20)
+    assert {r.domain for r in whole} == {"image"} and len(whole) == 4 and whole[0].read().shape == (1, 8, 24, 20)
     coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
     assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
 
 def test_series_of_two_frames_or_grids_are_no_pair_until_they_are_brought_together(tmp_path):
-    root = export(tmp_path, 2, far=True)
+    root = export(tmp_path, far=True)
     assert all(record.pair is None for record in records_of(Dicom, root))
-    pairs = complete_pairs(records_of(Dicom, root, onto="a"))
-    assert len(pairs) == 2 * 4 and {r.read().shape for pair in pairs.values() for r in pair.values()} == {(1, 24, 20)}
     for k, words in enumerate(("T1", "T2")):
         header = {"SeriesInstanceUID": f"1.9.{k}", "SeriesDescription": words, "FrameOfReferenceUID": f"1.8.{k}"}
         made.series(root / f"more{k}", made.head(8), PatientID="P9", **header)
-    alone = [record for record in records_of(Dicom, root, onto="a") if record.subject == "P9"]
+    records = records_of(Dicom, root, onto="a")
+    pairs = complete_pairs(records)
+    assert len(pairs) == 2 * 4 and {r.read().shape for pair in pairs.values() for r in pair.values()} == {(1, 24, 20)}
+    alone = [record for record in records if record.subject == "P9"]
     assert alone and all(record.pair.startswith("alone/") for record in alone)
 
 
-def test_a_regex_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(tmp_path):
-    root = export(tmp_path, 2)
+def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(tmp_path):
+    root = export(tmp_path)
     made.series(root / "x", made.head(8), PatientID="P0", SeriesInstanceUID="1.8", SeriesDescription="t1_se_cor")
     made.series(root / "y", made.head(8), PatientID="P0", SeriesInstanceUID="1.7", SeriesDescription="T1 localizer")
-    io.write(root / "synthetic", io.read(io.scans(root / "export")[0]), "T2")
+    io.write(root / "synthetic", io.read(io.scans(root / "all")[0]), "T2")
     records = records_of(Dicom, root)
     assert [len({r.scan_key for r in of(records, letter)}) for letter in "ab"] == [3, 2]
     assert len({r.scan_key for r in of(records_of(Dicom, root, a=r"t1.*tra", b="T2_TSE"), "a")}) == 2
@@ -233,16 +224,11 @@ def test_a_regex_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alo
     ):
         with pytest.raises(UserError, match=says):
             records_of(Dicom, root, **options)
-
-
-def test_ct_and_mr_are_told_apart_by_modality(tmp_path):
     for n in range(2):
-        for modality in ("CT", "MR"):
-            header = {"SeriesInstanceUID": f"1.{n}.{modality == 'CT':d}", "SeriesDescription": "Head"}
-            made.series(tmp_path / f"{n}{modality}", made.head(8), modality=modality, PatientID=f"P{n}", **header)
-    records = records_of(Dicom, tmp_path, ("CT", "MRI"), planes=(0, 1))
-    assert len({record.scan_key for record in of(records, "a")}) == 2
-    assert min(record.read().min() for record in of(records, "a")) == -1024
+        header = {"SeriesInstanceUID": f"1.6.{n}", "SeriesDescription": "Head"}
+        made.series(root / f"ct{n}", made.head(8), modality="CT", PatientID=f"P{n}", **header)
+    computed = of(records_of(Dicom, root, ("CT", "MRI"), planes=(0, 1)), "a")
+    assert len({record.scan_key for record in computed}) == 2 and min(r.read().min() for r in computed) == -1024
 
 
 @pytest.mark.parametrize(
@@ -262,11 +248,11 @@ def test_descriptions_of_scanners_are_understood(text, contrast):
 
 def test_a_path_finds_the_source_of_its_kind(tmp_path):
     for n in range(2):
-        volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_T1w.nii.gz", n)
-        volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_T2w.nii.gz", n)
+        for suffix, known in (("T1w", "T1"), ("T2w", "T2")):
+            volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_{suffix}.nii.gz", n)
+            volume(tmp_path / "known" / f"p{n}" / f"{known}.nii.gz", n)
         for name in ("T1w", "FLAIR"):
             volume(tmp_path / "tree" / f"p{n}" / f"{name}.nii.gz", n)
-            volume(tmp_path / "known" / f"p{n}" / f"{name.replace('FLAIR', 'T2').replace('w', '')}.nii.gz", n)
     (tmp_path / "study.csv").write_text("path,domain\n")
     export(tmp_path / "scanner", 1)
     made.series(tmp_path / "one", made.head())
@@ -276,11 +262,4 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     assert source_for(tmp_path / "known")["name"] == "folders" and source_for(tmp_path / "one", 1)["name"] == "dicom"
     assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", "the recipe's own source wins where it fits"
     assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
-    tree_of(tmp_path / "contrasts")
-    assert source_for(tmp_path / "contrasts")["name"] == "contrasts"
-
-
-@pytest.mark.parametrize("source", [Nifti, Bids, Manifest, Dicom, Contrasts])
-def test_a_source_without_a_path_says_what_to_write(source):
-    with pytest.raises(UserError, match="path = "):
-        source(("T1", "T2"), 2, SIZE)
+    assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "contrasts"

@@ -1,18 +1,16 @@
 """Volumes, patients' folders and several contrasts become records: in any plane, decoded once, paired on one grid."""
 
-import json
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from volumes import SIZE, far_apart, of, records_of, tree_of, volume
+from volumes import PAIRED, SIZE, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.dataset import Data
 from gantk.data.intensity import to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.data.sources.file_names import contrast_files
@@ -22,22 +20,13 @@ from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.method import Batch, Method
-from gantk.recipe.tables import DataTable
+from gantk.method import Batch
 from gantk_contrasts.source import Contrasts
-
-PAIRED = type("Paired", (Method,), {"paired": True})
-UNPAIRED = type("Unpaired", (Method,), {})
 
 
 @pytest.fixture
 def tree(tmp_path):
     return tree_of(tmp_path)
-
-
-@pytest.fixture
-def apart(tmp_path):
-    return far_apart(tmp_path)
 
 
 def nifti(path, *arguments, **options):
@@ -79,23 +68,14 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
 
 
 def test_a_volume_is_decoded_once_however_many_threads_ask_and_its_failure_is_told_to_each(tree, monkeypatch):
-    decoded, real = [], io.read
-
-    def read(*arguments):
-        decoded.append(arguments[0])
-        time.sleep(0.01)  # while the others ask
-        return real(*arguments)
-
-    monkeypatch.setattr(io, "read", read)
-    records, results = of(nifti(tree), "a")[:8], {}
-    threads = [threading.Thread(target=lambda n=n: results.update({n: records[n].read()})) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for n, record in enumerate(records):
-        np.testing.assert_array_equal(results[n], record.scan()[:, int(record.position)])
+    decoded, real, together = [], io.read, threading.Barrier(8)
+    monkeypatch.setattr(io, "read", lambda path, *options: decoded.append(path) or real(path, *options))
+    records = of(nifti(tree), "a")[:8]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda record: (together.wait(), record.read())[1], records))
     assert len(decoded) == 1
+    for record, image in zip(records, found, strict=True):
+        np.testing.assert_array_equal(image, record.scan()[:, int(record.position)])
     records[0].path.write_bytes(records[0].path.read_bytes()[:1500])
     broken = nifti(tree)[0]
     for _ in range(2):
@@ -119,7 +99,7 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
         for k, name in enumerate(names):
             volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
     records = nifti(tmp_path, dims=3)
-    assert len(complete_pairs(records)) == 3 and len(records) == 6 and len({record.subject for record in records}) == 3
+    assert len(records) == 6 and len({record.subject for record in records}) == len(complete_pairs(records)) == 3
     for pair in complete_pairs(records).values():
         assert pair["a"].subject == pair["b"].subject and "T1" in pair["a"].key.upper()
 
@@ -171,7 +151,8 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path):
             np.testing.assert_array_equal(of(records, letter)[0].scan()[0], stored[..., chosen].T)
 
 
-def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(apart):
+def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(tmp_path):
+    apart = far_apart(tmp_path)
     records = nifti(apart)
     assert {record.pair for record in records} == {None}
     with pytest.raises(UserError, match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, and on different grids: "
@@ -207,12 +188,6 @@ def patients(tmp_path):
     return tmp_path
 
 
-def load(path, method=PAIRED, **options):
-    source = {"name": "contrasts", "path": str(path), "planes": (0, 1)}
-    tables = {"source": source, "domains": DOMAINS, "size": SIZE, "split": {"test": 0.2, "validation": 0.2}} | options
-    return Data(DataTable.model_validate_json(json.dumps(tables)), method)
-
-
 def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
@@ -227,38 +202,41 @@ def test_every_contrast_is_a_channel_in_the_order_asked(patients):
 
 
 def test_what_a_patients_folder_cannot_hold_is_named(patients):
-    with pytest.raises(UserError, match="no folder in .* holds a file named PET or SWI; there are 'case0/case0_flair"):
-        records_of(Contrasts, patients, ("PET", "SWI"))
+    def refuses(says, domains=DOMAINS, **options):
+        with pytest.raises(UserError, match=says):
+            records_of(Contrasts, patients, domains, **options)
+
+    refuses("no folder in .* holds a file named PET or SWI; there are 'case0/case0_flair", ("PET", "SWI"))
     volume(patients / "case3" / "case3_seg.nii", shape=(10, 12, 7))
-    with pytest.raises(UserError, match="case3_seg.nii' is on another grid than its image"):
-        records_of(Contrasts, patients, DOMAINS, mask="seg")
+    refuses("case3_seg.nii' is on another grid than its image", mask="seg")
     volume(patients / "case4" / "case4_t2.nii", shape=(10, 12, 7))
-    with pytest.raises(
-        UserError, match="case4_t1.nii' and .*case4_t2.nii' are of one patient.*9 x 12 x 10 against 7 x"
-    ):
-        records_of(Contrasts, patients, DOMAINS)
+    refuses("case4_t1.nii' and .*case4_t2.nii' are of one patient.*9 x 12 x 10 against 7 x")
     volume(patients / "case0" / "other_t1.nii")
     with pytest.raises(UserError, match="two files of T1: 'case0_t1.nii' and 'other_t1.nii'"):
         contrast_files(io.list_images(patients / "case0"), ("T1", "T2"))
 
 
 def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
+    def found(method=PAIRED, domains=DOMAINS, **options):
+        source = {"name": "contrasts", "path": str(patients), "planes": (0, 1)}
+        return load(source, method, domains=domains, split={"test": 0.2, "validation": 0.2}, **options)
+
     (patients / "case1" / "case1_flair.nii").unlink()
     with pytest.raises(UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"):
-        load(patients)
-    data = load(patients, missing="mask")
+        found()
+    data = found(missing="mask")
     record = next(r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1")
     native = record.read()
     assert np.isnan(native[2]).all() and np.isfinite(native[:2]).all()
     seen = to_network(native, data.intensity["a"], Resize(native.shape[1:], SIZE))
     assert np.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0 and data.leaks() is None
-    keys = dict(domains=("T1+T1ce", "T2+FLAIR"), missing="mask")
+    made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(UserError, match="lack a contrast that is to be made: the first is 'case1/plane-000' without"):
-        load(patients, **keys)
-    assert load(patients, UNPAIRED, **keys).channels == {"a": 2, "b": 2}
+        found(domains=made, missing="mask")
+    assert found(UNPAIRED, made, missing="mask").channels == {"a": 2, "b": 2}
     (patients / "case2" / "case2_t2.nii").unlink()
     with pytest.raises(UserError, match="9 of 99 images have no partner: the first is 'case2/plane-000', which T2 lac"):
-        load(patients, missing="mask")
+        found(missing="mask")
 
 
 def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():

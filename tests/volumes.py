@@ -1,20 +1,29 @@
-"""Volumes with seeded voxels for the tests of data sources, and the records that a source makes of them."""
+"""Volumes with seeded voxels for the tests of data, the records that a source makes of them, and a recipe's data."""
 
 from __future__ import annotations
+
+import json
 
 import nibabel as nib
 import numpy as np
 
+from gantk.data.dataset import Data
 from gantk.formats import files as io
 from gantk.formats.image import Image, to_upright
+from gantk.method import Method
+from gantk.recipe.tables import DataTable
 
 SIZE = (16, 16)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PAIRED = type("Paired", (Method,), {"paired": True})
+UNPAIRED = type("Unpaired", (Method,), {})
+FROM_NOISE = type("FromNoise", (Method,), {"reads": ("image",)})
 
 
 def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
     """A volume whose file is in the order left, posterior, superior, so that its pixels are its voxels transposed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     voxels = np.random.default_rng(seed).random(shape).astype(np.float32) if values is None else values
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
@@ -34,20 +43,18 @@ def tree_of(root):
 def far_apart(root):
     """Two patients whose T1 and T2 show one ramp from left to right on grids that are turned, shifted and coarser."""
     turn = np.array([[0.94, -0.342, 0], [0.342, 0.94, 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = turn @ np.diag([-1.3, -1.2, 2.0]), (6.0, 8.0, -9.0)
-    grid = np.stack(np.meshgrid(*map(np.arange, (24, 26, 18)), indexing="ij")).reshape(3, -1)
-    far = (affine[:3, :3] @ grid + affine[:3, 3:])[0].reshape(24, 26, 18) * 2
+    affine = nib.affines.from_matvec(turn @ np.diag([-1.3, -1.2, 2.0]), (6.0, 8.0, -9.0))
+    right = nib.affines.apply_affine(affine, np.moveaxis(np.indices((24, 26, 18)), 0, -1))[..., 0]
+    ramp = np.broadcast_to(-np.arange(12.0)[:, None, None], (12, 14, 16))
     for n in range(2):
-        ramp = np.broadcast_to(-np.arange(12.0)[:, None, None], (12, 14, 16)).astype(np.float32)
-        volume(root / f"p{n}" / "T1.nii", values=ramp)
-        volume(root / f"p{n}" / "T2.nii", affine=affine, values=far.astype(np.float32))
+        volume(root / f"p{n}" / "T1.nii", values=ramp.astype(np.float32))
+        volume(root / f"p{n}" / "T2.nii", affine=affine, values=(2 * right).astype(np.float32))
     return root
 
 
 def records_of(source, path, domains=("T1", "T2"), dims=2, view=None, **options):
     """The records of a source, seen in a view."""
-    built = source(domains, dims, SIZE if dims == 2 else (16, 16, 16), path=str(path), **options)
+    built = source(domains, dims, (*SIZE, 16)[:dims], path=str(path), **options)
     if view:
         built.sees(view)
     return built.records()
@@ -56,3 +63,9 @@ def records_of(source, path, domains=("T1", "T2"), dims=2, view=None, **options)
 def of(records, letter):
     """The records of one domain."""
     return [record for record in records if record.domain == letter]
+
+
+def load(source, method=UNPAIRED, **options):
+    """The data that a recipe's [data] table gives a method."""
+    table = {"source": source, "domains": ("T1", "T2"), "size": SIZE} | options
+    return Data(DataTable.model_validate_json(json.dumps(table)), method)
