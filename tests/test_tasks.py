@@ -7,17 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_evaluation import Samples, scorer_of
+from test_evaluation import Keeps, scorer_of
 
 from gantk.errors import UserError
-from gantk.method import Method
 from gantk.metrics.sets import ImageGroup, halves
-from gantk_tasks.classification import (
-    Classification,
-    TwoSample,
-    area_under_roc,
-    balanced_accuracy,
-)
+from gantk_tasks.classification import Classification, TwoSample, area_under_roc, balanced_accuracy
 from gantk_tasks.segmentation import Segmentation, Segmenter, agreement
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
@@ -47,23 +41,6 @@ def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> 
     return ImageGroup(torch.from_numpy(images), patients, torch.from_numpy(labels))
 
 
-def inverted(group: ImageGroup) -> ImageGroup:
-    return ImageGroup(group.images, group.patients, 1 - group.labels)
-
-
-@pytest.fixture
-def classified(monkeypatch) -> list[tuple[set[bytes], set[bytes]]]:
-    """(learned from, asked about) of each classifier, images as bytes."""
-    seen, answers = [], Classification.answers
-
-    def watched(self, images, labels, classes, asked):
-        seen.append((seen_by(images), seen_by(asked)))
-        return answers(self, images, labels, classes, asked)
-
-    monkeypatch.setattr(Classification, "answers", watched)
-    return seen
-
-
 def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
     from sklearn import metrics
 
@@ -79,33 +56,37 @@ def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
 
 
 def test_good_synthetic_images_teach_and_bad_ones_do_not():
-    train, test = tumours(40, 0, named="p"), tumours(30, 1, named="q")
+    train, test, made = tumours(40, 0, named="p"), tumours(30, 1, named="q"), tumours(40, 2)
     score = Classification(2.0, 2, **QUICK)
-    good = score(train, test, tumours(40, 2))
+    good = score(train, test, made)
     assert set(good) == {"classification", "classification_real", "classification_both"}
     assert min(found.value for found in good.values()) > 0.85
-    made = good["classification"]
-    assert made.ci95[0] <= made.value <= made.ci95[1] and made.n == 30 and made.details["auroc"]["value"] > 0.9
-    assert "synthetic=40" in made.definition and "real=30" in made.definition
-    bad = score(train, test, inverted(tumours(40, 2)))
+    found = good["classification"]
+    assert found.ci95[0] <= found.value <= found.ci95[1] and found.n == 30 and found.details["auroc"]["value"] > 0.9
+    bad = score(train, test, ImageGroup(made.images, made.patients, 1 - made.labels))
     assert bad["classification"].value < 0.3 and bad["classification_real"] == good["classification_real"]
     one = score(train, test, tumours(20, 2, only=1))["classification"]  # joined by real images of the other class
     assert "synthetic=20+real-of-other-classes=20" in one.definition and one.value > 0.85
 
 
-def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(classified):
+def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(monkeypatch):
+    classified, answers = [], Classification.answers  # (learned from, asked about) of each classifier
+
+    def watched(self, images, labels, classes, asked):
+        classified.append((seen_by(images), seen_by(asked)))
+        return answers(self, images, labels, classes, asked)
+
+    monkeypatch.setattr(Classification, "answers", watched)
     train, test = tumours(14, 0, named="p"), tumours(12, 1, named="q")
     train.patients[:2] = ["q1", "q5"]
     fake = ImageGroup(tumours(12, 2).images, test.patients, test.labels)
     found = Classification(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)["classification"]
     of = owners(train, test, fake)
-    assert len(classified) == 5  # two of synthetic images, one of real ones, two of both
     for learned, asked in classified:
         assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
-    for folds in (classified[:2], classified[2:3], classified[3:]):
+    for folds in (classified[:2], classified[2:3], classified[3:]):  # of synthetic images, of real ones, of both
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
-    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
-    assert "synthetic=12/crossed-over-halves-of-the-patients/tested-on:real=12" in found.definition and found.n == 12
+    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18] and found.n == 12
 
 
 def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():
@@ -120,11 +101,8 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
     for found in (same, noise):
         expected = binomtest(found.details["right"], found.details["asked"], 0.5, alternative="greater").pvalue
         assert found.details["p_value"] == pytest.approx(expected)
-    assert "learned-from=60+60" in same.definition and "asked-about=60+60" in same.definition
     halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
-    with pytest.raises(UserError, match="two_sample needs more images"):
-        score(tumours(2, 0), tumours(2, 1), tumours(2, 2))
 
 
 def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_of_timm():
@@ -136,26 +114,22 @@ def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_
     labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(volumes, labels, 2, volumes).shape == (4, 2)
     flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
-    likely = flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20))
-    assert likely.sum(1) == pytest.approx(1) and "resnet10t-random" in flat.definition
+    assert flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20)).sum(1) == pytest.approx(1)
 
 
 # ---- segmentation
 
 
-def patients(count: int, seed: int, named: str, shape: tuple[int, ...] = (16, 16)) -> ImageGroup:
+def patients(count: int, seed: int, named: str) -> ImageGroup:
     """Dark noise from 0 to 2; every image but each third shows a bright block at a random place, which is its mask."""
     rng = np.random.default_rng(seed)
-    images = rng.uniform(0, 0.8, (count, 1, *shape)).astype(np.float32)
+    images = rng.uniform(0, 0.8, (count, 1, 16, 16)).astype(np.float32)
     masks = np.zeros_like(images)
     for number in range(count):
-        if number % 3 < 2:
-            corner = [rng.integers(2, side - 6) for side in shape]
-            box = (number, 0, *(slice(at, at + 4) for at in corner))
-            images[box] += 1.0
-            masks[box] = 1
+        y, x = rng.integers(2, 10, 2)
+        masks[number, 0, y : y + 4, x : x + 4] = number % 3 < 2
     names = [f"{named}{i // 3}" for i in range(count)]
-    return ImageGroup(torch.from_numpy(images), names, None, torch.from_numpy(masks))
+    return ImageGroup(torch.from_numpy(images + masks), names, None, torch.from_numpy(masks))
 
 
 def erased(group: ImageGroup) -> ImageGroup:
@@ -169,12 +143,12 @@ def translated(group: ImageGroup) -> ImageGroup:
 
 
 @pytest.fixture
-def learned(monkeypatch) -> list[list[bytes]]:
+def learned(monkeypatch) -> list[set[bytes]]:
     """The images that each segmenter learned from, as bytes."""
     seen, fit = [], Segmenter.fit
 
     def watched(self, images, masks):
-        seen.append([image.numpy().tobytes() for image in images])
+        seen.append(seen_by(images))
         return fit(self, images, masks)
 
     monkeypatch.setattr(Segmenter, "fit", watched)
@@ -196,7 +170,6 @@ def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion(
     score, details = answered((found, drawn, names))
     assert score.value == pytest.approx((4 / 5 + 0) / 2)  # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
     assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2) and details["false_alarms"]["value"] == 1.0
-    assert score.ci95[0] <= score.value <= score.ci95[1]
     assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (score, details)
     score, details = answered(([[1] * 4, [0] * 4, [1, 1, 0, 0]], [[0] * 4, [0] * 4, [1, 1, 0, 0]], ["r", "s", "t"]))
     assert (score.value, score.n, details["false_alarms"]["value"]) == (1.0, 1, pytest.approx(0.5))
@@ -210,15 +183,13 @@ def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(
     metric = Segmentation(2.0, 2, **SEGMENTS)
     kept, gone, real = (metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test))
     assert kept.value > 0.7 > 0.2 > gone.value and len(learned) == 1  # one segmenter for all
-    assert kept.details["real"] == gone.details["real"] and kept.details["real"]["value"] > 0.7
+    assert kept.details["real"] == gone.details["real"]
     assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
     assert kept.ci95[0] <= kept.value <= kept.ci95[1] and kept.n == 18
-    assert real.value == real.details["real"]["value"] and real.ci95 == real.details["real"]["ci95"]
-    for part in ("segmentation/dice-per-patient", "trained-on:real=24", "tested-on:made=18", "patients=6", "steps=16"):
-        assert part in kept.definition
+    assert real.value == real.details["real"]["value"] > 0.7 and real.ci95 == real.details["real"]["ci95"]
     other = patients(12, 5, "p")  # another domain has a segmenter of its own
     metric(other, test, translated(test))
-    assert len(learned) == 2 and set(learned[1]) <= set(owners(other))
+    assert len(learned) == 2 and learned[1] <= set(owners(other))
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
@@ -241,8 +212,6 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
     metric, made = Segmentation(2.0, 2, **SEGMENTS, teach=True), translated(test)
     taught = metric(train, test, made)["segmentation_taught"]
     assert taught.value > 0.6 and taught.n == 24
-    for part in ("trained-on:made=24", "crossed-over-halves", "tested-on:real=24", "patients=8"):
-        assert part in taught.definition
     of = owners(made)
     one, other = ({of[image] for image in images} for images in learned[1:])
     assert one.isdisjoint(other) and one | other == set(test.patients)
@@ -251,49 +220,21 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
     assert metric(train, alone, translated(alone))["segmentation_taught"].value is None
 
 
-def test_without_masks_it_says_what_is_missing_and_images_that_nobody_looked_at_are_left_out():
+def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_is_refused():
     train, test = patients(12, 0, "p"), patients(9, 1, "q")
     metric, bare = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1}), ImageGroup(test.images, test.patients)
+    with pytest.raises(UserError, match="two_sample needs more images"):
+        TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
     for groups, word in (((bare, test, test), "training images"), ((train, test, bare), "made images")):
-        with pytest.raises(UserError, match=f"lesion masks.*{word}") as error:
+        with pytest.raises(UserError, match=f"lesion masks.*{word}"):
             metric(*groups)
-        assert error.value.where == "evaluate.metrics"
     train.masks[:3], test.masks[3:6] = torch.nan, torch.nan
     score = metric(train, test, translated(test))["segmentation"]
     assert "trained-on:real=9" in score.definition and "patients=2" in score.definition and score.n == 6
 
 
-# ---- in a run
-
-
-class Keeps(Method):
-    """Gives the image back."""
-
-    def translate(self, image, to):
-        return image
-
-
-@pytest.fixture
-def lesions(tiny_recipe) -> dict:
-    tiny_recipe["data"]["source"] |= {"subjects": 10, "slices": 3, "lesions": 4}
-    tiny_recipe["evaluate"] = {"samples": 1, "metrics": [{"name": "segmentation"} | SEGMENTS | {"steps": 2}]}
-    return tiny_recipe
-
-
-def test_a_run_without_masks_is_refused_before_training(lesions):
-    lesions["data"]["source"]["lesions"] = 0
-    with pytest.raises(UserError, match="masks.*0 of .* and 0 of ") as error:
-        scorer_of(lesions, Keeps)
-    assert error.value.where == "evaluate.metrics"
-    lesions["data"]["source"]["lesions"] = 2
-    lesions["data"]["domains"] = ["T1"]
-    with pytest.raises(UserError, match="masks.*none of noise"):
-        scorer_of(lesions, Samples)
-
-
-def test_a_mask_counts_for_the_image_that_is_registered_with_its_own(lesions):
-    lesions["evaluate"]["metrics"] = ["psnr"]
-    reals = scorer_of(lesions, Keeps).reals
+def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
+    reals = scorer_of(Keeps, "psnr", source={"subjects": 10, "slices": 3, "lesions": 4}).reals
     known = {record.pair: record for record in reals.records("train", "a")}
     for split, members in reals.data.splits.items():
         reals.data.splits[split] = [replace(r, mask=None) if r.domain == "b" else r for r in members]
