@@ -1,57 +1,38 @@
 """The cache: nothing is decoded twice, nothing stale or half-written is read, many may use it, none depends on it."""
 
-import json
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from volumes import FROM_NOISE, SIZE, UNPAIRED, load, records_of, volume
 
 from gantk.data import cache as caching
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
-from gantk.data.dataset import Data
 from gantk.data.preparation import Preparation
+from gantk.data.sources.folders import Images
 from gantk.errors import UserError
-from gantk.method import Method
-from gantk.plugin.loader import registry
-from gantk.recipe.tables import DataTable
 from gantk_scales.scales import Nyul
 
-SIZE = (16, 16)
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
 GIB = 2**30
+PLANES = (0.25, 0.75)
 
 
-class OneDomain(Method):
-    """A method that learns images of one domain."""
-
-    reads = ("image",)
-
-
-class Translator(Method):
-    """A method that learns unpaired images of two."""
-
-
-def volume(seed, shape=(20, 24, 12)):
-    """Whole numbers, (i, j, k) as in the file."""
-    return np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(pixels, np.eye(4)), path)
-    return path
+def save(path, seed, above=None):
+    """A volume of whole numbers, or of where they are high."""
+    values = np.random.default_rng(seed).integers(0, 900, (20, 24, 12)).astype(np.int16)
+    return volume(path, values=values if above is None else (values > above).astype(np.uint8), affine=np.eye(4))
 
 
 @pytest.fixture
 def study(tmp_path):
     """A folder of three volumes."""
     for number in range(3):
-        save(tmp_path / "study" / f"p{number}.nii", volume(number))
+        save(tmp_path / "study" / f"p{number}.nii", number)
     return tmp_path / "study"
 
 
@@ -64,16 +45,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def no_decoding(monkeypatch):
     """From here on nothing can be decoded: `no_decoding()`."""
-
-    def refuse(*args, **keywords):
-        raise AssertionError("something was decoded again")
-
-    return lambda: monkeypatch.setattr("gantk.formats.files.read", refuse)
+    return lambda: monkeypatch.setattr("gantk.formats.files.read", lambda *args: pytest.fail("decoded again"))
 
 
-def all_images(study, cache, size=SIZE, fit="pad", about="", planes=(0.25, 0.75)):
-    source = registry().get("source", "images").load()
-    records = source(("MR",), 2, size, path=str(study), planes=planes).records()
+def all_images(study, cache, size=SIZE, fit="pad", about="", planes=PLANES):
+    records = records_of(Images, study, ("MR",), planes=planes)
     preparation = Preparation(records, size, fit, cache=cache, about=about)
     return np.stack([preparation.to_size(record) for record in records])
 
@@ -103,17 +79,34 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
         counts.append(len(entries(cache)))
     assert counts == [3, 6, 9, 12, 15]
     old = (study / "p1.nii").stat()
-    os.replace(save(study.parent / "new.nii", volume(77)), study / "p1.nii")
+    os.replace(save(study.parent / "new.nii", 77), study / "p1.nii")
     os.utime(study / "p1.nii", ns=(old.st_atime_ns, old.st_mtime_ns))
     changed = all_images(study, cache)  # as large and as old as the file before it
     same = [np.array_equal(one, other) for one, other in zip(first, changed, strict=True)]
     assert same == [True] * 6 + [False] * 6 + [True] * 6 and len(entries(cache)) == 16
 
 
+def test_an_edit_of_the_codes_files_leaves_entries_valid_and_a_raised_version_does_not(study, no_decoding, monkeypatch):
+    def opened(path, *args, read=Path.open, **keywords):
+        assert path.suffix != ".py", f"the name of an entry depends on the text of {path}"
+        return read(path, *args, **keywords)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(Path, "read_text", lambda path, *args, **keywords: opened(path, *args, **keywords).read())
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened(path, "rb").read())
+    source = {"name": "images", "path": str(study)}
+    expected = seen(load(source, **ONE))
+    no_decoding()
+    assert seen(load(source, **ONE)) == expected
+    monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        load(source, **ONE)
+
+
 def test_whoever_changes_prepared_pixels_raises_the_version(study):
     """Entries are named by it: with other figures here, other images would be read from earlier entries."""
     image, mapping = all_images(study, None)[7], Nyul()
-    mapping.fit([volume(number).astype(np.float32)[None] for number in range(3)])
+    mapping.fit([record.scan() for record in records_of(Images, study, ("MR",), planes=PLANES)[::6]])
     figures = [image.mean(), image.std(), image[0, 3, 5], image[0, 10, 10], *mapping.fitted["mean"][:2]]
     expected = {2: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
     np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
@@ -126,20 +119,18 @@ def test_many_may_fill_it_at_once(study, cache):
     assert len(entries(cache)) == 3 and not list(cache.entries.glob(".*"))
 
 
-BROKEN = {
-    "cut short": lambda content: content[:-100],
-    "a header that lies": lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
-    "objects": lambda content: content.replace(b"'<f4'", b"'|O'  "),
-}
-
-
-@pytest.mark.parametrize("how", BROKEN)
-def test_broken_entries_are_made_anew(study, cache, how):
+@pytest.mark.parametrize(
+    "broken",
+    [lambda content: content[:-100], lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
+     lambda content: content.replace(b"'<f4'", b"'|O'  ")],
+    ids=["cut short", "a header that lies", "objects"],
+)  # fmt: skip
+def test_broken_entries_are_made_anew(study, cache, broken):
     expected = all_images(study, cache)
     for entry in entries(cache):
         content = entry.read_bytes()
         entry.unlink()  # not written over: what is mapped stays as it is
-        entry.write_bytes(BROKEN[how](content))
+        entry.write_bytes(broken(content))
     np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
     assert all(np.load(entry).shape[0] == 6 for entry in entries(cache))
 
@@ -202,10 +193,7 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
 # ---- a recipe's data
 
 
-def load(source, method, **options):
-    split = {"test": 0.34, "validation": 0.0, "by": "patient"}
-    keys = {"source": source, "domains": ("MR",), "size": SIZE, "memory": 1e-9, "split": split}
-    return Data(DataTable.model_validate_json(json.dumps(keys | options)), method)
+ONE = {"method": FROM_NOISE, "domains": ("MR",), "split": {"test": 0.34, "validation": 0.0, "by": "patient"}}
 
 
 def seen(data):
@@ -223,16 +211,16 @@ def seen(data):
     ids=["nyul", "neighbours", "volumes"],
 )
 def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_image(study, options, no_decoding):
-    source = {"name": "images", "path": str(study)}
-    plain = load(source, OneDomain, cache=False, **options)
+    table = {"source": {"name": "images", "path": str(study)}, "memory": 1e-9} | ONE | options
+    plain = load(**table, cache=False)
     expected, states = seen(plain), plain.intensity_state()
     assert not Path(os.environ["GANTK_CACHE"]).exists()
-    first = load(source, OneDomain, **options)
-    assert first.leaks() is None and seen(first) == expected and first.intensity_state() == states
-    no_decoding()
-    second = load(source, OneDomain, **options)
-    assert second.leaks() is None
-    assert seen(second) == expected and second.intensity_state() == states and second.channels == plain.channels
+    for run in range(2):
+        if run:
+            no_decoding()
+        data = load(**table)
+        assert data.leaks() is None and seen(data) == expected
+        assert data.intensity_state() == states and data.channels == plain.channels
 
 
 def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
@@ -240,12 +228,12 @@ def test_masks_and_missing_contrasts_are_kept_too(tmp_path, no_decoding):
         folder = tmp_path / "cohort" / f"patient{number}"
         for k, name in enumerate(("T1", "T2", "FLAIR")):
             if (number, name) != (1, "FLAIR"):
-                save(folder / f"{name}.nii", volume(10 * number + k))
-        save(folder / "seg.nii", (volume(99 + number) > 700).astype(np.uint8))
+                save(folder / f"{name}.nii", 10 * number + k)
+        save(folder / "seg.nii", 99 + number, above=700)
     source = {"name": "contrasts", "path": str(tmp_path / "cohort"), "mask": "seg"}
-    keys = {"domains": ("T1+FLAIR", "T2"), "mask": True, "missing": "mask"}
-    expected = seen(load(source, Translator, cache=False, **keys))
-    assert seen(load(source, Translator, **keys)) == expected
+    table = dict(source=source, method=UNPAIRED, domains=("T1+FLAIR", "T2"), mask=True, missing="mask", memory=1e-9)
+    expected = seen(load(**table, cache=False))
+    assert seen(load(**table)) == expected
     no_decoding()
-    again = load(source, Translator, **keys)
+    again = load(**table)
     assert seen(again) == expected and any(again.training_sets()["a"].prepared(0)[1].flatten())

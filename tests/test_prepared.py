@@ -1,69 +1,40 @@
 """A recipe's data: learnt from the training split alone; neighbouring slices, each scan's own intensities, leaks."""
 
-import json
 from functools import partial
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
 
 from gantk.data.batches import Batches
-from gantk.data.dataset import Data
 from gantk.data.preparation import Preparation, Record, stacked
 from gantk.data.split import split_records
 from gantk.errors import UserError
-from gantk.method import Method
-from gantk.recipe.tables import DataTable
 
-
-class OneDomain(Method):
-    """A method that learns images of one domain."""
-
-    reads = ("image",)
-
-
-class Unpaired(Method):
-    """A method that does without pairs."""
-
-
-class Paired(Method):
-    """A method that learns from pairs."""
-
-    paired = True
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "cache"))
+SPLIT = {"test": 0.25, "validation": 0.25, "by": "patient"}
 
 
 def save(path, number, gain=1.0, turn=0):
     """A volume of noise around a block, that of another number elsewhere."""
     rng = np.random.default_rng([number, turn])
-    volume = np.abs(rng.normal(0, 4, (14, 16, 12)))
-    volume[4:11, 4:12, 2:10] += 100 * gain * (1 + rng.random((7, 8, 8)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    nib.save(nib.Nifti1Image(volume.astype(np.float32), np.diag([1.0, 1.0, 1.0, 1.0])), path)
+    values = np.abs(rng.normal(0, 4, (14, 16, 12)))
+    values[4:11, 4:12, 2:10] += 100 * gain * (1 + rng.random((7, 8, 8)))
+    volume(path, values=values.astype(np.float32), affine=np.eye(4))
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, monkeypatch):
     """Eight patients' volumes of one contrast, each from a scanner with a gain of its own."""
+    monkeypatch.setenv("GANTK_CACHE", str(tmp_path / "cache"))
     for number in range(8):
         save(tmp_path / "study" / f"p{number}.nii", number, 1 + number)
     return tmp_path / "study"
 
 
-def load(source, method=OneDomain, **options):
-    split = {"test": 0.25, "validation": 0.25, "by": "patient"}
-    keys = {"source": source, "domains": ("MR",), "size": (16, 16), "split": split}
-    return Data(DataTable.model_validate_json(json.dumps(keys | options)), method)
-
-
 def images(path, **options):
-    return load({"name": "images", "path": str(path)}, **options)
+    table = {"domains": ("MR",), "split": SPLIT} | options
+    return load({"name": "images", "path": str(path)}, FROM_NOISE, **table)
 
 
 KINDS = ["percentile", {"name": "zscore", "foreground": True}, {"name": "minmax", "per": "image"}, "nyul"]
@@ -104,7 +75,7 @@ def test_what_a_source_cannot_give_is_explained(study):
     with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channels.*\(data\.domains\)"):
         images(study, domains=("T1+T2",))
     with pytest.raises(UserError, match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane"):
-        load({"name": "phantom", "subjects": 4, "slices": 2}, domains=("T1",), plane="coronal")
+        load({"name": "phantom", "subjects": 4, "slices": 2}, plane="coronal")
 
 
 # ---- neighbouring slices
@@ -148,11 +119,10 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
 
 
-@pytest.mark.parametrize("method", [Paired, Unpaired], ids=["paired", "unpaired"])
+@pytest.mark.parametrize("method", [PAIRED, UNPAIRED], ids=["paired", "unpaired"])
 def test_data_with_neighbours_keep_pairs_masks_and_the_middle(method):
     source = {"name": "phantom", "subjects": 6, "slices": 4, "lesions": 2}
-    keys = {"domains": ("T1", "T2"), "size": (24, 24), "mask": True}
-    data, plain = (load(source, method, neighbours=neighbours, **keys) for neighbours in (1, 0))
+    data, plain = (load(source, method, neighbours=k, size=(24, 24), mask=True, split=SPLIT) for k in (1, 0))
     assert data.channels == {"a": 3, "b": 3} and plain.channels == {"a": 1, "b": 1}
     batch, single = (Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0) for one in (data, plain))
     assert batch["a"].shape == (6, 3, 24, 24) and batch["mask_a"].shape == (6, 1, 24, 24)
