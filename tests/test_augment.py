@@ -8,7 +8,7 @@ from gantk.testing.recorded import Recording, host_reads
 from gantk_augment import KINDS, changes
 
 SHAPES = {2: (4, 2, 16, 12), 3: (3, 2, 8, 12, 10)}
-every = pytest.mark.parametrize("kind", [getattr(changes, name) for name in KINDS], ids=KINDS)
+every = pytest.mark.parametrize("name", KINDS)
 both = pytest.mark.parametrize("dims", [2, 3])
 
 
@@ -18,14 +18,13 @@ def images(dims):
 
 @every
 @both
-def test_shape_type_input_and_memory_format_are_kept_and_gradients_flow(kind, dims):
+def test_shape_input_and_memory_format_are_kept_and_gradients_flow(name, dims):
+    kind = getattr(changes, name)
     for kept in (torch.contiguous_format, torch.channels_last if dims == 2 else torch.channels_last_3d):
         image = images(dims).contiguous(memory_format=kept).requires_grad_()
-        before = image.detach().clone()
         changed = kind(dims, p=1.0)(image)
-        assert changed.shape == image.shape and changed.dtype == image.dtype
-        assert changed.is_contiguous(memory_format=kept)
-        assert torch.equal(image, before) and not torch.equal(changed, image)
+        assert changed.shape == image.shape and changed.is_contiguous(memory_format=kept)
+        assert torch.equal(image, images(dims)) and not torch.equal(changed, image)
         changed.square().sum().backward()
         assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
     assert torch.equal(kind(dims, p=0.0)(images(dims)), images(dims)), "a share of zero changes nothing"
@@ -33,32 +32,29 @@ def test_shape_type_input_and_memory_format_are_kept_and_gradients_flow(kind, di
 
 @every
 @both
-def test_the_seed_repeats_it_and_a_graph_can_hold_it(kind, dims):
-    change, image, recording = kind(dims, p=0.7), images(dims), Recording()
+def test_the_seed_repeats_it_and_a_graph_can_hold_it(name, dims):
+    change, image, recording = getattr(changes, name)(dims, p=0.7), images(dims), Recording()
     change(image)  # imports what it needs
     assert host_reads(lambda: change(image)) == []
     out = recording.record(lambda: change(image))
-    many, drawn = torch.cat([image] * 10), []
     for seed in (1, 2):
         torch.manual_seed(seed)
         expected = change(image)
         torch.manual_seed(seed)
         recording.replay()
         assert torch.equal(out, expected)
-        drawn.append(change(many))
-    assert not torch.equal(*drawn)
+    assert not torch.equal(change(many := torch.cat([image] * 10)), change(many))
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in KINDS if getattr(changes, name).geometric])
 @both
-def test_channels_move_together_and_no_value_appears_that_was_not_there(kind, dims):
+def test_channels_move_together_and_no_value_appears_that_was_not_there(name, dims):
     image = images(dims) * 0.5 - 0.5  # 0 would be brighter than all of it
     image[..., 3:-3, 3:-3] = -0.4
     image[:, 1] = image[:, 0]
-    changed = kind(dims, p=1.0)(image)
-    if kind.geometric:
-        assert torch.equal(changed[:, 0], changed[:, 1])
-        assert changed.max() <= image.max() + 1e-5 and changed.min() >= image.min() - 1e-5
+    changed = getattr(changes, name)(dims, p=1.0)(image)
+    assert torch.equal(changed[:, 0], changed[:, 1])
+    assert changed.max() <= image.max() + 1e-5 and changed.min() >= image.min() - 1e-5
 
 
 def test_each_kind_does_what_it_says():

@@ -27,8 +27,8 @@ def image_of(voxels, affine):
     return Image(np.ascontiguousarray(to_upright(voxels, affine))[None].astype(np.float32), affine)
 
 
-def noise(shape, seed=0):
-    return np.random.default_rng(seed).random(shape).astype(np.float32)
+def noise(shape):
+    return np.random.default_rng(0).random(shape).astype(np.float32)
 
 
 def millimetres(shape, affine):
@@ -91,8 +91,7 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
         assert (result.pixels == expected)[inside].mean() > 0.999
     else:
         np.testing.assert_allclose(result.pixels[inside], expected[inside], atol=1e-4)
-    beyond = (result.pixels != -5.0) & ~inside
-    assert beyond.mean() < 0.2, "only the outer half of the outermost voxels is more than nibabel fills"
+    assert ((result.pixels != -5.0) & ~inside).mean() < 0.2, "the outer half of the outermost voxels at most"
 
 
 # ---- to the networks' size and back
@@ -108,16 +107,13 @@ def test_resizing_is_what_torch_says_along_every_axis(side, to):
     expected = torch.nn.functional.interpolate(image[None], (to, 3), **way)[0].numpy()
     image = image.numpy()
     np.testing.assert_allclose(resize(image, (to, 3)), expected, atol=1e-4)
-    np.testing.assert_allclose(resize(np.swapaxes(image, 1, 2), (3, to)), np.swapaxes(expected, 1, 2), atol=1e-4)
     for axis in (1, 2, 3):
         volume = np.moveaxis(np.repeat(image[:, :, None], 2, axis=2), 1, axis)
         size = np.moveaxis(np.empty((to, 2, 3)), 0, axis - 1).shape
         np.testing.assert_allclose(np.moveaxis(resize(volume, size), axis, 1)[:, :, 1], expected, atol=1e-4)
 
 
-@given(
-    data=st.data(), native=shapes, mode=st.sampled_from(["pad", "stretch", "crop"]), fill=st.sampled_from([None, 0.0])
-)
+@given(st.data(), shapes, st.sampled_from(["pad", "stretch", "crop"]), st.sampled_from([None, 0.0]))
 @settings(max_examples=80, deadline=None)
 def test_any_size_fits_and_comes_back(data, native, mode, fill):
     size = data.draw(st.tuples(*[sides] * len(native)))
