@@ -125,15 +125,5 @@ def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None
     return save(made, path, np.stack(planes))
 
 
-def no_images(folder: Path) -> list[Path]:
-    """What lies beside images in an export: a segmentation, a report, a directory."""
-    segmentation = dataset(SOPClassUID=uid.SegmentationStorage, Modality="SEG")
-    paths = [save(segmentation, folder / "seg.dcm", np.zeros((2, 8, 8), np.uint8))]
-    for name, kind in (("report.dcm", uid.BasicTextSRStorage), ("DICOMDIR", uid.MediaStorageDirectoryStorage)):
-        dataset(SOPClassUID=kind, Modality="SR").save_as(folder / name, enforce_file_format=True)
-        paths.append(folder / name)
-    return paths
-
-
 def _item(**elements) -> Items:
     return Items([change(Dataset(), **elements)])

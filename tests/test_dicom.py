@@ -11,13 +11,12 @@ import dicom_files as made
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom import dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1
+from pydicom import dcmread, uid
 
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import same_grid, to_upright
-from gantk_dicom.write import modality_of
+from gantk_dicom import write
 
 # Where filters of warnings are set anew for every test, pydicom tells of odd files, which some tests make.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -42,16 +41,6 @@ def by_itk(path: Path) -> sitk.Image:
     return sitk.ReadImage(names if len(names) > 1 else names[0])
 
 
-def expect_as_itk(path: Path) -> None:
-    image, other, affine = io.read(path), by_itk(path), np.eye(4)
-    affine[:3, :3] = np.array(other.GetDirection()).reshape(3, 3) * np.array(other.GetSpacing())
-    affine[:3, 3] = other.GetOrigin()
-    affine = np.diag([-1, -1, 1, 1]) @ affine
-    values = to_upright(sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64), affine)
-    np.testing.assert_allclose(image.pixels[0].reshape(values.shape), values, rtol=1e-6)
-    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
-
-
 def change(path: Path, **elements) -> None:
     made.change(dcmread(path), **elements).save_as(path)
 
@@ -74,16 +63,17 @@ def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back
     paths = made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
     (scan,) = io.scans(tmp_path / "in")
     assert list(scan.files) == paths != sorted(paths)
-    expect_as_itk(tmp_path / "in")
-    image = io.read(tmp_path / "in")
+    image, other, affine = io.read(scan), by_itk(tmp_path / "in"), np.eye(4)
+    affine[:3, :3] = np.array(other.GetDirection()).reshape(3, 3) * np.array(other.GetSpacing())
+    affine[:3, 3] = other.GetOrigin()
+    affine = np.diag([-1, -1, 1, 1]) @ affine
+    values = to_upright(sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64), affine)
+    np.testing.assert_allclose(image.pixels[0], values, rtol=1e-6)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
     assert same_grid(io.outline(scan), image)
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
     assert np.array_equal(again.pixels, image.pixels) and np.array_equal(again.affine, image.affine)
-    io.write(tmp_path / "out.nii.gz", image)
-    ours, theirs = by_itk(tmp_path / "out.nii.gz"), by_itk(tmp_path / "in")
-    np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-4)
-    np.testing.assert_allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-5)
     if plane == "AXIAL":  # from below, and from anterior right
         assert np.array_equal(image.pixels[0], made.head())
         assert image.spacing == pytest.approx((3.0, 1.5, 1.25)) and image.file_shape == (20, 24, 5)
@@ -113,43 +103,30 @@ def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
     np.testing.assert_allclose(io.read(tmp_path / "each").pixels[0], head * (1.5 + k) - 10 * k, rtol=1e-6)
 
 
-@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless], ids=["JPEG", "JPEG2000"])
-def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, syntax):
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
     numbers, path = made.head(1, 64, 48)[0], tmp_path / "IM000.dcm"
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("GDCMImageIO")
-    writer.SetFileName(str(path))
-    writer.SetUseCompression(True)
-    writer.SetCompressor("JPEG2000" if syntax == JPEG2000Lossless else "JPEG")
-    writer.Execute(sitk.GetImageFromArray(numbers[None]))
-    assert dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == syntax
+    sitk.WriteImage(sitk.GetImageFromArray(numbers[None]), str(path), useCompression=True, compressor=kind)
+    assert dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(io.read(path).pixels[0], numbers)
-    if syntax == JPEGLosslessSV1:  # a stream of another size than its header
-        path.write_bytes(path.read_bytes().replace(b"\x00\x40\x00\x30", b"\xff\xf0\xff\xf0"))
-        with pytest.raises(UserError, match="IM000.dcm' cannot be read"):
-            io.read(path)
 
 
 def test_deflated_files_and_those_without_preamble_or_suffix_are_read(tmp_path):
     path, plain = made.series(tmp_path / "s", made.head(2))
     plain.rename(plain.with_name("1.2.840.1"))
     dataset = dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
     (tmp_path / "s" / "notes.md").write_text("no image")
     assert len(io.scans(tmp_path)[0].files) == 2 and np.array_equal(io.read(tmp_path / "s").pixels[0], made.head(2))
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
     dataset.save_as(path, implicit_vr=True, little_endian=True)
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\x08\x00\x05\x00") :])
     assert np.array_equal(io.read(path).pixels[0], made.head(2)[0])
 
 
-def test_a_missing_slice_is_named_by_its_neighbours_and_uneven_ones_are_refused(tmp_path):
-    paths = made.series(tmp_path / "gap", made.head(8), skip=[3])
-    with pytest.raises(UserError, match="lacks 1 slice") as told:
-        io.read(tmp_path / "gap")
-    assert f"'{paths[2].name}' and '{paths[3].name}' lie 6 mm apart" in str(told.value)
+def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_remarked(tmp_path):
     made.series(tmp_path / "every second", made.head(), SpacingBetweenSlices=1.0)
     assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path / "every second").remarks[0]
     made.series(tmp_path / "uneven", made.head(4), prefix="low")
@@ -205,7 +182,8 @@ def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path)
     made.series(tmp_path / "two", made.head(), prefix="a")
     made.series(tmp_path / "two", made.head(), prefix="b", **other)
     (tmp_path / "two" / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)  # a broken one hides no others
-    others = made.no_images(tmp_path / "two")
+    report = made.dataset(SOPClassUID=uid.BasicTextSRStorage, Modality="SR")
+    report.save_as(tmp_path / "two" / "report.dcm", enforce_file_format=True)  # no image, and no scan
     scans = {scan.name: scan for scan in io.scans(tmp_path)}
     assert list(scans) == [
         "echo/3-T1_se-EchoTime_15.0", "echo/3-T1_se-EchoTime_80.0", "loc/3-localizer-axial",
@@ -213,8 +191,6 @@ def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path)
     ]  # fmt: skip
     for echo, name in enumerate(list(scans)[:2]):
         assert np.array_equal(io.read(scans[name]).pixels[0], made.head(seed=echo))
-    with pytest.raises(UserError, match="is no image: Segmentation Storage"):
-        io.read(others[0])
 
 
 def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_one_file(tmp_path):
@@ -229,7 +205,6 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     assert result.NumberOfFrames == 5
     assert result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"
     assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
-    assert by_itk(tmp_path / "out.dcm").GetOrigin() == (-30, -40, 10)
     io.write(tmp_path / "ct", image, "CT")  # another modality: classic slices
     again = io.read(tmp_path / "ct")
     assert np.array_equal(again.pixels, image.pixels) and np.allclose(again.affine, image.affine)
@@ -246,8 +221,7 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
 def test_frames_that_do_not_say_where_they_lie_are_a_stack_in_the_order_of_the_file(tmp_path):
     image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
     assert image.affine is None and np.array_equal(image.pixels[0], made.head())
-    assert "does not say where its 5 frames lie: they were taken in the file's order" in image.remarks[0]
-    assert io.outline(tmp_path / "in.dcm").pixels.shape == image.pixels.shape
+    assert "does not say where its 5 frames lie" in image.remarks[0]
     io.write(tmp_path / "out.dcm", image)
     assert np.array_equal(io.read(tmp_path / "out.dcm").pixels, image.pixels)
 
@@ -255,42 +229,42 @@ def test_frames_that_do_not_say_where_they_lie_are_a_stack_in_the_order_of_the_f
 @pytest.mark.parametrize("kind", ["RGB", "PALETTE COLOR", "YBR_FULL"])
 def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
     values = np.random.default_rng(0).integers(0, 255, (3, 12, 10), dtype=np.uint8)
-    gray, elements = values[0], {"PhotometricInterpretation": kind, "Columns": 10}
+    elements = {"PhotometricInterpretation": kind, "Columns": 10, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    stored = values
+    if kind == "YBR_FULL":  # gray in its terms
+        values = values[[0, 0, 0]]
+        stored = np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
+    stored = np.moveaxis(stored, 0, -1).reshape(12, 30)
     if kind == "PALETTE COLOR":
+        stored, elements["SamplesPerPixel"] = np.arange(120, dtype=np.uint8).reshape(12, 10), 1
         for name, table in zip(("Red", "Green", "Blue"), values.reshape(3, -1), strict=True):
             elements[f"{name}PaletteColorLookupTableDescriptor"] = [120, 0, 8]
             elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
-        stored = np.arange(120, dtype=np.uint8).reshape(12, 10)
-    else:
-        values = values if kind == "RGB" else np.stack([gray] * 3)
-        channels = values if kind == "RGB" else [gray, np.full_like(gray, 128), np.full_like(gray, 128)]
-        stored = np.stack(channels, axis=-1).reshape(12, 30)
-        elements |= {"SamplesPerPixel": 3, "PlanarConfiguration": 0}
-    path = made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements)
-    image = io.read(path)
+    image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
     assert image.affine is None and image.dtype == np.uint8 and np.array_equal(image.pixels, values)
-    assert io.outline(path).pixels.shape == (3, 12, 10)
+    assert io.outline(tmp_path / "in.dcm").pixels.shape == (3, 12, 10)
     io.write(tmp_path / "out.dcm", image)
     assert np.array_equal(dcmread(tmp_path / "out.dcm").pixel_array.transpose(2, 0, 1), values)
 
 
-BROKEN = {
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "cut short"),
-    "zero spacing": (lambda path: change(path, PixelSpacing=[0, 1]), "PixelSpacing"),
-    "flat axes": (lambda path: change(path, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "right angle"),
-    "slope 0": (lambda path: change(path, RescaleSlope=0), "RescaleSlope 0"),
-    "mosaic": (lambda path: change(path, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic"),
-    "colours": (lambda path: change(path, PhotometricInterpretation="HSV"), "PhotometricInterpretation 'HSV'"),
-    "frames": (lambda path: change(path, NumberOfFrames=10**9), "cut short|GiB"),
-    "film": (lambda path: made.save(made.dataset("OT"), path, made.head(), FrameTime=40), "film of 5 frames"),
+REFUSED = {
+    "zero spacing": ({"PixelSpacing": [0, 1]}, "PixelSpacing"),
+    "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angle"),
+    "slope 0": ({"RescaleSlope": 0}, "RescaleSlope 0"),
+    "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
+    "colours": ({"PhotometricInterpretation": "HSV"}, "PhotometricInterpretation 'HSV'"),
+    "frames": ({"NumberOfFrames": 10**9}, "cut short|GiB"),
+    "segmentation": ({"SOPClassUID": uid.SegmentationStorage}, "is no image: Segmentation Storage"),
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_file_is_one_message_that_names_it(tmp_path, kind):
+@pytest.mark.parametrize("kind", [*REFUSED, "film"])
+def test_a_file_that_cannot_be_one_image_gets_one_message_that_names_it(tmp_path, kind):
     path = made.series(tmp_path, made.head(1))[0]
-    damage, message = BROKEN[kind]
-    damage(path)
+    elements, message = REFUSED.get(kind, ({}, "film of 5 frames"))
+    change(path, **elements)
+    if kind == "film":
+        made.save(made.dataset("OT"), path, made.head(), FrameTime=40)
     with pytest.raises(UserError, match=message) as told:
         io.read(path)
     assert path.name in str(told.value)
@@ -308,49 +282,39 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
 # --- writing
 
 
-@pytest.mark.parametrize("slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5)], ids=str)
+@pytest.mark.parametrize("slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5), (60, 0), (1, -900)], ids=str)
 def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(tmp_path, slope, offset):
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")
     pixels = np.where(image.pixels == 0, max(offset, 0), image.pixels * slope + offset).astype(np.float32)
     io.write(tmp_path / "out", replace(image, pixels=pixels), "T2")
-    step = np.abs(pixels).max() / (32767 if pixels.min() < 0 else 65535)
+    largest = np.abs(pixels).max()
+    step = largest / (32767 if pixels.min() < 0 else 65535)
     again = io.read(tmp_path / "out").pixels
-    assert np.abs(again - pixels).max() <= 0.51 * step + 1e-7 * np.abs(pixels).max()
+    whole = slope in (1, 60)  # beyond the source's range, and stored as themselves
+    assert np.abs(again - pixels).max() <= (0 if whole else 0.51 * step + 1e-7 * largest)
     assert np.array_equal(again == 0, pixels == 0)
     other = sitk.GetArrayFromImage(by_itk(tmp_path / "out"))
-    np.testing.assert_allclose(other, again[0], atol=1e-3 * step + 1e-7 * np.abs(pixels).max())
-    for whole in (image.pixels * 60, image.pixels - 900):  # beyond the source's, and stored as themselves
-        io.write(tmp_path / "out", replace(image, pixels=whole))
-        assert np.array_equal(io.read(tmp_path / "out").pixels, whole)
+    np.testing.assert_allclose(other, again[0], atol=1e-3 * step + 1e-7 * largest)
 
 
-def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_source(tmp_path):
-    paths = made.series(tmp_path / "in", made.head(), WindowCenter=400, WindowWidth=800, SmallestImagePixelValue=0)
-    with_private = dcmread(paths[0])
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_source(tmp_path, modality):
+    extra = {"modality": modality, "WindowCenter": 400, "WindowWidth": 800, "SmallestImagePixelValue": 0}
+    path = made.series(tmp_path / "in", made.head(), **extra)[0]
+    with_private = dcmread(path)
     with_private.add_new(0x00190010, "LO", "SECRET")
-    with_private.save_as(paths[0])
+    with_private.save_as(path)
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
     for result in written(tmp_path / "out"):
         expect_valid(result)
+        assert result.Modality == "MR" and result.SOPClassUID == made.CLASSES["MR"]
         assert list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"] and result.SyntheticData == "YES"
         assert result.SeriesDescription == "synthetic T2 (gantk)" and result.SeriesNumber == 1003
-        assert "Synthetic T2 image made by gantk" in result.DerivationDescription
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
         assert "SmallestImagePixelValue" not in result and "ProtocolName" not in result and result.EchoTime is None
         assert not any(tag.is_private for tag in result.keys())  # noqa: SIM118
         assert abs(result.WindowCenter - 400) > 1 and result.WindowWidth > 0
-
-
-@pytest.mark.parametrize("source, target", [("CT", "T2"), ("MR", "CT")])
-def test_the_target_domain_says_the_modality_with_the_elements_of_its_class(tmp_path, source, target):
-    assert (modality_of("MRI", "CT"), modality_of("B", "CT"), modality_of("T2", "US")) == ("MR", "CT", "US")
-    made.series(tmp_path / "in", made.head(), modality=source)
-    image = io.read(tmp_path / "in")
-    io.write(tmp_path / "out", image, target)
-    for result in written(tmp_path / "out"):
-        assert result.SOPClassUID == made.CLASSES[result.Modality] and result.Modality != source
-        expect_valid(result)
 
 
 def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
@@ -372,16 +336,11 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
 
 
 def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(tmp_path, monkeypatch):
-    from gantk_dicom import write
-
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
-    image, short = io.read(tmp_path / "in"), io.read(tmp_path / "short")
+    image, short, kept = io.read(tmp_path / "in"), io.read(tmp_path / "short"), write._save
 
-    def names(folder: Path) -> list[str]:
-        return sorted(path.name for path in folder.iterdir())
-
-    def fails_at_the_third(dataset, path, kept=write._save):
+    def fails_at_the_third(dataset, path):
         if path.name == "IMG0003.dcm":
             raise OSError("no space left on device")
         kept(dataset, path)
@@ -390,12 +349,12 @@ def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_resul
         full.setattr(write, "_save", fails_at_the_third)
         with pytest.raises(UserError, match="out' cannot be written: no space"):
             io.write(tmp_path / "out", image)
-    assert names(tmp_path) == ["in", "short"]
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "short"}
     io.write(tmp_path / "out", image, "T2")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     io.write(tmp_path / "out", short, "T2")
-    assert names(tmp_path / "out") == ["IMG0001.dcm", "IMG0002.dcm", "IMG0003.dcm", "notes.txt"]
-    with pytest.raises(UserError, match="holds other DICOM files"):
-        io.write(tmp_path / "in", short)
-    with pytest.raises(UserError, match="patient and study"):
-        io.write(tmp_path / "out.dcm", replace(short, header=None))
+    assert {path.name[:6] for path in (tmp_path / "out").iterdir()} == {"IMG000", "notes."}
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    for target, result, message in [("in", short, "other DICOM"), ("o.dcm", replace(short, header=None), "and study")]:
+        with pytest.raises(UserError, match=message):
+            io.write(tmp_path / target, result)

@@ -17,13 +17,12 @@ from gantk_uncertainty.maps import dropping
 
 
 class Toy(nn.Module):
-    """A two-way method of one weight a direction, with a dropout layer where asked."""
+    """A method of one weight, two-way unless told, with a dropout layer where asked."""
 
     def __init__(self, p: float = 0.0, kind: type[nn.Module] = nn.Dropout, both: bool = True):
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.scale, self.both = nn.Parameter(torch.tensor(2.0)), both
         self.drop = kind(p) if p else nn.Identity()
-        self.both = both
         self.eval()
 
     def translate(self, image: Tensor, to: str) -> Tensor:
@@ -73,19 +72,11 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
 
-    class Networks(Toy):
-        def __init__(self):
-            super().__init__()
-            self.geometry = SimpleNamespace(size=(32, 32))
-            self.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
-            for part in self.g.parameters():
-                part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-            self.eval()
-
-        def translate(self, image: Tensor, to: str) -> Tensor:
-            return self.g(image)
-
-    method, image, runtime = Networks(), images(1, 1, 44, 70), start("cpu", "fp32")
+    method, image, runtime = Toy(), images(1, 1, 44, 70), start("cpu", "fp32")
+    method.g, method.geometry = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False), SimpleNamespace(size=(32, 32))
+    method.translate = lambda image, to: method.eval().g(image)
+    for part in method.g.parameters():
+        part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     others, found = [{name: 1.3 * weight for name, weight in method.state_dict().items()}], []
     for memory in (1e-9, 1.0):
         table = SimpleNamespace(statistics="image", overlap=0.25, batch=4, memory=memory)
@@ -96,30 +87,28 @@ def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     assert found[0][1].std() > 0.01
 
 
-def test_flips_find_what_depends_on_the_side_and_auto_adds_the_cycle():
+def test_kinds_are_the_formulas_they_say():
     image = images(2, 1, 4, 5)
-    plain, flips = maps("flips", Slanted(), image)
     there = torch.arange(5.0)
     members = torch.stack([there, there, there.flip(0), there.flip(0)])  # columns are mirrored in two of four
+    flips, cycle, one_way = maps("flips", Slanted(), image)[1], maps("cycle", Slanted(), image)[1], Slanted(both=False)
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
-    assert torch.equal(maps("auto", Slanted(both=False), image)[1], flips)
-    assert torch.equal(maps("auto", Slanted(), image)[1], flips + maps("cycle", Slanted(), image)[1])
+    assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
+    assert torch.equal(maps("auto", one_way, image)[1], flips)
+    assert torch.equal(maps("auto", Slanted(), image)[1], flips + cycle)
     assert [made("auto").chosen(Toy(both=both)) for both in (True, False)] == ["flips+cycle", "flips"]
 
 
-def test_dropout_is_the_spread_of_seeded_networks(monkeypatch):
+def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(monkeypatch):
     toy, image = Toy(0.5), images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
     monkeypatch.setattr("gantk_uncertainty.maps.PASSES", 400)
     many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
     assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
-
-
-def test_channel_dropout_drops_whole_channels():
-    toy, image = Toy(0.5, nn.Dropout2d), torch.ones(2, 16, 3, 3)
+    toy = Toy(0.5, nn.Dropout2d)
     with dropping(toy, torch.Generator().manual_seed(0)):
-        found = toy.translate(image, "b")
+        found = toy.translate(torch.ones(2, 16, 3, 3), "b")
     assert set(found.unique().tolist()) == {0.0, 4.0}
     assert torch.equal(found, found[:1, :, :1, :1].expand_as(found))
 
@@ -133,18 +122,11 @@ def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
     assert toy.scale.item() == 2.0
 
 
-def test_the_cycle_error_is_the_distance_from_the_way_there_and_back():
-    image = images(2, 1, 4, 4)
-    assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
-
-
-def test_a_kind_that_cannot_be_had_names_those_that_can():
-    rows = {"dropout": "dropout above 0.*Choose flips", "cycle": "way back", "checkpoints": "train.keep"}
-    for kind, words in rows.items():
-        with pytest.raises(UserError, match=words):
-            maps(kind, Toy(both=False), images(1, 1, 4, 4))
-        made(kind).check(Toy(0.5), checkpoints=2)
-    for kind in ("auto", "flips"):
-        made(kind).check(Toy(both=False), checkpoints=1)
-    with pytest.raises(UserError, match="Did you mean 'flips'"):
-        made("flip")
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("dropout", "dropout above 0.*Choose flips"), ("cycle", "way back"), ("checkpoints", "train.keep")],
+)
+def test_a_kind_that_cannot_be_had_says_what_it_needs(kind, words):
+    with pytest.raises(UserError, match=words):
+        maps(kind, Toy(both=False), images(1, 1, 4, 4))
+    made(kind).check(Toy(0.5), checkpoints=2)
