@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_metrics import pair
 
+from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import estimate, left_out_interval, probability_better
@@ -19,19 +20,16 @@ from gantk.metrics.references import Units
 from gantk.metrics.uncertainty import judge_uncertainty
 from gantk.metrics.verdict import pair_verdict, set_verdict
 
+SENSES = {"psnr": True, "mae": False}
 
-def scorer_of(*metrics, low: float = -1.0, batch: int = 2, **options) -> PairScorer:
-    return PairScorer(
-        [metric(2.0, 2) for metric in metrics or (PSNR, MAE, NRMSE)], low, 2.0, 2, batch, "cpu", **options
-    )
+
+def scorer_of(*metrics, batch: int = 2) -> PairScorer:
+    return PairScorer([metric(2.0, 2) for metric in metrics or (PSNR, MAE, NRMSE)], -1.0, 2.0, 2, batch, "cpu")
 
 
 def scored(output, truth, scorer=None, patients=None, **about) -> dict:
     scorer = scorer or scorer_of()
     return scorer.rows(scorer(output, References(truth, patients or [f"p{i}" for i in range(len(truth))], **about)))
-
-
-# ---- regions, levels, units
 
 
 def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
@@ -47,8 +45,7 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
         assert rows[f"{name}_foreground"] == again[f"{name}_foreground"]
         assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
     assert rows["mae_foreground"]["value"] == pytest.approx((output - truth)[..., 5:15, 5:15].abs().mean().item())
-    assert rows["mae_lesion"]["n"] == 2 and rows["psnr_lesion"]["definition"].endswith("/mask")
-    assert "/foreground-above-5%-of-range-in-truth-or-source" in rows["psnr_foreground"]["definition"]
+    assert rows["mae_lesion"]["n"] == 2
     linear = torch.where(inside > 0, 0.5 * truth + 0.1, 0.9)
     rows = scored(linear, truth, foreground=inside > 0)
     assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
@@ -57,23 +54,15 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
 
 
 def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():
-    from gantk.data.intensity import Window
-
     output, truth = pair((4, 1, 12, 12), error=0.05)
-    inside = torch.zeros(4, 1, 12, 12)
-    inside[..., 4:8, 4:8] = 1
-    rows = scored(output, truth, foreground=inside > 0, units=Units("HU", [Window(low=-1000, high=2000)] * 4))
-    for name, kind in (("mae", "mae"), ("nrmse", "rmse")):
+    rows = scored(output, truth, units=Units("HU", [Window(low=0, high=high) for high in (100, 200, 400, 800)]))
+    widths = torch.tensor([50.0, 100, 200, 400])
+    error = (output - truth).flatten(1)
+    for name, each in (("mae", error.abs().mean(1)), ("nrmse", error.square().mean(1).sqrt())):
         found = rows[name]["in_units"]
-        assert found["value"] == pytest.approx({"mae": 1500, "nrmse": 3000}[name] * rows[name]["value"], rel=1e-4)
-        assert found["unit"] == "HU" and found["definition"] == f"{kind}/hounsfield-intensities/whole-image"
+        assert found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4) and found["unit"] == "HU"
         assert found["ci95"][0] < found["value"] < found["ci95"][1]
-    expected = 1500 * (output - truth)[..., 4:8, 4:8].abs().mean().item()
-    assert rows["mae_foreground"]["in_units"]["value"] == pytest.approx(expected, rel=1e-4)
     assert "in_units" not in rows["psnr"]
-    rows = scored(output, truth, units=Units("native", [Window(low=0, high=high) for high in (100, 200, 400, 800)]))
-    each = (output - truth).abs().flatten(1).mean(1) * torch.tensor([50.0, 100, 200, 400])
-    assert rows["mae"]["in_units"]["value"] == pytest.approx(each.mean().item(), rel=1e-4)
 
 
 def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
@@ -83,8 +72,7 @@ def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
     volumes = [x.transpose(0, 1)[None] for part in (slice(3), slice(3, 6)) for x in (output[part], truth[part])]
     expected = [PSNR(2.0, 3)(*volumes[:2]).item(), PSNR(2.0, 3)(*volumes[2:]).item()]
     found = rows["psnr"]["per"]
-    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
-    assert found["volume"]["n"] == 2 and found["volume"]["how"] == "pooled-over-slices"
+    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3) and found["volume"]["n"] == 2
     assert found["slice"]["value"] == pytest.approx(PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4)
     assert rows["mae"]["per"]["volume"]["value"] == pytest.approx((output - truth).abs().mean().item(), abs=1e-5)
 
@@ -106,11 +94,9 @@ def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
     spoiled = scorer(output, references)
     row = scorer.rows(spoiled)["psnr"]
     assert (row["value"], row["ci95"], row["n"], row["images"]) == (None, None, 0, 0)
-    assert row["definition"].endswith("/not-computed: 1 of 4 outputs hold NaN or infinite values")
-    senses = {"psnr": True, "mae": False}
-    verdict = pair_verdict(spoiled, {"identity": good}, senses)
+    verdict = pair_verdict(spoiled, {"identity": good}, SENSES)
     assert verdict["psnr"]["better"] is False and verdict["psnr"]["probability"] == 0.0
-    assert pair_verdict(good, {"identity": spoiled}, senses) == {}  # no baseline to beat
+    assert pair_verdict(good, {"identity": spoiled}, SENSES) == {}  # no baseline to beat
     output[1] = 1e30
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
     assert row["value"] is None and "1 of 4 images score infinitely" in row["definition"]
@@ -121,9 +107,9 @@ def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
 
 def test_patients_count_alike_however_many_images_they_have():
     found = estimate([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"])
-    assert found.value == 2.5 and found.n == 2
+    assert (found.value, found.n) == (2.5, 2)
     every = estimate([1.0, 1.0, 1.0, 4.0], list("pppq"), alike=True)
-    assert every.value == 1.75 and every.n == 4
+    assert (every.value, every.n) == (1.75, 4)
     assert estimate([1.0, 2.0, math.nan], ["", "", ""]).n == 2  # an unknown patient has one image
     for alike in (False, True):
         alone = estimate([1.0, 3.0], ["p", "p"], alike=alike)
@@ -169,33 +155,27 @@ def test_the_paired_comparison_sees_a_small_steady_gain_and_its_sign():
 # ---- verdicts
 
 
-def scores(*values: float):
-    values = torch.tensor(values)
-    truth = torch.zeros(len(values), 1, 4, 4)
-    error = (2.0 / 10 ** (values / 20))[:, None, None, None].expand_as(truth)
-    return scorer_of(PSNR, MAE, low=0.0, regions=["whole"])(error, References(truth, [f"p{i}" for i in range(4)]))
-
-
 def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_pairs():
-    senses = {"psnr": True, "mae": False}
-    model = scores(24, 25, 26, 27)
+    def scores(*errors: float):
+        truth = torch.zeros(4, 1, 4, 4)
+        return scorer_of(PSNR, MAE)(torch.tensor(errors)[:, None, None, None] + truth, References(truth, list("pqrs")))
+
+    model = scores(0.12, 0.11, 0.10, 0.09)
     baselines = {
-        "identity": scores(18, 18, 18, 18),
-        "histogram": scores(20, 21, 20, 21),
-        "intensity_map": scores(23, 26, 25, 25),
-        "regression": scores(28, 28, 28, 26),
-        "real_split": scores(90, 90, 90, 90),
+        "identity": scores(0.25, 0.25, 0.25, 0.25),
+        "histogram": scores(0.2, 0.18, 0.2, 0.18),
+        "intensity_map": scores(0.14, 0.10, 0.11, 0.11),
+        "regression": scores(0.08, 0.08, 0.08, 0.1),
+        "real_split": scores(0.01, 0.01, 0.01, 0.01),
     }
-    verdict = pair_verdict(model, baselines, senses)
-    assert set(verdict) == {"psnr", "mae"}
-    for row in verdict.values():
+    for row in pair_verdict(model, baselines, SENSES).values():
         assert row["better"] is False and row["best_baseline"] == "regression" and row["probability"] < 0.1
         assert row["without_pairs"] == {"better": True, "best_baseline": "histogram", "probability": 1.0}
     del baselines["regression"]
-    row = pair_verdict(model, baselines, senses)["psnr"]
+    row = pair_verdict(model, baselines, SENSES)["psnr"]
     assert row["best_baseline"] == "intensity_map" and 0.5 < row["probability"] < 1
     assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
-    tie = pair_verdict(model, {"identity": model}, senses)["psnr"]
+    tie = pair_verdict(model, {"identity": model}, SENSES)["psnr"]
     assert tie["better"] is False and tie["probability"] == 0.5
 
 
@@ -217,20 +197,9 @@ def test_the_verdict_of_sets_knows_both_baselines_and_both_senses():
     assert (precision["better"], precision["best_baseline"]) == (True, "identity")
     gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
     assert precision["probability"] == pytest.approx(0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6)
-    baselines["identity"]["kid"]["ci95"] = None
-    assert set_verdict(model, baselines)["kid"]["without_pairs"]["probability"] is None
-    certain = {"segmentation": row(0.0, 0.0, True)}
-    tie = set_verdict(certain, {"identity": certain})["segmentation"]
-    assert (tie["better"], tie["probability"]) == (False, 0.5)
 
 
 # ---- how well an uncertainty predicts the error
-
-
-def rising(patients: int = 2) -> np.ndarray:
-    """Errors 1 to 100, in an order of its own for every patient: (patients, 1, 10, 10)."""
-    rng = np.random.default_rng(0)
-    return np.stack([rng.permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for _ in range(patients)])
 
 
 def judged(errors, uncertainties, inside=None, patients=None) -> dict:
@@ -239,7 +208,7 @@ def judged(errors, uncertainties, inside=None, patients=None) -> dict:
 
 
 def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
-    errors = rising()
+    errors = np.stack([np.random.default_rng(k).permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for k in range(2)])
     found = judged(errors, 3 * errors + 7)
     curve = found["rejection"]
     assert found["auroc"]["value"] == 1 and found["ause"]["value"] == 0 and curve["error"] == curve["oracle"]
@@ -252,20 +221,16 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
     assert found["ause"]["random"] == pytest.approx(found["ause"]["value"] / 2)
     found = judged(errors, np.ones_like(errors))
     assert found["auroc"]["value"] == 0.5 and found["spearman"]["value"] is None
-    assert found["ause"]["value"] == pytest.approx(found["ause"]["random"])
     assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
 
 
 def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
-    errors = np.concatenate([rising(2), rising(1)])
+    errors = np.random.default_rng(0).permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1).reshape(3, 1, 10, 10)
     uncertainties, inside = np.concatenate([errors[:2], -errors[2:]]), np.ones_like(errors)
     found = judged(errors, uncertainties, patients=["p", "p", "q"])["auroc"]
     assert (found["value"], found["n"], found["ci95"]) == (0.5, 2, [0.0, 1.0])
-    assert judged(errors, uncertainties)["auroc"]["value"] == pytest.approx(2 / 3)
     uncertainties[2, :, :5], inside[2, :, :5] = errors[2, :, :5], 0
     errors[0, 0, 9, 9] = np.nan
     assert judged(errors, uncertainties, inside)["auroc"]["value"] == pytest.approx(2 / 3)
     for nothing in (judged(errors, errors, 0 * inside), judged(0 * errors[1:], errors[1:])):
         assert nothing["auroc"]["value"] is None and json.dumps(nothing, allow_nan=False)
-    tensors = judged(torch.from_numpy(errors), torch.from_numpy(errors), torch.from_numpy(inside) > 0)
-    assert tensors["auroc"]["value"] == 1 and json.dumps(tensors, allow_nan=False)

@@ -13,8 +13,6 @@ from gantk_sets.diversity import Diversity, different_pairs
 from gantk_sets.fid import Fid, frechet, gaussian
 from gantk_sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
-RANDOM = "random-conv-256-seed-0"
-
 
 def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1) -> torch.Tensor:
     """Images of one soft disc each, at a random place, from 0 to 2."""
@@ -35,7 +33,8 @@ def group(images: torch.Tensor, named: str = "") -> ImageGroup:
 def groups(real: np.ndarray, fake: np.ndarray) -> list[ImageGroup]:
     """Sets whose vectors are known, and training images that leave their scale as it is."""
     unit = np.stack([-np.ones(real.shape[1]), np.ones(real.shape[1])])
-    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), [""] * len(x), found={RANDOM: x}) for x in (unit, real, fake)]
+    name = "random-conv-256-seed-0"
+    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), [""] * len(x), found={name: x}) for x in (unit, real, fake)]
 
 
 @pytest.fixture
@@ -51,21 +50,15 @@ def fid_of(real: np.ndarray, fake: np.ndarray) -> float:
 # ---- FID and KID
 
 
-def test_the_frechet_distance_is_pytorch_fids_and_torchmetrics(sets):
+def test_the_frechet_distance_is_pytorch_fids(sets):
     from pytorch_fid.fid_score import calculate_frechet_distance
-    from torchmetrics.image.fid import _compute_fid
 
     moments = [moment for x in sets for moment in (x.mean(0), np.cov(x.T))]
     assert fid_of(*sets) == pytest.approx(calculate_frechet_distance(*moments), rel=1e-8)
-    assert fid_of(*sets) == pytest.approx(_compute_fid(*map(torch.from_numpy, moments)).item(), rel=1e-8)
-    real, shift = sets[0], 3.0
-    assert fid_of(real, real) == pytest.approx(0, abs=1e-9)
-    assert fid_of(real, real + shift) == pytest.approx(7 * shift**2, rel=1e-9)  # the means alone
-    centred = real - real.mean(0)
-    assert fid_of(centred, 2 * centred) == pytest.approx(np.cov(real.T).trace(), rel=1e-9)  # the spreads alone
+    assert fid_of(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("block", [1024, 16, 7])
+@pytest.mark.parametrize("block", [1024, 7])
 def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_at_once(sets, block, monkeypatch):
     from torchmetrics.image.kid import poly_mmd
 
@@ -84,40 +77,17 @@ def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_a
     assert value == pytest.approx(plain, rel=1e-9) and ci95 == pytest.approx(expected, rel=1e-9)
 
 
-def test_kid_needs_memory_for_blocks_alone():
-    """Two thousand vectors a side: three whole matrices of their kernel would take 96 MB."""
-    import tracemalloc
-
-    real, fake = np.random.default_rng(0).normal(size=(2, 2000, 4))
-    tracemalloc.start()
-    squared_mmd(real, fake)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 40e6
-
-
 @pytest.mark.parametrize("subset", [0, 30])
-def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset):
-    train, test, fake = groups(*sets)
+def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch):
+    trio = groups(*sets)
     x, y = np.arcsinh(sets[0]), np.arcsinh(sets[1])
-    fid, kid = Fid(2.0, 2)(train, test, fake), Kid(2.0, 2, subset=subset)(train, test, fake)
+    fid, kid = Fid(2.0, 2)(*trio), Kid(2.0, 2, subset=subset)(*trio)
     value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), [""] * 60, [""] * 60)
     assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
     assert kid.value == pytest.approx(squared_mmd(x, y)[0], rel=0.15 if subset else 1e-9)
     assert kid.ci95[0] < squared_mmd(x, y)[0] < kid.ci95[1]
-
-
-def test_subsets_are_of_the_size_that_was_asked_for_and_agree_with_the_whole(monkeypatch):
-    train, test, fake = group(blobs(30, 0)), group(blobs(40, 1)), group(blobs(40, 2, width=6.0))
-    whole, drawn = (Kid(2.0, 2, subset=size)(train, test, fake) for size in (0, 20))
-    assert "/whole-sets" in whole.definition and "/subsets=100x20" in drawn.definition
-    assert drawn.value == pytest.approx(whole.value, rel=0.1) and drawn.value != whole.value
-    assert sum(drawn.ci95) / 2 == pytest.approx(drawn.value)
-    monkeypatch.setattr("gantk.metrics.sets.SUBSET", 20)  # as sets of more than 1000 are
-    assert Kid(2.0, 2)(train, test, fake) == drawn
-    for size, said in ((41, "41 or more.*subset = 0"), (1, "subset"), (-3, "subset")):
-        with pytest.raises(UserError, match=said):
-            Kid(2.0, 2, subset=size)(train, test, fake)
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)  # subsets are drawn of sets of more than 1000
+    assert Kid(2.0, 2)(*trio) == kid
 
 
 def test_few_images_are_said_in_the_definition_and_in_a_warning(monkeypatch):
@@ -140,6 +110,9 @@ def test_too_few_images_are_refused_and_cost_a_training_nothing_else(metric, lea
         row = next(iter(set_rows(metric(2.0, 2), enough, *sets).values()))
         assert row["value"] is None and "not-computed" in row["definition"]
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
+    for kind, option, said in ((Kid, {"subset": 9}, "9 or more.*subset = 0"), (Prdc, {"k": 0}, "k = 0")):
+        with pytest.raises(UserError, match=said):
+            kind(2.0, 2, **option)(enough, enough, group(blobs(8)))
 
 
 # ---- precision, recall, density, coverage
@@ -165,15 +138,10 @@ def test_the_four_shares_are_the_definitions_whole_and_without_some_images(k):
     assert {name: s.value for name, s in scores.items()} == pytest.approx({f"{n}_random": expected[n] for n in NAMES})
 
 
-def test_prdc_is_four_scores_with_names_intervals_and_what_they_looked_at():
+def test_prdc_knows_noise_and_what_alike_sets_would_score_and_has_intervals_over_patients():
     train, test, fake = group(blobs(30, 0)), group(blobs(30, 1), "p"), group(blobs(40, 2))
     metric = Prdc(2.0, 2, k=3)
     scores = metric(train, test, fake)
-    for name, score in scores.items():
-        assert score.definition.startswith(f"{name.removesuffix('_random')}/k=3/features={RANDOM}")
-        assert "n=40,real=30" in score.definition and "depends-on-n-below-1000" in score.definition
-        assert "number of images" in score.details["warning"]
-        assert score.ci95 is None or score.ci95[0] < score.value < score.ci95[1] or score.value in (0, 1)
     assert scores["coverage_random"].details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
     assert scores["density_random"].ci95[0] < scores["density_random"].value < scores["density_random"].ci95[1]
     noise = metric(train, test, group(2 * torch.rand(40, 1, 32, 32)))
@@ -181,8 +149,6 @@ def test_prdc_is_four_scores_with_names_intervals_and_what_they_looked_at():
     assert noise["precision_random"].ci95 is None  # leaving out changes nothing, which says nothing
     alone = metric(train, ImageGroup(test.images, ["p"] * 30), fake)
     assert all(score.ci95 is None for score in alone.values())
-    with pytest.raises(UserError, match="k = 0"):
-        Prdc(2.0, 2, k=0)
 
 
 # ---- diversity
@@ -197,7 +163,6 @@ def test_diversity_is_one_for_real_images_low_for_copies_and_above_one_for_noise
     found = score(train, test, group(copies))
     assert found.value < 0.1 and found.ci95[1] < 0.5
     assert score(train, test, group(2 * torch.rand(20, 1, 32, 32))).value > 1
-    assert score(train, group(blobs(1).repeat(4, 1, 1, 1)), test).value is None or distance == "ms_ssim"
 
 
 def test_real_pairs_are_of_different_patients():
