@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import PATCHGAN
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
+from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind, bind_or_raise
+from gantk.testing.small import random_images
 from gantk_cut.model import feature_channels
 from gantk_cut.patchnce import PatchNCE
 
-SMALL = {
-    "generator": {"name": "resnet", "width": 4, "blocks": 2},
-    "discriminator": {"name": "patchgan", "width": 4, "layers": 3},
-    "width": 8,
-    "patches": 16,
-}
-SIZES = {2: (16, 16), 3: (8, 8, 8)}
+RESNET = {"name": "resnet", "width": 4, "blocks": 2}
 
 
-def build(dims: int = 2, channels: tuple[int, int] = (1, 1), **options):
+def build(channels: tuple[int, int] = (1, 1), **options):
     torch.manual_seed(0)
-    geometry = Geometry(dims, SIZES[dims], dict(zip(("a", "b"), channels, strict=True)))
-    discriminator = SMALL["discriminator"] | {"layers": 3}
-    return bind_or_raise("method", {"name": "cut"} | SMALL | {"discriminator": discriminator} | options)(geometry)
+    table = {"name": "cut", "generator": RESNET, "discriminator": PATCHGAN, "width": 8, "patches": 16}
+    return bind_or_raise("method", table | options)(Geometry(2, (16, 16), dict(zip("ab", channels, strict=True))))
 
 
-def images(dims: int = 2, count: int = 2) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    size = (16,) * dims
-    return Batch({name: torch.rand(count, 1, *size, generator=generator) * 2 - 1 for name in ("a", "b")})
-
-
-def unit(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+def images() -> Batch:
+    return Batch({name: random_images(2, 1, (16, 16), seed=seed) for seed, name in enumerate("ab")})
 
 
 def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_them():
@@ -88,41 +78,34 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
     assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
 
 
-def test_losses_are_those_of_the_paper_and_of_its_fast_form():
-    batch = images()
-    assert set(build().generator_losses(Batch(batch))) == {"adversarial", "nce", "nce_identity"}
-    assert set(build(nce_identity=False, nce=10.0).generator_losses(Batch(batch))) == {"adversarial", "nce"}
-    more = build(local_ncc=1.0, flat_region=1.0, nce=0.0).generator_losses(Batch(batch))
-    assert set(more) == {"adversarial", "local_ncc", "flat_region"}
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, {"adversarial", "nce", "nce_identity"}),
+        ({"nce_identity": False, "nce": 10.0}, {"adversarial", "nce"}),
+        ({"local_ncc": 1.0, "flat_region": 1.0, "nce": 0.0}, {"adversarial", "local_ncc", "flat_region"}),
+    ],
+    ids=["paper", "fast", "structure"],
+)
+def test_losses_are_those_of_the_paper_and_of_its_fast_form(options, names):
+    assert set(build(**options).generator_losses(images())) == names
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet", "attention_unet"])
 def test_heads_fit_the_maps_of_every_generator_that_shows_them(name):
-    part = bind("generator", {"name": name, "width": 4})
-    network = part(1, 1, 2)
-    found = feature_channels(network, 1, (32, 32))
-    assert found == [each.shape[1] for each in network.features(torch.rand(1, 1, 32, 32))]
-    assert next(network.parameters()).device.type == "cpu"
+    network = bind("generator", {"name": name, "width": 4})(1, 1, 2)
+    found = [each.shape[1] for each in network.features(torch.rand(1, 1, 32, 32))]
+    assert feature_channels(network, 1, (32, 32)) == found
 
 
-def test_only_one_direction_can_be_made():
-    method = build()
-    assert method.directions() == ["b"]
-    assert method.translate(images()["a"], "b").shape == (2, 1, 16, 16)
+def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
+    assert build().directions() == ["b"]
     with pytest.raises(UserError, match=r"a to b only.*cyclegan"):
-        method.translate(images()["a"], "a")
-
-
-def test_what_cannot_work_is_refused_with_the_way_out():
+        build().translate(images()["a"], "a")
     with pytest.raises(UserError, match=r"1 and 3 channels.*cyclegan"):
         build(channels=(1, 3))
     with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):
         build(layers=[0, 9])
-
-
-def test_a_generator_that_does_not_show_its_maps_is_refused_and_others_are_named(monkeypatch):
-    from gantk.nets.unet import UNet
-
-    monkeypatch.delattr(UNet, "features")
+    monkeypatch.delattr(UNet, "features")  # a generator that does not show its maps
     with pytest.raises(UserError, match=r"the generator 'unet' cannot be used here.*resnet"):
-        bind_or_raise("method", {"name": "cut", "generator": "unet"})
+        build(generator="unet")

@@ -18,39 +18,35 @@ from gantk_dcgan.network import DCGANGenerator, doublings
 SMALL = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}
 
 
-def build(size=(32, 32), channels=1, classes=(), span=(-1.0, 1.0), seed=0, **options):
-    torch.manual_seed(seed)
+def build(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
+    torch.manual_seed(0)
     part = bind_or_raise("method", SMALL | options)
-    return part(Geometry(len(size), size, {"image": channels}, classes, span))
-
-
-def parameters(network):
-    return sum(parameter.numel() for parameter in network.parameters())
+    return part(Geometry(len(size), size, {"image": 1}, classes, span))
 
 
 def trained(method, batch_at, steps, ema=0.9, rule=adam):
-    runtime = Runtime(torch.device("cpu"), "fp32", channels_last=True)
-    runtime.place(method, method.geometry.dims)
-    engine = Engine(method, train_table(rule, ema=ema), steps, runtime)
+    engine = Engine(method, train_table(rule, ema=ema), steps, Runtime(torch.device("cpu"), "fp32", True))
     for _ in engine.fit(lambda step, stage: batch_at(step)):
         pass
     return engine
 
 
-def test_networks_have_the_published_number_of_parameters():
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [(lambda: DCGANGenerator(100, 3, (64, 64)), 3_576_704), (lambda: DCGANDiscriminator(3, 2), 2_765_568 + 64 + 1)],
+    ids=["generator", "discriminator"],
+)
+def test_networks_have_the_published_number_of_parameters(make, published):
     """The DCGAN tutorial of PyTorch, RGB at 64 px, nz = 100, ngf = ndf = 64: 3,576,704 and 2,765,568.
 
     Its discriminator has no biases at all; ours has them in the two convolutions that no batch norm follows, 64 + 1.
     """
-    assert parameters(DCGANGenerator(100, 3, (64, 64))) == 3_576_704
-    assert parameters(DCGANDiscriminator(3, 2)) == 2_765_568 + 64 + 1
+    assert sum(parameter.numel() for parameter in make().parameters()) == published
 
 
 @pytest.mark.parametrize(
-    "size, count",
-    [((64, 64), 4), ((128, 128), 5), ((256, 256), 6), ((96, 96), 4), ((64, 128), 4), ((192, 160), 5), ((48, 40), 3),
-     ((8, 8), 1), ((32, 32, 32), 3), ((16, 24, 24), 2)],
-)  # fmt: skip
+    ("size", "count"), [((64, 64), 4), ((192, 160), 5), ((48, 40), 3), ((8, 8), 1), ((16, 24, 24), 2)]
+)
 def test_any_size_with_enough_halves_can_be_made(size, count):
     assert doublings(size) == count
     with torch.device("meta"):
@@ -79,18 +75,18 @@ def test_an_image_of_a_seed_is_the_same_whatever_the_number_asked_for():
     assert 0 <= images.min() < 0.5 < images.max() <= 1, "the range of the data"
 
 
-def labelled(step, size=(32, 32)):
+def labelled(step: int) -> Batch:
     """Dark images of class 0, bright ones of class 1, three to one."""
     generator = torch.Generator().manual_seed(step)
     label = (torch.rand(16, generator=generator) < 0.25).long()
-    bright = label.float().reshape(-1, *[1] * (len(size) + 1)) - 0.5
-    return Batch(image=bright + 0.2 * torch.rand(16, 1, *size, generator=generator), label=label)
+    bright = label.float().reshape(-1, 1, 1, 1) - 0.5
+    return Batch(image=bright + 0.2 * torch.rand(16, 1, 8, 8, generator=generator), label=label)
 
 
 def test_a_conditional_generator_makes_the_class_that_is_asked_for():
     small = {"name": "dcgan", "width": 8, "depth": 1}
     method = build((8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small)
-    engine = trained(method, lambda step: labelled(step, (8, 8)), 150, rule=partial(adam, lr=2e-3))
+    engine = trained(method, labelled, 150, rule=partial(adam, lr=2e-3))
     with engine.ema.applied(), torch.no_grad():
         method.eval()
         dark, bright = (method.sample(32, seed=0, labels=torch.full((32,), k)) for k in (0, 1))

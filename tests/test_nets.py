@@ -22,21 +22,13 @@ from gantk.nets.unet import UNet
 from gantk_attention_unet.network import AttentionUNet
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-GENERATORS = {
-    "unet": lambda dims, **o: UNet(1, 2, dims, width=4, depth=3, **o),
-    "unet with stem and head": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, stem=2, head=2, **o),
-    "unet with head": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, head=1, **o),
-    "resnet": lambda dims, **o: ResNet(1, 2, dims, width=4, blocks=1, **o),
+NETWORKS = {
+    "unet": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, stem=2, head=2, attention=(1,), **o),
+    "resnet": lambda dims, **o: ResNet(1, 2, dims, width=4, blocks=1, attention=(2,), **o),
     "attention unet": lambda dims, **o: AttentionUNet(1, 2, dims, width=4, depth=2, **o),
-    "unet with self-attention": lambda dims, **o: UNet(1, 2, dims, width=4, depth=2, attention=(1, 2), **o),
-    "resnet with self-attention": lambda dims, **o: ResNet(1, 2, dims, width=4, blocks=1, attention=(2,), **o),
-}
-DISCRIMINATORS = {
-    "patchgan": lambda dims, **o: PatchGAN(1, dims, width=4, receptive_field=34, **o),
-    "patchgan with coordinates": lambda dims, **o: PatchGAN(1, dims, width=4, layers=3, coordinates=True, **o),
+    "patchgan": lambda dims, **o: PatchGAN(1, dims, width=4, receptive_field=34, coordinates=True, **o),
     "dcgan": lambda dims, **o: DCGANDiscriminator(1, dims, width=4, depth=2, **o),
 }
-ALL = GENERATORS | DISCRIMINATORS
 
 
 def images(dims: int, n: int = 2, side: int = 16, channels: int = 1) -> torch.Tensor:
@@ -44,19 +36,16 @@ def images(dims: int, n: int = 2, side: int = 16, channels: int = 1) -> torch.Te
 
 
 @pytest.mark.parametrize(("dims", "kind"), [(2, "instance"), (2, "batch"), (3, "group"), (3, "none")])
-@pytest.mark.parametrize("name", ALL)
-def test_channels_last_and_bfloat16_flow_through_forward_and_backward(name, dims, kind):
-    network = ALL[name](dims, norm=kind).to(memory_format=LAST[dims])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_last_flows_through_every_convolution(name, dims, kind):
+    network = NETWORKS[name](dims, norm=kind).to(memory_format=LAST[dims])
     hidden = []
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
             layer.register_forward_hook(lambda _m, _i, y: hidden.append(y.is_contiguous(memory_format=LAST[dims])))
     with torch.autocast("cpu", torch.bfloat16):
-        y = network(images(dims))
-    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=LAST[dims]) or y.ndim == 2
+        assert network(images(dims)).dtype == torch.bfloat16
     assert hidden and all(hidden)
-    y.float().square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
 @pytest.mark.parametrize("layers", [3, 5])
@@ -74,34 +63,24 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "allowed"),
+    ("make", "words"),
     [
-        (UNet(1, 1, 2, width=2, depth=4), (90, 96), "[80, 96] or [96, 96]"),
-        (UNet(1, 1, 3, width=2, depth=3), (8, 4, 8), "[8, 8, 8]"),
-        (ResNet(1, 1, 2, width=2, blocks=1), (30, 32), "[28, 32] or [32, 32]"),
-        (AttentionUNet(1, 1, 2, width=2, depth=2), (30, 32), "[28, 32] or [32, 32]"),
-        (PatchGAN(1, 2, width=2), (20, 64), "[24, 64]"),
-        (DCGANDiscriminator(1, 2, width=2), (32, 32), "[64, 64]"),
-    ],
-    ids=["unet", "unet-3d", "resnet", "attention-unet", "patchgan", "dcgan"],
-)
-def test_a_size_that_does_not_fit_is_answered_with_the_nearest_that_do(network, size, allowed):
-    with pytest.raises(UserError) as error:
-        network.check_size(size)
-    message = str(error.value)
-    assert " x ".join(map(str, size)) in message and allowed in message and "data.size" in message
-
-
-def test_wrong_options_are_named():
-    for make, word in (
+        (lambda: UNet(1, 1, 2, width=2, depth=4).check_size((90, 96)), "90 x 96.*[80, 96] or [96, 96]"),
+        (lambda: UNet(1, 1, 3, width=2, depth=3).check_size((8, 4, 8)), "8 x 4 x 8.*[8, 8, 8]"),
+        (lambda: ResNet(1, 1, 2, width=2, blocks=1).check_size((30, 32)), "[28, 32] or [32, 32]"),
+        (lambda: AttentionUNet(1, 1, 2, width=2, depth=2).check_size((30, 32)), "[28, 32] or [32, 32]"),
+        (lambda: PatchGAN(1, 2, width=2).check_size((20, 64)), "[24, 64]"),
+        (lambda: DCGANDiscriminator(1, 2, width=2).check_size((32, 32)), "[64, 64]"),
         (lambda: UNet(1, 1, 2, depth=0), "depth"),
         (lambda: UNet(1, 1, 4), "data.dims"),
         (lambda: UNet(1, 1, 2, norm="instnce"), "Did you mean 'instance'"),
         (lambda: PatchGAN(1, 2, receptive_field=64), "70"),
-    ):
-        with pytest.raises(UserError) as error:
-            make()
-        assert word in str(error.value)
+    ],
+    ids=["unet", "3-d", "resnet", "attention-unet", "patchgan", "dcgan", "depth", "dims", "norm", "field"],
+)
+def test_sizes_and_options_that_do_not_fit_are_answered_with_those_that_do(make, words):
+    with pytest.raises(UserError, match=words.replace("[", r"\[").replace("]", r"\]")):
+        make()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -156,34 +135,25 @@ def parameters(make) -> int:
         return sum(p.numel() for p in make().parameters())
 
 
-def places(layer: nn.Module, x: Tensor) -> Tensor:
-    """A 1x1 convolution as a matrix on every place: (N, C, *size) to (N, places, outputs), in float64."""
-    weight = layer.weight.double().flatten(1)
-    found = torch.einsum("oc,ncp->npo", weight, x.double().flatten(2))
-    return found if layer.bias is None else found + layer.bias.double()
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module with weights that matter: its own are nearly 0 at first."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / max(1, prod(parameter.shape[1:])) ** 0.5
-    return module
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 def test_self_attention_is_the_papers_formula(dims):
     """Zhang et al. (2019), equations 1 to 3: s_ij = f(x_i)' g(x_j), beta = softmax over i, o = v(sum beta h), + x."""
-    block = randomised(SelfAttention(dims, 16))
+    torch.manual_seed(0)
+    block = SelfAttention(dims, 16)
+    for parameter in block.parameters():  # its own are nearly 0 at first
+        nn.init.normal_(parameter, std=max(1, prod(parameter.shape[1:])) ** -0.5)
     assert block.query.weight.shape[0] == block.key.weight.shape[0] == 2 and block.value.weight.shape[0] == 8
-    x = torch.randn(2, 16, *[4, 3, 5][:dims], generator=torch.Generator().manual_seed(1))
-    f, g, h = (places(layer, x) for layer in (block.key, block.query, block.value))
-    scores = torch.einsum("nic,njc->nji", f, g)  # how much place j looks at place i
-    beta = scores.exp() / scores.exp().sum(-1, keepdim=True)
-    o = torch.einsum("nji,nic->njc", beta, h) @ block.out.weight.double().flatten(1).T
+    x = torch.randn(2, 16, *[4, 3, 5][:dims])
+
+    def places(layer: nn.Module) -> Tensor:
+        """A 1x1 convolution on every place: (N, places, outputs)."""
+        return layer.double()(x.double()).flatten(2).mT
+
+    scores = places(block.query) @ places(block.key).mT  # how much place j looks at place i
+    o = scores.softmax(-1) @ places(block.value) @ block.out.weight.double().flatten(1).T
     expected = x.double() + block.gain.double() * o.mT.reshape(x.shape)
     assert (expected - x).abs().max() > 0.05
-    torch.testing.assert_close(block(x).double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(block.float()(x).double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

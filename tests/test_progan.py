@@ -25,70 +25,38 @@ def build(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...]
     return bind_or_raise("method", SMALL | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes))
 
 
-def engine(method, steps: int, precision: str = "fp32") -> Engine:
-    runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
-    runtime.place(method, method.geometry.dims)
-    return Engine(method, train_table(adam), steps, runtime)
-
-
-def batch_at(step: int, stage) -> Batch:
-    return Batch(image=random_images(4, 1, stage.size, seed=step))
-
-
-def train(engine: Engine, until: int):
-    """Train up to `until` steps; the stage that the last one was in."""
-    for stage, _, _ in engine.fit(batch_at):
-        if engine.step == until:
-            return stage
-    return None
-
-
 # The pair of the paper's table 2: 1024 px, 3 channels.
-
-
-@pytest.fixture(scope="module")
-def paper_pair():
-    filters = filters_at(9, base=8192, width=512)
-    with torch.device("meta"):
-        return Generator(3, 2, filters, 512), Discriminator(3, 2, filters)
 
 
 def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_every_level_has_the_parameters_of_the_papers_table(paper_pair):
-    generator, discriminator = paper_pair
-    assert filters_at(9, base=8192, width=512) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
-    assert [round(count(network) / 1e6, 1) for network in paper_pair] == [23.1, 23.1]
-    table = [(2.4e6, 2.4e6)] * 3 + [
-        (1.2e6, 590e3),
-        (295e3, 148e3),
-        (74e3, 37e3),
-        (18e3, 9.2e3),
-        (4.6e3, 2.3e3),
-    ]
-    for pairs in ((generator.grow, generator.refine), (discriminator.shrink, discriminator.refine)):
-        for large, small, expected in zip(*pairs, table, strict=True):
-            assert [count(large), count(small)] == pytest.approx(expected, rel=0.03)
+def test_every_level_has_the_parameters_of_the_papers_table():
+    filters = filters_at(9, base=8192, width=512)
+    assert filters == [512, 512, 512, 512, 256, 128, 64, 32, 16]
+    with torch.device("meta"):
+        generator, discriminator = Generator(3, 2, filters, 512), Discriminator(3, 2, filters)
+    assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [23.1, 23.1]
+    large = [2.4e6, 2.4e6, 2.4e6, 1.2e6, 295e3, 74e3, 18e3, 4.6e3]
+    small = [2.4e6, 2.4e6, 2.4e6, 590e3, 148e3, 37e3, 9.2e3, 2.3e3]
+    for first, second in ((generator.grow, generator.refine), (discriminator.shrink, discriminator.refine)):
+        assert [count(level) for level in first] == pytest.approx(large, rel=0.03)
+        assert [count(level) for level in second] == pytest.approx(small, rel=0.03)
     assert count(generator.first) + generator.first_bias.numel() == pytest.approx(4.2e6, rel=0.02)
-    assert count(generator.second) == pytest.approx(2.4e6, rel=0.02)
-    assert count(generator.to_image[-1]) == 51
-    assert count(discriminator.from_image[-1]) == 64
-    assert count(discriminator.last) == pytest.approx(2.4e6, rel=0.02)
-    assert count(discriminator.whole) == pytest.approx(4.2e6, rel=0.02)
-    assert count(discriminator.score) == 513
+    ends = [generator.second, discriminator.last, discriminator.whole]
+    assert [count(layer) for layer in ends] == pytest.approx([2.4e6, 2.4e6, 4.2e6], rel=0.02)
+    ends = [generator.to_image[-1], discriminator.from_image[-1], discriminator.score]
+    assert [count(layer) for layer in ends] == [51, 64, 513]
 
 
 # Layers against their formulas, in float64.
 
 
 def test_pixel_norm_equals_the_formula():
-    x = torch.randn(2, 5, 4, 4)
-    y = x.double()
-    expected = y / (y.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt()
-    torch.testing.assert_close(pixel_norm(x).double(), expected, rtol=1e-5, atol=1e-6)
-    assert pixel_norm(x.bfloat16()).dtype is torch.bfloat16
+    x = torch.randn(2, 5, 4, 4, dtype=torch.float64)
+    expected = x / (x.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt()
+    torch.testing.assert_close(pixel_norm(x.float()).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("images", "group"), [(8, 4), (4, 4), (6, 3), (2, 2), (1, 1), (5, 5)])
@@ -143,32 +111,32 @@ def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(d
 
 def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
     method = build(8)
+    engine = Engine(method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True))
     found: dict[str, list[float]] = {}
-    for stage, _, _ in (trained := engine(method, 30)).fit(batch_at):
+    for stage, _, _ in engine.fit(lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))):
         found.setdefault(stage.name, []).append(float(method.alpha))
-    assert trained.step == 30
-    assert list(found) == ["4", "8 fade", "8"]
-    assert set(found["4"] + found["8"]) == {1.0}
+    assert list(found) == ["4", "8 fade", "8"] and set(found["4"] + found["8"]) == {1.0}
     steps = len(found["8 fade"])
     assert found["8 fade"] == pytest.approx([(k + 0.5) / steps for k in range(steps)], abs=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 9, 40, 1001])
-@pytest.mark.parametrize("side", [8, 64, 128])
+@pytest.mark.parametrize("steps", [1, 2, 5, 9, 1001])
+@pytest.mark.parametrize("side", [8, 128])
 def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     stages = build(side).stages(steps)
-    assert sum(stage.steps for stage in stages) == steps
-    assert min(stage.steps for stage in stages) >= 1
+    assert sum(stage.steps for stage in stages) == steps and min(stage.steps for stage in stages) >= 1
     sides = [stage.size[0] for stage in stages]
-    assert sides == sorted(sides)
-    assert sides[-1] == side
-    if steps >= math.log2(side) - 1:
-        assert sides[0] == 4
-        assert len(set(sides)) == math.log2(side) - 1
+    assert sides == sorted(sides) and sides[-1] == side
+    if steps >= (levels := math.log2(side) - 1):
+        assert sides[0] == 4 and len(set(sides)) == levels
 
 
-def test_stages_are_those_of_the_paper_unless_shares_say_otherwise():
-    plain = [(stage.name, stage.steps) for stage in build(16).stages(1000)]
-    assert plain == [("4", 200), ("8 fade", 200), ("8", 200), ("16 fade", 200), ("16", 200)]
-    shared = [(stage.name, stage.steps) for stage in build(16, shares=[1.0, 1.0, 2.0], fade=0.25).stages(400)]
-    assert shared == [("4", 100), ("8 fade", 25), ("8", 75), ("16 fade", 50), ("16", 150)]
+@pytest.mark.parametrize(
+    ("options", "steps", "expected"),
+    [({}, 1000, [200, 200, 200, 200, 200]), ({"shares": [1.0, 1.0, 2.0], "fade": 0.25}, 400, [100, 25, 75, 50, 150])],
+    ids=["paper", "shares"],
+)
+def test_stages_are_those_of_the_paper_unless_shares_say_otherwise(options, steps, expected):
+    stages = build(16, **options).stages(steps)
+    names = ["4", "8 fade", "8", "16 fade", "16"]
+    assert [(stage.name, stage.steps) for stage in stages] == list(zip(names, expected, strict=True))
