@@ -1,28 +1,132 @@
-"""ProGAN keeps to its paper: the pair's size, its layers' formulas, and a growth that can be stopped anywhere."""
+"""Images from noise: DCGAN and ProGAN have the published networks and formulas, and make what is asked for."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
+from gantk.nets.discriminators import DCGANDiscriminator
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
+from gantk_dcgan.network import DCGANGenerator, doublings
 from gantk_progan.layers import EqualConv, MinibatchDeviation, doubled, halved, pixel_norm
 from gantk_progan.model import faded
 from gantk_progan.networks import Discriminator, Generator, filters_at
 
-SMALL = {"name": "progan", "latent": 8, "base": 32, "width": 8}
+# ---- DCGAN ---------------------------------------------------------------------------------------
+
+DCGAN = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}
 
 
-def build(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...] = (), **options):
+def dcgan(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
+    torch.manual_seed(0)
+    part = bind_or_raise("method", DCGAN | options)
+    return part(Geometry(len(size), size, {"image": 1}, classes, span))
+
+
+def trained(method, batch_at, steps, ema=0.9, rule=adam):
+    engine = Engine(method, train_table(rule, ema=ema), steps, Runtime(torch.device("cpu"), "fp32", True))
+    for _ in engine.fit(lambda step, stage: batch_at(step)):
+        pass
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [(lambda: DCGANGenerator(100, 3, (64, 64)), 3_576_704), (lambda: DCGANDiscriminator(3, 2), 2_765_568 + 64 + 1)],
+    ids=["generator", "discriminator"],
+)
+def test_networks_have_the_published_number_of_parameters(make, published):
+    """The DCGAN tutorial of PyTorch, RGB at 64 px, nz = 100, ngf = ndf = 64: 3,576,704 and 2,765,568.
+
+    Its discriminator has no biases at all; ours has them in the two convolutions that no batch norm follows, 64 + 1.
+    """
+    assert sum(parameter.numel() for parameter in make().parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [((64, 64), 4), ((192, 160), 5), ((48, 40), 3), ((8, 8), 1), ((16, 24, 24), 2)]
+)
+def test_any_size_with_enough_halves_can_be_made(size, count):
+    assert doublings(size) == count
+    with torch.device("meta"):
+        assert DCGANGenerator(4, 1, size, width=2)(torch.zeros(2, 4)).shape == (2, 1, *size)
+
+
+def test_real_images_beyond_white_do_not_betray_themselves():
+    """Percentiles leave the brightest pixels beyond the range, where tanh cannot follow."""
+    image = torch.full((4, 1, 32, 32), 0.9)
+    image[..., 8:16, 8:16] = 1.0
+    beyond = image.clone()
+    beyond[..., 8:16, 8:16] = 1.7
+    losses = []
+    for real in (image, beyond):
+        torch.manual_seed(1)
+        losses.append(dcgan().discriminator_losses(Batch(image=real))["d_image"])
+    assert torch.equal(*losses)
+
+
+def test_an_image_of_a_seed_is_the_same_whatever_the_number_asked_for():
+    method = dcgan().eval()
+    few, many = method.sample(3, seed=5), method.sample(40, seed=5)
+    torch.testing.assert_close(many[:3], few, rtol=1e-4, atol=1e-5)
+    assert (many[0] - many[1]).abs().max() > 1e-3, "another noise is another image"
+    images = dcgan(span=(0.0, 1.0)).eval().sample(4, seed=0)
+    assert 0 <= images.min() < 0.5 < images.max() <= 1, "the range of the data"
+
+
+def labelled(step: int) -> Batch:
+    """Dark images of class 0, bright ones of class 1, three to one."""
+    generator = torch.Generator().manual_seed(step)
+    label = (torch.rand(16, generator=generator) < 0.25).long()
+    bright = label.float().reshape(-1, 1, 1, 1) - 0.5
+    return Batch(image=bright + 0.2 * torch.rand(16, 1, 8, 8, generator=generator), label=label)
+
+
+def test_a_conditional_generator_makes_the_class_that_is_asked_for():
+    small = {"name": "dcgan", "width": 8, "depth": 1}
+    method = dcgan((8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small)
+    engine = trained(method, labelled, 150, rule=partial(adam, lr=2e-3))
+    with engine.ema.applied(), torch.no_grad():
+        method.eval()
+        dark, bright = (method.sample(32, seed=0, labels=torch.full((32,), k)) for k in (0, 1))
+        turns = method.sample(4, seed=0)
+    assert float(bright.mean() - dark.mean()) > 0.5
+    assert turns[1].mean() > turns[0].mean() and turns[3].mean() > turns[2].mean(), "None: the classes in turn"
+    assert float(method.shown[1] / method.shown.sum()) == pytest.approx(0.25, abs=0.05)
+    with pytest.raises(UserError, match="class"):
+        method.sample(2, seed=0, labels=torch.tensor([0, 2]))
+
+
+def test_batch_norm_of_averaged_weights_has_statistics_of_its_own():
+    """In evaluation every map has mean 0 and deviation 1 as in training, though the weights are an average."""
+    method = dcgan()
+    engine = trained(method, lambda step: Batch(image=torch.rand(8, 1, 32, 32)), 12, ema=0.99)
+    seen = {}
+    norm = method.generator.doubles[0][1]
+    norm.register_forward_hook(lambda layer, inputs, out: seen.update(x=(out - layer.bias[:, None, None]).detach()))
+    with engine.ema.applied(), torch.no_grad():
+        method.eval().sample(16, seed=9)
+    scaled = seen["x"] / norm.weight[:, None, None]
+    assert scaled.mean().abs() < 0.2 and 0.8 < scaled.std() < 1.2
+
+
+# ---- ProGAN --------------------------------------------------------------------------------------
+
+PROGAN = {"name": "progan", "latent": 8, "base": 32, "width": 8}
+
+
+def progan(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...] = (), **options):
     torch.manual_seed(seed)
-    return bind_or_raise("method", SMALL | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes))
+    return bind_or_raise("method", PROGAN | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes))
 
 
 # The pair of the paper's table 2: 1024 px, 3 channels.
@@ -82,26 +186,26 @@ def test_convolving_after_doubling_never_needs_the_large_image(dims):
 
 
 def test_drift_is_the_mean_square_of_the_real_logits():
-    method = build(8, drift=0.5)
+    method = progan(8, drift=0.5)
     method.begin(method.stages(4)[0], Batch())
     real = random_images(4, 1, (4, 4))
     losses = method.discriminator_losses(Batch(image=real))
     expected = 0.5 * method.d(real, 0).detach().double().square().mean()
     assert float(losses["drift"].detach()) == pytest.approx(float(expected), rel=1e-5)
     assert set(losses) == {"adversarial", "penalty", "drift"}
-    assert "drift" not in build(8, drift=0.0).discriminator_losses(Batch(image=real))
+    assert "drift" not in progan(8, drift=0.0).discriminator_losses(Batch(image=real))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(dims):
-    g = build(16, dims).g
+    g = progan(16, dims).g
     z = torch.randn(2, 8)
     old, new = doubled(g(z, 1)), g(z, 2)
     assert not torch.allclose(old, new)
     assert torch.equal(g(z, 2, torch.tensor(0.0)), old)
     assert torch.equal(g(z, 2, torch.tensor(1.0)), new)
     torch.testing.assert_close(g(z, 2, torch.tensor(0.25)), 0.75 * old + 0.25 * new)
-    d, image = build(16, dims).d, random_images(4, 1, (16,) * dims)
+    d, image = progan(16, dims).d, random_images(4, 1, (16,) * dims)
     assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halved(image), 1))
     assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
     assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
@@ -110,7 +214,7 @@ def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(d
 
 
 def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
-    method = build(8)
+    method = progan(8)
     engine = Engine(method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True))
     found: dict[str, list[float]] = {}
     for stage, _, _ in engine.fit(lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))):
@@ -123,7 +227,7 @@ def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 1001])
 @pytest.mark.parametrize("side", [8, 128])
 def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
-    stages = build(side).stages(steps)
+    stages = progan(side).stages(steps)
     assert sum(stage.steps for stage in stages) == steps and min(stage.steps for stage in stages) >= 1
     sides = [stage.size[0] for stage in stages]
     assert sides == sorted(sides) and sides[-1] == side
@@ -137,6 +241,6 @@ def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     ids=["paper", "shares"],
 )
 def test_stages_are_those_of_the_paper_unless_shares_say_otherwise(options, steps, expected):
-    stages = build(16, **options).stages(steps)
+    stages = progan(16, **options).stages(steps)
     names = ["4", "8 fade", "8", "16 fade", "16"]
     assert [(stage.name, stage.steps) for stage in stages] == list(zip(names, expected, strict=True))
