@@ -3,7 +3,7 @@
 import dicom_files as made
 import numpy as np
 import pytest
-from volumes import far_apart, of, records_of, tree_of, volume
+from volumes import of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.manifest import Manifest
@@ -155,31 +155,18 @@ def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says)
         manifest(tree / "study.csv", text)
 
 
-def test_a_mask_in_a_table_lies_on_its_images_grid(tmp_path):
-    apart = far_apart(tmp_path)
-    volume(apart / "seg.nii", values=np.ones((12, 14, 16), np.float32))
-    rows = "T1,T2,mask\np0/T1.nii,p0/T2.nii,seg.nii\np1/T1.nii,p1/T2.nii,\n"
-    for onto, pairs, masked in (("none", 0, [True, False]), ("a", 2, [True, True])):
-        records = manifest(apart / "study.csv", rows, onto=onto)
-        assert len(complete_pairs(records)) == pairs and [bool(r.mask) for r in records] == [*masked, False, False]
-    with pytest.raises(UserError, match="line 2: the mask 'seg.nii' is on another grid than its image"):
-        manifest(apart / "wrong.csv", "path,domain,mask\np0/T2.nii,T2,seg.nii\np0/T1.nii,T1,\n")
-
-
 # --- dicom
 
 
-def export(root, patients=2, far=False):
-    """Patients with a T1 and a T2 series each, by header; `far`: the T2 on a coarser grid that is moved by half."""
+def export(root, patients=2):
+    """Patients with a T1 and a T2 series each, by header."""
     for n in range(patients):
         for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
             header = {
                 "PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
                 "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}",
             }  # fmt: skip
-            grid = {"spacing": (3.0, 2.5), "step": 6.0} if far and k else {}
-            voxels = made.head(*((4, 12, 10) if far and k else (8, 24, 20)), seed=10 * n + k)
-            made.series(root / "all", voxels, prefix=f"{k}-{n}-", **header, **grid)
+            made.series(root / "all", made.head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
     return root
 
 
@@ -196,15 +183,11 @@ def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
     assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
 
-def test_series_of_two_frames_or_grids_are_no_pair_until_they_are_brought_together(tmp_path):
-    root = export(tmp_path, far=True)
-    assert all(record.pair is None for record in records_of(Dicom, root))
+def test_series_of_two_frames_of_reference_are_no_pair_even_when_brought_together(tmp_path):
     for k, words in enumerate(("T1", "T2")):
         header = {"SeriesInstanceUID": f"1.9.{k}", "SeriesDescription": words, "FrameOfReferenceUID": f"1.8.{k}"}
-        made.series(root / f"more{k}", made.head(8), PatientID="P9", **header)
-    records = records_of(Dicom, root, onto="a")
-    pairs = complete_pairs(records)
-    assert len(pairs) == 2 * 4 and {r.read().shape for pair in pairs.values() for r in pair.values()} == {(1, 24, 20)}
+        made.series(tmp_path / f"more{k}", made.head(8), PatientID="P9", **header)
+    records = records_of(Dicom, export(tmp_path), onto="a")
     alone = [record for record in records if record.subject == "P9"]
     assert alone and all(record.pair.startswith("alone/") for record in alone)
 
