@@ -1,4 +1,4 @@
-"""Files against files: right numbers, names that fit, and one clear message where two folders cannot be compared."""
+"""Files against files: names that fit, and one clear message where two folders cannot be compared."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 
 from gantk.errors import UserError
-from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.compare_folders import compare_folders
-from gantk.metrics.pairs import MAE, PSNR, RMSE, SSIM
 
 
 def volume(path: Path, pixels: np.ndarray, shift: float = 0.0) -> np.ndarray:
@@ -39,17 +36,6 @@ def volumes(tmp_path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def rows_of(folder: Path, *metrics: str) -> dict:
     return compare_folders(folder / "pred", folder / "truth", list(metrics))["metrics"]["pred_to_truth"]
-
-
-def test_volumes_are_scored_by_the_range_of_the_whole_set_of_truths(tmp_path, volumes):
-    low, high = min(t.min() for _, t in volumes), max(t.max() for _, t in volumes)
-    rows = rows_of(tmp_path, "psnr", "mae", "rmse", "ssim")
-    # the files' axes are (right, anterior, superior): what the metrics make of them does not depend on the order
-    both = [torch.from_numpy(np.stack(side)[:, None].astype(np.float32)) - low for side in zip(*volumes, strict=True)]
-    for metric in (PSNR, MAE, RMSE, SSIM):
-        assert rows[metric.name]["value"] == pytest.approx(metric(high - low, 3)(*both).mean().item(), rel=1e-4)
-    corrected = (linearly_corrected(*both) - both[1]).abs().mean().item()
-    assert rows["mae"]["corrected"] == pytest.approx(corrected, rel=1e-3)
 
 
 def test_names_are_matched_alone_where_only_the_folders_differ_and_sets_whatever_their_names(tmp_path, volumes):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-import zipfile
 
 import numpy as np
 import pytest
 import torch
-from test_sets import blobs, group
+from test_sets import blobs
 from torch import nn
 
 from gantk.errors import UserError
@@ -45,19 +44,12 @@ def test_random_features_see_each_contrast_and_middle_slice_apart_and_large_imag
     apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
     assert apart.shape == (4, 512) and apart.dtype == np.float64 and np.allclose(features(two), apart, atol=1e-6)
     assert torch.equal(state, torch.get_rng_state())
+    assert np.allclose(features(two)[2:3], Features("random", 1.0, 2)(two[2:3] / 2), atol=1e-5)
     volumes, solid = blobs(2, size=(12, 14, 16)), Features("random", 2.0, 3)
     slices = volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8]
     assert np.allclose(solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6)
     large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
     assert np.allclose(features(large), features(large[..., ::2, ::2]), atol=1e-5)
-
-
-def test_features_do_not_depend_on_the_range_or_on_the_company():
-    images, features = blobs(40), Features("random", 2.0, 2)
-    assert np.allclose(features(images), Features("random", 1.0, 2)(images / 2), atol=1e-6)
-    assert np.allclose(features(images)[5:6], features(images[5:6]), atol=1e-5)
-    beyond = torch.where(images < 0.1, -3.0, torch.where(images > 1.5, 7.0, images))
-    assert np.array_equal(features(beyond), features(beyond.clamp(0, 2)))
 
 
 def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
@@ -80,26 +72,24 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
     features = Features("inception", 255.0, 2)
     assert Kid(2.0, 2, features="inception").name == "kid" and inception.load_state_dict_from_url is download
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
-    for seen, as_colour in ((pictures, pictures), (pictures[:, :1], pictures[:, :1].expand(-1, 3, -1, -1))):
-        with torch.no_grad():
-            expected = theirs(as_colour / 255)[0].flatten(1).numpy()
-        assert expected.shape == (2, 2048) and expected.std(0).mean() > 1e-3
-        assert np.allclose(features(seen), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    with torch.no_grad():
+        expected = theirs(pictures / 255)[0].flatten(1).numpy()
+    assert expected.shape == (2, 2048) and expected.std(0).mean() > 1e-3
+    assert np.allclose(features(pictures), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 # ---- ONNX files
 
 
-def onnx_file(path, channels=1, batch="n", size=("h", "w"), kind="FLOAT", pool=True):
+def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     """Two numbers of each image: the mean of its first channel, and 1 more than three times that."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper, numpy_helper
 
-    kind, dtype = getattr(TensorProto, kind), np.float16 if kind == "FLOAT16" else np.float32
-    kernel = np.zeros((2, 1 if channels == "c" else channels, 1, 1), dtype)
+    kind, kernel = TensorProto.FLOAT, np.zeros((2, 1 if channels == "c" else channels, 1, 1), np.float32)
     kernel[:, 0, 0, 0] = 1, 3
-    tensors = [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(np.array([0, 1], dtype), "b")]
+    tensors = [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(np.array([0, 1], np.float32), "b")]
     nodes = [helper.make_node("Conv", ["x", "k", "b"], ["y"])]
     nodes += [helper.make_node("GlobalAveragePool", ["y"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
     last = helper.make_tensor_value_info("f", kind, [batch, 2])
@@ -115,7 +105,10 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), kind="FLOAT", pool=T
 @pytest.mark.parametrize(("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"])
 def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     onnx_file(weights / "medical.onnx", batch=batch, size=size, pool=pool)
-    images = blobs(5)
+    onnx_file(weights / "colour.onnx", channels=3)
+    images, colours = blobs(5), blobs(4, channels=3)
+    seen = Features("colour.onnx", 2.0, 2, side=32)(colours[:, :2])[:, ::2]  # each channel as gray
+    assert np.allclose(seen, (colours[:, :2] / 2).mean((2, 3)).numpy(), atol=1e-6)
     means = (images / 2).mean((1, 2, 3)).numpy()
     found = Features("medical.onnx", 2.0, 2, side=32)(images)
     assert np.allclose(found, np.stack([means, 3 * means + 1], 1), atol=1e-6)
@@ -123,18 +116,6 @@ def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     assert np.allclose(scaled(images)[:, 0], (means - 0.5) / 0.25, atol=1e-5)
     metric = Kid(2.0, 2, features="medical.onnx", side=32)
     assert metric.name == "kid_medical" and "medical.onnx-sha256:" in metric.definition
-
-
-def test_a_colour_network_sees_gray_as_gray_and_a_gray_one_each_channel(weights):
-    onnx_file(weights / "colour.onnx", channels=3)
-    onnx_file(weights / "half.onnx", kind="FLOAT16")
-    images = blobs(4, channels=3)
-    means = (images / 2).mean((2, 3)).numpy()
-    colour, half = (Features(name, 2.0, 2, side=32) for name in ("colour.onnx", "half.onnx"))
-    assert np.allclose(colour(images[:, :2])[:, ::2], means[:, :2], atol=1e-6)
-    both = group(images)  # keeps the vectors of each, apart
-    assert np.allclose(both.vectors(half)[:, ::2], means, atol=2e-3)
-    assert np.allclose(both.vectors(colour)[:, 0], means[:, 0], atol=1e-6) and len(both.found) == 2
 
 
 # ---- weights for a timm network
@@ -198,11 +179,8 @@ REFUSED = [
     ({"weights": "absent.pt"}, "Put absent.pt into a folder and point GANTK_WEIGHTS to it"),
     ({"weights": "part.pt"}, "does not hold the weights of .*layer3"),
     ({"weights": "two.pt"}, "more than once"),
-    ({"weights": "shapes.pt"}, "does not fit"),
     ({"weights": "bomb.pt"}, "pickle that may run code"),
-    ({"weights": "program.pt"}, "not a readable"),
     ({"weights": "whole.pt", "mean": [0.1, 0.2]}, r"mean = \[0.1, 0.2\]"),
-    ({"weights": "whole.pt", "std": [0.0]}, "std above 0"),
     ({"features": "tiny.pt"}, 'features = "resnet50", weights = "tiny.pt"'),
     ({"features": "inception", "weights": "tiny.pt"}, "'inception' take no `weights`"),
     ({"features": "random", "side": 64}, "'random' take no `side`"),
@@ -210,7 +188,6 @@ REFUSED = [
     ({"features": "broken.onnx"}, "not a readable ONNX model"),
     ({"features": "free.onnx"}, "number of channels is fixed"),
     ({"features": "fixed.onnx", "side": 20}, "takes 16 x 16 pixels, not side = 20"),
-    ({"features": "fixed.onnx", "weights": "x.pt"}, "takes? no `weights`"),
 ]
 
 
@@ -222,13 +199,10 @@ def test_networks_and_weights_that_cannot_be_had_are_one_clear_error(tiny, weigh
         "whole": state,
         "part": {key: value for key, value in state.items() if "layer3" not in key},
         "two": {f"{side}.{key}": value for side in ("student", "teacher") for key, value in state.items()},
-        "shapes": {key: value[:1] if value.ndim else value for key, value in state.items()},
     }
     for name, held in files.items():
         torch.save(held, weights / f"{name}.pt")
     (weights / "bomb.pt").write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
-    with zipfile.ZipFile(weights / "program.pt", "w") as program:  # as torch.jit.save lays one out
-        program.writestr("program/code/__torch__.py", "class Module(Module): ...")
     (weights / "broken.onnx").write_bytes(b"no network")
     onnx_file(weights / "fixed.onnx", size=(16, 16))
     onnx_file(weights / "free.onnx", channels="c")

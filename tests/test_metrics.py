@@ -100,24 +100,12 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(tmp_path, monk
 # ---- closed forms
 
 
-@pytest.mark.parametrize("metric", [*MAPS, MSSSIM])
-@pytest.mark.parametrize("dims", [2, 3])
-def test_better_images_score_better_inverted_ones_worse_and_equal_ones_perfectly(metric, dims):
-    shape = (2, 2, *[13] * dims)
-    near, truth = pair(shape, error=0.1)
-    score = metric(2.0, dims)
-    sign = 1 if score.higher_is_better else -1
-    for worse in (pair(shape, error=0.4)[0], -near):
-        gain = sign * (score(near, truth) - score(worse, truth))
-        assert gain.shape == (2,) and gain.dtype == torch.float32 and (gain > 0).all()
-    perfect = {PSNR: 100.0, SSIM: 1.0, MSSSIM: 1.0}.get(metric, 0.0)
-    assert score(truth, truth).tolist() == pytest.approx([perfect] * 2, abs=1e-6)
-
-
 @pytest.mark.parametrize("metric", MAPS)
 def test_a_mask_limits_the_score_to_its_region_and_one_map_serves_several_regions(metric):
     output, truth = pair((2, 2, 40, 24))
     score, mask = metric(2.0, 2), box(2, 1, 40, 24, start=8, stop=16)
+    perfect = {PSNR: 100.0, SSIM: 1.0}.get(metric, 0.0)
+    assert score(truth, truth).tolist() == pytest.approx([perfect] * 2, abs=1e-6)
     expected = score(output, truth, mask)
     spoiled = output.clone()
     spoiled[..., 30:, :] = torch.nan  # beyond every window of SSIM too
@@ -143,9 +131,6 @@ def test_lesion_contrast_is_one_where_kept_and_zero_where_gone():
     assert score(truth, truth, mask)[2:].isnan().all()  # invisible in the truth; no lesion
     output[..., :4, :] = 9.0  # beyond the ring
     assert score(output, truth, mask)[:2].tolist() == pytest.approx([0.5] * 2, abs=1e-6)
-    solid = torch.zeros(1, 1, 12, 12, 12)
-    solid[..., 4:8, 4:8, 4:8] = 1
-    assert LesionContrast(2.0, 3)(0.2 + solid, 0.2 + solid, solid).item() == pytest.approx(1)
     faint = box(1, 1, 30, 30, start=10, stop=20)  # 2.3 % of the range: with itself in its surroundings it would not be
     assert score(0.5 + 0.046 * faint, 0.5 + 0.046 * faint, faint).item() == pytest.approx(1)
     assert score(0.5 + 0.046 * faint, 0.5 + 0.034 * faint, faint).isnan().all()

@@ -11,9 +11,7 @@ import torch
 from test_metrics import pair
 
 from gantk.data.intensity import Window
-from gantk.errors import UserError
-from gantk.metrics.baselines import linearly_corrected
-from gantk.metrics.intervals import estimate, left_out_interval, probability_better
+from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
@@ -49,8 +47,6 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
     linear = torch.where(inside > 0, 0.5 * truth + 0.1, 0.9)
     rows = scored(linear, truth, foreground=inside > 0)
     assert rows["mae_foreground"]["corrected"] < 1e-5 < rows["mae_foreground"]["value"]
-    whole = (linearly_corrected(linear, truth) - truth).abs().mean().item()
-    assert rows["mae"]["corrected"] == pytest.approx(whole, abs=1e-5)
 
 
 def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():
@@ -82,21 +78,17 @@ def test_images_are_counted_from_black_and_the_batch_does_not_matter():
     found = [scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5) for n in (1, 2, 5)]
     assert found[0] == found[1] == found[2]
     assert found[0]["ssim"]["value"] == pytest.approx(SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6)
-    assert abs(found[0]["ssim"]["value"] - SSIM(2.0, 2)(output, truth).mean().item()) > 1e-3
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
     output, truth = pair((4, 1, 16, 16))
-    scorer, references = scorer_of(PSNR, MAE), References(truth, list("pqrs"))
-    good = scorer(output, references)
+    good, references = output.clone(), References(truth, list("pqrs"))
     output[1, 0, 3, 3] = wrong
-    spoiled = scorer(output, references)
-    row = scorer.rows(spoiled)["psnr"]
+    row = scored(output, truth)["psnr"]
     assert (row["value"], row["ci95"], row["n"], row["images"]) == (None, None, 0, 0)
-    verdict = pair_verdict(spoiled, {"identity": good}, SENSES)
-    assert verdict["psnr"]["better"] is False and verdict["psnr"]["probability"] == 0.0
-    assert pair_verdict(good, {"identity": spoiled}, SENSES) == {}  # no baseline to beat
+    model, spoiled = (scorer_of(PSNR, MAE)(images, references) for images in (good, output))
+    assert pair_verdict(model, {"identity": spoiled}, SENSES) == {}  # no baseline to beat
     output[1] = 1e30
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
     assert row["value"] is None and "1 of 4 images score infinitely" in row["definition"]
@@ -112,12 +104,9 @@ def test_patients_count_alike_however_many_images_they_have():
     assert (every.value, every.n) == (1.75, 4)
     assert estimate([1.0, 2.0, math.nan], ["", "", ""]).n == 2  # an unknown patient has one image
     for alike in (False, True):
-        alone = estimate([1.0, 3.0], ["p", "p"], alike=alike)
-        assert alone.value == 2.0 and alone.ci95 is None
+        assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
         empty = estimate([math.nan], ["p"], alike=alike)
         assert (empty.value, empty.ci95, empty.n) == (None, None, 0)
-        with pytest.raises(UserError, match="2 values"):
-            estimate([1.0, 2.0], ["p"], alike=alike)
 
 
 @pytest.mark.parametrize("alike", [False, True])
@@ -142,14 +131,6 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
     for real in (["p"] * 6, ["p"] * 5 + ["q"]):  # one patient's; one image would be left
         assert left_out_interval(difference, real, [""] * 8)[1] is None
-
-
-def test_the_paired_comparison_sees_a_small_steady_gain_and_its_sign():
-    baseline = np.random.default_rng(3).normal(20, 5, 12)
-    patients = [f"p{i}" for i in range(12)]
-    for gain, higher, expected in ((0.1, True, 1.0), (0.1, False, 0.0), (0.0, True, 0.5)):
-        assert probability_better(baseline + gain, baseline, patients, higher_is_better=higher) == expected
-    assert probability_better([1.0, 3.0], [0.0, 0.0], ["p", "p"], higher_is_better=True) is None
 
 
 # ---- verdicts
@@ -179,24 +160,17 @@ def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_p
     assert tie["better"] is False and tie["probability"] == 0.5
 
 
-def test_the_verdict_of_sets_knows_both_baselines_and_both_senses():
+def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     def row(value, half, higher):
         return {"value": value, "ci95": [value - half, value + half], "higher_is_better": higher}
 
     model = {"kid": row(0.2, 0.05, False), "precision": row(0.8, 0.1, True), "diversity": row(1.0, 0.1, None)}
-    baselines = {
-        "identity": {"kid": row(0.5, 0.05, False), "precision": row(0.7, 0.1, True)},
-        "regression": {"kid": row(0.1, 0.05, False), "precision": row(0.2, 0.1, True)},
-        "real_split": {"kid": row(0.0, 0.01, False), "precision": row(1.0, 0.01, True)},
-    }
-    verdict = set_verdict(model, baselines)
+    verdict = set_verdict(model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}})
     assert set(verdict) == {"kid", "precision"}
-    kid, precision = verdict["kid"], verdict["precision"]
-    assert (kid["better"], kid["best_baseline"]) == (False, "regression") and kid["probability"] < 0.05
-    assert (kid["without_pairs"]["better"], kid["without_pairs"]["best_baseline"]) == (True, "identity")
-    assert (precision["better"], precision["best_baseline"]) == (True, "identity")
+    assert verdict["kid"]["better"] is False and verdict["kid"]["probability"] < 0.05
     gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
-    assert precision["probability"] == pytest.approx(0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6)
+    assert verdict["precision"]["better"] is True
+    assert verdict["precision"]["probability"] == pytest.approx(0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6)
 
 
 # ---- how well an uncertainty predicts the error

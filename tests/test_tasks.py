@@ -105,12 +105,7 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
 
 
-def test_a_classifier_repeats_and_takes_volumes_several_contrasts_and_backbones_of_timm():
-    data, state = tumours(20, 0), torch.get_rng_state()
-    makers = [Classification(2.0, 2, **QUICK | {"steps": 5, "seed": seed}) for seed in (0, 0, 1)]
-    found = [maker.answers(data.images, data.labels, 2, data.images) for maker in makers]
-    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
-    assert torch.equal(state, torch.get_rng_state())
+def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
     labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(volumes, labels, 2, volumes).shape == (4, 2)
     flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
@@ -171,8 +166,6 @@ def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion(
     assert score.value == pytest.approx((4 / 5 + 0) / 2)  # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
     assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2) and details["false_alarms"]["value"] == 1.0
     assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (score, details)
-    score, details = answered(([[1] * 4, [0] * 4, [1, 1, 0, 0]], [[0] * 4, [0] * 4, [1, 1, 0, 0]], ["r", "s", "t"]))
-    assert (score.value, score.n, details["false_alarms"]["value"]) == (1.0, 1, pytest.approx(0.5))
     score, details = answered(([[0] * 4], [[0] * 4], [""]))
     assert (score.value, score.n, details["found"]["value"]) == (None, 0, None)
     assert answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))[0].value == pytest.approx(0.5)  # two patients
@@ -187,9 +180,6 @@ def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(
     assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
     assert kept.ci95[0] <= kept.value <= kept.ci95[1] and kept.n == 18
     assert real.value == real.details["real"]["value"] > 0.7 and real.ci95 == real.details["real"]["ci95"]
-    other = patients(12, 5, "p")  # another domain has a segmenter of its own
-    metric(other, test, translated(test))
-    assert len(learned) == 2 and learned[1] <= set(owners(other))
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
