@@ -140,21 +140,19 @@ LOADERS = {
 
 
 class Payload:
-    """A pickle that leaves a file behind when it is loaded."""
-
-    def __init__(self, path: str):
-        self.path = path
+    """A pickle that leaves a folder behind when it is loaded."""
 
     def __reduce__(self):
-        return (os.mkdir, (self.path,))
+        return (os.mkdir, ("it-ran",))
 
 
 @pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("dress", [partial(pickle.dump, protocol=2), torch.save], ids=["pickle", "torch.save"])
-def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, name, dress):
+def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, name, dress):
+    monkeypatch.chdir(tmp_path)
     folder = save(tmp_path, 1)
     with open(folder / name, "wb") as file:
-        dress(Payload(str(tmp_path / "it-ran")), file)
+        dress(Payload(), file)
     with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"):
         LOADERS[name](folder)
     assert not (tmp_path / "it-ran").exists()

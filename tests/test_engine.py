@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import math
 import re
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from tiny import PATCHGAN, UNET
 from torch import nn
 
 import gantk
@@ -18,24 +18,19 @@ from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import bind
-from gantk.testing.small import random_images, train_table
+from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
 
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
+def sgd(parameters, lr: float = 0.1):
+    return torch.optim.SGD(parameters, lr=lr)
 
 
-def gentle(parameters):
-    return torch.optim.SGD(parameters, lr=0.002)
-
-
-def engine_of(method: Method, steps: int = 4, rule=sgd, runtime: Runtime = CPU, ema: float = 0.0, **keys) -> Engine:
-    return Engine(method, train_table(rule, ema=ema, **keys), steps, runtime)
+def engine_of(method: Method, steps: int = 4, ema: float = 0.0, **keys) -> Engine:
+    return Engine(method, train_table(sgd, ema=ema, **keys), steps, CPU)
 
 
 class Toy(Method):
@@ -43,18 +38,16 @@ class Toy(Method):
 
     reads = ("image",)
 
-    def __init__(self, geometry=None, *, every: int = 1, ema: bool = False):
-        super().__init__(geometry or Geometry(2, (4, 4), {"image": 1}))
+    def __init__(self, *, every: int = 1, ema: bool = False):
+        super().__init__(Geometry(2, (4, 4), {"image": 1}))
         self.player, self.critic = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         self.every, self.ema, self.seen = every, ema, []
         nn.init.constant_(self.player.weight, 0.5)
         nn.init.constant_(self.critic.weight, 2.0)
 
     def phases(self):
-        return [
-            Phase("play", (self.player,), self.play, every=self.every, ema=self.ema),
-            Phase("judge", (self.critic,), self.judge),
-        ]
+        play = Phase("play", (self.player,), self.play, every=self.every, ema=self.ema)
+        return [play, Phase("judge", (self.critic,), self.judge)]
 
     def play(self, batch):
         fake = self.player(batch["image"])
@@ -105,20 +98,12 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
     class Own(Toy):
         def phases(self):
             play, judge = super().phases()
-            return [Phase("play", play.updates, play.loss, optimizer=gentle), judge]
+            return [Phase("play", play.updates, play.loss, optimizer=partial(sgd, lr=0.002)), judge]
 
     for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
         engine = engine_of(Own(), optimizers=optimizers)
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()}
         assert rates == {"play": expected, "judge": 0.1}
-
-
-def test_what_a_method_froze_itself_stays_frozen():
-    method = Toy()
-    method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
-    train(engine_of(method, 3))
-    assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
-    assert method.player.fixed.item() == 1.0 and method.player.weight.item() != 0.5
 
 
 def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
@@ -157,38 +142,6 @@ def test_losses_that_cannot_be_minimised_are_named(losses, text):
         check_losses(method, phase, losses)
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
     assert check_losses(method, phase, right) is right
-
-
-# ---- memory formats, precisions ------------------------------------------------------------------
-
-
-def trained(dims: int, precision: str = "fp32", last: bool = True) -> tuple[dict, torch.Tensor]:
-    """The last losses of three steps of a small DualGAN, and by how much they moved all weights."""
-    torch.manual_seed(0)
-    table = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN, "local_ncc": 2.0, "flat_region": 4.0}
-    runtime = Runtime(torch.device("cpu"), precision, last)
-    method = runtime.place(bind("method", table)(Geometry(dims, (16,) * dims, {"a": 1, "b": 1})), dims)
-    before = {name: weight.detach().clone() for name, weight in method.named_parameters()}
-
-    def batch_at(step, stage):  # blobs with structure, so that every loss has something to say
-        smooth = F.interpolate(random_images(4, 1, (5,) * dims, seed=step), (16,) * dims)
-        return Batch(a=runtime.place(smooth[:2], dims), b=runtime.place(smooth[2:], dims))
-
-    losses = train(engine_of(method, 3, gentle, runtime), batch_at)[-1]
-    assert all(tensor.dtype == torch.float32 for tensor in (*losses.values(), *method.parameters()))
-    return losses, torch.cat([(weight - before[name]).flatten() for name, weight in method.named_parameters()])
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_memory_formats_agree_and_bf16_stays_close_to_fp32(dims):
-    (full, moved), (contiguous, same), (low, near) = (
-        trained(dims, *options) for options in (("fp32", True), ("fp32", False), ("bf16", True))
-    )
-    for name, loss in full.items():
-        torch.testing.assert_close(loss, contiguous[name], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(loss, low[name], rtol=0.05, atol=0.02)
-    torch.testing.assert_close(moved, same, rtol=1e-3, atol=1e-5)
-    assert F.cosine_similarity(moved, near, dim=0) > 0.95  # the weights went the same way
 
 
 # ---- what ends a training ------------------------------------------------------------------------
@@ -274,8 +227,7 @@ def test_random_numbers_of_a_step_do_not_depend_on_what_was_drawn_before():
 
 def test_seeds_of_ranks_and_steps_do_not_meet():
     drawn = set()
-    for number in range(64):
-        rank, seed, step = number // 16, number // 4 % 4, number % 4
+    for rank, seed, step in product(range(4), repeat=3):
         Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)
         drawn.add(torch.initial_seed())
     assert len(drawn) == 64

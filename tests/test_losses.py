@@ -12,7 +12,6 @@ from gantk.losses.structure import (
     FlatRegion,
     LocalNCC,
     air_left_empty,
-    local_moments,
     local_ncc_and_flat_region,
 )
 from gantk.nets.discriminators import PatchGAN
@@ -79,21 +78,6 @@ def test_flatness_is_the_standard_deviation_where_the_source_is_flat():
     assert FlatRegion()(output, flat).item() == pytest.approx(expected, abs=0.002)
     assert FlatRegion()(torch.full_like(output, 0.7), flat).item() < 0.001
     assert FlatRegion()(output, noise((2, 1, 20, 20), 1)).item() < 2  # no flat window: whatever remains is small
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_local_moments_are_those_of_every_window(dims):
-    shape = (2, 2, *[7] * dims)
-    output, source = noise(shape), noise(shape, 1)
-
-    def windows(x: torch.Tensor) -> torch.Tensor:
-        for axis in range(2, 2 + dims):
-            x = x.unfold(axis, 3, 1)
-        return x.flatten(2 + dims)
-
-    o, s = (windows(x) - windows(x).mean(-1, keepdim=True) for x in (output, source))
-    for found, expected in zip(local_moments(output, source, 3), (s * s, o * o, o * s), strict=True):
-        torch.testing.assert_close(found, expected.mean(-1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -23,11 +23,6 @@ from gantk_optimizers.rules import adamw, rmsprop
 CPU = torch.device("cpu")
 
 
-def restore(other: nn.Module, one: nn.Module) -> None:
-    """What a checkpoint does: the state of the one in the other, in memory of its own."""
-    other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
-
-
 def same_state(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
@@ -59,7 +54,7 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
     pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))
     shown, returned = 0, []
     for size in sizes:
-        restore(restored, pool)
+        restored.load_state_dict(copy.deepcopy(pool.state_dict()))  # as from a checkpoint
         batch = numbered(shown, size)
         out = seeded(seed + shown, pool, batch)
         assert torch.equal(batch, numbered(shown, size))
@@ -93,7 +88,6 @@ def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not()
 # ---- augmentation of what discriminators see (Karras et al. 2020) --------------------------------
 
 BRIGHTER = bind("augment", {"name": "brightness", "p": 1.0, "by": 0.5})
-SIZES = {2: (8, 8), 3: (6, 6, 6)}
 
 
 def adaptive(p: float = 0.0, dims: int = 2, **more) -> DiscriminatorAugment:
@@ -102,19 +96,17 @@ def adaptive(p: float = 0.0, dims: int = 2, **more) -> DiscriminatorAugment:
     return augment
 
 
-def observed(augment: DiscriminatorAugment, share_right: float, images: int) -> list[float]:
-    """p after every image, while the discriminator is right about that share of the patches of each."""
-    logits = torch.full((1, 1, 10, 10), -2.0)
-    logits.view(-1)[: round(100 * share_right)] = 2.0
+def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[float]:
+    """p after every image, while the discriminator says this of each real one."""
     found = []
     for _ in range(images):
-        augment.observe(logits)
+        augment.observe(torch.full((1, 1, 10, 10), logit))
         found.append(float(augment.p))
     return found
 
 
 def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while_it_is_wrong():
-    rising, falling = observed(adaptive(), 1.0, 1000), observed(adaptive(p=0.05), 0.0, 500)
+    rising, falling = observed(adaptive(), 2.0, 1000), observed(adaptive(p=0.05), -2.0, 500)
     assert rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
 
@@ -131,7 +123,7 @@ def test_the_border_between_real_and_fake_is_the_games():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_p_is_the_share_of_images_that_are_changed(dims):
     torch.manual_seed(0)
-    images = torch.rand(400, 1, *SIZES[dims])
+    images = torch.rand(400, 1, *(6,) * dims)
     for p, low, high in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):  # 100 +- 4.6 standard deviations
         changed = adaptive(p=p, dims=dims)(images).ne(images).flatten(1).any(1)
         assert low <= int(changed.sum()) <= high
