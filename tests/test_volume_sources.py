@@ -8,11 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from volumes import PAIRED, SIZE, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
+from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.intensity import to_network
-from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import contrast_files
 from gantk.data.sources.folders import Folders, Images
 from gantk.data.sources.nifti import Nifti
@@ -226,9 +225,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         found()
     data = found(missing="mask")
     record = next(r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1")
-    native = record.read()
-    assert np.isnan(native[2]).all() and np.isfinite(native[:2]).all()
-    seen = to_network(native, data.intensity["a"], Resize(native.shape[1:], SIZE))
+    seen = data.image(record).numpy()
     assert np.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0 and data.leaks() is None
     made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(UserError, match="lack a contrast that is to be made: the first is 'case1/plane-000' without"):
