@@ -106,6 +106,14 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
         assert rates == {"play": expected, "judge": 0.1}
 
 
+def test_what_a_method_froze_itself_stays_frozen():
+    method = Toy()
+    method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
+    train(engine_of(method, 3))
+    assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
+    assert method.player.fixed.item() == 1.0 and method.player.weight.item() != 0.5
+
+
 def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
     """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same place."""
 

@@ -91,6 +91,14 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
         timm_model(NAME)
 
+    def fails(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("gantk.nets.pretrained._unreachable", lambda config: None)
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
+        timm_model(NAME)
+
 
 class Bomb:
     """A pickle that leaves a file behind when it is loaded."""
