@@ -286,6 +286,7 @@ def test_a_translation_that_is_an_optimisation_is_refused(onnx, tmp_path):
     run = small_run(tmp_path, method | {"translate_steps": 3}, steps=1)
     with pytest.raises(UserError, match="more than a pass through networks"):
         export(run, tmp_path / "x.onnx")
+    assert not torch.nn.modules.module._global_buffer_registration_hooks  # which would stop any torch.compile after it
 
 
 # ---- MONAI bundles

@@ -120,6 +120,8 @@ def to_onnx(network: nn.Module, direction: Direction, batch: bool, sizes: dict[s
         named = list(enumerate(AXES[5 - inputs[0].ndim :], 2))
         free |= {k: step * torch.export.Dim(f"side{k}", min=least, max=most) for k, _ in named}
     shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
+    hooks = nn.modules.module._global_buffer_registration_hooks
+    before = set(hooks)
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
@@ -127,6 +129,8 @@ def to_onnx(network: nn.Module, direction: Direction, batch: bool, sizes: dict[s
             written = torch.onnx.export(program, (), input_names=names, output_names=["translated"], **options)
         model = written.model_proto
     except Exception as error:  # torch raises whatever the network's own code leads it to
+        for left in set(hooks) - before:  # by torch.export: no later torch.compile would get past it
+            del hooks[left]
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         what = f"the translation is more than a pass through networks, or they cannot be traced: {lines[0][:200]}"
         raise UserError(what, remedy="translate with the run folder itself") from error
