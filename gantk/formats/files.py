@@ -120,9 +120,14 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     A DICOM file that is broken is a scan of its own, of which `read` then complains. A folder that is missing or may
     not be opened: UserError.
     """
-    folder, found, parts = Path(folder), [], {}
-    for file in _listed(folder, recursive, lambda path: is_image(path) or series_format(path)):
-        if form := series_format(file):
+    folder, found, parts, forms = Path(folder), [], {}, {}
+
+    def wanted(path: Path) -> bool:
+        forms[path] = series_format(path)  # which opens a file whose suffix nobody claims
+        return is_image(path) or forms[path] is not None
+
+    for file in _listed(folder, recursive, wanted):
+        if form := forms[file]:
             parts.setdefault((file.parent, form), []).append(file)
         else:
             found.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
