@@ -1,12 +1,15 @@
 """BIDS datasets, tables of images and DICOM exports become records; which source fits a path is found out."""
 
+import shutil
+
 import dicom_files as made
 import numpy as np
 import pytest
-from volumes import of, records_of, tree_of, volume
+from tiny import draw_pictures
+from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.manifest import Manifest
+from gantk.data.sources.manifest import Manifest, source_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
@@ -137,22 +140,60 @@ WRONG = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace
 @pytest.mark.parametrize(
     "text, says",
     [
-        (WRONG, "3 of 5 rows.*line 2: 'patient0/T9.nii.gz' does not exist.*line 3: there is no domain 'T22'.*line 6: "
-                "'\\?' is no split"),
+        (WRONG, "3 of 5 rows .* does not exist \\(1\\): 'patient0/T9.nii.gz' in line 2; is no domain \\(T1, T2\\) Did "
+                "you mean 't2'\\? \\(1\\): 'T22' in line 3; is no split .* \\(1\\): '\\?' in line 6"),
         ("", "is empty"),
         ("file,who\nx,y\n", "has the columns file, who. Allowed: path and domain.*'T1' and 'T2'"),
         ("path,domain,path\nx,T1,y\n", "two columns 'path'"),
-        ("path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n", "line 3: .*stands in line 2 already"),
-        ("path,domain\nstudy.csv,T1\n", "line 2: 'study.csv' is no image"),
-        ("path,domain\npatient0,T1\n", "line 2: 'patient0' is a folder of 3 images"),
-        ("T1,T2,label\n,,x\n", "line 2: t1 and t2 are empty"),
+        ("path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n", "twice \\(1\\): '.*/T1.nii.gz' in line 3"),
+        ("path,domain\nstudy.csv,T1\n", "is no image that can be read \\(1\\): 'study.csv' in line 2"),
+        ("path,domain\npatient0,T1\n", "is a folder of 3 images, .* 'patient0' in line 2"),
+        ("T1,T2,label\n,,x\n", "is empty \\(1\\): 't1 and t2' in line 2"),
         ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
+        ("path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n", "no split .* '' in line 3"),
+        ("path,domain\nx,CT\ny,MRI\nz,MRI\n", "says 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), and this recipe has T1 and T2"
+         ".*--set 'data.domains=\\[\"CT\", \"MRI\"\\]'.*--set data.source.a=CT --set data.source.b=MRI"),
     ],
-    ids=range(9),
+    ids=range(11),
 )  # fmt: skip
 def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says):
     with pytest.raises(UserError, match=says):
         manifest(tree / "study.csv", text)
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Rows of patients 37 (train) and 41 (test), three CT and four MR pictures each, half of the paths by Windows."""
+    rows = []
+    for patient, split in ((37.0, "train"), (41.0, "test")):
+        for kind, count in (("CT", 3), ("MR", 4)):
+            for path in draw_pictures(tmp_path / kind / f"p{patient:g}", count, seed=int(patient) + count):
+                cell = str(path.relative_to(tmp_path)).replace("/", "\\" if patient == 37 else "/")
+                rows.append({"path": cell, "domain": kind, "patient": patient, "split": split, "age": None})
+    return rows
+
+
+def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(tmp_path, slices, monkeypatch):
+    (tmp_path / "t.csv").write_text("Path;DOMAIN; Patient ;Split;age\n" + "".join(
+        f" {r['path']} ; {r['domain'].lower()};{r['patient']:g};{r['split'].title()};\n" for r in slices
+    ), "utf-8-sig")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    frame = type("Frame", (), {"to_dict": lambda self, orient: slices if orient == "records" else None})()
+    for table in ({"name": "manifest", "path": "t.csv"}, source_of(slices), source_of(frame)):
+        data = load(table, domains=("CT", "MR"), split={"test": 0.3, "validation": 0.2})
+        assert {name: {r.subject for r in data.splits[name]} for name in data.splits} == {
+            "train": {"37"}, "validation": set(), "test": {"41"},
+        }  # fmt: skip
+        pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
+        assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)] and data.leaks() is None
+    for n, row in enumerate(slices):  # no names in common, but positions; one row is left out
+        row |= {"path": shutil.move(row["path"].replace("\\", "/"), f"{n}.png"), "slice": str(n % 7 % 3)}
+    slices[7]["split"] = "none"
+    data = load(source_of(slices), domains=("CT", "MR"))
+    assert [pair["a"].key + pair["b"].key for pair in data.pairs("test")] == ["8.png11.png", "9.png12.png"]
+    for wrong in ([], {"path": "x"}, ["x"]):
+        with pytest.raises(UserError, match="a list of dicts, or a data frame"):
+            source_of(wrong)
 
 
 # --- dicom

@@ -110,9 +110,10 @@ def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image_unless_th
     check_leakage(few)
     assert split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
-    splits, _ = split_records(records, test=0.5, validation=0.1)
+    splits, how = split_records(records, test=0.5, validation=0.1)
     assert splits.by == "folders" and {r.position for r in splits["test"]} == set(range(40, 50))
-    assert splits["validation"] and len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
+    assert not splits["validation"] and "no validation" in how, "what is not given is not invented"
+    assert len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
 LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
@@ -170,7 +171,7 @@ def test_a_file_says_who_is_where(tmp_path, separator):
     assert subjects_of(split_records(study(5), file=file)[0]) == [["p00", "p01"], ["p02"], ["p03"]]
     left_open = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
     sides = subjects_of(split_records(study(10), file=left_open, validation=0.2)[0])
-    assert sides[2] == ["p08", "p09"] and len(sides[1]) == 2
+    assert sides[1:] == [[], ["p08", "p09"]], "what is not given is not invented"
 
 
 def test_a_file_of_folds_gives_each_its_turn(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +96,16 @@ def only_if_several(items: Sequence[Item]) -> None:
 
 
 # --- domains
+
+
+def rename_or_map(said: Sequence[str], domains: Sequence[str]) -> str:
+    """The two ways out where names say other contrasts than a recipe's domains: settings that rename or map them."""
+    said = list(dict.fromkeys(said))[: len(domains)]
+    if len(said) < len(domains):
+        return ""
+    letters = "ab" if len(said) == 2 else "a"
+    each = " ".join(f"--set data.source.{letter}={word}" for letter, word in zip(letters, said, strict=True))
+    return f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is called: {each}"
 
 
 def domain_match(name: str, domain: str) -> int:

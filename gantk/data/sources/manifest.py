@@ -1,22 +1,30 @@
-"""The data source over a table of images: a CSV (or TSV) with a row for each image, or for each pair."""
+"""The data source over a table of images: a CSV (or TSV) with a row for each image, or for each pair.
+
+`source_of(rows)` makes a recipe's `data.source` of the same table given in Python: a list of dicts, or a data frame.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import relative_to, split_of
+from gantk.data.sources.file_names import bare_stem, relative_to, rename_or_map, split_of
 from gantk.data.sources.reader import Item, Source, is_volume
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 
-SHOWN = 5  # wrong rows that a message quotes
+SHOWN = 5  # wrong cells of a kind that a message quotes
+LEFT_OUT = ("none", "exclude", "-")  # what the column split says of rows that nobody wants
 
 
 @dataclass(kw_only=True)
@@ -24,14 +32,25 @@ class Manifest(VolumeSource):
     """A CSV of images: a row for each, with the columns path and domain, or a column of paths for each domain.
 
     Paths are files, or folders of one DICOM series, relative to the CSV. Further columns, where there are any: patient,
-    split (train, validation, test), label (a class), mask (a file), pair. Images that share a `pair`, that stand in one
-    row, or that are their patient's only two, are registered pairs where they lie on one grid, or with `onto`. Rows of
-    other domains are left alone.
+    split (train, validation, test; none leaves a row out), position (of a slice), label (a class), mask (a file), pair.
+    Images that share a `pair`, that stand in one row, that are their patient's only two, or that are one slice of one
+    patient by position or file name, are registered pairs where they lie on one grid, or with `onto`. Rows of other
+    contrasts are left alone.
     """
 
     path: str = ""  # the CSV or TSV file
+    table: str = ""  # the CSV itself as text, for tables that Python gave; its paths are then relative to `path`
+    a: str = ""  # what the column domain (or a column's name) says of the first domain; "" = its name
+    b: str = ""  # the same for the second domain
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.folder = self.root if self.table else self.root.parent
+        self.called = "the table" if self.table else f"'{self.root}'"
+        self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
+        self.wrong: dict[str, list[tuple[str, int]]] = defaultdict(list)  # mistake -> cells and their lines
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -39,108 +58,190 @@ class Manifest(VolumeSource):
         return {"path": str(path)} if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
 
     def records(self) -> list[Record]:
-        """One record for every image, or for every plane of it; all wrong rows are one UserError with their lines."""
-        names, rows = read_rows(self.root)
+        """One record for every image, or for every plane of it; all wrong cells are one UserError with their lines."""
+        names, rows = read_rows(self.root, self.table)
+        rows = [(line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT]
+        self.splits = any(row.get("split") for _, row in rows)  # then every row needs one
         columns = self._columns(names)
-        items: dict[tuple[str, str], tuple[int, Item]] = {}
-        wrong: list[str] = []
+        if columns is None:
+            self._expect_domains(rows)
+        items: dict[tuple[str, str], Item] = {}
         for line, row in rows:
-            try:
-                for item in self._items(row, columns):
-                    first, _ = items.setdefault((item.letter, item.key), (line, item))
-                    if first != line:
-                        raise UserError(f"'{item.key}' stands in line {first} already")
-            except UserError as error:
-                wrong.append(f"line {line}: {error}".rstrip("."))
-        if wrong:
-            more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            what = f"{len(wrong)} of {len(rows)} rows of '{self.root}' are wrong: {'; '.join(wrong[:SHOWN])}{more}"
+            for item in self._items(line, row, columns):
+                with self._noted(line):
+                    if (item.letter, item.key) in items:
+                        raise UserError("stands there twice", where=item.key)
+                items[item.letter, item.key] = item
+        if self.wrong:
+            lines = {line for cells in self.wrong.values() for _, line in cells}
+            what = f"{len(lines)} of {len(rows)} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
             raise UserError(what, where="data.source.path", remedy="correct these rows, or take them out")
-        return self.records_of([item for _, item in items.values()])
+        if "pair" not in names and columns is None:
+            from gantk.data.sources.pairing import pair_slices  # which reads tables too
+
+            pair_slices(list(items.values()))
+        return self.records_of(list(items.values()))
+
+    @contextmanager
+    def _noted(self, line: int) -> Iterator[None]:
+        """A cell at work: what is wrong with it is noted for the one message at the end."""
+        try:
+            yield
+        except UserError as error:
+            self.wrong[error.what].append((str(error.where)[:80], line))
+
+    def _mistakes(self) -> Iterator[str]:
+        """Of each mistake how often it was made, and by which cells, the first of them with their lines."""
+        for kind, cells in self.wrong.items():
+            lines = dict(reversed(cells))  # the first of each cell
+            first = [f"'{cell}' in line {line}" for cell, line in sorted(lines.items(), key=lambda each: each[1])]
+            more = f" and {len(first) - SHOWN} more" * (len(first) > SHOWN)
+            yield f"{kind} ({len(cells)}): {', '.join(first[:SHOWN])}{more}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
         if "path" in names and (len(self.names) == 1 or "domain" in names):
             return None
         columns = {}
-        for letter, domain in self.names.items():
+        for letter, domain in self.words.items():
             alike = (name for name in names if same_contrast(one_word(name), one_word(domain)))
             columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
         if not set(columns.values()) <= set(names):
-            each = " and ".join(f"'{name}'" for name in self.domains)
+            each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what = f"'{self.root}' has the columns {', '.join(names)}"
-            raise UserError(what, where="data.source.path", allowed=allowed)
+            what, there = f"{self.called} has the columns {', '.join(names)}", [x for x in names if x in CONTRASTS]
+            remedy = rename_or_map([name.upper() for name in there], self.domains)
+            raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
 
-    def _items(self, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
+    def _expect_domains(self, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
+        """UserError where no row is of a domain that others are said to be of."""
+        said = Counter(row["domain"] for _, row in rows if row.get("domain"))
+        if said and not any(map(self._letter, said)):
+            counts = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in said.most_common(SHOWN))
+            what = f"the column domain of {self.called} says {counts}, and this recipe has {' and '.join(self.domains)}"
+            raise UserError(what, where="data.domains", remedy=rename_or_map(list(said), self.domains))
+
+    def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""
-        study, items = row.get("pair", ""), []
+        study, items, split = row.get("pair", ""), [], None
         if columns is None:
-            letter = self._letter(row.get("domain", ""))
+            letter = None
+            with self._noted(line):
+                letter = self._letter_of(row.get("domain", ""))
             columns = {letter: "path"} if letter else {}
-            study = study if "pair" in row else row.get("patient", "")
-        words = set(map(one_word, self.domains))
+        with self._noted(line):
+            split = split_of((row.get("split", ""),)) if self.splits else None
+            if self.splits and not split:
+                raise UserError("is no split (train, validation, test)", where=row.get("split", ""))
+        words = set(map(one_word, self.words.values()))
+        place = row.get("position") or row.get("slice", "")
         for letter, column in columns.items():
-            if row.get(column):
+            if not row.get(column):
+                continue
+            with self._noted(line):
                 source, key = self._source(row[column])
                 subject = row.get("patient", "")
                 if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
                     subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
-                split = split_named(row.get("split", ""), "column split")
-                items.append(Item(letter, source, key, subject, split=split, label=row.get("label") or None))
-        if columns and not items:
-            raise UserError(f"{' and '.join(columns.values())} {'is' if len(columns) == 1 else 'are'} empty")
-        for item in items:
-            item.subject = items[0].subject
-            item.study = study or (items[0].key if len(columns) > 1 else "")
-        if items and row.get("mask"):  # of the images on whose grid it lies, of all where they are resampled
-            mask, _ = self._source(row["mask"])
-            if isinstance(mask, io.Scan):
-                raise UserError(f"the mask '{row['mask']}' is a folder", allowed="a file")
-            differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
-            if all(differ):
-                raise UserError(f"the mask '{row['mask']}' is on another grid than its image: {differ[0]}")
-            for item, differs in zip(items, differ, strict=True):
-                item.mask = None if differs else mask
+                item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
+                item.stem = place or bare_stem(io.stem_of(key), (self.names[letter], self.words[letter]))
+                with suppress(ValueError):
+                    item.position = float(place)
+                items.append(item)
+        with self._noted(line):
+            if columns and not any(row.get(column) for column in columns.values()):
+                raise UserError("is empty", where=" and ".join(columns.values()))
+            for item in items:
+                item.subject = items[0].subject
+                item.study = study or (items[0].key if len(columns) > 1 else "")
+            if items and row.get("mask"):
+                self._add_mask(items, row["mask"])
         return items
+
+    def _add_mask(self, items: Sequence[Item], text: str) -> None:
+        """Tell a row's images their mask: those on whose grid it lies, all where they are resampled."""
+        mask, _ = self._source(text)
+        if isinstance(mask, io.Scan):
+            raise UserError("is a folder, and no mask", where=text)
+        differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
+        if all(differ):
+            raise UserError(f"is a mask on another grid than its image, {differ[0]}", where=text)
+        for item, differs in zip(items, differ, strict=True):
+            item.mask = None if differs else mask
 
     def _letter(self, said: str) -> str | None:
         """The domain that a row names; None: another one."""
         if len(self.domains) == 1 and not said:
             return "image"
-        exact = [letter for letter, name in self.names.items() if said.lower() in (name.lower(), letter)]
-        alike = [letter for letter, name in self.names.items() if same_contrast(one_word(said), one_word(name))]
-        close = did_you_mean(said, [name.lower() for name in self.domains])
-        if not exact + alike and (not said or (close and one_word(said) not in CONTRASTS)):
-            raise UserError(f"there is no domain '{said}'", allowed=self.domains, remedy=close)
+        exact = [letter for letter, name in self.words.items() if said.lower() in (name.lower(), letter)]
+        alike = [letter for letter, name in self.words.items() if same_contrast(one_word(said), one_word(name))]
         return next(iter(exact + alike), None)
+
+    def _letter_of(self, said: str) -> str | None:
+        """The domain that a row names; None: another contrast. UserError for a word that is none."""
+        letter, close = self._letter(said), did_you_mean(said, [name.lower() for name in self.words.values()])
+        if letter is None and one_word(said) not in CONTRASTS and (close or len(self.names) > 1):
+            known = ", ".join(self.words.values())
+            raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=said)
+        return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
         """What a cell names, and how it is called: relative to the table where it lies below it."""
-        path = self.root.parent / text
+        path = self.folder / text
+        if "\\" in text and not os.path.exists(path):
+            path = self.folder / text.replace("\\", "/")  # written on Windows
         if not os.path.exists(path):
-            raise UserError(f"'{text[:80]}' does not exist")
-        shown = relative_to(path, self.root.parent).as_posix()
+            raise UserError("does not exist", where=text)
+        shown = relative_to(path, self.folder).as_posix()
         if path.is_dir():
             series = io.scans(path, recursive=False)
             if len(series) != 1:
-                raise UserError(f"'{text}' is a folder of {len(series)} images", allowed="one DICOM series")
+                raise UserError(f"is a folder of {len(series)} images, and not of one DICOM series", where=text)
             return series[0], shown
         if not is_volume(path) and not io.is_image(path):
-            raise UserError(f"'{text}' is no image that can be read", allowed=io.readable())
+            raise UserError("is no image that can be read", where=text)
         return path, shown
 
 
-def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def source_of(table: Any) -> dict[str, str]:
+    """The recipe's `data.source` for a table given in Python, with a CSV's columns; its paths are relative to the
+    working directory.
+
+    `table` is a list of dicts, or has `to_dict("records")` (pandas) or `to_dicts()` (polars). The run's recipe holds
+    the table itself, so that it is read again from anywhere. UserError where it is neither, or empty.
+    """
+    if hasattr(table, "to_dict"):
+        table = table.to_dict("records")
+    elif hasattr(table, "to_dicts"):
+        table = table.to_dicts()
+    rows = list(table) if isinstance(table, Iterable) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise UserError("this table has no rows", where="data", allowed="a list of dicts, or a data frame of some rows")
+    text = StringIO(newline="")
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({str(name): _cell(value) for name, value in row.items()} for row in rows)
+    return {"name": "manifest", "path": str(Path.cwd()), "table": text.getvalue()}
+
+
+def _cell(value: Any) -> str:
+    """A value as a CSV holds it: nothing for None and NaN, patient 37 for 37.0, as columns with gaps have it."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case, values without blanks.
 
     Comma, semicolon or tab: whichever the header has most of. Empty rows are left out, and so is what a row has beyond
     the columns, or lacks. What is no text, or has no header, is a UserError.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = text or path.read_text("utf-8-sig")
         header = next((line for line in text.splitlines() if line.strip()), "")
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
         table = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]

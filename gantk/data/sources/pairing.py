@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +85,17 @@ def _by_name(items: Sequence[Item]) -> None:
         for item in members:
             pair = "/".join(filter(None, (split, name)))
             item.pair = pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
+
+
+def pair_slices(items: Sequence[Item]) -> None:
+    """Tell images of a table their studies, which pairs share: a patient with one image of each domain, else a slice of
+    a patient, by its stem; images of unknown patients are pairs where nearly all are named alike."""
+    counts = Counter((item.subject, item.letter) for item in items)
+    for item in items:
+        alone = max(counts[item.subject, letter] for letter in "ab") == 1
+        item.study = item.subject and (item.subject if alone else f"{item.subject}/{item.stem}")
+    if not any(item.subject for item in items):
+        _by_name(items)
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:

@@ -34,6 +34,7 @@ class Item:
     split: str | None = None
     label: str | None = None
     mask: Path | None = None
+    position: float | None = None  # of a slice in its stack, where a table says it
     pair: str | None = None
     onto: Source | None = None  # whose grid it is resampled onto, with its mask
     volume: int | None = None  # which one of a file of several volumes, counted from 0

@@ -80,8 +80,8 @@ class FileSource:
         _pair_studies(items, self.onto)
         for item in items:
             for plane in self.reader.planes(item, self.planes):
-                position = plane
-                if plane is None and not item.contrasts and not is_volume(item.source):
+                position = item.position if plane is None else plane
+                if position is None and plane is None and not item.contrasts and not is_volume(item.source):
                     stack = (item.letter, item.subject, item.split)
                     position = pictures[stack]
                     pictures[stack] += 1

@@ -49,7 +49,7 @@ def check_leakage(
     for record in splits["train"]:
         domains[record.subject].add(record.domain)
     both = sorted(repr(patient) for patient, seen in domains.items() if patient and len(seen) > 1)
-    if both and not same_patient:
+    if both and not same_patient and len(domains) > 1:  # one patient alone cannot give one domain only
         what = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
         what += f" training images of both domains, as no unpaired study has them: {_listed(both, ', ')}"
         remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "

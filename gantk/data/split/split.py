@@ -59,7 +59,8 @@ def split_records(
     """Records shared out to train, validation and test, and how in words; a seeded function of its arguments alone.
 
     What `file` says wins; else `folds` deal out all patients, whatever their folders are called; else what the folders
-    themselves say (`Record.split`). Sets that a file or the folders lack are taken from their training images.
+    or the table themselves say (`Record.split`). A set that is not given is empty; folds of a file alone leave the
+    share of `validation` to be taken from the training images.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
 
     A resumed run splits again instead of reading split.json: who falls where for a seed must never change.
@@ -73,7 +74,7 @@ def split_records(
         records, said = read_split_file(records, file, folds, fold)
         made |= said
     if file or (not folds and any(record.split for record in records)):
-        splits, how = _as_given(records, shares, file, draw)
+        splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
     else:
         splits, how = draw(records, shares, folds=folds, fold=fold)
         made |= {"folds": folds, "fold": fold} if folds else {}
@@ -84,21 +85,22 @@ def split_records(
 def _as_given(
     records: Sequence[Record], asked: dict[str, float], file: str, draw: Callable[..., tuple[Splits, str]]
 ) -> tuple[Splits, str]:
-    """The sets that a file or else the folders name; those that they do not are drawn from the training images."""
+    """The sets that a file, else the folders or the table name; those of `asked` that they do not name are drawn."""
     given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
-    whence = f"'{Path(file).name}' says" if file else "the folders say"
+    whence = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
         where, allowed = ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
         raise UserError(f"as {whence}, this leaves no image to train on", where=where, allowed=allowed)
     # Shares are of all images, so what is taken from the training images weighs more of them.
     whole, most = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
-    shares = {name: 0.0 if given[name] else min(share * whole, most[name]) for name, share in asked.items()}
+    shares = {name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, most[name]) for name in most}
     splits, how = draw(given["train"], shares)
     fixed = {name: given[name] for name in ("validation", "test") if given[name]}
     if fixed:
         taken = f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
         splits |= fixed
-        how = f"{' and '.join(fixed)} as {whence}{taken}: {_counts(splits)}"
+        none = "".join(f", no {name}" for name, share in shares.items() if not share and name not in fixed)
+        how = f"{' and '.join(fixed)} as {whence}{taken}{none}: {_counts(splits)}"
     splits.by = "file" if file else "folders" if fixed else splits.by
     return splits, how
 
