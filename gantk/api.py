@@ -141,15 +141,19 @@ def _train(
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
     with runtime.watched(lambda: advice(folder.path, runtime.world)):
         training = Training(parts, folder, seconds, profile)
-        training.fit()
-        if runtime.main and folder.chosen() != folder.latest():
-            restore(parts, folder.chosen())
-            say(f"best     step {engine.step}, chosen by: {training.choice.rule}")
-        _evaluate(parts, folder, say)
-        if runtime.main:
-            from gantk.report import write_report  # not before the first step
+        try:
+            training.fit()
+            if runtime.main and folder.chosen() != folder.latest():
+                restore(parts, folder.chosen())
+                say(f"best     step {engine.step}, chosen by: {training.choice.rule}")
+            _evaluate(parts, folder, say)
+        finally:  # after Ctrl-C and errors too: the page stops reloading itself
+            if runtime.main:
+                from gantk.report import write_report  # not before the first step
 
-            say(f"report   {write_report(folder.path)}")
+                page = write_report(folder.path)
+        if runtime.main:
+            say(f"report   {page}")
         runtime.wait()
     return folder
 
@@ -350,6 +354,7 @@ def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tupl
 def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
     from gantk.machine.usage import speed_of
     from gantk.metrics.verdict import summary_lines
+    from gantk.plugin.loader import load as load_plugins
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 
@@ -361,6 +366,7 @@ def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
         result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
     if not main:
         return {}
+    load_plugins().hook.gantk_tested(run=folder.path, tested=parts.scorer.tested)
     speed = speed_of(folder.read_log(), folder.usage())
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     folder.write_json("metrics.json", result)

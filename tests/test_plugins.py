@@ -99,7 +99,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
 
 def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
-    assert len(hooks) == 4
+    assert len(hooks) == 6
     for name, hook in hooks.items():
         assert any(f"test_hook_{name.removeprefix('gantk_')}" in test for test in globals()), f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -144,6 +144,27 @@ def test_hook_step_sees_every_log_point_with_its_images(add_plugin, tiny_recipe,
     assert logs["step"] == 2 and "generators/cycle_a" in logs["losses"]
     shapes = {name: tuple(image.shape) for name, image in images.items()}
     assert shapes == dict.fromkeys(("a", "b", "fake_a", "fake_b"), (2, 1, 32, 32))
+
+
+def test_hook_tested_sees_the_test_images_with_their_scores(add_plugin, tiny_recipe, tmp_path):
+    add_plugin("my-package", "my_cases", HOOK + "gantk_tested(run, tested): seen.append((run, tested))")
+    gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    ((run, tested),) = importlib.import_module("my_cases").seen
+    assert run == tmp_path / "run" and list(tested) == ["a_to_b", "b_to_a"]
+    one = tested["a_to_b"]
+    assert one.made.shape == one.inputs.shape == one.references.images.shape == (len(one.pairs), 1, 32, 32)
+    assert len(one.scores.values["raw", "psnr"]) == len(one.pairs) and one.to == "b" and one.senses["mae"] is False
+
+
+def test_hook_report_adds_a_section_to_the_page(add_plugin, copied_run):
+    from gantk.report import write_report
+
+    made = "dict(folder=pathlib.Path(__file__).parent, template='own.html.j2', styles=['own.css'], policy='; worker-src x')"
+    folder = add_plugin("my-package", "mine", HOOK + f"gantk_report(record):\n    import pathlib\n    return {made}")
+    (folder / "own.html.j2").write_text("<section id='own'>{{ section.template }} of {{ run.path.name }}</section>")
+    (folder / "own.css").write_text("#own { color: red; }")
+    page = write_report(copied_run).read_text("utf-8")
+    assert "own.html.j2 of run" in page and "#own { color: red; }" in page and "worker-src x" in page
 
 
 def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):

@@ -154,7 +154,7 @@ WORDS = [
     "Nearest neighbours, random higher is better scored Precision Recall Density Coverage",
     "model 0.800 0.700 0.900 0.600 identity 0.100 0.100 0.100 0.100",
     "Sets of images KID random",
-    "foreground: 0 of 1 better than the best baseline",
+    "Foreground: measured; no baseline to compare with.",
     "Uncertainty against error",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB Energy 48.2 kJ",
     "Step 20 was chosen: nearest to ideal",
@@ -211,6 +211,33 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
     page = report(make_run(tmp_path / "run", metrics=metrics))
     assert f"headline {tone}" in page.having("class") and all(each in page.words for each in words)
     assert ("unpaired good" in page.having("class")) == ("without_pairs" in verdict)
+
+
+def test_what_is_said_of_a_region_follows_from_the_same_findings_as_the_sentence_above_it(tmp_path):
+    metrics, near = scored(), {"better": True, "best_baseline": "identity", "probability": 0.8}
+    names = [f"{name}{region}" for region in ("", "_foreground") for name in ("psnr", "ssim", "mae")]
+    metrics["metrics"] = {"a_to_b": {name: score(20.0) for name in names}}
+    metrics["verdict"] = {"a_to_b": dict.fromkeys(names, near)}
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+    assert "Ahead of the best baseline on all 6 scores, but within chance." in words
+    assert "Foreground: ahead of the best baseline on PSNR foreground, SSIM foreground and MAE foreground, but" in words
+    assert "0 of 3" not in words
+
+
+def test_a_page_reloads_itself_while_its_run_lives_and_no_longer(tmp_path):
+    run = make_run(tmp_path / "run")
+    living = Page(write_report(run, renewed_after=12.0))
+    (live,) = [attributes for _, attributes in living.tags if attributes.get("id") == "live"]
+    assert float(live["data-after"]) == 12 and "renews itself" in living.words and "No metrics" not in living.words
+    assert living.can_execute_nothing_of_its_own()
+    ended = report(run)
+    assert "live" not in ended.having("id") and "No metrics" in ended.words
+
+
+def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
+    known = {**TRANSLATION["a_to_b"], "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2}
+    page = report(make_run(tmp_path / "run", directions={"a_to_b": known}))
+    assert page.words.count("anna, anna_t1.nii.gz") == 2 and "/x/anna_t1.nii.gz" in page.having("title")
 
 
 def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measured_is_left_out(tmp_path):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
+from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pair_scores import PairScorer, References, Scores
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
 from gantk.metrics.verdict import pair_verdict, set_verdict
@@ -42,16 +43,32 @@ class SampleBatch:
     truths: dict[str, Tensor] = field(default_factory=dict)
     noise: int = 0  # how many images to sample, for methods that start from noise
     seen: dict[str, Tensor] = field(default_factory=dict)  # the inputs as the networks see them, neighbours included
+    records: dict[str, list[Record]] = field(default_factory=dict)  # what they are images of
     differences: dict[str, float] = field(default_factory=dict)  # between real images, in the mean, by direction
 
     def index(self, data: Data) -> dict[str, Any]:
         """What samples/index.json says of them."""
         names, directions = dict(zip(data.letters, data.table.domains, strict=False)), {}
         for key, images in self.inputs.items():
-            directions[key] = {"from": names[key[0]], "to": names[key[-1]], "count": len(images)}
+            known = [{"patient": one.subject, "image": str(one.path or one.key)} for one in self.records[key]]
+            directions[key] = {"from": names[key[0]], "to": names[key[-1]], "count": len(images), "images": known}
         if self.noise:
             directions["image"] = {"from": None, "to": names.get("image", data.table.domains[0]), "count": self.noise}
         return {"directions": directions, "has_truth": bool(self.truths)}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A direction's test images as they were scored: the first of `inputs` is of the first pair, and so on."""
+
+    data: Data
+    pairs: list[dict[str, Record]]  # by domain, "a" and "b"
+    to: str  # the domain that was made
+    inputs: Tensor  # (N, C, *size) in network intensities, as `made`
+    made: Tensor
+    references: References
+    scores: Scores  # one number per image and metric
+    senses: Mapping[str, bool | None]  # whether higher is better
 
 
 class Scorer:
@@ -79,6 +96,7 @@ class Scorer:
         self.curves = PairScorer(curves, *about, self.batch, runtime.device, ["whole"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
+        self.tested: dict[str, Tested] = {}  # by direction, what `test` scored in pairs
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(method, model.train.keep)
@@ -90,7 +108,8 @@ class Scorer:
         for to in self.method.directions():
             key = f"{OTHER[to]}_to_{to}"
             sources = [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
-            batch.seen[key] = self.reals.seen(spread(sources, count))
+            batch.records[key] = spread(sources, count)
+            batch.seen[key] = self.reals.seen(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
             if pairs:
                 batch.truths[key] = self.reals.shown([pair[to] for pair in spread(pairs, count)])
@@ -155,7 +174,10 @@ class Scorer:
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
         about = self.reals.group(shown, sources) if self.set_metrics else None
-        self._score(result, key, to, made, baselines, about, references)
+        scores = self._score(result, key, to, made, baselines, about, references)
+        if references:
+            own, senses = scores[key], self.pairs.senses
+            self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, own, senses)
         if references and self.model.evaluate.uncertainty != "none":
             result.setdefault("uncertainty", {})[key] = self._uncertainty(inputs, references, to, others)
 
@@ -190,8 +212,8 @@ class Scorer:
         baselines: dict[str, Tensor],
         about: ImageGroup | None,
         references: References | None = None,
-    ) -> None:
-        """The way of all images: `made` and `baselines` by name, scored in pairs and as sets; rows and verdicts.
+    ) -> dict[str, Scores]:
+        """The way of all images: `made` and `baselines` by name, in pairs and as sets: rows, verdicts, pair scores.
 
         `about` says whose they are. `real_split` is what a perfect generator would get: real images of other patients,
         as if they had been made.
@@ -199,6 +221,7 @@ class Scorer:
         images = made | baselines
         rows: dict[str, dict[str, Any]] = {name: {} for name in images}
         verdicts: dict[str, dict[str, Any]] = {name: {} for name in made}
+        scores: dict[str, Scores] = {}
         if references:
             scores = {name: self.pairs(each, references) for name, each in images.items()}
             rows = {name: self.pairs.rows(each) for name, each in scores.items()}
@@ -222,6 +245,7 @@ class Scorer:
         result["verdict"] |= verdicts
         for name in [*baselines, *(["real_split"] if found["real_split"] else [])]:
             result["baselines"].setdefault(name, {})[key] = rows.get(name, {}) | found[name]
+        return scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """(name, baseline) for images of domain `to`; those that learn from pairs only where training pairs are known.

@@ -46,6 +46,24 @@ def gantk_step(run, stage, step, logs, batch) -> None:
     """
 
 
+@hookspec
+def gantk_tested(run, tested) -> None:
+    """Keep what the test images came to, on the first rank, before metrics.json is written.
+
+    `run` is the run folder (pathlib.Path), `tested` by direction, such as "a_to_b", a gantk.metrics.evaluate.Tested.
+    """
+
+
+@hookspec
+def gantk_report(record):
+    """Add a section to report.html; None: nothing to add.
+
+    `record` is the gantk.report.run_record.RunRecord. A section is a dict: `folder` and `template` (a file there, which
+    sees the page's variables and itself as `section`), and as it needs them `styles` and `scripts` (files there), and
+    `policy`, what its scripts may do beyond drawing, by directive of a Content-Security-Policy.
+    """
+
+
 @hookspec(firstresult=True)
 def gantk_phases(method, phases, train, notes):
     """Change how a training's phases are computed, before its first step; None: not this plugin's affair.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -16,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gantk.files import write_file
+from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
@@ -27,12 +29,27 @@ from gantk.terminal import duration
 HERE = Path(__file__).parent
 SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")
 FILTERS = ("number", "short_time", "joules", "metric_name", "decimals", "digits", "interval", "count")  # of `words`
+FILTERS += ("whose", "colour_of")
 
 
-def write_report(run: Path) -> Path:
-    """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run."""
+def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path:
+    """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run.
+
+    `renewed_after`: of a run that lives, the seconds since the page was last written; it then reloads itself.
+    """
     record = RunRecord(Path(run))
-    return write_file(record.path / "report.html", render("page.html.j2", _story(record)).encode("utf-8"))
+    sections = [section for section in load().hook.gantk_report(record=record) if section]
+    live = None if renewed_after is None else {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
+    story = _story(record, live) | {"sections": sections}
+    listed = {name: [n for s in sections for n in s.get(name, ())] for name in ("styles", "scripts")}
+    page = render(
+        "page.html.j2",
+        story,
+        folders=[section["folder"] for section in sections],
+        styles=("page.css", *listed["styles"]),
+        scripts=("charts.js", "zoom.js", "page.js", *listed["scripts"], "live.js"),
+    )
+    return write_file(record.path / "report.html", page.encode("utf-8"))
 
 
 def render(
@@ -56,7 +73,7 @@ def render(
     return page.render(**story, style=Markup(style), script=Markup(script), digest=digest)
 
 
-def _story(run: RunRecord) -> dict[str, Any]:
+def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     """What page.html.j2 is filled with."""
     found = verdicts(run)
     sentence, tone = headline(found)
@@ -84,7 +101,9 @@ def _story(run: RunRecord) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": shlex.quote(str(run.path.relative_to(Path.cwd()) if here else run.path)),
+        "live": live,
         "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
+            "live": live,
             "steps": steps,
             "frames": {
                 block["direction"].key: {
@@ -100,6 +119,7 @@ def _story(run: RunRecord) -> dict[str, Any]:
 
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one a group of losses, one a validation metric."""
+    labels = [direction.label for direction in run.directions]  # a direction has its colour in every chart
     found: dict[str, list[Chart | None]] = {"losses": [], "validation": [], "selection": [], "rejection": []}
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
@@ -107,7 +127,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     for section, curves in (("validation", run.log.validation), ("selection", run.log.selection)):
         for name, series in curves.items():
             named = {run.label(key) or metric_name(name): points for key, points in series.items()}
-            found[section].append(chart(metric_name(name), named))
+            found[section].append(chart(metric_name(name), named, names=labels))
     # what is left of the error when the pixels that the model is least sure of are set aside
     for direction, judged in mapping(run.metrics.get("uncertainty")).items():
         curve = mapping(mapping(judged).get("rejection"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ class Chart:
 
     `steps` are the places that are drawn, `bin` how many log entries a point is the mean of, `axes` the vertical axes
     by name, `shown` the one that the page opens with. A curve has its name, values, latest value, and per axis an SVG
-    path and, where there are many values, one of their moving average.
+    path and, where there are many values, one of their moving average; and the number of its colour.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Chart:
         allow_log: bool = False,  # whether a logarithmic axis is offered where all is positive
         x: str = "step {}",  # what a place on the horizontal axis is called
         tick: str = "{}",  # the same beneath the axis
+        names: Sequence[str] = (),  # those that have a colour of their own in every chart, in order
         joined: bool = False,  # whether series that were measured at different places are read off between their points
     ):
         places, table, self.bin = _binned(series)
@@ -58,6 +60,9 @@ class Chart:
         ticks = nice_ticks(self.steps[0], self.steps[-1])
         self.x_ticks = [(self.x_percent(at), tick.replace("{}", _counted(at))) for at in ticks]
         self.curves = [self._curve(name, row, joined) for name, row in zip(series, table, strict=True)]
+        order = list(dict.fromkeys([*names, *series]))
+        for curve in self.curves:
+            curve["colour"] = order.index(curve["name"])
 
     def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
         known, steps = np.isfinite(row), np.array(self.steps)

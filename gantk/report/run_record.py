@@ -70,6 +70,7 @@ class Direction:
     source: str | None
     target: str
     count: int
+    images: tuple[dict[str, Any], ...] = ()  # whose each is: "patient", "image"; empty in older runs
 
     @property
     def label(self) -> str:
@@ -143,8 +144,8 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         return None
     try:
         directions = tuple(
-            Direction(key, entry.get("from"), str(entry.get("to") or key), int(entry["count"]))
-            for key, entry in index["directions"].items()
+            Direction(key, e.get("from"), str(e.get("to") or key), int(e["count"]), tuple(e.get("images") or ()))
+            for key, e in index["directions"].items()
         )
         steps = sorted({int(step) for step in index["steps"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

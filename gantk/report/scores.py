@@ -8,6 +8,7 @@ from typing import Any
 from gantk.report.run_record import RunRecord
 from gantk.report.words import (
     FITTED_ON_PAIRS,
+    REGIONS,
     Scored,
     baseline_name,
     decimals,
@@ -104,7 +105,13 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
         tones = [finding["tone"] for finding in findings]
         tone = next((tone for tone in ("bad", "near", "good") if tone in tones), "")
         sentence = _sentence(findings)
-        found.append({"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings})
+        parts = {region: [f for f in findings if f["region"] == region] for region in REGIONS}
+        regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
+        whole = [finding for finding in findings if not finding["region"]]
+        found.append(
+            {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
+            | {"whole": whole, "regions": regions}
+        )
     return found
 
 

@@ -29,6 +29,7 @@ from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
+REPORTING = 0.02  # of the wall clock that renewing report.html may take
 SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
@@ -50,6 +51,7 @@ class Training:
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
         self._noted = 0  # of the engine's notes, how many were passed on
+        self._reported, self._report_cost = time.perf_counter(), 0.0  # when report.html was renewed, what it took
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
@@ -83,6 +85,8 @@ class Training:
                         self._samples(view)
                     if saving:
                         self._save()
+                    if self.runtime.main and not stopping:
+                        self._renew_report(view)
                     if self.profile is not None:
                         view.print(*self.profile.step())
                 if stopping:
@@ -179,6 +183,21 @@ class Training:
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
         self.runtime.wait()
+
+    def _renew_report(self, view: LiveView) -> None:
+        """report.html as the run stands, which reloads itself; left for later where that would cost much time."""
+        began = time.perf_counter()
+        since = began - self._reported
+        if since < self._report_cost / REPORTING:
+            return
+        from gantk.report import write_report  # not before the first step
+
+        try:
+            write_report(self.run.path, renewed_after=since)
+        except Exception as error:  # a page that cannot be drawn is no reason to lose a training
+            view.print(f"report.html could not be renewed: {error}", style="yellow")
+        self._reported = time.perf_counter()
+        self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:
         steps = checkpoint.steps_saved(self.run.checkpoints)
