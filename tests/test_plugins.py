@@ -159,7 +159,8 @@ def test_hook_tested_sees_the_test_images_with_their_scores(add_plugin, tiny_rec
 def test_hook_report_adds_a_section_to_the_page(add_plugin, copied_run):
     from gantk.report import write_report
 
-    made = "dict(folder=pathlib.Path(__file__).parent, template='own.html.j2', styles=['own.css'], policy='; worker-src x')"
+    made = "dict(folder=pathlib.Path(__file__).parent, template='own.html.j2', styles=['own.css'], "
+    made += "policy='; worker-src x')"
     folder = add_plugin("my-package", "mine", HOOK + f"gantk_report(record):\n    import pathlib\n    return {made}")
     (folder / "own.html.j2").write_text("<section id='own'>{{ section.template }} of {{ run.path.name }}</section>")
     (folder / "own.css").write_text("#own { color: red; }")
