@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sized
 
 
 class GantkError(Exception):
@@ -66,3 +67,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """`Did you mean 'x'?` with the closest spelling in `names`, or None where nothing is close."""
     close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else None
+
+
+def counted(some: int | Sized, noun: str) -> str:
+    """`1 image`, `3 images`, `2 series`, `4 boxes`: a number, or how many there are of something, with its noun."""
+    count = some if isinstance(some, int) else len(some)
+    if count != 1 and not noun.endswith("series"):
+        noun = re.sub(r"(s|x|ch|sh)$", r"\1e", re.sub(r"([^aeiou])y$", r"\1ie", noun)) + "s"
+    return f"{count} {noun}"

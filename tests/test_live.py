@@ -68,3 +68,54 @@ def test_lines_stay_and_are_no_markup_and_the_cursor_comes_back_however_the_view
     text = console.file.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     assert "[bold]data[/bold] /x/[a]" in text and "alarm: [red]" in text and "g: adversarial_b 0.912" in text
+
+
+def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_minute():
+    now, console = [0.0], terminal()
+    with LiveView(1000, console=console, clock=lambda: now[0]) as view:
+        for step in range(1, 401):
+            now[0] += 20.0 if step <= 100 else 0.5  # a slow start, as of a compiler or a first reading of files
+            view.step(step)
+            assert f"step {step}/1000" in view.words(100)
+        assert "left 5 min 00 s" in view.words(100), view.words(100)
+        now[0] += 3
+        assert "left 4 min 57 s" in view.words(100)
+        assert console.file.getvalue().count("\n") == 0  # no line at a step
+
+
+def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_matters_most():
+    now = [0.0]
+    view = LiveView(10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8")
+    view.step(4)
+    now[0] += 9
+    assert "microbatch" not in view.words(100)
+    now[0] += 5
+    assert view.words(30).endswith("generators, microbatch 3 of 8 14 s")
+    view.busy = "saving the weights"
+    assert view.words(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
+    view.busy = None
+    view.step(5)
+    assert view.words(20) == "step 5/10  50%" and view.words(31) == "step 5/10  50%  left 1 min 10 s"
+
+
+def test_away_from_a_terminal_a_line_is_written_at_least_once_a_minute():
+    now, console = [0.0], Console(file=io.StringIO())
+    with LiveView(1000, console=console, clock=lambda: now[0]) as view:
+        for step in range(1, 13):
+            now[0] += 25
+            view.step(step)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 4 and lines[-1] == "step 12/1000  1%  left 6 h 51 min"
+
+
+def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp_path, monkeypatch):
+    import gantk
+    from gantk.training.engine import Engine
+
+    said = []
+    monkeypatch.setattr(Engine, "doing", property(lambda self: "", lambda self, what: said.append(what)), raising=False)
+    tiny_recipe["train"] |= {"steps": 1, "microbatch": 1}
+    gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    parts = [f"{part}: {what}" for part in ("1 of 2", "2 of 2") for what in ("losses", "gradients")]
+    steps = [f"{k} of 2), microbatch {part}" for k in (1, 2) for part in parts]
+    assert [each.split(" (")[-1] for each in said if "microbatch" in each] == steps and "reading images" in said

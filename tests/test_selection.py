@@ -153,3 +153,30 @@ def test_a_resumed_run_chooses_as_if_it_had_never_stopped(tiny_recipe, tmp_path)
     assert (run.path / "best.json").read_bytes() == (whole.path / "best.json").read_bytes()
     lines = [[line for line in each.read_log() if "selection" in line] for each in (run, whole)]
     assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 4, 6]
+
+
+def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(tiny_recipe, tmp_path):
+    tiny_recipe["train"] |= {"steps": 40, "save_every": 2, "log_every": 4, "sample_every": 3, "patience": 2, "ema": 0.0}
+    tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}  # no save is better than the first
+    run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+    (stopped,) = [line for line in run.read_log() if "stopped" in line]
+    assert stopped["step"] == 6 and "no better score than at step 2 in 2 saves" in stopped["stopped"]
+    last = [line["step"] for line in run.read_log() for what in ("losses", "validation") if what in line][-2:]
+    assert last == [6, 6] and run.latest().name == "step-000006" and run.best().name == "step-000002"
+    assert "Stopped early, after step 6" in (run.path / "report.html").read_text("utf-8")
+    whole = (run.latest() / "weights.safetensors").read_bytes()
+    for step in (None, 6):  # of a finished one, and of one that was killed before
+        if step:
+            shutil.rmtree(checkpoint.path_of(run.checkpoints, step))
+        gantk.resume(run.path, **QUIET)
+        assert run.latest().name == "step-000006"
+        assert (run.latest() / "weights.safetensors").read_bytes() == whole
+        assert [line for line in run.read_log() if "stopped" in line] == [stopped]
+
+
+def test_patience_counts_scored_saves_at_the_recipes_steps_alone():
+    choice = Choice("a rule")
+    assert choice.patience_used(4) == (0, None)
+    for step, score in ((4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)):
+        choice.add(step, {"score": score})  # 9: interrupted there; 12: too few images
+    assert choice.patience_used(4) == (2, 8) and choice.best == 9

@@ -57,6 +57,15 @@ class Choice:
         sign = -1 if self.higher else 1
         return min(scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"]))["step"]
 
+    def patience_used(self, every: int) -> tuple[int, int | None]:
+        """How many scored saves since the best one brought no better score, and the step of the best one.
+
+        Saves of other steps than multiples of `every` do not count: a training that was interrupted has more of them.
+        """
+        regular = [r for r in self.table if r["step"] % every == 0 and r.get("score") is not None]
+        best = Choice(self.rule, self.higher, regular).best
+        return sum(row["step"] > best for row in regular), best
+
     def state(self) -> dict[str, Any]:
         """What best.json holds."""
         return {"step": self.best, "rule": self.rule, "higher_is_better": self.higher, "table": self.table}
@@ -74,6 +83,13 @@ class Criterion:
             self.rule, self.higher = f"{curves[0]} on validation pairs", True
         elif directions:
             self.rule, self._criteria = OF_TRANSLATIONS, lambda: dict(map(self._translated, directions))
+
+    @property
+    def sees(self) -> str:
+        """Which images the score of translations without pairs looks at."""
+        few = [to for to in self.method.directions() if len(self.reals.records("validation", OTHER[to])) < FEWEST]
+        known = f"training images, for want of {FEWEST} validation images" if few else "validation images"
+        return "images from noise" if not self.method.directions() else "validation pairs" if self.higher else known
 
     def __call__(self) -> dict[str, Any]:
         found = self._criteria()

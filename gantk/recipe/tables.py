@@ -127,6 +127,7 @@ class TrainTable(Table):
     sample_every: int = Field(200, ge=1)  # sample pictures and validation scores
     save_every: int = Field(400, ge=1)
     keep: int = Field(3, ge=1)  # how many checkpoints stay
+    patience: int = Field(0, ge=0)  # stop after so many saves without a better score in best.json; 0 = never
 
     @field_validator("fast", mode="before")
     @classmethod

@@ -30,6 +30,7 @@ class Log:
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # the first logged step of each
+    stopped: str | None = None  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
 
@@ -54,6 +55,7 @@ class Log:
                 note(self.selection, name, direction if several else "", value)
         if "alarm" in entry:
             self.alarms.append(entry)
+        self.stopped = entry.get("stopped", self.stopped)
         if entry.get("images_per_s") is not None:
             self.images_per_s[step] = float(entry["images_per_s"])
         if entry.get("seconds") is not None:

@@ -30,6 +30,7 @@ class Engine:
         self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
         self.schedule = table.schedule()
         self.step = 0
+        self.doing = ""  # what of a step is being computed, for whoever waits for it
         self.phases = method.phases()
         self._check()
         self.parameters = {phase.name: _trained_by(phase) for phase in self.phases}
@@ -55,6 +56,7 @@ class Engine:
                 self.capture.forget()
             while self.step < last:
                 self.runtime.seed(self.table.seed, self.step)
+                self.doing = "reading images"
                 batch = batch_at(self.step, stage)
                 if not begun:
                     self.method.begin(stage, self.runtime.alike(batch))
@@ -117,12 +119,18 @@ class Engine:
         parts = _split(batch, self.table.microbatch)
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
+        names = [each.name for each in self.phases]
+        where = f"{phase.name} ({names.index(phase.name) + 1} of {len(names)})"
         for number, (part, weight) in enumerate(parts, 1):
+            which = f", microbatch {number} of {len(parts)}" if len(parts) > 1 else ""
+            self.doing = f"{where}{which}: losses"
             with torch.enable_grad(), self.runtime.autocast():
                 named = check_losses(self.method, phase, phase.loss(part))
                 part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
+            self.doing = f"{where}{which}: gradients"
             part_total.backward()
             if number == len(parts):
+                self.doing = f"{where}: waiting for {self.runtime.world} ranks" if self.runtime.world > 1 else where
                 self.reductions[phase.name].reduce()
             total += part_total.detach()
             for name, loss in named.items():

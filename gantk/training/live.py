@@ -8,20 +8,23 @@ from collections import deque
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
+PACE, LONG = 60.0, 10.0  # seconds: what the remaining time is reckoned from; a step that shows how far it is
 
 
 class LiveView:
     """Shows how a training goes; a context manager that leaves the terminal as it was, Ctrl-C included.
 
     `total_steps` is the length of the whole training, `console` where to write (None: stdout), `clock` a source of
-    seconds; `shown` False is for ranks that do not print. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is
-    set, it writes plain lines without a control character.
+    seconds; `shown` False is for ranks that do not print; `doing` says what of a step is being computed. `busy` is what
+    is done between two steps, None where nothing is. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is set,
+    it writes plain lines without a control character, one a minute at least while steps are taken.
     """
 
     def __init__(
@@ -30,12 +33,15 @@ class LiveView:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         shown: bool = True,
+        doing: Callable[[], str] = lambda: "",
     ):
         self.console, self.shown, self.clock, self.total = console or Console(), shown, clock, total_steps
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
-        self._pace: deque[tuple[float, int]] = deque(maxlen=30)  # recent (time, step): the present speed
-        columns = BarColumn(None), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self.busy, self._doing, self._speed = None, doing, ""
+        self._begun = self._printed = clock()
+        self._pace: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
+        columns = BarColumn(None), _Words(self)
         self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=2, expand=True)
         self._task = self._bar.add_task("", total=max(1, total_steps))
 
@@ -47,6 +53,21 @@ class LiveView:
     def __exit__(self, *exc: object) -> None:
         if not self.plain:
             self._bar.stop()
+
+    def step(self, step: int) -> None:
+        """Move the bar: so many steps are done. To be called after each."""
+        if not self.shown:
+            return
+        now = self.clock()
+        if len(self._pace) > 1 and now - self._pace[-2][0] < PACE / 60:  # a point a second is enough
+            self._pace.pop()
+        self._pace.append((now, step))
+        while len(self._pace) > 2 and self._pace[1][0] < now - PACE:
+            self._pace.popleft()
+        self._bar.update(self._task, completed=step)
+        if self.plain and now - self._printed >= PACE:
+            self._printed = now
+            self.print("  ".join([*self._place(), *filter(None, [self._left()])]))
 
     def update(
         self,
@@ -60,13 +81,10 @@ class LiveView:
 
         `step 200/2400  8%  31.2 images/s  left 1 min 12 s  g: cycle 1.2  psnr a_to_b 20.1`
         """
-        if not self._pace or self._pace[-1][1] != step:
-            self._pace.append((self.clock(), step))
-        percent = 100 * step // self.total if self.total else 100  # a training of no steps is at its end
-        parts = [f"step {step}/{self.total}", f"{percent}%"]
-        parts += [] if images_per_s is None else [f"{images_per_s:.1f} images/s"]
-        parts += [f"left {duration(self._left())}"] if step < self.total and self._left() is not None else []
-        self._bar.update(self._task, completed=step, description="  ".join(parts[2:]))
+        self._printed = self.clock()
+        self.step(step)
+        self._speed = "" if images_per_s is None else f"{images_per_s:.1f} images/s"
+        parts = [*self._place(), *filter(None, [self._speed, self._left()])]
         phases: dict[str, list[str]] = {}
         for full, value in (losses or {}).items():
             phase, _, name = full.rpartition("/")
@@ -86,10 +104,36 @@ class LiveView:
             else:
                 self.console.print(Text(line, style=style))
 
-    def _left(self) -> float | None:
-        """Seconds to the end at the pace of the last log points; None before there are two."""
-        if len(self._pace) < 2 or self._pace[-1][1] <= self._pace[0][1]:
+    def _place(self) -> list[str]:
+        step = self._pace[-1][1] if self._pace else 0
+        percent = 100 * step // self.total if self.total else 100  # a training of no steps is at its end
+        return [f"step {step}/{self.total}", f"{percent}%"]
+
+    def _left(self) -> str | None:
+        """The time to the end at the pace of the last minute; None before there are two steps, and at the end."""
+        if len(self._pace) < 2 or not self._pace[0][1] < self._pace[-1][1] < self.total:
             return None
         (first, from_step), (last, to_step) = self._pace[0], self._pace[-1]
         ahead = (self.total - to_step) * (last - first) / (to_step - from_step)
-        return max(ahead - (self.clock() - last), 0.0)
+        return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
+
+    def words(self, width: int) -> str:
+        """What stands beside the bar: as much of it as fits into `width` characters, the most telling first."""
+        now = self.clock()
+        waited = now - (self._pace[-1][0] if self._pace else self._begun)
+        doing = self.busy or (self._doing() if waited > LONG else "")
+        kept = [*self._place(), *[f"{doing} {duration(waited)}"] * bool(doing)]
+        for more in filter(None, (self._left(), self._speed, f"{duration(now - self._begun)} so far")):
+            kept += [more] if len("  ".join([*kept, more])) <= width else []
+        return "  ".join(kept)
+
+
+class _Words(ProgressColumn):
+    """A view's words, beside a bar of at least ten characters."""
+
+    def __init__(self, view: LiveView):
+        super().__init__(Column(no_wrap=True))
+        self.view = view
+
+    def render(self, task: Task) -> Text:
+        return Text(self.view.words(self.view.console.width - 12))

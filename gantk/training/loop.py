@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
 from gantk.data.batches import Prefetcher
-from gantk.errors import Elsewhere, Interrupted, UserError
+from gantk.errors import Elsewhere, Interrupted, UserError, counted
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
@@ -61,16 +61,23 @@ class Training:
             if self.choice.best is not None:
                 self._keep_best()
         traced = self.profile.profiler if self.profile else nullcontext()
-        shown = LiveView(last, shown=self.runtime.main)
+        shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
         with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as tracing:
+            view.step(self.engine.step)
             if self.engine.step == 0:
                 self._samples(view)
             if last == 0:  # untrained weights are a result too: a run to compare with
-                self._save()
+                self._save(view)
+            if self.table.patience:
+                enough = counted(self.table.patience, "save")
+                view.print(f"patience {enough} without a better score, which looks at {self.criterion.sees}")
+            if self._out_of_patience(view):  # before a resume
+                return
             tracing.enter_context(traced)
             self._mark = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
+                view.step(step)
                 ending, stopping = step == last, self._stopping(stopped, step)
                 logging, drawing = (step % every == 0 or ending for every in (table.log_every, table.sample_every))
                 saving = step % table.save_every == 0 or ending or stopping
@@ -84,17 +91,37 @@ class Training:
                     if drawing:
                         self._samples(view)
                     if saving:
-                        self._save()
+                        self._save(view)
                     if self.runtime.main and not stopping:
                         self._renew_report(view)
                     if self.profile is not None:
                         view.print(*self.profile.step())
+                    if saving and not ending and not stopping and self._out_of_patience(view):
+                        if not logging:
+                            self._log(view, stage, batch, losses)
+                        if not drawing:
+                            self._samples(view)
+                        return
                 if stopping:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
                     raise Interrupted(f"{said}gantk resume {self.run.path}")
+
+    def _out_of_patience(self, view: LiveView) -> bool:
+        """Whether `train.patience` ends the training here; the log then says why. Ranks hear it of the first one."""
+        if not self.table.patience or not self.choice.table and self.runtime.world == 1:
+            return False
+        step, (waited, best) = self.engine.step, self.choice.patience_used(self.table.save_every)
+        if not self.runtime.gather(waited >= self.table.patience)[0]:
+            return False
+        why = f"train.patience: no better score than at step {best} in {counted(waited, 'save')} ({self.choice.rule})"
+        if self.runtime.main:
+            if not any("stopped" in line for line in self.run.read_log()):
+                self.run.log({"step": step, "stopped": why})
+            view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
+        return True
 
     def _stopping(self, stopped: list[int], step: int) -> bool:
         """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
@@ -138,7 +165,7 @@ class Training:
     def _samples(self, view: LiveView) -> None:
         """Pictures of held-out images, and their scores where the truth is known."""
         if self.runtime.main:
-            step = self.engine.step
+            step, view.busy = self.engine.step, "samples and their scores"
             with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.sample_batch)
                 scores = self.scorer.validate()
@@ -149,6 +176,7 @@ class Training:
             for name, message in alarms(outputs, self.sample_batch) if step else []:
                 self.run.log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
+            view.busy = None
         self.runtime.wait()  # the others' next gradients would not wait as long as this may take
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
@@ -166,22 +194,26 @@ class Training:
         steps = sorted({each for each in earlier if each < step} | {step})
         self.run.write_json("samples/index.json", self.sample_batch.index(self.parts.data) | {"steps": steps})
 
-    def _save(self) -> None:
+    def _save(self, view: LiveView) -> None:
         self._check_finite()
         own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, before = self.engine.step, self.choice.best
+            view.busy = "judging and saving the weights"
             with inference_weights(self.parts.method, self.engine):
                 try:
                     judged = self.criterion()
                 except UserError as error:  # too few images for a distance: no reason to lose a training
                     judged = {"score": None, "barred": str(error)}
+                    if self.table.patience:
+                        view.print(f"patience this save does not count: {error}", style="yellow")
             self.choice.add(step, judged)
             self.run.log({"step": step, "selection": judged})
             # The former best goes only once best.json names the new one: a kill in between leaves both.
             save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None}, own)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
+            view.busy = None
         self.runtime.wait()
 
     def _renew_report(self, view: LiveView) -> None:
@@ -190,13 +222,14 @@ class Training:
         since = began - self._reported
         if since < self._report_cost / REPORTING:
             return
+        view.busy = "renewing report.html"
         from gantk.report import write_report  # not before the first step
 
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # a page that cannot be drawn is no reason to lose a training
             view.print(f"report.html could not be renewed: {error}", style="yellow")
-        self._reported = time.perf_counter()
+        self._reported, view.busy = time.perf_counter(), None
         self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.check import findings
-from gantk.data.check.findings import Problem, counted, listed, problem
+from gantk.data.check.findings import Problem, listed, problem
 from gantk.data.check.inspect import Inspected, inspect
 from gantk.data.check.usage import Usage, assign, split_up, usage_by_guess, usage_by_recipe
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from gantk.data.check.inspect import Inspected
 from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
+from gantk.errors import counted
 from gantk.formats.contrasts import CONTRASTS, one_word
 
 ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
@@ -32,11 +33,6 @@ def problem(kind: str, severity: str, what: str, files: Sequence[str] = (), reme
 def listed(texts: Sequence[str], between: str = ", ") -> str:
     """The first of some texts, and how many more there are."""
     return between.join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
-
-
-def counted(some: Sequence, noun: str) -> str:
-    """`1 image`, `3 images`."""
-    return f"{len(some)} {noun}{'s' * (len(some) != 1)}"
 
 
 # --- single images

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantk.data.check.findings import Problem, counted, problem
+from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
@@ -16,7 +16,7 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, split_records
 from gantk.data.split.leakage import check_leakage
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import DataTable
