@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError
+from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
     from gantk.inference.pipeline import TrainedModel
@@ -33,6 +36,7 @@ def run(
     seed: int | None = None,
     allow_leakage: bool = False,
     profile_steps: int | None = None,
+    track: Iterable[str] = (),
     say: Say = print,
 ) -> RunFolder:
     """Train, evaluate and report one recipe.
@@ -48,6 +52,7 @@ def run(
         allow_leakage: train although the same patient or image stands on both sides of the split; recorded in the run.
         profile_steps: trace so many steps with torch.profiler, once the training has settled: a table and a trace in
             profile/ of the run folder. A resume traces nothing.
+        track: trackers that follow the training, as "tensorboard"; options of theirs stand in the recipe's [[track]].
         say: where lines of text go.
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
@@ -62,8 +67,10 @@ def run(
 
     shorthands = [f'train.precision="{precision}"'] if precision else []
     shorthands += [f"train.seed={seed}"] if seed is not None else []
+    shorthands += [f"track={json.dumps(list(track))}"] if track else []
 
     loaded, model = sync_errors(lambda: _checked(recipe, data, [*set, *shorthands], profile))
+    sync_errors(lambda: plugins().hook.gantk_check(model=model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
@@ -108,7 +115,9 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
     def checked() -> tuple[RunFolder, Model, Path]:
         folder = RunFolder.open(run)
-        return folder, folder.recipe().check(), folder.latest()
+        model = folder.recipe().check()
+        plugins().hook.gantk_check(model=model)
+        return folder, model, folder.latest()
 
     folder, model, saved = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
@@ -139,7 +148,9 @@ def _train(
     )
     if again:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
-    with runtime.watched(lambda: advice(folder.path, runtime.world)):
+    with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
+        if runtime.main:
+            ending.callback(plugins().hook.gantk_end, run=folder.path)
         training = Training(parts, folder, seconds, profile)
         try:
             training.fit()

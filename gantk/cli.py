@@ -102,6 +102,7 @@ def _write_json(file: str | None, found: Any) -> None:
     metavar="N",
     help="Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run.",
 )
+@click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
 @click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
 def run(recipe, trial, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.

@@ -99,7 +99,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
 
 def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
-    assert len(hooks) == 6
+    assert len(hooks) == 8
     for name, hook in hooks.items():
         assert any(f"test_hook_{name.removeprefix('gantk_')}" in test for test in globals()), f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -178,6 +178,21 @@ def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
     assert [phase.name for phase in engine.phases] == ["generators"] and engine.notes == ["batch 2"]
 
 
+def test_hook_check_refuses_a_training_before_anything_of_it_is_written(add_plugin, tiny_recipe, tmp_path):
+    add_plugin(
+        "my-package", "my_plugin", HOOK + "gantk_check(model): raise gantk.UserError(f'not {model.train.steps}')"
+    )
+    with pytest.raises(UserError, match="not 4"):
+        gantk.run(tiny_recipe, out=tmp_path / "run", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_hook_end_comes_after_the_report(add_plugin, tiny_recipe, tmp_path):
+    add_plugin("my-package", "my_plugin", HOOK + "gantk_end(run): (run / 'report.html').rename(run / 'mine.html')")
+    folder = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert (folder.path / "mine.html").exists()
+
+
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------
 
 
@@ -201,6 +216,8 @@ def test_bundled_plugins_use_public_names_only_and_do_not_know_each_other(packag
             elif isinstance(node, ast.ImportFrom):
                 room, taken = node.module or "", [alias.name for alias in node.names]
                 assert room.split(".")[0] not in others, path
-                if room.split(".")[0] == "gantk" and taken != ["__version__"]:
+                if room == "gantk":
+                    assert set(taken) <= {*gantk.__all__, "__version__"}, path
+                elif room.split(".")[0] == "gantk":
                     assert any(f"{room}.".startswith(f"{known}.") for known in gantk.PLUGIN_ROOMS), (path, room)
                     assert not [name for name in taken if name.startswith("_")], path

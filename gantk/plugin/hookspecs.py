@@ -1,4 +1,4 @@
-"""The whole plugin surface: four hooks. A plugin is a module named in the entry-point group `gantk`."""
+"""The whole plugin surface: eight hooks. A plugin is a module named in the entry-point group `gantk`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def gantk_register(add: Add) -> None:
     """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
-    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `uncertainty`), each
-    taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
+    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `uncertainty`,
+    `tracker`), each taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
     `add.recipes("my_package.recipes")` offers a package that holds TOML recipes, `add.suites("my_package.suites")` one
     that holds suites of `gantk bench`.
     A source with a class method `accepts(path)` is one that `--data PATH` may find.
@@ -61,6 +61,22 @@ def gantk_report(record):
     `record` is the gantk.report.run_record.RunRecord. A section is a dict: `folder` and `template` (a file there, which
     sees the page's variables and itself as `section`), and as it needs them `styles` and `scripts` (files there), and
     `policy`, what its scripts may do beyond drawing, by directive of a Content-Security-Policy.
+    """
+
+
+@hookspec
+def gantk_check(model) -> None:
+    """Refuse a training, new or resumed, by a UserError before anything of it is written; on every rank.
+
+    `model` is the checked recipe, a gantk.recipe.tables.Model.
+    """
+
+
+@hookspec
+def gantk_end(run) -> None:
+    """See a training off, on the first rank: finished with its scores and report, stopped by Ctrl-C, or failed.
+
+    `run` is the run folder (pathlib.Path).
     """
 
 

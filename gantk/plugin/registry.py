@@ -25,6 +25,7 @@ KINDS = {
     "post": "a change of finished images, after the networks",
     "uncertainty": "how far a translation may be off, pixel by pixel",
     "exporter": "writes a trained model as a file for other programs",
+    "tracker": "shows a training in another program: curves, samples, scores, the report",
     "optimizer": "an update rule",
     "schedule": "the learning rate over the training",
 }

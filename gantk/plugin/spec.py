@@ -78,6 +78,7 @@ MetricPart = Annotated[Part, Kind("metric")]
 OptimizerPart = Annotated[Part, Kind("optimizer")]
 PostPart = Annotated[Part, Kind("post")]
 SchedulePart = Annotated[Part, Kind("schedule")]
+TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
 

@@ -16,6 +16,7 @@ from gantk.plugin.spec import (
     SchedulePart,
     Source,
     Table,
+    TrackerPart,
 )
 
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
@@ -170,4 +171,5 @@ class Model(Table):
     train: TrainTable = Field(default_factory=TrainTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     translate: TranslateTable = Field(default_factory=TranslateTable)
+    track: list[TrackerPart] = []  # who follows the training beside the report: tensorboard, wandb, mlflow
     post: list[PostPart] = []  # [[post]]: what happens to every image that the networks made, in this order

@@ -1,0 +1,97 @@
+"""What a run folder holds, brought to a tracker: each thing once and in order, in however many sittings it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gantk import Part, RunFolder
+from gantk.plugin.spec import bind
+from gantk.terminal import say
+
+FILE = "track.json"  # in the run folder: what each tracker was brought, and under which name it keeps the run
+_open: dict[Path, list[Follower]] = {}
+
+
+def followers(run: Path, leaving: bool = False) -> list[Follower]:
+    """The trackers of a run, opened at its first log point and forgotten where the training ends."""
+    if run not in _open:
+        _open[run] = [Follower(run, bind("tracker", one)) for one in RunFolder(run).recipe().tables.get("track", [])]
+    return _open.pop(run) if leaving else _open[run]
+
+
+class Follower:
+    """Brings one run to one tracker.
+
+    A resumed training computes again, to the bit the same, what came after its checkpoint: what was brought before is
+    not brought twice. A tracker that fails is left alone with a warning, and catches up at the next resume.
+    """
+
+    def __init__(self, run: Path, part: Part):
+        self.run, self.part, self.last = RunFolder(run), part, -1
+        self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - it is read on as it grows
+        self.state: dict[str, Any] = _read(run / FILE).get(part.name, {})
+        self.brought: dict[str, int] = self.state.setdefault("brought", {})  # the last step of each kind of thing
+        self.tracker = self.failed = None
+
+    def bring(self, ending: bool) -> None:
+        """Everything new up to the last log point; `ending`: all that is left, the scores and the report too."""
+        try:
+            if not self.failed:
+                self._bring(ending)
+        except (Exception, SystemExit) as error:  # whatever a tracker raises must not cost a training
+            self.failed = (str(error).strip() or type(error).__name__).splitlines()[0]
+            say(f"warning  {self.part.name} does not follow this training any further: {self.failed}")
+
+    def _bring(self, ending: bool) -> None:
+        self.tracker = self.tracker or self.part(self.run.path, self.run.recipe().tables, self.state)
+        for line in map(json.loads, self.log):
+            self.last = line["step"]
+            for kind, values in _values(line).items():
+                self._put(kind, self.last, values)
+        folder = self.run.path / "samples"
+        ready = self.last if ending else self.last - 1  # those of this log point are still to be drawn
+        for step in _read(folder / "index.json").get("steps", []):
+            if step <= ready:
+                found = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
+                found |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
+                self._put("samples", step, found)
+        if not ending:
+            return
+        metrics, report = _read(self.run.path / "metrics.json"), self.run.path / "report.html"
+        finished = metrics and report.is_file() and metrics["step"] <= self.last
+        if finished:
+            found = flat({"scores": metrics["metrics"], "baselines": metrics["baselines"]})
+            ends = {name.removesuffix("/value"): value for name, value in found if name.endswith("/value")}
+            self._put("scores", self.last, ends)  # "scores/a_to_b/psnr"
+        self.tracker.end(self.last, report if finished else None)
+        self.log.close()
+
+    def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:
+        if step > self.brought.get(kind, -1):
+            self.tracker.put(step, values)
+            self.brought[kind] = step
+            self.run.write_json(FILE, _read(self.run.path / FILE) | {self.part.name: self.state})
+
+
+def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The numbers of a line of the log by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
+    found = {kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line}
+    if "losses" in line:
+        found["losses"] |= {f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")}
+    if line.get("selection", {}).get("score") is not None:
+        found["selection"] = {"selection/score": line["selection"]["score"]}
+    return found
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of nested tables, but for what is None: ("losses/generators/cycle_a", 1.2)."""
+    for key, value in table.items():
+        if value is not None:
+            yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
