@@ -128,7 +128,7 @@ def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     for number, ((letter, subject), image) in enumerate(HEADS.items()):
         where = "test" if subject > "subject-010" else "val" if subject > "subject-008" else "train"
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
-    assert check(tmp_path)["problems"] == []
+    assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
     save(tmp_path / "testB" / "brighter.png", HEADS["b", "subject-001"] * 1.3 + 20)
     result = check(tmp_path)
@@ -138,12 +138,13 @@ def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     assert leak["severity"] == "error" and "near copy of 'testB/brighter.png' in test" in leak["what"]
 
 
-def test_a_missing_partner_is_named_and_one_patient_of_both_domains_is_a_note(volumes):
+def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
     (volumes / "subject-005/T2.nii.gz").unlink()
     assert problem(check(volumes), "pairs")["files"] == ["subject-005/T1.nii.gz"]
     for number in range(1, 6):
         shutil.rmtree(volumes / f"subject-{number:03d}")
-    assert problem(check(volumes), "same-patient")["severity"] == "note"
+    alone = problem(check(volumes), "split")
+    assert alone["severity"] == "warning" and 'data.split.by = "block"' in alone["remedy"]
 
 
 def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
@@ -188,7 +189,7 @@ def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
 @pytest.mark.parametrize("name", ["t1t2_course", "ct_mri", "brainix_dicom"])
 def test_real_folders_raise_no_alarm(shared_data, name):
     problems = check(shared_data / name)["problems"]
-    assert not problems or name == "brainix_dicom"
+    assert [each["kind"] for each in problems] == ["patients"] or name == "brainix_dicom"
     assert not [each for each in problems if each["severity"] == "error" or each["kind"] == "contrast"]
 
 

@@ -102,7 +102,8 @@ def test_patients_count_alike_however_many_images_they_have():
     assert (found.value, found.n) == (2.5, 2)
     every = estimate([1.0, 1.0, 1.0, 4.0], list("pppq"), alike=True)
     assert (every.value, every.n) == (1.75, 4)
-    assert estimate([1.0, 2.0, math.nan], ["", "", ""]).n == 2  # an unknown patient has one image
+    unknown = estimate([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"])  # who is not known may be of one head
+    assert (unknown.value, unknown.n) == (3.0, 2) and estimate([1.0, 2.0], ["", ""]).ci95 is None
     for alike in (False, True):
         assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
         empty = estimate([math.nan], ["p"], alike=alike)
@@ -125,12 +126,12 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=6), rng.normal(size=8)
     difference = lambda a, b: x[a].mean() - y[b].mean()  # noqa: E731
-    value, (low, high) = left_out_interval(difference, [""] * 6, [""] * 8)
+    value, (low, high) = left_out_interval(difference, [*"pqrstu"], [*"abcdefgh"])
     error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
     assert value == x.mean() - y.mean() and high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
-    for real in (["p"] * 6, ["p"] * 5 + ["q"]):  # one patient's; one image would be left
-        assert left_out_interval(difference, real, [""] * 8)[1] is None
+    for real in (["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]):  # one patient's; of nobody known; one image would be left
+        assert left_out_interval(difference, real, [*"abcdefgh"])[1] is None
 
 
 # ---- verdicts

@@ -18,7 +18,7 @@ from scipy.ndimage import zoom
 
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import Images
-from gantk.data.split import SETS, split_records, unpair
+from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
 from gantk.errors import UserError
@@ -103,16 +103,50 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
     assert len(tested) == round(0.2 * count) and 1 + sum(np.diff(tested) > 1) <= blocks
 
 
-def test_auto_goes_by_patient_from_five_on_then_by_block_then_by_image_unless_the_folders_say():
-    assert split_records(study(5), validation=0.2)[0].by == "patient"
-    few, _ = split_records(study(3, slices=30))
-    assert few.by == "block" and subjects_of(few)[2] == ["p00", "p01", "p02"]
-    check_leakage(few)
+@pytest.mark.parametrize(
+    "patients, options, sides",
+    [
+        (2, {}, [1, 0, 1]),
+        (2, dict(by="patient"), [1, 0, 1]),
+        (2, dict(folds=2, fold=1), [1, 0, 1]),
+        (2, dict(validation=0.5), [1, 0, 1]),
+        (3, {}, [2, 0, 1]),
+        (3, dict(validation=0.34), [1, 1, 1]),
+        (3, dict(by="patient"), [1, 1, 1]),
+        (3, dict(folds=3, fold=2), [1, 1, 1]),
+        (4, {}, [2, 1, 1]),
+        (4, dict(by="block"), [4, 4, 4]),
+        (6, dict(by="block"), [6, 6, 6]),
+    ],
+    ids=str,
+)
+def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_asked_for(patients, options, sides):
+    splits, how = split_records(study(patients, slices=30), **options)
+    assert [*map(len, subjects_of(splits))] == sides and names(splits["train"] + splits["test"])
+    check_leakage(splits)
+    assert ("for want of patients" in how) == (not sides[1])
+    said = consequences(splits)
+    assert (len(said) == 1 and f"{patients} patients stand on both sides" in said[0]) == (splits.by == "block")
+    assert split_json(splits)["consequences"] == said and (splits.by == "block" or not said)
+
+
+def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be():
+    two = stack(6, "a", "p0") + stack(6, "a", "p1") + stack(6, "b", "q0") + stack(6, "b", "q1")
+    assert [*map(len, subjects_of(split_records(two)[0]))] == [2, 0, 2]
+    sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
+    assert [*map(len, subjects_of(split_records(sick)[0]))] == [1, 0, 1]
+    with pytest.raises(UserError, match=r"no image of domain . is left for train.*data\.split\.by = \"block\""):
+        split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
+
+
+def test_of_patients_unknown_blocks_are_held_out_then_images_and_what_follows_is_said():
+    splits, _ = split_records(stack(40))
+    assert splits.by == "block" and "data.source.patient = REGEX" in consequences(splits)[0]
     assert split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
     splits, how = split_records(records, test=0.5, validation=0.1)
     assert splits.by == "folders" and {r.position for r in splits["test"]} == set(range(40, 50))
-    assert not splits["validation"] and "no validation" in how, "what is not given is not invented"
+    assert not splits["validation"] and "no validation" in how, "a set that is not there is not invented"
     assert len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
@@ -122,7 +156,14 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
 @pytest.mark.parametrize(
     "records, options, says, where",
     [
-        (study(2), dict(by="patient"), "2 patients are too few", "data.split"),
+        (study(2), dict(by="patient", test=0.8), "2 patients are too few", "data.split"),
+        (
+            study(1, 30),
+            {},
+            "all images are of one patient, 'p00'.*two patients or more.*by = \"block\"",
+            "data.split.by",
+        ),
+        (study(5) + stack(3), {}, "3 of 23 images say no patient, and the others do: '/a000'", "data.split.by"),
         (stack(8), dict(by="block"), "8 slices of a stack.* too few", "data.split"),
         (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
         (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
@@ -130,7 +171,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
         (LONE, dict(folds=4, fold=3), "no image of domain b is left for", "data.split"),
     ],
-    ids=["patients", "slices", "unknown", "folds", "fold", "blocks", "domain"],
+    ids=["patients", "one", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
 )
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:

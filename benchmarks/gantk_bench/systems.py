@@ -246,6 +246,7 @@ def _of_seed(judged: dict[str, Row]) -> Judgement:
     # Where nothing varies, such as a precision of 0, there is no interval and no chance to speak of: the others decide.
     known = [t for name, t in tones.items() if not chances or value_of(judged[name].get("probability")) is not None]
     words, tone = ("better, within chance", "near") if "near" in known else ("better", "good")
+    words = words if chances else "better, one patient: no probability"
     return Judgement(words, tone, min(chances, default=None))
 
 

@@ -13,7 +13,7 @@ from gantk.data.preparation import Preparation, Record, code_of, contrast_names,
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.split import split_json, split_records, unpair
+from gantk.data.split import consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import fingerprint
 from gantk.errors import UserError
@@ -133,6 +133,7 @@ class Data:
         held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
+        lines += [f"note     {said}" for said in consequences(self.splits)]
         if self.classes:
             labels = [record.label for record in self.training]
             lines.append("classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gantk.data.sources.file_names import numbered
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.metrics.pair_scores import PairScorer, References, joined
@@ -73,7 +74,7 @@ def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any) -
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        found.append(scorers[dims](made, References(real, [""])))
+        found.append(scorers[dims](made, References(real, [_whose(pair[1])])))
     return next(iter(scorers.values())).rows(joined(found))
 
 
@@ -85,9 +86,16 @@ def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], devic
         found = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
     stacked = (torch.from_numpy(np.stack(images)).to(device) - black for images in folders)
-    fake, real = (ImageGroup(images, [""] * len(images)) for images in stacked)
+    names = [list(map(_whose, files)) for files in (predicted, truth)]
+    fake, real = map(ImageGroup, stacked, names)
     metrics = [part(data_range, real.images.ndim - 2) for part in parts]
     return {name: row for each in metrics for name, row in set_rows(each, real, real, fake, strict=True).items()}
+
+
+def _whose(scan: Scan) -> str:
+    """The patient of an image: its numbered folder, as in `patient07`, else the image alone."""
+    folders = Path(scan.name).parts[:-1]
+    return "/".join(folders) if numbered(folders) else scan.name
 
 
 def _files(path: Path) -> list[Scan]:

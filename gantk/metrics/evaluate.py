@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.preparation import Record
+from gantk.data.split import consequences
 from gantk.errors import UserError
 from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.runtime import Runtime
@@ -157,6 +158,7 @@ class Scorer:
         `others` are the weights of the run's other checkpoints, for an uncertainty of that kind.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
+        result["split"] = {"by": self.data.splits.by, "consequences": consequences(self.data.splits)}
         for to in self.method.directions():
             self._test_direction(result, to, others)
         if self.method.samples and self.set_metrics:

@@ -1,4 +1,7 @@
-"""Means over patients, slices and volumes with 95 % intervals: patients are what was sampled, so they are redrawn."""
+"""Means over patients, slices and volumes with 95 % intervals: patients are what was sampled, so they are redrawn.
+
+Images of which nobody knows the patient ("") may be of one head: for n and for intervals they are one patient's.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Estimate:
 
 
 def metric_row(metric: Any, found: Any, images: int, definition: str, corrected: float | None = None) -> dict[str, Any]:
-    """A metric's row of metrics.json; `found` has a value, its ci95 and n, which are patients where they are known."""
+    """A metric's row of metrics.json; `found` has a value, its ci95 and n, the number of patients."""
     about = {"images": images, "unit": metric.unit, "definition": definition}
     about |= {"higher_is_better": metric.higher_is_better, "corrected": corrected}
     return Estimate(found.value, found.ci95, found.n).row() | about
@@ -40,14 +43,18 @@ def metric_row(metric: Any, found: Any, images: int, definition: str, corrected:
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
     """The number (N,) of each image's patient, in order of appearance; an unknown one ("") has one image alone."""
-    numbers: dict[str | int, int] = {}
-    names = (patient or index for index, patient in enumerate(patients))
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=int)
+    return head_numbers([patient or f"\0{index}" for index, patient in enumerate(patients)])
+
+
+def head_numbers(patients: Sequence[str]) -> np.ndarray:
+    """The number (N,) of each image's patient, in order of appearance; all that are unknown ("") are one."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
 
 
 def group_numbers(patients: Sequence[str]) -> np.ndarray:
     """The group (N,), 0 to 19, that each image is left out with: all of a patient's are in one."""
-    return patient_numbers(patients) % GROUPS
+    return head_numbers(patients) % GROUPS
 
 
 def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
@@ -89,7 +96,7 @@ def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[
 
     Draws in which it is nan are left out. None for fewer than two patients.
     """
-    numbers = patient_numbers(patients)
+    numbers = head_numbers(patients)
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
     if len(images) < 2:
         return None
@@ -157,7 +164,7 @@ def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.nd
     """Sum and number of each patient's values that are not nan, of patients who have any."""
     if len(values) != len(patients):
         raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
-    values, numbers = np.asarray(values, dtype=float), patient_numbers(patients)
+    values, numbers = np.asarray(values, dtype=float), head_numbers(patients)
     known = ~np.isnan(values)
     sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])
     return sums[counts > 0], counts[counts > 0]

@@ -131,8 +131,8 @@ class RealImages:
         )
 
     def group(self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None) -> ImageGroup:
-        """Images in network intensities as a set: those of `records`, or of nobody."""
-        patients = [record.subject for record in records] or [""] * len(images)
+        """Images in network intensities as a set: those of `records`, or each of nobody else."""
+        patients = [record.subject for record in records] or [f"drawn {number}" for number in range(len(images))]
         if records and self.classes:  # -1 where unknown
             labels = torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
         masks = self.masks_of(records) if self.masks and records else None

@@ -6,7 +6,7 @@ Each is built with (data_range, dims) and called with three sets: the training i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class ImageGroup:
     """A set of images (N, C, *size), counted from black (0 to the data range), with their patients and classes."""
 
     images: Tensor
-    patients: list[str]  # "" where unknown; each such image then stands for itself
+    patients: list[str]  # "" where unknown; what was made from noise is of nobody else each
     labels: Tensor | None = None  # (N,) int64; None where unknown
     masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None where unknown
     found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # vectors, once computed
@@ -95,7 +95,8 @@ def set_rows(
         found = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
     rows = {}
     for name, score in (found if isinstance(found, dict) else {metric.name: found}).items():
-        rows[name] = metric_row(metric, score, score.n, score.definition + note)
+        heads = len(set(fake.patients))
+        rows[name] = metric_row(metric, replace(score, n=heads), score.n, score.definition + note)
         if score.details:
             rows[name]["details"] = score.details
     return rows

@@ -35,7 +35,7 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
 
     errors = np.asarray(errors)
     uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
-    numbers, found, curves = patient_numbers(patients), [], []
+    numbers, found, curves, owners = patient_numbers(patients), [], [], []
     for number in range(len(set(numbers))):
         e, u = errors[numbers == number], uncertainties[numbers == number]
         known = (inside[numbers == number] > 0) & np.isfinite(e) & np.isfinite(u)
@@ -48,8 +48,9 @@ def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients
         spearman = spearmanr(e, u).statistic if varied else np.nan
         found.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle)))
         curves.append(curve)
+        owners.append(patients[int(np.argmax(numbers == number))])
     columns = np.array(found, dtype=float).reshape(-1, 4).T
-    auroc, ause, spearman, guessed = (estimate(values, [""] * len(values)) for values in columns)
+    auroc, ause, spearman, guessed = (estimate(values, owners) for values in columns)
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
     def row(values: Any, definition: str, higher: bool) -> dict[str, Any]:

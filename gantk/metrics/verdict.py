@@ -71,6 +71,7 @@ def _against_both(
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
     """The result in lines for a terminal: model, baselines, verdict; the foreground's scores are left to the report."""
+    yield from (f"note     {said}" for said in result.get("split", {}).get("consequences", ()))
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
@@ -94,7 +95,12 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         if unsure:
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in ("auroc", "ause", "spearman"))
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
-        for metric, verdict in result["verdict"].get(key, {}).items():
+        judged = result["verdict"].get(key, {})
+        alone = [metric for metric, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]
+        if any(shown[metric]["n"] == 1 for metric in alone if metric in shown):
+            better = ", ".join(metric for metric in alone if metric in shown)
+            yield f"note     {title}: better in {better}, of one patient: no probability"
+        for metric, verdict in judged.items():
             if not verdict["better"] and metric in shown:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
 
@@ -116,6 +122,8 @@ def _cell(score: dict[str, Any]) -> str:
         return "-"
     digits = 2 if score["unit"] == "dB" else 3
     interval = f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]" if score["ci95"] else ""
+    images = f", {score['images']} images" if score.get("images", score["n"]) != score["n"] else ""
     units = score.get("in_units") or {}
     own = f" = {units['value']:.4g} HU" if units.get("unit") == "HU" and units.get("value") is not None else ""
-    return f"{score['value']:.{digits}f}{' ' + score['unit'] if score['unit'] else ''}{interval}{own} (n={score['n']})"
+    unit = f" {score['unit']}" if score["unit"] else ""
+    return f"{score['value']:.{digits}f}{unit}{interval}{own} (n={score['n']}{images})"

@@ -23,7 +23,7 @@ FORMAT = 1  # raised when an older gantk could no longer read what this one writ
 
 
 class SplitTable(Table):
-    """How subjects are shared out; `auto`: by patient where enough are known, else in blocks of neighbouring slices."""
+    """How subjects are shared out; `auto`: by patient where they are known, else in blocks of neighbouring slices."""
 
     test: float = Field(0.2, ge=0, lt=1)  # part of the subjects (or slices) that training never sees
     validation: float = Field(0.1, ge=0, lt=1)  # part that is scored while training

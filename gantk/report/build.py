@@ -170,4 +170,5 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         subjects = {record["subject"] for record in records if record.get("subject")}
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
     domains = sorted({domain for row in rows for domain in row["images"]})
-    return {"rows": rows, "domains": domains, "how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
+    said = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
+    return said | {"rows": rows, "domains": domains, "consequences": mapping(found).get("consequences") or ()}

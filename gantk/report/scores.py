@@ -142,7 +142,7 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     words = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
     entry = rivals.get(best, {}).get(metric)
     value = f"{with_unit(entry, places)}, " if entry else ""
-    doubt = f" (in {chance:.0%} of the draws)" if chance is not None else " (one patient says little)"
+    doubt = f" (in {chance:.0%} of the draws)" if chance is not None else " (one patient: no probability)"
     return f"{words} {value}{baseline_name(best)}{doubt if tone == 'near' else ''}"
 
 

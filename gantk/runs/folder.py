@@ -18,7 +18,7 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
-from gantk.recipe.load import Recipe
+from gantk.recipe.load import Recipe, mapping
 from gantk.runs import checkpoint
 
 PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "pillow", "safetensors", "pydantic", "pluggy")
@@ -61,13 +61,18 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def recipe(self) -> Recipe:
-        """The recipe that the run was started with, every default filled in."""
-        path = self.path / "recipe.toml"
+        """The recipe that the run was started with, every default filled in; its split stays the one that was made."""
+        path, made = self.path / "recipe.toml", self._json("split.json").get("splits", {})
         text = path.read_text("utf-8")
         try:
-            return Recipe(tomllib.loads(text), self.path.name, str(path), text)
+            tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"'{path}' is not valid TOML: {error}", remedy="restore it from a copy") from None
+        if made.get("by") in ("block", "image") and any(record["subject"] for record in made["train"]):
+            split = mapping(mapping(tables.get("data")).get("split"))
+            if split.get("by") == "auto":  # which once divided patients where they were fewer than five
+                split["by"] = made["by"]
+        return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
         write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())

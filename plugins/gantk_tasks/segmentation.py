@@ -107,7 +107,7 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[
     truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
     names = [patient for _, group in answers for patient in group.patients]
     numbers = patient_numbers(names)
-    patients = [""] * len(set(numbers))
+    patients = [names[first] for first in np.unique(numbers, return_index=True)[1]]
     of_images = [x.sum(1).double().numpy() for x in (found & truth, found, truth)]
     both, marked, drawn = (np.bincount(numbers, counts) for counts in of_images)
     drawn = np.where(drawn > 0, drawn, np.nan)  # a patient without a lesion has neither Dice nor recall

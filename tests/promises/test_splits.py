@@ -171,3 +171,35 @@ def test_a_look_at_the_data_names_what_a_training_would_refuse(scans):
     import gantk
 
     assert gantk.check(scans, recipe=recipe)["problems"] == problems
+
+
+@pytest.mark.parametrize("count, by, counts", [(2, None, (1, 0, 1)), (3, None, (2, 0, 1)), (2, "block", (2, 2, 2))])
+def test_few_known_patients_are_divided_unless_blocks_are_asked_for_which_every_result_says(
+    tmp_path, count, by, counts
+):
+    """Training, saving, choosing and reporting go without a validation set; nothing is probable for one patient."""
+    scans = files.patients(tmp_path / "scans", count, (20, 40, 40))
+    outcome = train(scans, *("--set", "data.split.validation=0.1", "--set", f'data.split.by="{by or "auto"}"'))
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "run"
+    assert tuple(map(len, sides(run).values())) == counts
+    metrics, report = (json.loads((run / "metrics.json").read_text("utf-8")), (run / "report.html").read_text("utf-8"))
+    said = f"{count} patients stand on both sides"
+    for text in (outcome.out, report, str(metrics["split"]["consequences"]), json.dumps(split_of(run))):
+        assert (said in text) == (by == "block")
+    row, verdict = metrics["metrics"]["a_to_b"]["psnr"], metrics["verdict"]["a_to_b"]["psnr"]
+    assert row["n"] == counts[2] < row["images"] and (row["ci95"] is None) == (verdict["probability"] is None)
+    assert (row["ci95"] is None) == (counts[2] == 1)
+    assert json.loads((run / "best.json").read_text("utf-8"))["step"] == 1
+
+
+def test_one_known_patient_is_refused_unless_blocks_are_asked_for(tmp_path):
+    scans = files.patients(tmp_path / "scans", 1, (20, 40, 40))
+    assert 'data.split.by = "block"' in refused(scans)
+
+
+def test_slices_of_nobody_known_are_one_patient_and_what_follows_is_said(tmp_path):
+    outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
+    assert outcome.code == 0 and "no image says its patient" in outcome.out and "data.source.patient" in outcome.out
+    row = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    assert row["n"] == 1 and row["images"] == 6 and row["ci95"] is None

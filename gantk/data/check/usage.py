@@ -14,7 +14,7 @@ from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
-from gantk.data.split import Splits, split_records
+from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS
@@ -133,8 +133,9 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         usage.splits, usage.how = split_records(records, **table.split.model_dump())
     except UserError as error:
         what = f"{'this split' if asked else 'the usual split'} is not possible: {error.what}"
-        usage.problems.append(problem("split", "error" if asked else "note", what, (), error.remedy))
+        usage.problems.append(problem("split", "error" if asked else "warning", what, (), error.remedy))
         return
+    usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
     trained = [r for r in training_of(table, usage.method, usage.splits["train"]) if r.domain in usage.method.reads]
     try:
         check_leakage(usage.splits | {"train": trained}, same_patient=usage.method.paired or table.same_patient)

@@ -27,7 +27,9 @@ from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError
 
 By = Literal["auto", "patient", "block", "image"]
-PATIENTS = 5  # from this many on, `auto` splits by patient
+FEW = 4  # patients below which `auto` keeps none for validation, unless the share asked for comes to one of them
+BLOCK = 'set data.split.by = "block" to hold out slices of each head, which tells how it does within these heads alone'
+NAME = "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient name them"
 
 
 class Splits(Sets):
@@ -48,7 +50,7 @@ def split_records(
     *,
     test: float = 0.2,  # share that training never sees
     validation: float = 0.1,  # share that is scored while training
-    by: By = "auto",  # unit that is never divided; auto: patient where 5 or more are known, else block, else image
+    by: By = "auto",  # unit that is never divided; auto: patient where they are known, else block, else image
     gap: int = 2,  # by block: neighbours of a held-out slice that training does not see either
     blocks: int = 2,  # by block: runs of neighbouring slices per held-out set
     seed: int = 0,  # which units are held out
@@ -60,7 +62,8 @@ def split_records(
 
     What `file` says wins; else `folds` deal out all patients, whatever their folders are called; else what the folders
     or the table themselves say (`Record.split`). A set that is not given is empty; folds of a file alone leave the
-    share of `validation` to be taken from the training images.
+    share of `validation` to be taken from the training images. Known patients are divided by `by = "block"` alone; of
+    two, one is trained on and one tested, of three `auto` trains on two, and neither leaves one for validation.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
 
     A resumed run splits again instead of reading split.json: who falls where for a seed must never change.
@@ -110,8 +113,8 @@ def _drawn(
 ) -> tuple[Splits, str]:
     """Sets by shares, or one of `folds`: then the share of `validation` is taken from those that are not tested."""
     shares = shares | {"test": 1 / folds} if folds else shares
-    held_out = any(shares.values())
-    by = _resolved(records, by, folds) if held_out else "image"
+    held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
+    asked, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
     seen = fingerprints_of_unknown(records) if held_out and by != "patient" else []
     near = [(i, j) for i, j, _ in near_copies(seen)]
     exact = exact_copies(records) if held_out and by != "patient" else []
@@ -120,6 +123,8 @@ def _drawn(
     else:
         # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
         kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
+        kinds, enough = _for_validation(kinds, shares, asked, folds) if by == "patient" else (kinds, True)
+        shares = shares if enough else shares | {"validation": 0.0}
         place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
         sets = with_near_copies([place[unit(record)] for record in records], records, near)
     for name in SETS:
@@ -127,11 +132,13 @@ def _drawn(
         if missing and shares.get(name, 1):
             what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
             remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
+            remedy = BLOCK if by == "patient" and not folds else remedy
             raise UserError(what, where="data.split", remedy=remedy)
     how = f"fold {fold} of {folds} (0 to {folds - 1}), by {by}: " if folds else f"by {by}: "
     if by == "patient":
         patients = ", ".join(f"{len({record.subject for record in sets[name]})} {name}" for name in SETS)
         how += f"{patients} patients ({_counts(sets)})"
+        how += "; none is kept for validation, for want of patients" * (not enough)
     else:
         left = len(records) - sum(map(len, sets.values()))
         how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(left)
@@ -145,24 +152,43 @@ def _counts(sets: Sets) -> str:
     return f"{', '.join(each)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
 
 
-def _resolved(records: Sequence[Record], by: By, folds: int) -> str:
+def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
     """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
-    patients = {record.subject for record in records}
-    known, placed = "" not in patients and bool(patients), all(record.position is not None for record in records)
-    if by == "auto" and not folds:
-        return "patient" if known and len(patients) >= PATIENTS else "block" if placed else "image"
-    by = "patient" if by == "auto" else by
+    nameless = [record.key for record in records if not record.subject]
+    known, placed = len(nameless) < len(records), all(record.position is not None for record in records)
+    if by == "auto" and not folds and not known:
+        return "block" if placed else "image"
+    if by == "auto" and nameless and known:
+        what = f"{len(nameless)} of {len(records)} images say no patient, and the others do: '{nameless[0]}'"
+        raise UserError(what, where="data.split.by", remedy=f"leave them out, or name theirs: {NAME}")
+    asked, by = by, "patient" if by == "auto" else by
+    if asked == "auto" and known and alone:
+        what = f"all images are of one patient, '{records[0].subject}', and no patient is left to be tested"
+        allowed = "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=BLOCK if placed else "add patients")
     if folds and by == "block":
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
-    if by == "patient" and not known:
+    if by == "patient" and nameless:
         what, allowed = "which image is of which patient", "'block' or 'image' for such images"
     elif by == "block" and not placed:
         what, allowed = "the order of the images", "'patient' or 'image' for such images"
     else:
         return by
-    remedy = "put each patient into a folder, or tell the source where the names say it (patient = 'regex')"
-    raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=remedy)
+    raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=NAME)
+
+
+def _for_validation(kinds: list[list], shares: dict[str, float], asked: By, folds: int) -> tuple[list[list], bool]:
+    """Kinds of patients, as one where none is large enough alone; and whether one can be kept for validation."""
+    wanted, most, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
+    if most < 2 and not folds:  # of so few patients, kinds by class say nothing
+        kinds, most = [sorted(sum(kinds, []))], count
+    if folds:
+        enough = most - -(-most // folds) > 1
+    else:
+        enough = most > 1 + (shares["test"] > 0)
+        enough &= asked != "auto" or not shares["test"] or most >= FEW or round(wanted * most) > 0
+    return kinds, enough or not wanted
 
 
 # --- units: patients, or images; they go to sets kind by kind, so that every set gets of each kind
@@ -325,6 +351,21 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
 
 
+def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What follows from a split for the scores on it, in sentences: slices of heads that were trained on, no names."""
+    trained, held = ({r.subject for r in splits[name]} for name in ("train", "test"))
+    both, said = trained & held - {""}, []
+    if both:
+        s = "s stand" if len(both) > 1 else " stands"
+        said.append(f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these heads alone")
+    if "" in held:
+        said.append(
+            "no image says its patient: training and test may show one head, so that scores hold within it and "
+            f"count as one patient's; {NAME}"
+        )
+    return said
+
+
 def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
     """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
     split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
@@ -341,5 +382,5 @@ def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         known |= {"missing": list(record.missing)} if record.missing else {}
         return known | ({"others": [file[other] for other in record.others]} if record.others else {})
 
-    made = {"by": getattr(splits, "by", None)} | getattr(splits, "made", {})
+    made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(splits, "made", {})
     return made | {name: [entry(record) for record in splits[name]] for name in SETS}
