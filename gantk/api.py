@@ -261,6 +261,8 @@ def translate(
     planes: str | None = None,
     uncertainty: str | None = None,
     volume: int | None = None,
+    clip: bool = True,
+    format: str | None = None,
     device: str | None = None,
     say: Say = print,
     progress: Progress | None = None,
@@ -279,11 +281,14 @@ def translate(
         uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
             "dropout", "checkpoints", "cycle", or "auto" for what the method has.
         volume: which volume of a file that holds several, counted from 0.
+        clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
+        format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
         progress: called with the share that is done and the name of what is at work.
 
     Returns the paths written. A folder that was translated in part goes on where it was stopped.
     """
-    from gantk.formats.files import read
+    from gantk.formats.files import formats, read
+    from gantk.formats.image import SeriesFormat
     from gantk.inference.pipeline import PLANES, Look
     from gantk.inference.translation import Translation
 
@@ -297,8 +302,13 @@ def translate(
         raise UserError(
             "an uncertainty is of the method's own translation", where="--uncertainty with --variants or --style"
         )
+    suffix = f".{format.lower().lstrip('.')}" if format else ""
+    kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
+    if suffix and suffix not in kinds:
+        raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
     look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
-    return Translation(load(run, device=device), to, look, volume, say, progress).path(Path(input), Path(output))
+    translation = Translation(load(run, device=device), to, look, volume, say, progress, clip, suffix)
+    return translation.path(Path(input), Path(output))
 
 
 def sample(

@@ -145,6 +145,8 @@ def resume(run, device) -> None:
 @click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")
 @click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
 @click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
+@click.option("--clip/--no-clip", default=True, help="Clip what a picture's whole numbers cannot hold, or refuse.")
+@click.option("--format", metavar="KIND", help="The kind of file to write: tif, png, nii.gz ... Default: the input's.")
 @_device
 def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.

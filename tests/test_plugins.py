@@ -99,7 +99,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
 
 def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
-    assert len(hooks) == 8
+    assert len(hooks) == 10
     for name, hook in hooks.items():
         assert any(f"test_hook_{name.removeprefix('gantk_')}" in test for test in globals()), f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -166,6 +166,26 @@ def test_hook_report_adds_a_section_to_the_page(add_plugin, copied_run):
     (folder / "own.css").write_text("#own { color: red; }")
     page = write_report(copied_run).read_text("utf-8")
     assert "own.html.j2 of run" in page and "#own { color: red; }" in page and "worker-src x" in page
+
+
+def test_hook_input_warns_of_images_that_are_translated(add_plugin, tiny_run, tmp_path, pictures):
+    warn = "gantk_input(image, frame): return f'{frame.source} of {image.dims} axes'"
+    add_plugin("my-package", "my_warnings", HOOK + warn)
+    pictures(tmp_path / "in", 3)
+    said = []
+    gantk.translate(tiny_run, tmp_path / "in", tmp_path / "out", device="cpu", say=said.append)
+    assert sum(line.startswith("warning  T1 of 2 axes (3 of 3 images: slice-00.png, ") for line in said) == 1
+
+
+def test_hook_results_names_what_becomes_of_inputs(add_plugin, tiny_run, tmp_path, pictures):
+    names = "gantk_results(files):\n    return Names()\nclass Names:\n    name = lambda self, files, tail, contrast: "
+    names += "f'{contrast}/mine' if '1' in files[0].stem else None\n    written = lambda self, *_: seen.append(_[0])"
+    add_plugin("my-package", "my_names", HOOK + names)
+    pictures(tmp_path / "in", 3)
+    said, seen = [], importlib.import_module("my_names").seen
+    (made,) = gantk.translate(tiny_run, tmp_path / "in", tmp_path / "out", device="cpu", say=said.append)
+    assert seen == [made] and made == tmp_path / "out" / "T2" / "mine.png" and made.is_file()
+    assert "left out, not called T1 (2 of 3 images: slice-00.png, slice-02.png)" in said[0]
 
 
 def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):

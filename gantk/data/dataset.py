@@ -18,6 +18,7 @@ from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import fingerprint
 from gantk.errors import UserError
 from gantk.formats import files
+from gantk.formats.contrasts import SOME, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,7 @@ class Data:
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
         self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
+        self.values: dict[str, dict[str, Any]] = {}  # per domain: range and distribution of the training images' values
         for letter in self.letters:
             shown = [r for r in self.training if r.domain == letter] or [r for r in training if r.domain == letter]
             self._fit(letter, shown)
@@ -62,19 +64,21 @@ class Data:
             shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
         shown = _thinned(shown, FITTED)
 
-        def fit() -> tuple[dict[str, Any], int]:
+        def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = shown[0].read()
             if len(contrasts) not in (1, len(first)):
                 what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
                 remedy = 'use the source "contrasts", which takes one file for each contrast'
                 raise UserError(f"{what}{len(first)} channels", where="data.domains", remedy=remedy)
+            images = [r.read() for r in _thinned(shown, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes))]
             if by_scan:
                 mapping.fit_from([self.preparation.measured(record, mapping) for record in shown])
             else:
-                mapping.fit([record.read() for record in _thinned(shown, max(1, FITTED_BYTES // first.nbytes))])
-            return mapping.state(), len(first)
+                mapping.fit(images)
+            return mapping.state(), len(first), values_of(images)
 
-        state, count = self.preparation.fact("fitted", shown, [contrasts, [record.key for record in shown]], fit)
+        about = [contrasts, [record.key for record in shown], "values"]
+        state, count, self.values[letter] = self.preparation.fact("fitted", shown, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)
 

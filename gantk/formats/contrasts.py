@@ -1,8 +1,12 @@
-"""Usual names of contrasts (T1, FLAIR, CT, ...) as words of file names, folder names and DICOM descriptions."""
+"""Contrasts: their usual names (T1, FLAIR, CT, ...) in names and headers, and how their values are distributed."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # kept by `split`: word, end, word, ...
 SYNONYMS = {
@@ -14,6 +18,9 @@ SYNONYMS = {
     "mr": ("mri",),
     **dict.fromkeys(("dwi", "adc", "swi", "ct", "pet"), ()),
 }
+BINS = 32  # equal shares of the values of an image
+AIR = 0.1  # of an image's range: what is darker is air
+SOME = 64  # images that a domain's distribution is taken of
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
 
 
@@ -60,3 +67,33 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
 def usual_contrast(name: str) -> str | None:
     """The usual contrast that a name says: `T1w` and `x_t1n` are t1; None where it says none."""
     return CONTRASTS.get(contrast_in(name, set())[0] or "")
+
+
+def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What a domain's training images (C, *spatial) hold, as JSON: `low`, `high`, whether all are `whole` numbers, the
+    `quantiles` of what is not air, and how `near` to these 95 of 100 single images are."""
+    images = [image[np.isfinite(image)] for image in images]
+    tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // SOME)]]
+    middle = np.mean(tissue, axis=0)
+    return {
+        "low": float(min(image.min() for image in images)),
+        "high": float(max(image.max() for image in images)),
+        "whole": all(np.array_equal(image, np.rint(image)) for image in images),
+        "quantiles": [float(f"{value:.5g}") for value in middle],
+        "near": float(np.percentile([distance(each, middle) for each in tissue], 95)),
+    }
+
+
+def tissue_quantiles(values: np.ndarray) -> np.ndarray:
+    """1 %, the middles of BINS equal shares, and 99 % of the values that are not air."""
+    values = values[:: max(1, values.size // 200_000)]
+    low, high = np.percentile(values, [1, 99.5])
+    return np.quantile(values[values >= low + AIR * (high - low)], [0.01, *(np.arange(BINS) + 0.5) / BINS, 0.99])
+
+
+def distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
+    """How far two distributions lie apart, as a share of the second's width: by values as they are, or by their shape,
+    whichever is more."""
+    width = max(float(middle[-1] - middle[0]), 1e-9)
+    shapes = [(each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)]
+    return float(max(np.abs(quantiles - middle)[1:-1].mean() / width, np.abs(shapes[0] - shapes[1])[1:-1].mean()))

@@ -186,22 +186,30 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     path = Path(path)
     if _not_finite(image.pixels):
         raise UserError(f"'{path}' would hold values that are not finite", remedy="look for a diverged training")
-    form = formats().get(suffix_of(path))
-    series = None if form else next((form for form in _series_formats() if form.holds(image)), None)
+    form = writer_of(path, image)
     try:
-        if series:
-            series.write_series(path, image, description)
-        elif form is None:
-            raise _unknown(path, "write")
+        if suffix_of(path) not in formats():
+            form.write_series(path, image, description)
         elif path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         else:
             with hidden_folder(path) as folder:
                 form.write(folder / path.name, image, description)
                 move_into(folder, path.parent, last=path.name)
+    except UserError as error:
+        raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except OSError as error:
         what = f"'{path}' cannot be written: {error.strerror or error}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
+
+
+def writer_of(path: Path, image: Image) -> Format:
+    """The format that writes an image to a path; UserError where the suffix is nobody's and the image of no series."""
+    form = formats().get(suffix_of(path))
+    form = form or next((form for form in _series_formats() if form.holds(image)), None)
+    if form is None:
+        raise _unknown(path, "write")
+    return form
 
 
 @contextmanager

@@ -120,6 +120,11 @@ class Format:
         """Write to a new file; UserError where the format cannot hold the image. `description`: what it shows."""
         raise NotImplementedError
 
+    def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
+        """The ranges of whole numbers that such a file can hold such an image in, narrowest first; infinite where it
+        holds any value."""
+        return [(-np.inf, np.inf)]
+
     def files(self, path: Path) -> list[Path]:
         """All files that `read` opens for a path: two where a header names the file of its voxels."""
         return [path]

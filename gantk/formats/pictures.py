@@ -58,6 +58,13 @@ class Picture(Format):
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
 
+    def limits(self, path: Path, image: Image) -> list[tuple[float, float]]:
+        """0 to 255 or 65,535; any value too in a gray TIFF, where the source held none but whole numbers."""
+        kind = KINDS[path.suffix.lower()]
+        whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image.channels, image.dtype, kind)]
+        free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
+        return whole + free if _is_integer(image.dtype) else free or whole
+
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write with the source's bits where the values fit, else with more; UserError where none hold them.
 
@@ -110,14 +117,23 @@ def _simpleitk() -> ModuleType | None:
     return SimpleITK
 
 
+def _types(channels: int, dtype: np.dtype | None, kind: str) -> list[type]:
+    """The integers that such a file can hold, narrowest first: the source's or wider ones."""
+    deep = kind in ("PNG", "TIFF") and (channels == 1 or _simpleitk() is not None)
+    wide = deep and _is_integer(dtype) and np.dtype(dtype).itemsize > 1
+    return [np.uint16] if wide else [np.uint8, np.uint16] if deep else [np.uint8]
+
+
+def _is_integer(dtype: np.dtype | None) -> bool:
+    return dtype is not None and np.issubdtype(dtype, np.integer)
+
+
 def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
     """The pixels in the narrowest type that the source had, or a wider one, which the format and the channels allow."""
     whole = np.rint(pixels)
-    integer = dtype is not None and np.issubdtype(dtype, np.integer)
-    deep = kind in ("PNG", "TIFF") and (len(pixels) == 1 or _simpleitk() is not None)
-    if integer or np.array_equal(whole, pixels):
-        wide = deep and integer and np.dtype(dtype).itemsize > 1
-        for bits in (np.uint16,) if wide else (np.uint8, np.uint16) if deep else (np.uint8,):
+    types = _types(len(pixels), dtype, kind)
+    if _is_integer(dtype) or np.array_equal(whole, pixels):
+        for bits in types:
             if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
                 return whole.astype(bits)
     if kind == "TIFF" and len(pixels) == 1:
@@ -125,6 +141,6 @@ def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray
     raise UserError(
         f"values from {pixels.min():g} to {pixels.max():g} do not fit into "
         f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file",
-        allowed=f"whole numbers from 0 to {65535 if deep else 255}; TIFF (.tif, gray) or NIfTI hold any value",
+        allowed=f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any value",
         remedy="write to a .tif or .nii.gz file instead",
     )

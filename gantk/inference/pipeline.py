@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +57,7 @@ class Frame:
     batch: int = 16  # slices per pass
     detail: str = "guided"  # how results are brought to a larger grid
     masked: bool = False  # whether what is masked out of an image is masked out of its translation
+    values: dict[str, dict] = field(default_factory=dict)  # by "source" and "target", see `contrasts.values_of`
     pipelined: bool = True  # whether files are read ahead, and written, while the network is at work
 
 

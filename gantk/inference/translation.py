@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image, same_grid
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
+from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
+STEPS = 64  # that whole numbers must have to hold a domain whose files were not whole numbers
 ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
 
 
@@ -49,12 +54,20 @@ class Translation:
         volume: int | None,
         say: Callable[[str], None],
         progress: Callable[[float, str], None] | None,
+        clip: bool = True,
+        suffix: str = "",
     ):
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
         self.letter = model.domain(to)
         self.frame, self.made = model.frame(self.letter), model.contrasts(self.letter)
         self.contrasts = model.contrasts(OTHER[self.letter])
+        self.clip, self.suffix = clip, suffix  # whether overshoot is clipped; the kind of file, "" for the input's
+        self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
+        self.clipped: list[tuple[int, int, float, float, str]] = []  # values beyond, all, lowest, highest, ends
+        self.targets: set[Path] = set()  # of a folder of results
+        self.count = 1  # images of INPUT
+        self.layout: Any = None  # a plugin's names of results, see `gantk_results`
 
     def path(self, source: Path, target: Path) -> list[Path]:
         """A file to a file, a DICOM series to a folder, or a folder to a folder, whatever it holds; the paths written.
@@ -65,28 +78,51 @@ class Translation:
         if not source.exists():
             raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
         if not source.is_dir():
-            return self._all([Job((Scan(source, (source,), source.name),), _target_file(source, target), source.name)])
+            job = Job((Scan(source, (source,), source.name),), _target_file(source, target, self.suffix), source.name)
+            return self._all([job] if job.target == target else self._named([job], target))
         if target.resolve() == source.resolve():
             raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
-            below = [scan for scan in files.scans(source) if not scan.path.resolve().is_relative_to(target.resolve())]
+            inside = target.resolve() if target.resolve().is_relative_to(source.resolve()) else Path()
+            below = [scan for scan in files.scans(source) if not scan.path.resolve().is_relative_to(inside)]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
+                target = _with_suffix(target, self.suffix) if suffix_of(target) not in files.formats() else target
                 return self._all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
+        jobs = self._named([replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs], target)
         if target.is_file() or files.is_image(target):
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
+        first: dict[Path, Job] = {}
+        for job in jobs:
+            if first.setdefault(job.target, job) is not job:
+                what = f"'{first[job.target].name}' and '{job.name}' would both become '{job.target.name}'"
+                raise UserError(what, where="--format", remedy="translate one of them into another folder")
         return self._all(jobs, target)
+
+    def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
+        """The jobs of a folder of results, named as a plugin names them where one does."""
+        files, model, self.count = [file for job in jobs for file in job.files], self.model.identity(), len(jobs)
+        self.layout = load().hook.gantk_results(files=files, target=target, frame=self.frame, model=model)
+        if not self.layout:
+            return list(jobs)
+        self.folder, names = target, [self.layout.name(job.files, "", self.frame.target) for job in jobs]
+        for job in (job for job, name in zip(jobs, names, strict=True) if not name):
+            self.told["note", f"left out, not called {self.frame.source}"].append(job.name)
+        named = [(job, name) for job, name in zip(jobs, names, strict=True) if name]
+        return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in named]
 
     def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         asked = {"to": self.letter, "volume": self.volume} | vars(self.look) | {"example": style}
+        asked |= {"clip": self.clip, "format": self.suffix}
         ledger = Ledger(folder, {"model": self.model.identity(), "asked": asked}) if folder else None
+        self.targets = {job.target for job in jobs if ledger}
         outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
         outcomes |= self._overlapped(new, {job: number / len(jobs) for number, job in enumerate(jobs)}, ledger)
@@ -95,12 +131,25 @@ class Translation:
             raise outcomes[broken[0]]
         written = [path for job in jobs if job not in broken for path in outcomes[job]]
         self.progress(1.0, "")
+        for (kind, line), names in self.told.items():
+            self.say(f"{kind:9}{line}{_of(names, self.count) if ledger else ''}")
+        if any(beyond for beyond, *_ in self.clipped):
+            beyond, values, low, high, ends = zip(*self.clipped, strict=True)
+            some = f"{100 * sum(beyond) / sum(values):.2g} % of all values to {' or '.join(sorted(set(ends)))}"
+            ran = f"which run from {min(low):.4g} to {max(high):.4g} (--format tif keeps them)"
+            self.say(f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}")
         earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
         for line in [f"{len(written)} files to {folder}{earlier}"] if ledger else written:
             self.say(f"written  {line}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"
-            rows = [f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}" for job in broken]
+            alike: dict[str, list[str]] = {}  # texts of failures, names and numbers aside: the first, then who met them
+            for job in broken:
+                text = first = f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}"
+                for name in (str(job.files[0]), str(job.target), job.target.name):
+                    text = text.replace(name, "")
+                alike.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
+            rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in alike.values()]
             raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
         if ledger:
             ledger.path.unlink(missing_ok=True)
@@ -144,7 +193,11 @@ class Translation:
     def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         self.progress(begun, job.name)
         for line in image.remarks if len(job.scans) == 1 else ():
-            self.say(f"note     {line}")
+            self.told["note", line.removeprefix(f"'{image.path}': ")].append(job.name)
+        if len(job.scans) == 1 and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
+            image = self._recoloured(image, job)
+        for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
+            self.told["warning", line].append(job.name)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         return self.model.images(image, self.to, self.look, share)
 
@@ -157,15 +210,69 @@ class Translation:
             several = len(self.made) > 1 and result.channels == len(self.made)  # one file for each contrast
             parts = zip(result.pixels[:, None], self.made, strict=True) if several else [(result.pixels, "")]
             for pixels, name in parts:
-                path = _with_tail(job.target, tail + (f"_{name}" if name else ""))
-                path.parent.mkdir(parents=True, exist_ok=True)
                 shown = name or self.frame.target
+                path = _with_tail(job.target, tail + (f"_{name}" if name else ""))
+                if self.layout:
+                    path = self.folder / f"{self.layout.name(job.files, tail, shown)}{suffix_of(job.target)}"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 said = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
-                files.write(path, replace(result, pixels=pixels), description=said)
+                image = replace(result, pixels=pixels)
+                if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
+                    image = replace(image, dtype=None)
+                path, image = self._fitted(path, image, job) if self.clip else (path, image)
+                files.write(path, image, description=said)
                 written.append(path)
+                if self.layout:
+                    self.layout.written(path, job.files, shown)
         if ledger:
             ledger.add(job, written)
         return written
+
+    @cached_property
+    def _range(self) -> tuple[float, float, bool]:
+        """The least and the largest value of the target's training images, and whether these were whole numbers."""
+        if known := self.frame.values.get("target"):
+            return known["low"], known["high"], known["whole"]
+        mapping = self.model.pipeline(self.letter, self.look).target  # of a run that did not yet keep them
+        lines = getattr(mapping, "lines", [mapping])
+        ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
+        return min(ends), max(ends), True
+
+    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image]:
+        """A file and the image as it can hold it: without what leaves its whole numbers by overshoot.
+
+        Where these cannot hold the target's range either, a file of a folder becomes a TIFF; else UserError.
+        """
+        low, high, whole = self._range
+        limits = files.writer_of(path, image).limits(path, image)
+        if not whole and high - low < STEPS:  # rounded to whole numbers not much would be left of it
+            limits = [ends for ends in limits if ends[1] == np.inf]
+        fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
+        if not fits:
+            what = f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)} file holds"
+            other = _with_suffix(path, ".tif")
+            if self.suffix or path == other or not self.targets or other in self.targets or image.channels > 1:
+                raise UserError(what, where=str(path), remedy="write another kind: --format tif, or nii.gz")
+            self.told["note", f"{what}: written as .tif"].append(job.name)
+            return self._fitted(other, replace(image, dtype=None), job)
+        least, most = fits[0]
+        if most == np.inf:
+            return path, image
+        rounded = np.rint(image.pixels)
+        beyond = np.count_nonzero((rounded < least) | (rounded > most))
+        extremes = float(image.pixels.min()), float(image.pixels.max())
+        self.clipped.append((beyond, rounded.size, *extremes, f"{least:g} .. {most:g}"))
+        return path, replace(image, pixels=np.clip(rounded, least, most))
+
+    def _recoloured(self, image: Image, job: Job) -> Image:
+        """A picture in colour as gray where the model takes gray, and the other way round."""
+        if image.channels == 1:
+            self.told["note", "gray, taken as colour"].append(job.name)
+            return replace(image, pixels=np.repeat(image.pixels, 3, axis=0))
+        from gantk.data.sources.reader import LUMA
+
+        self.told["note", "colour, taken as gray"].append(job.name)
+        return replace(image, pixels=np.tensordot(LUMA, image.pixels, 1)[None])
 
 
 class Ledger:
@@ -238,24 +345,40 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
     return jobs
 
 
-def _target_file(source: Path, target: Path) -> Path:
+def _target_file(source: Path, target: Path, suffix: str) -> Path:
     """Where the translation of one file goes; UserError where it cannot be written."""
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
     if not files.is_image(source) and not part:
         raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=files.readable())
     if target.is_dir() or not target.suffix:
-        target = target / source.name
+        target = _with_suffix(target / source.name, suffix)
+    if suffix and suffix_of(target) != suffix:
+        raise UserError(f"'{target.name}' is no {suffix} file", where="OUTPUT, --format", remedy="name a folder")
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
     if suffix_of(target) not in files.formats():
         raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
-    if files.is_volume(source) != files.is_volume(target):
+    if files.is_volume(source) != files.is_volume(target) and not suffix:
         raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
     return target
 
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = files.stem_of(path) if suffix_of(path) in files.formats() else path.name  # a series is a folder
+    stem = _stem(path)
     return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
+    return path.with_name(_stem(path) + suffix) if suffix else path
+
+
+def _stem(path: Path) -> str:
+    return files.stem_of(path) if suffix_of(path) in files.formats() else path.name  # a series is a folder
+
+
+def _of(names: Sequence[str], count: int) -> str:
+    """How many of `count` images something is true of, and the first of them."""
+    return f" ({len(names)} of {count} images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

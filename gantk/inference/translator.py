@@ -40,6 +40,7 @@ class Translator(TrainedModel):
     intensity: dict[str, object]  # by domain, fitted on the training split
     runtime: Runtime
     checkpoint: Path
+    values: dict[str, dict] = field(default_factory=dict)  # by domain, of the training images; empty in old runs
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     @classmethod
@@ -55,7 +56,8 @@ class Translator(TrainedModel):
         keep_memory(model.train.fast.keep_memory, runtime.device.type)
         intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
         span = tuple(map(float, next(iter(intensity.values())).range))
-        return cls(model, load_method(model, saved, meta, span, runtime), intensity, runtime, saved)
+        method = load_method(model, saved, meta, span, runtime)
+        return cls(model, method, intensity, runtime, saved, meta.get("values", {}))
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
@@ -93,6 +95,7 @@ class Translator(TrainedModel):
             range=self.method.geometry.range,
             **{key: getattr(data, key) for key in same},
             **{key: getattr(table, key) for key in ("batch", "detail", "masked")},
+            values=self.values and {"source": self.values[OTHER[letter]], "target": self.values[letter]},
             pipelined=self.model.train.fast.pipelined,
         )
 

@@ -43,7 +43,6 @@ class StructureTerms:
         return {f"{name}{suffix}": loss for name, loss in found.items() if getattr(self, name)}
 
 
-
 class WindowLoss:
     """The options that local NCC and flat region share."""
 

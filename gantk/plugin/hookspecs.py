@@ -80,6 +80,26 @@ def gantk_end(run) -> None:
     """
 
 
+@hookspec
+def gantk_input(image, frame) -> str | None:
+    """A warning about an image that is about to be translated; None: nothing speaks against it.
+
+    `image` is a gantk.formats.image.Image, `frame` a gantk.inference.pipeline.Frame: what the model expects. The same
+    words for several images of a folder are one line with their number.
+    """
+
+
+@hookspec(firstresult=True)
+def gantk_results(files, target, frame, model):
+    """Name the results of a translation into a folder in another way than their inputs; None: not this plugin's affair.
+
+    `files` are the inputs' paths, `target` is the folder, `frame` a gantk.inference.pipeline.Frame, `model` the name
+    and sha256 of the weights. Returns an object with `name(files, tail, contrast)`, the path below the folder, without
+    suffix, of what becomes of these files (tail: "-2" of variants, "_uncertainty", else ""), or None to leave them out;
+    and `written(path, files, contrast)`, called for each result.
+    """
+
+
 @hookspec(firstresult=True)
 def gantk_phases(method, phases, train, notes):
     """Change how a training's phases are computed, before its first step; None: not this plugin's affair.

@@ -80,6 +80,7 @@ def save_checkpoint(
         "channels": parts.data.channels,
         "classes": list(parts.data.classes),
         "intensity": parts.data.intensity_state(),
+        "values": parts.data.values,
     }
     state = engine.state_dict()
     if own and own[0]:

@@ -1,4 +1,4 @@
-"""Images in BIDS datasets (Gorgolewski et al. 2016) as a data source."""
+"""Images in BIDS datasets (Gorgolewski et al. 2016) as a data source, and translations of them as BIDS derivatives."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -7,3 +7,13 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """Offer the source."""
     add.source("bids", "gantk_bids.bids:Bids")
+
+
+@hookimpl
+def gantk_results(files, target, frame, model):
+    """Derivatives' names, sidecars and dataset_description.json where the inputs have names of BIDS."""
+    if not any(file.name.startswith("sub-") for file in files):
+        return None
+    from gantk_bids.derivatives import derivatives
+
+    return derivatives(files, target, frame, model)

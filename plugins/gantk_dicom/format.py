@@ -54,6 +54,10 @@ class Dicom(SeriesFormat):
         """Whether it was read from DICOM, whose headers are a list."""
         return isinstance(image.header, list)
 
+    def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
+        """0 to 255 or 65,535 in colour; gray images hold any value by their rescale."""
+        return [(0.0, 255.0), (0.0, 65535.0)] if image.channels == 3 else super().limits(path, image)
+
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """One derived file of the source's patient and study."""
         room("write").write_file(path, image, description)

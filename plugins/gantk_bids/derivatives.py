@@ -1,0 +1,129 @@
+"""Translations of BIDS images as BIDS derivatives: names, a sidecar for each image, dataset_description.json.
+
+BIDS 1.9, "Derivatives": `<source entities>[_space-<label>]_desc-<label>_<suffix>`, a dataset of DatasetType derivative.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gantk import __version__
+from gantk.errors import UserError
+from gantk.formats.contrasts import CONTRASTS, one_word
+from gantk.formats.files import stem_of, suffix_of
+from gantk_bids.names import SUFFIXES, Named, parsed
+
+VERSION = "1.9.0"  # of BIDS
+LAST = ("space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc")  # entities at the end, in order
+SOURCE = "raw"  # what URIs call the dataset of the inputs
+DESCRIPTION = "dataset_description.json"
+
+
+def derivatives(files: Sequence[Path], target: Path, frame: Any, model: dict[str, str]) -> Derivatives | None:
+    """How the translations of these files are named and described; None where they are no BIDS images.
+
+    They are where one lies in the folder of its subject, or all have such names. UserError where `target` holds a
+    dataset that is no derivative.
+    """
+    named = {file: parsed(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
+    scans = [scan for scan in named.values() if scan]
+    if not scans or (len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)):
+        return None
+    return Derivatives(scans, target, frame, model)
+
+
+class Derivatives:
+    """Names of translations below a folder, and what lies beside them there."""
+
+    def __init__(self, scans: Sequence[Named], target: Path, frame: Any, model: dict[str, str]):
+        self.target, self.frame, self.model, self.written_to = target, frame, model, False
+        self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
+        inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ hold others
+        told = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
+        self.scans = {scan.path: scan for scan in told or inside}
+        self.known = _read(target / DESCRIPTION)
+        if self.known and self.known.get("DatasetType", "raw") != "derivative":
+            what = f"'{target}' is a BIDS dataset, and no derivative"
+            remedy = f"name a folder of its own: {target / 'derivatives' / 'gantk'}"
+            raise UserError(what, where="OUTPUT", remedy=remedy)
+
+    def name(self, files: Sequence[Path], tail: str, contrast: str) -> str | None:
+        """`sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for other contrasts than the source.
+
+        A contrast that BIDS has no suffix for keeps the source's, and is named in `desc`.
+        """
+        scan = next((self.scans[file] for file in files if file in self.scans), None)
+        if scan is None:
+            return None
+        usual = CONTRASTS.get(one_word(contrast), "")
+        suffix, plain = SUFFIXES.get(usual, scan.suffix).split("_")[-1], usual in SUFFIXES and usual != "t1ce"
+        label = "gantk" + ("" if plain else contrast) + tail
+        known = {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
+        entities = [key for key in scan.entities if key not in LAST] + [key for key in LAST if key in known]
+        study = [f"{key}-{known[key]}" for key in ("sub", "ses") if key in known]
+        folder = suffix if suffix in ("ct", "pet") else "anat"
+        return "/".join([*study, folder, "_".join([*(f"{key}-{known[key]}" for key in entities), suffix])])
+
+    def written(self, path: Path, files: Sequence[Path], contrast: str) -> None:
+        """Write the sidecar of a result, and before the first one dataset_description.json."""
+        if not self.written_to:
+            self.written_to = True
+            self._describe()
+        sources = [self._uri(file) for file in files]
+        beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
+        told = {
+            "Description": f"{self.frame.source} translated to {contrast} by a network: a synthetic image",
+            "Sources": sources,
+            "SpatialReference": sources[0],
+            "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
+            "GeneratedBy": [self._generator()],
+        }
+        _write(path.with_name(f"{stem_of(path)}.json"), told)
+
+    def _describe(self) -> None:
+        root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
+        told = {"Name": "gantk translations", "BIDSVersion": VERSION, "DatasetType": "derivative"} | self.known
+        others = [each for each in told.get("GeneratedBy", []) if each.get("Name") != "gantk"]
+        told["GeneratedBy"] = [*others, self._generator()]
+        told["DatasetLinks"] = told.get("DatasetLinks", {}) | {SOURCE: root}
+        _write(self.target / DESCRIPTION, told)
+
+    def _generator(self) -> dict[str, Any]:
+        model, way = self.model, f"{self.frame.source} to {self.frame.target}"
+        told = f"{model['name']}, {way}, weights sha256 {model['sha256']}"
+        return {"Name": "gantk", "Version": __version__, "Description": told}
+
+    def _uri(self, file: Path) -> str:
+        return f"bids:{SOURCE}:{file.relative_to(self.root).as_posix()}"
+
+
+def _root(scan: Named) -> Path:
+    """The dataset that a scan lies in: what holds its subject's folder; without one its own folder."""
+    subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
+    return subjects[-1].parent if subjects else scan.path.parent
+
+
+def _is(scan: Named, contrast: str) -> bool:
+    """Whether a scan is of a contrast by its suffix and entities."""
+    *needed, suffix = SUFFIXES.get(CONTRASTS.get(one_word(contrast), ""), contrast).split("_")
+    return scan.suffix == suffix and scan.has([entity.removesuffix("-*") for entity in needed])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, told: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    part.replace(path)

@@ -1,0 +1,162 @@
+"""What results are written as: overshoot, kinds of file, names of BIDS, and what is said of a folder's images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from gantk import api
+from gantk.data.intensity import Window
+from gantk.errors import GantkError, UserError
+from gantk.formats.contrasts import values_of
+from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+
+RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
+
+
+class Stretched(TrainedModel):
+    """A T1 to T2 model that stretches what it sees by a third, about the middle: black and white overshoot."""
+
+    def __init__(self, target: dict | None = None, source: dict | None = None):
+        values = {"source": source or target, "target": target} if target else {}
+        self._frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), values=values)
+
+    def domain(self, name):
+        return "b"
+
+    def contrasts(self, letter):
+        return ["T2" if letter == "b" else "T1"]
+
+    def frame(self, letter):
+        return self._frame
+
+    def identity(self):
+        return {"name": "stretched", "sha256": "0"}
+
+    def pipeline(self, letter, look=Look()):  # noqa: B008
+        window, count = Window(low=0.0, high=250.0), look.variants or 1
+        maps = ("image",) * count
+        return Pipeline(self._frame, window, window, lambda x: np.concatenate([4 / 3 * x] * count, axis=1), maps)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """`model(...)` is what `api.translate` loads from then on."""
+    return lambda *values: monkeypatch.setattr(api, "load", lambda run, device=None: Stretched(*values))
+
+
+def picture(path: Path, low: int = 0, high: int = 250, dtype=np.uint8, colour: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(low, high, 32 * 32).reshape(32, 32).astype(dtype)
+    Picture.fromarray(np.stack([ramp] * 3, axis=-1) if colour else ramp).save(path)
+    return path
+
+
+def translate(source: Path, target: Path, **options) -> list[str]:
+    """The lines that were said."""
+    said = []
+    api.translate("run", source, target, say=said.append, **options)
+    return said
+
+
+@pytest.mark.parametrize("values", [(), (RANGE,)], ids=["a run of before", "a run that kept its range"])
+def test_a_folder_of_pictures_is_written_whole_and_what_was_clipped_is_told_once(tmp_path, model, values):
+    model(*values)
+    for name in ("a.png", "sub/b ä.bmp", "c.tif", "d.jpg"):
+        picture(tmp_path / "in" / name, colour=name == "d.jpg")
+    picture(tmp_path / "in" / "calm.png", 60, 190)
+    picture(tmp_path / "in" / "deep.tif", 0, 250, np.uint16)
+    said = translate(tmp_path / "in", tmp_path / "out", variants=2)
+    assert len([path for path in (tmp_path / "out").rglob("*-[12].*")]) == 12
+    assert [line.split(maxsplit=1)[0] for line in said] == ["note", "clipped", "written"]
+    assert "colour, taken as gray (1 of 6 images: d.jpg)" in said[0]
+    assert "% of all values to 0 .. 255 or 0 .. 65535 in 10 of 12 images, which run from -41.67 to 291" in said[1]
+    made = np.asarray(Picture.open(tmp_path / "out" / "a-1.png"))
+    expected = (np.asarray(Picture.open(tmp_path / "in" / "a.png")) - 125.0) * 4 / 3 + 125
+    assert made.dtype == np.uint8 and np.array_equal(made, np.clip(np.rint(expected), 0, 255))
+    assert {Picture.open(path).mode for path in (tmp_path / "out").glob("deep*")} == {"I;16"}
+
+
+def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_all(tmp_path, model):
+    model(RANGE)
+    for k in range(3):
+        picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
+    with pytest.raises(
+        GantkError, match=r"3 of 3 files(.|\n)*0.png: values from -41.+The same \(3 of 3 images"
+    ) as failed:
+        translate(tmp_path / "in", tmp_path / "out", clip=False)
+    assert len(str(failed.value).splitlines()) == 2
+    with pytest.raises(UserError, match="one.png"):
+        translate(tmp_path / "in" / "0.png", tmp_path / "one.png", clip=False)
+    for kind, read in (("tif", Picture.open), (".nii.gz", lambda path: nib.load(path).get_fdata())):
+        said = translate(tmp_path / "in", tmp_path / kind.strip("."), format=kind)
+        paths = sorted((tmp_path / kind.strip(".")).iterdir())
+        assert len(said) == 1 and len(paths) == 3 and np.asarray(read(paths[0])).min() < -41
+    translate(tmp_path / "tif", tmp_path / "png", format="png")
+    assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
+    for folder, kind, words in (
+        (tmp_path / "in", "dcm", "tif, tiff"),
+        (tmp_path / "both", "jpg", "both become '0.jpg'"),
+    ):
+        picture(tmp_path / "both" / "0.png"), picture(tmp_path / "both" / "0.bmp")
+        with pytest.raises(UserError, match=words):
+            translate(folder, tmp_path / "new", format=kind)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("low", "high", "whole"), [(-1000.0, 2000.0, True), (0.0, 1.0, False)])
+def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, low, high, whole):
+    model(RANGE | {"low": low, "high": high, "whole": whole})
+    source = picture(tmp_path / "in" / "a.png")
+    said = translate(source.parent, tmp_path / "out")
+    assert f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif" in said[0]
+    assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
+    with pytest.raises(UserError, match="--format tif"):
+        translate(source, tmp_path / "b.png")
+
+
+def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp_path, model):
+    rng = np.random.default_rng(0)
+    dark, bright = ([rng.normal(middle, 12, (1, 40, 40)) for _ in range(20)] for middle in (60, 180))
+    model(values_of(bright), values_of(dark))
+    for name, values in (("x_flair", dark), ("y_T1w", bright), ("z", dark), ("w", bright), ("v_t1_to_t2", bright)):
+        picture(path := tmp_path / "in" / f"{name}.png")
+        Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
+    warned = [line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")]
+    assert warned == [
+        "warning  has the values of T2, and this model translates T1 (1 of 5 images: w.png)",
+        "warning  called FLAIR, and this model translates T1 (1 of 5 images: x_flair.png)",
+    ]
+
+
+def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
+    model()
+    root, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "gantk"
+    names = ["sub-01/ses-1/anat/sub-01_ses-1_acq-a_T1w", "sub-02/anat/sub-02_space-MNI_desc-brain_T1w"]
+    for name in (*names, "sub-02/anat/sub-02_FLAIR", "derivatives/other/sub-02/anat/sub-02_T1w"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((9, 9, 2), np.float32), np.eye(4)), root / f"{name}.nii.gz")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
+    assert "left out, not called T1 (2 of 4 images" in translate(root, out, variants=2)[0]
+    made = [
+        "sub-01/ses-1/anat/sub-01_ses-1_acq-a_space-T1w_desc-gantk{}_T2w",
+        "sub-02/anat/sub-02_space-MNI_desc-gantk{}_T2w",
+    ]
+    expected = {f"{name.format(k)}{suffix}" for name in made for k in (1, 2) for suffix in (".nii.gz", ".json")}
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert found == {*expected, "dataset_description.json"}
+    sidecar = json.loads((out / f"{made[1].format(1)}.json").read_text())
+    assert sidecar["Sources"] == [f"bids:raw:{names[1]}.nii.gz"] and sidecar["SkullStripped"]
+    assert sidecar["SpatialReference"] == sidecar["Sources"][0]
+    described = json.loads((out / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative" and described["DatasetLinks"] == {"raw": "../.."}
+    assert described["GeneratedBy"][0]["Name"] == "gantk"
+    (one,) = api.translate("run", root / f"{names[0]}.nii.gz", tmp_path / "one", say=lambda line: None)
+    assert one.relative_to(tmp_path / "one").as_posix() == f"{made[0].format('')}.nii.gz"
+    with pytest.raises(UserError, match="no derivative.*derivatives/gantk"):
+        translate(root / "sub-01", root)
