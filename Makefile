@@ -10,7 +10,7 @@ ARGS   ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-bench test-slow bench-gpu lint clean
+.PHONY: help run test test-bench test-slow bench-gpu docs lint clean
 
 help:  ## show this list
 	@echo "make COMMAND, one of:"
@@ -30,7 +30,7 @@ test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quic
 test-bench: $(VENV)/ready-dev  ## run the tests of benchmarks/
 	@$(PYTEST) -m "bench and not slow" $(ARGS)
 
-test-slow: $(VENV)/ready-dev test-bench  ## run the tests that build, install or train for longer, and test-bench
+test-slow: $(VENV)/ready-dev $(VENV)/ready-docs test-bench  ## run the tests that build, install or train for longer, and test-bench
 	@$(PYTEST) -m slow $(ARGS)
 
 # What runs first of: .venv, then any Python at hand that has PyTorch. Nothing is installed, no network is needed.
@@ -41,6 +41,10 @@ bench-gpu:  ## time the training steps on this machine's GPU in 8 minutes (ARGS=
 			exec "$$python" benchmarks/gpu_suite.py $(ARGS); \
 	done; \
 	echo "No Python with PyTorch among: $(BIN)/python python3 python $(PYTHON)" >&2; exit 1
+
+docs: $(VENV)/ready-docs  ## build the documentation into build/site, which opens offline
+	@$(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "Written: $(CURDIR)/build/site/index.html"
 
 lint: $(VENV)/ready-dev  ## check the style only
 	@$(BIN)/ruff check
@@ -58,6 +62,11 @@ $(VENV)/ready: $(VENV)/made pyproject.toml constraints.txt
 $(VENV)/ready-dev: $(VENV)/ready
 	@echo "Installing what the tests need into $(VENV)"
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready
+	@echo "Installing what the documentation is built with into $(VENV)"
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 # The first Python that is new enough and can make an environment with pip in it.

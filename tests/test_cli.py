@@ -1,23 +1,19 @@
-"""The command line: a thin skin on the Python API, exit codes, what commands print; and what the README shows."""
+"""The command line: a thin skin on the Python API, exit codes, what commands print."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import shutil
-import tomllib
-from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import pytest
-from tiny import ROOT
 
 from gantk import api
 from gantk.cli import cli
-from gantk.errors import GantkError, UserError
-from gantk.plugin.loader import attach_commands, registry
-from gantk.recipe.load import Recipe, load_recipe
+from gantk.errors import GantkError
+from gantk.plugin.loader import registry
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):
@@ -94,60 +90,3 @@ def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkey
     assert re.search(r"^a_broken_one .*out of \[order\]", gantk("plugins").out, re.M)
     outcome = gantk("doctor")
     assert outcome.code == 1 and "out of [order]" in outcome.out
-
-
-# ---- the README ----------------------------------------------------------------------------------
-
-TEXT = (ROOT / "README.md").read_text("utf-8")
-RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.toml")}
-
-
-def readme_lines() -> list[str]:
-    """The command lines that the README shows: in blocks, and in the running text between backticks."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", TEXT, re.S | re.M)
-    inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)
-    return [re.sub(r"\s#.*", "", line).strip() for line in "\n".join(blocks).splitlines()] + inline
-
-
-def test_the_readme_names_only_commands_and_options_that_exist():
-    attach_commands(cli)
-    shown = [line.removeprefix("$ ").split() for line in readme_lines()]
-    shown = [words[1:] for words in shown if words[:1] == ["gantk"] and len(words) > 1]
-    assert len(shown) >= 10
-    for words in shown:
-        command, options = cli, {"--help", "--version"}
-        while hasattr(command, "commands") and words and words[0] in command.commands:
-            command = command.commands[words.pop(0)]
-            options |= {name for param in command.params for name in param.opts}
-        assert command is not cli or words[0] in options, f"the README shows `gantk {words[0]}`"
-        used = {word.split("=")[0] for word in words if word.startswith("-")}
-        assert used <= options, f"the README shows {used - options} of `gantk {command.name}`"
-
-
-def test_the_readme_names_only_recipes_and_make_targets_that_exist():
-    systems = TEXT[TEXT.index("## Systems") : TEXT.index("## Numbers")]
-    assert {name for row in re.findall(r"^\|.*\|$", systems, re.M) for name in re.findall(r"`(\w+)`", row)} == RECIPES
-    assert set(re.findall(r"\b\w+gan_t1t2\w*\b", TEXT)) <= RECIPES | {"mygan_t1t2"}  # which the scaffold writes
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
-    assert {line.split()[1] for line in readme_lines() if line.startswith("make ")} <= targets
-
-
-def test_the_readme_s_recipe_is_a_recipe_and_its_error_the_error(tmp_path, monkeypatch):
-    (example,) = re.findall(r"^```toml\n(.*?)^```", TEXT, re.S | re.M)
-    Recipe(tomllib.loads(example)).check()
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(example.replace("width", "wdth"), "utf-8")
-    with pytest.raises(UserError) as caught:
-        load_recipe("mine.toml").check()
-    (shown,) = re.findall(r"^error  (.*)$", TEXT, re.M)
-    start, end = shown.split("...")
-    assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
-
-
-def test_the_readme_s_figures_of_every_system_are_the_recorded_ones():
-    def systems(text: str) -> dict[str, list[str]]:
-        rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-        return {row[0].strip(" `"): [cell.strip() for cell in row[1:3]] for row in rows}
-
-    shown = systems(TEXT[TEXT.index("<!-- quick -->") : TEXT.index("<!-- end of quick -->")])
-    assert shown == systems((ROOT / "benchmarks/results/quick.md").read_text("utf-8")) and shown.keys() == RECIPES

@@ -1,0 +1,293 @@
+"""Pages of the site that are made from the code and the records: recipes, keys, parts, commands, Python, benchmarks.
+
+mkdocs calls `on_files` (mkdocs.yml names this file as a hook); the tests call `pages`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import textwrap
+import tomllib
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = {  # pages that stand elsewhere in the repository -> where they stand on the site
+    "README.md": "index.md",
+    "benchmarks/results/quick.md": "benchmarks/every-recipe.md",
+    "benchmarks/results/README.md": "benchmarks/measured.md",
+    "benchmarks/results/scaling.md": "benchmarks/scaling.md",
+    "benchmarks/peers.md": "benchmarks/peers.md",
+}
+PICTURES = {
+    "benchmarks/results/growth.png": "benchmarks/growth.png",
+    "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
+}
+TESTING = ("gantk.testing", ("MethodContract", "GeneratorContract", "DiscriminatorContract", "LossContract"))
+
+
+def pages() -> dict[str, str]:
+    """Markdown of every generated page, by its path on the site."""
+    made = {"recipes.md": recipes(), "reference/keys.md": keys(), "reference/parts.md": parts()}
+    made |= {"reference/cli.md": commands(), "reference/python.md": python()}
+    return made | {target: record(source) for source, target in RECORDS.items()}
+
+
+def on_files(files, config):
+    """The hook: adds the generated pages and the pictures that they show."""
+    from mkdocs.structure.files import File
+
+    for uri, text in pages().items():
+        files.append(File.generated(config, uri, content=text))
+    for source, uri in PICTURES.items():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def table(headers: tuple[str, ...], rows) -> str:
+    """A Markdown table; what would break a cell is escaped."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines) + "\n"
+
+
+def cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("&lt;br>", "<br>")
+
+
+def code(text: object) -> str:
+    return f"`{text}`" if str(text) else ""
+
+
+# ---- recipes
+
+
+def recipes() -> str:
+    """Every recipe: its summary, what it needs, its settings, what was published and what was measured here."""
+    from gantk.recipe.load import load_recipe
+    from gantk_bench.markdown import table as bench_table
+    from gantk_bench.rows import read_rows
+
+    rows = read_rows(ROOT / "benchmarks/results/quick.jsonl")
+    groups: dict[str, list[str]] = {}
+    overview = []
+    for path in sorted((ROOT / "recipes").glob("*.toml")):
+        recipe = load_recipe(str(path)).check()
+        measured = bench_table([row for row in rows if row["recipe"] == path.stem]).split("\n\n")[0]
+        text = path.read_text("utf-8")
+        paper = recipe.paper
+        said = [f"## {path.stem}", recipe.summary, needs(recipe, tomllib.loads(text))]
+        said += [f"Settings from: {paper['system']}." if "system" in paper else ""]
+        figures = paper.get("published")
+        said += [f"Published figures, on the report's own data ({paper.get('data', '')}): {flat(figures)}."
+                 if figures else ""]  # fmt: skip
+        said += [f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}" if measured else ""]
+        said += [f'??? note "recipes/{path.name}"\n\n' + textwrap.indent(f"```toml\n{text}```", "    ")]
+        group = group_of(recipe)
+        groups.setdefault(group, []).append("\n\n".join(part for part in said if part))
+        overview.append((group, f"[`{path.stem}`](#{path.stem})", recipe.summary))
+    overview.sort(key=lambda row: list(GROUPS).index(row[0]))
+    head = (ROOT / "docs/recipes.intro").read_text("utf-8")
+    body = [each for group in GROUPS for each in groups.get(group, [])]
+    return "\n\n".join([head, table(("kind", "recipe", "what it is"), overview), *body])
+
+
+GROUPS = ("without pairs", "with pairs", "from noise", "style", "volumes")
+
+
+def group_of(recipe) -> str:
+    method = recipe.method.target
+    if recipe.data.dims == 3 or recipe.data.neighbours:
+        return "volumes"
+    if recipe.method.name == "style":
+        return "style"
+    return "from noise" if "image" in method.reads else "with pairs" if method.paired else "without pairs"
+
+
+def needs(recipe, tables: dict) -> str:
+    """What the data must hold, how large the images are, and whether a GPU is advisable."""
+    data, target = recipe.data, recipe.method.target
+    noise = "image" in target.reads
+    images = f"images of {data.domains[0]}" if noise else f"{' and '.join(data.domains)}"
+    kind = "" if noise else ", pairs: both of the same anatomy" if target.paired else ", no pairs"
+    size = " x ".join(map(str, data.size))
+    facts = [f"{images}{kind}", f"{size} {'voxels' if data.dims == 3 else 'pixels'}"]
+    facts += ["lesion masks"] if data.mask else []
+    facts += ["a class for each image"] if data.labels else []
+    facts += ["a patient may lack a contrast"] if data.missing == "mask" else []
+    pretrained = "pretrained" in str(tables.get("post", "")) or tables["method"].get("weights") == "pretrained"
+    facts += ["weights of VGG19, downloaded at first use"] if pretrained else []
+    length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
+    facts += [f"{length} of {recipe.train.batch}"]
+    profiles = tables.get("profile", {})
+    advice = [f"`--profile {name}`" for name in profiles]
+    gpu = " Its full settings want a GPU." if "cpu" in profiles else ""
+    return f"Needs: {'; '.join(facts)}." + gpu + (f" Profiles: {', '.join(advice)}." if advice else "")
+
+
+def flat(figures, prefix: str = "") -> str:
+    if not isinstance(figures, dict):
+        return f"{prefix.strip().replace('_', ' ')} {figures}"
+    return ", ".join(flat(value, f"{prefix} {key}") for key, value in figures.items())
+
+
+# ---- reference
+
+
+def keys() -> str:
+    """Every table of a recipe with its keys."""
+    from gantk.plugin.spec import _type_in_words
+    from gantk.recipe import tables
+
+    said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
+    for title, model in (
+        ("data", "DataTable"),
+        ("data.split", "SplitTable"),
+        ("train", "TrainTable"),
+        ("train.fast", "FastTable"),
+        ("evaluate", "EvaluateTable"),
+        ("translate", "TranslateTable"),
+    ):
+        model = getattr(tables, model)
+        source = inspect.getsource(model)
+        rows = []
+        for name, field in model.model_fields.items():
+            comment = re.search(rf"^    {name}\s*:(?:[^#\n]|\n(?!    \w))*#\s*(.+)", source, re.M)
+            default = "" if field.is_required() or field.default_factory else field.default
+            default = "a table" if isinstance(default, tables.Table) else default
+            rows.append(
+                (code(name), code(_type_in_words(field.annotation)), code(default), comment[1] if comment else "")
+            )
+        said += [f"## {title}", inspect.getdoc(model), table(("key", "type", "default", "meaning"), rows)]
+    return "\n\n".join(said)
+
+
+def parts() -> str:
+    """Every registered part by kind, with its options."""
+    from gantk.plugin.loader import registry
+    from gantk.plugin.registry import KINDS
+    from gantk.plugin.spec import options_help
+
+    said = ["# Parts", "Everything that a recipe can name, by kind. `gantk show KIND NAME` prints the same."]
+    for kind, meaning in KINDS.items():
+        said += [f"## {kind}", f"{meaning[0].upper()}{meaning[1:]}."]
+        for entry in registry().of_kind(kind):
+            target = entry.load()
+            rows = [
+                (code(name), code(type_), code(default), about) for name, type_, default, about in options_help(target)
+            ]
+            said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
+            said += [table(("option", "type", "default", "meaning"), rows) if rows else "It takes no options."]
+    return "\n\n".join(said)
+
+
+def commands() -> str:
+    """Every command with its arguments and options, read off click."""
+    from gantk.cli import cli
+    from gantk.plugin.loader import attach_commands
+
+    attach_commands(cli)
+    said = ["# Commands", "What `gantk COMMAND --help` prints."]
+
+    def walk(command: click.Command, words: tuple[str, ...], parent: click.Context | None) -> None:
+        context = click.Context(command, info_name=words[-1], parent=parent)
+        if len(words) > 1 or not isinstance(command, click.Group):
+            usage = " ".join(command.collect_usage_pieces(context))
+            said.extend([f"## {' '.join(words)}", f"```text\n{' '.join(words)} {usage}\n```"])
+            said.append(prose(inspect.cleandoc(command.help or "")))
+            options = [param.get_help_record(context) for param in command.params if isinstance(param, click.Option)]
+            rows = [(code(record[0]), record[1]) for record in options if record]
+            said.extend([table(("option", "meaning"), rows)] if rows else [])
+        for name, child in sorted(getattr(command, "commands", {}).items()):
+            walk(child, (*words, name), context)
+
+    walk(cli, ("gantk",), None)
+    return "\n\n".join(said)
+
+
+def python() -> str:
+    """The public names of `gantk`, from their signatures and docstrings."""
+    import gantk
+
+    said = [(ROOT / "docs/python.intro").read_text("utf-8")]
+    for module, names in [*gantk._PUBLIC.items(), TESTING]:
+        loaded = importlib.import_module(module)
+        said.append(f"## {module}")
+        said.append(prose((inspect.getdoc(loaded) or "").split("\n\n")[0]))
+        for name in names:
+            thing = getattr(loaded, name, None)
+            if thing is None:
+                continue
+            said.append(f"### {name}")
+            said.append(described(thing, name))
+            members = vars(thing).items() if inspect.isclass(thing) else ()
+            for member, value in members:
+                value = getattr(value, "__func__", value)
+                if inspect.isfunction(value) and not member.startswith("_") and value.__doc__:
+                    said.append(f"**{name}.{member}**\n\n{described(value, member)}")
+    return "\n\n".join(said)
+
+
+def described(thing, name: str) -> str:
+    """Signature and docstring."""
+    try:
+        signature = f"{name}{inspect.signature(thing)}"
+    except (TypeError, ValueError):
+        signature = name
+    if len(signature) > 100:
+        signature = re.sub(r", (?=[\w*]+(?:[:=,)]|$))", ",\n    ", signature.replace("(", "(\n    ", 1))
+    shown = "" if signature == name or "typing.Annotated" in signature else f"```text\n{signature}\n```\n\n"
+    return shown + prose(inspect.getdoc(thing) or "")
+
+
+def prose(text: str) -> str:
+    """A docstring as Markdown: `Args:` becomes a list, what is indented a block of code."""
+    said = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.split("\n")
+        if lines[0] == "\b":  # click: the lines of this paragraph stay as they are
+            lines = [f"    {line}" for line in lines[1:]]
+            block = "\n".join(lines)
+        if lines[0].strip() == "Args:":
+            body = textwrap.dedent("\n".join(lines[1:]))
+            said.append(re.sub(r"^([\w, ]+):", r"- **\1**:", escaped(re.sub(r"\n\s+", " ", body)), flags=re.M))
+        elif all(line.startswith("    ") for line in lines):
+            said.append(f"```text\n{textwrap.dedent(block)}\n```")
+        else:
+            said.append(escaped(block))
+    return "\n\n".join(said)
+
+
+def escaped(text: str) -> str:
+    """Text in which nothing but what stands between backticks is markup."""
+    pieces = re.split(r"(``.*?``|`[^`\n]*`)", text)
+    return "".join(
+        piece if i % 2 else re.sub(r"([*_\[\]])", r"\\\1", piece).replace("<", "&lt;") for i, piece in enumerate(pieces)
+    )
+
+
+# ---- records
+
+
+def record(source: str) -> str:
+    """A page from elsewhere: links to pages of the site lead there, those to other files become their names."""
+    text = (ROOT / source).read_text("utf-8")
+    folder, target = (ROOT / source).parent, RECORDS[source]
+
+    def link(match: re.Match) -> str:
+        words, place = match[2], match[3]
+        if "://" in place or place.startswith("#"):
+            return match[0]
+        try:
+            inside = str((folder / place).resolve().relative_to(ROOT))
+        except ValueError:
+            return words
+        known = {f"docs/{page.name}": page.name for page in (ROOT / "docs").glob("*.md")} | RECORDS | PICTURES
+        if inside in known:
+            depth = "../" * target.count("/")
+            return f"{match[1]}[{words}]({depth}{known[inside]})"
+        return f"{words} (`{inside}`)"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", link, text)

@@ -1,0 +1,227 @@
+"""What the documentation shows is so: commands and recipes are understood, pages run from top to bottom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from page_data import prepared, shorten
+from tiny import ROOT
+
+from gantk.cli import cli
+from gantk.errors import UserError
+from gantk.plugin.loader import attach_commands, registry
+from gantk.recipe import tables as recipe_tables
+from gantk.recipe.load import Recipe, load_recipe
+
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in DOCS.rglob("*") if p.suffix in (".md", ".intro") and "notes" not in p.parts),
+]
+LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "text"}
+# How many blocks of a page no test runs, each under a comment that says why: docker, several machines, hours.
+NOT_RUN = {"README.md": 1, "docker.md": 3, "clusters.md": 2, "scores.md": 1}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file that it is (title="..."), its text, why it is not run."""
+
+    page: Path
+    language: str
+    title: str
+    text: str
+    not_run: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.finditer(
+        r"(?:<!-- not run: ([^\n]*) -->\n\s*)?^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\2```$",
+        page.read_text("utf-8"),
+        re.M | re.S,
+    )
+    return [Block(page, m[3], m[4] or "", textwrap.dedent(m[5]), m[1] or "") for m in found]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    """The pages that are made from the code."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.pages()
+
+
+# ---- what is shown is understood
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every `gantk ...` in lines of a shell, behind python -m, srun or torchrun too."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        for piece in re.split(r"\0(?:&&|\||;|>+)\0", "\0".join(words)):
+            each = [word for word in piece.split("\0") if word]
+            if "gantk" in each and "docker" not in each and "pip" not in each and not each[0].startswith("_GANTK"):
+                found.append(each[each.index("gantk") + 1 :])
+    return found
+
+
+def understood(words: list[str]) -> None:
+    """click's own complaint where `gantk WORDS` is no command, or one with another option, choice or argument."""
+    attach_commands(cli)
+    command, context = cli, cli.make_context("gantk", list(words))
+    while isinstance(command, click.Group) and (rest := [*context._protected_args, *context.args]):
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        for words in commands_of(block.text) if block.language in ("bash", "zsh", "fish") else []:
+            understood(words)
+        assert block.language in LANGUAGES
+    for inline in re.findall(r"(?<!`)`gantk ([^`\n]+)`(?!`)", page.read_text("utf-8")):
+        try:
+            understood([word for word in shlex.split(inline) if word != "..."])
+        except (click.MissingParameter, click.NoSuchOption) as error:  # `gantk run` alone is a name, not a call
+            assert isinstance(error, click.MissingParameter), inline
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in ("toml", "python")], ids=lambda b: b.page.name)
+def test_every_recipe_that_a_page_shows_is_one_and_all_its_python_compiles(block):
+    if block.language == "python":
+        compile(block.text, block.page.name, "exec")
+    elif "project" not in (tables := tomllib.loads(block.text)):
+        base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
+        Recipe(
+            base
+            | {key: base.get(key, {}) | value if isinstance(value, dict) else value for key, value in tables.items()}
+        ).check()
+
+
+def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
+    (example,) = (block for block in BLOCKS if block.title == "mine.toml" and block.page.name == "training.md")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(example.text.replace("width", "wdth"), "utf-8")
+    with pytest.raises(UserError) as caught:
+        load_recipe("mine.toml").check()
+    (shown,) = re.findall(r"^error  (method\.generator.*)$", example.page.read_text("utf-8"), re.M)
+    start, end = shown.split("...")
+    assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
+
+
+# ---- what is there is shown
+
+
+def test_the_reference_holds_every_recipe_part_command_key_and_name(generated):
+    import gantk
+
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.toml")}
+    assert set(re.findall(r"^## (\w+)$", generated["recipes.md"], re.M)) == recipes
+    parts = {f"{entry.kind} {entry.name}" for entry in registry().entries.values()}
+    assert set(re.findall(r"^### (\w+ \w+)$", generated["reference/parts.md"], re.M)) == parts
+    attach_commands(cli)
+    assert {f"gantk {name}" for name in cli.commands} <= set(
+        re.findall(r"^## (.+)$", generated["reference/cli.md"], re.M)
+    )
+    keys = [
+        name for table in vars(recipe_tables).values() if hasattr(table, "model_fields") for name in table.model_fields
+    ]
+    assert {key for key in keys if f"`{key}`" not in generated["reference/keys.md"]} <= set(
+        recipe_tables.Model.model_fields
+    )
+    assert {name for name in gantk.__all__ if f"### {name}\n" not in generated["reference/python.md"]} == set()
+
+
+def slugs(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+
+
+def test_every_link_between_pages_leads_somewhere(generated):
+    site = {
+        str(path.relative_to(DOCS)): path.read_text("utf-8")
+        for path in PAGES
+        if path.suffix == ".md" and DOCS in path.parents
+    }
+    site |= generated
+    for name, text in site.items():
+        for place in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+            path, _, anchor = place.partition("#")
+            target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+            if target.endswith(".md"):
+                assert target in site and (not anchor or anchor in slugs(site[target])), f"{name}: {place}"
+            elif name != "index.md" and not target.startswith(("benchmarks/", "pictures/real")):
+                assert (DOCS / target).is_file(), f"{name}: {place}"
+    for place in re.findall(r"\]\((?!https?:)([^)\s#]+)\)", (ROOT / "README.md").read_text("utf-8")):
+        assert (ROOT / place).is_file(), place
+
+
+def test_the_readme_is_short_and_names_the_two_commands_first():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert (
+        len(lines) < 150
+        and [line for line in lines[:12] if line.startswith("make ")]
+        and "make run" in "".join(lines[:10])
+    )
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", "\n".join(lines), re.M)) <= targets
+
+
+# ---- what is shown works
+
+
+def test_few_blocks_are_not_run_and_each_says_why():
+    assert Counter(block.page.name for block in BLOCKS if block.not_run) == NOT_RUN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(b.language in ("bash", "python") for b in blocks(p))], ids=lambda p: p.name
+)
+def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environment = prepared(page, tmp_path) | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    names: dict = {"__name__": "page"}
+    shorten(monkeypatch)
+    for block in blocks(page):
+        if block.title:
+            Path(block.title).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.title).write_text(block.text, "utf-8")
+        elif block.language == "bash" and not block.not_run:
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], env=os.environ | environment,
+                                  capture_output=True, text=True, check=False)  # fmt: skip
+            assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        elif block.language == "python":
+            exec(compile(block.text, page.name, "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs mkdocs: pip install gantk[docs]")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        text = page.read_text("utf-8")
+        assert not re.findall(r"<(?:script|img|iframe|source)[^>]*\bsrc=[\"']?(?:https?:)?//", text), page
+        assert not re.findall(r"<link[^>]*rel=[\"']?(?:stylesheet|preconnect|icon)[^>]*(?:https?:)?//", text), page
+    assert "first-ct-mr" in (tmp_path / "search/search_index.js").read_text("utf-8")
