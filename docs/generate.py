@@ -26,6 +26,7 @@ PICTURES = {
     "benchmarks/results/growth.png": "benchmarks/growth.png",
     "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
 }
+SHIM = "https://unpkg.com/iframe-worker/shim"
 TESTING = ("gantk.testing", ("MethodContract", "GeneratorContract", "DiscriminatorContract", "LossContract"))
 
 
@@ -45,6 +46,18 @@ def on_files(files, config):
     for source, uri in PICTURES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
     return files
+
+
+def on_post_page(output: str, page, config) -> str:
+    """The hook: a script that the theme would load from elsewhere comes from the site itself."""
+    from mkdocs.utils import get_relative_url
+
+    return output.replace(SHIM, get_relative_url("iframe-worker.js", page.url))
+
+
+def on_post_template(output: str, template_name: str, config) -> str:
+    """The same for 404.html, which a server shows at any address."""
+    return output.replace(f'<script src="{SHIM}"></script>', "")
 
 
 def table(headers: tuple[str, ...], rows) -> str:
