@@ -67,7 +67,8 @@ def table(headers: tuple[str, ...], rows) -> str:
 
 
 def cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("&lt;br>", "<br>")
+    pieces = re.split(r"(`[^`]*`)", " ".join(str(text).split()))  # what stands between backticks is shown as it is
+    return "".join(p if i % 2 else p.replace("|", "\\|").replace("<", "&lt;") for i, p in enumerate(pieces))
 
 
 def code(text: object) -> str:
@@ -205,7 +206,7 @@ def commands() -> str:
     said = ["# Commands", "What `gantk COMMAND --help` prints."]
 
     def walk(command: click.Command, words: tuple[str, ...], parent: click.Context | None) -> None:
-        context = click.Context(command, info_name=words[-1], parent=parent)
+        context = click.Context(command, info_name=words[-1], parent=parent, **command.context_settings)
         if len(words) > 1 or not isinstance(command, click.Group):
             usage = " ".join(command.collect_usage_pieces(context))
             said.extend([f"## {' '.join(words)}", f"```text\n{' '.join(words)} {usage}\n```"])

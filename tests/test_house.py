@@ -27,8 +27,8 @@ ABOVE = {  # each room with those it never imports
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "scikit-image": "skimage", "simpleitk": "SimpleITK"}
-# Used without an import of ours: a plugin of pytest, the linter, the build, what torch exports and logs with.
-UNSEEN = {"pytest-xdist", "ruff", "hatchling", "onnxscript", "tensorboard"}
+# Used without an import of ours: a plugin of pytest, the linter, the builds, what torch exports and logs with.
+UNSEEN = {"pytest-xdist", "ruff", "hatchling", "onnxscript", "tensorboard", "mkdocs-material"}
 # What a required one brings, and NVIDIA's package, which is read where it happens to be there.
 OPTIONAL = {"torchvision", "huggingface_hub", "markupsafe", "pydantic_core", "pynvml"}
 
