@@ -24,7 +24,7 @@ _PUBLIC = {
     "gantk.training.two_way": ["CycleMethod", "Terms"],
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
-    "gantk.runs.folder": ["RunFolder"],
+    "gantk.runs.folder": ["Run", "RunFolder"],
     "gantk.data.preparation": ["Record"],
     "gantk.plugin.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError
@@ -13,9 +14,9 @@ from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
     from gantk.inference.pipeline import TrainedModel
-    from gantk.recipe.load import Recipe
+    from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
-    from gantk.runs.folder import RunFolder
+    from gantk.runs.folder import Run
     from gantk.training.assemble import Parts
     from gantk.training.loop import StepProfile
     from gantk.training.trial import Trial
@@ -25,10 +26,10 @@ Progress = Callable[[float, str], None]  # (share that is done, what is at work)
 
 
 def run(
-    recipe: str | Path | Mapping[str, Any],
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
-    data: str | Path | None = None,
-    set: Iterable[str] = (),
+    data: Any = None,
+    set: Settings = (),
     profile: str | None = None,
     out: str | Path | None = None,
     device: str | None = None,
@@ -38,13 +39,24 @@ def run(
     profile_steps: int | None = None,
     track: Iterable[str] = (),
     say: Say = print,
-) -> RunFolder:
+) -> Run:
     """Train, evaluate and report one recipe.
 
     Args:
         recipe: a path, the name of a bundled or a plugin's recipe, or its tables.
-        data: a file or folder; the data source that fits it replaces the recipe's.
-        set: `key=value` settings with dotted keys and TOML values, over the recipe and its profile.
+        data: what replaces the recipe's images, one of
+
+            * a file or folder: the data source that fits it is taken;
+            * a table, as pandas has it or a list of dicts: the columns of a CSV, such as path, domain, patient, split;
+            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`; pictures may be
+              (N, C, H, W) in colour, volumes (N, D, H, W), and split, label, mask, pair are said like patient.
+              Domains of equal length are pairs row by row, unless `"pair": False`;
+            * a PyTorch data set, or whatever has a length and items, of dicts with the same keys for one image each,
+              `{"T1": tensor, "T2": tensor, "patient": "p1"}`; each item is read once.
+
+            Images are kept in the run folder, so that the run can be resumed without them.
+        set: settings over the recipe and its profile: `{"train.steps": 200, "data.size": (64, 64)}`, or texts with
+            TOML values as on the command line, `["train.steps=200"]`.
         profile: the `[profile.NAME]` table to apply.
         out: the run folder; None: runs/NAME-TIME.
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
@@ -65,11 +77,14 @@ def run(
     from gantk.training.loop import StepProfile
     from gantk.training.trial import memory_advice
 
-    shorthands = [f'train.precision="{precision}"'] if precision else []
-    shorthands += [f"train.seed={seed}"] if seed is not None else []
-    shorthands += [f"track={json.dumps(list(track))}"] if track else []
+    if not isinstance(data, (str, Path, NoneType)):
+        with _kept(data, recipe, set, profile, out, say) as (loaded, out):
+            same = {"device": device, "precision": precision, "seed": seed, "allow_leakage": allow_leakage}
+            return run(loaded, set=set, out=out, profile_steps=profile_steps, track=track, say=say, **same)
+    shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
+    shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
-    loaded, model = sync_errors(lambda: _checked(recipe, data, [*set, *shorthands], profile))
+    loaded, model = sync_errors(lambda: _checked(recipe, data, set, profile, shorthands))
     sync_errors(lambda: plugins().hook.gantk_check(model=model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
@@ -105,16 +120,16 @@ def run(
         return _train(parts, folder, say, again, saved, traced)
 
 
-def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> RunFolder:
+def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> Run:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
-    from gantk.runs.folder import RunFolder
+    from gantk.runs.folder import Run
     from gantk.training.assemble import assemble
     from gantk.training.trial import memory_advice
 
-    def checked() -> tuple[RunFolder, Model, Path]:
-        folder = RunFolder.open(run)
+    def checked() -> tuple[Run, Model, Path]:
+        folder = Run.open(run)
         model = folder.recipe().check()
         plugins().hook.gantk_check(model=model)
         return folder, model, folder.latest()
@@ -127,8 +142,8 @@ def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> R
 
 
 def _train(
-    parts: Parts, folder: RunFolder, say: Say, again: bool, saved: Path | None, profile: StepProfile | None = None
-) -> RunFolder:
+    parts: Parts, folder: Run, say: Say, again: bool, saved: Path | None, profile: StepProfile | None = None
+) -> Run:
     """Train to the end, score and report; `again`: on from a save, or from the start where nothing had been saved."""
     from gantk.machine.restart import advice
     from gantk.machine.runtime import describe
@@ -173,7 +188,7 @@ def predict(
     recipe: str | Path | Mapping[str, Any],
     *,
     data: str | Path | None = None,
-    set: Iterable[str] = (),
+    set: Settings = (),
     profile: str | None = None,
     device: str | None = None,
     memory: float | None = None,
@@ -202,10 +217,10 @@ def evaluate(
     `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
     """
     from gantk.machine.runtime import start
-    from gantk.runs.folder import RunFolder
+    from gantk.runs.folder import Run
     from gantk.training.assemble import assemble, restore
 
-    folder = RunFolder.open(run)
+    folder = Run.open(run)
     recipe = folder.recipe()
     if metrics:
         recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
@@ -360,19 +375,40 @@ def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progr
     return look(Path(path), recipe=recipe, progress=progress)
 
 
-def _checked(recipe, data, settings: Iterable[str], profile: str | None) -> tuple[Recipe, Model]:
+@contextmanager
+def _kept(data, recipe, settings: Settings, profile: str | None, out, say: Say) -> Iterator[tuple[Recipe, Path]]:
+    """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""
+    from gantk.recipe.load import load_recipe
+    from gantk.runs.folder import Run
+
+    loaded = load_recipe(recipe).override([], profile)
+    domains = loaded.override(settings).check().data.domains
+    folder = Run.create(out, loaded.name).path
+    try:
+        source, words = plugins().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
+        say(f"kept     {words}")
+        yield loaded.with_data(source), folder
+    finally:
+        if not (folder / "recipe.toml").exists():
+            shutil.rmtree(folder / "data", ignore_errors=True)
+            with suppress(OSError):
+                (folder / "checkpoints").rmdir()
+                folder.rmdir()
+
+
+def _checked(recipe, data, settings: Settings, profile: str | None, over: Settings = ()) -> tuple[Recipe, Model]:
     """A recipe with everything that was said over it, and what it is checked."""
     from gantk.recipe.load import load_recipe, mapping
 
     loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override(settings)
+    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
     split = mapping(mapping(loaded.tables.get("data")).get("split"))
     if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
         split["file"] = str(Path(split["file"]).absolute())
     return loaded, loaded.check()
 
 
-def _evaluate(parts: Parts, folder: RunFolder, say: Say) -> dict[str, Any]:
+def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     from gantk.machine.usage import speed_of
     from gantk.metrics.verdict import summary_lines
     from gantk.plugin.loader import load as load_plugins

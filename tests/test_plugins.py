@@ -99,7 +99,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
 
 def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
-    assert len(hooks) == 10
+    assert len(hooks) == 13
     for name, hook in hooks.items():
         assert any(f"test_hook_{name.removeprefix('gantk_')}" in test for test in globals()), f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -211,6 +211,31 @@ def test_hook_end_comes_after_the_report(add_plugin, tiny_recipe, tmp_path):
     add_plugin("my-package", "my_plugin", HOOK + "gantk_end(run): (run / 'report.html').rename(run / 'mine.html')")
     folder = gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     assert (folder.path / "mine.html").exists()
+
+
+@pytest.mark.parametrize("given", [{"image"}, "nothing"])
+def test_hook_translate_takes_what_others_hold_and_leaves_the_rest(add_plugin, tiny_run, given):
+    take = "gantk_translate(images, to):\n    return f'{to} of a set' if isinstance(images, set) else None"
+    add_plugin("my-package", "my_images", HOOK + take)
+    model = gantk.load(tiny_run, device="cpu")
+    if given == "nothing":
+        with pytest.raises(gantk.UserError, match="'nothing' does not exist"):
+            model.translate(given)
+    else:
+        assert model.translate(given, to="T2") == "T2 of a set"
+
+
+def test_hook_keep_brings_training_images_of_another_kind(add_plugin, tiny_recipe, tmp_path):
+    source = "({'name': 'phantom', 'subjects': 5, 'slices': 1}, f'{data} as {domains[1]}')"
+    add_plugin("my-package", "my_data", HOOK + f"gantk_keep(data, folder, domains):\n    return {source}")
+    tiny_recipe["train"]["steps"], said = 0, []
+    run = gantk.run(tiny_recipe, data=7, out=tmp_path / "run", device="cpu", say=said.append)
+    assert run.recipe().tables["data"]["source"]["subjects"] == 5 and "kept     7 as T2" in said
+
+
+def test_hook_html_is_what_a_notebook_shows_of_a_run(add_plugin, tiny_run):
+    add_plugin("my-package", "my_page", HOOK + "gantk_html(run):\n    return f'<b>{run.path.name}</b>'")
+    assert gantk.Run(tiny_run)._repr_html_() == f"<b>{tiny_run.name}</b>"
 
 
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------

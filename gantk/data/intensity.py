@@ -278,11 +278,12 @@ def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pix
     values = image if is_tensor(image) else np.asarray(image, np.float64)
     if len(before) == 2:
         done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
-    elif is_tensor(image):
-        return image.new_tensor(along(image.detach().cpu().numpy(), before, after))
     else:
-        piece, slopes = np.searchsorted(before[1:-1], values, side="right"), np.diff(after) / np.diff(before)
-        done = after[piece] + (values - before[piece]) * slopes[piece]
+        known = image.detach().cpu().numpy() if is_tensor(image) else values
+        piece, slopes = np.searchsorted(before[1:-1], known, side="right"), np.diff(after) / np.diff(before)
+        ends = (np.asarray(each)[piece] for each in (after, before, slopes))
+        start, at, slope = map(image.new_tensor, ends) if is_tensor(image) else ends
+        done = start + (values - at) * slope
     if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
         return done
     return done.astype(np.float32)[()]

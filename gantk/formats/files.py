@@ -54,7 +54,7 @@ def formats() -> dict[str, Format]:
 
 def readable() -> str:
     """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd, .nhdr)"."""
-    every = dict.fromkeys(formats().values())
+    every = (form for form in dict.fromkeys(formats().values()) if form.listed is not None)
     return ", ".join(form.listed or f"{form.name} ({', '.join(form.suffixes)})" for form in every)
 
 

@@ -33,6 +33,9 @@ class Image:
     dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
     header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
 
+    def __repr__(self) -> str:
+        return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"
+
     @property
     def dims(self) -> int:
         """2 for a picture or slice, 3 for a volume."""
@@ -103,7 +106,7 @@ class Format:
     """
 
     name: str = ""  # in messages; "" is the name it is registered by
-    listed: str = ""  # among all formats; "" is the name and the suffixes
+    listed: str | None = ""  # among all formats; "" is the name and the suffixes, None of gantk's own files
     allowed: str = ""  # what a broken file should have been, where the name does not tell
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
     volumes: bool = False  # whether a file may hold three axes

@@ -16,7 +16,7 @@ from gantk.data.intensity import PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.image import Image
-from gantk.plugin.loader import registry
+from gantk.plugin.loader import load, registry
 
 OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
@@ -94,7 +94,7 @@ class Pipeline:
             made.append(self._along(image, plane, mapping, share))
         results = [each[0] if len(each) == 1 else np.median(each, axis=0) for each in zip(*made, strict=True)]
         if frame.masked:
-            self._mask(results, image.pixels, mapping)
+            self.mask(results, image.pixels, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
     def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None) -> list[np.ndarray]:
@@ -142,8 +142,8 @@ class Pipeline:
         known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
         top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
-        if np.all((ratio >= 0.5) & (ratio <= 2.0)):
-            return fitted
+        if np.all((ratio >= 0.5) & (ratio <= 2.0)) or not np.nanmax(pixels) > np.nanmin(pixels):
+            return fitted  # also of what is blank, and has no scale
         own = deepcopy(fitted)
         for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
             if not np.isnan(part).any():
@@ -177,7 +177,7 @@ class Pipeline:
             for each, kind in zip(done, self.maps, strict=True)
         ]
 
-    def _mask(self, results: list[np.ndarray], pixels: np.ndarray, mapping: Any) -> None:
+    def mask(self, results: list[np.ndarray], pixels: np.ndarray, mapping: Any) -> None:
         """Give results, in place, the target's value of what is exactly the same in all corners of the input."""
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
         if np.isfinite(corners).all() and not np.ptp(corners, axis=1).any():  # else nothing was masked out
@@ -254,18 +254,41 @@ class TrainedModel:
     """
 
     def translate(
-        self, pixels: np.ndarray, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
-    ) -> np.ndarray:
-        """Native images in, native images out.
+        self,
+        images: Any,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
+        *,
+        grad: bool = False,
+    ) -> Any:
+        """Images in, images of the same kind and grid out, in the target domain's intensities, never clipped.
 
-        `pixels` is float (N, C, *spatial) in the source domain's intensities, with as many spatial axes as the networks
-        have; the result has the same sizes, in the target domain's intensities. A run that sees neighbouring slices
-        takes N as consecutive slices. nan throughout a channel is a contrast that is missing. With variants, or an
-        uncertainty, the result has an axis more, ahead of all others.
+            model = gantk.load("runs/NAME")
+            t2 = model.translate(t1)                                # an array gives an array
+            model.translate(nibabel.load("t1.nii.gz")).to_filename("t2.nii.gz")
+
+        Args:
+            images: in the intensities of the files that were trained on, one of
+
+                * arrays and tensors. To a 2-D model (H, W) is an image, (D, H, W) a stack of slices, consecutive ones,
+                  all of one scan, (N, C, H, W) a batch; to a 3-D model (D, H, W) is a volume, (N, D, H, W) several,
+                  (N, C, D, H, W) a batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image.
+                  Floats keep their type, whole numbers become float32; tensors stay on their device.
+                * images of nibabel or SimpleITK, which keep affine, spacing, origin and direction; values are float32.
+                * a path (file, or folder of one DICOM series), or a `gantk.formats.image.Image`: the result is an
+                  `Image`, which `gantk.formats.files.write(path, image)` writes.
+                * a list of these: a list of results.
+            to: the domain to make, by its name; None: the recipe's second.
+            look: which of the model's answers; variants, or an uncertainty behind the translation, are an axis more
+                ahead of all others in arrays, and a list of other kinds.
+            grad: of tensors: gradients of the result reach the input. It needs a training step's memory.
+
+        An array is on a scale of its own, as a file is, where its values are not on the training set's. NaN throughout
+        a channel is a contrast that is missing. UserError where shape, channels, type or values do not fit.
         """
-        pipeline = self.pipeline(self.domain(to), look)
-        done = pipeline.stack(pixels, pipeline.source, progress)
-        return done[0] if len(done) == 1 and look.variants is None else np.stack(done)
+        given = {"model": self, "images": images, "to": to, "look": look, "progress": progress, "grad": grad}
+        return load().hook.gantk_translate(**given)
 
     def images(
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None

@@ -31,7 +31,7 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.trained import Posts, earlier_weights, load_method, spread_examples
 
 
-@dataclass
+@dataclass(repr=False)
 class Translator(TrainedModel):
     """A trained method with its intensity mappings, on a device."""
 
@@ -42,6 +42,13 @@ class Translator(TrainedModel):
     checkpoint: Path
     values: dict[str, dict] = field(default_factory=dict)  # by domain, of the training images; empty in old runs
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        data, ways = self.model.data, {"b": " -> ".join(self.model.data.domains)}
+        ways["a"] = " -> ".join(reversed(data.domains))
+        made = " and ".join(ways[letter] for letter in self.method.directions()) or f"{data.domains[-1]} from noise"
+        at = " x ".join(map(str, data.size))
+        return f"Translator({self.model.method.name}: {made}, {at}, on {self.runtime.device}, '{self.checkpoint}')"
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:

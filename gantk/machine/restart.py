@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from gantk.machine.runtime import Runtime
 from gantk.recipe.load import resolved
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import path_of, steps_saved
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run, flat
 
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
@@ -28,7 +27,7 @@ LOCAL = {"data.source.path", "data.split.file"}  # machines may keep the same fi
 def identity_of(model: Model, data: Data) -> dict[str, str]:
     """Versions, every key of the recipe in force, and the images of each split with the sizes of their files."""
     found = {"gantk": __version__, "torch": torch.__version__}
-    found |= {key: str(value) for key, value in _flat(resolved(model)) if key not in LOCAL}
+    found |= {key: str(value) for key, value in flat(resolved(model)) if key not in LOCAL}
     for split, records in data.splits.items():
         seen = hashlib.sha256()
         for record in records:
@@ -38,14 +37,9 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
     return found
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
-
-
 def opened(
     out: str | Path | None, name: str, tables: dict[str, Any], runtime: Runtime
-) -> tuple[RunFolder, bool, Path | None]:
+) -> tuple[Run, bool, Path | None]:
     """The folder of a run; whether it holds an unfinished run that is to be gone on with, and from which save.
 
     That is so where torchrun, or SLURM after a requeue, started the same recipe for the same folder again. UserError
@@ -56,12 +50,12 @@ def opened(
         what = "a run that may be started again needs a folder that is known before"
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
     if out is not None and (place.elastic or place.restarts) and (Path(out) / "recipe.toml").is_file():
-        folder = RunFolder.open(out)
+        folder = Run.open(out)
         unfinished = place.restarts or not (folder.path / "report.html").exists()
         if unfinished and folder.recipe().override([]).tables == tomllib.loads(tomli_w.dumps(tables)):
             saved = steps_saved(folder.checkpoints)
             return folder, True, path_of(folder.checkpoints, saved[-1]) if saved else None
-    return RunFolder.create(out, name), False, None
+    return Run.create(out, name), False, None
 
 
 def advice(folder: Path, world: int) -> str:

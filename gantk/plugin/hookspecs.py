@@ -1,4 +1,4 @@
-"""The whole plugin surface: eight hooks. A plugin is a module named in the entry-point group `gantk`."""
+"""The whole plugin surface: its hooks. A plugin is a module named in the entry-point group `gantk`."""
 
 from __future__ import annotations
 
@@ -107,3 +107,27 @@ def gantk_phases(method, phases, train, notes):
     `method` is a gantk.Method on its device, `phases` its list of Phase, `train` the recipe's [train] table. Returns
     the phases to run in their place, such as copies with another `loss`; what a user should know goes to `notes`.
     """
+
+
+@hookspec(firstresult=True)
+def gantk_translate(model, images, to, look, progress, grad):
+    """Translate images that Python holds (arrays, tensors, objects of other libraries) and return the same kind.
+
+    `model` is the trained model, `images` what `model.translate` was given, `to` the domain to make, `look` which of
+    the model's answers, `progress` what is called with (slices done, slices) or None, `grad` whether gradients are
+    wanted. None: not this plugin's affair.
+    """
+
+
+@hookspec(firstresult=True)
+def gantk_keep(data, folder, domains):
+    """Keep training images that Python holds as files in `folder`: (the recipe's data.source, what it is in words).
+
+    `data` is what `gantk.run(data=...)` was given, `domains` the names of the recipe's domains. None: not this
+    plugin's affair.
+    """
+
+
+@hookspec(firstresult=True)
+def gantk_html(run):
+    """HTML by which a notebook shows `run`, a gantk.Run; None: not this plugin's affair."""

@@ -33,6 +33,8 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
+Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
+
 
 @dataclass
 class Recipe:
@@ -45,8 +47,8 @@ class Recipe:
     overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
     notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
 
-    def override(self, settings: Iterable[str], profile: str | None = None) -> Recipe:
-        """A copy with a `[profile.NAME]` laid over it, then `key=value` settings with dotted keys and TOML values."""
+    def override(self, settings: Settings, profile: str | None = None) -> Recipe:
+        """A copy with a `[profile.NAME]` laid over it, then settings of dotted keys, with TOML values or Python's."""
         recipe = copy.deepcopy(self)
         tables = recipe.tables
         recipe._rename(tables)
@@ -62,11 +64,11 @@ class Recipe:
             recipe._rename(over, ("profile", profile))
             _drop_other_length(tables, over.get("train"))
             _merge(tables, over)
-        for setting in settings:
-            key, value = recipe._renamed(*parse_setting(setting))
+        for setting, (key, value) in _parsed(settings):
+            key, value = recipe._renamed(key, value)
             if key is None:
                 continue
-            if key in ("train.steps", "train.epochs"):
+            if key in ("train.steps", "train.epochs") and value is not None:
                 _drop_other_length(tables, {key[6:]: value})
             recipe.overridden[_put(tables, key, value, setting)] = f"--set {setting}"
         recipe._rename(tables)
@@ -94,8 +96,8 @@ class Recipe:
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
-    def with_data(self, path: str | Path) -> Recipe:
-        """A copy whose source is the one that fits `path`; where its own is of that kind, its other options stay.
+    def with_data(self, path: str | Path | dict[str, Any]) -> Recipe:
+        """A copy whose source is the one that fits `path`, or this table; of its own kind, its other options stay.
 
         UserError where no source fits.
         """
@@ -107,11 +109,12 @@ class Recipe:
             return recipe  # the check's to refuse
         own, domains = table.get("source"), table.get("domains")
         own = own if isinstance(own, dict) else {"name": own}
-        source = source_for(Path(path), len(domains) if isinstance(domains, list) else 2, own.get("name"))
+        count = len(domains) if isinstance(domains, list) else 2
+        source = path if isinstance(path, dict) else source_for(Path(path), count, own.get("name"))
         if "path" in source:  # the run's recipe is read again from wherever the user then is
             source["path"] = str(Path(source["path"]).absolute())
         table["source"] = (own if own.get("name") == source["name"] else {}) | source
-        recipe.overridden["data.source"] = f"--data {path}"
+        recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe
 
     def check(self) -> Model:
@@ -141,8 +144,10 @@ class Recipe:
         return place(self.text, self.origin, path)
 
 
-def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     """A recipe from a path, the name of a bundled or a plugin's one, or tables; UserError where it is no TOML."""
+    if isinstance(source, Recipe):
+        return source
     if isinstance(source, Mapping):
         return Recipe(dict(source))
     path, origin = find_recipe(str(source))
@@ -265,6 +270,19 @@ def parse_setting(setting: str) -> tuple[str, Any]:
             return key, value  # a bare word or path: the quotes are the shell's
         what, remedy = f"'{value}' is not a TOML value", "quote it for the shell"
         raise UserError(what, where=f"--set {setting}", remedy=remedy) from None
+
+
+def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """Each setting as text, its key and its value; None is a value of Python's alone: the key's default."""
+    if not isinstance(settings, Mapping):
+        yield from (
+            (setting, parse_setting(setting)) for setting in ([settings] if isinstance(settings, str) else settings)
+        )
+        return
+    for key, value in settings.items():
+        parse_setting(f"{key}=0")  # complains of a key that is none
+        value = value.tolist() if hasattr(value, "tolist") else str(value) if isinstance(value, Path) else value
+        yield f"{key}={value!r}", (key.strip(), list(value) if isinstance(value, tuple) else value)
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:

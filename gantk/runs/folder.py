@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
@@ -18,20 +19,81 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
+from gantk.plugin.loader import load
 from gantk.recipe.load import Recipe, mapping
 from gantk.runs import checkpoint
+
+if TYPE_CHECKING:
+    from gantk.inference.pipeline import TrainedModel
 
 PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "pillow", "safetensors", "pydantic", "pluggy")
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """`runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report."""
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A run folder, `runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report.
+
+    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its scores and pictures:
+
+        run = gantk.run("dualgan_t1t2", data="SCANS", set={"train.steps": 2000})
+        run.metrics["a_to_b"]["psnr"]["value"]
+        pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")
+        t2 = run.load().translate(t1)
+    """
 
     path: Path
 
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __repr__(self) -> str:
+        steps, scores = checkpoint.steps_saved(self.checkpoints), []
+        for direction, found in self.metrics.items():
+            first = next(iter(found.items()), None)
+            scores += [f"{direction} {first[0]} {first[1]['value']:.4g}"] if first and first[1].get("value") else []
+        return f"Run('{self.path}': {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
+
+    def _repr_html_(self) -> str | None:
+        """Scores and a row of pictures for a notebook, of the plugin that draws them."""
+        return load().hook.gantk_html(run=self)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Scores on the test split, as metrics.json has them: direction -> metric -> {"value", "ci95", "n", "unit",
+        ...}, such as `metrics["a_to_b"]["psnr"]["value"]`; {} before the run is scored."""
+        return self._json("metrics.json").get("metrics", {})
+
+    @property
+    def report(self) -> Path:
+        """report.html, which opens offline."""
+        return self.path / "report.html"
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The training as a table: a dict for each logged step, which `pandas.DataFrame` takes.
+
+        Columns are `step`, `seconds`, `images_per_s`, `lr`, and with dots `losses.PHASE/NAME`,
+        `validation.DIRECTION.METRIC`, `selection....`; a row has those that were logged at its step.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        for line in self.read_log():
+            rows.setdefault(line["step"], {}).update(flat(line))
+        return [row for _, row in sorted(rows.items())]
+
+    @property
+    def samples(self) -> dict[int, list[Path]]:
+        """The pictures of held-out images that the model made: step -> DIRECTION-NUMBER.png, the last step last."""
+        steps = sorted((self.path / "samples").glob("step-*"))
+        return {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps}
+
+    def load(self, device: str | None = None) -> TrainedModel:
+        """The trained model: `run.load().translate(array)`; see `gantk.load`."""
+        from gantk.api import load as load_model
+
+        return load_model(self.path, device=device)
+
     @classmethod
-    def create(cls, out: str | Path | None, name: str) -> RunFolder:
+    def create(cls, out: str | Path | None, name: str) -> Run:
         """A new folder; UserError where it already holds a run."""
         path = Path(out) if out else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         if (path / "recipe.toml").exists():
@@ -45,7 +107,7 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> Run:
         """An existing run; UserError where the folder is not one."""
         path = Path(path)
         if not path.is_dir():
@@ -72,6 +134,9 @@ class RunFolder:
             split = mapping(mapping(tables.get("data")).get("split"))
             if split.get("by") == "auto":  # which once divided patients where they were fewer than five
                 split["by"] = made["by"]
+        source, kept = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
+        if Path(str(source.get("path"))).parts[-2:] == kept.parts[-2:] and kept.is_file():
+            source["path"] = str(kept.absolute())  # the run's own images, wherever the run has been moved to
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
@@ -80,7 +145,7 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         write_file(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
 
-    def log(self, line: dict[str, Any]) -> None:
+    def add_to_log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -138,6 +203,15 @@ class RunFolder:
         except (OSError, ValueError):
             found = {}
         return found if isinstance(found, dict) else {}
+
+
+RunFolder = Run  # its name in 0.1
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables with their dotted keys."""
+    for key, value in table.items():
+        yield from flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
 
 
 def environment() -> dict[str, Any]:

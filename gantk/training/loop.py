@@ -154,9 +154,9 @@ class Training:
             "lr": float(next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]),
             "losses": {name: round(value, 6) for name, value in zip(losses, values, strict=True)},
         }
-        self.run.log(line)
+        self.run.add_to_log(line)
         for note in self.engine.notes[self._noted :]:
-            self.run.log({"step": step, "note": note})
+            self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
         self._noted = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=line["losses"])
@@ -171,10 +171,10 @@ class Training:
                 scores = self.scorer.validate()
             self._write_samples(step, outputs)
             if scores:
-                self.run.log({"step": step, "validation": scores})
+                self.run.add_to_log({"step": step, "validation": scores})
                 view.update(step, validation=scores)
             for name, message in alarms(outputs, self.sample_batch) if step else []:
-                self.run.log({"step": step, "alarm": name, "message": message})
+                self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
             view.busy = None
         self.runtime.wait()  # the others' next gradients would not wait as long as this may take
@@ -208,7 +208,7 @@ class Training:
                     if self.table.patience:
                         view.print(f"patience this save does not count: {error}", style="yellow")
             self.choice.add(step, judged)
-            self.run.log({"step": step, "selection": judged})
+            self.run.add_to_log({"step": step, "selection": judged})
             # The former best goes only once best.json names the new one: a kill in between leaves both.
             save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None}, own)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))

@@ -1,0 +1,77 @@
+"""A run as HTML for a notebook, light or dark: its scores beside the best baseline's, and a row of pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+LARGEST = 4  # pictures of a direction: input, output, truth of so many held-out images
+CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
+
+
+def run_html(run: Any) -> str:
+    """The page of `Run._repr_html_`: no style of its own but spaces, so that the notebook's colours hold."""
+    file = run.path / "metrics.json"
+    found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    domains = found.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
+    parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(found, domains), _pictures(run, domains)]
+    if run.report.is_file():
+        parts.append(f"<div>report: <code>{html.escape(str(run.report))}</code></div>")
+    return "\n".join(filter(None, parts))
+
+
+def _scores(found: dict[str, Any], domains: list[str]) -> str:
+    rows = []
+    for direction, scores in (found.get("metrics") or {}).items():
+        for metric, entry in scores.items():
+            judged = ((found.get("verdict") or {}).get(direction) or {}).get(metric) or {}
+            best, plain = judged.get("best_baseline"), direction.removesuffix("_post")
+            rival = ((found.get("baselines") or {}).get(best) or {}).get(plain, {}).get(metric) or {}
+            low_high = " to ".join(map(_number, entry.get("ci95") or ()))
+            against = f"{best} {_number(rival.get('value'))}" if best else ""
+            ahead = {True: "ahead", False: "behind"}.get(judged.get("better"), "")
+            value = f"{_number(entry.get('value'))} {entry.get('unit') or ''}"
+            cells = (_words(direction, domains), metric, value, low_high, f"n = {entry.get('n')}", against, ahead)
+            rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
+    if not rows:
+        return "<div>not scored yet</div>"
+    names = ("", "score", "model", "95 % interval", "over", "best baseline", "")
+    head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
+    body = "".join(f'<tr style="background: none">{row}</tr>' for row in [head, *rows])
+    return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _words(direction: str, domains: list[str]) -> str:
+    """`a_to_b` is `T1 → T2`; what is no such direction stays."""
+    names = dict(zip("ab", domains, strict=False))
+    source, _, target = direction.partition("_to_")
+    return f"{names.get(source, source)} → {names.get(target, target)}" if target else direction
+
+
+def _pictures(run: Any, domains: list[str]) -> str:
+    made = list(run.samples.items())
+    figures = []
+    for path in made[-1][1] if made else []:
+        direction, _, number = path.stem.rpartition("-")
+        if int(number) < LARGEST and (int(number) == 0 or len(made[-1][1]) <= LARGEST):
+            words = {"input": "input", path.parent.name: f"step {made[-1][0]}", "truth": "truth"}
+            for group, word in words.items():
+                picture = run.path / "samples" / group / path.name
+                if picture.is_file():
+                    figures.append(_figure(picture, f"{_words(direction, domains)}: {word}"))
+    row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
+    return f'<div style="{row}">{"".join(figures)}</div>' if figures else ""
+
+
+def _figure(picture: Path, words: str) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    shown = html.escape(words)
+    image = f'<img src="data:image/png;base64,{data}" alt="{shown}" style="height: 128px; display: block; margin: 0">'
+    return f'<figure style="margin: 0">{image}<figcaption style="font-size: smaller">{shown}</figcaption></figure>'

@@ -1,0 +1,234 @@
+"""Training images that Python holds, kept in a run folder as files and a table: the run resumes without them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.sources.manifest import source_of
+from gantk.errors import UserError, did_you_mean
+from gantk.formats.files import expect_room, write
+from gantk.formats.image import UPRIGHT, Format, Image, zeros
+
+ABOUT = ("patient", "split", "label", "position", "pair")  # what may be said of images beside their pixels
+COLUMNS = ("path", "domain", *ABOUT, "mask")
+KINDS = 'a path, a table, {"T1": array, "T2": array}, or a data set of dicts such as {"T1": tensor, "patient": "p1"}'
+PICTURE, VOLUME = ".image.npy", ".nii"  # suffixes of what is kept
+
+
+class Array(Format):
+    """Pictures of a run that was given arrays (.image.npy): NumPy's format, (C, H, W), in the arrays' own type."""
+
+    name = "arrays kept by gantk"
+    listed = None
+    suffixes = (PICTURE,)
+
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        expect_room(path, array.size)
+        pixels = np.array(array, dtype=np.float32) if values else zeros(*array.shape)
+        return Image(pixels, path=path, dtype=array.dtype)
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        np.save(path, image.pixels if image.dtype is None else image.pixels.astype(image.dtype))
+
+
+def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The recipe's `data.source` for what `gantk.run(data=...)` was given, and how it was taken, in words.
+
+    A table is kept in the recipe itself. Of all else the images are written to `folder`, each as it is when it is asked
+    for once: pictures as NumPy files, volumes as NIfTI, beside `table.csv`. UserError where they cannot be trained on.
+    """
+    if _is_table(data):
+        source = source_of(data)
+        return source, f"a table of {len(data)} rows, in the run's recipe.toml"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        what = "several processes cannot be given images of Python's: each would keep its own"
+        raise UserError(what, where="data", remedy="write them to files once, and name the folder")
+    kept = _Kept(folder, tuple(domains))
+    if isinstance(data, Mapping):
+        kept.add_columns(data)
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        kept.add_items(data)
+    else:
+        what = f"{type(data).__name__} is nothing that can be trained on"
+        remedy = "give it __len__ and __getitem__, as torch.utils.data.Dataset has them" * hasattr(data, "__iter__")
+        raise UserError(what, where="data", allowed=KINDS, remedy=remedy or None)
+    return kept.finish()
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it is a table of paths, as pandas and polars have them or as a list of dicts."""
+    if hasattr(data, "columns") and (hasattr(data, "to_dict") or hasattr(data, "to_dicts")):
+        return True
+    first = data[0] if isinstance(data, (list, tuple)) and data else None
+    return isinstance(first, Mapping) and all(isinstance(cell, (str, Path, int, float)) for cell in first.values())
+
+
+class _Kept:
+    """What is being written to a folder: images, and a row of the table for each."""
+
+    def __init__(self, folder: Path, domains: tuple[str, ...]):
+        self.folder, self.domains, self.rows, self.bytes, self.paired = folder, domains, [], 0, False
+        self.letters = dict(zip(domain_letters(domains), domains, strict=True))
+
+    def add_columns(self, data: Mapping[str, Any]) -> None:
+        """A dict of arrays or lists, one for each domain, and lists of what is known of their images."""
+        images = {letter: _elements(self.letters[letter], value) for letter, value in self._images(data).items()}
+        self._expect([letter for letter, each in images.items() if len(each)])
+        counts = {letter: len(each) for letter, each in images.items()}
+        self.paired = len(images) == 2 and len(set(counts.values())) == 1 and data.get("pair") is not False
+        for letter, each in images.items():
+            about = {key: self._about(key, data[key], letter, counts) for key in (*ABOUT, "mask") if key in data}
+            for number, image in enumerate(each):
+                said = {key: values[number] for key, values in about.items()}
+                if "pair" not in said:
+                    said["pair"] = f"row-{number}" if self.paired else ""
+                self._add(letter, number, image, f"{self.letters[letter]}[{number}]", said)
+
+    def add_items(self, data: Any) -> None:
+        """A data set: each item a dict with an image of one domain, or of both, which are then a pair."""
+        counts: dict[str, int] = {}
+        for number in range(len(data)):
+            item = data[number]
+            if not isinstance(item, Mapping):
+                what = f"item {number} of the data set is {type(item).__name__}, not a dict"
+                raise UserError(what, where="data", allowed=KINDS)
+            images = {self._letter(key): value for key, value in item.items() if self._letter(key)}
+            images = images or self._images(item)  # which says what the matter is; other keys are the data set's affair
+            said = {key: item[key] for key in (*ABOUT, "mask") if key in item}
+            if "pair" not in said or said["pair"] is False:
+                said["pair"] = f"row-{number}" if len(images) == 2 and "pair" not in said else ""
+            self.paired |= len(images) == 2 and bool(said["pair"])
+            for letter, image in images.items():
+                self._add(letter, number, image, f"{self.letters[letter]} of item {number}", said)
+                counts[letter] = counts.get(letter, 0) + 1
+        self._expect(counts)
+
+    def finish(self) -> tuple[dict[str, Any], str]:
+        """The table written; the source that reads it, and what was taken, in words."""
+        text = StringIO(newline="")
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        (self.folder / "table.csv").write_text(text.getvalue(), "utf-8")
+        counts = [f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains]
+        patients = len({row.get("patient") for row in self.rows} - {None, ""})
+        whose = f" of {patients} patients" * bool(patients) or ", patients unknown"
+        how = ", those of one row a pair ('pair': False says that they are none)" * self.paired
+        words = f"{' and '.join(counts)}{whose}{how}; {self.bytes / 2**20:.1f} MiB in {self.folder}"
+        return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
+
+    def _letter(self, key: Any) -> str | None:
+        """The domain that a key names, by its name or letter; None: none of them."""
+        said = str(key).lower()
+        found = [letter for letter, name in self.letters.items() if said == name.lower()]
+        found += ["image"] if len(self.letters) == 1 and said in ("a", "image", "images") else []
+        return (found or [said if said in self.letters else None])[0]
+
+    def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What a dict has beside what is said of images, by domain; UserError where a key names no domain."""
+        keys = [key for key in data if key not in (*ABOUT, "mask")]
+        unknown = [str(key) for key in keys if self._letter(key) is None]
+        if unknown:
+            close = did_you_mean(unknown[0], [name.lower() for name in (*self.domains, *ABOUT, "mask")])
+            renamed = f'rename the recipe\'s domains: set={{"data.domains": {[str(key) for key in keys]}}}'
+            remedy = close or (renamed if len(keys) == len(self.domains) else None)
+            what = f"the data have {', '.join(map(repr, unknown))}, and this recipe has {' and '.join(self.domains)}"
+            raise UserError(what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy)
+        return {self._letter(key): data[key] for key in keys}
+
+    def _expect(self, images: Iterable[str]) -> None:
+        if lacking := [name for letter, name in self.letters.items() if letter not in images]:
+            raise UserError(f"the data have no images of {' and '.join(lacking)}", where="data", allowed=KINDS)
+
+    def _about(self, key: str, values: Any, letter: str, counts: Mapping[str, int]) -> Sequence[Any]:
+        """What is said of each image of a domain: by one list for all domains, or by one for each."""
+        if key == "pair" and isinstance(values, bool):
+            return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
+        if isinstance(values, Mapping):
+            values = {self._letter(name): each for name, each in values.items()}.get(letter, [""] * counts[letter])
+        values = _host(values) if hasattr(values, "shape") else list(values)
+        if len(values) != counts[letter]:
+            what = f"'{key}' is of {len(values)} images, and there are {counts[letter]} of {self.letters[letter]}"
+            remedy = f'give one list for each domain: {{"{key}": {{"{self.domains[0]}": [...], ...}}}}'
+            raise UserError(what, where="data", remedy=remedy)
+        return values
+
+    def _add(self, letter: str, number: int, image: Any, called: str, said: Mapping[str, Any]) -> None:
+        pixels = self._pixels(image, called, self.letters[letter])
+        row = {
+            key: "" if (text := str(getattr(value, "item", lambda value=value: value)())) == "None" else text
+            for key, value in said.items()
+            if key != "mask"
+        }
+        if pixels.ndim == 4 and not row.get("patient"):  # a volume is a scan of somebody
+            row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
+        row["path"], row["domain"] = self._write(f"{letter}-{number:05d}", pixels), self.letters[letter]
+        if said.get("mask") is not None:
+            row["mask"] = self._write(f"mask-{letter}-{number:05d}", self._pixels(said["mask"], "mask", "mask"))
+        self.rows.append(row)
+
+    def _pixels(self, image: Any, called: str, domain: str) -> np.ndarray:
+        """(C, H, W), or (1, D, H, W) of a volume, in the type to be kept; UserError where it is no image."""
+        array = _host(image)
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{called} is of type {array.dtype}", where="data", allowed="integers and floats")
+        colours = {1, 3, len(contrast_names(domain))}
+        if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in colours:
+            array = np.moveaxis(array, -1, 0)  # colour behind rows and columns
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in colours):
+            array = array[None]
+        if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
+            allowed = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
+            raise UserError(f"{called} has the shape {np.shape(image)}", where="data", allowed=allowed)
+        kind = {"b": np.uint8, "f": np.float16 if array.dtype == np.float16 else np.float32}.get(array.dtype.kind)
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype=kind or array.dtype.newbyteorder("="))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = array.size - int(np.isfinite(array).sum())
+            what = f"{called} holds {wrong} values that are not finite, or beyond what float32 holds"
+            raise UserError(what, where="data", remedy="replace them: np.nan_to_num(array, nan=0)")
+        return array
+
+    def _write(self, stem: str, pixels: np.ndarray) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = stem + (PICTURE if pixels.ndim == 3 else VOLUME)
+        self.bytes += pixels.nbytes
+        if pixels.ndim == 3:
+            np.save(self.folder / name, pixels)
+        else:
+            write(self.folder / name, Image(pixels.astype(np.float32), UPRIGHT, dtype=pixels.dtype))
+        return name
+
+
+def _elements(key: str, images: Any) -> Sequence[Any]:
+    """The images of an array (N, ...), a tensor or a list; volumes where N is followed by three axes."""
+    if hasattr(images, "shape"):
+        array = _host(images)
+        if array.ndim in (3, 4, 5):
+            return array
+        raise UserError(
+            f"'{key}' has the shape {array.shape}", where="data", allowed="(N, H, W), (N, C, H, W), (N, D, H, W)"
+        )
+    if isinstance(images, (list, tuple)):
+        return images
+    raise UserError(
+        f"'{key}' is {type(images).__name__}", where="data", allowed="an array, a tensor, or a list of these"
+    )
+
+
+def _host(value: Any) -> np.ndarray:
+    """A tensor, of any device and type, or whatever NumPy takes, as an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+        value = value.numpy()
+    return np.asarray(value)

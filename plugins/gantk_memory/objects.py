@@ -1,0 +1,116 @@
+"""Images of nibabel and SimpleITK as gantk's `Image`, as if read from a file, and translations back in their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.errors import UserError
+from gantk.formats.image import UPRIGHT, Image, in_file_order, to_upright, upright_sides
+
+Back = Callable[[Image], Any]  # a result on the grid of the object, as another of its kind
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What stands for the header of an image that has none: the sides of its axes."""
+
+    shape: tuple[int, ...]
+
+    def get_data_shape(self) -> tuple[int, ...]:
+        """As nibabel's headers have it."""
+        return self.shape
+
+
+def nothing(image: Image) -> Image:
+    """The image itself: the result where an `Image` was given, or a path."""
+    return image
+
+
+def taken(value: Any) -> tuple[Image, Back] | None:
+    """The image that an object of nibabel or SimpleITK holds, and the way back; None where it is none."""
+    library = type(value).__module__.partition(".")[0]
+    if hasattr(value, "dataobj") and hasattr(value, "affine"):
+        return _nibabel(value)
+    return _simpleitk(value) if library == "SimpleITK" and hasattr(value, "GetDirection") else None
+
+
+def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Image:
+    """Voxels (i, j, k) upright; axes of one voxel are dropped, as of files."""
+    if voxels.dtype.kind not in "biuf":
+        raise UserError(f"{name} holds values of type {voxels.dtype}", allowed="integers and floats, one a voxel")
+    if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
+        raise UserError(f"{name} has the sides {voxels.shape}", where="translate", allowed="two or three above 1")
+    with np.errstate(over="ignore"):
+        upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
+    if wrong := upright.size - int(np.isfinite(upright).sum()):
+        what = f"{name} holds {wrong} values that are not finite, or beyond what float32 holds"
+        raise UserError(what, where="translate", remedy="replace them (NaN outside the head is usually 0)")
+    pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
+    return Image(pixels, affine, Path(name), voxels.dtype, header)
+
+
+def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+    """float32 (i, j, k) of a result with one channel."""
+    if made.channels != 1:
+        what = f"a translation of {made.channels} channels is no image of this kind"
+        raise UserError(what, where="translate", remedy="give the model an array")
+    upright = made.pixels[0].reshape(upright_sides(shape, affine))
+    return np.ascontiguousarray(in_file_order(upright, shape, affine), dtype=np.float32)
+
+
+def _nibabel(given: Any) -> tuple[Image, Back]:
+    import nibabel as nib
+
+    name = given.get_filename() or "the nibabel image"
+    if np.prod(given.shape[3:], dtype=int) != 1:
+        count = int(np.prod(given.shape[3:]))
+        what = f"{name} holds {count} volumes (shape {given.shape})"
+        raise UserError(what, where="translate", allowed="one", remedy="choose one: image.slicer[..., 0]")
+    shape = (*given.shape, 1, 1)[:3]
+    affine = UPRIGHT if given.affine is None else np.asarray(given.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise UserError(f"the affine of {name} maps no volume", where="translate", remedy="give it the true one")
+    voxels = np.asanyarray(given.dataobj).reshape(shape)
+
+    def back(made: Image) -> Any:
+        kind = type(given) if getattr(type(given), "makeable", False) else nib.Nifti1Image
+        header = given.header.copy() if kind is type(given) else None
+        if header is not None:
+            header.set_data_dtype(np.float32)
+        data = _voxels(made, shape, affine).reshape(given.shape)
+        done = kind(data, given.affine, header)
+        if isinstance(done.header, nib.Nifti1Header):  # said of the values that were
+            done.header["cal_min"] = done.header["cal_max"] = 0
+            done.header.set_intent("none")
+        return done
+
+    return _image(voxels, affine, given.header, name), back
+
+
+def _simpleitk(given: Any) -> tuple[Image, Back]:
+    import SimpleITK as sitk
+
+    n, parts = given.GetDimension(), given.GetNumberOfComponentsPerPixel()
+    if n not in (2, 3) or parts != 1:
+        what = f"the SimpleITK image has {n} axes and {parts} values in each voxel"
+        remedy = "choose one: sitk.Extract for a volume, sitk.VectorIndexSelectionCast for a value"
+        raise UserError(what, where="translate", allowed="2 or 3 axes, one value", remedy=remedy)
+    spacing, direction = np.array(given.GetSpacing()), np.array(given.GetDirection()).reshape(n, n)
+    shape, affine = (*given.GetSize(), 1)[:3], np.eye(4)
+    affine[:n, :n], affine[:n, 3] = direction * spacing, given.GetOrigin()
+    affine = UPRIGHT @ affine  # ITK counts millimetres to the left and to posterior
+    voxels = sitk.GetArrayFromImage(given).T.reshape(shape)
+
+    def back(made: Image) -> Any:
+        done = sitk.GetImageFromArray(_voxels(made, shape, affine).reshape(given.GetSize()).T)
+        done.CopyInformation(given)
+        for key in given.GetMetaDataKeys():
+            done.SetMetaData(key, given.GetMetaData(key))
+        return done
+
+    return _image(voxels, affine, Grid(shape), "the SimpleITK image"), back

@@ -1,0 +1,225 @@
+"""What Python holds goes through a model and comes back as the same kind, is trained on, and is shown in a notebook."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pydoc
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import PATCHGAN, TINY, UNET, draw_pictures, small_run
+
+import gantk as toolkit
+from gantk.errors import UserError
+from gantk.formats import files
+
+PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+RNG = np.random.default_rng(0)
+SCAN = RNG.integers(0, 700, (6, 40, 36)).astype(np.int16)  # (D, H, W)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return toolkit.load(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    folder, data = tmp_path_factory.mktemp("deep"), {"dims": 3, "size": [16, 16, 16]}
+    return toolkit.load(small_run(folder, PIX2PIX, source={"slices": 16, "subjects": 4}, **data), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims"),
+    [((40, 36), 2), ((6, 40, 36), 2), ((1, 40, 36), 2), ((2, 1, 40, 36), 2), ((9, 20, 17), 3), ((2, 9, 20, 17), 3)],
+)
+def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, shape, dims):
+    used, array = {2: model, 3: deep}[dims], RNG.uniform(0, 600, shape)
+    plain = used.translate(array)
+    assert plain.shape == shape and plain.dtype == np.float64 and np.isfinite(plain).all() and np.ptp(plain) > 0
+    batch = used.translate(array.reshape(-1, 1, *shape[-dims:]))
+    np.testing.assert_allclose(plain, batch.reshape(shape), rtol=1e-5, atol=1e-3)
+    readonly = np.asfortranarray(array)
+    readonly.flags.writeable = False
+    assert np.array_equal(used.translate(readonly), plain)
+    for dtype, made in ((np.uint8, np.float32), (np.float16, np.float16), (">i2", np.float32), (bool, np.float32)):
+        assert used.translate(array.astype(dtype)).dtype == made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int16])
+def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
+    images = torch.from_numpy(SCAN).to(dtype)
+    made = model.translate(images)
+    assert made.device == images.device and made.dtype == (dtype if dtype.is_floating_point else torch.float32)
+    assert made.shape == images.shape and not made.requires_grad
+    expected = torch.from_numpy(model.translate(images.double().numpy()))
+    torch.testing.assert_close(made.double(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 37), (19, 23)])
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_gradients_pass_intensities_resampling_and_network(tmp_path, size, fit):
+    run = small_run(tmp_path, PIX2PIX, fit=fit, intensity={"name": "percentile", "high": 90.0})
+    model = toolkit.load(run, device="cpu")
+    weights, change = torch.randn(2, 1, *size), torch.randn(2, 1, *size)
+    images = (torch.rand(2, 1, *size) * 600).requires_grad_()
+    made = model.translate(images, grad=True)
+    torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
+    ((made * weights).sum()).backward()
+
+    def value(step: float) -> float:
+        return float((model.translate(images.detach() + step * change).double() * weights).sum())
+
+    slopes = [(value(h) - value(-h)) / (2 * h) for h in (0.02, 0.05)]
+    expected = float((images.grad.double() * change).sum())
+    assert min(abs(slope - expected) for slope in slopes) < 0.05 * abs(expected) + 0.05 * float(weights.norm())
+
+
+def test_windows_let_gradients_pass(tmp_path):
+    model = toolkit.load(small_run(tmp_path, PIX2PIX, fit="crop"), device="cpu")
+    model.model.translate.statistics = "window"
+    images = (torch.rand(1, 1, 48, 40) * 600).requires_grad_()
+    made = model.translate(images, grad=True)
+    torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
+    made.sum().backward()
+    assert (images.grad != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR"])
+def test_images_of_nibabel_and_simpleitk_paths_and_lists_give_what_their_files_give(model, tiny_run, tmp_path, codes):
+    turn = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), nib.orientations.axcodes2ornt(codes))
+    scan = nib.Nifti1Image(SCAN.T.astype(np.int16), np.diag([1, 1, 2, 1.0])).as_reoriented(turn)
+    scan.header.set_slope_inter(0.5, -10)
+    nib.save(scan, tmp_path / "in.nii")
+    toolkit.translate(tiny_run, tmp_path / "in.nii", tmp_path / "out.nii", device="cpu", say=lambda line: None)
+    given, expected = nib.load(tmp_path / "in.nii"), nib.load(tmp_path / "out.nii")
+    made, image, many = model.translate([given, tmp_path / "in.nii", [given]])
+    assert type(made) is nib.Nifti1Image and np.array_equal(made.affine, given.affine)
+    assert np.array_equal(made.get_fdata(), expected.get_fdata()) and len(many) == 1
+    assert np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels) and len(repr(image)) < 200
+    sitk = pytest.importorskip("SimpleITK")
+    given = sitk.ReadImage(str(tmp_path / "in.nii"))
+    made = model.translate(given)
+    for what in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+        assert getattr(made, what)() == getattr(given, what)()
+    assert np.array_equal(sitk.GetArrayFromImage(made).T, expected.get_fdata().astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((0, 32, 32)), "is empty"),
+        (np.zeros((2, 3, 32, 32)), "has 3 channels, and this model takes 1"),
+        (np.zeros((1, 1, 4, 32, 32)), "nothing to a 2-D model.*volume by volume"),
+        (np.full((32, 32), np.nan), "1024 of 1024 values are not finite"),
+        (np.zeros((32, 32), complex), "type complex128"),
+        (nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)), r"2 volumes.*slicer\[..., 0\]"),
+        ({"T1": 1}, "dict is no image that can be translated"),
+        ("nowhere.nii", "'nowhere.nii' does not exist"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused_in_words(model, given, words):
+    with pytest.raises(UserError, match=words):
+        model.translate(given)
+
+
+def slices(count: int = 24) -> np.ndarray:
+    """(N, H, W), no two alike."""
+    rows, columns = np.mgrid[:40, :36]
+    y, x = np.random.default_rng(5).uniform(6, 30, (2, 3, 24, 1, 1))
+    return 900 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 30).sum(0)[:count]
+
+
+IMAGES = slices()
+
+
+class Items(torch.utils.data.Dataset):
+    """Pairs as data sets have them, with what nobody asked for beside them."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, number):
+        one = torch.from_numpy(IMAGES)[number, None]
+        return {"A": one, "b": 900 - one, "A_paths": "x.png", "patient": number // 3}
+
+
+def runs_on(data, folder, **options):
+    said = []
+    tables = copy.deepcopy(TINY)
+    run = toolkit.run(tables, data=data, out=folder, device="cpu", set={"train.steps": 1}, say=said.append, **options)
+    return run, "\n".join(said)
+
+
+def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the_run_goes_on_without_them(tmp_path):
+    one, patients = IMAGES, [f"p{number // 3}" for number in range(24)]
+    run, said = runs_on({"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays")
+    assert "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said and "by patient: 4 train" in said
+    assert run.metrics["a_to_b"]["psnr"]["n"] == 2
+    other, _ = runs_on(Items(), tmp_path / "items")
+    assert other.metrics["a_to_b"]["psnr"]["value"] == run.metrics["a_to_b"]["psnr"]["value"]
+    moved = shutil.move(run.path, tmp_path / "moved")
+    (tmp_path / "moved" / "metrics.json").unlink()
+    again = toolkit.resume(moved, device="cpu", say=lambda line: None)
+    assert again.metrics["a_to_b"]["psnr"]["value"] == other.metrics["a_to_b"]["psnr"]["value"]
+
+
+def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(tmp_path):
+    one = IMAGES
+    run, said = runs_on({"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired")
+    assert "pairs" in said and "0 test pairs" in said and "psnr" not in run.metrics.get("a_to_b", {})
+    rows = []
+    for name, seed in (("T1", 0), ("T2", 1)):
+        for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
+            rows.append({"path": path, "domain": name, "patient": k // 3})
+    _, said = runs_on(rows, tmp_path / "table")
+    assert "by patient" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"CT": slices(4), "MR": slices(4)}, r"have 'CT', 'MR'.*set=\{\"data.domains\": \['CT', 'MR'\]\}"),
+        ({"T1": slices(4), "T2": slices(4), "patients": "abcd"}, "Did you mean 'patient'"),
+        ({"T1": slices(4), "T2": slices(4), "patient": "abc"}, "'patient' is of 3 images, and there are 4"),
+        ({"T1": slices(4) * np.nan, "T2": slices(4)}, r"T1\[0\] holds 1440 values that are not finite"),
+        ({"T1": slices(4)}, "no images of T2"),
+        (3, "int is nothing that can be trained on"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_and_leaves_nothing(tmp_path, data, words):
+    with pytest.raises(UserError, match=words):
+        runs_on(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_what_it_is_in_one_line_in_tables_and_as_html(tiny_run, model):
+    run = toolkit.Run(tiny_run)
+    assert len(repr(run)) < 200 and "psnr" in repr(run) and len(repr(model)) < 200
+    assert run.report.is_file() and list(run.samples) == [0, 4] and run.load("cpu").translate(SCAN).shape == SCAN.shape
+    assert [row["step"] for row in run.log] == [0, 1, 2, 3, 4]
+    assert isinstance(run.log[-1]["losses.generators/cycle_a"], float) and "validation.a_to_b.psnr" in run.log[0]
+    page = run._repr_html_()
+    assert page.count("data:image/png;base64,") == 6 and "T1 → T2" in page and "intensity_map" in page
+    assert "color: #" not in page and "background: #" not in page  # the notebook's own, light or dark
+
+
+def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
+    asked = {"train.steps": np.int64(0), "data.size": (16, 16), "train.optimizer.lr": 1e-3, "data.patch": None}
+    run = toolkit.run(copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None)
+    tables = run.recipe().tables
+    assert (tables["train"]["steps"], tables["data"]["size"], tables["train"]["optimizer"]["lr"]) == (0, [16, 16], 1e-3)
+    with pytest.raises(UserError, match="Did you mean 'steps'"):
+        toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
+
+
+@pytest.mark.parametrize("name", ["Generator", "Discriminator", "Loss", "AdversarialLoss", "Augment"])
+def test_help_says_what_a_part_is_called_with_and_returns(name):
+    page = io.StringIO()
+    pydoc.Helper(output=page).help(getattr(toolkit, name))
+    said = page.getvalue()
+    assert "called with" in said.lower() and "return" in said and f"gantk.{name}" in said
