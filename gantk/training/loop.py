@@ -119,7 +119,7 @@ class Training:
         why = f"train.patience: no better score than at step {best} in {counted(waited, 'save')} ({self.choice.rule})"
         if self.runtime.main:
             if not any("stopped" in line for line in self.run.read_log()):
-                self.run.log({"step": step, "stopped": why})
+                self.run.add_to_log({"step": step, "stopped": why})
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
         return True
 
