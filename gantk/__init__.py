@@ -17,6 +17,7 @@ import warnings
 _PUBLIC = {
     "gantk.api": ["run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check"],
     "gantk_datasets.download": ["fetch", "public_sets"],
+    "gantk_patients.comparing": ["write_report"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

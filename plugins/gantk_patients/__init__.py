@@ -1,6 +1,14 @@
-"""Test patients in the report: a table of them, worst first, and pictures with windows and a linked cursor."""
+"""Test patients in the report, worst first, with windows and a linked cursor; `gantk report`, which compares runs."""
 
 from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """Attach `gantk report`."""
+    from gantk_patients.command import command
+
+    cli.add_command(command)
 
 
 @hookimpl

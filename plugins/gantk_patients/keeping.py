@@ -12,28 +12,43 @@ import numpy as np
 import torch
 
 from gantk.data.preparation import Record
+from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 
+KINDS = ("input", "output", "truth")
+SLICES = 8  # of a scan make it worth to be shown as a volume
+SCANS = 2  # such volumes of a direction
 SHOWN = {2: 3, 3: 1}  # by dims: images of the worst patients, and as many of patients that scores did not choose
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:
-    """Writes patients.json and samples/test/DIRECTION-NUMBER-KIND.nii.gz; kinds are input, output and truth."""
+    """Writes patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output and truth.
+
+    NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
+    """
     folder = run / "samples" / "test"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     found = {}
     for direction, one in tested.items():
         rows = by_patient(one)
-        cases = list(_cases(one, rows))
+        cases, scans = list(_cases(one, rows)), []
         for number, case in enumerate(cases):
-            folder.mkdir(parents=True, exist_ok=True)
-            case["units"] = [_write(one, case["place"], kind, folder / f"{direction}-{number}-{kind}.nii.gz")
-                             for kind in ("input", "output", "truth")]  # fmt: skip
-        found[direction] = {"patients": rows, "cases": cases, "higher": one.senses[next(iter(_raw(one)))] is not False}
+            case["stem"] = f"{direction}-{number}"
+            case["units"] = [_write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz")
+                             for kind in KINDS]  # fmt: skip
+            places, voxel = _scan(one, case["place"])
+            if places and case["patient"] not in [scan["patient"] for scan in scans] and len(scans) < SCANS:
+                scans.append({"patient": case["patient"], "stem": f"{direction}-scan-{number}"})
+                for kind in KINDS:
+                    _write(one, places, kind, folder / f"{scans[-1]['stem']}-{kind}.nii.gz", voxel)
+        scans = scans or [case for case in cases if one.made.ndim == 5]
+        higher = one.senses[next(iter(_raw(one)))] is not False
+        found[direction] = {"patients": rows, "cases": cases, "volumes": scans, "higher": higher}
     (run / "patients.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -89,16 +104,33 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) and np.isfinite(known).all() else None
 
 
-def _write(tested: Tested, place: int, kind: str, path: Path) -> str:
-    """One image in its file's intensities, upright, its colours averaged or its first contrast; their unit."""
+def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
+    """The places of all axial slices of an image's scan, in order; their voxel (plane, row, column) in mm. Or ()."""
+    own, table = tested.pairs[place][tested.to], tested.data.table
+    records = [pair[tested.to] for pair in tested.pairs]
+    places = [i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)]
+    places.sort(key=lambda i: records[i].position or 0.0)
+    if not own.scan_key or len(places) < SLICES or table.plane != "axial" or own.path is None:
+        return [], ()
+    apart = float(np.median(np.diff([records[i].position or 0.0 for i in places])))
+    scan = read(own.path)
+    depth, *plane = table.spacing or scan.spacing
+    native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
+    shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
+    factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "stretch": shrunk}[table.fit]
+    return places, (apart * depth, *(mm * factor for mm, factor in zip(plane, factors, strict=True)))
+
+
+def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tuple[float, ...] = ()) -> str:
+    """An image, or several as a volume, in the file's intensities; colours averaged or the first contrast. Its unit."""
     letter = OTHER[tested.to] if kind == "input" else tested.to
-    image = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[kind][place]
-    native, unit = _native(tested, tested.pairs[place][letter], image, letter)
-    pixels = (native.mean(0) if len(native) == 3 else native[0]).numpy().astype(np.float32)[None]
-    spacing = tested.data.table.spacing or (1.0,) * (pixels.ndim - 1)
-    affine = UPRIGHT @ np.diag([*spacing[::-1], *(1.0,) * (5 - pixels.ndim)]) if pixels.ndim == 4 else None
-    Nifti().write(path, Image(np.nan_to_num(pixels), affine))
-    return unit
+    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[kind]
+    native, unit = zip(*(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True)
+    several = [(each.mean(0) if len(each) == 3 else each[0]).numpy().astype(np.float32) for each in native]
+    pixels = np.nan_to_num(several[0] if len(places) == 1 else np.stack(several))[None]
+    depth, row, column = voxel or tested.data.table.spacing or (1.0, 1.0, 1.0)
+    Nifti().write(path, Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None))
+    return unit[0]
 
 
 def _native(tested: Tested, record: Record, image: torch.Tensor, letter: str) -> tuple[torch.Tensor, str]:

@@ -20,20 +20,22 @@ ROWS = 12  # of the table that stand open
 
 def section(record) -> dict[str, Any] | None:
     """What `gantk_report` returns; None where the run has no test patients, or not yet."""
-    directions = []
-    for key, found in kept(record.path).items():
-        cases = [
-            case | {"key": f"{key}-{number}", "pictures": pictures(record.path, key, number)}
-            for number, case in enumerate(found["cases"])
-        ]
-        names = list(found["patients"][0]["scores"]) if found["patients"] else []
-        source, target = (*record.label(key).split("\u00a0→\u00a0"), "")[:2]
-        about = {"label": record.label(key), "source": source, "target": target, "metrics": names, "cases": cases}
-        directions.append(found | about)
+    try:
+        directions = [_direction(record, key, found) for key, found in kept(record.path).items()]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        record.problems.append(f"patients.json could not be understood: {error!r}")
+        return None
     if not directions:
         return None
     files = {"folder": HERE, "template": "patients.html.j2", "styles": ["patients.css"], "scripts": ["patients.js"]}
     return files | {"directions": directions, "rows": ROWS}
+
+
+def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
+    cases = [case | {"pictures": pictures(record.path, case["stem"])} for case in found["cases"]]
+    source, target = (*record.label(key).split("\u00a0→\u00a0"), "")[:2]
+    about = {"label": record.label(key), "source": source, "target": target}
+    return found | about | {"metrics": list(found["patients"][0]["scores"]), "cases": cases}
 
 
 def kept(run: Path) -> dict[str, Any]:
@@ -45,11 +47,11 @@ def kept(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def pictures(run: Path, key: str, number: int) -> dict[str, dict[str, Any]]:
+def pictures(run: Path, stem: str) -> dict[str, dict[str, Any]]:
     """Kind -> a picture for the page's script: a volume's middle plane, in 16 bits between `low` and `high`."""
     found = {}
     for kind in KINDS:
-        path = run / "samples" / "test" / f"{key}-{number}-{kind}.nii.gz"
+        path = run / "samples" / "test" / f"{stem}-{kind}.nii.gz"
         if path.is_file():
             pixels = Nifti().read(path).pixels[0]
             found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])

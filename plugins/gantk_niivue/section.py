@@ -1,0 +1,60 @@
+"""The section `Volumes` of report.html: volumes of samples/test, small enough to travel inside the page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+KINDS = ("input", "output", "truth")
+SIDE = 96  # voxels along the longest side that are embedded; larger volumes are thinned, which the page says
+LEVELS = 4095  # of intensity between a volume's darkest and brightest voxel
+MOST = 2  # volumes of a page
+# NiiVue draws a font that it carries as a data URI, and packs volumes apart from the page's own thread.
+POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
+
+
+def section(record) -> dict[str, Any] | None:
+    """What `gantk_report` returns; None where the run folder keeps no volumes."""
+    try:
+        found = json.loads((record.path / "patients.json").read_text("utf-8"))
+        listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
+    except (OSError, ValueError, AttributeError):
+        return None
+    volumes = [
+        {"patient": one["patient"], "label": record.label(key)} | made
+        for key, one in listed[:MOST]
+        if (made := embedded(record.path / "samples" / "test", one["stem"]))
+    ]
+    if not volumes:
+        return None
+    files = {"template": "volumes.html.j2", "styles": ["volumes.css"], "scripts": ["niivue.umd.js", "volumes.js"]}
+    return files | {"folder": HERE, "policy": POLICY, "volumes": volumes}
+
+
+def embedded(folder: Path, stem: str) -> dict[str, Any]:
+    """Kind -> a gzipped NIfTI file in base64, with the absolute error beside; {} where a file is missing."""
+    import nibabel
+
+    paths = {kind: folder / f"{stem}-{kind}.nii.gz" for kind in KINDS}
+    if not all(path.is_file() for path in paths.values()):
+        return {}
+    images = {kind: nibabel.load(path) for kind, path in paths.items()}
+    voxels = {kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()}
+    voxels["error"] = abs(voxels["output"] - voxels["truth"])
+    thin = -(-max(voxels["truth"].shape) // SIDE)
+    affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
+    packed = {}
+    for kind, each in voxels.items():
+        low, step = float(each.min()), float(np.ptp(each)) / LEVELS or 1.0
+        image = nibabel.Nifti1Image(((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16), affine)
+        image.header.set_slope_inter(step, low)
+        packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+    low, high = (float(value) for value in np.percentile(voxels["truth"], [0.5, 99.5]))
+    source = [float(value) for value in np.percentile(voxels["input"], [0.5, 99.5])]
+    return {"files": packed, "thin": thin, "target": [low, high], "source": source}

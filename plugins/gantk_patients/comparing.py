@@ -1,0 +1,146 @@
+"""A page that holds several runs side by side: scores, curves, the same test images, what their recipes differ in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from gantk import report
+from gantk.errors import UserError
+from gantk.report.build import render
+from gantk.report.charts import Chart, chart
+from gantk.report.run_record import RunRecord, mapping
+from gantk.report.scores import headline, verdicts
+from gantk.report.words import baseline_name, metric_name
+from gantk_patients.section import HERE, kept, pictures
+
+
+def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Write a run's report.html again or, of several runs, one page that compares them; the path written.
+
+    `out` is where the comparison goes; None: comparison.html in the current folder. UserError where a folder is no run,
+    or one is named twice.
+    """
+    if len(runs) == 1 and out is None:
+        return report.write_report(runs[0])
+    folders = [Path(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
+        raise UserError("a run is named twice" if runs else "no run is named", where="report", remedy="name each once")
+    path = Path(out or "comparison.html")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder '{path.parent}'", where="--out", remedy="make it first")
+    path.write_text(comparison([RunRecord(folder) for folder in folders]), encoding="utf-8")
+    return path
+
+
+def comparison(records: list[RunRecord]) -> str:
+    """The page's HTML."""
+    known = [record.path.resolve().name for record in records]
+    named = {n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)}
+    sets = [_test_set(record) for record in records]
+    places, charts = count(), _curves(named)
+    story = {
+        "title": f"{len(named)} runs compared",
+        "runs": [_facts(name, record) for name, record in named.items()],
+        "same_test": len(set(sets)) == 1 and bool(sets[0]),
+        "tables": _tables(named),
+        "charts": [(next(places), each) for each in charts],
+        "cases": list(_cases(named)),
+        "differences": _differences(named),
+        "data": {"charts": [each.data for each in charts]},
+    }
+    files = {"styles": ("page.css", "patients.css"), "scripts": ("charts.js", "patients.js")}
+    return render("compare.html.j2", story, folders=[HERE], **files)
+
+
+def _test_set(record: RunRecord) -> frozenset:
+    """What tells whether two runs were scored on the same images: the test images' files, or names."""
+    found = mapping(record.split.get("splits") or record.split).get("test") or ()
+    return frozenset((str(one.get("path")), str(one.get("key"))) for one in found if isinstance(one, dict))
+
+
+def _facts(name: str, record: RunRecord) -> dict[str, Any]:
+    """The first table's row: what was trained, how far, what came of it."""
+    total, (sentence, tone) = mapping(record.recipe.get("train")).get("steps"), headline(verdicts(record))
+    return {
+        "name": name,
+        "path": str(record.path),
+        "method": mapping(record.recipe.get("method")).get("name") or "",
+        "step": record.log.last_step or 0,
+        "total": total,
+        "seconds": record.log.seconds,
+        "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
+        "tone": tone,
+        "split": str(record.split.get("how") or ""),
+    }
+
+
+def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
+    """Direction in words -> its metrics, and a row a run with a score a metric; beneath, every run's baselines once."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, (name, record) in enumerate(named.items()):
+        for key, scores in mapping(record.metrics.get("metrics")).items():
+            table = found.setdefault(record.label(key), {"metrics": {}, "rows": [], "baselines": {}})
+            table["metrics"] |= {metric: row for metric, row in scores.items() if metric not in table["metrics"]}
+            table["rows"].append((place, name, scores))
+            for rival, rows in mapping(record.metrics.get("baselines")).items():
+                own = rows.get(key) or {}
+                others = table["baselines"].setdefault(baseline_name(rival), [])
+                values = {metric: row.get("value") for metric, row in own.items()}
+                if own and values not in [values_of for _, values_of, _ in others]:
+                    others.append((name, values, own))
+    return found
+
+
+def _curves(named: dict[str, RunRecord]) -> list[Chart]:
+    """One plot a metric and direction, or what a checkpoint was chosen by where nothing was validated."""
+    series: dict[str, dict[str, dict[float, float]]] = {}
+    for name, record in named.items():
+        for metric, directions in (record.log.validation or record.log.selection).items():
+            for key, points in directions.items():
+                title = ", ".join(filter(None, [metric_name(metric), record.label(key) if key else ""]))
+                series.setdefault(title, {})[name] = points
+    drawn = [chart(title, found, joined=True, names=list(named)) for title, found in series.items()]
+    return [each for each in drawn if each]
+
+
+def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
+    """The test images that all runs kept, each with the runs' outputs."""
+    by_run = []
+    for record in named.values():
+        found = {}
+        for key, one in kept(record.path).items():
+            for case in one["cases"]:
+                found[record.label(key), case["image"], case["input"], case["truth"]] = case
+        by_run.append(found)
+    for same in by_run[0]:
+        if not all(same in found for found in by_run):
+            continue
+        label, image, *_ = same
+        shown = [pictures(r.path, found[same]["stem"]) for r, found in zip(named.values(), by_run, strict=True)]
+        if any("output" not in each or "truth" not in each for each in shown):
+            continue
+        first = by_run[0][same]
+        outputs = {f"output-{place}": each["output"] for place, each in enumerate(shown)}
+        scores = [found[same]["scores"] for found in by_run]
+        about = {"label": label, "image": image, "scores": scores, "names": list(named)}
+        yield first | about | {"pictures": {"input": shown[0]["input"], "truth": shown[0]["truth"]} | outputs}
+
+
+def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
+    """Recipe key -> its value in every run, where they are not all alike."""
+    flat = [_flat(record.recipe) for record in named.values()]
+    keys = dict.fromkeys(key for found in flat for key in found)
+    rows = ((key, [found.get(key, "–") for found in flat]) for key in keys)
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: json.dumps(value, ensure_ascii=False)}
+    return found
