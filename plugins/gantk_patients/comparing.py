@@ -8,9 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gantk import report
 from gantk.errors import UserError
 from gantk.report.build import render
+from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.run_record import RunRecord, mapping
 from gantk.report.scores import headline, verdicts
@@ -25,7 +25,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     or one is named twice.
     """
     if len(runs) == 1 and out is None:
-        return report.write_report(runs[0])
+        return write_one(runs[0])
     folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise UserError("a run is named twice" if runs else "no run is named", where="report", remedy="name each once")
