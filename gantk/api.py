@@ -89,6 +89,8 @@ def run(
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
+    for remark in loaded.remarks:
+        say(f"note     {remark}")
     if loaded.notes:
         say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
 
@@ -402,6 +404,7 @@ def _checked(recipe, data, settings: Settings, profile: str | None, over: Settin
 
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
+    loaded = loaded if data is None else loaded.with_names_of_data()
     split = mapping(mapping(loaded.tables.get("data")).get("split"))
     if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
         split["file"] = str(Path(split["file"]).absolute())

@@ -152,7 +152,7 @@ WRONG = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace
         ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
         ("path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n", "no split .* '' in line 3"),
         ("path,domain\nx,CT\ny,MRI\nz,MRI\n", "says 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), and this recipe has T1 and T2"
-         ".*--set 'data.domains=\\[\"CT\", \"MRI\"\\]'.*--set data.source.a=CT --set data.source.b=MRI"),
+         ".*--set 'data.domains=\\[\"CT\", \"MRI\"\\]'.*--set data.source.a=\"CT\" --set data.source.b=\"MRI\""),
     ],
     ids=range(11),
 )  # fmt: skip

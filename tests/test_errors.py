@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Callable[[], Args], str]] = {
     "patch": (train("--set", "data.patch=[64, 64]"), r"data\.patch: .*--set data\.patch"),
     "neighbours": (train(*VOLUMES), r"data\.neighbours: it should be 0, because data\.dims is 3"),
     "one folder": (one_folder, "holds one domain, and data.domains names 2"),
-    "unpaired": (unpaired, "learns from registered pairs, and the source knows none among 16 images of T1 and 16"),
+    "unpaired": (unpaired, "learns from registered pairs, and the source knows none among 16 images of A and 16"),
     "no masks": (train(method=PIX2PIX, data={"mask": True}), "no image of the source has a lesion mask"),
     "lesion without masks": (train(method=PIX2PIX | {"lesion": 4.0}), r"Set data\.mask = true, or method\.lesion"),
     "ProGAN's size": (train(method=PROGAN, data=T1 | {"size": [48, 48]}), "48 x 48 cannot be grown by doubling"),

@@ -22,6 +22,8 @@ BINS = 32  # equal shares of the values of an image
 AIR = 0.1  # of an image's range: what is darker is air
 SOME = 64  # images that a domain's distribution is taken of
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
+# Which of several contrasts come first where nobody says which are meant.
+USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
 
 def words_of(name: str) -> list[str]:
@@ -67,6 +69,11 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
 def usual_contrast(name: str) -> str | None:
     """The usual contrast that a name says: `T1w` and `x_t1n` are t1; None where it says none."""
     return CONTRASTS.get(contrast_in(name, set())[0] or "")
+
+
+def exclude(one: str | None, other: str | None) -> bool:
+    """Whether no image is of two usual contrasts: none is T1 and CT, and one of MR may be T1 or T2."""
+    return bool(one and other) and one != other and ("mr" not in (one, other) or bool({"ct", "pet"} & {one, other}))
 
 
 def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,6 +46,7 @@ class Recipe:
     origin: str = "recipe"
     text: str = ""
     overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
+    remarks: list[str] = field(default_factory=list)  # what a user should know of how the recipe was changed
     notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
@@ -115,6 +117,25 @@ class Recipe:
             source["path"] = str(Path(source["path"]).absolute())
         table["source"] = (own if own.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
+        return recipe
+
+    def with_names_of_data(self) -> Recipe:
+        """A copy whose domains are called A and B where no name of the data says them, and a note of that.
+
+        Names that were set on top of the recipe's own stay, and so do those that are no usual contrasts.
+        """
+        from gantk.data.sources.folders import nameless
+
+        table = self.check().data
+        if "data.domains" in self.overridden or table.source.options.get("a"):
+            return self
+        guesses = getattr(table.source.target, "guesses", False)
+        note = nameless(Path(table.source.options["path"]), table.domains) if guesses else None
+        if note is None:
+            return self
+        recipe = copy.deepcopy(self)
+        recipe.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
+        recipe.remarks.append(f"{note}; --set 'data.domains={json.dumps(table.domains)}' keeps the recipe's names")
         return recipe
 
     def check(self) -> Model:

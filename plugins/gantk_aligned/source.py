@@ -26,7 +26,7 @@ class Aligned(FileSource):
     patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
-    found_for = (2,)
+    found_for, guesses = (2,), True
 
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:

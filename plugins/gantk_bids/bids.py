@@ -69,7 +69,7 @@ class Bids(VolumeSource):
             there = sorted({scan.suffix for scan in scans})
             allowed = there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
             what = f"'{self.root}' holds no '{text}' for {name}"
-            raise self.nothing_of(letter, what, allowed, did_you_mean(suffix, there))
+            raise self.nothing_of(letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in there})
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
             first.setdefault(scan.study, scan)

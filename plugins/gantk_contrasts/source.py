@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ class Contrasts(VolumeSource):
     any has no record. Where most folders are numbered, the others (templates, atlases) are left alone.
     """
 
+    a: str = ""  # the contrasts of the first domain as the files call them, such as T1w+FLAIR; "" = its name
+    b: str = ""  # the same for the second domain
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*; "" = there are none
     patient: str = ""  # regex whose group is the patient, searched in the folder's path; "" = its numbered part
 
@@ -37,23 +39,27 @@ class Contrasts(VolumeSource):
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or one of volumes, hold three or more contrasts known by name each."""
         images = names.images_below(path)
-        folders: dict[Path, set[str | None]] = defaultdict(set)
+        folders: dict[Path, Counter] = defaultdict(Counter)
         for image in images:
-            folders[image.parent].add(usual_contrast(io.stem_of(image)))
-        patients = {folder for folder, said in folders.items() if len(said - {None}) >= ENOUGH}
+            folders[image.parent][usual_contrast(io.stem_of(image))] += 1
+        patients = {folder for folder, said in folders.items() if len(said.keys() - {None}) >= ENOUGH}
+        patients = {f for f in patients if not any(count > 1 for name, count in folders[f].items() if name)}
         volumes = {image.parent for image in images if io.is_volume(image)}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
     def records(self) -> list[Record]:
         """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
-        wanted = tuple(dict.fromkeys(name for domain in self.domains for name in contrast_names(domain)))
+        wanted = tuple(dict.fromkeys(name for said in self.words.values() for name in contrast_names(said)))
         files = names.contrast_files(images, wanted)
-        if not files:
+        lacking = [name for name in wanted if not any(each[name] for each in files.values())]
+        if lacking:
             shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-            what = f"no folder in '{self.root}' holds a file named {' or '.join(wanted)}"
+            what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
             allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
-            raise UserError(what + f"; there are {shown}" * bool(shown), where="data.domains", allowed=allowed)
+            said = {names.contrast_said(image.relative_to(self.root)) for image in images} - {None}
+            what, remedy = what + f"; there are {shown}" * bool(shown), names.rename_or_map(said, self.domains)
+            raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
         patients = [folder for folder in files if names.numbered(folder.relative_to(self.root).parts)]
         items = []
         for folder in patients if 2 * len(patients) > len(files) else files:
@@ -84,8 +90,8 @@ class Contrasts(VolumeSource):
             "split": names.split_of(parts),
         }
         items = []
-        for letter, domain in self.names.items():
-            contrasts = {name: files[name] for name in contrast_names(domain)}
+        for letter, said in self.words.items():
+            contrasts = {name: files[name] for name in contrast_names(said)}
             if present := list(filter(None, contrasts.values())):
                 items.append(Item(letter, present[0], key, contrasts=contrasts, **known))
         return items

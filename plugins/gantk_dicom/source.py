@@ -22,7 +22,7 @@ from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast, words_of
+from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, same_contrast, usual_contrast, words_of
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' modality decides
@@ -62,6 +62,12 @@ class Series:
         capture = self.said["SOPClassUID"].startswith(CAPTURE) and self.said["Modality"] in MODALITIES.values()
         own = self.words[0].endswith(OWN) or "LOCALIZER" in self.said["ImageType"]
         return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
+
+    @property
+    def said_contrast(self) -> str | None:
+        """The first usual contrast that its description, protocol or folders say, CT and PET by modality."""
+        by_modality = {"CT": "ct", "PT": "pet"}.get(self.said["Modality"])
+        return by_modality or next(filter(None, map(contrast_of, (*self.words, *reversed(self.place)))), None)
 
     def means(self, domain: str) -> bool:
         """Whether it is of a domain: CT, MR and PET by its modality, others by the first name that says a contrast."""
@@ -126,12 +132,15 @@ class Dicom(VolumeSource):
             chosen = [one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))]
         else:
             scans = [series for series in found if not series.excluded]
-            chosen = [series for series in scans if series.means(name)] or (scans if len(self.domains) == 1 else [])
+            chosen = [series for series in scans if series.means(name)]
+            if not chosen and len(self.domains) == 1:
+                chosen = [] if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans) else scans
         if not chosen:
             some = [f"'{one.scan.name}' ({one.said['Modality']} {' '.join(one.words[:1])})" for one in found[:4]]
             there = f"; there are {', '.join(some)}" if found else ", nor any other"
             allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
-            raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed)
+            said = {one.said_contrast for one in found if not one.excluded}
+            raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said)
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:

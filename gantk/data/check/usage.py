@@ -11,18 +11,17 @@ from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
+from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
 from gantk.errors import UserError, counted
-from gantk.formats.contrasts import CONTRASTS
+from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import DataTable
 
-# Which contrasts are taken for the two domains where no recipe says so: of those that are there, the first two.
-PREFERRED = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair"}
 
 
@@ -45,6 +44,7 @@ def usage_by_recipe(path: Path, recipe: str | Path) -> Usage:
     from gantk.recipe.load import load_recipe
 
     loaded = load_recipe(recipe).with_data(path)
+    loaded = loaded.with_names_of_data()
     model = loaded.check()
     return _usage(model.data, model.method.target, loaded.origin)
 
@@ -70,7 +70,11 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = ()) -> Usage:
                 break
             continue
         if domains == ("A", "B"):
-            _name_by_folders(usage, path)
+            apart = folders_apart({x: [r.path.relative_to(path) for r in usage.records if r.domain == x] for x in "ab"})
+            if not all(name.endswith(letter.upper()) for letter, names in apart.items() for name in names):
+                what = "no name says a contrast: taken for two domains, "
+                what += " and ".join(f"{letter.upper()} ({', '.join(names)})" for letter, names in apart.items())
+                usage.problems.append(problem("domains", "note", what, (), "classes of one domain: use 'images'"))
         return usage
     raise refusal
 
@@ -83,27 +87,12 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
         said = Counter(row["domain"] for _, row in rows if row.get("domain"))
         said = said or Counter(name for name in columns if name not in TABLE_COLUMNS)
     often = [name for name, count in said.items() if 10 * count >= max(said.values())]
-    often.sort(key=lambda name: (PREFERRED.index(name) if name in PREFERRED else len(PREFERRED), name))
+    often.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
     if len(often) > 1:
         yield tuple(often[:2])
     if not path.is_file():
         yield "A", "B"
     yield (often[0],) if often and path.is_file() else ("images",)
-
-
-def _name_by_folders(usage: Usage, path: Path) -> None:
-    """Call two domains, of which no name says a contrast, as their folders are called; not where these say A and B."""
-    folders = {
-        letter: {
-            r.path.relative_to(path).parts[0] for r in usage.records if r.domain == letter and r.path.parent != path
-        }
-        for letter in usage.names
-    }
-    alone = all(len(names) == 1 and not min(names).endswith(("A", "B")) for names in folders.values())
-    if alone and folders["a"] != folders["b"]:
-        usage.names = {letter: min(names) for letter, names in folders.items()}
-        what = f"no name says a contrast: taken for two domains, '{usage.names['a']}' and '{usage.names['b']}'"
-        usage.problems.append(problem("domains", "note", what, (), "classes of one domain are for the source 'images'"))
 
 
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from gantk.data.sources.reader import Item
 from gantk.errors import UserError
-from gantk.formats.contrasts import contrast_in, one_word, same_contrast, without_gaps, words_of
+from gantk.formats.contrasts import (
+    CONTRASTS,
+    USUAL,
+    contrast_in,
+    exclude,
+    one_word,
+    same_contrast,
+    usual_contrast,
+    without_gaps,
+    words_of,
+)
 from gantk.formats.files import is_image, list_images, natural, readable, stem_of
 
-# `train`, `Testing`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
-SPLIT_WORD = re.compile(r"^(?i:training|train|testing|test|validation|valid|val)(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)")
-SPLITS = {"tr": "train", "te": "test", "va": "validation"}
+# `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
+SPLIT_WORD = re.compile(
+    r"^(?i:training|train|testing|test|validation|valid|val|imagestr|imagests|imagesva?l?)"
+    r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
+)
+SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
+LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")  # folders of masks: no domain
 
 GLOB = re.compile(r"[*?\[]")
 
@@ -83,9 +97,10 @@ def patient_of(path: str, pattern: re.Pattern) -> str:
 
 
 def split_of(parts: Sequence[str]) -> str | None:
-    """`train`, `validation` or `test` where a folder's name starts with such a word."""
-    found = next(filter(None, map(SPLIT_WORD.match, parts)), None)
-    return found and SPLITS[found[0][:2].lower()]
+    """`train`, `validation` or `test` where a folder's name starts with such a word, or ends with it: `CT_test`."""
+    ends = (words_of(part)[-1:] for part in parts)
+    found = next(filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None)
+    return found and SPLITS[found[0].lower().removeprefix("images")[:2]]
 
 
 def only_if_several(items: Sequence[Item]) -> None:
@@ -98,23 +113,23 @@ def only_if_several(items: Sequence[Item]) -> None:
 # --- domains
 
 
-def rename_or_map(said: Sequence[str], domains: Sequence[str]) -> str:
+def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
     """The two ways out where names say other contrasts than a recipe's domains: settings that rename or map them."""
-    said = list(dict.fromkeys(said))[: len(domains)]
+    said = sorted(set(said), key=lambda word: (USUAL.index(word) if word in USUAL else len(USUAL), natural(word)))
+    said = said[: len(domains)]
     if len(said) < len(domains):
         return ""
-    letters = "ab" if len(said) == 2 else "a"
-    each = " ".join(f"--set data.source.{letter}={word}" for letter, word in zip(letters, said, strict=True))
-    return f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is called: {each}"
+    each = " ".join(f'--set data.source.{letter}="{word}"' for letter, word in zip("ab", said, strict=False))
+    return f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is called, {each}"
 
 
 def domain_match(name: str, domain: str) -> int:
-    """How clearly a name means a domain: 3 is it, 2 has it as a word, 1 has a word that starts alike, 0 not at all."""
+    """How clearly a name means a domain: 3 is it, 2 has it (or a synonym) as a word, 1 starts a word alike, 0 not."""
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
     words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
     if "".join(words) == wanted:
         return 3
-    if wanted in words:
+    if any(same_contrast(word, wanted) for word in words):
         return 2
     # A single letter starts too many words.
     alike = [word for word in words if min(len(word), len(wanted)) > 1]
@@ -129,7 +144,7 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
             glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
             if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
                 words[i] = glued[2]
-            elif domain_match(word, domain) >= 2:
+            elif domain_match(word, domain) >= 2 and (len(domain) > 1 or len(word) == 1):  # not `trainA` for A
                 words[i] = ""
     return without_gaps("".join(words))
 
@@ -157,32 +172,71 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
     return {folder: files for folder, files in folders.items() if any(files.values())}
 
 
+def contrast_said(path: Path) -> str | None:
+    """The usual contrast that a relative path says, nearest to the file's name: `x/t1w/1.png` says T1."""
+    said = (contrast_in(SPLIT_WORD.sub("", part), set())[0] for part in (stem_of(path), *reversed(path.parts[:-1])))
+    word = next(filter(None, said), None)
+    return word and CONTRASTS[word].upper()
+
+
+def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]]:
+    """By letter the folders that only its relative paths have: `testA` and `trainA`, not the `png` above both."""
+    parts = {letter: {part for path in paths for part in path.parts[:-1]} for letter, paths in groups.items()}
+    both = set.intersection(*parts.values()) if len(parts) > 1 else set()
+    return {letter: sorted(own - both, key=natural) for letter, own in parts.items()}
+
+
+def expect_no_other_contrast(groups: Mapping[str, Collection[Path]], domains: Mapping[str, str]) -> None:
+    """UserError where the names of a domain's files, by letter, say another contrast than it; what all say is nothing.
+
+    Only a recipe that itself names a usual contrast is contradicted: a domain may be called anything else.
+    """
+    said = {letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()}
+    common = set.intersection(*said.values()) if len(said) > 1 else set()
+    other = {letter: words - common for letter, words in said.items()}
+    for letter, words in other.items():
+        own = usual_contrast(domains[letter])
+        fits = (word == own.upper() or (len(said) == 1 and not exclude(word.lower(), own)) for word in words if own)
+        if own and words and not any(fits):
+            apart = folders_apart(groups)
+            called = [min(words or apart[each] or [each], key=natural) for each, words in other.items()]
+            own = " and ".join(domains.values())
+            what = f"folder or file names say {' and '.join(called)}, and this recipe has {own}"
+            raise UserError(what, where="data.domains", remedy=rename_or_map(called, list(domains.values())))
+
+
 def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Item]:
     """The images below `root` (of `images`, where these are given) that belong to one of two domains, in natural order.
 
     Decided by the first that finds both: the domains' names in folder names, `A` and `B` at their ends, the domains'
-    names in file names, two folders in alphabetical order. UserError with the folders found where none does.
+    names in file names, two folders in alphabetical order. UserError with the folders found where none does, or where
+    the names say contrasts, and others than the domains.
     """
     images = list_images(root, recursive=True) if images is None else images
     if not images:
         raise UserError(f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that has some")
     parts_of = {image: image.parent.relative_to(root).parts for image in images}
     folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+    names = dict(zip("ab", domains, strict=True))
     said = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    said = said or _clearest(folders, _ending)
-    letters = {} if said else _by_file_name(images, domains)
-    said = said or ({} if letters else _two_groups(folders))
-    if not said and not letters:
-        names = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
+    known: dict[Path, Said] = {image: said[parts] for image, parts in parts_of.items() if parts in said}
+    known = known or {image: (letter, None) for image, letter in _by_file_name(images, domains).items()}
+    if not known:
+        said = _clearest(folders, _ending) or _two_groups(folders, domains)
+        known = {image: said[parts] for image, parts in parts_of.items() if parts in said}
+        groups = {letter: [i.relative_to(root) for i, (own, _) in known.items() if own == letter] for letter in "ab"}
+        expect_no_other_contrast(groups, names)
+    if not known:
+        every = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
+        shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
+        remedy = rename_or_map([word for word, _ in every.most_common(2)], domains)
         raise UserError(
-            f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {names}",
+            f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {shown}",
             where="data.source.path",
             allowed="trainA and trainB, folders or files named after the domains, or two folders",
-            remedy="set data.domains to names that the folders have, or data.source.a and data.source.b",
+            remedy=remedy or "set data.domains to names that the folders have, or data.source.a and data.source.b",
         )
-    known = {image: said[parts] for image, parts in parts_of.items() if parts in said}
-    known |= {image: (letter, None) for image, letter in letters.items()}
-    return items_in(root, known, dict(zip("ab", domains, strict=True)))
+    return items_in(root, known, names)
 
 
 def items_in(root: Path, images: Mapping[Path, Said], domains: Mapping[str, str]) -> list[Item]:
@@ -233,11 +287,14 @@ def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path
     return letters if len(set(letters.values())) == 2 else {}
 
 
-def _two_groups(folders: Sequence[Parts]) -> dict[Parts, Said]:
-    """Two folders that say nothing, first a, then b; split folders and what all have in common aside."""
+def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Said]:
+    """Two folders that say nothing, first a, then b, or one that says its domain; split folders, folders of masks and
+    what all have in common aside."""
+    folders = [parts for parts in folders if not any(map(LABELS.fullmatch, parts))]
     kept = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
-    for depth in range(min(map(len, kept.values()))):
+    for depth in range(min(map(len, kept.values()), default=0)):
         names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
+        names.sort(key=lambda name: domain_match(name, domains[1]) - domain_match(name, domains[0]))
         if len(names) > 2:
             return {}
         if len(names) == 2:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import discover, images_below, images_of, items_in, numbered, patient_of
+from gantk.data.sources.file_names import (
+    GLOB,
+    contrast_said,
+    discover,
+    domain_match,
+    expect_no_other_contrast,
+    folders_apart,
+    images_below,
+    images_of,
+    items_in,
+    numbered,
+    patient_of,
+)
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs
 from gantk.data.sources.reader import Item, is_volume
@@ -26,14 +39,14 @@ class Folders(VolumeSource):
     Volumes (NIfTI) give their axial planes where the networks are 2-D.
     """
 
-    a: str = ""  # folder or glob of the first domain, within `path` if that is given; "" = found by names
+    a: str = ""  # folder or glob of the first domain, within `path` if that is given, or a word of names; "" = its name
     b: str = ""  # the same for the second domain
     pairs: str = ""  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
     patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
-    rank, found_for = 1, (2,)
+    rank, found_for, guesses = 1, (2,), True
 
     def __post_init__(self):
         if len(self.domains) != 2:
@@ -48,22 +61,28 @@ class Folders(VolumeSource):
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below `path`."""
         images = images_below(path)
-        for domains in (("T1", "T2"), ("CT", "MR")):
+        said = Counter(filter(None, (contrast_said(image.relative_to(path)) for image in images))).most_common(2)
+        others = [] if all(map(io.is_volume, images)) else [tuple(word for word, _ in said), ("A", "B")]
+        for domains in (("T1", "T2"), ("CT", "MR"), *others):
             with suppress(UserError):
-                if _are_domains(discover(path, domains, images)):
+                if len(domains) == 2 and _are_domains(discover(path, domains, images)):
                     return {"path": str(path)}
         return None
 
     def records(self) -> list[Record]:
         """One record for every picture or plane; UserError for folders that are missing, empty or hold one image."""
-        if self.a:
-            items, masks = self._asked_for()
-        else:
-            images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
-            items = discover(self.root, self.domains, images)
+        items, masks = self._items()
         find_masks(items, masks, self.root, self.mask, self.domains)
         find_pairs(items, self.root, self.pairs)
         return self.records_of(named(items, self))
+
+    def _items(self) -> tuple[list[Item], list[Path]]:
+        """The images of both domains, and the masks: by the folders or globs that the options name, else by names."""
+        places = [self.root / self.asked[letter] for letter in "ab"]
+        if self.a and all(place.is_dir() or GLOB.search(str(place)) for place in places):
+            return self._asked_for()
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        return discover(self.root, tuple(self.words.values()), images), masks
 
     def _asked_for(self) -> tuple[list[Item], list[Path]]:
         """The images of the folders or globs that the options name, and the masks among all files there."""
@@ -89,9 +108,10 @@ class Images(VolumeSource):
     patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+    a: str = ""  # keep the images whose names say this contrast or word; "" = all, or those of the domain's name
     only: str = ""  # keep the images of this class, by its folder's name; "" = all
 
-    rank = 3
+    rank, guesses = 3, True
 
     def __post_init__(self):
         if len(self.domains) != 1:
@@ -107,7 +127,7 @@ class Images(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
         classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
@@ -122,6 +142,23 @@ class Images(VolumeSource):
             what, remedy = f"no image is of the class '{self.only}'", did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
+
+    def _shown(self, image: Path) -> Path:
+        """Its path from the root on, whose own name may say the contrast too."""
+        return Path(self.root.resolve().name) / image.relative_to(self.root)
+
+    def _images(self) -> tuple[list[Path], list[Path]]:
+        """The images of the domain, all unless names say that some are of it, and the masks."""
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        word = self.a or self.domains[0]
+        own = [i for i in images if any(domain_match(x, word) > 1 for x in (*self._shown(i).parts[:-1], io.stem_of(i)))]
+        if self.a and not own:
+            raise self.nothing_of(
+                "image", f"no name in '{self.root}' says '{self.a}'", "a word of file or folder names"
+            )
+        if not own:
+            expect_no_other_contrast({"image": [self._shown(image) for image in images]}, {"image": self.domains[0]})
+        return own or images, masks
 
 
 def named(items: list[Item], source: FileSource) -> list[Item]:
@@ -151,6 +188,29 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
 def of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
     """Images below a folder as those of a recipe's only domain."""
     return items_in(root, dict.fromkeys(images, ("image", None)), {"image": ""})
+
+
+def nameless(path: Path, domains: Sequence[str]) -> str | None:
+    """A note that no name below a path says which images are of a recipe's domains, and that they are called A and B.
+
+    None where some name says one or another contrast, and where the domains are no usual contrasts.
+    """
+    images = images_below(path)
+    names = {part for image in images for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))}
+    names |= {path.resolve().name} if len(domains) == 1 else set()
+    if not any(map(usual_contrast, domains)) or any(domain_match(x, name) > 1 for x in names for name in domains):
+        return None
+    groups = {"a": images}
+    with suppress(UserError):
+        items = discover(path, ("A", "B"), images) if len(domains) == 2 else []
+        groups = {x: [item.source for item in items if item.letter == x] for x in "ab"} if items else groups
+    groups = {letter: [image.relative_to(path) for image in own] for letter, own in groups.items()}
+    said = [{contrast_said(image) for image in own} - {None} for own in groups.values()]
+    if any(own - set.intersection(*said) for own in said) or (len(said) == 1 and said[0]):
+        return None
+    apart = folders_apart(groups) if len(groups) > 1 else dict.fromkeys("ab"[: len(domains)])
+    called = [f"{letter.upper()} ({', '.join(own)})" if own else letter.upper() for letter, own in apart.items()]
+    return f"no name in '{path}' says {' or '.join(domains)}: called {' and '.join(called)}"
 
 
 def _are_domains(items: Sequence[Item]) -> bool:

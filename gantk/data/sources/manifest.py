@@ -49,7 +49,6 @@ class Manifest(VolumeSource):
         super().__post_init__()
         self.folder = self.root if self.table else self.root.parent
         self.called = "the table" if self.table else f"'{self.root}'"
-        self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
         self.wrong: dict[str, list[tuple[str, int]]] = defaultdict(list)  # mistake -> cells and their lines
 
     @classmethod

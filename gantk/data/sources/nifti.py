@@ -14,7 +14,7 @@ from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, words_of
+from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, usual_contrast, words_of
 
 
 @dataclass(kw_only=True)
@@ -91,10 +91,12 @@ class Nifti(VolumeSource):
 
     def _of_domain(self, letter: str, said: dict[Path, str | None], words: dict[str, str]) -> list[Path]:
         """The images of a domain: those that its option means, else those that say its contrast."""
+        usual = usual_contrast(self.names[letter])
         text, folder = self.asked[letter], self.root / self.asked[letter]
         if not text:
             chosen = names.of_contrast(said, words[letter], {*words.values()} - {words[letter]})
-            chosen = list(said) if not chosen and len(words) == 1 else chosen
+            others = any(exclude(CONTRASTS.get(word or ""), usual) for word in said.values())
+            chosen = list(said) if not chosen and len(words) == 1 and not others else chosen
         elif names.GLOB.search(text) or folder.is_dir():
             pattern = folder if "/" in text or folder.is_dir() else self.root / "**" / text
             matched = set(names.images_of(pattern, f"data.source.{letter}")[1])
@@ -108,7 +110,8 @@ class Nifti(VolumeSource):
             there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"
             what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
             allowed = "words of the files' names, or a glob below path"
-            raise self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed)
+            contrasts = {CONTRASTS.get(word or "") for word in said.values()}
+            raise self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed, contrasts)
         return chosen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Literal
 
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.file_names import regex_option, relative_to
+from gantk.data.sources.file_names import regex_option, relative_to, rename_or_map
 from gantk.data.sources.reader import Item, Reader, is_volume
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -37,6 +37,7 @@ class FileSource:
 
     rank = 0  # of all that accept a path the lowest is taken; above 0: by names that may mean something else too
     found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
+    guesses = False  # whether it takes images for a recipe's domains of which no name says so
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
     # Options of most sources, where one has none of its own.
     planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
@@ -54,15 +55,17 @@ class FileSource:
         self.root, self.pattern = Path(self.path), regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked = {"a": self.a, "b": self.b, "image": self.a}
+        self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
         self.reader = Reader(self.dims, self.channels)
 
     def key_of(self, path: Path) -> str:
         """What a file is called: relative to the root, where it lies below it."""
         return relative_to(path, self.root).as_posix()
 
-    def nothing_of(self, letter: str, what: str, allowed: object, remedy: str = "") -> UserError:
-        """That a domain has no files, and which option would say which they are."""
+    def nothing_of(self, letter: str, what: str, allowed: object, said: Collection[str | None] = ()) -> UserError:
+        """That a domain has no files, and which option would say which they are, where names say these contrasts."""
         option = "a" if letter == "image" else letter
+        remedy = rename_or_map([word.upper() for word in said if word], self.domains)
         return UserError(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
 
     def in_both(self, name: object) -> UserError:
@@ -178,7 +181,8 @@ def nothing_fits(path: Path) -> str:
     if not path.exists():
         return f"'{path}' does not exist"
     if path.is_file():
-        return f"'{path}' is a file; data come in folders, or in a CSV that lists them"
+        return f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that lists them"
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in path.rglob("*") if file.is_file())
     held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
+    held += "; unpack the archives first" * bool(kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
     return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
