@@ -370,11 +370,20 @@ def export(
     return write(Path(run), format, Path(out), to, tolerance, say)
 
 
-def check(path: str | Path, *, recipe: str | Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained."""
+def check(
+    path: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    set: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained.
+
+    `set`: `data.KEY=value` settings over the recipe, or over the table that is guessed where none is given.
+    """
     from gantk.data.check import check as look
 
-    return look(Path(path), recipe=recipe, progress=progress)
+    return look(Path(path), recipe=recipe, set=set, progress=progress)
 
 
 @contextmanager

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, UserError, did_you_mean
-from gantk.plugin.loader import attach_commands, load
-from gantk.plugin.registry import KINDS
-from gantk.terminal import console, progress_bar, say
+from gantk.lookup import COMMANDS
+from gantk.plugin.loader import attach_commands
+from gantk.terminal import complain, console, progress_bar, say, table
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -32,7 +32,7 @@ class Commands(click.Group):
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
             if not isinstance(error, Elsewhere):
-                _complain(f"{label}  {escape(str(error))}")
+                complain(f"{label}  {escape(str(error))}")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -66,21 +66,30 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
 
 
 def _json(words: str):
-    """The option --json FILE, whose folder has to be there before anything is computed."""
+    """The option --json FILE, whose folder has to be there before anything is computed; `-` is standard output."""
 
     def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
         if file and not Path(file).absolute().parent.is_dir():
             raise UserError(f"there is no folder '{Path(file).parent}'", where="--json", remedy="make it first")
         return file
 
+    words = f"{words}; - is standard output, on which there is nothing else then."
     return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
 
 
 def _write_json(file: str | None, found: Any) -> None:
     from gantk.files import write_file
 
-    if file:
-        write_file(Path(file), (json.dumps(found, indent=1) + "\n").encode())
+    text = json.dumps(found, indent=1) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+    elif file:
+        write_file(Path(file), text.encode())
+
+
+def _say(json_file: str | None) -> Callable[[str], None]:
+    """Where a command's lines go: standard error where standard output is for the JSON."""
+    return functools.partial(say, stderr=True) if json_file == "-" else say
 
 
 # ---- trained models
@@ -121,7 +130,7 @@ def _try(recipe: str, json_file: str | None, **options) -> None:
     """Print what a training would take; exit code 1 where it does not fit."""
     found = api.predict(recipe, **options)
     for line in found.lines():
-        say(line)
+        _say(json_file)(line)
     _write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
 
@@ -201,7 +210,7 @@ def sample(run, no_post, **options) -> None:
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
-@_json("Write the result as JSON too.")
+@_json("Write the result as JSON too")
 @_device
 def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
@@ -209,9 +218,10 @@ def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
         raise click.UsageError("give a RUN, or both --pred and --truth")
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
-        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=say)
+        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=_say(json_file))
     else:
-        result = api.compare(pred, truth, **({"metrics": names} if names else {}), device=device, say=say)
+        given = {"metrics": names} if names else {}
+        result = api.compare(pred, truth, **given, device=device, say=_say(json_file))
     _write_json(json_file, result)
 
 
@@ -226,8 +236,9 @@ def data() -> None:
 @data.command()
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
-@_json("Write the findings as JSON too; - is the terminal.")
-def check(path, recipe, json_file) -> None:
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=...")
+@_json("Write the findings as JSON too")
+def check(path, recipe, settings, json_file) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.
 
     PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same patient or the same pixels
@@ -235,10 +246,8 @@ def check(path, recipe, json_file) -> None:
     other domain's. Exit code 1 where something would spoil a training.
     """
     with progress_bar() as progress:
-        result = api.check(path, recipe=recipe, progress=progress)
-    if json_file == "-":
-        click.echo(json.dumps(result, indent=1))
-    else:
+        result = api.check(path, recipe=recipe, set=settings, progress=progress)
+    if json_file != "-":
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
         colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -248,92 +257,12 @@ def check(path, recipe, json_file) -> None:
             for problem in result["problems"]
             if problem["severity"] == severity
         ]
-        console().print(_table((), rows) if rows else "[green]nothing is wrong[/]")
-        _write_json(json_file, result)
+        console().print(table((), rows) if rows else "[green]nothing is wrong[/]")
+    _write_json(json_file, result)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
 
 
-# ---- what there is
-
-
-@cli.command("list")
-@click.argument("kind", required=False)
-def list_(kind) -> None:
-    """Everything that a recipe can name, or one KIND of it."""
-    registry = load().registry
-    kinds = [_kind(kind)] if kind else KINDS
-    rows = [(each, entry.name, entry.owner) for each in kinds for entry in registry.of_kind(each)]
-    console().print(_table(("kind", "name", "from"), rows))
-    for name, problem in registry.broken.items():
-        _complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
-
-
-@cli.command()
-@click.argument("kind")
-@click.argument("name")
-def show(kind, name) -> None:
-    """What the part NAME of KIND is, with its options."""
-    import inspect
-
-    from gantk.plugin.spec import options_help
-
-    entry = load().registry.get(_kind(kind), name)
-    target, out = entry.load(), console()
-    out.print(f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}\n")
-    out.print(escape(inspect.getdoc(target) or "no description") + "\n")
-    rows = [map(escape, row) for row in options_help(target)]
-    out.print(_table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
-
-
-@cli.command()
-def plugins() -> None:
-    """The plugins found, and why any of them did not load."""
-    rows = []
-    for plugin in load().plugins:
-        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
-        rows.append((plugin.name, plugin.distribution, plugin.version, state))
-    console().print(_table(("plugin", "distribution", "version", "state"), rows))
-    for (kind, name), owners in load().registry.contested.items():
-        console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
-
-
-@cli.group(invoke_without_command=True)
-@click.pass_context
-def recipes(ctx) -> None:
-    """The recipes that `gantk run` knows by name."""
-    if ctx.invoked_subcommand:
-        return
-    import tomllib
-
-    from gantk.recipe.load import all_recipes
-
-    rows = []
-    for name, (path, owner) in sorted(all_recipes().items()):
-        try:
-            summary = tomllib.loads(path.read_text("utf-8")).get("summary", "")
-        except (OSError, ValueError) as error:
-            summary = f"not readable: {error}"
-        rows.append((name, escape(str(summary)), owner))
-    console().print(_table(("recipe", "summary", "from"), rows))
-
-
-@recipes.command("copy")
-@click.argument("name")
-@click.argument("target", required=False)
-def copy_recipe(name, target) -> None:
-    """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
-    from gantk.files import write_file
-    from gantk.recipe.load import find_recipe
-
-    path, _ = find_recipe(name)
-    target = Path(target or path.name)
-    target = target / path.name if target.is_dir() else target
-    if target.exists():
-        raise UserError(f"'{target}' exists already", remedy="name another target")
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
-    write_file(target, path.read_bytes())
-    say(f"copied   {target}")
+# ---- something of one's own
 
 
 @cli.group()
@@ -357,7 +286,7 @@ def new_plugin(name, folder) -> None:
 @click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@_json("Write what the trial found as JSON too.")
+@_json("Write what the trial found as JSON too")
 @_device
 def doctor(recipe, settings, profile, json_file, device) -> None:
     """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
@@ -370,29 +299,12 @@ def doctor(recipe, settings, profile, json_file, device) -> None:
 
     found = list(findings())
     states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
-    console().print(_table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
+    console().print(table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
     sys.exit(1 if any(problem for _, _, problem in found) else 0)
 
 
-def _complain(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
-
-
-def _table(headers: tuple[str, ...], rows) -> Table:
-    """Rows of markup under their headers (none: no header line); long cells are folded, not cut."""
-    table = Table(box=None, pad_edge=False, show_header=bool(headers))
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _kind(kind: str) -> str:
-    """`generators` means `generator`; an unknown kind is an error of the registry's."""
-    single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
-    load().registry.of_kind(single)
-    return single
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 
 def console() -> Console:
@@ -16,11 +18,31 @@ def console() -> Console:
     return out
 
 
-def say(line: str) -> None:
-    """A line of the API's: its first word is a label, red where it is a warning."""
+def say(line: str, stderr: bool = False) -> None:
+    """A line of the API's: its first word is a label, red where it is a warning. A terminal breaks it between words."""
     label, _, rest = line.partition("  ")
     style = "bold red" if label == "warning" else "dim"
-    Console(highlight=False, soft_wrap=True).print(f"[{style}]{escape(label)}[/]  {escape(rest)}")
+    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    rest = rest.strip()
+    if out.is_terminal and len(label) < 9:
+        rest = textwrap.fill(rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False)
+        rest = rest.replace("\n", "\n" + 9 * " ")
+    out.print(f"[{style}]{escape(label)}[/]{max(2, 9 - len(label)) * ' '}{escape(rest)}")
+
+
+def complain(text: str) -> None:
+    """A line of markup on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
+def table(headers: tuple[str, ...], rows) -> Table:
+    """Rows of markup under their headers (none: no header line); long cells are folded, not cut."""
+    made = Table(box=None, pad_edge=False, show_header=bool(headers))
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def duration(seconds: float) -> str:

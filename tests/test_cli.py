@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
+import tomllib
 from types import SimpleNamespace
 
 import click
@@ -14,6 +16,10 @@ from gantk import api
 from gantk.cli import cli
 from gantk.errors import GantkError
 from gantk.plugin.loader import registry
+from gantk.plugin.spec import options_help
+from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
+from gantk.recipe.reference import first_sentence
+from gantk.recipe.tables import TABLES
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):
@@ -72,11 +78,13 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, 
 
 
 def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choices(gantk):
-    rows = {tuple(line.split()) for line in gantk("list").out.splitlines()}
-    assert {(entry.kind, entry.name, entry.owner) for entry in registry().entries.values()} <= rows
+    rows = {tuple(line.rstrip().split(maxsplit=3)) for line in gantk("list").out.splitlines()}
+    sentences = {e: first_sentence(inspect.getdoc(e.load())) for e in registry().entries.values()}
+    assert {(e.kind, e.name, e.owner, says) for e, says in sentences.items()} <= rows  # read without an import
     assert gantk("list", "losses").out == gantk("list", "loss").out  # a plural that no trailing s explains
     shown = {part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")}
     assert re.search(r'^norm +"instance" \| "batch"', shown["generator unet"], re.M)
+    assert gantk("show", "generators").out == gantk("list", "generator").out
     for line in ("generator +generator ", "augment +list of augment ", r"cycle_b +float \| none "):
         assert re.search(f"^{line}", shown["method dualgan"], re.M), line
 
@@ -90,3 +98,43 @@ def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkey
     assert re.search(r"^a_broken_one .*out of \[order\]", gantk("plugins").out, re.M)
     outcome = gantk("doctor")
     assert outcome.code == 1 and "out of [order]" in outcome.out
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_key_of_a_recipes_tables_is_shown_with_type_default_and_meaning(gantk, name):
+    where, table = TABLES[name]
+    lines = gantk("show", where or name).out.splitlines()
+    for key, _, _, meaning in options_help(table):
+        assert meaning, f"{name}.{key} has no comment"
+        (line,) = [line for line in lines if line.split()[:1] == [key]]
+        assert line.rstrip().endswith(meaning) and len(line.split()) > 2
+    assert len(table.model_fields) == len(options_help(table))
+
+
+def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk):
+    for name in sorted(all_recipes()):
+        recipe = load_recipe(name)
+        shown = gantk("show", "recipe", name).out
+        assert resolved(Recipe(tomllib.loads(shown)).check()) == resolved(recipe.check()), name
+        for profile in recipe.tables.get("profile", {}):
+            assert f"--profile {profile}" in shown.splitlines()[0]
+            changed = gantk("show", "recipe", name, "--profile", profile).out
+            assert resolved(Recipe(tomllib.loads(changed)).check()) == resolved(recipe.override([], profile).check())
+    shown = gantk("show", "recipe", "dualgan_t1t2").out
+    assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)  # the recipe's own words
+    assert re.search(r"^keep = 3 +# how many checkpoints stay$", shown, re.M)  # a default, in the table's
+    assert re.search(r"^# microbatch = +# images per forward; None: the batch", shown, re.M)
+
+
+def test_json_to_standard_output_leaves_nothing_else_there(gantk, tiny_run, tiny_file, pictures, tmp_path):
+    for name in ("a", "b"):
+        pictures(tmp_path / name, 3)
+    for command in (
+        ["eval", tiny_run, "--device", "cpu"],
+        ["eval", "--pred", tmp_path / "a", "--truth", tmp_path / "b", "--device", "cpu"],
+        ["data", "check", tmp_path / "a", "--set", "data.source.patient=(s.*)"],
+        ["doctor", "--recipe", tiny_file, "--device", "cpu"],
+    ):
+        assert json.loads(gantk(*command, "--json", "-").out)
+    wrong = gantk("data", "check", tmp_path / "a", "--set", "data.sorce.patient=x")
+    assert wrong.code == 2 and "there is no key 'sorce'" in wrong.err

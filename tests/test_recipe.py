@@ -219,11 +219,20 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
 @pytest.mark.parametrize(
     ("setting", "words"),
     [(setting, "is not key=value") for setting in ("=3", "train..steps=3", "")]
-    + [(f"data.size={value}", "is not a TOML value") for value in ("[1,", "", "$fp32")],
+    + [(f"data.size={value}", r"data\.size: input should be a list, not ") for value in ("[1,", "", "$fp32")]
+    + [("data.domains=[CT, MR]", "not .*CT, MR.* no TOML: texts inside have quotes")]
+    + [("train.batch=(2)", r"train\.batch: input should be a valid integer, not .\(2\)")],
 )
 def test_a_setting_that_is_none_is_refused(recipe, setting, words):
     with pytest.raises(UserError, match=words):
-        recipe.override([setting])
+        recipe.override([setting]).check()
+
+
+@pytest.mark.parametrize("value", [r"(\d\d)\d+", "[a-z]+", "12", "true", "2024-01-01", "a{2}", "", "[1]", "'q'", "#x"])
+def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
+    settings = ["data.source=images", f"data.source.patient={value}", "data.source.path=2024", 'data.domains=["MR"]']
+    source = recipe.override(settings).check().data.source.options
+    assert (source["patient"], source["path"]) == (value.strip("'"), "2024")
 
 
 @pytest.mark.parametrize(

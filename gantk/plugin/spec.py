@@ -242,7 +242,8 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 
 def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, type, default or ... where there is none) of each option."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    own = target.__init__ if inspect.isclass(target) and not _is_table(target) else target
+    hints = get_type_hints(own, include_extras=True)
     groups = _groups(target)
     for name, parameter in inspect.signature(target).parameters.items():
         if name in groups:
@@ -268,7 +269,8 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     for group in _groups(target).values():
         comments |= _comments(group)
     for name, hint, default in _options(target):
-        shown = "required" if default is ... else json.dumps(default, default=str)
+        shown = "required" if default is ... else "none" if default is None else json.dumps(default, default=str)
+        shown = "" if _is_table(hint) else shown
         rows.append((name, _type_in_words(hint), shown, comments.get(name, "")))
     return rows
 
@@ -276,7 +278,7 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
     """The trailing comment of each parameter's line in the signature; of a dataclass those of its fields."""
     comments: dict[str, str] = {}
-    own = target.__init__ if inspect.isclass(target) else target
+    own = target.__init__ if inspect.isclass(target) and not _is_table(target) else target
     for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
         try:
             lines = inspect.getsource(source).splitlines()
@@ -287,17 +289,27 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
     return comments
 
 
+def _is_table(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Table)
+
+
 def _type_in_words(hint: Any) -> str:
     """What may be written: choices by their values, parts by their kind."""
     inner, origin = get_args(hint), get_origin(hint)
+    if _is_table(hint):
+        return "table"
     if kind := _kind_of(getattr(hint, "__metadata__", ())):
         return kind
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
     if origin in (Union, UnionType):
         return " | ".join(map(_type_in_words, inner))
-    if origin is list:
+    if origin is list or (origin is tuple and inner[1:] == (...,)):
         return f"list of {_type_in_words(inner[0])}"
+    if origin is tuple:
+        return f"[{', '.join(map(_type_in_words, inner))}]"
+    if origin is dict:
+        return "table" if inner[1] is Any else f"table of {_type_in_words(inner[1])}"
     if hint is type(None):
         return "none"
     return str(hint) if inner else getattr(hint, "__name__", str(hint))

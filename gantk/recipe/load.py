@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import create_model
+
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import check, options_model, plain
-from gantk.recipe.tables import FORMAT, FastTable, Model
+from gantk.plugin.spec import Table, check, options_model, plain
+from gantk.recipe.tables import FORMAT, DataTable, FastTable, Model
 
 # Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
@@ -47,6 +49,7 @@ class Recipe:
     text: str = ""
     overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
     remarks: list[str] = field(default_factory=list)  # what a user should know of how the recipe was changed
+    texts: dict[str, str] = field(default_factory=dict)  # dotted key -> its value as the command line had it
     notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
@@ -61,7 +64,7 @@ class Recipe:
                 what, remedy = f"there is no profile '{profile}'", did_you_mean(profile, known)
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
             over = known[profile]
-            for path in _leaves(over):
+            for path in leaves(over):
                 recipe.overridden[".".join(path)] = place(self.text, self.origin, ("profile", profile, *path))
             recipe._rename(over, ("profile", profile))
             _drop_other_length(tables, over.get("train"))
@@ -70,6 +73,8 @@ class Recipe:
             key, value = recipe._renamed(key, value)
             if key is None:
                 continue
+            if not isinstance(settings, Mapping):
+                recipe.texts[key] = setting.partition("=")[2].strip()
             if key in ("train.steps", "train.epochs") and value is not None:
                 _drop_other_length(tables, {key[6:]: value})
             recipe.overridden[_put(tables, key, value, setting)] = f"--set {setting}"
@@ -94,7 +99,7 @@ class Recipe:
             new, value = self._renamed(old, tables[first][last])
             if new != old:
                 del tables[first][last]
-            if new not in (None, old) and tuple(new.split(".")) not in _leaves(tables):  # else what was said anew holds
+            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):  # else what was said anew holds
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
@@ -146,15 +151,33 @@ class Recipe:
         if isinstance(newest, int) and newest > FORMAT:
             what = f"this recipe has format {newest}, and this gantk reads up to {FORMAT}"
             raise UserError(what, where=self._place(("format",)), remedy="upgrade gantk: pip install --upgrade gantk")
-        try:
-            model = check(Model, tables, "the recipe")
-        except UserError as error:
-            raise at_its_key(error, self._place) from None
+        model = self._bound(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
             what = f"train.steps and train.epochs: {'neither' if model.train.steps is None else 'both'} given"
             remedy = "give one of the two, for example train.steps = 2400"
             raise UserError(what, where=self._place(("train",)), remedy=remedy)
         return model
+
+    def data_table(self) -> DataTable:
+        """The [data] table of a recipe that has no other, checked."""
+        return self._bound(create_model("DataAlone", __base__=Table, data=(DataTable, ...)), self.tables).data
+
+    def _bound(self, model: type, tables: dict[str, Any]) -> Any:
+        """The tables as that model; what `--set` said without quotes is a text where the key takes one."""
+        texts = dict(self.texts)
+        while True:
+            try:
+                return check(model, tables, "the recipe")
+            except UserError as error:
+                key = ".".join(map(str, error.path))
+                said = texts.pop(key, None)
+                if said is not None and "valid string" in error.what:
+                    _put(tables, key, said, said)
+                    continue
+                if said is not None and said[:1] in ("[", "{") and said == _at(tables, error.path):
+                    hint = "That is no TOML: texts inside have quotes and brackets close, as in [\"T1\", \"T2\"]"
+                    error.remedy = ". ".join(filter(None, [error.remedy, hint]))
+                raise at_its_key(error, self._place) from None
 
     def _place(self, path: tuple) -> str:
         """`file:line` of a key, or the command-line option that set it."""
@@ -257,18 +280,23 @@ def place(text: str, origin: str, path: tuple) -> str:
 
 def find_line(text: str, path: tuple) -> int | None:
     """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key found on the way."""
+    best, best_depth, keys = None, 0, tuple(map(str, path))
+    for here, number, _ in key_lines(text):
+        if keys[: len(here)] == here and len(here) > best_depth:
+            best, best_depth = number, len(here)
+    return best
+
+
+def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
+    """The keys that lead to it, the number and the text of each line that begins a table or a value."""
     table: tuple[str, ...] = ()
-    best, best_depth = None, 0
-    keys = tuple(map(str, path))
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
         pair = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
         if header:
             table = _split(header[1])
-        here = table if header else table + _split(pair[1]) if pair else None
-        if here and keys[: len(here)] == here and len(here) > best_depth:
-            best, best_depth = number, len(here)
-    return best
+        if header or pair:
+            yield table if header else table + _split(pair[1]), number, line
 
 
 def _split(key: str) -> tuple[str, ...]:
@@ -279,18 +307,16 @@ def _split(key: str) -> tuple[str, ...]:
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`, the value in TOML or a bare word; UserError where it is neither."""
+    """The key and the value of `key=value`: the value in TOML, or as it stands where it is none."""
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
         raise UserError(f"'{setting}' is not key=value", where="--set", remedy="for example --set train.steps=200")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        if re.fullmatch(r"[\w./\\ ~:@#+\-]+", value):
-            return key, value  # a bare word or path: the quotes are the shell's
-        what, remedy = f"'{value}' is not a TOML value", "quote it for the shell"
-        raise UserError(what, where=f"--set {setting}", remedy=remedy) from None
+        found = value  # a bare word, a path, a pattern: the quotes are the shell's
+    return key, found if isinstance(found, (str, bool, int, float, list, dict)) else value  # a folder named like a day
 
 
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
@@ -326,6 +352,12 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
     return made or key
 
 
+def _at(tables: Any, path: tuple) -> Any:
+    for key in path:
+        tables = mapping(tables).get(key)
+    return tables
+
+
 def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
     """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -351,11 +383,11 @@ def _has_option(method: Any, new: str, old: str) -> bool:
     return new.split(".")[1] in options and old.split(".")[1] not in options
 
 
-def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every value that is not a table."""
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
+            yield from leaves(value, (*path, key))
         else:
             yield (*path, key)
 

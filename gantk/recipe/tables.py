@@ -27,7 +27,7 @@ class SplitTable(Table):
 
     test: float = Field(0.2, ge=0, lt=1)  # part of the subjects (or slices) that training never sees
     validation: float = Field(0.1, ge=0, lt=1)  # part that is scored while training
-    by: Literal["auto", "patient", "block", "image"] = "auto"
+    by: Literal["auto", "patient", "block", "image"] = "auto"  # what stays together
     blocks: int = Field(2, ge=1)  # by block: how many runs of neighbouring slices are held out per set
     gap: int = Field(2, ge=0)  # by block: slices dropped from training on each side of a held-out run
     seed: int = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
@@ -39,9 +39,9 @@ class SplitTable(Table):
 class DataTable(Table):
     """Where images come from and what the networks see of them."""
 
-    source: Source = "phantom"
+    source: Source = "phantom"  # who finds the images: `gantk list source`; --data chooses the one that fits
     domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
-    dims: Literal[2, 3] = 2
+    dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
     size: tuple[int, ...] = (96, 96)  # what the networks see, in pixels or voxels
     fit: Literal["pad", "stretch", "crop"] = "pad"  # how a native image is brought to `size`; crop keeps its resolution
     plane: Literal["axial", "coronal", "sagittal"] = "axial"  # which slices of a volume 2-D networks see
@@ -51,14 +51,14 @@ class DataTable(Table):
     labels: bool = False  # hand each image's class to the method
     mask: bool = False  # hand lesion masks to the method
     missing: Literal["refuse", "mask"] = "refuse"  # a contrast that a patient lacks; mask: train to do without
-    intensity: Intensity = "percentile"
+    intensity: Intensity = "percentile"  # how native values become the networks': `gantk list intensity`
     augment: list[Augment] = []  # applied to every training image, on the device
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
     same_patient: bool = False  # unpaired methods: a patient may give images of both domains; False: that is a leak
     memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
     workers: int = Field(2, ge=0)  # threads that read ahead of the training
-    split: SplitTable = SplitTable()
+    split: SplitTable = SplitTable()  # what is held out: `gantk show split`
 
     @field_validator("domains")
     @classmethod
@@ -114,19 +114,17 @@ class TrainTable(Table):
     epochs: float | None = Field(None, gt=0)  # an epoch shows the larger domain once
     batch: int = Field(1, ge=1)  # images of each domain per step and rank
     microbatch: int | None = Field(None, ge=1)  # images per forward; None: the batch. Smaller saves memory, costs time
-    optimizer: OptimizerPart = "adam"
-    optimizers: dict[
-        str, OptimizerPart
-    ] = {}  # per phase, where it differs: { discriminators = { name = "adam", lr = 1e-4 } }
-    schedule: SchedulePart = "linear"
+    optimizer: OptimizerPart = "adam"  # the update rule, with its learning rate: `gantk show optimizer adam`
+    optimizers: dict[str, OptimizerPart] = {}  # by phase, where it differs: { discriminators = { name = "adam" } }
+    schedule: SchedulePart = "linear"  # the learning rate over the training: `gantk list schedule`
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
     fast: FastTable = FastTable()  # true, false, or a table of the parts to turn off: { kernels = false }
     recompute: bool = False  # compute activations twice: saves memory (CPU: with fast.keep_memory = false), costs time
     ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
-    seed: int = 0
-    log_every: int = Field(20, ge=1)
-    sample_every: int = Field(200, ge=1)  # sample pictures and validation scores
-    save_every: int = Field(400, ge=1)
+    seed: int = 0  # weights, order and augmentation; the split has its own
+    log_every: int = Field(20, ge=1)  # steps between lines of losses and speed
+    sample_every: int = Field(200, ge=1)  # steps between sample pictures with validation scores
+    save_every: int = Field(400, ge=1)  # steps between checkpoints, each judged without the truth: see best.json
     keep: int = Field(3, ge=1)  # how many checkpoints stay
     patience: int = Field(0, ge=0)  # stop after so many saves without a better score in best.json; 0 = never
 
@@ -162,14 +160,25 @@ class TranslateTable(Table):
 class Model(Table):
     """A whole recipe, checked; parts are bound, defaults filled in."""
 
-    format: int = FORMAT
-    summary: str = ""
+    format: int = FORMAT  # the version of this form
+    summary: str = ""  # one line for `gantk recipes`
     paper: dict[str, Any] = {}  # where the settings come from, and the figures published with them
-    method: MethodPart
+    method: MethodPart  # what is trained, with its networks and losses: `gantk list method`
     # made when a recipe is checked, not when this module is imported: defaults are parts, and parts import torch
-    data: DataTable = Field(default_factory=DataTable)
-    train: TrainTable = Field(default_factory=TrainTable)
-    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
-    translate: TranslateTable = Field(default_factory=TranslateTable)
+    data: DataTable = Field(default_factory=DataTable)  # `gantk show data`
+    train: TrainTable = Field(default_factory=TrainTable)  # `gantk show train`
+    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)  # `gantk show evaluate`
+    translate: TranslateTable = Field(default_factory=TranslateTable)  # `gantk show translate`
     track: list[TrackerPart] = []  # who follows the training beside the report: tensorboard, wandb, mlflow
     post: list[PostPart] = []  # [[post]]: what happens to every image that the networks made, in this order
+
+
+TABLES = {  # by the name under which `gantk show` knows them: where in a recipe they stand, and what they may say
+    "recipe": ("", Model),
+    "data": ("data", DataTable),
+    "split": ("data.split", SplitTable),
+    "train": ("train", TrainTable),
+    "fast": ("train.fast", FastTable),
+    "evaluate": ("evaluate", EvaluateTable),
+    "translate": ("translate", TranslateTable),
+}

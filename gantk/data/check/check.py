@@ -24,6 +24,7 @@ def check(
     path: str | Path,
     *,
     recipe: str | Path | None = None,  # check the images as this recipe would use them; None: as well as can be guessed
+    set: Iterable[str] = (),  # `data.KEY=value` settings over either
     progress: Callable[[float, str], None] = lambda share, what: (
         None
     ),  # told what share is done, and what is being done
@@ -37,7 +38,7 @@ def check(
     """
     path, usage, tell = Path(path), None, progress or (lambda share, what: None)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        usage = usage_by_guess(path) if recipe is None else usage_by_recipe(path, recipe)
+        usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
         named = {r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r) for r in usage.records}
         scans = [io.Scan(place, files, r.scan_key or r.key) for files, (place, r) in named.items()]
     else:
@@ -55,11 +56,13 @@ def check(
     try:
         if path.is_file() and usage is None:
             raise UserError("no training could use one file alone")
-        usage = usage or (usage_by_guess(path, items) if recipe is None else usage_by_recipe(path, recipe))
+        usage = usage or (usage_by_guess(path, items, set) if recipe is None else usage_by_recipe(path, recipe, set))
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
     except UserError as error:
+        if (error.where or "").startswith("--set"):
+            raise
         # Too little to train on is no mistake where nobody said that it should be trained on.
         little = recipe is None and error.what.startswith(("no ", "only one image"))
         what = f"no training could use this: {error.what}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gantk.data.split.leakage import check_leakage
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
+from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
 
 TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair"}
@@ -39,11 +40,11 @@ class Usage:
     how: str = ""  # how the split was made, in words
 
 
-def usage_by_recipe(path: Path, recipe: str | Path) -> Usage:
+def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
     """How a recipe would use the images below a path."""
     from gantk.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe).with_data(path)
+    loaded = load_recipe(recipe).with_data(path).override(set)
     loaded = loaded.with_names_of_data()
     model = loaded.check()
     return _usage(model.data, model.method.target, loaded.origin)
@@ -54,7 +55,7 @@ def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
     return Usage(table, method, names, records_of(table, method), recipe)
 
 
-def usage_by_guess(path: Path, items: Sequence[Inspected] = ()) -> Usage:
+def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[str] = ()) -> Usage:
     """How they would be used by domains that names or headers say, else as two groups, else as images of one domain."""
     refusal = None
     for domains in _guesses(path, items):
@@ -62,7 +63,8 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = ()) -> Usage:
             source = source_for(path, len(domains))
             if len(domains) == 2 and source["name"] == "images":
                 continue
-            table = DataTable(source=bind_or_raise("source", source), domains=domains)
+            table = Recipe({"data": {"source": source, "domains": list(domains)}}).override(set).data_table()
+            domains = table.domains
             usage = _usage(table, type("AnyMethod", (), {"paired": False, "reads": domain_letters(domains)}))
         except UserError as error:
             refusal = refusal or error

@@ -1,0 +1,84 @@
+"""Looking things up: the keys of a recipe's tables, what a part is in one sentence, a recipe with every default."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gantk.plugin.registry import Entry
+from gantk.plugin.spec import Part, Table, options_help, plain
+from gantk.recipe.load import Recipe, key_lines, leaves
+
+
+def summary(entry: Entry) -> str:
+    """The first sentence of a part's docstring, read from its source where it is named by text: torch stays away."""
+    if not isinstance(entry.target, str):
+        return first_sentence(inspect.getdoc(entry.target) or "")
+    module, _, attribute = entry.target.partition(":")
+    try:
+        node: Any = _source(module)
+        for name in attribute.split("."):
+            node = next(each for each in node.body if getattr(each, "name", None) == name)
+        found = ast.get_docstring(node)
+    except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
+        found = None  # `gantk show` says what is wrong with it
+    return first_sentence(found or "")
+
+
+@functools.cache
+def _source(module: str) -> ast.Module:
+    return ast.parse(Path(importlib.util.find_spec(module).origin).read_text("utf-8"))
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring's first paragraph, on one line."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return re.split(r"(?<=[^.][^.][^.]\.)\s+(?=[A-Z(`])", paragraph, maxsplit=1)[0]
+
+
+def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
+    """A recipe as lines of TOML with every key, the meaning of each, and whether the recipe itself says that key.
+
+    Its own comments stand where it has some. A key without a value is a comment. UserError where it has a mistake.
+    """
+    notes = {}
+    for path, _, line in key_lines(recipe.text):
+        if found := re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line):
+            notes[path] = found[1]
+    return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
+
+
+def _lines(table: Part | Table, path: tuple, notes: Mapping, said: set) -> Iterator[tuple[str, str, bool]]:
+    part = isinstance(table, Part)
+    values = {"name": table.name} | table.options if part else dict(table)
+    means = {name: comment for name, _, _, comment in options_help(table.target if part else type(table))}
+    for key, value in sorted(values.items(), key=lambda pair: isinstance(pair[1], (Part, Table))):  # tables last
+        here, note = (*path, key), notes.get((*path, key)) or means.get(key, "")
+        own = any(each[: len(here)] == here for each in said)
+        if isinstance(value, (Part, Table)):
+            yield "", "", False
+            yield f"[{'.'.join(here)}]", note, own
+            yield from _lines(value, here, notes, said)
+        else:
+            yield f"# {key} =" if value is None else f"{key} = {toml(plain(value))}", note, own
+
+
+def toml(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(key)} = {toml(each)}" for key, each in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
