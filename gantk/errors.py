@@ -38,6 +38,9 @@ class UserError(GantkError):
         text = f"{text}  ({self.where})" if self.where else text
         return text.encode("utf-8", "replace").decode()  # file names may be no UTF-8
 
+    def _render_traceback_(self) -> list[str]:
+        return [f"error: {self}"]  # what a notebook shows
+
     @property
     def error(self) -> UserError:
         """The error itself: what a `Problem` of 0.1 held."""

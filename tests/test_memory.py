@@ -6,16 +6,20 @@ import copy
 import io
 import pydoc
 import shutil
+import sys
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tiny import PATCHGAN, TINY, UNET, draw_pictures, small_run
 
 import gantk as toolkit
 from gantk.errors import UserError
 from gantk.formats import files
+from gantk.training.live import LiveView
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 RNG = np.random.default_rng(0)
@@ -223,3 +227,16 @@ def test_help_says_what_a_part_is_called_with_and_returns(name):
     pydoc.Helper(output=page).help(getattr(toolkit, name))
     said = page.getvalue()
     assert "called with" in said.lower() and "return" in said and f"gantk.{name}" in said
+
+
+def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypatch):
+    shown, console = [], Console(file=io.StringIO(), force_jupyter=True)
+    handle = SimpleNamespace(update=lambda page, raw: shown.append(page["text/plain"]))
+    display = SimpleNamespace(display=lambda page, display_id: handle)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    with LiveView(3, console=console) as view:
+        for step in (1, 2, 3):
+            view.update(step, losses={"generators/l1": 1.0})
+        view.update(3, validation={"a_to_b": {"psnr": 20.0}})
+    assert len(shown) == 3 and console.file.getvalue().count("\n") == 1 and "psnr" in console.file.getvalue()
+    assert UserError("wrong")._render_traceback_() == ["error: wrong."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,8 @@ class LiveView:
     `total_steps` is the length of the whole training, `console` where to write (None: stdout), `clock` a source of
     seconds; `shown` False is for ranks that do not print; `doing` says what of a step is being computed. `busy` is what
     is done between two steps, None where nothing is. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is set,
-    it writes plain lines without a control character, one a minute at least while steps are taken.
+    it writes plain lines without a control character, one a minute at least while steps are taken. In a notebook the
+    lines that tell losses alone take each other's place.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LiveView:
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self.busy, self._doing, self._speed = None, doing, ""
         self._begun = self._printed = clock()
+        self._passing = None  # the line of a notebook that changes
         self._pace: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
         columns = BarColumn(None), _Words(self)
         self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=2, expand=True)
@@ -67,7 +70,7 @@ class LiveView:
         self._bar.update(self._task, completed=step)
         if self.plain and now - self._printed >= PACE:
             self._printed = now
-            self.print("  ".join([*self._place(), *filter(None, [self._left()])]))
+            self.print("  ".join([*self._place(), *filter(None, [self._left()])]), passing=True)
 
     def update(
         self,
@@ -94,12 +97,17 @@ class LiveView:
             for metric, value in scores.items():
                 metrics.setdefault(metric, []).append(f"{direction} {value:.3g}")
         parts += [f"{phase}: {' '.join(values)}" for phase, values in phases.items()]
-        self.print("  ".join(parts + [f"{metric} {' '.join(values)}" for metric, values in metrics.items()]))
+        parts += [f"{metric} {' '.join(values)}" for metric, values in metrics.items()]
+        self.print("  ".join(parts), passing=not metrics)
 
-    def print(self, *lines: str, style: str = "") -> None:
-        """Lines that stay, above the bar; nothing in them is read as markup."""
+    def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
+        """Lines that stay, above the bar, or in a notebook as long as they are `passing`; no markup is read in them."""
         for line in lines if self.shown else ():
-            if self.plain:
+            if passing and self.console.is_jupyter:
+                if self._passing is None:  # no import: where there is a notebook, IPython is loaded
+                    self._passing = sys.modules["IPython"].display.display("", display_id=True)
+                self._passing.update({"text/plain": line}, raw=True)
+            elif self.plain:
                 print(line, file=self.console.file, flush=True)
             else:
                 self.console.print(Text(line, style=style))
