@@ -240,16 +240,20 @@ def compare(
     truth: str | Path,
     *,
     metrics: Iterable[str] = ("psnr", "ssim", "mae"),
+    match: bool = False,
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score a folder (or file) of images against another, matched by file name; no model is needed."""
+    """Score a folder (or file) of images against another, matched by file name; no model is needed.
+
+    With `match` the predictions are brought onto the truth's scale first, by one line for all.
+    """
     from gantk.machine.runtime import start
-    from gantk.metrics.compare_folders import compare_folders
+    from gantk.metrics.compare_folders import compare_folders, scale_line
     from gantk.metrics.verdict import summary_lines
 
-    result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device)
-    for line in summary_lines(result):
+    result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match)
+    for line in filter(None, [*summary_lines(result), scale_line(result["scale"])]):
         say(line)
     return result
 

@@ -208,20 +208,23 @@ def sample(run, no_post, **options) -> None:
 @click.argument("run", required=False)
 @click.option("--pred", metavar="DIR", help="Score these images ...")
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
+@click.option("--match", is_flag=True, help="Bring the predictions onto the truth's scale first, by one line for all.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
 @_json("Write the result as JSON too")
 @_device
-def evaluate(run, pred, truth, metrics, uncertainty, json_file, device) -> None:
+def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
+    if run and match:
+        raise click.UsageError("--match is for --pred and --truth")
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
         result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=_say(json_file))
     else:
         given = {"metrics": names} if names else {}
-        result = api.compare(pred, truth, **given, device=device, say=_say(json_file))
+        result = api.compare(pred, truth, **given, match=match, device=device, say=_say(json_file))
     _write_json(json_file, result)
 
 

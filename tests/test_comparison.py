@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -78,3 +79,33 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path, volumes, metric, 
     spoil(tmp_path / side / "case-2.nii.gz", volumes[2][0])
     with pytest.raises(UserError, match=words):
         rows_of(tmp_path, metric)
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "another"), [(1, 0, False), (0.9, 10, False), (1 / 255, 0, True), (2, 99, True)]
+)
+def test_predictions_on_another_scale_are_told_and_matched_where_asked(tmp_path, gantk, slope, offset, another):
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        truth = volume(tmp_path / "truth" / f"{number}.nii.gz", 100 * rng.gamma(2, 1, (12, 13, 14)))
+        volume(tmp_path / "pred" / f"{number}.nii.gz", slope * (truth + rng.normal(0, 5, truth.shape)) + offset)
+    folders = ["--pred", tmp_path / "pred", "--truth", tmp_path / "truth", "--metrics", "mae"]
+    said = gantk("eval", *folders)
+    assert said.code == 0 and ("another scale? --match takes truth = " in said.out) is another
+    matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert "matched  all predictions by one line: truth = " in matched.out and result["scale"]["matched"]
+    row = result["metrics"]["pred_to_truth"]["mae"]
+    assert row["value"] == pytest.approx(4, rel=0.1) and row["definition"].endswith("matched-linearly")
+    assert result["scale"]["slope"] * slope == pytest.approx(1, rel=0.02)
+
+
+def test_matching_does_not_flatter_what_is_no_image_of_the_truth(tmp_path):
+    rng = np.random.default_rng(0)
+    for side in ("pred", "truth"):
+        volume(tmp_path / side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
+    plain, fitted = (
+        compare_folders(tmp_path / "pred", tmp_path / "truth", ["rmse"], match=each) for each in (False, True)
+    )
+    values = [each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, fitted)]
+    assert values[1] == pytest.approx(values[0], rel=0.1) and not plain["scale"]["another"]

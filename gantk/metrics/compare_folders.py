@@ -16,10 +16,18 @@ from gantk.metrics.sets import ImageGroup, set_rows
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"
+SAMPLES = 100_000  # pixels of a pair that a line is fitted to
+SLOPES = 0.4, 2.5  # beyond these the truth is on another scale ...
+SEEN, LEFT = 0.05, 0.5  # ... and where the error is more than this share of its range, and a line leaves less than half
 
 
-def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu") -> dict[str, Any]:
+def compare_folders(
+    predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu", match: bool = False
+) -> dict[str, Any]:
     """Scores of files against files; the data range is the file type's, or the set's for floats.
+
+    `scale` of the result is the line that brings the predictions of pairs onto the truth's scale, and whether they are
+    on `another`; with `match` they are brought there before they are scored.
 
     Metrics of pairs take files of the same name, on the same grid; those of sets, such as kid, take each folder as a
     whole, whatever the names, and then the truth stands for training images too. UserError, before anything is scored,
@@ -28,9 +36,25 @@ def compare_folders(predicted: Path, truth: Path, metrics: list[str], device: An
     parts = [bind_or_raise("metric", name) for name in metrics]
     of_sets = [part for part in parts if getattr(part.target, "sets", False)]
     of_pairs = [part for part in parts if part not in of_sets]
-    rows = _pair_rows(matched(predicted, truth), of_pairs, device) if of_pairs else {}
-    rows |= _set_rows(_files(predicted), _files(truth), of_sets, device) if of_sets else {}
-    return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
+    pairs = _alike(matched(predicted, truth)) if of_pairs or match else []
+    scale = _line(pairs) | {"matched": match} if pairs else {}
+    line = (scale["slope"], scale["offset"]) if match else (1.0, 0.0)
+    rows = _pair_rows(pairs, of_pairs, device, line) if of_pairs else {}
+    rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line) if of_sets else {}
+    for row in rows.values() if match else ():
+        row["definition"] += "/predictions-matched-linearly"
+    return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}, "scale": scale}
+
+
+def scale_line(scale: dict[str, Any]) -> str:
+    """What a result's `scale` comes to, in a line for a person; "" where there is nothing to say."""
+    if not (scale.get("matched") or scale.get("another")):
+        return ""
+    fit = f"truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g}"
+    if scale["matched"]:
+        return f"matched  all predictions by one line: {fit}"
+    ends = [f"{low:.4g} to {high:.4g}" for low, high in (scale["predictions"], scale["truth"])]
+    return f"warning  predictions run from {ends[0]}, the truth from {ends[1]}: another scale? --match takes {fit}"
 
 
 def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
@@ -57,35 +81,72 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     return [(scan, named[1][name]) for name, scan in named[0].items()]
 
 
-def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any) -> dict[str, Any]:
+def _alike(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
+    """The pairs; UserError where a prediction is on another grid than its truth."""
     for made, real in pairs:
         if differs := difference(made, real):  # told from headers alone
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
             raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
+    return pairs
+
+
+def _both(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
+    """The pixels of a prediction and of its truth; UserError where they have not the same channels."""
+    made, real = (read(scan).pixels for scan in pair)
+    if made.shape != real.shape:
+        shapes = f"{list(made.shape)} against {list(real.shape)} (channels first)"
+        what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
+        raise UserError(what, where=WHERE, remedy="bring both to the same channels first")
+    return [made, real]
+
+
+def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
+    """The line that brings predictions onto the truth's scale, the ranges of both, and whether it is `another`.
+
+    Its slope is the ratio of their spreads (reduced major axis) without pixels far off the line: unlike a regression it
+    does not shrink a poor prediction to the mean, which would flatter it.
+    """
+    both = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _both(pair)]) for pair in pairs]
+    x, y = np.concatenate(both, axis=1).astype(np.float64)
+    slope, offset, kept = 1.0, 0.0, slice(None)
+    for _ in range(10):
+        if x[kept].std() > 0 < y[kept].std():
+            slope = float(y[kept].std() / x[kept].std())
+            offset = float(y[kept].mean() - slope * x[kept].mean())
+        off = np.abs(slope * x + offset - y)
+        kept = off <= 4.5 * np.median(off) + 0.01 * np.ptp(y)
+    before, after = (np.sqrt(np.mean((a * x + b - y) ** 2)) for a, b in ((1, 0), (slope, offset)))
+    another = not SLOPES[0] <= slope <= SLOPES[1] or (before > SEEN * np.ptp(y) and after < LEFT * before)
+    ends = {name: [float(each.min()), float(each.max())] for name, each in (("predictions", x), ("truth", y))}
+    return {"slope": slope, "offset": offset, **ends, "another": bool(another)}
+
+
+def _pair_rows(
+    pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple[float, float]
+) -> dict[str, Any]:
     black, data_range = _scale([truth for _, truth in pairs])
     scorers, found = {}, []  # scorers by dimensions
     for pair in pairs:
-        made, real = (torch.tensor(read(scan).pixels)[None] for scan in pair)
-        if made.shape != real.shape:
-            shapes = f"{list(made.shape[1:])} against {list(real.shape[1:])} (channels first)"
-            what = f"'{pair[0].path}' is no image like its truth '{pair[1].path}': {shapes}"
-            raise UserError(what, where=WHERE, remedy="bring both to the same channels first")
+        made, real = (torch.tensor(pixels)[None] for pixels in _both(pair))
         dims = real.ndim - 2
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        found.append(scorers[dims](made, References(real, [_whose(pair[1])])))
+        found.append(scorers[dims](made * line[0] + line[1], References(real, [_whose(pair[1])])))
     return next(iter(scorers.values())).rows(joined(found))
 
 
-def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any) -> dict[str, Any]:
+def _set_rows(
+    predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple[float, float]
+) -> dict[str, Any]:
     black, data_range = _scale(truth)
     folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
     shapes = sorted({image.shape for images in folders for image in images})
     if len(shapes) > 1:
         found = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
-    stacked = (torch.from_numpy(np.stack(images)).to(device) - black for images in folders)
+    made, real = (torch.from_numpy(np.stack(images)).to(device) for images in folders)
+    stacked = made * line[0] + line[1] - black, real - black
     names = [list(map(_whose, files)) for files in (predicted, truth)]
     fake, real = map(ImageGroup, stacked, names)
     metrics = [part(data_range, real.images.ndim - 2) for part in parts]
