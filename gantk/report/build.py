@@ -8,6 +8,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -61,16 +62,22 @@ def render(
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
 ) -> str:
     """The page's HTML: all of `story` is escaped, and a script other than the page's own is refused by its policy."""
-    loader = FileSystemLoader([*folders, HERE])
-    templates = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters |= {name: getattr(words, name) for name in FILTERS}
-    templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
-    style, script = ("\n".join(loader.get_source(templates, n)[0] for n in names) for names in (styles, scripts))
+    templates = _templates(*folders, HERE)
+    read = lambda name: templates.loader.get_source(templates, name)[0]  # noqa: E731
+    style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = templates.get_template(template)
     return page.render(**story, style=Markup(style), script=Markup(script), digest=digest)
+
+
+@cache
+def _templates(*folders: Path) -> Environment:
+    """The templates of these folders; kept, since compiling one takes longer than filling it."""
+    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=FileSystemLoader(folders), autoescape=True, **options)
+    templates.filters |= {name: getattr(words, name) for name in FILTERS}
+    templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
+    return templates
 
 
 def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
-REPORTING = 0.02  # of the wall clock that renewing report.html may take
+REPORTING = 0.03  # of the wall clock that renewing report.html may take
 SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
@@ -218,13 +218,12 @@ class Training:
 
     def _renew_report(self, view: LiveView) -> None:
         """report.html as the run stands, which reloads itself; left for later where that would cost much time."""
-        began = time.perf_counter()
-        since = began - self._reported
-        if since < self._report_cost / REPORTING:
+        if (since := time.perf_counter() - self._reported) < self._report_cost / REPORTING:
             return
         view.busy = "renewing report.html"
         from gantk.report import write_report  # not before the first step
 
+        began = time.perf_counter()
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # a page that cannot be drawn is no reason to lose a training
