@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gantk.data.preparation import Record
+from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
@@ -113,7 +114,11 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     if not own.scan_key or len(places) < SLICES or table.plane != "axial" or own.path is None:
         return [], ()
     apart = float(np.median(np.diff([records[i].position or 0.0 for i in places])))
-    scan = read(own.path)
+    try:
+        scan = read(own.path)
+        scan = scan if len(scan.spacing) == 3 else read(own.path.parent)  # one file of a DICOM series
+    except UserError:  # a folder of several series
+        return [], ()
     depth, *plane = table.spacing or scan.spacing
     native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
     shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
