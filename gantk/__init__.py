@@ -15,7 +15,8 @@ import sys
 import warnings
 
 _PUBLIC = {
-    "gantk.api": ["run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export", "check"],
+    "gantk.api": ["run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export"],
+    "gantk_check.check": ["check"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_patients.comparing": ["write_report"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
@@ -58,6 +59,7 @@ MOVED = {
     "gantk.adaptive": "gantk.training.adaptive",
     "gantk.checkpoint": "gantk.runs.checkpoint",
     "gantk.cycle": "gantk.training.two_way",
+    "gantk.data.check": "gantk_check",
     "gantk.data.contrasts": "gantk_contrasts.source",
     "gantk.data.fit": "gantk.data.resample",
     "gantk.data.image": "gantk.formats.image",

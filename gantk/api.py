@@ -374,22 +374,6 @@ def export(
     return write(Path(run), format, Path(out), to, tolerance, say)
 
 
-def check(
-    path: str | Path,
-    *,
-    recipe: str | Path | None = None,
-    set: Iterable[str] = (),
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """What the images in a folder, a DICOM tree or a CSV are, and what is wrong with them; nothing is trained.
-
-    `set`: `data.KEY=value` settings over the recipe, or over the table that is guessed where none is given.
-    """
-    from gantk.data.check import check as look
-
-    return look(Path(path), recipe=recipe, set=set, progress=progress)
-
-
 @contextmanager
 def _kept(data, recipe, settings: Settings, profile: str | None, out, say: Say) -> Iterator[tuple[Recipe, Path]]:
     """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.errors import Elsewhere, GantkError, Interrupted, UserError, did_you_mean
+from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean
 from gantk.lookup import COMMANDS
 from gantk.plugin.loader import attach_commands
-from gantk.terminal import complain, console, progress_bar, say, table
+from gantk.terminal import complain, console, json_option, progress_bar, say, table, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -65,28 +63,6 @@ def cli() -> None:
 _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 
 
-def _json(words: str):
-    """The option --json FILE, whose folder has to be there before anything is computed; `-` is standard output."""
-
-    def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
-        if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"there is no folder '{Path(file).parent}'", where="--json", remedy="make it first")
-        return file
-
-    words = f"{words}; - is standard output, on which there is nothing else then."
-    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
-
-
-def _write_json(file: str | None, found: Any) -> None:
-    from gantk.files import write_file
-
-    text = json.dumps(found, indent=1) + "\n"
-    if file == "-":
-        sys.stdout.write(text)
-    elif file:
-        write_file(Path(file), text.encode())
-
-
 def _say(json_file: str | None) -> Callable[[str], None]:
     """Where a command's lines go: standard error where standard output is for the JSON."""
     return functools.partial(say, stderr=True) if json_file == "-" else say
@@ -131,7 +107,7 @@ def _try(recipe: str, json_file: str | None, **options) -> None:
     found = api.predict(recipe, **options)
     for line in found.lines():
         _say(json_file)(line)
-    _write_json(json_file, asdict(found))
+    write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
 
 
@@ -211,7 +187,7 @@ def sample(run, no_post, **options) -> None:
 @click.option("--match", is_flag=True, help="Bring the predictions onto the truth's scale first, by one line for all.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
-@_json("Write the result as JSON too")
+@json_option("Write the result as JSON too")
 @_device
 def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
@@ -225,7 +201,7 @@ def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -
     else:
         given = {"metrics": names} if names else {}
         result = api.compare(pred, truth, **given, match=match, device=device, say=_say(json_file))
-    _write_json(json_file, result)
+    write_json(json_file, result)
 
 
 # ---- images
@@ -234,35 +210,6 @@ def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -
 @cli.group()
 def data() -> None:
     """Look at images before they are trained on, or get public ones."""
-
-
-@data.command()
-@click.argument("path")
-@click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=...")
-@_json("Write the findings as JSON too")
-def check(path, recipe, settings, json_file) -> None:
-    """Say what the images in PATH are and what is wrong with them; nothing is trained.
-
-    PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same patient or the same pixels
-    on both sides of a split, near copies, mixed planes, sizes and spacings, empty images, and images that look like the
-    other domain's. Exit code 1 where something would spoil a training.
-    """
-    with progress_bar() as progress:
-        result = api.check(path, recipe=recipe, set=settings, progress=progress)
-    if json_file != "-":
-        for name, value in result["summary"].items():
-            console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
-        colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
-        rows = [
-            (f"[{colour}]{severity}[/]", escape(problem["what"]), escape(problem["remedy"] or ""))
-            for severity, colour in colours.items()
-            for problem in result["problems"]
-            if problem["severity"] == severity
-        ]
-        console().print(table((), rows) if rows else "[green]nothing is wrong[/]")
-    _write_json(json_file, result)
-    sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
 
 
 # ---- something of one's own
@@ -289,7 +236,7 @@ def new_plugin(name, folder) -> None:
 @click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@_json("Write what the trial found as JSON too")
+@json_option("Write what the trial found as JSON too")
 @_device
 def doctor(recipe, settings, profile, json_file, device) -> None:
     """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""

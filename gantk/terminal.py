@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from gantk.errors import UserError
 
 
 def console() -> Console:
@@ -65,3 +72,26 @@ def progress_bar():
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda share, what: bar.update(task, completed=share, description=escape(what))
+
+
+def json_option(words: str):
+    """The option --json FILE of a command; its folder has to be there from the start; `-` is standard output."""
+
+    def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
+        if file and not Path(file).absolute().parent.is_dir():
+            raise UserError(f"there is no folder '{Path(file).parent}'", where="--json", remedy="make it first")
+        return file
+
+    words = f"{words}; - is standard output, on which there is nothing else then."
+    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
+
+
+def write_json(file: str | None, found: Any) -> None:
+    """Write `found` as JSON to a file, to standard output for "-", nowhere for None."""
+    from gantk.files import write_file
+
+    text = json.dumps(found, indent=1) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+    elif file:
+        write_file(Path(file), text.encode())

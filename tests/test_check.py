@@ -10,11 +10,11 @@ import pytest
 import tomli_w
 from PIL import Image as Picture
 
-from gantk.data.check import check
-from gantk.data.check.findings import wrong_contrast
-from gantk.data.check.inspect import Inspected
 from gantk.errors import UserError
 from gantk.formats.files import Scan
+from gantk_check.check import check
+from gantk_check.findings import wrong_contrast
+from gantk_check.inspect import Inspected
 from gantk_phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}

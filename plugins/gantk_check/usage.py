@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantk.data.check.findings import Problem, problem
-from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
@@ -22,6 +20,8 @@ from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
+from gantk_check.findings import Problem, problem
+from gantk_check.inspect import Inspected
 
 TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair"}
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.check.inspect import Inspected
 from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
 from gantk.errors import counted
 from gantk.formats.contrasts import CONTRASTS, one_word
+from gantk_check.inspect import Inspected
 
 ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
 FEW = 0.25  # share of the images up to which those that differ from the others are called odd

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gantk.data.check import findings
-from gantk.data.check.findings import Problem, listed, problem
-from gantk.data.check.inspect import Inspected, inspect
-from gantk.data.check.usage import Usage, assign, split_up, usage_by_guess, usage_by_recipe
 from gantk.errors import UserError, counted
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
+from gantk_check import findings
+from gantk_check.findings import Problem, listed, problem
+from gantk_check.inspect import Inspected, inspect
+from gantk_check.usage import Usage, assign, split_up, usage_by_guess, usage_by_recipe
 
 FORMAT = 1  # of the result; raised when something in it changes its meaning
 SEVERITIES = ("error", "warning", "note")
@@ -25,13 +25,11 @@ def check(
     *,
     recipe: str | Path | None = None,  # check the images as this recipe would use them; None: as well as can be guessed
     set: Iterable[str] = (),  # `data.KEY=value` settings over either
-    progress: Callable[[float, str], None] = lambda share, what: (
-        None
-    ),  # told what share is done, and what is being done
+    progress: Callable[[float, str], None] | None = None,  # told what share is done, and what is being done
 ) -> dict[str, Any]:
     """What the images of a folder, a DICOM tree, a CSV or one file are, and what is wrong with them, as JSON.
 
-    `files` has the facts of every image (see `gantk.data.check.inspect.inspect`) with its domain, patient and split;
+    `files` has the facts of every image (see `gantk_check.inspect.inspect`) with its domain, patient and split;
     `problems` are sorted by severity: an error would spoil a training, a warning may, a note is good to know. Nothing
     is written. One image is in memory at a time. No such path, or no image below it: UserError; broken files are
     problems.
