@@ -220,16 +220,23 @@ def new() -> None:
     """Start something of your own."""
 
 
-@new.command("plugin")
-@click.argument("name")
-@click.option("--folder", default=".", metavar="DIR", help="Where to put it. Default: here.")
-def new_plugin(name, folder) -> None:
-    """Write a small package NAME with a method, a recipe and a contract test, all green as written."""
-    from gantk.plugin import scaffold
+def _new(kind: str, part: str) -> click.Command:
+    """The command `gantk new KIND NAME`."""
 
-    path = scaffold.new_plugin(name, Path(folder))
-    say(f"written  {path}")
-    say(f"next     pip install -e {path} && pytest {path}")
+    def write(name, folder) -> None:
+        from gantk.plugin import scaffold
+
+        path = scaffold.new_plugin(name, Path(folder), part)
+        say(f"written  {path}")
+        say(f"next     pip install -e {path} && pytest {path}")
+
+    place = click.Option(["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here.")
+    words = f"Write a small package NAME with a {part}, its contract test and what else it needs, green as written."
+    return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
+
+
+for _part in ("plugin", "method", "generator", "discriminator", "loss", "metric", "source", "format"):
+    new.add_command(_new(_part, "method" if _part == "plugin" else _part))
 
 
 @cli.command()

@@ -109,6 +109,80 @@ def test_every_variant_can_be_recorded(name, number, monkeypatch):
     type("Variant", (MethodContract,), body)().test_a_recorded_step_is_the_step(monkeypatch)
 
 
+BROKEN = """
+import torch
+from torch import nn
+from gantk import hookimpl
+from gantk.nets.blocks import Network
+
+@hookimpl
+def gantk_register(add):
+    for name in ("Unsaid", "Mixing", "Halving", "Half", "Hidden"):
+        add.generator(name.lower(), f"gantk_wrong:{name}")
+    add.discriminator("squashed", "gantk_wrong:Squashed")
+    add.loss("halved", "gantk_wrong:Halved")
+
+class Unsaid(nn.Module):
+    def __init__(self, inputs, outputs, dims):
+        super().__init__()
+        self.layer = {2: nn.Conv2d, 3: nn.Conv3d}[dims](inputs, outputs, 3, padding=1)
+    def forward(self, x):
+        return self.layer(x)
+
+class Mixing(Unsaid):
+    batch_independent = True
+    def forward(self, x):
+        return self.layer(x) - x.mean()
+
+class Halving(Mixing):
+    def forward(self, x):
+        small = self.layer(x[..., ::2]).repeat_interleave(2, -1)
+        return small + x.mean(1, keepdim=True)
+
+class Half(Mixing):
+    def forward(self, x):
+        return torch.lerp(x, self.layer(x), 0.5)
+
+class Hidden(Mixing):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.offset = torch.rand(())
+    def forward(self, x):
+        return self.layer(x) + self.offset
+
+class Squashed(Unsaid):
+    def __init__(self, inputs, dims):
+        super().__init__(inputs, 1, dims)
+    def forward(self, x):
+        return self.layer(x).sigmoid()
+
+class Halved:
+    def __call__(self, output, target):
+        return (output - target.to(output.dtype)).abs().mean()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "promise", "words"),
+    [
+        ("generator", "unsaid", "an_image_influences_another", "Unsaid does not say.*    batch_independent = True"),
+        ("generator", "mixing", "an_image_influences_another", "an image changes Mixing's.*norm..instance"),
+        ("generator", "halving", "sizes_that_are_let_pass", "Halving cannot take images of 7.*def check_size.*size"),
+        ("generator", "half", "bf16_autocast", r"in bfloat16.*x\.float\(\)"),
+        ("generator", "hidden", "its_state_dict", "register_buffer"),
+        ("discriminator", "squashed", "logits_are_not", "leave out the sigmoid"),
+        ("loss", "halved", "value_is_one_finite", r"loss is torch.bfloat16.*output\.float\(\)"),
+    ],
+)
+def test_a_contract_says_what_is_missing_and_the_lines_to_add(kind, name, promise, words, add_plugin):
+    add_plugin("gantk-wrong", "gantk_wrong", BROKEN)
+    base = {"generator": GeneratorContract, "discriminator": DiscriminatorContract, "loss": LossContract}[kind]
+    contract = type("Broken", (base,), {kind: name})()
+    (check,) = [getattr(contract, each) for each in dir(base) if each.startswith(f"test_{promise}")]
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=f"(?is){words}"):
+        check(2)
+
+
 for contract in [
     *contracts("method", MethodContract, METHODS),
     *contracts("generator", GeneratorContract, GENERATORS),

@@ -8,18 +8,39 @@ from packages import install, python
 from gantk.errors import UserError
 from gantk.plugin import scaffold
 
+KINDS = ("generator", "discriminator", "loss", "metric", "source", "format")
 
-def test_the_package_works_as_written(tmp_path):
-    package = scaffold.new_plugin("My-GAN2", tmp_path)
-    assert "class MyGAN2(Method):" in (package / "src" / "my_gan2" / "model.py").read_text("utf-8")
+
+@pytest.mark.parametrize("kind", ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
+def test_the_package_works_as_written(kind, tmp_path):
+    package = scaffold.new_plugin("My-GAN2", tmp_path, kind)
     install(package, tmp_path / "installed", tmp_path)
     tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=tmp_path / "installed")
     assert tests.returncode == 0 and " passed" in tests.stdout, tests.stdout
+    shown = python("-m", "gantk", "show", kind, "my_gan2", cwd=tmp_path, path=tmp_path / "installed")
+    assert shown.returncode == 0 and f"{kind} my_gan2" in shown.stdout, shown.stderr
+    if kind in ("source", "format"):  # they show what they are for on files of one's own
+        return
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     run = ["-m", "gantk", "run", "my_gan2_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32", *settings]
     trained = python(*run, cwd=tmp_path, path=tmp_path / "installed")
     assert trained.returncode == 0 and (tmp_path / "run" / "report.html").is_file(), trained.stderr
+
+
+@pytest.mark.parametrize("kind", ["plugin", "method", *KINDS])
+def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gantk, tmp_path):
+    written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
+    assert written.code == 0 and "next     pip install -e" in written.out
+    paths = [path for path in (tmp_path / "my-gan2").rglob("*") if path.is_file() and path.parent.name != "recipes"]
+    texts = {path.name: path.read_text("utf-8") for path in paths}
+    for name, text in texts.items():
+        assert "$" not in text and max(map(len, text.splitlines()), default=0) <= 120, name
+    (part,) = texts.keys() & {"model.py", *(f"{kind}.py" for kind in KINDS)}
+    assert "class MyGAN2" in texts[part]
+    name = "method" if kind == "plugin" else kind
+    assert f"class TestMyGAN2({name.title()}Contract):" in texts["test_contract.py"]
+    assert f'add.{name}("my_gan2", "my_gan2.{part.removesuffix(".py")}:MyGAN2")' in texts["__init__.py"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`gantk new plugin NAME`: a small package with a method, a recipe and a contract test, green as written."""
+"""`gantk new KIND NAME`: a small package with a part, its contract test and a recipe, green as written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from string import Template
 
@@ -18,13 +19,13 @@ SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def new_plugin(name: str, folder: str | Path = ".") -> Path:
-    """Write the package `name` below `folder` and return its path; it is there whole or not at all.
+def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Path:
+    """Write the package `name` with a part of that kind below `folder` and return its path; whole or not at all.
 
-    The module's and the method's name is `name` in lower case with underscores. UserError where the name cannot be one,
-    is taken by Python, an installed package or a registered method, or where the folder is missing or taken.
+    The module's and the part's name is `name` in lower case with underscores. UserError where the name cannot be one,
+    is taken by Python, an installed package or a registered part, or where the folder is missing or taken.
     """
-    words = _names(name)
+    words = _names(name, kind)
     target = Path(folder) / words["distribution"]
     if not Path(folder).is_dir():
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
@@ -32,8 +33,13 @@ def new_plugin(name: str, folder: str | Path = ".") -> Path:
         raise UserError(f"'{target}' exists already", where="NAME", remedy="choose another name or --folder")
     temporary = target.with_name(f".{target.name}.new")
     try:
-        for template in sorted(TEMPLATES.rglob("*.in")):
+        shared = [*TEMPLATES.glob("*.in"), *TEMPLATES.glob("src/**/*.in"), *TEMPLATES.glob("tests/*.in")]
+        for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
             path = temporary / str(template.relative_to(TEMPLATES).with_suffix("")).replace("MODULE", words["module"])
+            if path.parent.name == "kinds":
+                path = temporary / "src" / words["module"] / f"{words['part']}.py"
+            elif path.name == "kinds.toml" or (path.parent.name == "recipes" and not words["offer"]):
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
         os.rename(temporary, target)
@@ -44,20 +50,23 @@ def new_plugin(name: str, folder: str | Path = ".") -> Path:
     return target
 
 
-def _names(name: str) -> dict[str, str]:
-    """What the templates call things: distribution, module, method, cls."""
+def _names(name: str, kind: str) -> dict[str, str]:
+    """What the templates call things: distribution, module, name, cls, kind, and all of kinds.toml.in."""
     if not SHAPE.fullmatch(name):
         allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
         raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)
     module = name.replace("-", "_").lower()
-    method = registry().entries.get(("method", module))
+    taken = registry().entries.get((kind, module))
     if keyword.iskeyword(module) or keyword.issoftkeyword(module) or module in sys.stdlib_module_names:
         what = f"'{module}' means something in Python itself"
-    elif method:
-        what = f"the method '{module}' is taken by '{method.owner}'"
+    elif taken:
+        what = f"the {kind} '{module}' is taken by '{taken.owner}'"
     elif importlib.util.find_spec(module):
         what = f"a package '{module}' is installed already"
     else:
         cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
-        return {"distribution": module.replace("_", "-"), "module": module, "method": module, "cls": cls}
+        words = {"distribution": module.replace("_", "-"), "module": module, "name": module, "cls": cls}
+        words |= {"kind": kind, "Kind": kind.title()}
+        said = tomllib.loads(Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words))
+        return words | said["all"] | said[kind]
     raise UserError(what, where="NAME", remedy="choose another name")

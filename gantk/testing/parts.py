@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -13,6 +15,34 @@ from gantk.errors import UserError
 from gantk.nets.kernels import CHANNELS_LAST
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
+
+BATCH_INDEPENDENT = """{0} does not say whether it keeps the images of a batch apart. Add to the class one of
+    batch_independent = True   # instance or group norm, or none
+    batch_independent = False  # batch norm, or anything else that looks across the batch
+or derive it from gantk.nets.blocks.Network, which finds out by itself."""
+MIXED = """An image changes {0}'s output for the images beside it, {1}. Use norm("instance", channels, dims) of
+gantk.nets.blocks instead of batch norm; or say so where it is meant, for training:
+    batch_independent = False"""
+CHECK_SIZE = """{0} cannot take images of {1} pixels a side, and did not refuse them. Make it take them, or add
+    def check_size(self, size):
+        require_size(size, 8, 16, type(self).__name__, "choose another network")  # from gantk.nets.blocks
+with the number that sides must be a multiple of, and the smallest side."""
+BF16 = """This network fails, or is not finite, in bfloat16, which trainings use where the device is quick at it.
+Give what forward() makes itself its input's type, `torch.zeros(..., dtype=x.dtype)`, and compute sums, exponentials and
+divisions in float32: `x.float()`."""
+FLOAT32 = """The loss is {0}. Losses are float32 whatever the networks compute in: begin __call__ with
+    output, target = output.float(), target.float()"""
+LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape() nor .contiguous(), and begin with
+    x = in_layout_of(self, x)  # from gantk.nets.blocks"""
+
+
+@contextmanager
+def explained(words: str) -> Iterator[None]:
+    """What goes wrong inside fails the test with these words, and the error behind them."""
+    try:
+        yield
+    except Exception as error:
+        pytest.fail(f"{words}\n({type(error).__name__}: {error})")
 
 
 class NetworkContract(Contract):
@@ -44,8 +74,10 @@ class NetworkContract(Contract):
 
     def test_an_image_influences_another_only_in_training_and_only_where_it_is_said(self, d):
         network = self.build(1, d)
+        said = getattr(network, "batch_independent", None)
+        assert said is not None, BATCH_INDEPENDENT.format(type(network).__name__)
         _compare_batch_and_singles(copy.deepcopy(network).eval(), self.images(3, 1, d))
-        if network.batch_independent:
+        if said:
             for layer in network.modules():  # what it draws at random differs between two passes, rightly
                 if isinstance(layer, nn.modules.dropout._DropoutNd):
                     layer.eval()
@@ -53,11 +85,11 @@ class NetworkContract(Contract):
 
     def test_bf16_autocast_gives_finite_output_and_gradients(self, d):
         network = self.build(1, d)
-        with torch.autocast("cpu", torch.bfloat16):
+        with explained(BF16), torch.autocast("cpu", torch.bfloat16):
             output = network(self.images(2, 1, d))
-        assert torch.isfinite(output.float()).all()
+        assert torch.isfinite(output.float()).all(), BF16
         output.float().square().mean().backward()
-        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad)
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad), BF16
 
     def test_memory_format_does_not_change_the_result(self, d):
         network, images = self.build(2, d).eval(), self.images(2, 2, d)
@@ -76,8 +108,10 @@ class NetworkContract(Contract):
             except UserError as error:
                 assert str(side) in str(error), "a refusal names the size that was given"
                 continue
-            with torch.no_grad():
-                network(random_images(2, 1, (side,) * d))
+            with torch.no_grad(), explained(CHECK_SIZE.format(type(network).__name__, side)):
+                output = network(random_images(2, 1, (side,) * d))
+                if hasattr(self, "generator"):
+                    assert output.shape[2:] == (side,) * d, f"the output has sides of {tuple(output.shape[2:])}"
 
     def test_its_state_dict_is_all_of_it(self, d):
         network, images = self.build(1, d).eval(), self.images(1, 1, d)
@@ -85,7 +119,8 @@ class NetworkContract(Contract):
         other = self.build(1, d).eval()
         other.load_state_dict(network.state_dict())
         with torch.no_grad():
-            assert torch.equal(other(images), network(images))
+            same = torch.equal(other(images), network(images))
+        assert same, "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws or counts"
 
 
 class GeneratorContract(NetworkContract):
@@ -107,7 +142,7 @@ class GeneratorContract(NetworkContract):
     def test_channels_last_images_come_out_channels_last(self, d):
         network = self.build(2, d).to(memory_format=CHANNELS_LAST[d])
         result = network(self.images(2, 2, d).to(memory_format=CHANNELS_LAST[d]))
-        assert result.is_contiguous(memory_format=CHANNELS_LAST[d]), "some layer inside leaves channels-last"
+        assert result.is_contiguous(memory_format=CHANNELS_LAST[d]), LAYOUT
 
 
 class DiscriminatorContract(NetworkContract):
@@ -128,7 +163,8 @@ class DiscriminatorContract(NetworkContract):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(10)  # a sigmoid or tanh inside would hold the output to [-1, 1] still
-            assert network(self.images(2, 1, d) * 100).abs().max() > 1.001
+            largest = network(self.images(2, 1, d) * 100).abs().max()
+        assert largest > 1.001, "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
 
     def test_gradient_penalties_reach_the_weights(self, d):
         network, images = self.build(1, d), self.images(2, 1, d).requires_grad_()
@@ -142,7 +178,9 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         whole = copy.deepcopy(network)(images)
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
-    torch.testing.assert_close(whole, singles, rtol=1e-3, atol=1e-4)
+    where = "in training" if network.training else "in evaluation, where none may"
+    mixed = MIXED.format(type(network).__name__, where)
+    torch.testing.assert_close(whole, singles, rtol=1e-3, atol=1e-4, msg=lambda found: f"{mixed}\n{found}")
 
 
 class LossContract(Contract):
@@ -165,7 +203,7 @@ class LossContract(Contract):
         for dtype in (torch.float32, torch.bfloat16):
             for value in self._values(loss, _map(output, lambda t, dtype=dtype: t.to(dtype)), target):
                 assert value.shape == ()
-                assert value.dtype == torch.float32
+                assert value.dtype == torch.float32, FLOAT32.format(value.dtype)
                 assert torch.isfinite(value)
 
     def test_gradient_reaches_the_output_and_is_finite(self, d):

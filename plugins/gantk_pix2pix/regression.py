@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import L1, lesion_weight
+from gantk.losses.reconstruction import lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import Generator
+from gantk.plugin.spec import Generator, Loss
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -26,6 +28,7 @@ class Regression(Method):
         geometry: Geometry,
         *,
         generator: Generator = "unet",
+        reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with a generator of its own
         lesion: float = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
     ):
@@ -37,8 +40,12 @@ class Regression(Method):
         self.g_ab = generator(a, b, dims)
         if both:
             self.g_ba = generator(b, a, dims)
-        self.both, self.lesion, self.compare = both, lesion, L1()
+        self.both, self.lesion = both, lesion
+        self.compare, self.compared = reconstruction(), reconstruction.name
         self.weighs_lesions = lesion != 1
+        if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
+            what = f"the loss '{self.compared}' takes no `weight` of pixels, so that lesions cannot count more in it"
+            raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
 
     def directions(self) -> list[str]:
         """`b`, and `a` where both ways are trained."""
@@ -53,9 +60,9 @@ class Regression(Method):
         return tuple(getattr(self, f"{kind}_{OTHER[to]}{to}") for to in self.directions())
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """L1 of each direction."""
+        """L1, or what else the recipe names, of each direction."""
         fakes = self.translated(batch)
-        return {f"l1_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
+        return {f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's images as every domain that is trained: {"b": fake_b, ...}."""
@@ -64,7 +71,8 @@ class Regression(Method):
     def difference(self, batch: Batch, to: str, fake: Tensor) -> Tensor:
         """L1 of a fake and its truth (Isola et al. 2017, equation 3), lesions weighed as the recipe says."""
         mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))  # a pair shows one anatomy
-        return self.compare(fake, batch[to], weight=lesion_weight(mask, self.lesion))
+        weight = lesion_weight(mask, self.lesion)
+        return self.compare(fake, batch[to], *([] if weight is None else [weight]))
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images of `a` as `b`, or of `b` as `a` where both ways were trained."""
