@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,21 @@ class Method(nn.Module):
         return _split(call(*map(torch.cat, zip(*each, strict=True))), [len(entry[0]) for entry in each])
 
     together = batched_forward  # its name in 0.1
+
+    def telling_apart(
+        self, name: str, network: nn.Module, game: Any, real: Tensor, fake: Tensor, augment: Any = None
+    ) -> dict[str, Tensor]:
+        """What a discriminator minimises: {"d_NAME": loss}, and "penalty_NAME" where the game has a gradient penalty.
+
+        `game` is an adversarial loss, built; `fake` is detached. With `augment`, a DiscriminatorAugment, both are seen
+        through its changes, and it is shown the logits of the real images.
+        """
+        logits = self.batched_forward(network, real, fake, call=chained(augment, network) if augment else None)
+        if augment:
+            augment.observe(logits[0])
+        losses = {f"d_{name}": game.discriminator(*logits)}
+        penalty = game.penalty(network, real, fake)
+        return losses if penalty is None else losses | {f"penalty_{name}": penalty}
 
     def _unable(self, verb: str, instead: str) -> UserError:
         return UserError(f"the method '{type(self).__name__}' cannot {verb}", remedy=f"use a run of {instead}")

@@ -12,7 +12,7 @@ from gantk.errors import UserError
 from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
-from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.nets.blocks import check_least
 from gantk.plugin.spec import Augment, Part
 from gantk.training.adaptive import DiscriminatorAugment
@@ -141,13 +141,8 @@ class CycleMethod(Method):
         losses = {}
         judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
         for name, network, pool, augment in judges:
-            real, fake = batch[name], pool(batch[f"fake_{name}"])
-            logits = self.batched_forward(network, real, fake, call=chained(augment, network))
-            augment.observe(logits[0])
-            losses[f"d_{name}"] = self.adversarial.discriminator(*logits)
-            penalty = self.adversarial.penalty(network, real, fake)
-            if penalty is not None:
-                losses[f"penalty_{name}"] = penalty
+            fake = pool(batch[f"fake_{name}"])
+            losses |= self.telling_apart(name, network, self.adversarial, batch[name], fake, augment)
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Kind, Part
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_cut.patchnce import PatchNCE
@@ -84,12 +84,7 @@ class CUT(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake images of b."""
-        real, fake = batch["b"], batch["fake_b"]
-        logits = self.batched_forward(self.d_b, real, fake, call=chained(self.augment_b, self.d_b))
-        self.augment_b.observe(logits[0])
-        losses = {"d_b": self.adversarial.discriminator(*logits)}
-        penalty = self.adversarial.penalty(self.d_b, real, fake)
-        return losses if penalty is None else losses | {"penalty_b": penalty}
+        return self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images of `a` as `b`."""

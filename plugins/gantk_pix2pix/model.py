@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Phase, chained
+from gantk.method import Batch, Geometry, Phase
 from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator, Loss
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_pix2pix.regression import OTHER, Regression
@@ -72,12 +72,7 @@ class Pix2Pix(Regression):
         for to in self.directions():
             judge, augment = self.judge_of(to)
             real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
-            logits = self.batched_forward(judge, real, fake, call=chained(augment, judge))
-            augment.observe(logits[0])
-            losses[f"d_{OTHER[to]}{to}"] = self.adversarial.discriminator(*logits)
-            penalty = self.adversarial.penalty(judge, real, fake)
-            if penalty is not None:
-                losses[f"penalty_{OTHER[to]}{to}"] = penalty
+            losses |= self.telling_apart(f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment)
         return losses
 
     def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:
