@@ -112,13 +112,13 @@ LARGE = 1 << 16  # positions up to which torch's kernels for norms add up well e
 
 def conv(
     dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int | None = None,
-    mode: Padding = "zeros", bias: bool = True, spectral: bool = False,
+    mode: Padding = "zeros", bias: bool = True, spectral: bool = False, groups: int = 1,
 ) -> nn.Module:  # fmt: skip
     """A convolution; `padding` None keeps the size of a stride-1 convolution with an odd kernel."""
     if dims not in CONV:
         raise UserError(f"networks work on images of 2 or 3 dimensions, not {dims}", where="data.dims", allowed="2, 3")
     padding = kernel // 2 if padding is None else padding
-    layer = CONV[dims](inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode)
+    layer = CONV[dims](inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups)
     return spectral_norm(layer) if spectral else layer
 
 
