@@ -16,7 +16,7 @@ from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import fingerprint
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
 
@@ -68,8 +68,8 @@ class Data:
             first = shown[0].read()
             if len(contrasts) not in (1, len(first)):
                 what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
-                remedy = 'use the source "contrasts", which takes one file for each contrast'
-                raise UserError(f"{what}{len(first)} channels", where="data.domains", remedy=remedy)
+                remedy = "give a folder for each patient that holds a file for each contrast"
+                raise UserError(f"{what}{counted(len(first), 'channel')}", where="data.domains", remedy=remedy)
             images = [r.read() for r in _thinned(shown, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes))]
             if by_scan:
                 mapping.fit_from([self.preparation.measured(record, mapping) for record in shown])
@@ -185,7 +185,8 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     if method.paired:
         expect_pairs(needed, table.domains)
     if table.mask and not any(record.mask for record in needed):
-        remedy = 'tell the source which files are masks (mask = "seg"), give the phantom lesions, or do without'
+        remedy = "tell the source which files are masks, --set data.source.mask=seg, give the phantom lesions, or do "
+        remedy += "without, --set data.mask=false"
         raise UserError("no image of the source has a lesion mask", where="data.mask", remedy=remedy)
     refused = table.missing == "refuse"
     lacking = [r for r in needed if r.missing and (refused or (method.paired and r.domain == "b"))]

@@ -120,6 +120,9 @@ class Recipe:
         source = path if isinstance(path, dict) else source_for(Path(path), count, own.get("name"))
         if "path" in source:  # the run's recipe is read again from wherever the user then is
             source["path"] = str(Path(source["path"]).absolute())
+        # Globs and paths are about files of the recipe's own folder, which the new one need not have.
+        about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(own.get(key, "")))}
+        own = {key: value for key, value in own.items() if key not in about_files}
         table["source"] = (own if own.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe

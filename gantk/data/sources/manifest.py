@@ -45,6 +45,8 @@ class Manifest(VolumeSource):
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
+    one_contrast = True
+
     def __post_init__(self):
         super().__post_init__()
         self.folder = self.root if self.table else self.root.parent

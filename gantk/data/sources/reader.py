@@ -128,7 +128,10 @@ class Reader:
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:
             kind = "a volume" if pixels.ndim == 4 else "a picture"
-            raise UserError(f"'{path}' is {kind}, and data.dims is {self.dims}", where="data.dims")
+            what = f"'{path}' is {kind}, and data.dims is {self.dims}"
+            needed = ("pictures, or volumes of which planes are taken", "volumes: NIfTI, NRRD or DICOM series")
+            remedy = f"for {kind[2:]}s take a recipe whose data.dims is {pixels.ndim - 1}"
+            raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
     def _checked(self, item: Item, pixels: np.ndarray) -> np.ndarray:
         """The pixels, gray or in colour as asked; UserError where they are too few, or unlike the domain's first."""
