@@ -120,6 +120,16 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
         translate(source, tmp_path / "b.png")
 
 
+def test_what_is_almost_blank_and_dicom_in_colour_are_translated_too(tmp_path, model, shared_data):
+    model()
+    (tmp_path / "in").mkdir()
+    blank = np.zeros((64, 64), np.uint8)
+    blank[3, 4] = 9
+    Picture.fromarray(blank).save(tmp_path / "in" / "blank.png")
+    (tmp_path / "in" / "colour.dcm").write_bytes((shared_data / "io" / "dicom" / "color-pl.dcm").read_bytes())
+    assert "written  2 files" in translate(tmp_path / "in", tmp_path / "out")[-1]
+
+
 def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp_path, model):
     rng = np.random.default_rng(0)
     dark, bright = ([rng.normal(middle, 12, (1, 40, 40)) for _ in range(20)] for middle in (60, 180))

@@ -6,6 +6,7 @@ sampling grid (plane, spacing) -> slices -> size -> intensities -> network -> th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -147,7 +148,8 @@ class Pipeline:
         own = deepcopy(fitted)
         for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
             if not np.isnan(part).any():
-                line.fit([part])
+                with suppress(UserError):  # of what is almost blank
+                    line.fit([part])
         return own
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:

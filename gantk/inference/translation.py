@@ -193,7 +193,7 @@ class Translation:
     def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         self.progress(begun, job.name)
         for line in image.remarks if len(job.scans) == 1 else ():
-            self.told["note", line.removeprefix(f"'{image.path}': ")].append(job.name)
+            self.told["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
         if len(job.scans) == 1 and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
             image = self._recoloured(image, job)
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
@@ -219,9 +219,10 @@ class Translation:
                 image = replace(result, pixels=pixels)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
                     image = replace(image, dtype=None)
-                path, image = self._fitted(path, image, job) if self.clip else (path, image)
+                path, image, clipped = self._fitted(path, image, job) if self.clip else (path, image, [])
                 files.write(path, image, description=said)
                 written.append(path)
+                self.clipped += clipped
                 if self.layout:
                     self.layout.written(path, job.files, shown)
         if ledger:
@@ -238,8 +239,8 @@ class Translation:
         ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
         return min(ends), max(ends), True
 
-    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image]:
-        """A file and the image as it can hold it: without what leaves its whole numbers by overshoot.
+    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, list]:
+        """A file, the image without what leaves its whole numbers by overshoot, and what that is for `clipped`.
 
         Where these cannot hold the target's range either, a file of a folder becomes a TIFF; else UserError.
         """
@@ -257,12 +258,12 @@ class Translation:
             return self._fitted(other, replace(image, dtype=None), job)
         least, most = fits[0]
         if most == np.inf:
-            return path, image
+            return path, image, []
         rounded = np.rint(image.pixels)
         beyond = np.count_nonzero((rounded < least) | (rounded > most))
         extremes = float(image.pixels.min()), float(image.pixels.max())
-        self.clipped.append((beyond, rounded.size, *extremes, f"{least:g} .. {most:g}"))
-        return path, replace(image, pixels=np.clip(rounded, least, most))
+        clipped = (beyond, rounded.size, *extremes, f"{least:g} .. {most:g}")
+        return path, replace(image, pixels=np.clip(rounded, least, most)), [clipped]
 
     def _recoloured(self, image: Image, job: Job) -> Image:
         """A picture in colour as gray where the model takes gray, and the other way round."""

@@ -178,7 +178,7 @@ class Recipe:
                     _put(tables, key, said, said)
                     continue
                 if said is not None and said[:1] in ("[", "{") and said == _at(tables, error.path):
-                    hint = "That is no TOML: texts inside have quotes and brackets close, as in [\"T1\", \"T2\"]"
+                    hint = 'That is no TOML: texts inside have quotes and brackets close, as in ["T1", "T2"]'
                     error.remedy = ". ".join(filter(None, [error.remedy, hint]))
                 raise at_its_key(error, self._place) from None
 

@@ -158,7 +158,7 @@ def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
 def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
     """A file for each slice, numbered as the source's where these tell them apart."""
     headers = image.header
-    scales = _scales(volume, headers.rescales, headers[0])
+    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])  # none: it was in colour
     counted = not headers.frames and len({str(each.get("InstanceNumber") or "") for each in headers} - {""})
     for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
         dataset = _header(headers[0 if headers.frames else k], new)
