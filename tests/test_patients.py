@@ -1,0 +1,192 @@
+"""Test patients in the report, worst first; the page while a run lives, and after Ctrl-C; runs compared on one page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib
+import io
+import json
+import re
+import shutil
+import subprocess
+
+import nibabel
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pages import Page
+from PIL import Image
+
+import gantk
+from gantk.errors import Interrupted, UserError
+from gantk_niivue.section import embedded
+from gantk_patients.command import command
+from gantk_patients.section import packed
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+def refers_to_nothing(page: Page) -> bool:
+    references = [v for name in ("src", "href", "srcset", "data-picture") for v in page.having(name)]
+    return all(value.startswith(("data:", "#")) for value in references) and page.can_execute_nothing_of_its_own()
+
+
+WATCH = """
+import os, signal
+import gantk
+pages = []
+@gantk.hookimpl
+def gantk_step(run, step):
+    page = run / "report.html"
+    pages.append(page.read_text("utf-8") if page.is_file() else "")
+    if step == STOP:
+        os.kill(os.getpid(), signal.SIGINT)
+"""  # renewed at every log point; looked at before the page of the same step is written
+
+
+def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_the_run(
+    add_plugin, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gantk.training.loop.REPORTING", 1e9)
+    add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
+    gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    first, *later = importlib.import_module("my_pages").pages
+    assert first == "" and later and all('id="live"' in page and "samples" in page for page in later)
+    assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_after_ctrl_c_the_page_says_how_far_the_run_came_and_reloads_no_longer(
+    add_plugin, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gantk.training.loop.REPORTING", 1e9)
+    add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    page = Page(tmp_path / "run" / "report.html")
+    assert "live" not in page.having("id") and "the run stopped at step 2 of 4" in page.words
+    assert "gantk resume" in page.words
+
+
+def test_test_patients_stand_worst_first_beside_pictures_that_say_whose_they_are(tiny_run):
+    found = json.loads((tiny_run / "patients.json").read_text("utf-8"))["a_to_b"]
+    scores = [row["scores"]["psnr"] for row in found["patients"]]
+    assert scores == sorted(scores) and all(row["images"] for row in found["patients"])
+    whole = json.loads((tiny_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    assert np.mean(scores) == pytest.approx(whole["value"]) and len(scores) == whole["n"]
+    page = Page(tiny_run / "report.html")
+    assert refers_to_nothing(page)
+    for case in found["cases"]:
+        assert case["patient"] in page.words and case["image"] in page.having("title")
+    kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
+    assert kinds[:4] == ["input", "output", "truth", "error"]
+
+
+def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
+    pixels = np.linspace(-1024, 3071, 48, dtype=np.float32).reshape(6, 8)
+    found = packed(pixels)
+    coded = np.array(Image.open(io.BytesIO(base64.b64decode(found["uri"].partition(",")[2])))).astype(float)
+    read = found["low"] + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
+    assert np.abs(read - pixels).max() < 0.05 and (found["width"], found["height"]) == (8, 6)
+
+
+def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_error_beside(tmp_path):
+    random = np.random.default_rng(0)
+    voxels = {kind: random.normal(size=(100, 20, 10)).astype(np.float32) for kind in ("input", "output", "truth")}
+    for kind, each in voxels.items():
+        nibabel.save(nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"x-{kind}.nii.gz")
+    found = embedded(tmp_path, "x")
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(found["files"]["error"])))
+    error = np.abs(voxels["output"] - voxels["truth"])[::2, ::2, ::2]
+    assert found["thin"] == 2 and np.abs(image.get_fdata() - error).max() < 0.002
+    assert image.header.get_zooms() == (2, 2, 2) and embedded(tmp_path, "y") == {}
+
+
+def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run):
+    names = json.loads((copied_run / "patients.json").read_text("utf-8"))
+    assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
+    names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
+    for kind in ("input", "output", "truth"):
+        nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
+                     copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz")  # fmt: skip
+    (copied_run / "patients.json").write_text(json.dumps(names))
+    page = Page(gantk.write_report(copied_run))
+    assert "NiiVue" in page.words and refers_to_nothing(page)
+    (policy,) = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "connect-src data: blob:" in policy and "http" not in policy
+    assert "NiiVue" in page.words and len(page.source) < 4_000_000
+
+
+def test_patients_that_cannot_be_read_are_named_and_the_rest_is_shown(copied_run):
+    (copied_run / "patients.json").write_text('{"a_to_b": {"cases": [1]}}')
+    page = Page(gantk.write_report(copied_run))
+    assert "patients.json could not be understood" in page.words and "patients" not in page.having("id")
+
+
+def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_path):
+    recipe = (copied_run / "recipe.toml").read_text("utf-8")
+    (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
+    other = copied_run.rename(copied_run.with_name("other"))
+    done = CliRunner().invoke(command, [str(tiny_run), str(other), "--out", str(tmp_path / "both.html")])
+    assert done.exit_code == 0, done.output
+    page = Page(tmp_path / "both.html")
+    assert refers_to_nothing(page) and "2 runs compared" in page.words and "not scored on the same" not in page.words
+    assert "method.cycle 5.0 7.0" in page.words and "n = 1 (2 images)" in page.words
+    assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
+    assert page.data["charts"][0]["names"] == ["run", "other"]
+    split = json.loads((other / "split.json").read_text("utf-8"))
+    split["splits"]["test"] = split["splits"]["test"][:1]
+    (other / "split.json").write_text(json.dumps(split))
+    apart = Page(gantk.write_report(tiny_run, other, out=tmp_path / "c.html"))
+    assert "not scored on the same test images" in apart.words
+
+
+def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
+    for runs, words in (((tiny_run, tiny_run), "named twice"), ((tiny_run, tmp_path), "not a run folder")):
+        with pytest.raises(UserError, match=words):
+            gantk.write_report(*runs, out=tmp_path / "x.html")
+    with pytest.raises(UserError, match="no folder"):
+        gantk.write_report(tiny_run, out=tmp_path / "no" / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+OPERATE = """
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+(async () => {
+  await wait(500);
+  const row = document.querySelector(".case");
+  const [input, output, truth, error] = row.querySelectorAll("canvas");
+  const shade = () => output.getContext("2d").getImageData(16, 16, 1, 1).data[0];
+  const read = (canvas) => Number.parseFloat(canvas.closest("figure").querySelector("output").textContent);
+  const before = shade();
+  const slider = document.getElementById("level-target");
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+  await wait(200);
+  const after = shade();
+  const box = input.getBoundingClientRect();
+  const place = (start, length) => start + (length * 16.5) / 32;
+  const at = { clientX: place(box.left, box.width), clientY: place(box.top, box.height), bubbles: true };
+  input.dispatchEvent(new PointerEvent("pointermove", at));
+  await wait(200);
+  document.title = JSON.stringify({
+    before, after, values: [output, truth, error].map(read), left: error.parentNode.querySelector("i").style.left,
+    width: document.documentElement.scrollWidth, shown: innerWidth, heads: row.querySelector("h4").textContent,
+  });
+})();
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_in_a_browser_the_window_changes_and_the_cursor_reads_the_same_place_in_all_pictures(tiny_run, tmp_path):
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", (tiny_run / "report.html").read_text("utf-8"))
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{OPERATE}</script></body>"), "utf-8")
+    started = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    started += [f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=8000", "--window-size=500,800"]
+    done = subprocess.run([*started, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1])
+    assert found["before"] < found["after"] and found["left"] == "51.5625%"
+    output, truth, error = found["values"]
+    assert error == pytest.approx(abs(output - truth), rel=0.01, abs=0.1) and found["width"] <= found["shown"]
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
