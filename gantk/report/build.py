@@ -30,7 +30,6 @@ from gantk.terminal import duration
 HERE = Path(__file__).parent
 SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")
 FILTERS = ("number", "short_time", "joules", "metric_name", "decimals", "digits", "interval", "count")  # of `words`
-FILTERS += ("whose", "colour_of")
 
 
 def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path:
@@ -108,6 +107,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": shlex.quote(str(run.path.relative_to(Path.cwd()) if here else run.path)),
+        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # each has the colour of its place
         "live": live,
         "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
             "live": live,

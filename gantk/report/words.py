@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from gantk.terminal import duration
@@ -17,7 +16,6 @@ BASELINE_NAMES = {
     "real_split": "real images",
     "noise": "pixel noise",
 }
-SYSTEMS = ("model", "identity", *BASELINE_NAMES)  # each has the colour of its place in all charts
 FITTED_ON_PAIRS = ("intensity_map", "regression")
 REGIONS = ("foreground", "lesion")
 Scored = dict[str, Any]  # one row of metrics.json: value, ci95, n, unit, definition, ...
@@ -68,12 +66,6 @@ def baseline_name(name: str) -> str:
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
-def colour_of(name: str) -> int:
-    """The number of a system's colour, the same in every chart and page: the model's, or a baseline's by its name."""
-    names = [*SYSTEMS, *map(baseline_name, SYSTEMS)]
-    return names.index(name) % len(SYSTEMS) if name in names else len(SYSTEMS)
-
-
 def arrow(source: str, target: str) -> str:
     """`T1 → T2`, never broken over two lines."""
     return f"{source}\u00a0→\u00a0{target}"
@@ -90,12 +82,6 @@ def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | 
     source, _, target = key.partition("_to_")
     names = dict(zip("ab", domains, strict=False))
     return arrow(names.get(source, source), names.get(target, target)) if target else key
-
-
-def whose(image: dict[str, Any]) -> str:
-    """An image's patient, where known, and its name without the folders that lead there."""
-    name = Path(str(image.get("image") or "")).name
-    return ", ".join(filter(None, [str(image.get("patient") or ""), name]))
 
 
 def decimals(entry: Scored) -> int:

@@ -74,7 +74,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
         "seconds": record.log.seconds,
         "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
         "tone": tone,
-        "split": str(record.split.get("how") or ""),
+        "consequences": mapping(record.split.get("splits")).get("consequences") or (),
     }
 
 
