@@ -146,7 +146,9 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         return None
     try:
         directions = tuple(
-            Direction(key, e.get("from"), str(e.get("to") or key), int(e["count"]), tuple(map(dict, e.get("images", ()))))
+            Direction(
+                key, e.get("from"), str(e.get("to") or key), int(e["count"]), tuple(map(dict, e.get("images", ())))
+            )
             for key, e in index["directions"].items()
         )
         steps = sorted({int(step) for step in index["steps"]})
