@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch is imported by the functions that need it: an exporte
     from gantk.training.loop import StepProfile
     from gantk.training.trial import Trial
 
+AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share that is done, what is at work)
 
@@ -77,10 +78,14 @@ def run(
     from gantk.training.loop import StepProfile
     from gantk.training.trial import memory_advice
 
-    if not isinstance(data, (str, Path, NoneType)):
-        with _kept(data, recipe, set, profile, out, say) as (loaded, out):
-            same = {"device": device, "precision": precision, "seed": seed, "allow_leakage": allow_leakage}
-            return run(loaded, set=set, out=out, profile_steps=profile_steps, track=track, say=say, **same)
+    if not isinstance(data, (str, os.PathLike, NoneType)):
+        from gantk.runs.folder import kept
+
+        with kept(data, recipe, set, profile, out, say) as (loaded, out):
+            return run(
+                loaded, set=set, out=out, device=device, precision=precision, seed=seed, allow_leakage=allow_leakage,
+                profile_steps=profile_steps, track=track, say=say,
+            )  # fmt: skip
     shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
     shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
@@ -122,7 +127,7 @@ def run(
         return _train(parts, folder, say, again, saved, traced)
 
 
-def resume(run: str | Path, *, device: str | None = None, say: Say = print) -> Run:
+def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
@@ -207,7 +212,7 @@ def predict(
 
 
 def evaluate(
-    run: str | Path,
+    run: AnyPath,
     *,
     metrics: Iterable[str] | None = None,
     uncertainty: str | None = None,
@@ -258,7 +263,7 @@ def compare(
     return result
 
 
-def load(model: str | Path, *, device: str | None = None) -> TrainedModel:
+def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
     """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
     from gantk.plugin.loader import registry
 
@@ -271,7 +276,7 @@ def load(model: str | Path, *, device: str | None = None) -> TrainedModel:
 
 
 def translate(
-    run: str | Path,
+    run: AnyPath,
     input: str | Path,
     output: str | Path,
     *,
@@ -333,7 +338,7 @@ def translate(
 
 
 def sample(
-    run: str | Path,
+    run: AnyPath,
     *,
     n: int = 64,
     out: str | Path,
@@ -356,7 +361,7 @@ def sample(
 
 
 def export(
-    run: str | Path,
+    run: AnyPath,
     *,
     format: str = "onnx",
     out: str | Path,
@@ -372,27 +377,6 @@ def export(
     from gantk.exports.exporting import export as write
 
     return write(Path(run), format, Path(out), to, tolerance, say)
-
-
-@contextmanager
-def _kept(data, recipe, settings: Settings, profile: str | None, out, say: Say) -> Iterator[tuple[Recipe, Path]]:
-    """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""
-    from gantk.recipe.load import load_recipe
-    from gantk.runs.folder import Run
-
-    loaded = load_recipe(recipe).override([], profile)
-    domains = loaded.override(settings).check().data.domains
-    folder = Run.create(out, loaded.name).path
-    try:
-        source, words = plugins().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
-        say(f"kept     {words}")
-        yield loaded.with_data(source), folder
-    finally:
-        if not (folder / "recipe.toml").exists():
-            shutil.rmtree(folder / "data", ignore_errors=True)
-            with suppress(OSError):
-                (folder / "checkpoints").rmdir()
-                folder.rmdir()
 
 
 def _checked(recipe, data, settings: Settings, profile: str | None, over: Settings = ()) -> tuple[Recipe, Model]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import io
 import pydoc
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -28,7 +30,7 @@ SCAN = RNG.integers(0, 700, (6, 40, 36)).astype(np.int16)  # (D, H, W)
 
 @pytest.fixture(scope="module")
 def model(tiny_run):
-    return toolkit.load(tiny_run, device="cpu")
+    return toolkit.load(toolkit.Run(tiny_run), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the
     assert other.metrics["a_to_b"]["psnr"]["value"] == run.metrics["a_to_b"]["psnr"]["value"]
     moved = shutil.move(run.path, tmp_path / "moved")
     (tmp_path / "moved" / "metrics.json").unlink()
-    again = toolkit.resume(moved, device="cpu", say=lambda line: None)
+    again = toolkit.resume(toolkit.Run(moved), device="cpu", say=lambda line: None)
     assert again.metrics["a_to_b"]["psnr"]["value"] == other.metrics["a_to_b"]["psnr"]["value"]
 
 
@@ -240,3 +242,9 @@ def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypa
         view.update(3, validation={"a_to_b": {"psnr": 20.0}})
     assert len(shown) == 3 and console.file.getvalue().count("\n") == 1 and "psnr" in console.file.getvalue()
     assert UserError("wrong")._render_traceback_() == ["error: wrong."]
+
+
+def test_type_checkers_see_every_public_name():
+    seen = ast.parse(Path(toolkit.__file__).with_suffix(".pyi").read_text("utf-8"))
+    names = [alias.asname for node in seen.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(names) == toolkit.__all__

@@ -255,6 +255,10 @@ class TrainedModel:
     the letter of a domain, and the whole way from a native image of the other domain to one of this domain.
     """
 
+    domain: Callable[[str | None], str]
+    pipeline: Callable[..., Pipeline]
+    sample: Callable[..., np.ndarray]  # (n, seed, label) of a run that makes images from noise: (n, C, *size)
+
     def translate(
         self,
         images: Any,
@@ -266,31 +270,28 @@ class TrainedModel:
     ) -> Any:
         """Images in, images of the same kind and grid out, in the target domain's intensities, never clipped.
 
-            model = gantk.load("runs/NAME")
-            t2 = model.translate(t1)                                # an array gives an array
-            model.translate(nibabel.load("t1.nii.gz")).to_filename("t2.nii.gz")
+            t2 = gantk.load("runs/NAME").translate(t1)      # arrays give arrays, tensors tensors, nibabel nibabel
 
         Args:
             images: in the intensities of the files that were trained on, one of
 
-                * arrays and tensors. To a 2-D model (H, W) is an image, (D, H, W) a stack of slices, consecutive ones,
-                  all of one scan, (N, C, H, W) a batch; to a 3-D model (D, H, W) is a volume, (N, D, H, W) several,
-                  (N, C, D, H, W) a batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image.
-                  Floats keep their type, whole numbers become float32; tensors stay on their device.
-                * images of nibabel or SimpleITK, which keep affine, spacing, origin and direction; values are float32.
-                * a path (file, or folder of one DICOM series), or a `gantk.formats.image.Image`: the result is an
-                  `Image`, which `gantk.formats.files.write(path, image)` writes.
+                * arrays and tensors. To a 2-D model (H, W) is an image, (D, H, W) a stack of slices of one scan,
+                  (N, C, H, W) a batch; to a 3-D model (D, H, W) is a volume, (N, D, H, W) several, (N, C, D, H, W) a
+                  batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image. Floats keep their
+                  type, whole numbers become float32; tensors stay on their device.
+                * images of nibabel and SimpleITK: float32 on the same grid, affine or origin and direction kept.
+                * a path (a file, or a folder of one DICOM series) or an `Image` of gantk.formats.image: an `Image`,
+                  which `gantk.formats.files.write(path, image)` writes.
                 * a list of these: a list of results.
             to: the domain to make, by its name; None: the recipe's second.
-            look: which of the model's answers; variants, or an uncertainty behind the translation, are an axis more
-                ahead of all others in arrays, and a list of other kinds.
-            grad: of tensors: gradients of the result reach the input. It needs a training step's memory.
+            look: which of the model's answers; several are an axis more ahead of all others, or a list of images.
+            grad: of tensors: gradients of the result reach the input, at the memory of a training step.
 
-        An array is on a scale of its own, as a file is, where its values are not on the training set's. NaN throughout
-        a channel is a contrast that is missing. UserError where shape, channels, type or values do not fit.
+        Where values are not on the training set's scale, an array is on one of its own, as a file is. NaN throughout a
+        channel is a contrast that is missing. UserError where shape, channels, type or values do not fit.
         """
-        given = {"model": self, "images": images, "to": to, "look": look, "progress": progress, "grad": grad}
-        return load().hook.gantk_translate(**given)
+        asked = {"to": to, "look": look, "progress": progress, "grad": grad}
+        return load().hook.gantk_translate(model=self, images=images, **asked)
 
     def images(
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None

@@ -111,20 +111,17 @@ def gantk_phases(method, phases, train, notes):
 
 @hookspec(firstresult=True)
 def gantk_translate(model, images, to, look, progress, grad):
-    """Translate images that Python holds (arrays, tensors, objects of other libraries) and return the same kind.
+    """Translate images of a library of yours, and return the same kind; None: not this plugin's affair.
 
-    `model` is the trained model, `images` what `model.translate` was given, `to` the domain to make, `look` which of
-    the model's answers, `progress` what is called with (slices done, slices) or None, `grad` whether gradients are
-    wanted. None: not this plugin's affair.
+    `model`, `images`, `to`, `look`, `progress`, `grad`: what `model.translate` is, and was given.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_keep(data, folder, domains):
-    """Keep training images that Python holds as files in `folder`: (the recipe's data.source, what it is in words).
+    """Keep `data`, what `gantk.run(data=...)` was given, as files in `folder`; None: not this plugin's affair.
 
-    `data` is what `gantk.run(data=...)` was given, `domains` the names of the recipe's domains. None: not this
-    plugin's affair.
+    `domains` are the recipe's. Returns its data.source, as a table, and in words what was kept.
     """
 
 

@@ -81,35 +81,32 @@ SchedulePart = Annotated[Part, Kind("schedule")]
 TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
-# What `help(gantk.Generator)` and the others say: how a method asks for such a part, how it is called, what it returns.
-SEEN = "network intensities: -1 is black and 1 white, unless the recipe says otherwise"
+# What `help(gantk.Generator)` and the others say: how a method asks for such a part, its call and its result.
+SEEN = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
 for _name, _words in {
     "Generator": f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
 
-    Made by `generator(channels_in, channels_out, dims)`, dims 2 or 3: a torch.nn.Module. Called with images
-    (N, channels_in, *size) in {SEEN};
-    returns (N, channels_out, *size) in the same range. Its attribute `batch_independent = True` says that the images of
-    a batch do not influence each other, its `check_size(size)` raises a UserError of a size that it cannot take.""",
+    Made by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
+    {SEEN}; returns the same with channels_out.
+    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may raise a UserError.""",
     "Discriminator": f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
-    Made by `discriminator(channels, dims)`, dims 2 or 3: a torch.nn.Module. Called with images (N, channels, *size) in
-    {SEEN};
-    returns raw logits (no sigmoid, above 0 is real): (N, 1, *patches), or (N, 1). `batch_independent` and `check_size`
-    as of a generator.""",
+    Made by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
+    {SEEN}; returns raw logits,
+    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a generator.""",
     "Loss": """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
-    Made by `loss()`. Called with (output, target), each (N, C, *size) in network intensities unless the loss says
-    otherwise; returns a float32 tensor of shape (), from which gradients reach `output`.""",
+    Made by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the loss says otherwise;
+    returns a float32 tensor of shape (), from which gradients reach `output`.""",
     "AdversarialLoss": """A game of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
 
-    Made by `adversarial()`: an object with `generator(fake)`, what the generator minimises, and
-    `discriminator(real, fake)`, what the discriminator minimises. Both are called with raw logits of any shape and
-    return a float32 tensor of shape (). `penalty(discriminator, real, fake)`, of images: a further term, or None.""",
+    Made by `adversarial()`. Its `generator(fake)` and `discriminator(real, fake)` are called with raw logits of any
+    shape and return what either minimises, a float32 tensor of shape (). Its `penalty(discriminator, real, fake)`, of
+    images, returns one more term of the discriminator's, or None.""",
     "Augment": f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
-    Made by `augment(dims)`. Called with images (N, C, *size) in {SEEN};
-    returns the same shape and type. `geometric = True` says that pixels move, so that pairs and masks move alike.
-    Derive from gantk.data.augment.Augment: each image then draws its own change.""",
+    Made by `augment(dims)`. Called with images {SEEN};
+    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs then do.""",
 }.items():
     globals()[_name].__doc__ = _words
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.plugin.loader import load
-from gantk.recipe.load import Recipe, mapping
+from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
 from gantk.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -33,18 +35,17 @@ PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "pillow", "safetensor
 class Run:
     """A run folder, `runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report.
 
-    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its scores and pictures:
-
-        run = gantk.run("dualgan_t1t2", data="SCANS", set={"train.steps": 2000})
-        run.metrics["a_to_b"]["psnr"]["value"]
-        pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")
-        t2 = run.load().translate(t1)
+    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its scores and pictures;
+    `pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")`, and `t2 = run.load().translate(t1)`.
     """
 
     path: Path
 
     def __post_init__(self):
         object.__setattr__(self, "path", Path(self.path))
+
+    def __fspath__(self) -> str:
+        return str(self.path)  # gantk.load(run), gantk.resume(run) and all others take the run itself
 
     def __repr__(self) -> str:
         steps, scores = checkpoint.steps_saved(self.checkpoints), []
@@ -54,13 +55,11 @@ class Run:
         return f"Run('{self.path}': {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
 
     def _repr_html_(self) -> str | None:
-        """Scores and a row of pictures for a notebook, of the plugin that draws them."""
         return load().hook.gantk_html(run=self)
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Scores on the test split, as metrics.json has them: direction -> metric -> {"value", "ci95", "n", "unit",
-        ...}, such as `metrics["a_to_b"]["psnr"]["value"]`; {} before the run is scored."""
+        """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before it is scored."""
         return self._json("metrics.json").get("metrics", {})
 
     @property
@@ -70,11 +69,8 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The training as a table: a dict for each logged step, which `pandas.DataFrame` takes.
-
-        Columns are `step`, `seconds`, `images_per_s`, `lr`, and with dots `losses.PHASE/NAME`,
-        `validation.DIRECTION.METRIC`, `selection....`; a row has those that were logged at its step.
-        """
+        """The training as a table that pandas takes, a dict for each logged step: step, seconds, lr, losses.PHASE/NAME,
+        validation.DIRECTION.METRIC, whatever was logged at that step."""
         rows: dict[int, dict[str, Any]] = {}
         for line in self.read_log():
             rows.setdefault(line["step"], {}).update(flat(line))
@@ -107,7 +103,7 @@ class Run:
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | os.PathLike[str]) -> Run:
         """An existing run; UserError where the folder is not one."""
         path = Path(path)
         if not path.is_dir():
@@ -212,6 +208,24 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
     """The values of nested tables with their dotted keys."""
     for key, value in table.items():
         yield from flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+
+
+@contextmanager
+def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]):
+    """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""
+    loaded = load_recipe(recipe).override([], profile)
+    domains = loaded.override(settings).check().data.domains
+    folder = Run.create(out, loaded.name).path
+    try:
+        source, words = load().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
+        say(f"kept     {words}")
+        yield loaded.with_data(source), folder
+    finally:
+        if not (folder / "recipe.toml").exists():
+            shutil.rmtree(folder / "data", ignore_errors=True)
+            with suppress(OSError):
+                (folder / "checkpoints").rmdir()
+                folder.rmdir()
 
 
 def environment() -> dict[str, Any]:

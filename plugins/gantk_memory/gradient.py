@@ -39,33 +39,44 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
     check_values(host, pipeline.frame)
     mapping, frame = own_mapping(pipeline, host, several), pipeline.frame
     run = _network(model, letter)
-    done = [_batch(pipeline, mapping, native, part, run) for part in torch.arange(len(native)).split(frame.batch)]
+    missing, native = native.isnan(), native.nan_to_num()  # a NaN that is masked out would still spoil the gradient
+    done = [
+        _batch(pipeline, mapping, native, missing, part, run) for part in torch.arange(len(native)).split(frame.batch)
+    ]
     return unbatched(torch.cat(done), several)
 
 
-def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, part: Tensor, run: Callable) -> Tensor:
-    """`Pipeline.stack` of the images at these places."""
+def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable) -> Tensor:
+    """`Pipeline.stack` of the images at these places; contrasts that are missing are black."""
     frame, native = pipeline.frame, tuple(images.shape[2:])
     cropped, reach = frame.fit == "crop", frame.neighbours
     grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
     places = [(part + k).clamp(0, len(images) - 1) for k in range(-reach, reach + 1)]
-    seen = _forward(torch.cat([images[at] for at in places], dim=1), grid)
-    missing = seen.isnan()
-    seen = torch.where(missing, frame.range[0], _mapped(mapping, mapping.forward, seen))
+    seen = _mapped(mapping, mapping.forward, _forward(torch.cat([images[at] for at in places], dim=1), grid))
+    lacking = torch.cat([missing[at].flatten(2).all(2) for at in places], dim=1).view(
+        *seen.shape[:2], *[1] * frame.dims
+    )
+    seen = torch.where(lacking, frame.range[0], seen)
     output, own = run(seen), images[part]
     output = output.chunk(2 * reach + 1, dim=1)[reach]
     if grid.content == grid.native or frame.detail != "guided":
         made = _inverse(output, grid)
     else:
-        high = _mapped(mapping, mapping.forward, own)
-        made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high.nan_to_num(frame.range[0]), grid)
+        high = torch.where(missing[part], frame.range[0], _mapped(mapping, mapping.forward, own))
+        made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
     made = pipeline.target.inverse(made)
-    blank = torch.tensor([not float(np.nanmax(one) > np.nanmin(one)) for one in own.detach().cpu().numpy()])
+    blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
     if blank.any():  # images of one value throughout are not shown to the network
         level = torch.full_like(made, frame.range[0])
         level = _mapped(mapping, mapping.forward, own) if made.shape[1] == own.shape[1] else level
         made = torch.where(blank.to(made.device).view(-1, *[1] * frame.dims, 1), pipeline.target.inverse(level), made)
     return made
+
+
+def _is_blank(image: Tensor, missing: Tensor) -> bool:
+    """Whether an image has one value in all that is there of it."""
+    there = image[~missing]
+    return not bool(there.max() > there.min())
 
 
 def _mapped(mapping: Any, function: Callable, images: Tensor) -> Tensor:

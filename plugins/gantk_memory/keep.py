@@ -76,7 +76,8 @@ class _Kept:
     """What is being written to a folder: images, and a row of the table for each."""
 
     def __init__(self, folder: Path, domains: tuple[str, ...]):
-        self.folder, self.domains, self.rows, self.bytes, self.paired = folder, domains, [], 0, False
+        self.folder, self.domains, self.bytes, self.paired = folder, domains, 0, False
+        self.rows: list[dict[str, str]] = []
         self.letters = dict(zip(domain_letters(domains), domains, strict=True))
 
     def add_columns(self, data: Mapping[str, Any]) -> None:
@@ -101,7 +102,7 @@ class _Kept:
             if not isinstance(item, Mapping):
                 what = f"item {number} of the data set is {type(item).__name__}, not a dict"
                 raise UserError(what, where="data", allowed=KINDS)
-            images = {self._letter(key): value for key, value in item.items() if self._letter(key)}
+            images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
             images = images or self._images(item)  # which says what the matter is; other keys are the data set's affair
             said = {key: item[key] for key in (*ABOUT, "mask") if key in item}
             if "pair" not in said or said["pair"] is False:
@@ -131,7 +132,7 @@ class _Kept:
         said = str(key).lower()
         found = [letter for letter, name in self.letters.items() if said == name.lower()]
         found += ["image"] if len(self.letters) == 1 and said in ("a", "image", "images") else []
-        return (found or [said if said in self.letters else None])[0]
+        return next(iter([*found, *[said] * (said in self.letters)]), None)
 
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """What a dict has beside what is said of images, by domain; UserError where a key names no domain."""
@@ -143,7 +144,7 @@ class _Kept:
             remedy = close or (renamed if len(keys) == len(self.domains) else None)
             what = f"the data have {', '.join(map(repr, unknown))}, and this recipe has {' and '.join(self.domains)}"
             raise UserError(what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy)
-        return {self._letter(key): data[key] for key in keys}
+        return {letter: data[key] for key in keys if (letter := self._letter(key))}
 
     def _expect(self, images: Iterable[str]) -> None:
         if lacking := [name for letter, name in self.letters.items() if letter not in images]:

@@ -1,0 +1,45 @@
+"""Type information of gantk's public names, which are loaded at first use."""
+
+from gantk.api import check as check
+from gantk.api import compare as compare
+from gantk.api import evaluate as evaluate
+from gantk.api import export as export
+from gantk.api import load as load
+from gantk.api import predict as predict
+from gantk.api import resume as resume
+from gantk.api import run as run
+from gantk.api import sample as sample
+from gantk.api import translate as translate
+from gantk.data.preparation import Record as Record
+from gantk.errors import GantkError as GantkError
+from gantk.errors import Interrupted as Interrupted
+from gantk.errors import UserError as UserError
+from gantk.method import Batch as Batch
+from gantk.method import Geometry as Geometry
+from gantk.method import Method as Method
+from gantk.method import Phase as Phase
+from gantk.method import Stage as Stage
+from gantk.plugin.hookspecs import hookimpl as hookimpl
+from gantk.plugin.hookspecs import hookspec as hookspec
+from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
+from gantk.plugin.spec import Augment as Augment
+from gantk.plugin.spec import Discriminator as Discriminator
+from gantk.plugin.spec import Generator as Generator
+from gantk.plugin.spec import Loss as Loss
+from gantk.plugin.spec import Part as Part
+from gantk.recipe.load import Recipe as Recipe
+from gantk.recipe.load import load_recipe as load_recipe
+from gantk.runs.folder import Run as Run
+from gantk.runs.folder import RunFolder as RunFolder
+from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
+from gantk.training.pool import ImagePool as ImagePool
+from gantk.training.two_way import CycleMethod as CycleMethod
+from gantk.training.two_way import Terms as Terms
+from gantk_datasets.download import fetch as fetch
+from gantk_datasets.download import public_sets as public_sets
+from gantk_patients.comparing import write_report as write_report
+
+__version__: str
+PLUGIN_ROOMS: tuple[str, ...]
+MOVED: dict[str, str]
+__all__: list[str]
