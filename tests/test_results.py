@@ -101,7 +101,7 @@ def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_
     assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
     for folder, kind, words in (
         (tmp_path / "in", "dcm", "tif, tiff"),
-        (tmp_path / "both", "jpg", "both become '0.jpg'"),
+        (tmp_path / "both", "jpg", "2 images would become '0.jpg'"),
     ):
         picture(tmp_path / "both" / "0.png"), picture(tmp_path / "both" / "0.bmp")
         with pytest.raises(UserError, match=words):

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -96,11 +96,10 @@ class Translation:
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
-        first: dict[Path, Job] = {}
-        for job in jobs:
-            if first.setdefault(job.target, job) is not job:
-                what = f"'{first[job.target].name}' and '{job.name}' would both become '{job.target.name}'"
-                raise UserError(what, where="--format", remedy="translate one of them into another folder")
+        ((result, count),) = Counter(job.target for job in jobs).most_common(1)
+        if count > 1:
+            what = f"{count} images would become '{result.name}'"
+            raise UserError(what, where="--format", remedy="translate one of them into another folder")
         return self._all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
@@ -109,11 +108,10 @@ class Translation:
         self.layout = load().hook.gantk_results(files=files, target=target, frame=self.frame, model=model)
         if not self.layout:
             return list(jobs)
-        self.folder, names = target, [self.layout.name(job.files, "", self.frame.target) for job in jobs]
-        for job in (job for job, name in zip(jobs, names, strict=True) if not name):
-            self.told["note", f"left out, not called {self.frame.source}"].append(job.name)
-        named = [(job, name) for job, name in zip(jobs, names, strict=True) if name]
-        return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in named]
+        self.folder, names = target, {job: self.layout.name(job.files, "", self.frame.target) for job in jobs}
+        if out := [job.name for job, name in names.items() if not name]:
+            self.told["note", f"left out, not called {self.frame.source}"] = out
+        return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in names.items() if name]
 
     def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
@@ -267,13 +265,11 @@ class Translation:
 
     def _recoloured(self, image: Image, job: Job) -> Image:
         """A picture in colour as gray where the model takes gray, and the other way round."""
-        if image.channels == 1:
-            self.told["note", "gray, taken as colour"].append(job.name)
-            return replace(image, pixels=np.repeat(image.pixels, 3, axis=0))
         from gantk.data.sources.reader import LUMA
 
-        self.told["note", "colour, taken as gray"].append(job.name)
-        return replace(image, pixels=np.tensordot(LUMA, image.pixels, 1)[None])
+        weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]  # (channels after, channels before)
+        self.told["note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"].append(job.name)
+        return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
 
 class Ledger:

@@ -48,13 +48,11 @@ def compare_folders(
 
 def scale_line(scale: dict[str, Any]) -> str:
     """What a result's `scale` comes to, in a line for a person; "" where there is nothing to say."""
-    if not (scale.get("matched") or scale.get("another")):
+    if not (scale and (scale["matched"] or scale["another"])):
         return ""
-    fit = f"truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g}"
-    if scale["matched"]:
-        return f"matched  all predictions by one line: {fit}"
-    ends = [f"{low:.4g} to {high:.4g}" for low, high in (scale["predictions"], scale["truth"])]
-    return f"warning  predictions run from {ends[0]}, the truth from {ends[1]}: another scale? --match takes {fit}"
+    words = "matched  all predictions by one line:" if scale["matched"] else "warning  another scale? --match takes"
+    ends = "{:.4g} to {:.4g} against {:.4g} to {:.4g}".format(*scale["predictions"], *scale["truth"])
+    return f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (they ran from {ends})"
 
 
 def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
@@ -121,9 +119,7 @@ def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
     return {"slope": slope, "offset": offset, **ends, "another": bool(another)}
 
 
-def _pair_rows(
-    pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple[float, float]
-) -> dict[str, Any]:
+def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple) -> dict[str, Any]:
     black, data_range = _scale([truth for _, truth in pairs])
     scorers, found = {}, []  # scorers by dimensions
     for pair in pairs:
@@ -136,9 +132,7 @@ def _pair_rows(
     return next(iter(scorers.values())).rows(joined(found))
 
 
-def _set_rows(
-    predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple[float, float]
-) -> dict[str, Any]:
+def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple) -> dict[str, Any]:
     black, data_range = _scale(truth)
     folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
     shapes = sorted({image.shape for images in folders for image in images})
