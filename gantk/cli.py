@@ -89,17 +89,20 @@ def _say(json_file: str | None) -> Callable[[str], None]:
 )
 @click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
 @click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
-def run(recipe, trial, **options) -> None:
+@_json("Write what was tried as JSON too")
+def run(recipe, trial, json_file, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
+    if json_file and not trial:
+        raise click.UsageError("--json is for what --try, --lr-find and the like find out")
     if not trial:
         api.run(recipe, **options, say=say)
         return
     given = [f'train.precision="{options["precision"]}"'] if options["precision"] else []
     options = {name: options[name] for name in ("data", "profile", "device")} | {"set": [*options["set"], *given]}
-    _try(recipe, None, **options)
+    _try(recipe, json_file, **options)
 
 
 def _try(recipe: str, json_file: str | None, **options) -> None:
