@@ -89,7 +89,7 @@ def _say(json_file: str | None) -> Callable[[str], None]:
 )
 @click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
 @click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
-@_json("Write what was tried as JSON too")
+@json_option("Write what was tried as JSON too")
 def run(recipe, trial, json_file, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
