@@ -39,6 +39,8 @@ def of_wandb(folder):
             if kind in (1, 4):  # whole, or the last part
                 record, whole = messages.Record.FromString(whole), b""
                 row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                if row and row["_step"] in rows:  # brought again after a kill: the server leaves it out by its number
+                    continue
                 rows += [row["_step"]] if row else []
                 for name, value in row.items():
                     if name.endswith("/_type"):
@@ -47,7 +49,7 @@ def of_wandb(folder):
                         numbers.setdefault(name, []).append((row["step"], value))
                 reports += record.artifact.type == "report"
                 codes += [record.exit.exit_code] if record.HasField("exit") else []
-    assert rows == list(range(len(rows))) and len(ids) == 1  # one run, whose sittings follow upon each other
+    assert len(ids) == 1 and rows == sorted(rows)  # one run, whose sittings follow upon each other
     return numbers, pictures, reports == 1, codes[-1] == 0
 
 

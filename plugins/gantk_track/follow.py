@@ -48,18 +48,14 @@ class Follower:
     def _bring(self, ending: bool) -> None:
         self.tracker = self.tracker or self.part(self.run.path, self.run.recipe().tables, self.state)
         for line in map(json.loads, self.log):
+            if line["step"] > self.last:  # only then all pictures of the last one are there
+                self._bring_samples()
             self.last = line["step"]
             for kind, values in _values(line).items():
                 self._put(kind, self.last, values)
-        folder = self.run.path / "samples"
-        ready = self.last if ending else self.last - 1  # those of this log point are still to be drawn
-        for step in _read(folder / "index.json").get("steps", []):
-            if step <= ready:
-                found = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
-                found |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
-                self._put("samples", step, found)
         if not ending:
             return
+        self._bring_samples()
         metrics, report = _read(self.run.path / "metrics.json"), self.run.path / "report.html"
         finished = metrics and report.is_file() and metrics["step"] <= self.last
         if finished:
@@ -67,13 +63,25 @@ class Follower:
             ends = {name.removesuffix("/value"): value for name, value in found if name.endswith("/value")}
             self._put("scores", self.last, ends)  # "scores/a_to_b/psnr"
         self.tracker.end(self.last, report if finished else None)
+        self._remember()
         self.log.close()
 
+    def _bring_samples(self) -> None:
+        folder = self.run.path / "samples"
+        for step in _read(folder / "index.json").get("steps", []):
+            if step <= self.last:
+                found = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
+                found |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
+                self._put("samples", step, found)
+
     def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:
-        if step > self.brought.get(kind, -1):
+        if values and step > self.brought.get(kind, -1):
             self.tracker.put(step, values)
             self.brought[kind] = step
-            self.run.write_json(FILE, _read(self.run.path / FILE) | {self.part.name: self.state})
+            self._remember()
+
+    def _remember(self) -> None:
+        self.run.write_json(FILE, _read(self.run.path / FILE) | {self.part.name: self.state})
 
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:

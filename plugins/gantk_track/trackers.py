@@ -19,6 +19,8 @@ from PIL import Image
 
 from gantk_track.follow import flat
 
+KINDS = ("losses", "validation", "selection", "samples", "scores")  # of what is put, in their order at one step
+
 
 class TensorBoard:
     """Event files in tensorboard/ of the run folder: `tensorboard --logdir runs` shows all runs side by side.
@@ -65,6 +67,13 @@ class WandB:
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.state, self.wandb = state, wandb
+        # What it holds in memory goes where a process is killed: such a sitting is brought again. A row that is there
+        # already is left out by its number.
+        brought = state.pop("killed", None)
+        if brought is not None:
+            state["brought"].clear()
+            state["brought"].update(brought)
+        state["killed"] = dict(state["brought"])
         self.run = wandb.init(
             project=project, entity=entity, id=state.setdefault("id", secrets.token_hex(4)), name=run.name,
             dir=str(run), config=recipe, mode=mode, resume=None if mode == "offline" else "allow", reinit="create_new",
@@ -74,9 +83,8 @@ class WandB:
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
         shown = {name: self.wandb.Image(str(v)) if isinstance(v, Path) else v for name, v in values.items()}
-        row = self.state.get("rows", 0)  # our own count: what comes twice after a crash, the server leaves out
+        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])
         self.run.log(shown | {"step": step}, step=row, commit=True)
-        self.state["rows"] = row + 1
 
     def end(self, step: int, report: Path | None) -> None:
         if report:
@@ -84,6 +92,7 @@ class WandB:
             artifact.add_file(str(report))
             self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if report else 1)
+        self.state.pop("killed", None)
 
 
 class MLflow:
