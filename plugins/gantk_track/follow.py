@@ -33,7 +33,8 @@ class Follower:
         self.run, self.part, self.last = RunFolder(run), part, -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - it is read on as it grows
         self.state: dict[str, Any] = _read(run / FILE).get(part.name, {})
-        self.brought: dict[str, int] = self.state.setdefault("brought", {})  # the last step of each kind of thing
+        # The last step of each kind of thing; after a kill, before that sitting, where a tracker holds much in memory.
+        self.brought = self.state["brought"] = self.state.pop("killed", self.state.get("brought", {}))
         self.tracker = self.failed = None
 
     def bring(self, ending: bool) -> None:

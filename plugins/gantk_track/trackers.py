@@ -59,7 +59,6 @@ class WandB:
     def __init__(
         self, run: Path, recipe: dict[str, Any], state: dict[str, Any], *,
         project: str = "gantk",  # what its runs are listed under
-        entity: str | None = None,  # user or team; None: the account's own
         mode: Literal["auto", "online", "offline"] = "auto",  # auto: $WANDB_MODE, else online where there is an account
     ):  # fmt: skip
         import wandb
@@ -67,15 +66,9 @@ class WandB:
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.state, self.wandb = state, wandb
-        # What it holds in memory goes where a process is killed: such a sitting is brought again. A row that is there
-        # already is left out by its number.
-        brought = state.pop("killed", None)
-        if brought is not None:
-            state["brought"].clear()
-            state["brought"].update(brought)
-        state["killed"] = dict(state["brought"])
+        state["killed"] = dict(state["brought"])  # what it holds in memory is lost where the process is killed
         self.run = wandb.init(
-            project=project, entity=entity, id=state.setdefault("id", secrets.token_hex(4)), name=run.name,
+            project=project, id=state.setdefault("id", secrets.token_hex(4)), name=run.name,
             dir=str(run), config=recipe, mode=mode, resume=None if mode == "offline" else "allow", reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
         )  # fmt: skip
@@ -83,7 +76,7 @@ class WandB:
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
         shown = {name: self.wandb.Image(str(v)) if isinstance(v, Path) else v for name, v in values.items()}
-        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])
+        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])  # one that is there is left out
         self.run.log(shown | {"step": step}, step=row, commit=True)
 
     def end(self, step: int, report: Path | None) -> None:
