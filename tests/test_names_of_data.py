@@ -63,14 +63,16 @@ def data_of(recipe, path, *settings):
     loaded, model = api._checked(recipe, path, ["data.size=[16,16]", *settings], None)
     data = Data(model.data, model.method.target)
     given = {name: len({record.key for record in part if record.domain != "b"}) for name, part in data.splits.items()}
-    return data.table.domains, given, loaded.remarks
+    return data.table.domains, given, loaded.remarks, data.found
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path, name):
     path = draw(tmp_path, NAMED[name])
-    domains, given, remarks = data_of("cyclegan_ct_mr", path)
+    domains, given, remarks, found = data_of("cyclegan_ct_mr", path)
     assert domains == ("CT", "MR") and not remarks
+    whose = "of 13 patients" if "p{n}/" in NAMED[name] else ", patients unknown"
+    assert found == f"CT: 13 images{whose}; MR: 13 images{whose}".replace("imagesof", "images of")
     if any(part in NAMED[name] for part in ("{s}", "{S}", "{t}")):
         assert given == {"train": 8, "validation": 2, "test": 3}
     with pytest.raises(UserError) as error:
@@ -78,15 +80,15 @@ def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path
     renamed = re.findall(r"--set '(data\.domains=[^']+)'", str(error.value))
     mapped = re.findall(r'--set (data\.source\.[ab])="(\w+)"', str(error.value))
     assert renamed == ['data.domains=["CT", "MR"]'] and len(mapped) == 2
-    assert data_of("dualgan_t1t2", path, *renamed) == (("CT", "MR"), given, [])
-    assert data_of("dualgan_t1t2", path, *map("=".join, mapped)) == (("T1", "T2"), given, [])
+    assert data_of("dualgan_t1t2", path, *renamed)[:3] == (("CT", "MR"), given, [])
+    assert data_of("dualgan_t1t2", path, *map("=".join, mapped))[:3] == (("T1", "T2"), given, [])
 
 
 @pytest.mark.parametrize("name", NAMELESS)
 def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     layout, called = NAMELESS[name]
-    domains, given, (remark,) = data_of("dualgan_t1t2", draw(tmp_path, layout))
+    domains, given, (remark,), _ = data_of("dualgan_t1t2", draw(tmp_path, layout))
     assert domains == ("A", "B") and called in remark
     assert given == {"train": 8, "validation": 2, "test": 3} or "{s}" not in layout
     (kept,) = re.findall("--set '(.*?)'", remark)
-    assert data_of("dualgan_t1t2", tmp_path, kept) == (("T1", "T2"), given, [])
+    assert data_of("dualgan_t1t2", tmp_path, kept)[:3] == (("T1", "T2"), given, [])

@@ -37,6 +37,7 @@ class Data:
         records = records_of(table, method)
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
+        self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # in words
         self.preparation = _preparation(table, records)  # how records become images
         self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
         training = training_of(table, method, self.splits["train"])
@@ -136,7 +137,8 @@ class Data:
         what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
         held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
         size = " x ".join(map(str, self.table.size))
-        lines = [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
+        lines = [f"found    {self.found}"]
+        lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
         lines += [f"note     {said}" for said in consequences(self.splits)]
         if self.classes:
             labels = [record.label for record in self.training]
@@ -177,6 +179,17 @@ def records_of(table: DataTable, method: type) -> list[Record]:
     except UserError as error:
         error.where = error.where or "data.source"
         raise
+
+
+def _found(records: list[Record], names: dict[str, str]) -> str:
+    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: what a source gave, by domain."""
+    each = []
+    for letter, name in names.items():
+        own = [record for record in records if record.domain == letter]
+        scans, patients = {record.scan_key for record in own} - {""}, {record.subject for record in own} - {""}
+        what = f"{counted(scans, 'volume')} ({counted(own, 'slice')})" if scans else counted(own, "image")
+        each.append(f"{name}: {what}" + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown"))
+    return "; ".join(each)
 
 
 def _expect(table: DataTable, method: type, records: list[Record]) -> None:

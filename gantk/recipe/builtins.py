@@ -29,7 +29,6 @@ PARTS = {
         "folders": "gantk.data.sources.folders:Folders",
         "images": "gantk.data.sources.folders:Images",
         "nifti": "gantk.data.sources.nifti:Nifti",
-        "manifest": "gantk.data.sources.manifest:Manifest",
     },
     "format": {
         "picture": "gantk.formats.pictures:Picture",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.data.preparation import Record
-from gantk.data.sources.manifest import read_rows, split_named
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
+from gantk.data.sources.rows import read_rows, split_named
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io

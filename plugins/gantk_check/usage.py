@@ -10,8 +10,8 @@ from pathlib import Path
 from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
-from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.preparation import contrast_names, domain_letters
-from gantk.data.sources.manifest import source_of
+from gantk.data.sources.rows import source_of
 from gantk.errors import UserError, did_you_mean
 from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.manifest import read_rows
 from gantk.data.sources.reader import Item
+from gantk.data.sources.rows import read_rows
 from gantk.errors import UserError
 from gantk.formats.files import difference, is_volume
 
@@ -35,7 +35,7 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
         what = f"'{asked}' has no two columns with paths of the images of both domains"
         allowed = f"paths relative to '{root}', one column for each domain, under a header"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
-    _by_name(items)
+    pair_by_name(items)
 
 
 def _by_rows(
@@ -64,7 +64,7 @@ def _by_rows(
     return True
 
 
-def _by_name(items: Sequence[Item]) -> None:
+def pair_by_name(items: Sequence[Item]) -> None:
     """Pairs of images named alike in both domains, if nearly all of the smaller domain are: a few may be chance.
 
     An image whose name the other domain lacks is then a pair without its partner, for paired methods to complain of.
@@ -85,17 +85,6 @@ def _by_name(items: Sequence[Item]) -> None:
         for item in members:
             pair = "/".join(filter(None, (split, name)))
             item.pair = pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
-
-
-def pair_slices(items: Sequence[Item]) -> None:
-    """Tell images of a table their studies, which pairs share: a patient with one image of each domain, else a slice of
-    a patient, by its stem; images of unknown patients are pairs where nearly all are named alike."""
-    counts = Counter((item.subject, item.letter) for item in items)
-    for item in items:
-        alone = max(counts[item.subject, letter] for letter in "ab") == 1
-        item.study = item.subject and (item.subject if alone else f"{item.subject}/{item.stem}")
-    if not any(item.subject for item in items):
-        _by_name(items)
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:

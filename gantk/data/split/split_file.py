@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.preparation import Record
-from gantk.data.sources.manifest import read_rows
+from gantk.data.sources.rows import read_rows
 from gantk.errors import UserError, did_you_mean
 
 WORDS = {
