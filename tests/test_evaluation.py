@@ -131,6 +131,15 @@ def test_translations_are_scored_in_pairs_by_a_foreground_that_all_rivals_share(
     assert row["value"] == pytest.approx(np.mean(by_patient), abs=1e-5)
 
 
+def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
+    result = scorer_of(Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}).test()
+    said = "100% of all pixels count as foreground, as if there were no air, so that psnr, "
+    assert result["foreground"]["a_to_b"] == 1 and said in result["alarms"]["a_to_b"]
+    assert f"warning  T1 -> T2: {said}" in lines_of(result)
+    heads = scorer_of(Translates).test()
+    assert "alarms" not in heads and 0.1 < heads["foreground"]["a_to_b"] < 0.7
+
+
 def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines():
     result = scorer_of(Translates, source=LESIONS).test()
     for row in (result["metrics"]["a_to_b"], result["baselines"]["identity"]["a_to_b"]):

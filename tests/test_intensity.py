@@ -15,6 +15,7 @@ from gantk.data import intensity
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu, to_network
 from gantk.data.resample import Resize
 from gantk.errors import UserError
+from gantk.formats.files import read
 from gantk_scales.scales import Nyul, Unit
 
 LINES = [Percentile, MinMax, ZScore]
@@ -210,3 +211,53 @@ def test_the_scale_is_the_mean_of_the_papers_stretched_landmarks():
     np.testing.assert_allclose(own.forward(np.array([0.0, 2.5, 5, 12.5, 20])), [0, 0.15, 0.3, 0.65, 1])
     beyond = own.forward(np.array([-1.0, 22.0]))
     np.testing.assert_allclose(beyond, [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped")
+
+
+RNG = np.random.default_rng(0)
+TISSUE = RNG.choice([200, 400, 550, 900], 3000) + RNG.normal(0, 30, 3000)
+CT = np.concatenate([RNG.normal(-1000, 20, 5000), RNG.choice([-80, 30, 40, 900], 4000) + RNG.normal(0, 15, 4000)])
+CASES = {  # intensities, where the range starts, how much is tissue
+    "stripped": ([np.zeros(7000), TISSUE], 0, 0.3),
+    "undershoot of interpolation": ([np.zeros(7000), TISSUE, RNG.uniform(-120, -1, 10)], 0, 0.3),
+    "one voxel": ([np.zeros(7000), TISSUE, [-5000.0]], 0, 0.3),
+    "noise of a scanner": ([np.hypot(*RNG.normal(0, 60, (2, 7000))), TISSUE], 0, 0.3),
+    "hounsfield": ([CT], -1064, 0.44),
+    "padding": ([np.full(2500, -2000), CT], -1064, 0.35),
+    "far padding, blurred": ([np.full(2500, -3024), RNG.uniform(-3024, -1000, 200), CT], -1064, 0.34),
+    "no air": ([TISSUE], TISSUE.min(), 1),
+}
+
+
+@kinds(Percentile, MinMax, ZScore)
+@pytest.mark.parametrize("case", CASES)
+def test_the_range_starts_at_air_and_foreground_is_tissue(case, kind):
+    parts, start, share = CASES[case]
+    image = np.concatenate(parts).astype(np.float32)[None, None]
+    mapping = fitted(kind, [image])
+    again = kind.from_state(json.loads(json.dumps(mapping.state())))
+    assert again.tissue == mapping.tissue
+    if kind is Percentile or "padding" not in case:
+        assert (mapping.forward(image) > mapping.tissue[0]).mean() == pytest.approx(share, abs=0.05)
+    if kind is Percentile:
+        low, high = mapping.inverse(ENDS)
+        assert low == pytest.approx(start, abs=0.02 * (high - low)) and mapping.forward(image).min() > -1.3
+        np.testing.assert_allclose(mapping.inverse(mapping.forward(image)), image, atol=1)
+        earlier = Percentile.from_state(mapping.state() | {"fitted": [7.0, 900.0], "per": "volume"})
+        np.testing.assert_allclose(earlier.of(image).inverse(ENDS)[0], image.min(), err_msg="as it always was")
+
+
+REAL = """open_ms/patient*/T1_* open_ms/patient*/T2_* open_ms/raw/*/*T1W* open_ms/raw/*/*T2W* brats/*/*_t1.nii.gz
+brats/*/*_t2.nii.gz brats2d/*Data/*/*_T1_* brats2d/*Data/*/*_T2_* ct_mri/CT/* ct_mri/MRI/* t1t2_course/Tr1/*/*
+t1t2_course/Tr2/*/* brainix_dicom/T1/* brainix_dicom/T2/* templates/canonical/*T1* templates/canonical/*T2*"""
+
+
+@pytest.mark.parametrize("pattern", REAL.split())
+def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data, pattern):
+    images = []
+    for path in sorted(shared_data.glob(pattern))[::9] or pytest.skip(f"no {pattern}"):
+        pixels = read(path).pixels
+        middle = range(pixels.shape[1] // 3, 2 * pixels.shape[1] // 3, 4) if pixels.ndim == 4 else [slice(None)]
+        images += [pixels[:, place] for place in middle]
+    mapping = fitted(Percentile, images, high=99.9)
+    seen = [to_network(image, mapping, Resize(image.shape[1:], (96, 96))) for image in images]
+    assert all(0.1 < (image > mapping.tissue[0]).mean() < 0.7 for image in seen)

@@ -23,6 +23,10 @@ BINS = 256  # of the histogram that Otsu's threshold is read off
 HISTOGRAM = 2**20  # values that the histogram counts
 SCAN_VALUES = 2**24  # values of one scan that are used; of a larger one so many are drawn
 SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more are thinned out
+AIR = 0.05  # of the range above its start: what is no brighter is air, unless air itself is
+FAINT = 0.02  # of the range below its start, from which on padding is drawn together ...
+PADDING = 0.25  # ... where something is so far below it
+LEVELS = 128  # bins of the histogram in which air is looked for
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
 
@@ -86,6 +90,13 @@ class Mapping:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         return {"name": self.name, **plain, "fitted": self.fitted}
 
+    @property
+    def tissue(self) -> list[float]:
+        """The network intensity of each contrast above which an image shows tissue, not air."""
+        start, end = self.range
+        share = self.fitted[2] if isinstance(self.fitted, list) and len(self.fitted) > 2 else AIR
+        return [start + share * (end - start)]
+
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
         """The mapping that `state` described; UserError where it is of a kind that nobody offers."""
@@ -100,13 +111,22 @@ class Mapping:
 
 
 class Linear(Mapping):
-    """A straight line that takes two native values, `fitted`, to the two ends of `range`."""
+    """A straight line that takes two native values, the first of `fitted`, to the two ends of `range`.
+
+    `fitted` may go on with the share of the range where tissue begins and with the lowest native value. Where this is
+    far below the start, as padding is in CT (-3024 HU), what is darker than air by more than 2 % of the range is drawn
+    together: a corner far below black would tell a discriminator which images are real.
+    """
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Nothing to learn, unless a subclass does."""
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        return self.fitted, self.range
+        (low, high), (start, end), lowest = self.fitted[:2], self.range, self.fitted[3:] or self.fitted[:1]
+        if lowest[0] >= low - PADDING * (high - low):
+            return self.fitted[:2], self.range
+        knee, step = low - FAINT * (high - low), FAINT * (end - start)
+        return np.array([lowest[0], knee, high]), np.array([start - 2 * step, start - step, end])
 
 
 @option_fields
@@ -116,34 +136,48 @@ class Learnt(Linear):
     per: Literal["set", "volume", "image"] = "set"  # one line for the whole set, or each scan or image its own
     foreground: Foreground = False  # true: of values above each image's mean only; "otsu": above its threshold
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the range starts with the darkest value that there is, or with air."""
+        return getattr(self, "low", 1) == 0 and not self.foreground
+
     def fit(self, images: Sequence[np.ndarray]) -> None:
         if self.per == "set":
-            self._set(self.ends_of(images), len(images))
+            self._set(self.measure(*images), len(images))
         else:
             Mapping.fit(self, images)
 
-    def measure(self, pixels: np.ndarray) -> list[float]:
-        return [float(end) for end in self.ends_of([pixels])]
+    def measure(self, *images: np.ndarray) -> list[float]:
+        """The ends of the range, the share of it where tissue begins, and how dark the images are at most."""
+        low, high = map(float, self.ends_of(images))
+        if not rises(low, high):
+            return [low, high]
+        found, lowest = air_of(_values(images, False), high), float(min(image.min() for image in images))
+        start = AIR
+        if found and found[1] > low + 0.8 * AIR * (high - low):  # of noisy air too much would be above 5 %
+            start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
+        return [low, high, float(start), min(low, lowest) if self.is_plain else low]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
-        ends = [pair for pair in measured if rises(*pair)] or [measured[0]]
-        self._set(np.mean(ends, axis=0), len(measured))
+        scans = [one for one in measured if rises(*one[:2])] or [measured[0]]
+        self._set(np.mean(scans, axis=0), len(measured))
 
     def take(self, measured: list[float]) -> None:
-        if rises(*measured):
-            self.fitted = measured
+        if rises(*measured[:2]):
+            earlier = self.fitted is not None and len(self.fitted) == 2  # a checkpoint that starts at the darkest value
+            self.fitted = [measured[3], measured[1]] if earlier else [float(figure) for figure in measured]
 
-    def _set(self, ends: Sequence[float], count: int) -> None:
-        if not rises(*ends):
-            raise no_contrast(count, *ends)
-        self.fitted = [float(end) for end in ends]
+    def _set(self, figures: Sequence[float], count: int) -> None:
+        if not rises(*figures[:2]):
+            raise no_contrast(count, *figures[:2])
+        self.take(figures)
 
 
 @option_fields
 class Percentile(Learnt, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
-    low: float = 0.0  # percentile that goes to the start of the range
+    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, or air where that is far below
     high: float = 99.5  # percentile that goes to its end; brighter values go beyond it
 
     def __post_init__(self):
@@ -153,10 +187,13 @@ class Percentile(Learnt, name="percentile"):
             raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
-        low, high = np.percentile(_values(images, self.foreground), (self.low, self.high))
+        low, high = np.percentile(values := _values(images, self.foreground), (self.low, self.high))
         if not self.foreground:  # the extremes must not depend on which values the thinning kept
             low = min(image.min() for image in images) if self.low == 0 else low
             high = max(image.max() for image in images) if self.high == 100 else high
+            found = air_of(values, high) if self.low == 0 else None
+            if found and low < found[0] - FAINT * (high - found[0]):
+                low = found[0]
         return low, high
 
 
@@ -234,6 +271,10 @@ class PerChannel:
 
     def state(self) -> dict[str, Any]:
         return {"contrasts": list(self.names), "dims": self.dims, "lines": [line.state() for line in self.lines]}
+
+    @property
+    def tissue(self) -> list[float]:
+        return [level for line in self.lines for level in line.tissue]
 
     @classmethod
     def from_state(cls, state: dict[str, Any], line: Callable[[dict[str, Any]], Any]) -> PerChannel:
@@ -317,6 +358,46 @@ def otsu(values: np.ndarray) -> float:
     between = below * above * apart**2
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
+
+
+def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None:
+    """Where air begins, how dark most of it is, and where it ends, among intensities up to `high`; None without air.
+
+    Air is the highest peak of the histogram below Otsu's threshold, as far as its counts fall from bin to bin and are
+    above 1 % of the peak's, where next to nothing is darker. What CT stored for want of a value, far below air
+    (-2000, -3024), is left out first.
+    """
+    while (padding := values <= (low := values.min()) + 1e-3 * (high - low)).mean() > 1e-4 and not padding.all():
+        first = np.percentile(values[~padding], 5)  # beyond the blurred rim of padding
+        between = ~padding & (values < first - 0.05 * (high - first))
+        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # as air is, and the dark end of brains is not
+        if first > -200 or first - low < 0.2 * (high - first) or between.sum() > padding.sum() or alike < 0.1:
+            break
+        values = values[~padding & ~between]
+    low = values.min()
+    if not rises(low, high):
+        return None
+    counts, edges = np.histogram(values, LEVELS, (low, high))
+    end = max(1, int(np.searchsorted(edges, otsu(values))))
+    peak = int(np.argmax(counts[:end]))
+    first = last = peak
+    few = 0.01 * counts[peak]
+    while first > 0 and counts[first - 1] >= few:
+        first -= 1
+    while (
+        last + 1 < end
+        and few <= counts[last + 1]
+        and (counts[last + 1] <= counts[last] or 2 * counts[last] > counts[peak])
+    ):
+        last += 1
+    inside = values[(values >= edges[peak]) & (values <= edges[peak + 1])]
+    level = float(np.median(inside))
+    # zeros of a stripped skull are one value, and not the bin that holds them
+    begin = level if first == peak and (inside == level).mean() > 0.5 else float(edges[first])
+    dark, air = (values < begin).mean(), (values <= edges[last + 1]).mean()
+    if dark > 0.02 or air < 0.05 or edges[last + 1] - begin > 0.3 * (high - begin):
+        return None
+    return begin, level, float(edges[last + 1])
 
 
 def no_contrast(count: int, low: float, high: float) -> UserError:

@@ -21,7 +21,7 @@ from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.pair_scores import PairScorer, References, Scores
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
-from gantk.metrics.verdict import pair_verdict, set_verdict
+from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Posts
@@ -178,6 +178,9 @@ class Scorer:
         about = self.reals.group(shown, sources) if self.set_metrics else None
         scores = self._score(result, key, to, made, baselines, about, references)
         if references:
+            share = result.setdefault("foreground", {})[key] = float(references.foreground.float().mean())
+            if alarm := alarm_of_foreground(result["metrics"][key], share):
+                result.setdefault("alarms", {})[key] = alarm
             own, senses = scores[key], self.pairs.senses
             self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, own, senses)
         if references and self.model.evaluate.uncertainty != "none":
@@ -236,7 +239,8 @@ class Scorer:
             classes, beside = getattr(metric, "needs_classes", False), getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
             for name in groups if beside else made:
-                found[name] |= set_rows(metric, train, test, groups[name], note)
+                rows_of_set = set_rows(metric, train, test, groups[name], note)
+                found[name] |= {key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()}
             if beside and train is not test:
                 real = halves(train)[1]
                 real = chosen(real, torch.arange(len(real)) < len(made[key]))

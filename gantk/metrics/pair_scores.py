@@ -18,8 +18,7 @@ from gantk.metrics.pairs import LesionContrast
 
 FOREGROUND, LESION = "_foreground", "_lesion"  # what the name of a score of that region ends with
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by the names that recipes give the regions
-AIR = 0.05  # of the data range: what is no brighter than this in any channel of any image is background
-AIR_SAID = f"foreground-above-{AIR:.0%}-of-range-in-truth-or-source"
+TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class References:
     foreground: Tensor | None = None  # what is not air (N, 1, *size)
     volumes: list[str] = field(default_factory=list)  # which volume each image is a slice of, "" where unknown
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
+    above: str = ""  # the share of the range, or several, above which `foreground` is tissue
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Scores:
     volumes: list[str]
     finite: np.ndarray  # (N,) whether all values of an output are numbers
     unit: str = ""  # of native values
+    above: str = ""  # of the references
 
     def trouble(self, row: str) -> str | None:
         """Why a row has no value although its images could be scored; None where it has."""
@@ -115,7 +116,8 @@ class PairScorer:
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         finite = values.pop(("finite", "")) > 0
         unit = references.units.name if references.units is not None else ""
-        return Scores(values, references.patients, references.volumes or [""] * len(output), finite, unit)
+        volumes = references.volumes or [""] * len(output)
+        return Scores(values, references.patients, volumes, finite, unit, references.above)
 
     def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Tensor | None]) -> None:
         """Add every metric's scores of these images; a metric of a map draws it once for all regions."""
@@ -141,7 +143,7 @@ class PairScorer:
         (metric, suffix), patients, trouble = self.rows_of[name], scores.patients, scores.trouble(name)
         definition = metric.in_mask if suffix else metric.definition
         if suffix == FOREGROUND:
-            definition = f"{definition.removesuffix('/mask')}/{AIR_SAID}"
+            definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
         if trouble:
             return metric_row(metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}")
         kinds = ("raw", "corrected", "native", "mean", "weight")
@@ -158,9 +160,16 @@ class PairScorer:
         return row
 
 
-def foreground(*images: Tensor, low: float, data_range: float) -> Tensor:
-    """Where source or reference (N, C, *size) is more than air, for either may show a tissue black: (N, 1, *size)."""
-    return torch.stack([(image > low + AIR * data_range).any(1, keepdim=True) for image in images]).any(0)
+def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
+    """Where source or reference (N, C, *size) is more than air, for either may show a tissue black: (N, 1, *size).
+
+    Beside each its `tissue`: the intensity, one for all channels or one for each, above which it is no air.
+    """
+    inside = []
+    for image, tissue in images:
+        level = torch.tensor(tissue, dtype=image.dtype, device=image.device).reshape(-1, *[1] * (image.ndim - 2))
+        inside.append((image > level).any(1, keepdim=True))
+    return torch.stack(inside).any(0)
 
 
 def _in_mask(metric: Any) -> str | None:

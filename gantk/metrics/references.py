@@ -121,11 +121,14 @@ class RealImages:
         references = References(self.shown(records), [record.subject for record in records])
         if sources is None:
             return references
+        tissue = {letter: self.data.intensity[letter].tissue for letter in (to, OTHER[to])}
+        above = sorted({f"{(level - low) / (high - low):.0%}" for levels in tissue.values() for level in levels})
         masks = torch.stack([self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs])
         return replace(
             references,
             masks=masks if masks.any() else None,
-            foreground=foreground(sources, references.images, low=low, data_range=high - low),
+            foreground=foreground((sources, tissue[OTHER[to]]), (references.images, tissue[to])),
+            above="-and-".join(above),
             volumes=[f"{r.subject}/{r.scan_key}" if r.scan_key else r.subject for r in records],
             units=units_of(self.data, records, to),
         )

@@ -6,7 +6,7 @@ Each is built with (data_range, dims) and called with three sets: the training i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,7 @@ def set_rows(
         found = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
     rows = {}
     for name, score in (found if isinstance(found, dict) else {metric.name: found}).items():
-        heads = len(set(fake.patients))
-        rows[name] = metric_row(metric, replace(score, n=heads), score.n, score.definition + note)
+        rows[name] = metric_row(metric, score, score.n, score.definition + note)
         if score.details:
             rows[name]["details"] = score.details
     return rows

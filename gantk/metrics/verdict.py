@@ -15,6 +15,7 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 WITH_PAIRS = ("intensity_map", "regression")  # baselines that were fitted on registered pairs
 CEILING = "real_split"  # real images, as if made: what a perfect generator would get, and no baseline
 CELLS = 3  # scores on a line
+MOST = 0.9  # of the pixels of heads that can be foreground
 DIRECTIONS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # which of the domains, from and to
 
 
@@ -91,6 +92,8 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
                 warnings[score["details"]["warning"]].append(metric)
         for warning, names in warnings.items():
             yield f"warning  {title}: {', '.join(names)}: {warning}"
+        if key in result.get("alarms", {}):
+            yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in ("auroc", "ause", "spearman"))
@@ -103,6 +106,17 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         for metric, verdict in judged.items():
             if not verdict["better"] and metric in shown:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
+
+
+def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:
+    """That the foreground, this share of the pixels, is no smaller than a head in its air; None where it is."""
+    same = [name for name, row in rows.items() if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)]
+    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]  # perfect scores are alike
+    if share <= MOST and not same:
+        return None
+    what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
+    what += f", so that {', '.join(same)} are the same over both" * bool(same)
+    return f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

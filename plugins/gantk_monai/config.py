@@ -95,8 +95,8 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
     per = "image" is then the same as "volume".
     """
     state, (start, end) = line.state(), line.range
-    if isinstance(line, Linear) and line.per == "set":
-        return [_range(key, *state["fitted"], start, end)]
+    if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
+        return [_range(key, *state["fitted"][:2], start, end)]
     own = line.per == "volume" or (line.per == "image" and image_is_scan)
     if isinstance(line, Linear) and own and not state.get("foreground"):
         if line.name == "percentile":
@@ -127,7 +127,7 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
         if not isinstance(line, Linear):
             what = f"MONAI has no transform for the way back of the intensity mapping '{line.name}'"
             raise UserError(what, where="data.intensity", remedy='use "percentile", "zscore" or "window", or ONNX')
-        low, high = line.state()["fitted"]
+        low, high = line.state()["fitted"][:2]
         steps.append(_range(key, *line.range, low, high))
         save = part("SaveImaged", keys=key, output_dir="@output_dir", output_postfix=re.sub(r"\W", "_", tail))
         save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
