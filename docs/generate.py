@@ -71,6 +71,9 @@ def cell(text: object) -> str:
     return "".join(p if i % 2 else p.replace("|", "\\|").replace("<", "&lt;") for i, p in enumerate(pieces))
 
 
+HEADS = ("key", "type", "default", "meaning")
+
+
 def code(text: object) -> str:
     return f"`{text}`" if str(text) else ""
 
@@ -151,30 +154,20 @@ def flat(figures, prefix: str = "") -> str:
 
 
 def keys() -> str:
-    """Every table of a recipe with its keys."""
-    from gantk.plugin.spec import _type_in_words
-    from gantk.recipe import tables
+    """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
+    from gantk.plugin.spec import Table, options_help
+    from gantk.recipe.tables import Model
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
-    for title, model in (
-        ("data", "DataTable"),
-        ("data.split", "SplitTable"),
-        ("train", "TrainTable"),
-        ("train.fast", "FastTable"),
-        ("evaluate", "EvaluateTable"),
-        ("translate", "TranslateTable"),
-    ):
-        model = getattr(tables, model)
-        source = inspect.getsource(model)
-        rows = []
+
+    def walk(model: type[Table], path: str) -> None:
+        rows = [(code(name), code(kind), code(default), about) for name, kind, default, about in options_help(model)]
+        said.extend([f"## {path or 'recipe'}", inspect.getdoc(model), table(HEADS, rows)])
         for name, field in model.model_fields.items():
-            comment = re.search(rf"^    {name}\s*:(?:[^#\n]|\n(?!    \w))*#\s*(.+)", source, re.M)
-            default = "" if field.is_required() or field.default_factory else field.default
-            default = "a table" if isinstance(default, tables.Table) else default
-            rows.append(
-                (code(name), code(_type_in_words(field.annotation)), code(default), comment[1] if comment else "")
-            )
-        said += [f"## {title}", inspect.getdoc(model), table(("key", "type", "default", "meaning"), rows)]
+            if inspect.isclass(field.annotation) and issubclass(field.annotation, Table):
+                walk(field.annotation, f"{path}.{name}".lstrip("."))
+
+    walk(Model, "")
     return "\n\n".join(said)
 
 
@@ -193,7 +186,7 @@ def parts() -> str:
                 (code(name), code(type_), code(default), about) for name, type_, default, about in options_help(target)
             ]
             said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
-            said += [table(("option", "type", "default", "meaning"), rows) if rows else "It takes no options."]
+            said += [table(HEADS, rows) if rows else "It takes no options."]
     return "\n\n".join(said)
 
 
