@@ -78,7 +78,7 @@ class Chart:
         across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[known]]
         for name, axis in self.axes.items():
             points = zip(across, SIDE * axis.place(row[known]), strict=True)
-            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "h0" * (len(across) == 1)  # a dot
         return paths
 
     def at(self, place: float) -> str:

@@ -131,7 +131,8 @@ def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tupl
     letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[kind]
     native, unit = zip(*(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True)
-    several = [(each.mean(0) if len(each) == 3 else each[0]).numpy().astype(np.float32) for each in native]
+    colours = len(tested.data.contrasts[letter]) == 1
+    several = [(each.mean(0) if colours else each[0]).numpy().astype(np.float32) for each in native]
     pixels = np.nan_to_num(several[0] if len(places) == 1 else np.stack(several))[None]
     depth, row, column = voxel or tested.data.table.spacing or (1.0, 1.0, 1.0)
     Nifti().write(path, Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None))
