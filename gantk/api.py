@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
@@ -165,8 +165,8 @@ def _train(
     weights, machine = sum(parameter.numel() for parameter in parts.method.parameters()), describe(runtime)
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
     say(
-        f"train    {parts.model.method.name}, {weights / 1e6:.1f} M weights, {engine.steps} steps, "
-        f"{machine['device']} {runtime.precision}, {machine['threads']} threads{ranks}"
+        f"train    {parts.model.method.name}, {weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}, "
+        f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
     )
     if again:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
@@ -356,7 +356,7 @@ def sample(
         post: whether the recipe's post-steps follow.
     """
     written = load(run, device=device).sample_to(Path(out), n, seed, label, post)
-    say(f"written  {len(written)} images to {out}")
+    say(f"written  {counted(written, 'image')} to {out}")
     return written
 
 

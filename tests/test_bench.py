@@ -160,7 +160,7 @@ def test_resume_measures_only_what_is_not_done(stand_in, bench):
     before = rows()
     stand_in.write_text(STAND_IN.replace('name == "fails"', "False"), "utf-8")
     done = bench("tiny.toml", "fails.toml", "third.toml", "--resume")
-    assert done.code == 0 and "resume   1 rows are done already" in done.out
+    assert done.code == 0 and "resume   done already: 1 row" in done.out
     assert rows()["tiny"] == before["tiny"]
     assert [row["status"] for row in rows().values()] == ["ok"] * 3
     changed = bench("tiny.toml", "--resume", "--set", "method.cycle=3.0")

@@ -14,7 +14,7 @@ import tomli_w
 from PIL import Image
 from tiny import TINY, draw_pictures
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, counted, did_you_mean
 
 Args = list[str]
 PIX2PIX = {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth": 2}, "discriminator": "patchgan"}
@@ -145,3 +145,11 @@ def test_places_nest_from_the_outside():
 @pytest.mark.parametrize(("name", "close"), [("UNET", "unet"), ("patch_gan", "patchgan"), ("zebra", None), ("", None)])
 def test_the_nearest_spelling_is_found_and_nothing_far_away(name, close):
     assert did_you_mean(name, ["unet", "resnet", "patchgan"]) == (close and f"Did you mean '{close}'?")
+
+
+def test_one_is_singular_and_words_have_their_plurals():
+    said = [counted(count, "image") for count in (0, 1, 2, ["a"], "ab")]
+    assert said == ["0 images", "1 image", "2 images", "1 image", "2 images"]
+    assert [counted(2, noun) for noun in ("copy", "class", "box", "patch", "day", "DICOM series")] == [
+        *("2 copies", "2 classes", "2 boxes", "2 patches", "2 days", "2 DICOM series")
+    ]

@@ -112,7 +112,7 @@ class Child:
     def steps(self) -> int | None:
         """Steps in all; None until the run has counted what its epochs make."""
         if self._steps is None and self._step:
-            found = re.search(r"^train .*?(\d+) steps,", self.log.read_text("utf-8", "replace"), re.M)
+            found = re.search(r"^train .*?(\d+) steps?,", self.log.read_text("utf-8", "replace"), re.M)
             self._steps = int(found[1]) if found else None
         return self._steps
 

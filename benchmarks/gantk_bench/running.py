@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gantk.errors import GantkError, Interrupted, UserError
+from gantk.errors import GantkError, Interrupted, UserError, counted
 from gantk.files import write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
@@ -139,10 +139,10 @@ class Bench:
         """Measure all that is to be measured; with `resume` all but what the folder has already."""
         self._open(aside=not resume)
         todo = [job for job in self.planned if not (resume and self._done(job))]
-        at_once = f"{self.jobs} at once, {self.threads} thread{'s' * (self.threads > 1)} each"
-        _say(self.out, f"bench    suite {self.suite.name}, {len(self.planned)} rows, {at_once}")
+        at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
+        _say(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
         if len(todo) < len(self.planned):
-            _say(self.out, f"resume   {len(self.planned) - len(todo)} rows are done already")
+            _say(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
         _say(self.out, f"folder   {self.path}")
         with Board(len(todo), self.out) as board, stop_on_ctrl_c() as stopped:
             self._measure(todo, board, stopped)

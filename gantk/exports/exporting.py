@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gantk.data.dataset import Data
 from gantk.data.resample import Resize
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, counted
 from gantk.inference.pipeline import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -112,7 +112,7 @@ class Direction:
             split, records = next(each for each in shown if each[1])
             images = [data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]]
             images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their middle
-            self.on = f"{len(images)} {SPLITS[split]} images of {self.translator.frame(self.letter).source}"
+            self.on = f"{counted(images, f'{SPLITS[split]} image')} of {self.translator.frame(self.letter).source}"
             return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])
         except (UserError, OSError) as error:
             self.on, self.why = f"{count} drawn images, not real ones", str(error)

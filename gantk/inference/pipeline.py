@@ -15,7 +15,7 @@ import numpy as np
 
 from gantk.data.intensity import PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats.image import Image
 from gantk.plugin.loader import load, registry
 
@@ -159,7 +159,7 @@ class Pipeline:
             remedy = "convert it, or train on images like it"
             if channels == len(names) > 1:
                 remedy = f"name a folder that holds one file for each of {', '.join(names)}"
-            what = f"'{image.path}' has {image.channels} channels, and this run was trained on {channels}"
+            what = f"'{image.path}' has {counted(image.channels, 'channel')}, and this run was trained on {channels}"
             raise UserError(what, where=where, remedy=remedy)
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None) -> list[np.ndarray]:

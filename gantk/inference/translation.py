@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, counted
 from gantk.files import write_file
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
@@ -137,7 +137,7 @@ class Translation:
             ran = f"which run from {min(low):.4g} to {max(high):.4g} (--format tif keeps them)"
             self.say(f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}")
         earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
-        for line in [f"{len(written)} files to {folder}{earlier}"] if ledger else written:
+        for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if ledger else written:
             self.say(f"written  {line}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from gantk import __version__
+from gantk.errors import counted
 from gantk.plugin.loader import load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
@@ -42,7 +43,8 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     except Exception as error:  # a broken torch must be reported, whatever it raises
         yield "device", "-", f"torch does not start: {error}"
         return
-    yield "device", "{device} ({cpu}, {threads} threads), {precision}".format_map(machine), None
+    threads = counted(machine["threads"], "thread")
+    yield "device", f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}", None
     if machine["cuda"]:
         yield "cuda", f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {machine['driver'] or 'unknown'}", None
     elif torch.version.cuda and not torch.cuda.is_available():

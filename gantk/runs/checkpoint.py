@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.files import write_file
 
 FORMAT = 1
@@ -123,7 +123,7 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     if wrong:
         name = next((name for name in wrong if not (name in expected and name in found)), wrong[0])
         detail = f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')} here"
-        what = f"the checkpoint belongs to another method or network: {detail} ({len(wrong)} differences)"
+        what = f"the checkpoint belongs to another method or network: {detail} ({counted(wrong, 'difference')})"
         raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
     module.load_state_dict(weights)
 

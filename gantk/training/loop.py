@@ -302,7 +302,7 @@ class StepProfile:
 
     def __init__(self, count: int, steps: int, device: torch.device):
         if steps < SETTLING + count:
-            what = f"{count} traced steps come after {SETTLING} others, and this training has {steps}"
+            what = f"{count} traced steps come after {SETTLING} others, and this training has {counted(steps, 'step')}"
             raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
         kinds = torch.profiler.ProfilerActivity
         self.lines, self.kind = [], device.type

@@ -146,7 +146,8 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
         return lines
     domains = _domains(usage, readable).items()
     lines["source"] = usage.table.source.name
-    lines["domains"] = ", ".join(f"{name}: {each['images']} images of {each['files']} files" for name, each in domains)
+    pairs = ((name, counted(e["images"], "image"), counted(e["files"], "file")) for name, e in domains)
+    lines["domains"] = ", ".join(f"{name}: {images} of {files}" for name, images, files in pairs)
     lines["patients"] = str(len({record.subject for record in usage.records} - {""}) or "not known")
     if len(usage.names) == 2:
         first, second = ({r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab")

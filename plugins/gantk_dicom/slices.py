@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
@@ -324,7 +324,7 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
     if abs(steps[worst] - usual) > EVEN * usual:
         missing, what = round(float(steps[worst] / usual)) - 1, "is not evenly spaced"
         if abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual:
-            what = f"lacks {missing} slice{'s' * (missing > 1)}"
+            what = f"lacks {counted(missing, 'slice')}"
             what = "holds two different slices at one place" if missing < 0 else what
         raise UserError(
             f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and "

@@ -18,7 +18,7 @@ from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
 from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 
@@ -196,7 +196,7 @@ class Manifest(VolumeSource):
         if path.is_dir():
             series = io.scans(path, recursive=False)
             if len(series) != 1:
-                raise UserError(f"is a folder of {len(series)} images, and not of one DICOM series", where=text)
+                raise UserError(f"is a folder of {counted(series, 'image')}, and not of one DICOM series", where=text)
             return series[0], shown
         if not is_volume(path) and not io.is_image(path):
             raise UserError("is no image that can be read", where=text)

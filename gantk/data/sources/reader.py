@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 
 from gantk.data.resample import SamplingGrid, resample_onto
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats import files as io
 from gantk.formats.image import Image
 
@@ -145,7 +145,7 @@ class Reader:
             pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
         channels, first = self._first.setdefault(item.letter, (len(pixels), item.shown))
         if len(pixels) != channels:
-            what = f"'{item.shown}' has {len(pixels)} channels, while '{first}' has {channels}"
+            what = f"'{item.shown}' has {counted(pixels, 'channel')}, while '{first}' has {channels}"
             raise UserError(what, where="data.source", remedy="set data.source.channels = 1 (gray) or 3 (colour)")
         return np.ascontiguousarray(pixels)
 
