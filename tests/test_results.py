@@ -134,13 +134,20 @@ def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp
     rng = np.random.default_rng(0)
     dark, bright = ([rng.normal(middle, 12, (1, 40, 40)) for _ in range(20)] for middle in (60, 180))
     model(values_of(bright), values_of(dark))
-    for name, values in (("x_flair", dark), ("y_T1w", bright), ("z", dark), ("w", bright), ("v_t1_to_t2", bright)):
+    for name, values in (
+        ("x_flair", dark),
+        ("y_T1w", bright),
+        ("z", dark),
+        ("w", bright),
+        ("v_t1_to_t2", bright),
+        ("MR_u", bright),
+    ):
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
     warned = [line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")]
     assert warned == [
-        "warning  has the values of T2, and this model translates T1 (1 of 5 images: w.png)",
-        "warning  called FLAIR, and this model translates T1 (1 of 5 images: x_flair.png)",
+        "warning  has the values of T2, and this model translates T1 (2 of 6 images: MR_u.png, w.png)",
+        "warning  called FLAIR, and this model translates T1 (1 of 6 images: x_flair.png)",
     ]
 
 

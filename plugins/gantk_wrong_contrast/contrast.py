@@ -22,7 +22,8 @@ def doubt(image: Image, frame: Any) -> str | None:
     meant = usual_contrast(frame.source)
     header = str(image.facts.get("contrast") or image.facts.get("modality") or "").lower()
     path = image.path.absolute()
-    names = [name for name in (header, path.name, path.parent.name) if usual_contrast(name)]
+    vague = (None,) if meant in ("ct", "pet") else (None, "mr")  # what MR is, MR does not say
+    names = [name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague]
     if meant and names:
         said = names_another(names, meant)
         return f"called {said.upper()}, and this model translates {frame.source}" if said else None
