@@ -66,11 +66,13 @@ def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
     torch.testing.assert_close(made.double(), expected, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 37), (19, 23)])
-@pytest.mark.parametrize("fit", ["pad", "crop"])
-def test_gradients_pass_intensities_resampling_and_network(tmp_path, size, fit):
-    run = small_run(tmp_path, PIX2PIX, fit=fit, intensity={"name": "percentile", "high": 90.0})
-    model = toolkit.load(run, device="cpu")
+@pytest.mark.parametrize(
+    ("size", "fit", "statistics"),
+    [((32, 32), "pad", "image"), ((19, 43), "pad", "image"), ((40, 37), "crop", "window")],
+)
+def test_gradients_pass_intensities_resampling_windows_and_network(tmp_path, size, fit, statistics):
+    model = toolkit.load(small_run(tmp_path, PIX2PIX, fit=fit), device="cpu")
+    model.model.translate.statistics = statistics
     weights, change = torch.randn(2, 1, *size), torch.randn(2, 1, *size)
     images = (torch.rand(2, 1, *size) * 600).requires_grad_()
     made = model.translate(images, grad=True)
@@ -83,16 +85,6 @@ def test_gradients_pass_intensities_resampling_and_network(tmp_path, size, fit):
     slopes = [(value(h) - value(-h)) / (2 * h) for h in (0.02, 0.05)]
     expected = float((images.grad.double() * change).sum())
     assert min(abs(slope - expected) for slope in slopes) < 0.05 * abs(expected) + 0.05 * float(weights.norm())
-
-
-def test_windows_let_gradients_pass(tmp_path):
-    model = toolkit.load(small_run(tmp_path, PIX2PIX, fit="crop"), device="cpu")
-    model.model.translate.statistics = "window"
-    images = (torch.rand(1, 1, 48, 40) * 600).requires_grad_()
-    made = model.translate(images, grad=True)
-    torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
-    made.sum().backward()
-    assert (images.grad != 0).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR"])

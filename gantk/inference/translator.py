@@ -44,11 +44,8 @@ class Translator(TrainedModel):
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        data, ways = self.model.data, {"b": " -> ".join(self.model.data.domains)}
-        ways["a"] = " -> ".join(reversed(data.domains))
-        made = " and ".join(ways[letter] for letter in self.method.directions()) or f"{data.domains[-1]} from noise"
-        at = " x ".join(map(str, data.size))
-        return f"Translator({self.model.method.name}: {made}, {at}, on {self.runtime.device}, '{self.checkpoint}')"
+        data, end = self.model.data, f"on {self.runtime.device}, '{self.checkpoint}'"
+        return f"Translator({self.model.method.name}, {' and '.join(data.domains)}, {tuple(data.size)}, {end})"
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
