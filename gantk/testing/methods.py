@@ -210,7 +210,5 @@ def _weights(engine: Engine) -> dict[str, Tensor]:
 def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
-    said = (
-        f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: what is remembered between"
-    )
-    assert not different, f"{said} steps has to be a buffer, self.register_buffer(name, tensor), changed in place"
+    where = "what is remembered between steps has to be a buffer, self.register_buffer(name, tensor), changed in place"
+    assert not different, f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: {where}"
