@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean
-from gantk.lookup import COMMANDS
 from gantk.plugin.loader import attach_commands
 from gantk.terminal import complain, console, json_option, progress_bar, say, table, write_json
 
@@ -43,6 +42,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Whole sentences, where click would cut them at the window's edge."""
+        with formatter.section("Commands"):
+            found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            formatter.write_dl([(name, command.get_short_help_str(limit=400)) for name, command in found])
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         try:
@@ -261,10 +266,6 @@ def doctor(recipe, settings, profile, json_file, device) -> None:
     states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
     console().print(table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
     sys.exit(1 if any(problem for _, _, problem in found) else 0)
-
-
-for _command in COMMANDS:
-    cli.add_command(_command)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from gantk.errors import GantkError
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_help
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
-from gantk.recipe.reference import first_sentence
 from gantk.recipe.tables import TABLES
+from gantk_lookup.reference import first_sentence
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):
@@ -41,7 +41,7 @@ def test_every_command_explains_itself(gantk, words, command):
     [("run", api.run), ("resume", api.resume), ("translate", api.translate), ("eval", api.evaluate)],
 )
 def test_commands_take_what_their_functions_take(command, function):
-    files = {"trial", "json_file", "pred", "truth"}  # files, and another function's
+    files = {"trial", "lr_find", "json_file", "pred", "truth"}  # files, and other functions'
     names = {parameter.name for parameter in cli.commands[command].params} - files
     assert names == set(inspect.signature(function).parameters) - {"say", "progress"}
 

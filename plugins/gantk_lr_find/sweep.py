@@ -6,6 +6,7 @@ Else a generator that trains against a discriminator of a tiny rate would make t
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.machine.runtime import start
 from gantk.recipe.load import load_recipe
-from gantk.recipe.reference import toml
 from gantk.recipe.tables import Model
 from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import Training
@@ -178,4 +178,5 @@ def drawn(sweep: Sweep) -> Iterator[str]:
 def how(sweeps: list[Sweep]) -> str:
     """The settings that take the suggested rates."""
     chosen = {s.phase: s.optimizer | {"lr": float(f"{s.suggested:.1e}")} for s in sweeps if s.suggested}
-    return " ".join(f"--set 'train.optimizers.{phase}={toml(table)}'" for phase, table in chosen.items())
+    tables = {phase: ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) for phase, table in chosen.items()}
+    return " ".join(f"--set 'train.optimizers.{phase}={{ {inside} }}'" for phase, inside in tables.items())

@@ -19,7 +19,7 @@ from gantk.terminal import complain, console, say, table
 @click.argument("kind", required=False)
 def list_(kind) -> None:
     """Everything that a recipe can name, or one KIND of it, with a line each."""
-    from gantk.recipe.reference import summary
+    from gantk_lookup.reference import summary
 
     registry, out = load().registry, console()
     kinds = [_kind(kind)] if kind else KINDS
@@ -76,7 +76,7 @@ def show(ctx, kind, name, profile) -> None:
 def _show_recipe(name: str, profile: str | None) -> None:
     """Print a recipe as TOML; on a terminal what it leaves to defaults is dim, and meanings stay within the window."""
     from gantk.recipe.load import load_recipe, mapping
-    from gantk.recipe.reference import recipe_lines
+    from gantk_lookup.reference import recipe_lines
 
     recipe, out = load_recipe(name), Console(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
@@ -126,7 +126,6 @@ def recipes(ctx) -> None:
 @click.argument("target", required=False)
 def copy_recipe(name, target) -> None:
     """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
-    from gantk.files import write_file
     from gantk.recipe.load import find_recipe
 
     path, _ = find_recipe(name)
@@ -136,7 +135,7 @@ def copy_recipe(name, target) -> None:
         raise UserError(f"'{target}' exists already", remedy="name another target")
     if not target.parent.is_dir():
         raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
-    write_file(target, path.read_bytes())
+    target.write_bytes(path.read_bytes())
     say(f"copied   {target}")
 
 

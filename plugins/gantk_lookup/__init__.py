@@ -1,0 +1,12 @@
+"""The commands that look things up, `gantk list`, `show`, `recipes` and `plugins`, as a gantk plugin."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """Attach them."""
+    from gantk_lookup.commands import COMMANDS
+
+    for command in COMMANDS:
+        cli.add_command(command)
