@@ -136,11 +136,6 @@ class Learnt(Linear):
     per: Literal["set", "volume", "image"] = "set"  # one line for the whole set, or each scan or image its own
     foreground: Foreground = False  # true: of values above each image's mean only; "otsu": above its threshold
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the range starts with the darkest value that there is, or with air."""
-        return getattr(self, "low", 1) == 0 and not self.foreground
-
     def fit(self, images: Sequence[np.ndarray]) -> None:
         if self.per == "set":
             self._set(self.measure(*images), len(images))
@@ -152,11 +147,12 @@ class Learnt(Linear):
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
-        found, lowest = air_of(_values(images, False), high), float(min(image.min() for image in images))
-        start = AIR
+        found, start, lowest = air_of(_values(images, False), high), AIR, low
         if found and found[1] > low + 0.8 * AIR * (high - low):  # of noisy air too much would be above 5 %
             start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
-        return [low, high, float(start), min(low, lowest) if self.is_plain else low]
+        if getattr(self, "low", 1) == 0 and not self.foreground:  # of all kinds only this one starts at air
+            lowest = min(low, float(min(image.min() for image in images)))
+        return [low, high, float(start), lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         scans = [one for one in measured if rises(*one[:2])] or [measured[0]]
@@ -374,24 +370,16 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
         if first > -200 or first - low < 0.2 * (high - first) or between.sum() > padding.sum() or alike < 0.1:
             break
         values = values[~padding & ~between]
-    low = values.min()
     if not rises(low, high):
         return None
     counts, edges = np.histogram(values, LEVELS, (low, high))
     end = max(1, int(np.searchsorted(edges, otsu(values))))
     peak = int(np.argmax(counts[:end]))
-    first = last = peak
-    few = 0.01 * counts[peak]
-    while first > 0 and counts[first - 1] >= few:
-        first -= 1
-    while (
-        last + 1 < end
-        and few <= counts[last + 1]
-        and (counts[last + 1] <= counts[last] or 2 * counts[last] > counts[peak])
-    ):
-        last += 1
-    inside = values[(values >= edges[peak]) & (values <= edges[peak + 1])]
-    level = float(np.median(inside))
+    before, here, few = counts[peak : end - 1], counts[peak + 1 : end], 0.01 * counts[peak]
+    falls = (here >= few) & ((here <= before) | (2 * before > counts[peak]))
+    last = peak + int(np.argmin([*falls, False]))
+    first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
+    level = float(np.median(inside := values[(values >= edges[peak]) & (values <= edges[peak + 1])]))
     # zeros of a stripped skull are one value, and not the bin that holds them
     begin = level if first == peak and (inside == level).mean() > 0.5 else float(edges[first])
     dark, air = (values < begin).mean(), (values <= edges[last + 1]).mean()

@@ -99,10 +99,9 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in ("auroc", "ause", "spearman"))
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         judged = result["verdict"].get(key, {})
-        alone = [metric for metric, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]
-        if any(shown[metric]["n"] == 1 for metric in alone if metric in shown):
-            better = ", ".join(metric for metric in alone if metric in shown)
-            yield f"note     {title}: better in {better}, of one patient: no probability"
+        better = [name for name, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]
+        if better := [name for name in better if name in shown and shown[name]["n"] == 1]:
+            yield f"note     {title}: better in {', '.join(better)}, of one patient: no probability"
         for metric, verdict in judged.items():
             if not verdict["better"] and metric in shown:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"

@@ -29,9 +29,7 @@ def check_leakage(
     records = [record for name in SETS for record in splits[name]]
     found = []
     if getattr(splits, "by", None) != "block":
-        found += _on_two_sides(
-            "patient", [(r.subject, r.subject, side) for r, side in zip(records, sides, strict=True)]
-        )
+        found += _on_two_sides("patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)])
     if len(set(sides)) > 1:
         known = getattr(splits, "fingerprints", {})
         seen = [known.get(record.id) or fingerprint(record, near) for record in records]

@@ -161,11 +161,11 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
     if by == "auto" and nameless and known:
         what = f"{len(nameless)} of {len(records)} images say no patient, and the others do: '{nameless[0]}'"
         raise UserError(what, where="data.split.by", remedy=f"leave them out, or name theirs: {NAME}")
-    asked, by = by, "patient" if by == "auto" else by
-    if asked == "auto" and known and alone:
+    if by == "auto" and known and alone:
         what = f"all images are of one patient, '{records[0].subject}', and no patient is left to be tested"
         allowed = "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=BLOCK if placed else "add patients")
+    by = "patient" if by == "auto" else by
     if folds and by == "block":
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
@@ -183,11 +183,8 @@ def _for_validation(kinds: list[list], shares: dict[str, float], asked: By, fold
     wanted, most, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
     if most < 2 and not folds:  # of so few patients, kinds by class say nothing
         kinds, most = [sorted(sum(kinds, []))], count
-    if folds:
-        enough = most - -(-most // folds) > 1
-    else:
-        enough = most > 1 + (shares["test"] > 0)
-        enough &= asked != "auto" or not shares["test"] or most >= FEW or round(wanted * most) > 0
+    enough = most - -(-most // folds) > 1 if folds else most > 1 + (shares["test"] > 0)
+    enough &= bool(asked != "auto" or folds or not shares["test"] or most >= FEW or round(wanted * most))
     return kinds, enough or not wanted
 
 
