@@ -72,7 +72,7 @@ def refusal_of(recipe, kind):
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, and data.dims is 3. Allowed: volumes: NIfTI", None
     if "+" in table["domains"][0] and kind != "nifti":
-        return "'T1\\+PD\\+FLAIR' is 3 contrasts.*a folder for each patient that holds a file", None
+        return "'T1\\+PD\\+FLAIR' is 3 contrasts.*a folder (each with|for each patient that holds) a file", None
     if table.get("labels"):
         return "images have no label.*set data.labels = false", ["data.labels=false", "method.conditional=false"]
     if table.get("mask"):

@@ -51,8 +51,8 @@ class FileSource:
         several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
             what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one per domain"
-            remedy = "give a folder for each patient that holds a file (NIfTI or a picture) for each contrast, or name "
-            raise UserError(what, where="data.domains", remedy=f"{remedy}one contrast for each domain")
+            remedy = 'give patients a folder each with a file for each contrast, which the source "contrasts" '
+            raise UserError(what, where="data.domains", remedy=f"{remedy}takes, or name one contrast for each domain")
         self.root, self.pattern = Path(self.path), regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked = {"a": self.a, "b": self.b, "image": self.a}
