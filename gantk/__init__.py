@@ -15,10 +15,11 @@ import sys
 import warnings
 
 _PUBLIC = {
-    "gantk.api": ["run", "resume", "predict", "evaluate", "compare", "translate", "sample", "load", "export"],
+    "gantk.api": ["run", "resume", "evaluate", "compare", "translate", "sample", "load", "export"],
     "gantk_check.check": ["check"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_patients.comparing": ["write_report"],
+    "gantk_trial.trial": ["predict"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],

@@ -1,11 +1,9 @@
 """Type information of gantk's public names, which are loaded at first use."""
 
-from gantk.api import check as check
 from gantk.api import compare as compare
 from gantk.api import evaluate as evaluate
 from gantk.api import export as export
 from gantk.api import load as load
-from gantk.api import predict as predict
 from gantk.api import resume as resume
 from gantk.api import run as run
 from gantk.api import sample as sample
@@ -35,9 +33,11 @@ from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
 from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
+from gantk_check.check import check as check
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
 from gantk_patients.comparing import write_report as write_report
+from gantk_trial.trial import predict as predict
 
 __version__: str
 PLUGIN_ROOMS: tuple[str, ...]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # torch is imported by the functions that need it: an exporte
     from gantk.runs.folder import Run
     from gantk.training.assemble import Parts
     from gantk.training.loop import StepProfile
-    from gantk.training.trial import Trial
 
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 Say = Callable[[str], None]
@@ -72,11 +71,11 @@ def run(
     """
     from gantk.machine.restart import advice, opened
     from gantk.machine.runtime import describe, start, sync_errors
-    from gantk.recipe.load import resolved
+    from gantk.recipe.load import checked_recipe, resolved
     from gantk.runs.folder import environment
     from gantk.training.assemble import assemble
     from gantk.training.loop import StepProfile
-    from gantk.training.trial import memory_advice
+    from gantk.training.memory import memory_advice
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
         from gantk.runs.folder import kept
@@ -89,7 +88,7 @@ def run(
     shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
     shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
-    loaded, model = sync_errors(lambda: _checked(recipe, data, set, profile, shorthands))
+    loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, shorthands))
     sync_errors(lambda: plugins().hook.gantk_check(model=model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
@@ -133,7 +132,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.machine.runtime import start, sync_errors
     from gantk.runs.folder import Run
     from gantk.training.assemble import assemble
-    from gantk.training.trial import memory_advice
+    from gantk.training.memory import memory_advice
 
     def checked() -> tuple[Run, Model, Path]:
         folder = Run.open(run)
@@ -189,26 +188,6 @@ def _train(
             say(f"report   {page}")
         runtime.wait()
     return folder
-
-
-def predict(
-    recipe: str | Path | Mapping[str, Any],
-    *,
-    data: str | Path | None = None,
-    set: Settings = (),
-    profile: str | None = None,
-    device: str | None = None,
-    memory: float | None = None,
-) -> Trial:
-    """What a training would take, found by three real steps of it: memory, time a step, hours; nothing is written.
-
-    Where it does not fit, `ways` holds trials of what takes less memory. `memory`: GiB that may be used on a CPU; None:
-    what is free. UserError where the recipe or its data are wrong.
-    """
-    from gantk.training.trial import try_recipe
-
-    loaded, _ = _checked(recipe, data, set, profile)
-    return try_recipe(loaded, device, memory)
 
 
 def evaluate(
@@ -377,19 +356,6 @@ def export(
     from gantk.exports.exporting import export as write
 
     return write(Path(run), format, Path(out), to, tolerance, say)
-
-
-def _checked(recipe, data, settings: Settings, profile: str | None, over: Settings = ()) -> tuple[Recipe, Model]:
-    """A recipe with everything that was said over it, and what it is checked."""
-    from gantk.recipe.load import load_recipe, mapping
-
-    loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
-    loaded = loaded if data is None else loaded.with_names_of_data()
-    split = mapping(mapping(loaded.tables.get("data")).get("split"))
-    if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
-        split["file"] = str(Path(split["file"]).absolute())
-    return loaded, loaded.check()
 
 
 def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from rich.markup import escape
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean
 from gantk.plugin.loader import attach_commands
-from gantk.terminal import complain, console, json_option, progress_bar, say, table, write_json
+from gantk.terminal import complain, json_option, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -93,30 +92,12 @@ def _say(json_file: str | None) -> Callable[[str], None]:
     help="Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run.",
 )
 @click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
-@click.option("--try", "trial", is_flag=True, help="Three real steps instead: memory, time, what would make it fit.")
-@json_option("Write what was tried as JSON too")
-def run(recipe, trial, json_file, **options) -> None:
+def run(recipe, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
-    if json_file and not trial:
-        raise click.UsageError("--json is for what --try, --lr-find and the like find out")
-    if not trial:
-        api.run(recipe, **options, say=say)
-        return
-    given = [f'train.precision="{options["precision"]}"'] if options["precision"] else []
-    options = {name: options[name] for name in ("data", "profile", "device")} | {"set": [*options["set"], *given]}
-    _try(recipe, json_file, **options)
-
-
-def _try(recipe: str, json_file: str | None, **options) -> None:
-    """Print what a training would take; exit code 1 where it does not fit."""
-    found = api.predict(recipe, **options)
-    for line in found.lines():
-        _say(json_file)(line)
-    write_json(json_file, asdict(found))
-    sys.exit(0 if found.fits else 1)
+    api.run(recipe, **options, say=say)
 
 
 @cli.command()
@@ -245,27 +226,6 @@ def _new(kind: str, part: str) -> click.Command:
 
 for _part in ("plugin", "method", "generator", "discriminator", "loss", "metric", "source", "format"):
     new.add_command(_new(_part, "method" if _part == "plugin" else _part))
-
-
-@cli.command()
-@click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
-@json_option("Write what the trial found as JSON too")
-@_device
-def doctor(recipe, settings, profile, json_file, device) -> None:
-    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
-    from gantk.machine.doctor import findings
-
-    if recipe:
-        _try(recipe, json_file, set=settings, profile=profile, device=device)
-    if settings or profile or json_file or device:
-        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be tried")
-
-    found = list(findings())
-    states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
-    console().print(table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
-    sys.exit(1 if any(problem for _, _, problem in found) else 0)
 
 
 def main() -> None:

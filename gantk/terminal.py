@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,29 @@ def write_json(file: str | None, found: Any) -> None:
         sys.stdout.write(text)
     elif file:
         write_file(Path(file), text.encode())
+
+
+def add_question(command: click.Command, flag: str, words: str, ask: Callable[..., None]) -> None:
+    """Give a command a flag with which `ask(json_file=..., **options)` is called in its place, as --try of `gantk run`.
+
+    All questions of a command share its option --json. One that is there already is left as it is.
+    """
+    questions = command.__dict__.setdefault("questions", {})
+    if not questions:
+        train = command.callback
+
+        def answer(json_file: str | None, **options) -> None:
+            asked = [name for name in questions if options.pop(name)]
+            if len(asked) > 1:
+                two = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+                raise click.UsageError(f"{two} are two questions: ask one after the other")
+            if json_file and not asked:
+                raise click.UsageError("--json is for what --try, --lr-find and the like find out")
+            questions[asked[0]](json_file=json_file, **options) if asked else train(**options)
+
+        command.callback = functools.update_wrapper(answer, train)
+        json_option("Write what was tried as JSON too")(command)
+    name = flag.removeprefix("--").replace("-", "_")
+    if name not in questions:
+        questions[name] = ask
+        click.option(flag, is_flag=True, help=words)(command)

@@ -15,8 +15,8 @@ from gantk.machine import usage
 from gantk.machine.usage import Used, speed_of
 from gantk.recipe.load import load_recipe
 from gantk.runs.folder import RunFolder
-from gantk.training import trial
-from gantk.training.trial import Trial
+from gantk_trial import trial
+from gantk_trial.trial import Trial
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():

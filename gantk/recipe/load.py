@@ -398,3 +398,16 @@ def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 def mapping(value: Any) -> dict[str, Any]:
     """The value where it is a table, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def checked_recipe(
+    recipe: str | Path | Mapping[str, Any], data: Any, settings: Settings, profile: str | None, over: Settings = ()
+) -> tuple[Recipe, Model]:
+    """A recipe with everything that was said over it (data, settings, a profile; `over` comes last), and checked."""
+    loaded = load_recipe(recipe).override([], profile)
+    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
+    loaded = loaded if data is None else loaded.with_names_of_data()
+    split = mapping(mapping(loaded.tables.get("data")).get("split"))
+    if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
+        split["file"] = str(Path(split["file"]).absolute())
+    return loaded, loaded.check()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +231,17 @@ def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: A
 
 def environment() -> dict[str, Any]:
     """What made this run, beside the machine: versions, command, time."""
-    from gantk.machine.doctor import installed
-
     return {
         "gantk": __version__,
         "packages": {name: installed(name) for name in PACKAGES},
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution; None where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

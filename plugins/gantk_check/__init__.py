@@ -8,12 +8,12 @@ from gantk.plugin.hookspecs import hookimpl
 from gantk.terminal import json_option, write_json
 
 
-@click.command()
+@click.command("check")
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=...")
 @json_option("Write the findings as JSON too")
-def check(path, json_file, **options) -> None:
+def check_command(path, json_file, **options) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.
 
     PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same patient or the same pixels
@@ -23,10 +23,10 @@ def check(path, json_file, **options) -> None:
     from rich.markup import escape
 
     from gantk.terminal import console, progress_bar, table
-    from gantk_check.check import check as look
+    from gantk_check.check import check
 
     with progress_bar() as progress:
-        result = look(path, **options, progress=progress)
+        result = check(path, **options, progress=progress)
     if json_file != "-":
         for name, value in result["summary"].items():
             console().print(f"[dim]{escape(name):9}[/] {escape(str(value))}")
@@ -45,4 +45,4 @@ def check(path, json_file, **options) -> None:
 @hookimpl
 def gantk_commands(cli) -> None:
     """`gantk data check PATH`."""
-    cli.commands["data"].add_command(check)
+    cli.commands["data"].add_command(check_command)

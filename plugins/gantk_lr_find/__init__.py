@@ -1,11 +1,34 @@
 """`gantk run RECIPE --lr-find` as a gantk plugin: a range test of learning rates (Smith 2017) by optimizer."""
 
+import functools
+
+import click
+
 from gantk.plugin.hookspecs import hookimpl
+from gantk.terminal import add_question
+
+WORDS = "Try learning rates from 1e-7 to 1 instead, optimizer by optimizer: a curve and a rate each."
+ASKED = "recipe", "data", "set", "profile", "device", "precision", "seed"
+
+
+def find_rates(json_file: str | None, **options) -> None:
+    """Print the curve and the rate of each phase."""
+    from gantk.terminal import progress_bar, say, write_json
+    from gantk_lr_find.sweep import CAVEAT, drawn, find, how
+
+    speak = functools.partial(say, stderr=True) if json_file == "-" else say
+    with progress_bar() as progress:
+        sweeps = find(**{name: options[name] for name in ASKED}, progress=progress)
+    for sweep in sweeps:
+        click.echo("\n".join(drawn(sweep)), err=json_file == "-")
+        speak(f"rate     {sweep.phase}: {sweep.words()}")
+    speak(f"note     {CAVEAT}")
+    if any(sweep.suggested for sweep in sweeps):
+        speak(f"next     gantk run {options['recipe']} {how(sweeps)}")
+    write_json(json_file, [sweep.table() for sweep in sweeps])
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
     """The option --lr-find of `gantk run`."""
-    from gantk_lr_find.option import attach
-
-    attach(cli.commands["run"])
+    add_question(cli.commands["run"], "--lr-find", WORDS, find_rates)

@@ -16,8 +16,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.machine.runtime import start
-from gantk.recipe.load import load_recipe
-from gantk.recipe.tables import Model
+from gantk.recipe.load import checked_recipe
 from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import Training
 
@@ -93,9 +92,7 @@ def find(
     own = ["train.ema=0", "train.fast.cuda_graph=false"]  # an average of what diverges, a graph of a changing rate
     own += [f'train.precision="{precision}"'] if precision else []
     own += [f"train.seed={seed}"] if seed is not None else []
-    loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override(set).override(own)
-    model: Model = (loaded if data is None else loaded.with_names_of_data()).check()
+    _, model = checked_recipe(recipe, data, set, profile, own)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     if runtime.world > 1:
         raise UserError("rates are tried on one rank", where="--lr-find", remedy="start it without torchrun")

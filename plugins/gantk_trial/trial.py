@@ -10,23 +10,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from gantk.errors import GantkError, UserError
 from gantk.machine.usage import free_memory, peak_memory
-from gantk.recipe.load import Recipe, resolved
+from gantk.recipe.load import Recipe, Settings, checked_recipe, resolved
 from gantk.terminal import duration
-
-if TYPE_CHECKING:
-    from gantk.machine.runtime import Runtime
-    from gantk.recipe.tables import Model
+from gantk.training.memory import is_out_of_memory, lighter
 
 STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
 SPARE = 128 * 2**20  # bytes below a limit at which a library or a thread may already find too little
@@ -64,54 +59,34 @@ class Trial:
             yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
 
 
-def try_recipe(recipe: Recipe, device: str | None = None, memory: float | None = None) -> Trial:
-    """Take real steps of a checked recipe; where they do not fit, try what takes less memory until something does.
+def predict(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    data: Any = None,
+    set: Settings = (),
+    profile: str | None = None,
+    device: str | None = None,
+    memory: float | None = None,
+) -> Trial:
+    """What a training would take, found by three real steps of it: memory, time a step, hours; nothing is written.
 
-    `memory`: GiB that may be used on a CPU; None: what is free. UserError where the recipe or its data are wrong.
+    Where it does not fit, `ways` holds trials of what takes less memory, up to one that fits. `memory`: GiB that may be
+    used on a CPU; None: what is free. UserError where the recipe or its data are wrong.
     """
-    found, ways = _in_child(recipe, (), device, memory), []
-    for settings in () if found.fits else lighter(recipe.check(), found.device):
+    loaded, model = checked_recipe(recipe, data, set, profile)
+    found, ways = _in_child(loaded, (), device, memory), []
+    for settings in () if found.fits else lighter(model, found.device):
         with suppress(UserError):  # networks that do not take so small an image
-            ways.append(_in_child(recipe, settings, device, memory))
+            ways.append(_in_child(loaded, settings, device, memory))
             if ways[-1].fits:
                 break
     return replace(found, ways=tuple(ways))
 
 
-def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
-    """Settings that lower the memory of a training and are not in force, the mildest first."""
-    train, data = model.train, model.data
-    base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
-    again = () if train.recompute else ("train.recompute=true",)
-    micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
-    single = ("train.batch=1",) if train.batch > 1 else ()
-    ways = [again, micro, again + micro, again + single if single else ()]
-    yield from (base + way for way in dict.fromkeys(filter(None, ways)))
-    for halvings in (1, 2):
-        sides = [side >> halvings for side in data.patch or data.size]
-        if min(sides) >= 8:
-            yield (*base, *again, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
-
-
-@contextmanager
-def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
-    """Around a training: where memory runs out, GantkError with the settings that would take less."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        first = str(error).strip().split("\n")[0].rstrip(".")
-        remedies = list(dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way))
-        remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
-        what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"
-        raise GantkError(f"{what}. `gantk run RECIPE --try` finds out which of them fits.") from error
-
-
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
     """One trial in a process of its own; UserError and GantkError as that process had them."""
     ask = {"tables": resolved(recipe.override(settings).check()), "device": device, "memory": memory}
-    command = [sys.executable, "-m", "gantk.training.trial"]
+    command = [sys.executable, "-m", "gantk_trial.trial"]
     child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
     if child.returncode < 0:  # the system ended it
         return Trial(False, device or "cpu", memory, settings=settings)
@@ -150,17 +125,12 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     except UserError:
         raise
     except Exception as error:
-        if not (_is_out_of_memory(error) or _is_at_limit()):
+        if not (is_out_of_memory(error) or _is_at_limit()):
             raise
         return Trial(False, str(runtime.device), free)
     peak = peak_memory(runtime.device)
     fits = peak is None or free is None or peak <= free
     return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
 
 
 def _limit(gib: float) -> None:

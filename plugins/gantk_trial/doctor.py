@@ -6,11 +6,11 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from gantk import __version__
 from gantk.errors import counted
 from gantk.plugin.loader import load
+from gantk.runs.folder import installed
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
@@ -54,11 +54,3 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid stand on it)
     except Exception as error:
         yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): install the one that belongs to it"
-
-
-def installed(name: str) -> str | None:
-    """The version of an installed distribution; None where there is none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

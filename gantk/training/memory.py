@@ -1,0 +1,51 @@
+"""What a training takes less memory with, and the error that says so when memory ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from gantk.errors import GantkError
+
+if TYPE_CHECKING:
+    from gantk.machine.runtime import Runtime
+    from gantk.recipe.tables import Model
+
+
+def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
+    """Settings that lower the memory of a training and are not in force, the mildest first."""
+    train, data = model.train, model.data
+    base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
+    again = () if train.recompute else ("train.recompute=true",)
+    micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
+    single = ("train.batch=1",) if train.batch > 1 else ()
+    ways = [again, micro, again + micro, again + single if single else ()]
+    yield from (base + way for way in dict.fromkeys(filter(None, ways)))
+    for halvings in (1, 2):
+        sides = [side >> halvings for side in data.patch or data.size]
+        if min(sides) >= 8:
+            yield (*base, *again, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
+
+
+@contextmanager
+def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
+    """Around a training: where memory runs out, GantkError with the settings that would take less."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).strip().split("\n")[0].rstrip(".")
+        remedies = list(dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way))
+        remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
+        what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"
+        raise GantkError(f"{what}. `gantk run RECIPE --try` finds out which of them fits.") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ended, of a device or of the process."""
+    signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)

@@ -1,0 +1,54 @@
+"""`gantk doctor` and `gantk run RECIPE --try` as a gantk plugin: the machine, and what a training would take on it."""
+
+import sys
+
+import click
+
+from gantk.plugin.hookspecs import hookimpl
+from gantk.terminal import add_question, json_option, write_json
+
+
+def try_recipe(recipe, json_file, precision=None, **options) -> None:
+    """Print what a training would take; exit code 1 where it does not fit."""
+    from dataclasses import asdict
+
+    from gantk.terminal import say
+    from gantk_trial.trial import predict
+
+    options["set"] = [*options["set"], *([f'train.precision="{precision}"'] if precision else [])]
+    found = predict(recipe, **{name: options[name] for name in ("data", "set", "profile", "device") if name in options})
+    for line in found.lines():
+        say(line, stderr=json_file == "-")
+    write_json(json_file, asdict(found))
+    sys.exit(0 if found.fits else 1)
+
+
+@click.command("doctor")
+@click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@json_option("Write what the trial found as JSON too")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+def examine(recipe, **options) -> None:
+    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
+    from rich.markup import escape
+
+    from gantk.terminal import console, table
+    from gantk_trial.doctor import findings
+
+    if recipe:
+        try_recipe(recipe, **options)
+    if any(options.values()):
+        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be tried")
+    found = list(findings())
+    states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
+    console().print(table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
+    sys.exit(1 if any(problem for _, _, problem in found) else 0)
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """`gantk doctor`, and the option --try of `gantk run`."""
+    cli.add_command(examine)
+    words = "Three real steps instead: memory, time, what would make it fit."
+    add_question(cli.commands["run"], "--try", words, try_recipe)
