@@ -8,6 +8,7 @@
     return;
   }
   const views = {};
+  let place = null; // of the cursor, in voxels
   for (const kind of kinds) {
     const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: false, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 1, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
     await view.attachToCanvas(at(`volume-${kind}`));
@@ -16,7 +17,10 @@
   }
   for (const [kind, view] of Object.entries(views)) {
     view.broadcastTo(Object.values(views).filter((other) => other !== view), { "2d": true, "3d": false });
-    view.onLocationChange = (place) => { for (const other of kinds) read(other, place.vox); };
+    view.onLocationChange = ({ vox }) => {
+      place = vox;
+      for (const other of kinds) read(other, place);
+    };
   }
   const read = (kind, [x, y, z]) => {
     const volume = views[kind].volumes[0];
@@ -41,7 +45,7 @@
     }
     shade();
     planes();
-    for (const kind of kinds) read(kind, views.truth.volumes[0].dims.slice(1, 4).map((n) => n >> 1));
+    for (const kind of kinds) read(kind, place || views.truth.volumes[0].dims.slice(1, 4).map((n) => n >> 1));
   };
   const planes = () => { for (const view of Object.values(views)) view.setSliceType(Number(at("planes").value)); };
   at("volume").addEventListener("change", show);
