@@ -219,8 +219,9 @@ def python() -> str:
     import gantk
 
     said = [(ROOT / "docs/python.intro").read_text("utf-8")]
-    for module, names in [*gantk._PUBLIC.items(), TESTING]:
+    for module, names in [*gantk._PUBLIC.items(), TESTING, ("gantk.plugin.hookspecs", None)]:
         loaded = importlib.import_module(module)
+        names = names or [name for name in vars(loaded) if name.startswith("gantk_")]  # the hooks
         said.append(f"## {module}")
         said.append(prose((inspect.getdoc(loaded) or "").split("\n\n")[0]))
         for name in names:
@@ -240,7 +241,8 @@ def python() -> str:
 def described(thing, name: str) -> str:
     """Signature and docstring."""
     try:
-        signature = f"{name}{inspect.signature(thing)}"
+        signature = f"{name}{inspect.signature(thing)}".replace("<built-in function print>", "print")
+        signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
     except (TypeError, ValueError):
         signature = name
     if len(signature) > 100:
@@ -250,20 +252,18 @@ def described(thing, name: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring as Markdown: `Args:` becomes a list, what is indented a block of code."""
+    """A docstring as Markdown: `Args:` becomes a list, other paragraphs that are indented become blocks of code."""
+    before, args, rest = re.match(r"(.*?)(?:^Args:\n(.*?)(?=^\S|\Z)(.*))?\Z", text, re.M | re.S).groups()
     said = []
-    for block in re.split(r"\n\s*\n", text):
-        lines = block.split("\n")
-        if lines[0] == "\b":  # click: the lines of this paragraph stay as they are
-            lines = [f"    {line}" for line in lines[1:]]
-            block = "\n".join(lines)
-        if lines[0].strip() == "Args:":
-            body = textwrap.dedent("\n".join(lines[1:]))
-            said.append(re.sub(r"^([\w, ]+):", r"- **\1**:", escaped(re.sub(r"\n\s+", " ", body)), flags=re.M))
-        elif all(line.startswith("    ") for line in lines):
-            said.append(f"```text\n{textwrap.dedent(block)}\n```")
+    for block in re.split(r"\n\s*\n", before):
+        marked = block.startswith("\b\n")  # click: the lines of this paragraph stay as they are
+        if marked or (block.startswith("    ") and not block.lstrip().startswith("* ")):
+            said.append(f"```text\n{textwrap.dedent(block.removeprefix(chr(8)).strip(chr(10)))}\n```")
         else:
             said.append(escaped(block))
+    if args:
+        said.append(re.sub(r"^([\w\\, ]+):", r"- **\1**:", escaped(textwrap.dedent(args)), flags=re.M))
+        said += [prose(rest.strip())] if rest.strip() else []
     return "\n\n".join(said)
 
 
@@ -271,7 +271,8 @@ def escaped(text: str) -> str:
     """Text in which nothing but what stands between backticks is markup."""
     pieces = re.split(r"(``.*?``|`[^`\n]*`)", text)
     return "".join(
-        piece if i % 2 else re.sub(r"([*_\[\]])", r"\\\1", piece).replace("<", "&lt;") for i, piece in enumerate(pieces)
+        piece if i % 2 else re.sub(r"(?<=\S)([*_])|([\[\]])", r"\\\1\2", piece).replace("<", "&lt;")
+        for i, piece in enumerate(pieces)
     )
 
 

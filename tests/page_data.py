@@ -20,7 +20,7 @@ SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "
 GANTK = f"""#!{sys.executable}
 import sys
 from gantk.cli import main
-if sys.argv[1:2] == ["run"] and "--try" not in sys.argv:
+if sys.argv[1:2] == ["run"] and not {"--try", "--lr-find"} & set(sys.argv):
     for setting in {[f"{k}={v!r}".replace("'", '"') for k, v in (SHORT | SMALL).items()]!r}:
         if "3d" not in sys.argv[2] or not setting.startswith("data.size"):
             sys.argv += ["--set", setting]
