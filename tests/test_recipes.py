@@ -83,3 +83,9 @@ def test_system_64_goes_down_to_one_pixel_in_7_and_up_in_6_on_images_in_0_1():
     assert sides == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64] and len(layers(method.d_a)) == 5
     output = build(model_of("cyclegan_t1t2_64", "cpu"), "cpu").translate(torch.rand(1, 1, 64, 64), "b").detach()
     assert output.min() >= 0 and output.max() <= 1
+
+
+def test_a_recipe_that_holds_nobody_out_of_its_own_files_tests_on_some_of_yours(tmp_path):
+    assert load_recipe("t1t2_patients").check().data.split.test == 0
+    yours = load_recipe("t1t2_patients").with_data({"name": "nifti", "path": str(tmp_path)}).check().data.split
+    assert yours.test > 0 and yours.by == "auto"

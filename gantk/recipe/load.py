@@ -123,6 +123,9 @@ class Recipe:
         # Globs and paths are about files of the recipe's own folder, which the new one need not have.
         about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(own.get(key, "")))}
         own = {key: value for key, value in own.items() if key not in about_files}
+        split = table.get("split")
+        if about_files and isinstance(split, dict) and not split.get("test"):  # so is a split that holds nobody out
+            del table["split"]
         table["source"] = (own if own.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe
