@@ -198,12 +198,13 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
     [
         ({"better": False}, "bad", ["does not beat the best baseline on PSNR for T2 → T1.", "not better than 21.60"]),
         ({"probability": 0.71}, "near", ["within chance on PSNR for T2 → T1.", "(in 71% of the draws)"]),
+        ({"probability": None}, "near", ["of one patient alone on PSNR for T2 → T1.", "(one patient: no probability)"]),
         ({"better": False, "best_baseline": "regression",
           "without_pairs": {"better": True, "best_baseline": "identity", "probability": 0.99}}, "bad",
          ["on PSNR for T2 → T1; it beats the best of those that needed no pairs.",
           "not better than 23.90 dB, L1 U-Net regression without pairs: better than 21.60 dB, identity"]),
     ],
-    ids=["lost", "within-chance", "lost-to-one-fitted-on-pairs"],
+    ids=["lost", "within-chance", "one-patient", "lost-to-one-fitted-on-pairs"],
 )  # fmt: skip
 def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone, words):
     metrics = scored(**verdict)

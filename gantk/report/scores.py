@@ -128,6 +128,7 @@ def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselin
         "score": with_unit(score, places),
         "interval": interval(score, places),
         "tone": tone,
+        "doubt": "of one patient alone" if judged.get("probability", 1.0) is None else "within chance",
         "against": _against(metric, judged, rivals, places),
         "without_pairs": f"without pairs: {apart}" if apart else "",
         "without_tone": tone_of(also) if apart else "",
@@ -162,9 +163,9 @@ def headline(found: list[dict[str, Any]]) -> tuple[str, str]:
         unpaired = "; it beats the best of those that needed no pairs" if fair else ""
         return f"The model does not beat the best baseline{place}{unpaired}.", "bad"
     if tones == {"near"}:
-        return "The model is ahead of the best baseline, but within chance.", "near"
+        return f"The model is ahead of the best baseline, but {_doubt(findings)}.", "near"
     if "near" in tones:
-        return f"The model beats the best baseline, within chance on {where('near')}.", "near"
+        return f"The model beats the best baseline, {_doubt(findings)} on {where('near')}.", "near"
     if tones:
         judged = [verdict["direction"] for verdict in found if verdict["tone"]]
         both = len(judged) == 2 and all("→" in each and "post-steps" not in each for each in judged)
@@ -178,11 +179,16 @@ def _sentence(findings: list[dict[str, str]]) -> str:
     for tone, first, later, end in (
         ("bad", "Does not beat the best baseline", "", ""),
         ("good", "Beats the best baseline", "beats it", ""),
-        ("near", "Ahead of the best baseline", "ahead of it", ", but within chance"),
+        ("near", "Ahead of the best baseline", "ahead of it", f", but {_doubt(findings)}"),
     ):
         if names := _named(findings, tone):
             parts.append(f"{later if parts else first} on {names}{end}")
     return f"{'; '.join(parts)}." if parts else "Measured; no baseline to compare with."
+
+
+def _doubt(findings: list[dict[str, str]]) -> str:
+    """Why those that are ahead may not be better."""
+    return next((finding["doubt"] for finding in findings if finding["tone"] == "near"), "")
 
 
 def _named(findings: list[dict[str, str]], tone: str) -> str:
