@@ -12,12 +12,11 @@ from tiny import ROOT
 from volumes import volume
 
 import gantk
-from gantk import api
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.preparation import contrast_names
 from gantk.errors import UserError
-from gantk.recipe.load import load_recipe
+from gantk.recipe.load import checked_recipe, load_recipe
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 KINDS = ("pictures", "nifti", "dicom", "table")
@@ -89,7 +88,7 @@ def checked(data, recipe, kind, *settings, profile=None):
     path, (says, over) = data(tuple(contrasts_of(recipe)), kind), refusal_of(recipe, kind)
 
     def first_batch(*more):
-        model = api._checked(recipe, path, [*settings, *more], profile)[1]
+        model = checked_recipe(recipe, path, [*settings, *more], profile)[1]
         found = Data(model.data, model.method.target)
         batches = Batches(found.training_sets(), 1, 0, found.paired)
         try:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantk import api
 from gantk.data.dataset import Data
 from gantk.errors import UserError
+from gantk.recipe.load import checked_recipe
 
 SPLITS = {"train": 8, "val": 2, "test": 3}
 NAMED = {  # a path by kind (CT, MR), split, number; T1 and T2 of a recipe are then none of them
@@ -60,7 +60,7 @@ def draw(root, layout):
 
 
 def data_of(recipe, path, *settings):
-    loaded, model = api._checked(recipe, path, ["data.size=[16,16]", *settings], None)
+    loaded, model = checked_recipe(recipe, path, ["data.size=[16,16]", *settings], None)
     data = Data(model.data, model.method.target)
     given = {name: len({record.key for record in part if record.domain != "b"}) for name, part in data.splits.items()}
     return data.table.domains, given, loaded.remarks, data.found

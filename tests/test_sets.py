@@ -26,15 +26,20 @@ def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels
     return torch.tensor(np.array(images), dtype=torch.float32).reshape(count, channels, *size)
 
 
-def group(images: torch.Tensor, named: str = "") -> ImageGroup:
-    return ImageGroup(images, [f"{named}{i}" if named else "" for i in range(len(images))])
+def drawn(count: int, named: str = "drawn ") -> list[str]:
+    """Patients of images that are of one each, as of images from noise."""
+    return [f"{named}{i}" for i in range(count)]
+
+
+def group(images: torch.Tensor, named: str = "drawn ") -> ImageGroup:
+    return ImageGroup(images, drawn(len(images), named))
 
 
 def groups(real: np.ndarray, fake: np.ndarray) -> list[ImageGroup]:
     """Sets whose vectors are known, and training images that leave their scale as it is."""
     unit = np.stack([-np.ones(real.shape[1]), np.ones(real.shape[1])])
     name = "random-conv-256-seed-0"
-    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), [""] * len(x), found={name: x}) for x in (unit, real, fake)]
+    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), drawn(len(x)), found={name: x}) for x in (unit, real, fake)]
 
 
 @pytest.fixture
@@ -71,7 +76,7 @@ def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_a
         inside = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (k_xx, k_yy)]
         return sum(inside) - 2 * k_xy.mean()
 
-    patients = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)], [""] * 40
+    patients = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)], drawn(40)
     value, ci95 = squared_mmd(real, fake[:40], *patients)
     plain, expected = left_out_interval(lambda r, f: plain_mmd(real[r], fake[:40][f]), *patients)
     assert value == pytest.approx(plain, rel=1e-9) and ci95 == pytest.approx(expected, rel=1e-9)
@@ -82,7 +87,7 @@ def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch
     trio = groups(*sets)
     x, y = np.arcsinh(sets[0]), np.arcsinh(sets[1])
     fid, kid = Fid(2.0, 2)(*trio), Kid(2.0, 2, subset=subset)(*trio)
-    value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), [""] * 60, [""] * 60)
+    value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), drawn(60), drawn(60))
     assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
     assert kid.value == pytest.approx(squared_mmd(x, y)[0], rel=0.15 if subset else 1e-9)
     assert kid.ci95[0] < squared_mmd(x, y)[0] < kid.ci95[1]
