@@ -161,43 +161,31 @@ def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeyp
     assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
 
 
-class Recorder(Side):
-    """Remembers who was asked when, on a clock that its steps move."""
-
-    def __init__(self, name: str, calls: list, now: list, seconds: float):
-        self.label, self.calls, self.now, self.seconds = name, calls, now, seconds
-
-    def step(self, batch):
-        self.calls.append((self.label, int(batch["a"])))
-        self.now[0] += self.seconds
-        batch["a"].zero_()  # what a side does to its batch is nobody else's
-
-
-@pytest.fixture
-def recorded(monkeypatch):
-    """`recorded(off)` gives turns of x, of 1 s, and y, of 2 s and `off` in its batches, and the calls as they come."""
+def test_the_order_is_turned_around_and_only_sides_of_the_same_batches_are_compared(monkeypatch):
     calls, now = [], [0.0]
     monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(harness, "keep_memory", lambda keep: False)
 
-    def turn(name: str, seconds: float, off: int) -> HandedTurn:
+    class Recorder(Side):
+        def __init__(self, label: str, seconds: float):
+            self.label, self.seconds = label, seconds
+
+        def step(self, batch):
+            calls.append((self.label, int(batch["a"])))
+            now[0] += self.seconds
+            batch["a"].zero_()  # what a side does to its batch is nobody else's
+
+    def turn(name: str, seconds: float, off: int = 0) -> HandedTurn:
         batches = lambda k: {"a": torch.tensor([k % 3 + off]), "b": torch.zeros(1)}  # noqa: E731
-        return HandedTurn(Recorder(name, calls, now, seconds), batches, CPU)
+        return HandedTurn(Recorder(name, seconds), batches, CPU)
 
-    return lambda off=0: ({"x": turn("x", 1.0, 0), "y": turn("y", 2.0, off)}, calls)
-
-
-def test_the_order_is_turned_around_and_every_side_sees_the_same_batches(recorded):
-    turns, calls = recorded()
+    turns = {"x": turn("x", 1.0), "y": turn("y", 2.0)}
     assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
     assert "".join(name for name, _ in calls) == "xx" + "yy" + "xy" + "yx" + "xy" + "yx"
     seen = {name: [value for who, value in calls if who == name] for name in "xy"}
     assert seen["x"] == seen["y"] == [0, 1, 2, 0, 1, 2] and turns["x"].digest == turns["y"].digest
-
-
-def test_different_batches_are_never_compared(recorded):
     with pytest.raises(GantkError, match="different batches"):
-        harness.take_turns(recorded(off=1)[0], seconds=1.0)
+        harness.take_turns({"x": turn("x", 1.0), "y": turn("y", 2.0, off=1)}, seconds=1.0)
 
 
 def test_a_ratio_is_of_rounds_not_of_means():

@@ -20,7 +20,7 @@ from gantk_bench.grid import parse_axis
 from gantk_bench.markdown import table
 from gantk_bench.page import write_page
 from gantk_bench.plan import Wish, jobs_for, recipe_names
-from gantk_bench.rows import read_rows, without_places, write_rows
+from gantk_bench.rows import read_rows, write_rows
 from gantk_bench.suite import all_suites, load_suite
 from gantk_bench.systems import systems
 
@@ -58,21 +58,15 @@ def planned(names, suite, *, named: bool = True, **wish):
 
 
 @pytest.mark.parametrize("name", ["quick", "full"])
-def test_a_bundled_suite_has_a_job_for_every_recipe_and_none_has_a_problem(name):
+def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(name):
     suite = load_suite(name)
     names, named = recipe_names([], True, suite)
     jobs = planned(names, suite, named=named)
     assert [job.recipe for job in jobs] == sorted(all_recipes())
     assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip or not job.limit] == []
-
-
-def test_quick_shortens_every_bundled_recipe_by_name_and_needs_neither_files_nor_weights():
-    suite = load_suite("quick")
-    bundled = {name for name, (_, owner) in all_recipes().items() if owner == "gantk"}
-    assert set(suite.recipe) == bundled
-    for job in planned(sorted(bundled), suite, named=False):
+    for job in jobs if name == "quick" else []:
         model = load_recipe(job.recipe).override(job.settings, job.profile).check()
-        assert model.data.source.name == "phantom", job.recipe
+        assert job.recipe in suite.recipe and model.data.source.name == "phantom", job.recipe
         assert [part.options.get("weights") for part in model.post] in ([], ["random"]), job.recipe
         assert model.train.steps <= 2000 and model.evaluate.regression == 100, job.recipe
         scored = {part.name for part in model.evaluate.metrics}
@@ -144,6 +138,7 @@ def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_it
 
 
 # ---- comparisons and rows
+(RECORDED,) = (row for row in read_rows(RESULTS / "quick.jsonl") if row["label"] == "dualgan_t1t2")
 
 
 def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
@@ -151,34 +146,21 @@ def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
     return {"value": value, "ci95": interval, "unit": unit, "definition": "x", "higher_is_better": higher, "n": 5}
 
 
-def judged(better: bool, best: str, probability: float, **more) -> dict:
-    return {"better": better, "best_baseline": best, "probability": probability, **more}
-
-
 def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
-    """A good row of a method that translates both ways; T1 -> T2 beats its baselines, T2 -> T1 does not."""
-    directions, fair = ("a_to_b", "b_to_a"), judged(True, "identity", 0.99)
+    """The recorded row of a method that translates both ways, with round figures."""
+    directions = ("a_to_b", "b_to_a")
     both = lambda one, other: {d: {"psnr": score(one), "ssim": score(other, "")} for d in directions}  # noqa: E731
-    return {
-        "format": 1, "suite": "quick", "recipe": recipe, "label": recipe, "summary": "Brain MR.", "profile": "cpu",
-        "settings": ["train.steps=200"], "grid": {}, "seed": 0, "status": "ok", "error": None, "run": f"runs/{recipe}",
-        "started": "2026-11-20T14:03:00", "wall_s": 131.5, "method": "dualgan", "domains": ["T1", "T2"],
-        "paired": False, "metrics": both(psnr, 0.861),
+    judged = {"best_baseline": "regression", "without_pairs": {"better": True, "probability": 0.99}}
+    return copy.deepcopy(RECORDED) | {
+        "recipe": recipe, "label": recipe, "run": f"runs/{recipe}", "system": "DualGAN (Yi et al. 2017)",
+        "metrics": both(psnr, 0.861),
         "baselines": {"identity": both(14.5, 0.29), "regression": both(23.9, 0.85)},
         "verdict": {
-            "a_to_b": {"psnr": judged(True, "regression", 0.98, without_pairs=fair)},
-            "b_to_a": {"psnr": judged(False, "regression", 0.07, without_pairs=fair)},
+            "a_to_b": {"psnr": judged | {"better": True, "probability": 0.98}},
+            "b_to_a": {"psnr": judged | {"better": False, "probability": 0.07}},
         },
-        "speed": {"images_per_s": 38.3, "seconds": 121.3, "steps": 200, "step_seconds": [0.10, 0.11, 0.12, 0.13],
-                  "first_step_s": 4.2, "peak_memory_gib": 1.25, "energy_j": 12400.0},
-        "selection": {"step": 160, "rule": "nearest to ideal", "table": []},
+        "speed": {"step_seconds": [0.10, 0.11, 0.12, 0.13], "peak_memory_gib": 1.25, "energy_j": 12400.0},
         "published": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}, "b_to_a": {"psnr": 10.91, "ssim": 0.18}},
-        "system": "DualGAN (Yi et al. 2017)",
-        "curve": [{"step": s, "seconds": s / 2, "scores": {d: {"psnr": 10 + s / 20} for d in directions}}
-                  for s in (0, 100, 200)],
-        "alarms": [], "machine": {"device": "cpu", "cpu": "AMD EPYC"}, "versions": {"gantk": "0.1.0", "torch": "2.11"},
-        "git": {"commit": "d358a63" + "0" * 33, "dirty": False}, "recipe_hash": "ab" * 32, "data_hash": "cd" * 32,
-        "jobs": 2, "peer": None,
     } | more  # fmt: skip
 
 
@@ -244,19 +226,6 @@ def test_a_broken_line_is_named(tmp_path, line):
         read_rows(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("no space in '/home/ada/runs/a b/x.pt' (/srv/x.toml:7)", "no space in 'x.pt' (x.toml:7)"),
-        (r"data.source.path=/mnt/heads/ C:\Users\ada\x.png", "data.source.path=heads x.png"),
-        ("4/5 images, runs/a and ../b stay, 1/2", "4/5 images, runs/a and ../b stay, 1/2"),
-        ("https://example.org/a/b stays", "https://example.org/a/b stays"),
-    ],
-)
-def test_absolute_paths_are_cut_to_their_last_name(text, kept):
-    assert without_places(text) == kept
-
-
 # ---- bench.html and bench.md
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
 
@@ -291,14 +260,6 @@ def lines_of(markdown: str) -> list[list[str]]:
 )
 def test_figures_stand_beside_baselines_and_published_ones(title, text):
     assert cells([row()], title)[0][0] == text
-
-
-def test_verdicts_are_sorted_and_coloured_by_what_they_say(tmp_path):
-    better, worse = cells([row()], "Verdict")
-    assert worse[0] == "not better (p 0.07) without pairs: better (p 0.99)" and float(better[1]) > float(worse[1])
-    tags = Page(write_page([row()], tmp_path)).tags
-    classes = [found["class"] for tag, found in tags if tag == "td" and found.get("class", "").startswith("said")]
-    assert classes[0] == "said good" and "said bad" in classes
 
 
 def test_seeds_are_one_line_that_opens_into_each(tmp_path):
