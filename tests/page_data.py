@@ -18,12 +18,12 @@ from gantk_phantom.phantom import Phantom
 SHORT = {"train.steps": 2, "train.save_every": 1, "train.sample_every": 1, "train.precision": "fp32"}
 SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "ssim"]}
 GANTK = f"""#!{sys.executable}
-import sys
+import json, sys
 from gantk.cli import main
-if sys.argv[1:2] == ["run"] and not {"--try", "--lr-find"} & set(sys.argv):
-    for setting in {[f"{k}={v!r}".replace("'", '"') for k, v in (SHORT | SMALL).items()]!r}:
-        if "3d" not in sys.argv[2] or not setting.startswith("data.size"):
-            sys.argv += ["--set", setting]
+if sys.argv[1:2] == ["run"] and "--try" not in sys.argv:
+    for key, value in {SMALL!r}.items() if "--lr-find" in sys.argv else {(SHORT | SMALL)!r}.items():
+        if key != "data.size" or "3d" not in sys.argv[2]:
+            sys.argv += ["--set", key + "=" + json.dumps(value)]
     sys.argv += ["--device", "cpu"]
 main()
 """
