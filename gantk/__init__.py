@@ -98,6 +98,7 @@ MOVED = {
     "gantk.nets.layout": "gantk.nets.kernels",
     "gantk.nets.patchgan": "gantk.nets.discriminators",
     "gantk.optim": "gantk.training.optim",
+    "gantk.plugin.scaffold": "gantk_new.scaffold",
     "gantk.plugins": "gantk.plugin.loader",
     "gantk.pool": "gantk.training.pool",
     "gantk.registry": "gantk.plugin.registry",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 from rich.markup import escape
@@ -199,33 +198,6 @@ def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -
 @cli.group()
 def data() -> None:
     """Look at images before they are trained on, or get public ones."""
-
-
-# ---- something of one's own
-
-
-@cli.group()
-def new() -> None:
-    """Start something of your own."""
-
-
-def _new(kind: str, part: str) -> click.Command:
-    """The command `gantk new KIND NAME`."""
-
-    def write(name, folder) -> None:
-        from gantk.plugin import scaffold
-
-        path = scaffold.new_plugin(name, Path(folder), part)
-        say(f"written  {path}")
-        say(f"next     pip install -e {path} && pytest {path}")
-
-    place = click.Option(["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here.")
-    words = f"Write a small package NAME with a {part}, its contract test and what else it needs, green as written."
-    return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
-
-
-for _part in ("plugin", "method", "generator", "discriminator", "loss", "metric", "source", "format"):
-    new.add_command(_new(_part, "method" if _part == "plugin" else _part))
 
 
 def main() -> None:

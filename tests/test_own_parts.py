@@ -8,7 +8,7 @@ import pytest
 from packages import install, python
 from tiny import ROOT
 
-from gantk.plugin import scaffold
+from gantk_new import scaffold
 
 PAGE = (ROOT / "docs" / "own-parts.md").read_text("utf-8")
 FILES = {m[1]: m[2] for m in re.finditer(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE, re.M | re.S)}

@@ -6,7 +6,7 @@ import pytest
 from packages import install, python
 
 from gantk.errors import UserError
-from gantk.plugin import scaffold
+from gantk_new import scaffold
 
 KINDS = ("generator", "discriminator", "loss", "metric", "source", "format")
 

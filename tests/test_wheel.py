@@ -52,7 +52,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     names = set(archive.namelist())
     wanted = {f"gantk/{name}" for name in shipped("gantk", ".py", ".j2", ".css", ".js", ".in")}
     wanted |= {f"gantk/recipes/{name}" for name in shipped("recipes", ".toml")} | shipped("plugins", ".py", ".toml")
-    wanted |= {"gantk/report/page.html.j2", "gantk/plugin/templates/pyproject.toml.in"}
+    wanted |= {"gantk/report/page.html.j2", "gantk_new/templates/pyproject.toml.in"}
     wanted |= {"gantk_phantom/anatomy.npz", "gantk_phantom/anatomy.npz.LICENSE"}
     assert wanted <= names
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}

@@ -17,7 +17,7 @@ import click
 @click.option("--gray", is_flag=True, help="Turn colour images to gray first.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 def stylize(content, style, out, **options) -> None:
-    """Write OUT: what CONTENT shows, in the style of STYLE (Gatys et al. 2016).
+    """Write OUT: what CONTENT shows, in the style of STYLE (Gatys and others, 2016).
 
     CONTENT and STYLE are a picture (PNG, JPEG, TIFF) or a NIfTI file. OUT has CONTENT's size, grid and intensities.
     `gantk show post style` lists what --set takes.
