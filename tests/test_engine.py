@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from functools import partial
 from itertools import product
@@ -155,28 +154,12 @@ def test_losses_that_cannot_be_minimised_are_named(losses, text):
 # ---- what ends a training ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_loss_that_is_not_finite_is_named_with_its_step_and_what_to_try(value):
-    class Failing(Toy):
-        def play(self, batch):
-            losses = super().play(batch)
-            return losses | {"size": losses["size"] * (value if len(self.seen) == 2 else 1.0)}
-
-    engine = engine_of(Failing(), 6)
-    with pytest.raises(GantkError) as raised:
-        for step, _ in enumerate(engine.fit(ones), 1):
-            if step == 5:  # looked at later: by then every loss is nan
-                engine.check_finite("The last good checkpoint is step 2.")
-    text = str(raised.value)
-    assert "the loss play/size is not finite at step 3" in text and "The last good checkpoint is step 2." in text
-    assert "train.optimizer.lr" in text and "train.precision" not in text  # which is fp32 already
-    assert raised.value.exit_code == 1
-
-
 def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     tiny_recipe["train"] |= {"steps": 6, "log_every": 6, "save_every": 3, "optimizer": {"name": "sgd", "lr": 1e30}}
-    with pytest.raises(GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet"):
+    with pytest.raises(GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet") as raised:
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert "train.optimizer.lr" in str(raised.value) and "train.precision" not in str(raised.value)  # fp32 already
+    assert raised.value.exit_code == 1
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -23,7 +23,6 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
-from gantk.nets.blocks import InstanceNorm, norm
 from gantk_monai.bundle import answers
 from gantk_monai.config import scaling
 from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded
@@ -67,7 +66,6 @@ def test_a_difference_above_the_tolerance_is_an_error(run):
         (nn.Threshold(2.0, float("nan")), "diverged"),
         (nn.BatchNorm2d(1).eval(), None),
     ],
-    ids=["dropout", "batch", "nan", "steady"],
 )
 def test_layers_that_stay_in_training_mode_are_found(layer, message):
     """The best known reason why an exported network answers otherwise than the one it was made of."""
@@ -180,45 +178,27 @@ def test_what_an_exported_model_cannot_do_is_refused(exported):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (None, "not one that gantk exported"),
+        ("foreign", "not one that gantk exported"),
+        ("missing", "there is no file"),
+        ("cut short", "not a readable"),
         ({"frame": None}, "says of itself is damaged"),
         ({"format": 2}, "format 2, and this gantk reads up to 1"),
         ({"kind": "samples"}, "makes images from noise"),
     ],
-    ids=["foreign", "damaged", "newer", "noise"],
+    ids=str,
 )
-def test_a_file_that_says_something_else_of_itself_is_refused(onnx, exported, tmp_path, change, message):
-    model, meta = onnx.load(exported[0]), metadata_of(onnx, exported[0])
+def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(onnx, exported, tmp_path, change, message):
+    path, model, meta = tmp_path / "x.onnx", onnx.load(exported[0]), metadata_of(onnx, exported[0])
     del model.metadata_props[:]
-    if change is not None:
+    if isinstance(change, dict):
         kept = {key: value for key, value in (meta | change).items() if value is not None}
         model.metadata_props.add(key="gantk", value=json.dumps(kept))
-    onnx.save(model, tmp_path / "x.onnx")
+    if change != "missing":
+        onnx.save(model, path)
+    if change == "cut short":
+        path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match=message):
-        toolkit.load(tmp_path / "x.onnx")
-
-
-def test_a_file_that_is_missing_or_cut_short_is_refused(exported, tmp_path):
-    with pytest.raises(UserError, match="there is no file"):
-        toolkit.load(tmp_path / "x.onnx")
-    (tmp_path / "x.onnx").write_bytes(exported[0].read_bytes()[:-200])
-    with pytest.raises(UserError, match="not a readable"):
-        toolkit.load(tmp_path / "x.onnx")
-
-
-def test_norms_whose_means_are_taken_axis_by_axis_are_the_same_norms(onnx):
-    from gantk_onnx.graph import exact_norms
-
-    torch.manual_seed(0)
-    for dims in (2, 3):
-        network = nn.Sequential(norm("instance", 4, dims, affine=True), norm("group", 4, dims), nn.GroupNorm(2, 4))
-        for parameter in network.parameters():
-            nn.init.normal_(parameter)
-        x = torch.randn(3, 4, *(9, 10, 11)[:dims]) * 5 + 20
-        exact = exact_norms(network)
-        assert not any(isinstance(part, (InstanceNorm, nn.GroupNorm)) for part in exact.modules())
-        with torch.no_grad():
-            torch.testing.assert_close(exact(x), network(x), rtol=1e-4, atol=1e-4)
+        toolkit.load(path)
 
 
 CASES = {
@@ -376,14 +356,8 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [
-        ((24, 24), {}),
-        ((30, 41), {}),
-        ((30, 41), {"fit": "stretch"}),
-        ((60, 17), {"fit": "stretch"}),
-        ((40, 20), {"neighbours": 1}),
-    ],
-    ids=["as-is", "pad", "stretch", "narrow", "neighbours"],
+    [((30, 41), {}), ((60, 17), {"fit": "stretch"}), ((40, 20), {"neighbours": 1})],
+    ids=["pad", "stretch", "neighbours"],
 )
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     frame, line = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options), Window(low=-1.0, high=1.0)
@@ -438,7 +412,6 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
         ("pix2pix", "SliceInferer", {"domains": ["T1+FLAIR", "T2+PD"]}),
         ("pix2pix", "SimpleInferer", {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
     ],
-    ids=["neighbours", "contrasts", "patches of volumes"],
 )
 def test_every_kind_of_run_becomes_a_bundle(name, inferer, data, tmp_path):
     run = small_run(tmp_path, {"name": name, "generator": UNET, "discriminator": PATCHGAN}, **data)

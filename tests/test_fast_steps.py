@@ -26,8 +26,7 @@ from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
-from gantk_compile.phases import CompiledLoss, compile_phases
-from gantk_optimizers.rules import lbfgs, rmsprop
+from gantk_compile.phases import compile_phases
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
@@ -196,14 +195,6 @@ def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, opt
     assert_same(other, plain)
 
 
-def test_other_shapes_are_tried_before_they_are_used():
-    engine = sketched(rule=sgd, steps=4, backend="eager")
-    loss = engine.phases[0].loss
-    train(engine, lambda step, stage: images(step, count=1 + step % 2))
-    assert isinstance(loss, CompiledLoss) and len(loss._known) == 2 and engine.notes == []
-    assert float(engine.method.seen) == 4, "what was tried has left something behind"
-
-
 # ---- recorded ------------------------------------------------------------------------------------
 
 
@@ -273,12 +264,6 @@ def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
     engine.set_time = watched
     train(engine)
     assert "of replayed steps differ" in engine.notes[0]
-
-
-@pytest.mark.parametrize(("rule", "name"), [(lbfgs, "LBFGS"), (rmsprop, "RMSprop")])
-def test_optimizers_that_think_on_the_host_are_not_even_tried(rule, name):
-    expected = f"the optimizer of the play ({name}) keeps its state on the host"
-    assert sketched(Recording, rule).capture.obstacle == expected
 
 
 @pytest.mark.parametrize("rule", [adam, sgd])

@@ -16,9 +16,9 @@ from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
-from gantk_style.encoder import DEVIATION, LAYERS, MEAN, VGG19
+from gantk_style.encoder import DEVIATION, MEAN, VGG19
 from gantk_style.lbfgs import ImageLBFGS
-from gantk_style.objective import How, Objective, total_variation
+from gantk_style.objective import How, Objective
 from gantk_style.stylize import stylize
 from gantk_style.transfer import luminance, smooth_edges, transfer
 
@@ -62,12 +62,6 @@ def post(dims: int = 2, **options):
 
 
 # ---- the network and the objective
-
-
-def test_vgg19_has_the_published_parameters():
-    # Simonyan and Zisserman 2015, table 1, E; 20,024,384 is what Keras lists for VGG19 without its classifier
-    with torch.device("meta"):
-        assert sum(parameter.numel() for parameter in VGG19([LAYERS[-1]]).parameters()) == 20_024_384
 
 
 def test_maps_are_those_of_convolutions_relus_and_average_pools():
@@ -165,20 +159,6 @@ def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encod
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(
-    ("option", "weights", "measure"),
-    [
-        ("content_weight", (0.01, 10.0), lambda image: (image - blobs(1)).square().mean()),
-        ("variation", (0.0, 100.0), total_variation),
-    ],
-    ids=["content", "variation"],
-)
-def test_a_weight_lowers_what_it_weighs(encoder, option, weights, measure):
-    images = (styled(blobs(1), stripes(), encoder, 15, **{option: weight})[0] for weight in weights)
-    free, asked = (float(measure(image)) for image in images)
-    assert asked < 0.8 * free
-
-
 def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours_asked_for(encoder):
     content = torch.cat([blobs(1), 1.5 * blobs(1)])
     image, history = styled(content, stripes(), encoder, optimizer="adam", lr=5.0, steps=3)
@@ -250,16 +230,10 @@ def transferred(content=(2, 1), style=(1, 1), **options):
     styled(blobs(*content), blobs(*style), How(**FAST).encoder((-1.0, 1.0)), **options)
 
 
-def sized():
-    with torch.device("meta"):
-        VGG19(["conv5_1"]).check_size((12, 40))
-
-
 @pytest.mark.parametrize(
     ("call", "options", "message"),
     [
         (VGG19, {"layers": ["conv2_3"], "weights": "random"}, "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv"),
-        (sized, {}, "an image of 12 x 40 leaves nothing of the map conv5_1 of VGG19"),
         (transferred, {"style": (1, 3)}, 'the content is gray and the style is RGB. Set color = "content"'),
         (transferred, {"content": (2, 2)}, "VGG19 sees gray or RGB images, and the content has 2 channels"),
         (transferred, {"style": (3, 1), "shared": False}, "3 styles for 2 contents. Allowed: one for each.  (style)"),
@@ -268,7 +242,6 @@ def sized():
         (transferred, {"smooth": -1.0}, "smooth = -1 is no width. Allowed: 0 or more, in pixels."),
         (begun, {"images": 3}, "3 images are to be placed, and a step brings 2. Set train.batch = 3."),
         (method, {"images": 0}, "images = 0 is too small. Allowed: 1 or more.  (method.images)"),
-        (method, {"channels": (1, 3)}, "the content is gray and the style is RGB."),
         (lambda: method().translate(blobs(1), "a"), {}, "style transfer goes from the contents' domain"),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
         (post, {"image": "flat.png", "dims": 3}, "has 2 dimensions, and the images that are made have 3."),
