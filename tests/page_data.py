@@ -15,6 +15,7 @@ import gantk
 from gantk import api
 from gantk_phantom.phantom import Phantom
 
+MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
 SHORT = {"train.steps": 2, "train.save_every": 1, "train.sample_every": 1, "train.precision": "fp32"}
 SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "ssim"]}
 GANTK = f"""#!{sys.executable}
@@ -67,10 +68,10 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     names |= {"folder_of_anything": "SCANS/T1", "content.png": "t1.png", "style.png": "other_t2.png"}
     for name, source in names.items():
         (folder / name).symlink_to(folder / source)
-    for name, method in {"RUN": TINY["method"], "OTHER_RUN": TINY["method"], "MUNIT_RUN": {"name": "munit"},
+    for name, method in {"RUN": TINY["method"], "OTHER_RUN": TINY["method"], "MUNIT_RUN": MUNIT,
                          "NOISE_RUN": {"name": "dcgan", "width": 8}}.items():  # fmt: skip
         if f" {name}" in text:
-            data = {"domains": ["T1"]} if name == "NOISE_RUN" else {}
+            data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 
