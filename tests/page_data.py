@@ -21,10 +21,11 @@ SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "
 GANTK = f"""#!{sys.executable}
 import json, sys
 from gantk.cli import main
-if sys.argv[1:2] == ["run"] and "--try" not in sys.argv:
-    for key, value in {SMALL!r}.items() if "--lr-find" in sys.argv else {(SHORT | SMALL)!r}.items():
-        if key != "data.size" or "3d" not in sys.argv[2]:
-            sys.argv += ["--set", key + "=" + json.dumps(value)]
+if sys.argv[1:2] == ["run"]:
+    settings = {SMALL!r} if {{"--try", "--lr-find"}} & set(sys.argv) else {(SHORT | SMALL)!r}
+    settings["data.size"] *= 1 + ("3d" in sys.argv[2])
+    for key, value in settings.items():
+        sys.argv += ["--set", key + "=" + json.dumps(value[:3] if key == "data.size" else value)]
     sys.argv += ["--device", "cpu"]
 main()
 """
