@@ -17,10 +17,8 @@ from PIL import Image
 
 from gantk.errors import UserError
 from gantk.report import pictures, write_report
-from gantk.report.charts import chart, nice_ticks
-from gantk.report.pictures import ERROR_CEILING, error_map, evenly
-from gantk.report.words import metric_name, number
-from gantk.terminal import duration
+from gantk.report.charts import chart
+from gantk.report.pictures import ERROR_CEILING, error_map
 
 RECIPE = """\
 format = 1
@@ -214,17 +212,6 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
     assert ("unpaired good" in page.having("class")) == ("without_pairs" in verdict)
 
 
-def test_what_is_said_of_a_region_follows_from_the_same_findings_as_the_sentence_above_it(tmp_path):
-    metrics, near = scored(), {"better": True, "best_baseline": "identity", "probability": 0.8}
-    names = [f"{name}{region}" for region in ("", "_foreground") for name in ("psnr", "ssim", "mae")]
-    metrics["metrics"] = {"a_to_b": {name: score(20.0) for name in names}}
-    metrics["verdict"] = {"a_to_b": dict.fromkeys(names, near)}
-    words = report(make_run(tmp_path / "run", metrics=metrics)).words
-    assert "Ahead of the best baseline on all 6 scores, but within chance." in words
-    assert "Foreground: ahead of the best baseline on PSNR foreground, SSIM foreground and MAE foreground, but" in words
-    assert "0 of 3" not in words
-
-
 def test_a_page_reloads_itself_while_its_run_lives_and_no_longer(tmp_path):
     run = make_run(tmp_path / "run")
     living = Page(write_report(run, renewed_after=12.0))
@@ -332,13 +319,6 @@ def test_curves_are_averaged_in_bins_read_off_between_points_and_log_only_where_
     assert chart("x", {"a": {0: 1.0, 1: 0.1}}, allow_log=True).axes.keys() == {"linear", "log"}
     assert chart("x", {"a": {0: 1.0, 1: -0.1}}, allow_log=True).axes.keys() == {"linear"}
     assert chart("x", {"a": {0: math.nan}}) is None
-
-
-def test_ticks_and_words_are_as_the_field_writes_them():
-    assert nice_ticks(0, 2400) == [0, 500, 1000, 1500, 2000] and evenly(range(11), 3) == [0, 5, 10]
-    assert number(-0.000123) == "−0.000123" and number(math.nan) == "–" and number(-math.inf) == "−∞"
-    assert [duration(s) for s in (12, 252, 11100, 187200)] == ["12 s", "4 min 12 s", "3 h 05 min", "2 d 04 h"]
-    assert metric_name("ms_ssim_lesion") == "MS-SSIM lesion" and metric_name("lesion_contrast") == "Lesion contrast"
 
 
 def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):

@@ -86,9 +86,8 @@ def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_
     model(RANGE)
     for k in range(3):
         picture(tmp_path / "in" / f"{k}.png", 0, 250 - k)
-    with pytest.raises(
-        GantkError, match=r"3 of 3 files(.|\n)*0.png: values from -41.+The same \(3 of 3 images"
-    ) as failed:
+    words = r"3 of 3 files(.|\n)*0.png: values from -41.+The same \(3 of 3 images"
+    with pytest.raises(GantkError, match=words) as failed:
         translate(tmp_path / "in", tmp_path / "out", clip=False)
     assert len(str(failed.value).splitlines()) == 2
     with pytest.raises(UserError, match="one.png"):
@@ -99,13 +98,10 @@ def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_
         assert len(said) == 1 and len(paths) == 3 and np.asarray(read(paths[0])).min() < -41
     translate(tmp_path / "tif", tmp_path / "png", format="png")
     assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
-    for folder, kind, words in (
-        (tmp_path / "in", "dcm", "tif, tiff"),
-        (tmp_path / "both", "jpg", "2 images would become '0.jpg'"),
-    ):
-        picture(tmp_path / "both" / "0.png"), picture(tmp_path / "both" / "0.bmp")
+    picture(tmp_path / "both" / "0.png"), picture(tmp_path / "both" / "0.bmp")
+    for folder, kind, words in (("in", "dcm", "tif, tiff"), ("both", "jpg", "2 images would become '0.jpg'")):
         with pytest.raises(UserError, match=words):
-            translate(folder, tmp_path / "new", format=kind)
+            translate(tmp_path / folder, tmp_path / "new", format=kind)
     assert not (tmp_path / "new").exists()
 
 
@@ -134,14 +130,8 @@ def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp
     rng = np.random.default_rng(0)
     dark, bright = ([rng.normal(middle, 12, (1, 40, 40)) for _ in range(20)] for middle in (60, 180))
     model(values_of(bright), values_of(dark))
-    for name, values in (
-        ("x_flair", dark),
-        ("y_T1w", bright),
-        ("z", dark),
-        ("w", bright),
-        ("v_t1_to_t2", bright),
-        ("MR_u", bright),
-    ):
+    images = {"x_flair": dark, "y_T1w": bright, "z": dark, "w": bright, "v_t1_to_t2": bright, "MR_u": bright}
+    for name, values in images.items():
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
     warned = [line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")]

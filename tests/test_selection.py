@@ -21,7 +21,6 @@ from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
-from gantk.runs.folder import RunFolder
 from gantk.training import loop as training
 
 QUIET = {"device": "cpu", "say": lambda line: None}
@@ -108,7 +107,7 @@ def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_
     assert entry["score"] == entry["image"]["kid_random"] > 0 and not criterion.higher
 
 
-def test_the_winner_has_no_bar_and_the_least_score_and_comes_first():
+def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_saves_alone():
     choice = Choice("a rule")
     choice.add(1, {"score": None})
     assert choice.best == 1
@@ -116,6 +115,11 @@ def test_the_winner_has_no_bar_and_the_least_score_and_comes_first():
     for step, score in ((3, 0.5), (4, 0.5), (5, 0.6)):
         choice.add(step, {"score": score})
     assert choice.best == 3
+    choice = Choice("a rule")  # patience counts scored saves at the recipe's steps alone
+    assert choice.patience_used(4) == (0, None)
+    for step, score in ((4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)):
+        choice.add(step, {"score": score})  # 9: interrupted there; 12: too few images
+    assert choice.patience_used(4) == (2, 8) and choice.best == 9
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
@@ -143,18 +147,6 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     assert best["table"][2]["barred"].startswith("1 image is no set")
 
 
-def test_a_resumed_run_chooses_as_if_it_had_never_stopped(tiny_recipe, tmp_path):
-    tiny_recipe["train"] |= {"steps": 6, "save_every": 2, "keep": 3}
-    whole = gantk.run(tiny_recipe, out=tmp_path / "whole", **QUIET)
-    run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
-    for step in (4, 6):
-        shutil.rmtree(checkpoint.path_of(run.checkpoints, step))
-    gantk.resume(run.path, **QUIET)
-    assert (run.path / "best.json").read_bytes() == (whole.path / "best.json").read_bytes()
-    lines = [[line for line in each.read_log() if "selection" in line] for each in (run, whole)]
-    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 4, 6]
-
-
 def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(tiny_recipe, tmp_path):
     tiny_recipe["train"] |= {"steps": 40, "save_every": 2, "log_every": 4, "sample_every": 3, "patience": 2, "ema": 0.0}
     tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}  # no save is better than the first
@@ -172,11 +164,3 @@ def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resum
         assert run.latest().name == "step-000006"
         assert (run.latest() / "weights.safetensors").read_bytes() == whole
         assert [line for line in run.read_log() if "stopped" in line] == [stopped]
-
-
-def test_patience_counts_scored_saves_at_the_recipes_steps_alone():
-    choice = Choice("a rule")
-    assert choice.patience_used(4) == (0, None)
-    for step, score in ((4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)):
-        choice.add(step, {"score": score})  # 9: interrupted there; 12: too few images
-    assert choice.patience_used(4) == (2, 8) and choice.best == 9

@@ -157,12 +157,6 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
     "records, options, says, where",
     [
         (study(2), dict(by="patient", test=0.8), "2 patients are too few", "data.split"),
-        (
-            study(1, 30),
-            {},
-            "all images are of one patient, 'p00'.*two patients or more.*by = \"block\"",
-            "data.split.by",
-        ),
         (study(5) + stack(3), {}, "3 of 23 images say no patient, and the others do: '/a000'", "data.split.by"),
         (stack(8), dict(by="block"), "8 slices of a stack.* too few", "data.split"),
         (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
@@ -171,7 +165,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
         (LONE, dict(folds=4, fold=3), "no image of domain b is left for", "data.split"),
     ],
-    ids=["patients", "one", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
+    ids=["patients", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
 )
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import gantk as toolkit
 from gantk.inference.receptive_field import Memory
 from gantk.inference.tiles import Tiling
-from gantk.inference.windows import by_windows, padded, tiles
+from gantk.inference.windows import by_windows, padded
 from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, fold_for_inference
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
@@ -172,21 +172,6 @@ def test_a_norm_of_ones_own_takes_part_where_it_says_so_and_is_noticed_where_it_
 
 
 # ---- where windows lie, and the one way to blend them
-
-
-@pytest.mark.parametrize(("side", "window", "shared", "align"), [(96, 32, 8, 4), (96, 96, 80, 8), (200, 64, 48, 8)])
-def test_inner_parts_cover_an_image_once_and_weights_sum_to_one(side, window, shared, align):
-    times, weights = np.zeros((2, side, side), np.float32)
-    for tile in tiles((side, side), (window, window), (shared, shared), (align, align)):
-        times[tile.inner] += 1
-        weights[tile.box] += np.outer(*tile.weights)
-        for box, inner in zip(tile.box, tile.inner, strict=True):
-            assert box.stop - box.start == window and 0 <= box.start <= inner.start < inner.stop <= box.stop <= side
-            assert box.start % align == inner.start % align == inner.stop % align == 0
-            assert inner.start - box.start >= shared // 2 or box.start == 0
-            assert box.stop - inner.stop >= shared // 2 or box.stop == side
-    assert (times == 1).all()
-    np.testing.assert_allclose(weights, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "window"), [((40, 50), (16, 16)), ((20, 24, 17), (8, 8, 8)), ((16, 16), (16, 16))])

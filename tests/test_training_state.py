@@ -18,7 +18,7 @@ from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
 from gantk.training.pool import ImagePool
-from gantk_optimizers.rules import adamw, rmsprop
+from gantk_optimizers.rules import adamw
 
 CPU = torch.device("cpu")
 
@@ -109,15 +109,7 @@ def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while
     rising, falling = observed(adaptive(), 2.0, 1000), observed(adaptive(p=0.05), -2.0, 500)
     assert rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
-
-
-def test_the_border_between_real_and_fake_is_the_games():
-    assert undecided(LS()) == 0.5
-    assert undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
-    least_squares, none = adaptive(p=0.5, game=LS()), adaptive(p=0.5)
-    for augment in (least_squares, none):
-        augment.observe(torch.full((16, 1, 4, 4), 0.4))  # nearer to fake than to real
-    assert float(least_squares.p) < 0.5 < float(none.p)
+    assert undecided(LS()) == 0.5 and undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -225,28 +217,3 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
             state |= {name: value.contiguous(memory_format=wrong) for name, value in moments.items()}
         move_state(mixed, CPU)  # as after a checkpoint
     assert_same_weights(one, two)
-
-
-@pytest.mark.parametrize(
-    ("rule", "fused", "rate"),
-    [(adam, None, torch.tensor(0.5)), (adam, False, 0.5), (rmsprop, None, 0.5), (torch.optim.LBFGS, None, 0.5)],
-    ids=["fused", "not fused", "rmsprop", "lbfgs"],
-)
-def test_learning_rates_lie_where_the_rule_computes(rule, fused, rate):
-    optimizer = rule(networks()[0].parameters(), lr=0.5)
-    move_state(optimizer, CPU, **({} if fused is None else {"fused": fused}))
-    found = optimizer.param_groups[0]["lr"]
-    assert found == rate and isinstance(found, type(rate))
-
-
-def test_state_that_was_saved_with_a_number_for_the_rate_is_taken_over():
-    net, again = networks()
-    earlier = torch.optim.Adam(net.parameters(), lr=0.25, betas=(0.5, 0.999), fused=True)
-    follow(net, earlier, 2)
-    optimizer = adam(again.parameters())
-    optimizer.load_state_dict(copy.deepcopy(earlier.state_dict()))
-    move_state(optimizer, CPU)
-    again.load_state_dict(net.state_dict())
-    follow(net, earlier)
-    follow(again, optimizer)
-    assert_same_weights(net, again)

@@ -1,4 +1,4 @@
-"""What the promises are tested with: files made from seeds, tiny recipes, and the command line as a user calls it.
+"""What the promises are tested with: files made from seeds, tiny recipes, and the command line, here or as a process.
 
 Nothing of gantk is imported here but its public names, so that these tests outlive any change inside.
 """
@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import runpy
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import tomli_w
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-TINY = {
+HERE = Path(__file__).parent
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
+TINY: dict[str, Any] = {
     "format": 1,
     "method": {
         "name": "dualgan",
@@ -37,8 +42,21 @@ TINY = {
         "size": [32, 32],
         "split": {"test": 0.2, "validation": 0.2},
     },
-    "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1, "sample_every": 4, "save_every": 2},
+    "train": {
+        "steps": 1,
+        "batch": 2,
+        "precision": "fp32",
+        "ema": 0.9,
+        "log_every": 1,
+        "sample_every": 4,
+        "save_every": 2,
+    },
     "evaluate": {"metrics": ["psnr"], "samples": 1},
+}
+NOISE: dict[str, Any] = {
+    "method": {"name": "dcgan", "latent": 8, "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}},
+    "data": TINY["data"] | {"domains": ["T1"]},
+    "evaluate": {"metrics": [{"name": "kid", "features": "random"}], "samples": 1, "images": 8},
 }
 
 PLUGIN = '''
@@ -75,39 +93,77 @@ class Outcome:
     err: str
 
 
-def command(*args: object, cwd: Path | None = None) -> Outcome:
+def gantk(*args: object, cwd: Path | None = None) -> Outcome:
     """`python -m gantk ...` in this process; anything but an exit is raised, as a user would see a traceback."""
-    out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(contextlib.chdir(cwd or Path.cwd()))
+        stack.enter_context(mock.patch.object(sys, "argv", ["gantk", *map(str, args)]))
+        stack.enter_context(mock.patch.dict(os.environ, COLUMNS=QUIET["COLUMNS"]))
         try:
-            sys.argv = ["gantk", *map(str, args)]
             runpy.run_module("gantk", run_name="__main__")
         except SystemExit as end:
             code = end.code or 0
-        finally:
-            sys.argv = argv
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+def process(*words: object, cwd: Path, before: Sequence[str] = ("-m", "gantk"), **more: str) -> subprocess.Popen:
+    """`python -m gantk WORDS` as a process of its own, in a group of its own, on one thread."""
+    return subprocess.Popen(
+        [sys.executable, *before, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | QUIET | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(started: subprocess.Popen, timeout: float = 600) -> Outcome:
+    """What a process left, once it has ended."""
+    try:
+        out, err = started.communicate(timeout=timeout)
+    finally:
+        started.kill()
+    return Outcome(started.returncode, out, err)
+
+
+def wait_until(true: Callable[[], bool], started: subprocess.Popen) -> None:
+    """Look again and again; a process that ends before is an error."""
+    while not true():
+        if started.poll() is not None:
+            raise AssertionError(f"it ended too early: {ended(started)}")
+        time.sleep(0.002)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's log."""
+    path = run / "log.jsonl"
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def saved(run: Path) -> list[str]:
+    """The names of a run's whole checkpoints, the newest last."""
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
 def python(*args: object, installed: Path | None = None) -> Outcome:
-    """Python as a process of its own, with what is installed in a folder on its path."""
-    paths = [str(installed)] if installed else []
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, *map(str, args)], env=environment, capture_output=True, text=True)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    """Python as a process of its own, with these tests' modules and what is installed in a folder on its path."""
+    paths = [installed, HERE.parent, os.environ.get("PYTHONPATH")]
+    return ended(process(*args, cwd=HERE, before=(), PYTHONPATH=os.pathsep.join(str(path) for path in paths if path)))
 
 
-def install_plugin(folder: Path) -> Path:
-    """A distribution with a method that changes nothing, as pip would have installed it into the folder."""
-    info = folder / "promised_plugin-1.0.dist-info"
+def install_plugin(folder: Path, name: str = "promised_plugin", source: str = PLUGIN) -> Path:
+    """A distribution of one module, as pip would have installed it into the folder; ours changes nothing."""
+    info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
-    (folder / "promised_plugin.py").write_text(PLUGIN, "utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: promised-plugin\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text("[gantk]\npromised = promised_plugin\n", "utf-8")
+    (folder / f"{name}.py").write_text(source, "utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text(f"[gantk]\n{name.removeprefix('gantk_')} = {name}\n", "utf-8")
     return folder
 
 
@@ -178,36 +234,10 @@ def nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None, scal
     return path
 
 
-def series(folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequence[int] = (), **elements) -> Path:
+def series(folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequence[int] = ()) -> Path:
     """A DICOM series of int16 slices, sagittal and leaning, with names that say nothing of the order."""
-    row, column = np.array([0.0, 1.0, 0.0]), np.array([0.6, 0.0, -0.8])
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, plane in enumerate(values):
-        if k in skip:
-            continue
-        made = FileDataset(None, {}, preamble=b"\0" * 128)
-        made.file_meta = FileMetaDataset()
-        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        made.SOPClassUID, made.SOPInstanceUID = {"MR": MRImageStorage, "CT": CTImageStorage}[modality], generate_uid()
-        made.Modality, made.ImageType = modality, ["ORIGINAL", "PRIMARY", "OTHER"]
-        made.PatientName, made.PatientID, made.PatientBirthDate, made.PatientSex = "Doe^Jane", "P1", "19700101", "F"
-        made.StudyInstanceUID, made.StudyDate, made.StudyID = "1.2.826.0.1.3680043.8.498.1", "20200102", "S1"
-        made.SeriesInstanceUID = "1.2.826.0.1.3680043.8.498.2" + ("1" if modality == "CT" else "")
-        made.FrameOfReferenceUID, made.SeriesNumber, made.InstanceNumber = "1.2.826.0.1.3680043.8.498.3", 3, k + 1
-        made.PixelSpacing, made.SliceThickness = [1.5, 1.25], 3.0
-        made.ImageOrientationPatient = [*row, *column]
-        made.ImagePositionPatient = [
-            round(float(mm), 6) for mm in (-30.0, -40.0, 10.0) + 3.0 * k * np.cross(row, column)
-        ]
-        made.Rows, made.Columns = plane.shape
-        made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 1
-        made.BitsAllocated = made.BitsStored = 16
-        made.HighBit = 15
-        made.PixelData = plane.astype("<i2").tobytes()
-        made["PixelData"].VR = "OW"
-        for keyword, value in elements.items():
-            setattr(made, keyword, value)
-        made.save_as(folder / f"{(7 * k + 3) % 19:03d}.dcm", enforce_file_format=True)
+    axes = (0.0, 1.0, 0.0), (0.6, 0.0, -0.8)
+    dicom_files.series(folder, values, modality=modality, axes=axes, skip=skip, prefix="")
     return folder
 
 
@@ -243,5 +273,5 @@ def every_kind(folder: Path) -> Path:
     picture(folder / "deep" / "floats.tif", numbers(8, (32, 32), -1.5, 990, np.float32))
     picture(folder / "deep" / "sixteen.tif", numbers(9, (40, 32), 0, 60000, np.uint16))
     series(folder / "mr", numbers(10, (5, 24, 20), 0, 900, np.int16))
-    series(folder / "ct", numbers(11, (4, 24, 20), 0, 3000, np.int16), "CT", RescaleSlope=1, RescaleIntercept=-1024)
+    series(folder / "ct", numbers(11, (4, 24, 20), 0, 3000, np.int16), "CT")
     return folder

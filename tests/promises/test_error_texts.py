@@ -205,7 +205,7 @@ def test_a_mistake_is_one_recorded_message_and_nothing_is_written(name, trained,
     (tmp_path / "RUN").symlink_to(trained)
     args = [tmp_path / "RUN" if arg == "RUN" else arg for arg in CASES[name](here)]
     before = files.tree(here)
-    outcome = files.command(*args, cwd=here)
+    outcome = files.gantk(*args, cwd=here)
     text = outcome.err.replace(str(here.resolve()), "HERE").replace(str(here), "HERE")
     text = re.sub(r"0x[0-9a-f]+", "0x", text.replace(str(tmp_path), "ABOVE")).strip()
     kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
@@ -223,17 +223,15 @@ def test_no_text_is_kept_of_a_case_that_is_gone():
     assert json.loads(FILE.read_text("utf-8")).keys() == CASES.keys()
 
 
-def test_a_process_ends_with_the_same_code_and_words(tmp_path):
-    """What is called in one process above is what the shell sees."""
-    done = files.python("-m", "gantk", "resume", "nowhere")
-    assert done.code == 2 and done.err.strip() == json.loads(FILE.read_text("utf-8"))["missing run"]
-
-
-def test_from_python_the_same_mistake_is_an_error_with_the_same_words(tmp_path, monkeypatch):
+def test_a_process_and_a_function_end_with_the_same_words(tmp_path, monkeypatch):
+    """What is called in one process above is what the shell sees, and what Python raises."""
     import gantk
 
+    kept = json.loads(FILE.read_text("utf-8"))["missing run"]
+    done = files.python("-m", "gantk", "resume", "nowhere")
+    assert done.code == 2 and done.err.strip() == kept
     monkeypatch.chdir(tmp_path)
     with pytest.raises(gantk.UserError) as error:
         gantk.resume("nowhere")
-    assert f"error  {error.value}" == json.loads(FILE.read_text("utf-8"))["missing run"]
+    assert f"error  {error.value}" == kept
     assert isinstance(error.value, gantk.GantkError) and error.value.exit_code == 2

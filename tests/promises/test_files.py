@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 
 import files
@@ -106,13 +105,13 @@ def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, n
 def test_what_a_network_does_change_still_fits_where_it_came_from(trained, tmp_path):
     """One file and one series, not a folder of them, through a network that was really trained."""
     scan = files.nifti(tmp_path / "scan.nii.gz", files.numbers(1, (40, 36, 3), 0, 900, np.int16), files.OBLIQUE)
-    outcome = files.command("translate", trained, scan, tmp_path / "out.nii.gz", "--to", "T1", "--device", "cpu")
+    outcome = files.gantk("translate", trained, scan, tmp_path / "out.nii.gz", "--to", "T1", "--device", "cpu")
     assert outcome.code == 0, outcome.err
     before, after = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
     assert after.shape == before.shape and np.array_equal(after.affine, before.affine)
     assert not np.array_equal(after.get_fdata(), before.get_fdata()) and np.isfinite(after.get_fdata()).all()
     series = files.series(tmp_path / "in", files.numbers(2, (3, 24, 20), 0, 900, np.int16))
-    outcome = files.command("translate", trained, series, tmp_path / "derived", "--device", "cpu")
+    outcome = files.gantk("translate", trained, series, tmp_path / "derived", "--device", "cpu")
     assert outcome.code == 0, outcome.err
     values = [np.stack([*map(rescaled, by_position(folder))]) for folder in (series, tmp_path / "derived")]
     assert values[0].shape == values[1].shape and not np.array_equal(*values)
@@ -154,34 +153,6 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
 def test_one_broken_file_does_not_stop_the_others_and_is_named(trained, tmp_path):
     files.pictures(tmp_path / "in", 2)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image at all")
-    outcome = files.command("translate", trained, tmp_path / "in", tmp_path / "out", "--device", "cpu")
+    outcome = files.gantk("translate", trained, tmp_path / "in", tmp_path / "out", "--device", "cpu")
     assert outcome.code == 1 and "1 of 3 files could not be translated" in outcome.err and "bad.png" in outcome.err
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"slice-00.png", "slice-01.png"}
-
-
-def test_a_loaded_model_takes_arrays_and_gives_arrays_of_the_same_size(trained):
-    import gantk
-
-    values = files.numbers(3, (2, 1, 40, 36), 0, 900, np.float32)
-    model = gantk.load(trained, device="cpu")
-    made = [model.translate(values, to=to) for to in ("T2", "T1", "T2")]
-    assert made[0].shape == values.shape and np.isfinite(made[0]).all()
-    assert np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[1])
-
-
-def test_the_api_returns_the_paths_that_it_wrote(trained, tmp_path):
-    import gantk
-
-    files.pictures(tmp_path / "in", 2)
-    written = gantk.translate(trained, tmp_path / "in", tmp_path / "out", to="T2", device="cpu", say=silent)
-    assert sorted(written) == [tmp_path / "out" / f"slice-0{k}.png" for k in range(2)]
-    assert all(path.is_file() for path in written)
-
-
-def test_a_run_leaves_what_the_readme_lists(trained):
-    names = {path.name for path in trained.iterdir()}
-    assert names >= {"report.html", "metrics.json", "recipe.toml", "environment.json", "split.json", "log.jsonl"}
-    assert names >= {"usage.json", "checkpoints", "samples"}
-    assert list(trained.glob("checkpoints/*/weights.safetensors"))
-    metrics = json.loads((trained / "metrics.json").read_text("utf-8"))
-    assert {"psnr"} <= set(metrics["metrics"]["a_to_b"]) and {"identity", "histogram"} <= set(metrics["baselines"])

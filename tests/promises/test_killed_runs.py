@@ -7,16 +7,18 @@ import shutil
 import signal
 from pathlib import Path
 
+import files
 import pytest
+from files import NOISE, TINY, ended, gantk, log_of, process, saved, wait_until
 from safetensors.numpy import load_file
-from small_runs import NOISE, draw, ended, gantk, log_of, process, saved, tables, wait_until, written
 
 STEPS = 40
-LENGTH = {"steps": STEPS, "save_every": 3, "keep": 2, "sample_every": 20, "seed": 3}
+LENGTH = TINY["train"] | {"steps": STEPS, "save_every": 3, "keep": 2, "sample_every": 20, "seed": 3}
+DROPOUT = {"name": "unet", "width": 4, "depth": 2, "dropout": 0.3}
 WAYS = {
     # what remembers: an image pool, dropout, augmentation, a moving average, two stages, a schedule
     "cyclegan": {
-        "method": {"pool": 3, "coarse": 0.4, "generator": {"name": "unet", "width": 4, "depth": 2, "dropout": 0.3}},
+        "method": TINY["method"] | {"name": "cyclegan", "pool": 3, "coarse": 0.4, "generator": DROPOUT},
         "train": LENGTH | {"schedule": "cosine"},
     },
     # networks that grow from 4 to 16 px, each size faded in
@@ -30,14 +32,12 @@ WAYS = {
 
 
 def recipe_of(way: str, folder: Path) -> Path:
-    recipe = tables(**WAYS[way])
+    data = {}
     if way == "cyclegan":
-        draw(folder / "data" / "trainA", 9, seed=1)
-        draw(folder / "data" / "trainB", 11, seed=2)
-        source = {"name": "folders", "path": str(folder / "data")}
-        recipe["data"] |= {"source": source, "domains": ["A", "B"], "augment": ["hflip", "brightness"]}
-        recipe["data"]["split"] = {"test": 0.0, "validation": 0.0}
-    return written(folder, recipe)
+        source = {"name": "folders", "path": str(files.two_domains(folder / "data", 9, 11))}
+        data = {"source": source, "domains": ["A", "B"], "augment": ["hflip", "brightness"]}
+        data["split"] = {"test": 0.0, "validation": 0.0}
+    return files.recipe(folder / "tiny.toml", TINY | WAYS[way], data=data)
 
 
 def timeless(run: Path) -> list[dict]:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from files import HERE, Outcome, ended, install_plugin, log_of, process, saved
 from PIL import Image
-from small_runs import HERE, Outcome, ended, log_of, process, saved
 
 PACKAGES = HERE / "third_party"
 
@@ -59,12 +59,7 @@ def installed(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("installed")
     for name in ("oneway", "broken"):
         install(name, work / "site", work)
-    (work / "site" / "gantk_watching.py").write_text(EVERY_HOOK, "utf-8")
-    info = work / "site" / "gantk_watching-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gantk-watching\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text("[gantk]\nwatching = gantk_watching\n", "utf-8")
-    return work / "site"
+    return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
 def gantk(*words: object, cwd: Path, path: Path) -> Outcome:

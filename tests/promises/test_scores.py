@@ -15,6 +15,7 @@ import files
 import numpy as np
 import pytest
 from PIL import Image
+from through import MAPS
 
 FILE = Path(__file__).with_name("scores.json")
 RECORD = os.environ.get("GANTK_RECORD") == "1"
@@ -83,7 +84,7 @@ FOLDERS = {
 def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
     folder = pair(tmp_path, *FOLDERS[name])
     sides = ["--pred", folder / "pred", "--truth", folder / "truth"]
-    outcome = files.command("eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu")
+    outcome = files.gantk("eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu")
     assert outcome.code == 0, outcome.err
     expect_recorded(name, rows_of(json.loads((tmp_path / "s.json").read_text("utf-8"))))
 
@@ -100,42 +101,9 @@ def test_scores_by_networks_and_of_sets_are_equal_to_those_recorded(metric, tmp_
     expect_recorded(f"{json.dumps(metric)} of pictures", rows_of(result), NETWORKS)
 
 
-def test_the_recorded_scores_are_those_of_the_formulas(tmp_path):
-    """So that scores.json is not believed for its age: what is simple is computed here once more."""
-    folder = pair(tmp_path, *FOLDERS["png of 8 bits"])
-    sides = [
-        np.stack([np.asarray(Image.open(path), np.float64) for path in sorted((folder / side).iterdir())])
-        for side in ("pred", "truth")
-    ]
-    error = (sides[0] - sides[1]).reshape(12, -1)
-    rmse = np.sqrt((error**2).mean(1))
-    kept = json.loads(FILE.read_text("utf-8"))["png of 8 bits"]
-    assert kept["mae"]["value"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
-    assert kept["rmse"]["value"] == pytest.approx(rmse.mean(), rel=1e-6)
-    assert kept["psnr"]["value"] == pytest.approx((20 * np.log10(255 / rmse)).mean(), rel=1e-6)
-    for row in kept.values():
-        assert row["n"] == 12 and row["ci95"][0] < row["value"] < row["ci95"][1] and row["definition"]
-
-
-MAPS = ["percentile", "percentile_each", "minmax", "zscore", "nyul"]
-
-
 @pytest.mark.parametrize("name", MAPS)
 def test_intensities_are_mapped_as_they_always_were(name, identity):
     """A ramp through a network that changes nothing: by the line of the one domain in, by that of the other out."""
     ramp, made = (np.asarray(Image.open(identity / f"{each}.tif"), np.float64).ravel() for each in ("ramp", name))
     assert not np.allclose(made, ramp, atol=1)
     expect_recorded(f"intensity {name}", [round(float(value), 4) for value in made[::64]], 1e-5)
-
-
-def test_scoring_a_run_again_gives_the_scores_it_ended_with(trained, tmp_path):
-    """What `gantk eval RUN` says is what the run said at its end."""
-    run = files.copied(trained, tmp_path / "run")
-    said = json.loads((run / "metrics.json").read_text("utf-8"))
-    outcome = files.command("eval", run, "--json", tmp_path / "again.json", "--device", "cpu")
-    assert outcome.code == 0, outcome.err
-    again = json.loads((tmp_path / "again.json").read_text("utf-8"))
-    for part in ("metrics", "baselines"):
-        assert list(differences(again[part], said[part], 1e-6)) == []
-    psnr = again["metrics"]["a_to_b"]["psnr"]
-    assert psnr["n"] >= 1 and psnr["unit"] == "dB" and "fixed-range" in psnr["definition"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from files import ended, gantk, process, recipe, saved
 from safetensors.numpy import load_file
-from small_runs import draw, ended, gantk, process, saved, tables, written
+from tiny import draw_pictures
 
 
 def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
-    draw(tmp_path / "data" / "trainA", 12, seed=1)
-    draw(tmp_path / "data" / "trainB", 12, seed=2)
-    recipe = tables(
-        method={"pool": 0},  # each rank draws its own random numbers: none inside a step
+    for seed, side in enumerate(("trainA", "trainB"), 1):
+        draw_pictures(tmp_path / "data" / side, 12, seed=seed)
+    path = recipe(
+        tmp_path / "tiny.toml",
+        method={"name": "cyclegan", "pool": 0},  # each rank draws its own random numbers: none inside a step
         data={
             "source": {"name": "folders", "path": str(tmp_path / "data")},
             "domains": ["A", "B"],
@@ -21,7 +23,7 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
         },
         train={"steps": 4, "batch": 2, "optimizer": {"name": "sgd", "lr": 0.1}},  # Adam would not see a wrong scale
     )
-    run = ["run", written(tmp_path, recipe), "--device", "cpu", "--out"]
+    run = ["run", path, "--device", "cpu", "--out"]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gantk")  # a free port
     both = process(*run, "two", cwd=tmp_path, before=torchrun)
     for name, batch in (("one", 4), ("half", 2)):

@@ -26,7 +26,7 @@ def train(folder: Path, name: str, **data: object) -> Path:
     """A run of one step with the method that changes nothing; what it cannot be is an error of this process."""
     tables = files.TINY | {"method": {"name": "promised-nothing"}}
     recipe = files.recipe(folder / f"{name}.toml", tables, data=data)
-    expect(files.command("run", recipe, "--out", folder / name, "--device", "cpu", "--allow-leakage"))
+    expect(files.gantk("run", recipe, "--out", folder / name, "--device", "cpu", "--allow-leakage"))
     return folder / name
 
 
@@ -37,20 +37,20 @@ def expect(outcome: files.Outcome) -> None:
 
 def main(folder: Path) -> None:
     gray = train(folder, "gray", intensity=LINE)
-    expect(files.command("translate", gray, folder / "in", folder / "out", "--device", "cpu"))
+    expect(files.gantk("translate", gray, folder / "in", folder / "out", "--device", "cpu"))
     for k in range(16):
         files.picture(folder / "rgb/trainA" / f"{k}.png", files.numbers(k, (32, 32, 3)))
         files.picture(folder / "rgb/trainB" / f"{k}.png", files.numbers(k + 99, (32, 32, 3)))
         files.picture(folder / "floats/trainA" / f"{k}.tif", files.numbers(k, (32, 32), 0, 800, np.float32))
         files.picture(folder / "floats/trainB" / f"{k}.tif", files.numbers(k + 99, (32, 32), 100, 1900, np.float32))
     colour = train(folder, "colour", intensity=LINE, source={"name": "folders", "path": str(folder / "rgb")})
-    expect(files.command("translate", colour, folder / "rgb/trainA/3.png", folder / "colour.png", "--device", "cpu"))
+    expect(files.gantk("translate", colour, folder / "rgb/trainA/3.png", folder / "colour.png", "--device", "cpu"))
     ramp = np.linspace(-50, 900, 32 * 32, dtype=np.float32).reshape(32, 32)
     files.picture(folder / "ramp.tif", ramp)
     for name, intensity in MAPS.items():
         source = {"name": "folders", "path": str(folder / "floats")}
         run = train(folder, f"map-{name}", intensity=intensity, source=source)
-        expect(files.command("translate", run, folder / "ramp.tif", folder / f"{name}.tif", "--device", "cpu"))
+        expect(files.gantk("translate", run, folder / "ramp.tif", folder / f"{name}.tif", "--device", "cpu"))
 
 
 if __name__ == "__main__":
