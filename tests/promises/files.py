@@ -42,15 +42,7 @@ TINY: dict[str, Any] = {
         "size": [32, 32],
         "split": {"test": 0.2, "validation": 0.2},
     },
-    "train": {
-        "steps": 1,
-        "batch": 2,
-        "precision": "fp32",
-        "ema": 0.9,
-        "log_every": 1,
-        "sample_every": 4,
-        "save_every": 2,
-    },
+    "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1, "sample_every": 4, "save_every": 2},
     "evaluate": {"metrics": ["psnr"], "samples": 1},
 }
 NOISE: dict[str, Any] = {
