@@ -173,11 +173,12 @@ def sample(run, no_post, **options) -> None:
 @click.option("--pred", metavar="DIR", help="Score these images ...")
 @click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
 @click.option("--match", is_flag=True, help="Bring the predictions onto the truth's scale first, by one line for all.")
+@click.option("--patient", default="", metavar="REGEX", help="The patient in a file's name: --patient '^(p\\d+)'.")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
 @json_option("Write the result as JSON too")
 @_device
-def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -> None:
+def evaluate(run, pred, truth, match, patient, metrics, uncertainty, json_file, device) -> None:
     """Score RUN on its test split, or files against the truth."""
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give a RUN, or both --pred and --truth")
@@ -188,7 +189,7 @@ def evaluate(run, pred, truth, match, metrics, uncertainty, json_file, device) -
         result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=_say(json_file))
     else:
         given = {"metrics": names} if names else {}
-        result = api.compare(pred, truth, **given, match=match, device=device, say=_say(json_file))
+        result = api.compare(pred, truth, **given, match=match, patient=patient, device=device, say=_say(json_file))
     write_json(json_file, result)
 
 

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import gantk
 from gantk.errors import UserError
 from gantk.metrics.compare_folders import compare_folders
 
@@ -46,6 +47,11 @@ def test_names_are_matched_alone_where_only_the_folders_differ_and_sets_whatever
         path.rename(path.parent / "sorted" / path.name)
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)  # what rounding does to a grid
     assert rows_of(tmp_path, "mae")["mae"] == whole
+    sides, said = (tmp_path / "pred", tmp_path / "truth"), []
+    one = gantk.compare(*sides, metrics=["mae"], patient="(case)", say=said.append)["metrics"]["pred_to_truth"]["mae"]
+    assert (one["n"], one["ci95"]) == (1, None) and one["value"] == pytest.approx(whole["value"])
+    gantk.compare(*sides, metrics=["mae"], say=said.append)
+    assert "--patient" in said[-1]
     files = tmp_path / "pred" / "case-0.nii.gz", tmp_path / "truth" / "sorted" / "case-1.nii.gz"
     row = compare_folders(*files, ["mae"])["metrics"]["pred_to_truth"]["mae"]  # one file needs no name
     assert row["value"] == pytest.approx(np.abs(volumes[0][0] - volumes[1][1]).mean(), rel=1e-4)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gantk.data.sources.file_names import numbered
+from gantk.data.sources.file_names import numbered, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.metrics.pair_scores import PairScorer, References, joined
@@ -22,28 +23,31 @@ SEEN, LEFT = 0.05, 0.5  # ... and where the error is more than this share of its
 
 
 def compare_folders(
-    predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu", match: bool = False
+    predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu", match: bool = False, patient: str = ""
 ) -> dict[str, Any]:
     """Scores of files against files; the data range is the file type's, or the set's for floats.
 
     `scale` of the result is the line that brings the predictions of pairs onto the truth's scale, and whether they are
-    on `another`; with `match` they are brought there before they are scored.
+    on `another`; with `match` they are brought there before they are scored. `patient` is a regular expression whose
+    group is the patient in a file's name; `patients_unknown` says whether images count as patients for want of better.
 
     Metrics of pairs take files of the same name, on the same grid; those of sets, such as kid, take each folder as a
     whole, whatever the names, and then the truth stands for training images too. UserError, before anything is scored,
     where names or grids do not match; for a file that cannot be read, or holds NaN; and where the truth is constant.
     """
-    parts = [bind_or_raise("metric", name) for name in metrics]
+    parts, whose = [bind_or_raise("metric", name) for name in metrics], _patients(patient)
     of_sets = [part for part in parts if getattr(part.target, "sets", False)]
     of_pairs = [part for part in parts if part not in of_sets]
     pairs = _alike(matched(predicted, truth)) if of_pairs or match else []
     scale = _line(pairs) | {"matched": match} if pairs else {}
     line = (scale["slope"], scale["offset"]) if match else (1.0, 0.0)
-    rows = _pair_rows(pairs, of_pairs, device, line) if of_pairs else {}
-    rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line) if of_sets else {}
+    rows = _pair_rows(pairs, of_pairs, device, line, whose) if of_pairs else {}
+    rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line, whose) if of_sets else {}
     for row in rows.values() if match else ():
         row["definition"] += "/predictions-matched-linearly"
-    return {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}, "scale": scale}
+    unknown = len(pairs) > 1 and all(whose(real) == real.name for _, real in pairs)
+    whole = {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
+    return whole | {"scale": scale, "patients_unknown": unknown}
 
 
 def scale_line(scale: dict[str, Any]) -> str:
@@ -53,6 +57,10 @@ def scale_line(scale: dict[str, Any]) -> str:
     words = "matched  all predictions by one line:" if scale["matched"] else "warning  another scale? --match takes"
     ends = "{:.4g} to {:.4g} against {:.4g} to {:.4g}".format(*scale["predictions"], *scale["truth"])
     return f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (they ran from {ends})"
+
+
+NAMELESS = "note     n counts images: nothing says whose they are, and slices of one head are no patients"
+NAMELESS += " (--patient REGEX finds the patient in their names)"
 
 
 def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
@@ -119,7 +127,7 @@ def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
     return {"slope": slope, "offset": offset, **ends, "another": bool(another)}
 
 
-def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple) -> dict[str, Any]:
+def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple, whose) -> dict[str, Any]:
     black, data_range = _scale([truth for _, truth in pairs])
     scorers, found = {}, []  # scorers by dimensions
     for pair in pairs:
@@ -128,11 +136,13 @@ def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, l
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        found.append(scorers[dims](made * line[0] + line[1], References(real, [_whose(pair[1])])))
+        found.append(scorers[dims](made * line[0] + line[1], References(real, [whose(pair[1])])))
     return next(iter(scorers.values())).rows(joined(found))
 
 
-def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple) -> dict[str, Any]:
+def _set_rows(
+    predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple, whose
+) -> dict[str, Any]:
     black, data_range = _scale(truth)
     folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
     shapes = sorted({image.shape for images in folders for image in images})
@@ -141,16 +151,18 @@ def _set_rows(predicted: list[Scan], truth: list[Scan], parts: list[Part], devic
         raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
     made, real = (torch.from_numpy(np.stack(images)).to(device) for images in folders)
     stacked = made * line[0] + line[1] - black, real - black
-    names = [list(map(_whose, files)) for files in (predicted, truth)]
+    names = [list(map(whose, files)) for files in (predicted, truth)]
     fake, real = map(ImageGroup, stacked, names)
     metrics = [part(data_range, real.images.ndim - 2) for part in parts]
     return {name: row for each in metrics for name, row in set_rows(each, real, real, fake, strict=True).items()}
 
 
-def _whose(scan: Scan) -> str:
-    """The patient of an image: its numbered folder, as in `patient07`, else the image alone."""
-    folders = Path(scan.name).parts[:-1]
-    return "/".join(folders) if numbered(folders) else scan.name
+def _patients(pattern: str) -> Callable[[Scan], str]:
+    """The patient of an image: what the pattern finds, else its numbered folder, as in `patient07`, else the image."""
+    if found := regex_option(pattern):
+        return lambda scan: patient_of(scan.name, found)
+    folders = lambda scan: Path(scan.name).parts[:-1]  # noqa: E731
+    return lambda scan: "/".join(folders(scan)) if numbered(folders(scan)) else scan.name
 
 
 def _files(path: Path) -> list[Scan]:
