@@ -92,7 +92,9 @@ def recipes() -> str:
     overview = []
     for path in sorted((ROOT / "recipes").glob("*.toml")):
         recipe = load_recipe(str(path)).check()
-        measured = bench_table([row for row in rows if row["recipe"] == path.stem]).split("\n\n")[0]
+        measured = bench_table([row for row in rows if row["recipe"] == path.stem]).split("\n\n")[0].splitlines()
+        shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]  # of all columns
+        measured = "\n".join(f"| {' | '.join(cells)} |" for cells in shown)
         text = path.read_text("utf-8")
         paper = recipe.paper
         said = [f"## {path.stem}", recipe.summary, needs(recipe, tomllib.loads(text))]
@@ -136,8 +138,8 @@ def needs(recipe, tables: dict) -> str:
     facts += ["a patient may lack a contrast"] if data.missing == "mask" else []
     pretrained = "pretrained" in str(tables.get("post", "")) or tables["method"].get("weights") == "pretrained"
     facts += ["weights of VGG19, downloaded at first use"] if pretrained else []
-    length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
-    facts += [f"{length} of {recipe.train.batch}"]
+    length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:,g} epochs"
+    facts += [f"{length}, batch {recipe.train.batch}"]
     profiles = tables.get("profile", {})
     advice = [f"`--profile {name}`" for name in profiles]
     gpu = " Its full settings want a GPU." if "cpu" in profiles else ""
