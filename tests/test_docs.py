@@ -10,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import click
@@ -33,15 +32,8 @@ NOT_RUN = {"README.md": 1, "docker.md": 3, "clusters.md": 2, "scores.md": 1, "ow
 NOT_RUN |= {"first-dicom.md": 1, "training.md": 1}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, the file that it is (title="..."), its text, why it is not run."""
-
-    page: Path
-    language: str
-    title: str
-    text: str
-    not_run: str
+# A fenced block: its page, its language, the file that it is (title="..."), its text, why it is not run.
+Block = namedtuple("Block", "page language title text not_run")
 
 
 def blocks(page: Path) -> list[Block]:
