@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gantk.errors import UserError
 from gantk.runs import checkpoint
@@ -56,18 +55,6 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
     assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == (0.5, 0.9)
     assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()  # fused optimizers rely on it
-
-
-def test_a_named_step_stays_however_old_it_is(tmp_path):
-    save(tmp_path, 2)
-    for step in (4, 6, 8):
-        save(tmp_path, step, also=(2, 8))
-        assert checkpoint.steps_saved(tmp_path) == [2, step]
-    assert_whole(tmp_path, 2)
-    checkpoint.prune(tmp_path, 2, (8,))
-    assert checkpoint.steps_saved(tmp_path) == [2, 8], "the named one is among the newest two: no further one is kept"
-    checkpoint.prune(tmp_path, 1, {3})
-    assert checkpoint.steps_saved(tmp_path) == [8]
 
 
 class Crash(BaseException):
@@ -166,19 +153,14 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
     path.unlink()
     with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
-
-    @settings(max_examples=60, deadline=None)
-    @given(data=st.binary(max_size=200), place=st.floats(0, 1))
-    def damage(data, place):
-        at = int(place * len(whole))
+    rng = random.Random(0)
+    for data, at in ((rng.randbytes(rng.randrange(200)), rng.randrange(len(whole))) for _ in range(60)):
         for damaged in (data, whole[:at], whole[:at] + data + whole[at + len(data) :]):
             path.write_bytes(damaged)
             try:
                 LOADERS[name](path.parent)
             except UserError as error:
                 assert str(path) in str(error) or "upgrade" in str(error)
-
-    damage()
 
 
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------

@@ -17,7 +17,6 @@ from PIL import Image
 
 from gantk.errors import UserError
 from gantk.report import pictures, write_report
-from gantk.report.charts import chart
 from gantk.report.pictures import ERROR_CEILING, error_map
 
 RECIPE = """\
@@ -307,18 +306,6 @@ def test_error_maps_share_one_fixed_scale():
     picture, mean = error_map(Image.fromarray(np.array([[0, 32], [ERROR_CEILING, 255]], np.uint8)), truth)
     assert np.array(picture).tolist() == [[0, 128], [255, 255]]
     assert mean == pytest.approx((32 + ERROR_CEILING + 255) / 4)
-    colours = np.reshape(pictures._coloured(np.arange(256, dtype=np.uint8)[None]).getpalette(), (256, 3))
-    assert (np.diff(colours[::17] @ [0.2126, 0.7152, 0.0722]) > 0).all()  # lighter is always worse
-
-
-def test_curves_are_averaged_in_bins_read_off_between_points_and_log_only_where_positive():
-    drawn = chart("x", {"loss": {step: float(step % 2) for step in range(1200)}})
-    assert drawn.bin == 3 and len(drawn.steps) == 400 and set(drawn.curves[0]["points"]) == {0.33333, 0.66667}
-    drawn = chart("x", {"a": {0: 0.0, 4: 4.0}, "b": {2: 5.0}}, joined=True)
-    assert [curve["points"] for curve in drawn.curves] == [[0.0, 2.0, 4.0], [None, 5.0, None]]
-    assert chart("x", {"a": {0: 1.0, 1: 0.1}}, allow_log=True).axes.keys() == {"linear", "log"}
-    assert chart("x", {"a": {0: 1.0, 1: -0.1}}, allow_log=True).axes.keys() == {"linear"}
-    assert chart("x", {"a": {0: math.nan}}) is None
 
 
 def test_a_noise_to_image_run_shows_a_wall_of_samples(tmp_path):

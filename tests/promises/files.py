@@ -10,7 +10,6 @@ import io
 import json
 import os
 import runpy
-import shutil
 import struct
 import subprocess
 import sys
@@ -238,11 +237,6 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
     }
-
-
-def copied(run: Path, target: Path) -> Path:
-    """A copy of a run, to be changed."""
-    return Path(shutil.copytree(run, target))
 
 
 def every_kind(folder: Path) -> Path:

@@ -6,12 +6,11 @@ import importlib
 import importlib.metadata
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from files import HERE, Outcome, ended, install_plugin, log_of, process, saved
+from packages import install
 from PIL import Image
 
 PACKAGES = HERE / "third_party"
@@ -43,22 +42,12 @@ def test_what_plugins_import_is_there(module):
     assert [name for name in PUBLIC[module] if not hasattr(place, name)] == []
 
 
-def install(name: str, target: Path, work: Path) -> None:
-    """Install one of the packages by pip, without a network; pip writes to a copy."""
-    pytest.importorskip("pip", reason="needs pip in this environment")
-    pytest.importorskip("hatchling", reason="needs hatchling: pip install gantk[dev]")
-    shutil.copytree(PACKAGES / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*command, "--target", target, work / name], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """The working package with a broken one and a watching one beside it."""
     work = tmp_path_factory.mktemp("installed")
     for name in ("oneway", "broken"):
-        install(name, work / "site", work)
+        install(PACKAGES / name, work / "site", work)
     return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
@@ -113,7 +102,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
 
 
 def test_two_offers_of_one_name_are_an_error_that_names_both(tmp_path):
-    install("taking", tmp_path / "site", tmp_path)
+    install(PACKAGES / "taking", tmp_path / "site", tmp_path)
     refused = gantk("run", "cyclegan_t1t2_64", cwd=tmp_path, path=tmp_path / "site")
     assert refused.code == 2
     assert "'cyclegan' is offered by 'gantk' and 'gantk-taking'" in refused.err

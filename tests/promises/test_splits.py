@@ -104,20 +104,6 @@ def test_a_csv_says_who_is_where(scans):
     assert made["by"] == "file" and made["file"]["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
 
 
-def test_a_table_of_images_says_who_is_where(scans):
-    rows = [
-        f"scans/p{k:02d}/p{k:02d}_{domain}.nii.gz,{domain},someone-{k},{'test' if k < 2 else 'train'}"
-        for k in range(10)
-        for domain in ("T1", "T2")
-    ]
-    table = scans.parent / "table.csv"
-    table.write_text("\n".join(["path,domain,patient,split", *rows]), "utf-8")
-    assert trained(table, "--set", "data.split.validation=0")["test"] == {"someone-0", "someone-1"}
-    shutil.rmtree(scans.parent / "run")
-    table.write_text(table.read_text("utf-8").replace("someone-7", "someone-0"), "utf-8")
-    assert "patient 'someone-0' in train and test" in refused(table)
-
-
 def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
     message = refused(scans, "--set", 'data.split.by="image"')
     assert "training and held-out images are not apart" in message and "--allow-leakage" in message
@@ -144,29 +130,6 @@ def test_an_unpaired_study_with_a_patient_in_both_domains_is_refused_if_asked(sc
     options = ("--set", "data.same_patient=false")
     assert "give" in (message := refused(scans, *options, "--set", "data.unpair=false")) and "data.unpair" in message
     trained(scans, *options, "--set", "data.unpair=true")
-
-
-def test_copies_among_unknown_people_share_a_side(tmp_path):
-    """Nobody knows whose the pictures are, and the copies are not where their names would put them."""
-    data = files.two_domains(tmp_path / "data", 20, 20)
-    for k in range(5):
-        shutil.copy(data / "trainA" / f"slice-{k:02d}.png", data / "trainA" / f"again-{19 - k}.png")
-    trained(data, "--set", 'data.split.by="image"', "--set", "data.unpair=false")
-    records = [(side, record["sha256"]) for side in SIDES for record in split_of(tmp_path / "run")["splits"][side]]
-    assert len(records) == 45 and len(set(records)) == len({number for _, number in records}) == 40
-
-
-def test_a_look_at_the_data_names_what_a_training_would_refuse(scans):
-    shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
-    recipe = files.recipe(scans.parent / "split.toml", data={"split": {"file": str(scans.parent / "split.csv")}})
-    outcome = files.gantk("data", "check", scans, "--recipe", recipe, "--json", scans.parent / "found.json")
-    assert outcome.code == 1, outcome
-    problems = json.loads((scans.parent / "found.json").read_text("utf-8"))["problems"]
-    errors = [problem["what"] for problem in problems if problem["severity"] == "error"]
-    assert any("p07/p07_T1.nii.gz" in what and "p00/p00_T1.nii.gz" in what for what in errors)
-    import gantk
-
-    assert gantk.check(scans, recipe=recipe)["problems"] == problems
 
 
 @pytest.mark.parametrize("count, by, counts", [(2, None, (1, 0, 1)), (3, None, (2, 0, 1)), (2, "block", (2, 2, 2))])
