@@ -28,13 +28,9 @@ FILES = {  # a program with the reference's files and names, of one convolution 
 import argparse, sys
 class TrainOptions:
     def parse(self):
-        parser = argparse.ArgumentParser()
-        for name in ("dataroot", "checkpoints_dir", "model", "netG", "dataset_mode"):
-            parser.add_argument("--" + name)
-        for name in ("batch_size", "input_nc", "output_nc", "ngf", "ndf", "crop_size"):
-            parser.add_argument("--" + name, type=int, default=7)
         print("options of a chatty program")
-        return parser.parse_args()
+        given = zip(sys.argv[1::2], sys.argv[2::2])
+        return argparse.Namespace(**{name[2:]: int(value) if value.isdigit() else value for name, value in given})
 """,
     "models/__init__.py": """
 import importlib
@@ -140,7 +136,6 @@ def test_wrong_input_is_one_message(drive, tmp_path, arguments, words):
         ('raise ValueError("no such luck")', "ValueError: no such luck  (cycle_gan_model.py:"),
         ('self.netG_A.weight.data.fill_(float("nan"))', "no longer finite"),
     ],
-    ids=["crash", "nan"],
 )
 def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words):
     code, rows, *_ = drive("--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny")

@@ -40,7 +40,6 @@ from gantk.training.optim import sgd
         ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, rank 0's is 2", "same recipe"]),
         ("train.btch=3", 1, ["btch"]),
     ],
-    ids=["disagree", "mistake"],
 )
 def test_ranks_that_were_started_differently_stop_before_training_with_one_message(
     tiny_recipe, tmp_path, other, speaks, said
@@ -135,7 +134,6 @@ def test_the_first_host_of_a_node_list(nodes, host):
         (SRUN | {"SLURM_PROCID": ""}, "no RANK"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
     ],
-    ids=["half", "no-number", "beyond", "srun", "nodes"],
 )
 def test_half_an_environment_is_an_error_with_a_remedy(environment, said):
     with pytest.raises(UserError) as error:

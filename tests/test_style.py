@@ -119,21 +119,21 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
 
 
 def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
-    def bowl(image, centre, scale=1.0):
+    def bowl(image, centre):
         weights = torch.logspace(0, 3, image[0].numel()).view(image.shape[1:])
-        return scale * (weights * (image - centre).square()).flatten(1).sum(1)
+        return (weights * (image - centre).square()).flatten(1).sum(1)
 
-    def minimised(start, centre, steps=60, scale=1.0):
+    def minimised(start, centre):
         image = torch.nn.Parameter(start.clone())
         rule = ImageLBFGS([image])
 
         def closure():
             image.grad = None
-            loss = bowl(image, centre, scale).sum()
+            loss = bowl(image, centre).sum()
             loss.backward()
             return loss
 
-        for _ in range(steps):
+        for _ in range(60):
             rule.step(closure)
         return image.detach()
 
@@ -142,8 +142,6 @@ def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
     assert float((bowl(found, centre) / bowl(start, centre)).max()) < 1e-4
     alone = torch.cat([minimised(a, b) for a, b in zip(start.split(1), centre.split(1), strict=True)])
     torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
-    near, far = (minimised(start, centre, steps=10, scale=scale) for scale in (1.0, 1024.0))
-    torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("init", "least"), [("content", 10.0), ("noise", 10.0), ("style", 1.001)])
@@ -176,17 +174,6 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
 
 
 # ---- the method and the step after a generator
-
-
-def test_contents_and_styles_are_placed_once_and_before_that_images_stay():
-    style = method(images=2)
-    assert torch.equal(style.translate(blobs(2), "b"), blobs(2))
-    style.begin(style.stages(4)[0], Batch(a=blobs(2), b=stripes().repeat(2, 1, 1, 1)))
-    first = {name: tensor.clone() for name, tensor in style.state_dict().items()}
-    style.begin(style.stages(4)[0], Batch(a=blobs(2, seed=8), b=blobs(2, seed=9)))
-    assert all(torch.equal(tensor, first[name]) for name, tensor in style.state_dict().items())
-    assert torch.equal(style.canvas.image, blobs(2)) and not torch.equal(style.translate(blobs(2), "b"), blobs(2))
-    assert sorted(first) == ["canvas.image", "contents", "placed", "styles"]  # not the network
 
 
 def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content():
@@ -292,7 +279,6 @@ def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gant
         ("content", "colour", (*OPTIONS, "--gray"), "I"),
         ("colour", "style", (*OPTIONS, "--set", "color=content"), "RGB"),
     ],
-    ids=["method", "post", "gray", "colour"],
 )
 def test_stylize_takes_the_options_of_recipes_and_mixes_gray_and_colour(gantk, files, content, style, options, mode):
     done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options)
@@ -324,7 +310,6 @@ def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
         ("content.png style.png out.png --recipe dualgan_t1t2", "'dualgan_t1t2' has no style transfer"),
         ("content.png style.png out.png --set role=style", "'role' is for generated images"),
     ],
-    ids=["no-image", "too-small", "folder", "itself", "format", "recipe", "role"],
 )
 def test_stylize_refuses_in_one_message_and_writes_nothing(gantk, files, words, message):
     (files / "notes.txt").write_text("no image")

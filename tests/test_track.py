@@ -73,8 +73,7 @@ def of_mlflow(folder):
 READERS = {"tensorboard": of_tensorboard, "wandb": of_wandb, "mlflow": of_mlflow}
 
 
-def quiet(line):
-    pass
+QUIET = {"device": "cpu", "say": lambda line: None}
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +104,8 @@ def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(name, tiny
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_log", broken_off)
         with pytest.raises(RuntimeError):
-            run(tiny_recipe, out=tmp_path / "runs" / "one", track=[name], device="cpu", say=quiet)
-    folder = resume(tmp_path / "runs" / "one", device="cpu", say=quiet)
+            run(tiny_recipe, out=tmp_path / "runs" / "one", track=[name], **QUIET)
+    folder = resume(tmp_path / "runs" / "one", **QUIET)
     numbers, pictures, report, finished = READERS[name](folder.path)
     assert report and finished
     wanted: dict[str, list] = {}
@@ -125,12 +124,11 @@ def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(name, tiny
     for series in ("samples/a_to_b-0", "samples/a_to_b-0/input", "samples/b_to_a-0/truth"):
         assert pictures[series] == [0, 2, 4, 6, 8]
     before = READERS[name](folder.path)
-    resume(folder.path, device="cpu", say=quiet)  # a finished run is only scored again
+    resume(folder.path, **QUIET)  # a finished run is only scored again
     assert READERS[name](folder.path)[:2] == before[:2]
 
 
-BROKEN = '''
-"""A tracker that fails."""
+BROKEN = """
 from gantk import hookimpl
 
 @hookimpl
@@ -138,18 +136,17 @@ def gantk_register(add):
     add.tracker("broken", "gantk_failing:Broken")
 
 class Broken:
-    """Fails at every call."""
     def __init__(self, run, recipe, state):
         pass
     def put(self, step, values):
         raise ConnectionError("no route to host")
     end = put
-'''
+"""
 
 
 def test_a_tracker_that_fails_costs_one_warning_and_no_training(tiny_recipe, tmp_path, add_plugin, capsys):
     add_plugin("gantk-failing", "gantk_failing", BROKEN)
-    folder = run(tiny_recipe | {"track": ["broken"]}, out=tmp_path / "run", device="cpu", say=quiet)
+    folder = run(tiny_recipe | {"track": ["broken"]}, out=tmp_path / "run", **QUIET)
     assert (folder.path / "report.html").is_file()
     assert capsys.readouterr().out.count("broken does not follow this training any further: no route to host") == 1
 
@@ -162,7 +159,7 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(
     assert ended.code == 2 and "pip install mlflow" in ended.err and 'pip install "gantk[track]"' in ended.err
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
-        run(tiny_file, track=["wandbb"], say=quiet)
+        run(tiny_file, track=["wandbb"], **QUIET)
 
 
 def test_a_tracked_run_is_used_without_the_tracker(tiny_run, tmp_path, monkeypatch):
