@@ -72,7 +72,7 @@ def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_hel
 
 
 def test_what_a_source_cannot_give_is_explained(study):
-    with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channels.*\(data\.domains\)"):
+    with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel\..*data\.domains"):
         images(study, domains=("T1+T2",))
     with pytest.raises(UserError, match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane"):
         load({"name": "phantom", "subjects": 4, "slices": 2}, plane="coronal")

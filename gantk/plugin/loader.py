@@ -122,3 +122,11 @@ def _entry_points():
         for name, value in project["entry-points"]["gantk"].items():
             found["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
     return found.values()
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution; None where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

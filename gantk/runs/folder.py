@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.files import write_file
-from gantk.plugin.loader import load
+from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
 from gantk.runs import checkpoint
 
@@ -237,11 +236,3 @@ def environment() -> dict[str, Any]:
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def installed(name: str) -> str | None:
-    """The version of an installed distribution; None where there is none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

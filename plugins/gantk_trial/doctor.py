@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 from gantk import __version__
 from gantk.errors import counted
-from gantk.plugin.loader import load
-from gantk.runs.folder import installed
+from gantk.plugin.loader import installed, load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
 EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
