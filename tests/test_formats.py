@@ -396,6 +396,20 @@ def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_li
     assert {path.name for path in io.list_images(tmp_path)} == images
 
 
+def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
+    data, there = tmp_path / "data", tmp_path / "there"
+    for folder in (data, there / "p2", there / "p1"):
+        folder.mkdir(parents=True)
+    for place, to in ((data / "p1", there / "p1"), (data / "p2", there / "p2"), (data / "gone", "nowhere")):
+        place.symlink_to(to)
+    for place, to in ((there / "p1/other", "../p2"), (there / "p2/other", "../p1"), (there / "p1/up", data)):
+        place.symlink_to(to)
+    (there / "p1/x.png").write_bytes(whole["x.png"])
+    found = ["p1/x.png", "p2/other/x.png"]
+    assert [path.relative_to(data).as_posix() for path in io.list_images(data, recursive=True)] == found
+    assert [scan.name for scan in io.scans(data)] == found
+
+
 def test_a_folder_of_several_series_or_of_none_is_no_image(tmp_path):
     for k in range(2):
         dicom_files.series(tmp_path / "deep/two", dicom_files.head(), prefix=f"S{k}-", SeriesInstanceUID=f"1.{k}")

@@ -23,6 +23,7 @@ BINS = 256  # of the histogram that Otsu's threshold is read off
 HISTOGRAM = 2**20  # values that the histogram counts
 SCAN_VALUES = 2**24  # values of one scan that are used; of a larger one so many are drawn
 SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more are thinned out
+MARGIN = 0.025  # of the range from air up: so far below air it starts, for a tanh comes to its very end slowly
 AIR = 0.05  # of the range above its start: what is no brighter is air, unless air itself is
 FAINT = 0.02  # of the range below its start, from which on padding is drawn together ...
 PADDING = 0.25  # ... where something is so far below it
@@ -147,11 +148,13 @@ class Learnt(Linear):
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
-        found, start, lowest = air_of(_values(images, False), high), AIR, low
-        if found and found[1] > low + 0.8 * AIR * (high - low):  # of noisy air too much would be above 5 %
-            start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
+        found, lowest = air_of(_values(images, False), high), low
         if getattr(self, "low", 1) == 0 and not self.foreground:  # of all kinds only this one starts at air
             lowest = min(low, float(min(image.min() for image in images)))
+        air = found[0] if found and lowest < low else low
+        start = AIR + (1 - AIR) * (air - low) / (high - low)
+        if found and found[1] > air + 0.8 * AIR * (high - air):  # of noisy air too much would be above 5 %
+            start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
         return [low, high, float(start), lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
@@ -173,7 +176,7 @@ class Learnt(Linear):
 class Percentile(Learnt, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
-    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, or air where that is far below
+    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, at most 2.5 % of the range below air
     high: float = 99.5  # percentile that goes to its end; brighter values go beyond it
 
     def __post_init__(self):
@@ -188,8 +191,7 @@ class Percentile(Learnt, name="percentile"):
             low = min(image.min() for image in images) if self.low == 0 else low
             high = max(image.max() for image in images) if self.high == 100 else high
             found = air_of(values, high) if self.low == 0 else None
-            if found and low < found[0] - FAINT * (high - found[0]):
-                low = found[0]
+            low = max(low, found[0] - MARGIN * (high - found[0])) if found else low
         return low, high
 
 

@@ -17,7 +17,7 @@ from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk.formats.files import files_of
 
-VERSION = 3  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
+VERSION = 4  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
 
 
 @dataclass(frozen=True)

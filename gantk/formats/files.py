@@ -108,10 +108,9 @@ def natural(path: str | Path) -> list[tuple[int, int, str]]:
 def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     """The images of a folder, with `recursive` of its sub-folders too, in natural order; DICOM files are left out.
 
-    Links to files are followed, as data sets are made of them; links to folders are not, for they may lead in a circle.
-    A folder that is missing or may not be opened is a UserError.
+    Links are followed, as data sets are made of them. A folder that is missing or may not be opened is a UserError.
     """
-    return _listed(Path(folder), recursive, is_image)
+    return files_below(Path(folder), recursive, is_image)
 
 
 def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
@@ -126,7 +125,7 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
         forms[path] = series_format(path)  # which opens a file whose suffix nobody claims
         return is_image(path) or forms[path] is not None
 
-    for file in _listed(folder, recursive, wanted):
+    for file in files_below(folder, recursive, wanted):
         if form := forms[file]:
             parts.setdefault((file.parent, form), []).append(file)
         else:
@@ -316,8 +315,11 @@ def _series_formats() -> list[SeriesFormat]:
     return [form for form in dict.fromkeys(formats().values()) if isinstance(form, SeriesFormat)]
 
 
-def _listed(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
-    """The visible files below a folder that are wanted; no pipes and devices, which could be waited for for ever."""
+def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
+    """The visible files below a folder that are wanted; no pipes and devices, which could be waited for for ever.
+
+    Links to folders are followed, unless they lead to a folder that the way to them comes through.
+    """
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
@@ -327,8 +329,10 @@ def _listed(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> 
         raise UserError(what, remedy="look at its permissions")
 
     found = []
-    for place, folders, names in os.walk(folder, onerror=shut):
+    for place, folders, names in os.walk(folder, onerror=shut, followlinks=True):
+        way = set(map(os.path.realpath, (place, *Path(place).absolute().parents)))
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in way]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if os.path.isfile(path) and wanted(path)]
     return sorted(found, key=natural)

@@ -107,7 +107,7 @@ class Dicom(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where more files below a folder are DICOM than are other images, previews of them say."""
-        files = [file for file in path.rglob("*") if file.is_file()]
+        files = io.files_below(path, True, bool) if path.is_dir() else []
         return {"path": str(path)} if sum(map(is_dicom, files)) > sum(map(io.is_image, files)) else None
 
     def records(self) -> list[Record]:
