@@ -176,7 +176,7 @@ class Learnt(Linear):
 class Percentile(Learnt, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
-    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, at most 2.5 % of the range below air
+    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, but at most 2.5 % below air
     high: float = 99.5  # percentile that goes to its end; brighter values go beyond it
 
     def __post_init__(self):
