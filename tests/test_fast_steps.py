@@ -26,6 +26,7 @@ from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
 from gantk_compile.phases import compile_phases
+from gantk_optimizers.rules import lbfgs, rmsprop
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
@@ -74,8 +75,8 @@ def compiled(engine: Engine, backend) -> Engine:
     return engine
 
 
-def train(engine: Engine) -> list[dict]:
-    return [losses for _, _, losses in engine.fit(images)]
+def train(engine: Engine, batch_at=images) -> list[dict]:
+    return [losses for _, _, losses in engine.fit(batch_at)]
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -183,6 +184,12 @@ def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, opt
     assert_same(other, plain)
 
 
+def test_other_shapes_are_tried_before_they_are_used():
+    engine = sketched(rule=sgd, steps=4, backend="eager")
+    train(engine, lambda step, stage: Batch(image=images(step)["image"][: 1 + step % 2]))
+    assert engine.notes == [] and float(engine.method.seen) == 4, "what was tried has left something behind"
+
+
 # ---- recorded ------------------------------------------------------------------------------------
 
 
@@ -252,6 +259,12 @@ def test_a_step_that_follows_progress_by_a_number_of_python_is_found():
     engine.set_time = watched
     train(engine)
     assert "of replayed steps differ" in engine.notes[0]
+
+
+@pytest.mark.parametrize(("rule", "name"), [(lbfgs, "LBFGS"), (rmsprop, "RMSprop")])
+def test_optimizers_that_think_on_the_host_are_not_even_tried(rule, name):
+    expected = f"the optimizer of the play ({name}) keeps its state on the host"
+    assert sketched(Recording, rule).capture.obstacle == expected
 
 
 @pytest.mark.parametrize("rule", [adam, sgd])
