@@ -13,10 +13,6 @@ from PIL import Image
 from pydicom import dcmread
 
 
-def silent(line: str) -> None:
-    """Says nothing."""
-
-
 def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
     names = [
         {name for name, file in files.tree(identity / side).items() if file is not None and not name.endswith(".dcm")}
@@ -143,7 +139,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     assert len(gantk.translate(trained, tmp_path / "in", out, device="cpu", say=said.append)) == 4
     assert f"{len(times)} of 4 inputs done before" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
-    gantk.translate(trained, tmp_path / "in", tmp_path / "whole", device="cpu", say=silent)
+    gantk.translate(trained, tmp_path / "in", tmp_path / "whole", device="cpu", say=said.append)
     assert sorted(path.name for path in out.glob("[!.]*")) == [f"{k}.nii.gz" for k in range(4)]
     for k in range(4):
         one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole"))
