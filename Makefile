@@ -43,7 +43,7 @@ bench-gpu:  ## time the training steps on this machine's GPU in 8 minutes (ARGS=
 	echo "No Python with PyTorch among: $(BIN)/python python3 python $(PYTHON)" >&2; exit 1
 
 docs: $(VENV)/ready-docs  ## build the documentation into build/site, which opens offline
-	@$(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "Written: $(CURDIR)/build/site/index.html"
 
 lint: $(VENV)/ready-dev  ## check the style only
