@@ -1,4 +1,8 @@
-"""Several processes train as one: launched, agreed, averaged, started again; N of them are one of N times the batch."""
+"""Several processes train as one: launched, agreed, averaged, started again; N of them are one of N times the batch.
+
+What a rank draws at random is its own, so a step of N ranks is that of one process only where nothing is drawn, or the
+draws are the same. Here they are: `SharedDraws` gives each rank its share of what one process draws for all images.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 from several import children, finish, free_port, start, torchrun
-from tiny import UNET
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
@@ -24,7 +29,8 @@ from gantk.machine.device import choose
 from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Geometry, Stage
+from gantk.method import Batch, Geometry, Method, Stage
+from gantk.plugin.loader import registry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.testing.small import random_images, small_part, small_size, train_table
@@ -40,6 +46,7 @@ from gantk.training.optim import sgd
         ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, rank 0's is 2", "same recipe"]),
         ("train.btch=3", 1, ["btch"]),
     ],
+    ids=["disagree", "mistake"],
 )
 def test_ranks_that_were_started_differently_stop_before_training_with_one_message(
     tiny_recipe, tmp_path, other, speaks, said
@@ -134,6 +141,7 @@ def test_the_first_host_of_a_node_list(nodes, host):
         (SRUN | {"SLURM_PROCID": ""}, "no RANK"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "names no host"),
     ],
+    ids=["half", "no-number", "beyond", "srun", "nodes"],
 )
 def test_half_an_environment_is_an_error_with_a_remedy(environment, said):
     with pytest.raises(UserError) as error:
@@ -153,60 +161,171 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
         choose(None, 6, 2)
 
 
-# ---- gradients become their mean
+# ---- gradients become their mean: the other rank is played by what it would have sent
 
 
-def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(monkeypatch):
-    messages = []
+class Other:
+    """The second rank: it holds 3 times this rank's gradients; `lends` changes a message before it is summed."""
 
-    def all_reduce(flat: Tensor, group=None) -> None:
-        """As if another rank had three times the gradients, and some in float64, where this one has none."""
-        messages.append(flat.dtype)
-        flat.fill_(5.0) if flat.dtype == torch.float64 else flat.mul_(4.0)
+    def __init__(self):
+        self.messages, self.lends = 0, lambda flat: None
 
-    monkeypatch.setattr(machine.dist, "all_reduce", all_reduce)
-    net, idle, lent = nn.Conv2d(4, 4, 3), nn.Linear(3, 3), nn.Linear(2, 2).double()
+    def all_reduce(self, flat: Tensor, group=None) -> None:
+        self.messages += 1
+        flat += 3.0 * flat
+        self.lends(flat)
+
+
+@pytest.fixture
+def other(monkeypatch) -> Other:
+    other = Other()
+    monkeypatch.setattr(machine.dist, "all_reduce", other.all_reduce)
+    return other
+
+
+def network(layout=torch.channels_last) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
+    return nn.Sequential(*layers).to(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_gradients_are_the_mean_in_the_layout_of_their_weights(other, layout):
+    net, alone = network(layout), network(layout)
+    reducing = Reduction(net.parameters(), 2)
+    for step in range(3):
+        for each in (net, alone):
+            each.zero_grad()
+            for seed in (step, step + 9):  # a network may run several times
+                each(random_images(2, 4, (12, 12), seed=seed)).square().mean().backward()
+        reducing.reduce()
+        for mine, own in zip(net.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, 2 * own.grad)  # (1 + 3) / 2
+            assert mine.grad.stride() == mine.stride() and mine.grad.data_ptr() % machine.ALIGNED == 0
+    assert other.messages == 3
+
+
+def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(other):
+    net, idle, lent = network(), nn.Linear(3, 3), nn.Linear(2, 2).double()
     reducing = Reduction([*net.parameters(), *idle.parameters(), *lent.parameters()], 2)
+    other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
     net(random_images(2, 4, (12, 12))).square().mean().backward()
-    own = net.weight.grad.clone()
     reducing.reduce()
-    torch.testing.assert_close(net.weight.grad, 2 * own)
     assert all(p.grad is None for p in idle.parameters())
     assert all(torch.equal(p.grad, torch.full_like(p, 2.5)) for p in lent.parameters())
-    assert len(messages) == 2, "one for each type of number"
+    assert all(p.grad is not None for p in net.parameters())
+    assert other.messages == 2, "one for each type of number"
 
 
-# ---- a method trained by several ranks and by one process: weights and their average after two steps of SGD
-# What a rank draws at random is its own, so these methods draw nothing; none keeps a pool or mixes a batch's images.
+# ---- every method that is registered, trained by several ranks and by one process
+# Compared are the weights and their average after two steps of SGD in float32. Image pools and what a discriminator's
+# augmentation adapts to are each rank's own, so there are none; norms here keep the images apart.
 
 STEPS, IMAGES = 2, 4  # images of all ranks together; later, kinks of ReLU and L1 make much of a rounding error
+DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+PASSES = 3  # batches that may go through a network together
+GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
+NETWORK = {"name": "unet", "width": 4, "depth": 2}
+JUDGE = {"name": "munit", "width": 4, "layers": 2}
 PLAIN = {"local_ncc": 0.0, "flat_region": 0.0}
-CASES: dict[str, dict[str, Any]] = {
-    "cyclegan": {},
-    "cyclegan by microbatches": {"microbatch": 1, "generator": UNET},
-    "dualgan": PLAIN | {"critic": 2},
-    "pix2pix of volumes": {"dims": 3, "both": True, "generator": UNET},
-    "regression": {},
+# What a method needs to be small and to be a mean over its images; every other one is tested with its defaults.
+CASES: dict[str, list[dict]] = {
+    "cyclegan": [
+        {},
+        {"options": {"generator": NETWORK, "augment": ["translate"], "defense": 0.05}},
+        {"options": {"generator": NETWORK}, "microbatch": 1},
+    ],
+    "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],  # embeddings near 0 have gradients of 1e6
+    "dcgan": [{}, {"options": {"critic": 2, "adversarial": GAME}}, {"options": {"conditional": True}}],
+    "dualgan": [{"options": PLAIN}, {"options": PLAIN | {"critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}}],
+    "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
+    "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],
+    "progan": [{"options": {"width": 8, "latent": 8}}],  # a stage for each size: most weights take no part at first
+    "style": [
+        {"options": {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]}},
+    ],
 }
+NAMED = {
+    f"{method}-{number}": {"method": method} | case
+    for method in registry().names("method")
+    for number, case in enumerate(CASES.get(method, [{}]), 1)
+}
+QUICK = ("cyclegan-3", "dcgan-2")  # a microbatch; a gradient penalty
 
 
-def train(name: str, rank: int, world: int) -> dict[str, Tensor]:
-    """The weights, and their moving average, after some steps on this rank's images."""
+class SharedDraws(TorchFunctionMode):
+    """Random tensors with a row for each image are this rank's rows of the tensor that one process would draw."""
+
+    def __init__(self, rank: int, world: int, batch: int):
+        super().__init__()
+        self.rank, self.world, self.batch = rank, world, batch
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in DRAWS or self.world == 1 or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        like = isinstance(args[0], Tensor)
+        shape = args[0].shape if like else torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
+        passes, odd = divmod(shape[0], self.batch) if shape else (0, 0)
+        if odd or not 1 <= passes <= PASSES:
+            return func(*args, **kwargs)
+        whole = (self.world * shape[0], *shape[1:])
+        drawn = func(args[0].new_empty(whole), **kwargs) if like else func(*whole, **kwargs)
+        return drawn.unflatten(0, (passes, self.world, self.batch))[:, self.rank].flatten(0, 1)
+
+
+class OneSeed(Runtime):
+    """Every rank has the same random numbers."""
+
+    def seed(self, seed: int, step: int) -> None:
+        torch.manual_seed(1000 * seed + step)
+
+
+class Flat(nn.Module):
+    """In the place of a deviation over the batch: one channel of 0."""
+
+    def forward(self, x: Tensor, *about: Any) -> Tensor:
+        return torch.cat([x, torch.zeros_like(x[:, :1])], 1)
+
+
+def keep_apart(module: nn.Module) -> None:
+    """Put layers that keep the images of a batch apart in the place of those that mix them."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, nn.GroupNorm(child.num_features, child.num_features))
+        elif getattr(child, "mixes_batch", False):
+            setattr(module, name, Flat())
+        else:
+            keep_apart(child)
+
+
+def build(case: dict[str, Any]) -> Method:
+    """A small method, the same in every process."""
     torch.manual_seed(0)
-    options, count = dict(CASES[name]), IMAGES // world
-    dims, microbatch = options.pop("dims", 2), options.pop("microbatch", None)
-    part = small_part("method", name.split()[0], options, pool=0)
-    method = part(Geometry(dims, small_size(dims), dict.fromkeys(part.target.reads, 1)))
-    runtime = Runtime(torch.device("cpu"), "fp32", True, rank, world)
-    runtime.place(method, dims)
-    engine = Engine(method, train_table(partial(sgd, lr=0.01), microbatch=microbatch), STEPS, runtime)
+    options, dims = case.get("options", {}), case.get("dims", 2)
+    part = small_part("method", case["method"], options, pool=0)
+    classes = ("healthy", "tumour") if options.get("conditional") else ()
+    method = part(Geometry(dims, small_size(dims), dict.fromkeys(part.target.reads, 1), classes))
+    keep_apart(method)
+    return method
+
+
+def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
+    """The weights, and their moving average, after some steps on this rank's images."""
+    method, count, microbatch = build(case), IMAGES // world, case.get("microbatch")
+    runtime = OneSeed(torch.device("cpu"), "fp32", True, rank, world)
+    runtime.place(method, method.geometry.dims)
+    table = train_table(partial(sgd, lr=case.get("lr", 0.01)), microbatch=microbatch)
+    engine = Engine(method, table, STEPS, runtime)
 
     def batch_at(step: int, stage: Stage) -> Batch:
         own, each = slice(rank * count, (rank + 1) * count), enumerate(method.reads)
-        return Batch({name: random_images(IMAGES, 1, stage.size, seed=100 * step + k)[own] for k, name in each})
+        images = {name: random_images(IMAGES, 1, stage.size, seed=100 * step + k)[own] for k, name in each}
+        return Batch(images | ({"label": (torch.arange(IMAGES) % 2)[own]} if method.geometry.classes else {}))
 
-    for _ in engine.fit(batch_at):
-        pass
+    with SharedDraws(rank, world, microbatch or count):
+        for _ in engine.fit(batch_at):
+            pass
     weights = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
     average = engine.ema.state_dict() if engine.ema else {}
     return weights | {f"average of {name}": average[name].clone() for name in weights if name in average}
@@ -217,20 +336,27 @@ def train_all(rank: int, names: tuple[str, ...], world: int, port: int, folder: 
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.save({name: train(name, rank, world) for name in names}, f"{folder}/{rank}.pt")
+    torch.save({name: train(NAMED[name], rank, world) for name in names}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.fixture
+def one_thread():
+    """As many as the ranks have: sums over several threads add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
-    ("world", "names"),
-    [(2, ("cyclegan by microbatches",)), pytest.param(4, tuple(CASES), marks=pytest.mark.slow)],
-    ids=["2", "4"],
+    ("world", "names"), [(2, QUICK), pytest.param(4, tuple(NAMED), marks=pytest.mark.slow)], ids=["2", "4"]
 )
-def test_ranks_are_one_process(tmp_path, world, names):
+def test_ranks_are_one_process_for_every_method(one_thread, tmp_path, world, names):
     processes.spawn(train_all, (names, world, free_port(), str(tmp_path)), world)
     ranks, wrong = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)], []
     for case in names:
-        alone = train(case, 0, 1)
+        alone = train(NAMED[case], 0, 1)
         for rank, weights in enumerate(each[case] for each in ranks):
             assert weights.keys() == alone.keys()
             off = [name for name in alone if not torch.allclose(weights[name], alone[name], rtol=1e-4, atol=1e-5)]
