@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-import gantk_bench
 from gantk_bench import child, running
 from gantk_bench.rows import read_rows
 
@@ -207,8 +206,3 @@ def test_a_mistake_is_one_message_before_anything_runs(stand_in, gantk, words, t
     assert done.code == 2, done.out
     assert told in done.err and len(done.err.strip().splitlines()) == 1
     assert not Path("out/runs/tiny").exists() and precious.read_text() == "mine"
-
-
-def test_the_python_function_gives_the_rows(stand_in):
-    outcome = gantk_bench.bench(["tiny.toml"], suite="small.toml", out="out", seeds=2, device="cpu")
-    assert outcome.good and [row["label"] for row in outcome.rows] == ["tiny seed=0", "tiny seed=1"]

@@ -113,24 +113,6 @@ def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("--peer reference={tmp}", "no checkout of pytorch-CycleGAN-and-pix2pix: it has no models/cycle_gan_mod"),
-        ("--peer cut={tmp}/nowhere", "there is no folder"),
-        ("--peer monai={tmp}", "monai is a package, not a folder"),
-        ("--peer referense", "Did you mean 'reference'?"),
-        ("--cases tinny", "Did you mean 'tiny'?"),
-        ("--set data.sise=[8,8] --peer reference={tmp}/fake", "data.sise"),
-        ("--table", "there are no rows to print"),
-    ],
-)
-def test_wrong_input_is_one_message(drive, tmp_path, arguments, words):
-    checkout(tmp_path / "fake")
-    code, rows, _, err = drive(*arguments.format(tmp=tmp_path).split())
-    assert (code, rows) == (2, []) and words in err and "Traceback" not in err
-
-
-@pytest.mark.parametrize(
     ("broken", "words"),
     [
         ('raise ValueError("no such luck")', "ValueError: no such luck  (cycle_gan_model.py:"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 
 import pytest
@@ -14,7 +13,6 @@ from tiny import ROOT
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk_bench.comparison import REGRESSION, Change, compare, listed, regressed
-from gantk_bench.grid import parse_axis
 from gantk_bench.markdown import table
 from gantk_bench.page import write_page
 from gantk_bench.plan import Wish, jobs_for, recipe_names
@@ -120,12 +118,6 @@ def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
     assert told in str(caught.value) and "mine.toml" in str(caught.value)
 
 
-def test_commas_inside_brackets_and_quotes_belong_to_the_value():
-    axis = parse_axis('method.generator={ name = "unet", width = 8 },"resnet", [1, 2],"a,b\\",c",plain')
-    assert [value.value for value in axis] == [{"name": "unet", "width": 8}, "resnet", [1, 2], 'a,b",c', "plain"]
-    assert axis[1].setting == 'method.generator="resnet"'
-
-
 def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_itself(suite, recipe):
     hash_of = lambda path, **wish: planned([path], suite(), **wish)[0].facts["recipe_hash"]  # noqa: E731
     first = hash_of(recipe())
@@ -199,14 +191,6 @@ def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     assert not regressed([change]) and list(listed([change]))[-1] == "1 not comparable"
 
 
-def test_a_row_that_no_longer_works_is_a_regression_and_one_that_works_again_is_better():
-    (now,) = compare([FAILED], [row()])
-    assert now.verdict == "REGRESSION" and "a bug" in now.reason
-    assert verdicts(row(), FAILED) == {"row": "better"}
-    assert verdicts(FAILED, FAILED) == {"row": "no change"}
-    assert verdicts(FAILED | {"status": "skipped"}, row()) == {"row": "changed"}
-
-
 def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
     odd = {"wall_s": float("nan"), "speed": {"step_seconds": (float("inf"), 1.0)}}
     write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
@@ -217,15 +201,6 @@ def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(
 
 # ---- bench.html and bench.md
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
-
-
-def test_seeds_are_one_line_of_figures_that_opens_into_each(tmp_path):
-    rows = [row(psnr=24.0 + n, seed=n, label=f"dualgan_t1t2 seed={n}", grid={"train.seed": n}) for n in range(3)]
-    page = Page(write_page(rows, tmp_path))
-    for figure in ("25.00 24.00 to 26.00", "1.25 GiB", "12.4 kJ", "0.115 s 0.1 s to 0.13 s", "better (p 0.98)"):
-        assert figure in page.words
-    assert {"24.0", "25.0", "26.0"} <= set(page.having("data-sort"))
-    assert page.having("aria-expanded") == ["false", "false"]
 
 
 def test_nothing_in_a_row_can_execute(tmp_path):
@@ -258,17 +233,6 @@ def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other
             "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(page.having("alt"))  # fmt: skip
     assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
     assert "elsewhere" not in " ".join(page.having("alt"))
-
-
-def test_nothing_that_a_row_may_lack_breaks_the_page_or_the_table(tmp_path):
-    rows = []
-    for key in ("metrics", "baselines", "verdict", "speed", "curve", "published", "domains", "machine", "git", "run"):
-        rows += [row(key, **{key: None}), {k: v for k, v in row(f"no {key}").items() if k != key}]
-    for part in score(1.0):
-        rows.append(copy.deepcopy(row(part)))
-        rows[-1]["metrics"]["a_to_b"]["psnr"] = {k: v for k, v in score(math.nan).items() if k != part}
-    assert "<tbody" in write_page(rows, tmp_path).read_text("utf-8")
-    assert all(f"`{each['label']}`" in table(rows) for each in rows)
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
