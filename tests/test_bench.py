@@ -173,6 +173,8 @@ def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench):
     expected = {(0, 0): 20.0, (0, 1): 21.0, (5.5, 0): 25.5, (5.5, 1): 26.5}
     assert values() == {f"tiny cycle={cycle} seed={seed}": value for (cycle, seed), value in expected.items()}
     assert rows()["tiny cycle=5.5 seed=1"]["grid"] == {"method.cycle": 5.5}
+    printed = bench("tiny.toml", "--json", "-").out.splitlines()
+    assert json.loads(printed[-1])["label"] == "tiny" and len(printed) == len(rows())
 
 
 def test_against_better_rows_names_the_regression_and_ends_with_1(stand_in, bench, monkeypatch):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 import click
+from rich.console import Console
+
+from gantk.terminal import json_option
 
 KEY_VALUE = "KEY=VALUE"
 
@@ -14,7 +17,7 @@ KEY_VALUE = "KEY=VALUE"
 @click.option("--all", "everything", is_flag=True, help="Every recipe there is, third parties' too.")
 @click.option("--suite", default="quick", metavar="SUITE", help="quick, full, a plugin's, or a TOML file.")
 @click.option("--against", metavar="FILE", help="Hold the rows against these; exit code 1 where it got worse.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the rows there too, one JSON object per line.")
+@json_option("Write the rows there too, one JSON object a line")
 @click.option("--out", metavar="DIR", help="The bench folder. Default: runs/bench-SUITE.")
 @click.option("--resume", is_flag=True, help="Skip the rows of the bench folder that are done.")
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train with seeds 0 to N-1: mean and spread.")
@@ -36,7 +39,7 @@ def command(
     \b
     gantk bench --all                                    every recipe, shortened
     gantk bench dualgan_t1t2 --seeds 3                   mean and spread
-    gantk bench dualgan_t1t2 --grid method.structure=0,1,5 --grid train.seed=0,1,2
+    gantk bench dualgan_t1t2 --grid method.local_ncc=0,1,5 --grid train.seed=0,1,2
     gantk bench --all --out runs/new --against runs/bench-quick/rows.jsonl
 
     What changed since the last time in the same folder is said at the end. Exit code 1 where a row failed, or where
@@ -49,7 +52,7 @@ def command(
         all=everything,
         suite=suite,
         against=against,
-        json=json_file,
+        json=None if json_file == "-" else json_file,
         out=out,
         resume=resume,
         seeds=seeds,
@@ -59,5 +62,8 @@ def command(
         limit=limit,
         data=data,
         device=device,
+        console=Console(stderr=True) if json_file == "-" else None,
     )
+    if json_file == "-":
+        click.echo((outcome.folder / "rows.jsonl").read_text("utf-8"), nl=False)
     sys.exit(0 if outcome.good else 1)
