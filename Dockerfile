@@ -1,17 +1,17 @@
 # Translates /input to /output with the model that is mounted at /model (a run folder):
-#   docker build -t gantk .                                    for the CPU
-#   docker build -t gantk:cuda --build-arg TORCH=cu130 .       for NVIDIA GPUs (cu126 and cu128 for older drivers)
+#   docker build -t gantk .                                    for the CPU and NVIDIA GPUs
+#   docker build -t gantk --build-arg TORCH_INDEX=ADDRESS .    with a smaller PyTorch for the CPU alone, or one for
+#       older drivers, from the address that PyTorch's page on installation names for it
 #   docker run --rm -v "$PWD/scans:/input:ro" -v "$PWD/results:/output" -v "$PWD/runs/first:/model:ro" gantk
 FROM python:3.12-slim-bookworm
 
-ARG TORCH=cpu
+ARG TORCH_INDEX
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /source
 COPY constraints.txt ./
-# PyTorch's own index holds its builds by processor; everything else comes from PyPI, in the versions that were tested.
-RUN pip install --index-url "https://download.pytorch.org/whl/${TORCH}" --extra-index-url https://pypi.org/simple \
-        --constraint constraints.txt torch torchvision
+# The versions that were tested; from TORCH_INDEX where it is given, else as pip is set up.
+RUN pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY gantk gantk
 COPY plugins plugins
