@@ -60,7 +60,7 @@ MOVED = {
     "gantk.adaptive": "gantk.training.adaptive",
     "gantk.checkpoint": "gantk.runs.checkpoint",
     "gantk.cycle": "gantk.training.two_way",
-    "gantk.data.check": "gantk_check",
+    "gantk.data.check": "gantk_check.check",
     "gantk.data.contrasts": "gantk_contrasts.source",
     "gantk.data.fit": "gantk.data.resample",
     "gantk.data.image": "gantk.formats.image",
@@ -80,6 +80,7 @@ MOVED = {
     "gantk.formats.itk": "gantk_itk.itk",
     "gantk.hookspecs": "gantk.plugin.hookspecs",
     "gantk.losses.gram": "gantk.losses.reconstruction",
+    "gantk.machine.doctor": "gantk_trial.doctor",
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",
     "gantk.metrics.distances": "gantk.metrics.sets",
     "gantk.metrics.diversity": "gantk_sets.diversity",
@@ -105,6 +106,7 @@ MOVED = {
     "gantk.runfolder": "gantk.runs.folder",
     "gantk.runtime": "gantk.machine.runtime",
     "gantk.spec": "gantk.plugin.spec",
+    "gantk.training.trial": "gantk_trial.trial",
     "gantk.weights": "gantk.nets.pretrained",
 }
 
