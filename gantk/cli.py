@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 
 import click
 from rich.markup import escape
@@ -12,7 +10,7 @@ from rich.markup import escape
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean
 from gantk.plugin.loader import attach_commands
-from gantk.terminal import complain, json_option, progress_bar, say, write_json
+from gantk.terminal import complain, json_option, line_printer, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -64,11 +62,6 @@ def cli() -> None:
 
 
 _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
-
-
-def _say(json_file: str | None) -> Callable[[str], None]:
-    """Where a command's lines go: standard error where standard output is for the JSON."""
-    return functools.partial(say, stderr=True) if json_file == "-" else say
 
 
 # ---- trained models
@@ -184,12 +177,13 @@ def evaluate(run, pred, truth, match, patient, metrics, uncertainty, json_file, 
         raise click.UsageError("give a RUN, or both --pred and --truth")
     if run and match:
         raise click.UsageError("--match is for --pred and --truth")
+    speak = line_printer(json_file)
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     if run:
-        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=_say(json_file))
+        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=speak)
     else:
         given = {"metrics": names} if names else {}
-        result = api.compare(pred, truth, **given, match=match, patient=patient, device=device, say=_say(json_file))
+        result = api.compare(pred, truth, **given, match=match, patient=patient, device=device, say=speak)
     write_json(json_file, result)
 
 

@@ -88,6 +88,11 @@ def json_option(words: str):
     return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
 
 
+def line_printer(json_file: str | None) -> Callable[[str], None]:
+    """`say`, on standard error where standard output is for the JSON."""
+    return functools.partial(say, stderr=json_file == "-")
+
+
 def write_json(file: str | None, found: Any) -> None:
     """Write `found` as JSON to a file, to standard output for "-", nowhere for None."""
     from gantk.files import write_file

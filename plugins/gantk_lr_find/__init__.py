@@ -1,7 +1,5 @@
 """`gantk run RECIPE --lr-find` as a gantk plugin: a range test of learning rates (Smith 2017) by optimizer."""
 
-import functools
-
 import click
 
 from gantk.plugin.hookspecs import hookimpl
@@ -13,10 +11,10 @@ ASKED = "recipe", "data", "set", "profile", "device", "precision", "seed"
 
 def find_rates(json_file: str | None, **options) -> None:
     """Print the curve and the rate of each phase."""
-    from gantk.terminal import progress_bar, say, write_json
+    from gantk.terminal import line_printer, progress_bar, write_json
     from gantk_lr_find.sweep import CAVEAT, drawn, find, how
 
-    speak = functools.partial(say, stderr=True) if json_file == "-" else say
+    speak = line_printer(json_file)
     with progress_bar() as progress:
         sweeps = find(**{name: options[name] for name in ASKED}, progress=progress)
     for sweep in sweeps:

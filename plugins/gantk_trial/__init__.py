@@ -12,13 +12,13 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     """Print what a training would take; exit code 1 where it does not fit."""
     from dataclasses import asdict
 
-    from gantk.terminal import say
+    from gantk.terminal import line_printer
     from gantk_trial.trial import predict
 
     options["set"] = [*options["set"], *([f'train.precision="{precision}"'] if precision else [])]
     found = predict(recipe, **{name: options[name] for name in ("data", "set", "profile", "device") if name in options})
     for line in found.lines():
-        say(line, stderr=json_file == "-")
+        line_printer(json_file)(line)
     write_json(json_file, asdict(found))
     sys.exit(0 if found.fits else 1)
 
