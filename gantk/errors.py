@@ -36,7 +36,7 @@ class UserError(GantkError):
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
         text = f"{text}  ({self.where})" if self.where else text
-        return text.encode("utf-8", "replace").decode()  # file names may be no UTF-8
+        return printable(text)
 
     def _render_traceback_(self) -> list[str]:
         return [f"error: {self}"]  # what a notebook shows
@@ -64,6 +64,24 @@ class Elsewhere(GantkError):
     def __init__(self, rank: int, exit_code: int):
         self.exit_code = exit_code
         super().__init__(f"rank {rank} stopped; see what it says")
+
+
+def printable(text: str) -> str:
+    """A text for a terminal or a page: what is no character to be seen, and could steer a terminal, is escaped.
+
+    So are halves of characters (names of files need not be UTF-8) and marks that turn the direction of writing.
+    """
+    hidden = (c for c in set(text) if not c.isprintable() and c != "\n")
+    return text.translate({ord(c): c.encode("unicode_escape", "backslashreplace").decode() for c in hidden})
+
+
+def told(error: BaseException, most: int = 160) -> str:
+    """What a library's error says, in one line of at most `most` characters, or else its kind.
+
+    Libraries quote what they read: a message must not carry a patient's file away.
+    """
+    line = printable(str(error).strip().split("\n")[0])
+    return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:

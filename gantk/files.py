@@ -1,21 +1,119 @@
-"""Writing a file so that it is there whole or not at all; imports nothing heavy, since the report uses it too."""
+"""Writing files and folders so that they are there whole or not at all; imports nothing heavy.
+
+What is not complete yet has a hidden name of its own, `.NAME.HOST-PID-RANDOM.tmp`, which nobody can guess and no link
+is followed at; `sweep` removes those whose process is gone.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the same folder that nothing else has, for what is not complete yet."""
+    tail = f".{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    name = os.fsencode(path.name)[: 254 - len(tail)].decode("utf-8", "ignore")
+    return path.with_name(f".{name}{tail}")
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Write under a temporary name, sync to the disk, rename: a reader sees the old file or the new one. The path."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write under a temporary name, sync to the disk, rename: a reader sees the old file or the new one. The path.
+
+    A link is replaced, not followed; a device or a pipe (/dev/stdout) is written to as it is.
+    """
+    if path.absolute().is_relative_to("/dev") or path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, "ab") as file:
+            file.write(content)
+        return path
+    temporary = temporary_beside(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A new hidden folder which takes the place of `final` at the end, all at once; removed where an error ends it."""
+    made = temporary_beside(final)
+    made.mkdir(parents=True)
+    try:
+        yield made
+        for path in [*made.rglob("*"), made]:
+            sync(path)
+        if final.exists():
+            _exchange(made, final)
+        else:
+            os.rename(made, final)
+        sync(final.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder (a rename is on the disk only once its folder is)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that are gone left half done in a folder."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = TEMPORARY.fullmatch(path.name)
+            if match and not _in_use(path, match[1], int(match[2])):
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _in_use(path: Path, host: str, process: int) -> bool:
+    if host != HOST:
+        return time.time() - path.lstat().st_mtime < LOST
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step where the system can; else the old one goes aside first."""
+    with suppress(OSError, AttributeError):
+        library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(one), os.fsencode(other))
+        if sys.platform == "darwin":
+            done = library.renamex_np(*names, 2) == 0
+        else:
+            done = library.renameat2(-100, names[0], -100, names[1], 2) == 0
+        if done:
+            return
+    aside = temporary_beside(other)
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk.errors import UserError
+from gantk.errors import UserError, printable
 
 
 def console() -> Console:
@@ -29,7 +29,7 @@ def console() -> Console:
 
 def say(line: str, stderr: bool = False) -> None:
     """A line of the API's: its first word is a label, red where it is a warning. A terminal breaks it between words."""
-    label, _, rest = line.partition("  ")
+    label, _, rest = printable(line).partition("  ")
     style = "bold red" if label == "warning" else "dim"
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     rest = rest.strip()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantk.errors import UserError, counted
-from gantk.files import write_file
+from gantk.files import sync, write_file
 
 FORMAT = 1
 T = TypeVar("T")
@@ -41,11 +41,11 @@ def save(
     write_file(temporary / "state.pt", buffer.getvalue())
     write_file(temporary / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
     for path in (temporary / "weights.safetensors", temporary):
-        _sync(path)
+        sync(path)
     if final.exists():
         _drop(final)
     os.rename(temporary, final)
-    _sync(folder)
+    sync(folder)
     prune(folder, keep, also)
     return final
 
@@ -139,12 +139,3 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
     raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")
-
-
-def _sync(path: Path) -> None:
-    """fsync of a file or a folder (a rename is on the disk only once its folder is)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
