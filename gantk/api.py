@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import UserError, counted
+from gantk.errors import GantkError, UserError, counted, machine_failure
 from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
@@ -156,6 +156,11 @@ def _train(
     from gantk.training.assemble import restore
     from gantk.training.loop import Training
 
+    def report() -> Path:
+        from gantk.report import write_report  # not before the first step
+
+        return write_report(folder.path)
+
     runtime, engine, seconds = parts.runtime, parts.engine, 0.0
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
@@ -179,13 +184,15 @@ def _train(
                 restore(parts, folder.chosen())
                 say(f"best     step {engine.step}, chosen by: {training.choice.rule}")
             _evaluate(parts, folder, say)
-        finally:  # after Ctrl-C and errors too: the page stops reloading itself
+        except BaseException as error:
             if runtime.main:
-                from gantk.report import write_report  # not before the first step
-
-                page = write_report(folder.path)
+                with suppress(Exception):  # the page stops reloading itself; its own failure hides no other
+                    report()
+            if isinstance(error, OSError) and (failure := machine_failure(error)):
+                raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
+            raise
         if runtime.main:
-            say(f"report   {page}")
+            say(f"report   {report()}")
         runtime.wait()
     return folder
 
@@ -376,10 +383,14 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
         result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
     if not main:
         return {}
-    load_plugins().hook.gantk_tested(run=folder.path, tested=parts.scorer.tested)
     speed = speed_of(folder.read_log(), folder.usage())
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
-    folder.write_json("metrics.json", result)
-    for line in summary_lines(result):
+    lost = []
+    try:
+        folder.write_json("metrics.json", result)
+        load_plugins().hook.gantk_tested(run=folder.path, tested=parts.scorer.tested)
+    except OSError as error:  # what took minutes to compute is shown nevertheless
+        lost = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]
+    for line in [*summary_lines(result), *lost]:
         say(line)
     return result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean
+from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure
 from gantk.plugin.loader import attach_commands
 from gantk.terminal import complain, json_option, line_printer, progress_bar, say, write_json
 
@@ -21,7 +22,10 @@ class Commands(click.Group):
 
     def main(self, *args, **kwargs):
         try:
-            return super().main(*args, **kwargs)
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here, where it can be told that a disk is full
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
             if not isinstance(error, Elsewhere):
@@ -32,6 +36,12 @@ class Commands(click.Group):
         except BrokenPipeError:  # `gantk list | head`
             sys.stderr.close()
             sys.exit(0)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (said := machine_failure(error)) is None:
+                raise
+            complain(f"[bold red]error[/]  {escape(said)}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context):
         try:
@@ -195,8 +205,17 @@ def data() -> None:
     """Look at images before they are trained on, or get public ones."""
 
 
+def open_streams() -> None:
+    """Give a process that was started without standard streams empty ones: an image would take their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
+
+
 def main() -> None:
     """The `gantk` command: ours, and whatever the plugins attach."""
+    open_streams()
     attach_commands(cli)
     cli.main(prog_name="gantk")
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable, Sized
+
+FULL = "Free some space, or name a folder on another disk."
+DENIED = "Write to a folder that is yours, or have its permissions changed."
+LARGE = "A limit of the system (ulimit -f) forbids files of this size: raise it."
+REMEDIES = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EACCES: DENIED, errno.EPERM: DENIED, errno.EROFS: DENIED}
+REMEDIES |= {errno.EFBIG: LARGE}
 
 
 class GantkError(Exception):
@@ -82,6 +90,18 @@ def told(error: BaseException, most: int = 160) -> str:
     """
     line = printable(str(error).strip().split("\n")[0])
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
+
+
+def machine_failure(error: BaseException) -> str | None:
+    """What to say where a disk is full, a folder read-only or memory at its end; None of all other errors."""
+    text = printable(str(error))
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
+        return "memory ended. Close other programs, take a smaller image or batch, or a machine with more of it."
+    if isinstance(error, OSError) and error.errno:
+        place = f"'{printable(os.fsdecode(error.filename))}': " if isinstance(error.filename, (str, bytes)) else ""
+        remedy = REMEDIES.get(error.errno)
+        return f"{place}{os.strerror(error.errno)}." + (f" {remedy}" if remedy else "")
+    return None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:

@@ -59,9 +59,11 @@ def opened(
 
 
 def advice(folder: Path, world: int) -> str:
-    """What to do after a rank was lost."""
+    """What to do after a rank was lost, or a disk was full."""
     steps = steps_saved(folder / "checkpoints")
     what = "Nothing had been saved yet. Start again"
     if steps:
-        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {folder}, on {world} ranks again"
-    return f"{what}; torchrun --max-restarts 3 does it by itself."
+        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {folder}"
+    if world == 1:
+        return f"{what}."
+    return f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it by itself."

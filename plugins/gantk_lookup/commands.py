@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.plugin.loader import load
 from gantk.plugin.registry import KINDS
 from gantk.terminal import complain, console, say, table
@@ -135,7 +136,7 @@ def copy_recipe(name, target) -> None:
         raise UserError(f"'{target}' exists already", remedy="name another target")
     if not target.parent.is_dir():
         raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
-    target.write_bytes(path.read_bytes())
+    write_file(target, path.read_bytes())
     say(f"copied   {target}")
 
 
