@@ -242,7 +242,7 @@ REFUSED = {
     "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angle"),
     "slope 0": ({"RescaleSlope": 0}, "RescaleSlope 0"),
     "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
-    "colours": ({"PhotometricInterpretation": "HSV"}, "PhotometricInterpretation 'HSV'"),
+    "colours": ({"PhotometricInterpretation": "HSV"}, "another PhotometricInterpretation"),
     "frames": ({"NumberOfFrames": 10**9}, "cut short|GiB"),
     "segmentation": ({"SOPClassUID": uid.SegmentationStorage}, "is no image: Segmentation Storage"),
 }

@@ -32,7 +32,8 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
         seen = hashlib.sha256()
         for record in records:
             sizes = [path.stat().st_size for path in record.files]
-            seen.update(repr((record.domain, record.key, record.subject, record.pair, record.label, sizes)).encode())
+            whose = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not by pseudonyms
+            seen.update(repr((record.domain, record.key, *whose, record.label, sizes)).encode())
         found[f"{split} data"] = f"{len(records)} images ({seen.hexdigest()[:8]})"
     return found
 

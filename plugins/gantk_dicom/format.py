@@ -44,11 +44,13 @@ class Dicom(SeriesFormat):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """A slice, or the volume of a multi-frame file, of which `volume` chooses one stack of frames."""
-        return room("read").read_files([path], volume, values)
+        with room("slices").readable(path):
+            return room("read").read_files([path], volume, values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
         """The volume (1, D, H, W) that the files of one series make up; UserError where they are not one even stack."""
-        return room("read").read_files(files, None, values)
+        with room("slices").readable(files[0].parent):
+            return room("read").read_files(files, None, values)
 
     def holds(self, image: Image) -> bool:
         """Whether it was read from DICOM, whose headers are a list."""

@@ -19,7 +19,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
-from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
+from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
+from gantk_dicom.slices import Broken, Slice, Stack, in_colour, opened, readable, separated, stacked
 
 FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
 
@@ -42,14 +43,13 @@ class Headers(list[Dataset]):
         from gantk_dicom.source import contrast_of
 
         names = ("Modality", "SeriesDescription", "ProtocolName", "PatientID", "LossyImageCompression")
-        modality, description, protocol, patient, lossy = (str(self[0].get(n) or "").strip() for n in names)
+        modality, description, protocol, patient, lossy = (value_of(self[0], name) for name in names)
         times = {"echo_time": "EchoTime", "repetition_time": "RepetitionTime", "inversion_time": "InversionTime"}
-        found = {name: np.ravel(self[0].get(keyword) or []) for name, keyword in times.items()}
-        return {name: float(value[0]) if value.size else None for name, value in found.items()} | {
-            "modality": modality or None,
-            "description": description or protocol or None,
+        return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
+            "modality": text_of(self[0], "Modality") or None,
+            "description": shown(self[0], "SeriesDescription") or shown(self[0], "ProtocolName") or None,
             "lossy": lossy == "01",
-            "patient": patient,
+            "patient": pseudonym(patient),
             "contrast": contrast_of(description)
             or contrast_of(protocol)
             or {"CT": "ct", "PT": "pet"}.get(modality, ""),
@@ -242,7 +242,7 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
             decoded = iter_pixels(source, indices=list(numbers))
         for frame in decoded:
             if frame.shape[:2] != shape:
-                raise ValueError(f"its pixels are {frame.shape}, and its header says {shape}")
+                raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
             yield frame
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -19,9 +21,12 @@ from gantk.errors import UserError, counted
 from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
+from gantk_dicom.names import shown, text_of, value_of
 
 # Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
-warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+# Neither warnings nor logs of it may show them: they quote what they read.
+warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 # Storage classes whose pixels are no scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
 NO_SCAN = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")}
@@ -48,17 +53,33 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along wh
 # --- headers
 
 
+class Broken(ValueError):
+    """What is wrong with a file, in words of our own: without any text of the file."""
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever a broken file makes a reader raise becomes one UserError that names the file."""
+    """Whatever a broken file makes a reader raise becomes one UserError that names the file.
+
+    What libraries say is not passed on, since they quote what they read: after one changed byte any element's value
+    may hold the rest of the file, patient's name included. Their kind of error and the element are.
+    """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:  # parsers and codecs each have their own, and raise builtin ones too
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        what = f"'{path}' cannot be read as DICOM: {reason}"
-        raise UserError(what, remedy="copy it again, or leave it out") from error
+        what = f"'{path}' cannot be read as DICOM: {error if isinstance(error, Broken) else kind_of(error)}"
+        raise UserError(what, remedy="copy it again, or leave it out") from None  # nor in a traceback
+
+
+def kind_of(error: Exception) -> str:
+    """`it is damaged (ValueError at (0018,0050) SliceThickness)`: a library's error, and its element if it says one."""
+    if isinstance(error, OSError) and error.strerror:  # the system's own words
+        return error.strerror
+    tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
+    at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip() if tag else ""
+    return f"it is damaged ({type(error).__name__}{at})"
 
 
 def header(path: Path) -> Dataset:
@@ -76,7 +97,7 @@ def header(path: Path) -> Dataset:
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
-            raise ValueError("its header is cut short" if uid else "it has none of the elements of a DICOM file")
+            raise Broken("its header is cut short" if uid else "it has none of the elements of a DICOM file")
         return dataset
 
 
@@ -93,9 +114,9 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
         if kind not in (*GRAY, *COLOUR):
-            raise UserError(f"'{path}' has PhotometricInterpretation '{kind}'", allowed=(*GRAY, *COLOUR))
+            raise UserError(f"'{path}' has another PhotometricInterpretation", allowed=(*GRAY, *COLOUR))
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
-            raise ValueError(f"it declares {rows} x {columns} pixels of {bits} bits")
+            raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
         if frames > 1 and in_colour(dataset):
             raise UserError(f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour")
         count = frames * rows * columns * samples
@@ -116,7 +137,8 @@ def _no_image(dataset: Dataset) -> str | None:
     """What a file is that holds no image, in words; None where it holds one."""
     uid = _class_of(dataset)
     if uid in NO_SCAN or "Rows" not in dataset or "Columns" not in dataset:
-        return uid.name or "a file without rows and columns"
+        known = uid.name if uid.name != uid else "of a class that is not known" if uid else ""
+        return known or "a file without rows and columns"
     return None
 
 
@@ -180,7 +202,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
     if len(each) != count:
-        raise ValueError(f"it declares {count} frames and describes {len(each)}")
+        raise Broken(f"it declares {count} frames and describes {len(each)}")
     found = []
     for number, own in enumerate(each):
 
@@ -194,7 +216,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         axes, spacing = _axes(group("PlaneOrientationSequence")), _numbers(measures, "PixelSpacing", 2)
         placed = position is not None and axes is not None and spacing is not None
         if rescale[0] == 0 or (placed and min(spacing) <= 0):
-            raise ValueError(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
+            raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
         pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
         marks = {name: _words(group(sequence).get(name)) for sequence, name in pairs}
         if placed:
@@ -214,7 +236,7 @@ def _axes(place: Dataset) -> np.ndarray | None:
         return None
     axes = np.array(numbers).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT:
-        raise ValueError(f"it has ImageOrientationPatient {list(numbers)}, not two directions at a right angle")
+        raise Broken("its ImageOrientationPatient is not two directions at a right angle")
     return axes
 
 
@@ -228,9 +250,12 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
     value = dataset.get(name)
     if value is None or value == "" or np.size(value) == 0:
         return None
-    numbers = tuple(float(number) for number in np.atleast_1d(value))
+    try:
+        numbers = tuple(float(number) for number in np.atleast_1d(value))
+    except ValueError:
+        numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise ValueError(f"it has {name} {value}, not {count} finite numbers")
+        raise Broken(f"its {name} is not {counted(count, 'finite number')}")
     return numbers
 
 
@@ -374,7 +399,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
                 slices = slices_of(dataset, file)
         except UserError:  # reading it will say why
             pass
-        uid = str(dataset.get("SeriesInstanceUID") or "") if slices else ""
+        uid = value_of(dataset, "SeriesInstanceUID") if slices else ""
         if uid and slices[0].frame is None and slices[0].position is not None:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
         else:
@@ -382,13 +407,13 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     named: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separated(slices)
-        words = dataset.get("SeriesDescription") or dataset.get("ProtocolName") or dataset.get("Modality") or "series"
+        words = shown(dataset, "SeriesDescription") or shown(dataset, "ProtocolName") or text_of(dataset, "Modality")
         for stack in stacks:
             paths = tuple(each.path for each in stack)
             differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
             told = stack[0].marks[differ[0]] if differ else ""  # of which several stacks of a series are told apart
             told = f"{differ[0]}_{told}" if differ and differ[0] != "plane" else told
-            parts = [_words(dataset.get("SeriesNumber")), words, told]
+            parts = [text_of(dataset, "SeriesNumber"), words or "series", told]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
             if len(paths) == 1:
                 found.append(Scan(paths[0], paths, paths[0].name))

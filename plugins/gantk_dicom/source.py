@@ -43,13 +43,16 @@ class Series:
     scan: io.Scan
     place: Parts  # its folders below the root
     said: dict[str, str]  # the elements SUMMARY as text, "" where absent
+    label: str  # modality and description for messages, without names
 
     @classmethod
     def of(cls, scan: io.Scan, root: Path) -> Series:
         """UserError where its header cannot be read."""
         found = room("slices").header(scan.files[0])
-        said = {name: str(found.get(name) or "").strip() for name in SUMMARY}
-        return cls(scan, scan.files[0].parent.relative_to(root).parts, said)
+        names = room("names")
+        said = {name: names.value_of(found, name) for name in SUMMARY}
+        label = f"{names.text_of(found, 'Modality')} {names.shown(found, 'SeriesDescription')}"
+        return cls(scan, scan.files[0].parent.relative_to(root).parts, said, label)
 
     @property
     def words(self) -> Parts:
@@ -136,7 +139,7 @@ class Dicom(VolumeSource):
             if not chosen and len(self.domains) == 1:
                 chosen = [] if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans) else scans
         if not chosen:
-            some = [f"'{one.scan.name}' ({one.said['Modality']} {' '.join(one.words[:1])})" for one in found[:4]]
+            some = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
             there = f"; there are {', '.join(some)}" if found else ", nor any other"
             allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
             said = {one.said_contrast for one in found if not one.excluded}
@@ -146,11 +149,14 @@ class Dicom(VolumeSource):
     def _item(self, letter: str, series: Series) -> Item:
         said, place = series.said, "/".join((*series.place, series.scan.path.name))
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
-        subject = said["PatientID"] or _subject_of(series.place) or key
-        if self.pattern:
-            subject = patient_of(place if self.pattern.search(place) else said["PatientID"] or place, self.pattern)
+        names, identifier = room("names"), said["PatientID"]
+        subject = names.pseudonym(identifier) or _subject_of(series.place) or key
+        if self.pattern and (self.pattern.search(place) or not identifier):
+            subject = patient_of(place, self.pattern)
+        elif self.pattern:
+            subject = names.pseudonym(patient_of(identifier, self.pattern))
         study = (said["StudyInstanceUID"], said["FrameOfReferenceUID"])  # which registered scans share
-        study = "/".join((subject, *study)) if all(study) else ""
+        study = names.study_pseudonym(subject, study)
         return Item(letter, series.scan, key, subject, study, split_of(series.place))
 
 

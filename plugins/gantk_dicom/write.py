@@ -32,8 +32,9 @@ from gantk.formats.contrasts import CONTRASTS, words_of
 from gantk.formats.files import hidden_folder, move_into
 from gantk.formats.image import UPRIGHT, Image, in_file_order
 from gantk_dicom.format import is_dicom
+from gantk_dicom.names import first_number, text_of
 from gantk_dicom.read import Headers
-from gantk_dicom.slices import header
+from gantk_dicom.slices import header, kind_of
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
 WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first
@@ -92,7 +93,7 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
     folder = Path(os.path.abspath(folder))
     there = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)] if folder.exists() else []
     for file in there:
-        if not str(header(file).get("SeriesDescription") or "").endswith(MARK):
+        if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
             raise UserError(what, where="OUTPUT", remedy="name a folder that is new or empty")
     datasets, _ = _derived(image, description)
@@ -241,7 +242,8 @@ def _save(dataset: Dataset, path: Path) -> None:
     try:
         dataset.save_as(path, enforce_file_format=True)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"the header of '{path.name}' cannot be written: {error}", remedy="write NIfTI") from error
+        what = f"the header of '{path.name}' cannot be written: {kind_of(error)}"
+        raise UserError(what, remedy="write NIfTI") from None
 
 
 # --- headers
@@ -249,8 +251,8 @@ def _save(dataset: Dataset, path: Path) -> None:
 
 def _new_elements(source: Dataset, description: str) -> Dataset:
     """What all files of a derived series share: what it is, what made it, when, and from which series."""
-    number = int(source.get("SeriesNumber") or 0)
-    words = source.get("SeriesDescription") or source.get("ProtocolName") or ""
+    number = int(first_number(source, "SeriesNumber") or 0)
+    words = text_of(source, "SeriesDescription") or text_of(source, "ProtocolName")
     shown = re.sub(r"\s+", " ", description).strip()
     new = Dataset()
     new.Modality = modality_of(description, str(source.get("Modality") or "OT"))
