@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from packages import install, python
 
@@ -62,7 +64,7 @@ def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, m
     def full(*names):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scaffold.os, "rename", full)
+    monkeypatch.setattr(os, "rename", full)
     for folder, words in ((tmp_path / "nowhere", "there is no folder '.*nowhere'"), (tmp_path, "No space left")):
         with pytest.raises(UserError, match=words):
             scaffold.new_plugin("mygan", folder)

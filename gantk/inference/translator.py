@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from gantk.data.intensity import to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
@@ -213,6 +215,6 @@ class Translator(TrainedModel):
         classes = self.method.geometry.classes
         if classes and self.method.conditional:
             rows = [(path.name, label or classes[i % len(classes)]) for i, path in enumerate(paths)]
-            with (out / "labels.csv").open("w", newline="", encoding="utf-8") as table:
-                csv.writer(table, lineterminator="\n").writerows([("file", "label"), *rows])
+            csv.writer(table := StringIO(), lineterminator="\n").writerows([("file", "label"), *rows])
+            write_file(out / "labels.csv", table.getvalue().encode())
         return paths

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
 import shutil
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantk.errors import UserError, counted
-from gantk.files import sync, write_file
+from gantk.files import temporary_beside, whole_folder, write_file
 
 FORMAT = 1
 T = TypeVar("T")
@@ -30,22 +29,15 @@ def save(
 
     `weights` goes to weights.safetensors, `state` (tensors, numbers, lists, dicts) to state.pt, `meta` to meta.json.
     """
-    final, temporary = path_of(folder, step), folder / f".step-{step:06d}.tmp"
     for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
         shutil.rmtree(stale)
-    temporary.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, temporary / "weights.safetensors")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_file(temporary / "state.pt", buffer.getvalue())
-    write_file(temporary / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
-    for path in (temporary / "weights.safetensors", temporary):
-        sync(path)
-    if final.exists():
-        _drop(final)
-    os.rename(temporary, final)
-    sync(folder)
+    with whole_folder(final := path_of(folder, step)) as made:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, made / "weights.safetensors")
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_file(made / "state.pt", buffer.getvalue())
+        write_file(made / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
     prune(folder, keep, also)
     return final
 
@@ -64,7 +56,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def _drop(checkpoint: Path) -> None:
     """Remove a checkpoint: first its name, so that a half removed one is never taken for a whole one."""
-    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}-dropped.tmp")))
+    shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
 
 
 def steps_saved(folder: Path) -> list[int]:

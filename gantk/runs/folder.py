@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,9 @@ class Run:
         pixels = np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
         folder = self.path / "samples" / group
         folder.mkdir(parents=True, exist_ok=True)
-        Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).save(folder / f"{name}.png")
+        picture = Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+        picture.save(content := BytesIO(), "png")
+        write_file(folder / f"{name}.png", content.getvalue())
 
     def latest(self) -> Path:
         """The newest whole checkpoint."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from gantk.data.augment import augmented, hide_contrasts
 from gantk.data.batches import Prefetcher
 from gantk.errors import Elsewhere, Interrupted, UserError, counted
+from gantk.files import whole_folder
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Choice, Criterion
@@ -322,9 +323,9 @@ class StepProfile:
         return lines
 
     def _write(self, profiler: torch.profiler.profile) -> None:
-        self.folder.mkdir(exist_ok=True)
-        averages, trace = profiler.key_averages(), self.folder / "trace.json.gz"
+        averages, trace = profiler.key_averages(), "trace.json.gz"
         table = averages.table(sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40)
-        (self.folder / "table.txt").write_text(table)
-        profiler.export_chrome_trace(str(trace))
-        self.lines = [*table.splitlines(), f"trace    {trace}: open it at ui.perfetto.dev or chrome://tracing"]
+        with whole_folder(self.folder) as made:
+            (made / "table.txt").write_text(table)
+            profiler.export_chrome_trace(str(made / trace))
+        self.lines = [*table.splitlines(), f"trace    {self.folder / trace}: open it at ui.perfetto.dev or chrome://tracing"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from gantk import __version__
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk.formats.files import stem_of, suffix_of
 from gantk_bids.names import SUFFIXES, Named, parsed
@@ -124,6 +125,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, told: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    write_file(path, (json.dumps(told, indent=2) + "\n").encode())

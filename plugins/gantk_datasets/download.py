@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gantk.errors import GantkError, UserError, did_you_mean
+from gantk.files import write_file
 
 TRIES = 4  # attempts in a row that bring nothing before giving up
 PAUSE = 1.0  # seconds between two attempts
@@ -80,7 +81,7 @@ def fetch(
             ]
             unpacked = _unpacked(known["files"], staging)
             about = {"name": name, "licence": known["licence"], "cite": known["cite"], "files": files}
-            record.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+            write_file(record, (json.dumps(about, indent=1) + "\n").encode())
             os.rename(unpacked, target)
             shutil.rmtree(staging)
     except OSError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from gantk.data.preparation import contrast_names, domain_letters
 from gantk.data.sources.rows import source_of
 from gantk.errors import UserError, did_you_mean
+from gantk.files import write_file
 from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros
 
@@ -119,7 +120,7 @@ class _Kept:
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        (self.folder / "table.csv").write_text(text.getvalue(), "utf-8")
+        write_file(self.folder / "table.csv", text.getvalue().encode())
         counts = [f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains]
         patients = len({row.get("patient") for row in self.rows} - {None, ""})
         whose = f" of {patients} patients" * bool(patients) or ", patients unknown"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import nn
 from gantk import __version__
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
+from gantk.files import whole_folder
 from gantk.inference.pipeline import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
@@ -106,17 +105,11 @@ def _json(content: Any) -> bytes:
 
 
 def _place(files: dict[str, bytes], out: Path) -> None:
-    """Write everything under a temporary name beside `out`, then give it its own."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    """Write a new folder, or in the place of an empty one, all at once."""
+    with whole_folder(out) as made:
         for name, content in files.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).write_bytes(content)
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content)
 
 
 def card(direction: Direction, use: str, parity_line: str) -> str:

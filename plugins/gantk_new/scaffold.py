@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
-import os
 import re
-import shutil
 import sys
 import tomllib
 from pathlib import Path
 from string import Template
 
 from gantk.errors import UserError
+from gantk.files import sweep, whole_folder
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
@@ -31,22 +30,20 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
     if target.exists():
         raise UserError(f"'{target}' exists already", where="NAME", remedy="choose another name or --folder")
-    temporary = target.with_name(f".{target.name}.new")
+    sweep(target.parent)
+    shared = [*TEMPLATES.glob("*.in"), *TEMPLATES.glob("src/**/*.in"), *TEMPLATES.glob("tests/*.in")]
     try:
-        shared = [*TEMPLATES.glob("*.in"), *TEMPLATES.glob("src/**/*.in"), *TEMPLATES.glob("tests/*.in")]
-        for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
-            path = temporary / str(template.relative_to(TEMPLATES).with_suffix("")).replace("MODULE", words["module"])
-            if path.parent.name == "kinds":
-                path = temporary / "src" / words["module"] / f"{words['part']}.py"
-            elif path.name == "kinds.toml" or (path.parent.name == "recipes" and not words["offer"]):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
-        os.rename(temporary, target)
+        with whole_folder(target) as made:
+            for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
+                path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace("MODULE", words["module"])
+                if path.parent.name == "kinds":
+                    path = made / "src" / words["module"] / f"{words['part']}.py"
+                elif path.name == "kinds.toml" or (path.parent.name == "recipes" and not words["offer"]):
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
     except OSError as error:
         raise UserError(f"'{target}' cannot be written: {error.strerror}", where="--folder") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk_onnx.model import EXTRA, OnnxModel, call, open_session
 
 
@@ -31,9 +32,7 @@ class Onnx:
         content, found, accepts = checked_file(direction, tolerance)
         say(f"parity   ONNX against PyTorch: {found}")
         say(f"accepts  {accepts}")
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(out)
+        write_file(out, content)
         say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
         return out
 

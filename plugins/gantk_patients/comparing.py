@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
+from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
@@ -32,8 +33,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     path = Path(out or "comparison.html")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder '{path.parent}'", where="--out", remedy="make it first")
-    path.write_text(comparison([RunRecord(folder) for folder in folders]), encoding="utf-8")
-    return path
+    return write_file(path, comparison([RunRecord(folder) for folder in folders]).encode())
 
 
 def comparison(records: list[RunRecord]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from gantk.data.preparation import Record
 from gantk.errors import UserError
+from gantk.files import sweep, whole_folder, write_file
 from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
@@ -32,25 +32,27 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
     folder = run / "samples" / "test"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    found = {}
-    for direction, one in tested.items():
-        rows = by_patient(one)
-        cases, scans = list(_cases(one, rows)), []
-        for number, case in enumerate(cases):
-            case["stem"] = f"{direction}-{number}"
-            case["units"] = [_write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz")
-                             for kind in KINDS]  # fmt: skip
-            places, voxel = _scan(one, case["place"])
-            if places and case["patient"] not in [scan["patient"] for scan in scans] and len(scans) < SCANS:
-                scans.append({"patient": case["patient"], "stem": f"{direction}-scan-{number}"})
-                for kind in KINDS:
-                    _write(one, places, kind, folder / f"{scans[-1]['stem']}-{kind}.nii.gz", voxel)
-        scans = scans or [case for case in cases if one.made.ndim == 5]
-        higher = one.senses[next(iter(_raw(one)))] is not False
-        found[direction] = {"patients": rows, "cases": cases, "volumes": scans, "higher": higher}
-    (run / "patients.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sweep(folder.parent)
+    with whole_folder(folder) as made:
+        found = {direction: _kept(direction, one, made) for direction, one in tested.items()}
+    write_file(run / "patients.json", (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
+    """A direction's entry of patients.json, its images written to `folder`."""
+    rows = by_patient(one)
+    cases, scans = list(_cases(one, rows)), []
+    for number, case in enumerate(cases):
+        case["stem"] = f"{direction}-{number}"
+        case["units"] = [_write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz") for kind in KINDS]
+        places, voxel = _scan(one, case["place"])
+        if places and case["patient"] not in [scan["patient"] for scan in scans] and len(scans) < SCANS:
+            scans.append({"patient": case["patient"], "stem": f"{direction}-scan-{number}"})
+            for kind in KINDS:
+                _write(one, places, kind, folder / f"{scans[-1]['stem']}-{kind}.nii.gz", voxel)
+    scans = scans or [case for case in cases if one.made.ndim == 5]
+    higher = one.senses[next(iter(_raw(one)))] is not False
+    return {"patients": rows, "cases": cases, "volumes": scans, "higher": higher}
 
 
 def by_patient(tested: Tested) -> list[dict[str, Any]]:
