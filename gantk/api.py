@@ -278,6 +278,7 @@ def translate(
     volume: int | None = None,
     clip: bool = True,
     format: str | None = None,
+    keep_header: bool = False,
     device: str | None = None,
     say: Say = print,
     progress: Progress | None = None,
@@ -298,6 +299,8 @@ def translate(
         volume: which volume of a file that holds several, counted from 0.
         clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
+        keep_header: whether texts and extensions of a NIfTI, NRRD or MetaImage header, which may name the patient, are
+            written to the output too.
         progress: called with the share that is done and the name of what is at work.
 
     Returns the paths written. A folder that was translated in part goes on where it was stopped.
@@ -322,7 +325,7 @@ def translate(
     if suffix and suffix not in kinds:
         raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
     look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
-    translation = Translation(load(run, device=device), to, look, volume, say, progress, clip, suffix)
+    translation = Translation(load(run, device=device), to, look, volume, say, progress, clip, suffix, keep_header)
     return translation.path(Path(input), Path(output))
 
 

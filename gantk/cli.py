@@ -123,6 +123,7 @@ def resume(run, device) -> None:
 @click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
 @click.option("--clip/--no-clip", default=True, help="Clip what a picture's whole numbers cannot hold, or refuse.")
 @click.option("--format", metavar="KIND", help="The kind of file to write: tif, png, nii.gz ... Default: the input's.")
+@click.option("--keep-header", is_flag=True, help="Copy the header's remarks, which may name the patient.")
 @_device
 def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.

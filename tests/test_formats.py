@@ -185,12 +185,17 @@ def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_val
     before.header.set_intent("z score", (), name="map")
     before.header["cal_max"] = 90
     before.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
+    before.header["descrip"] = b"who"
     nib.save(before, tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
     np.testing.assert_allclose(image.affine, np.diag([1, 2, 3, 1.0]) if codes[0] else oblique, atol=1e-6)
     io.write(tmp_path / "y.nii.gz", image)
+    assert not (bare := nib.load(tmp_path / "y.nii.gz")).header.extensions and not bare.header["descrip"]
+    io.write(tmp_path / "y.nii.gz", replace(image, keep_header=True))
     after = nib.load(tmp_path / "y.nii.gz")
-    assert type(after) is kind and (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
+    assert bare.header.get_xyzt_units() == after.header.get_xyzt_units() and after.header["descrip"] == b"who"
+    assert type(after) is type(bare) is kind
+    assert (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
     assert after.header.get_xyzt_units() == ("micron", "msec") and after.header.extensions[0].get_content() == b"kept"
     assert after.header.get_intent()[0] == "none" and after.header["cal_max"] == 0
 
@@ -270,6 +275,8 @@ def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path,
     np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
     (tmp_path / "out").mkdir()
     io.write(tmp_path / "out" / name, image)
+    assert not sitk.ReadImage(str(tmp_path / "out" / name)).HasMetaDataKey("Remark")
+    io.write(tmp_path / "out" / name, replace(image, keep_header=True))
     after = sitk.ReadImage(str(tmp_path / "out" / name))
     same(sitk.GetArrayFromImage(after), array)
     assert after.GetPixelID() == before.GetPixelID() and after.GetMetaData("Remark") == "Köln"

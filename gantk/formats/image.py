@@ -32,6 +32,7 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
     header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
+    keep_header: bool = False  # whether what the header says in words, which may name somebody, is written back too
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"

@@ -3,7 +3,7 @@
 Reading: either byte order, integers and floats of any width, the header's scale applied in float64. Pixels are float32,
 so whole numbers beyond 16,777,216 are rounded to its 24 bits. Writing: on the grid, in the units and with the codes of
 the source; integers where the source held integers and the values are still on their grid (`gantk.formats.voxels`),
-with the source's slope and intercept, else float32.
+with the source's slope and intercept, else float32. Texts and extensions of the source's header are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_ord
 from gantk.formats.voxels import Stored, as_integers
 
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # what nibabel mends in a header is not told
+
+UNUSED = ("extents", "session_error", "glmax", "glmin")  # fields of the header that no program reads
 
 
 class Nifti(Format):
@@ -68,6 +70,12 @@ class Nifti(Format):
         kind = _kinds(path)[wide](data.reshape(kept), affine, header, dtype=data.dtype)
         kind.header["cal_min"] = kind.header["cal_max"] = 0  # what it said of other values: the window to show,
         kind.header.set_intent("none")  # and the kind of map
+        if not image.keep_header:  # whatever holds text, or nothing that is defined: it may name somebody
+            kind.header.extensions.clear()
+            own, plain = kind.header, kind.header_class()
+            for name in own.template_dtype.names:
+                if own.template_dtype[name].kind == "S" or name in UNUSED:
+                    own[name] = plain[name]
         kind.header.set_slope_inter(slope, inter)
         kind.to_filename(path)
 

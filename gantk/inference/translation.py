@@ -56,6 +56,7 @@ class Translation:
         progress: Callable[[float, str], None] | None,
         clip: bool = True,
         suffix: str = "",
+        keep_header: bool = False,
     ):
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
@@ -63,6 +64,7 @@ class Translation:
         self.frame, self.made = model.frame(self.letter), model.contrasts(self.letter)
         self.contrasts = model.contrasts(OTHER[self.letter])
         self.clip, self.suffix = clip, suffix  # whether overshoot is clipped; the kind of file, "" for the input's
+        self.keep_header = keep_header
         self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
         self.clipped: list[tuple[int, int, float, float, str]] = []  # values beyond, all, lowest, highest, ends
         self.targets: set[Path] = set()  # of a folder of results
@@ -118,7 +120,7 @@ class Translation:
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         asked = {"to": self.letter, "volume": self.volume} | vars(self.look) | {"example": style}
-        asked |= {"clip": self.clip, "format": self.suffix}
+        asked |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
         ledger = Ledger(folder, {"model": self.model.identity(), "asked": asked}) if folder else None
         self.targets = {job.target for job in jobs if ledger}
         outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
@@ -214,7 +216,7 @@ class Translation:
                     path = self.folder / f"{self.layout.name(job.files, tail, shown)}{suffix_of(job.target)}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 said = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
-                image = replace(result, pixels=pixels)
+                image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
                     image = replace(image, dtype=None)
                 path, image, clipped = self._fitted(path, image, job) if self.clip else (path, image, [])

@@ -2,8 +2,9 @@
 
 Both are a text header and a block of voxels, and are parsed here: ITK's own readers trust what a broken header says,
 and read damaged compressed voxels without a word. Two axes are a picture, with three values in each voxel in colour; a
-fourth axis, or the values of a voxel, are several volumes of which one has to be chosen. Writing: same grid and
-metadata, compressed where the source was, integers where the values still are such (`gantk.formats.voxels`).
+fourth axis, or the values of a voxel, are several volumes of which one has to be chosen. Writing: same grid,
+compressed where the source was, integers where the values still are such (`gantk.formats.voxels`); remarks only where
+they are asked for (`Image.keep_header`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ TYPES = {
 }
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # of NRRD
 DOMAINS = ("domain", "space", "time", "none", "???")  # kinds of NRRD's axes along which voxels follow
-KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that are handed on beside the user's own
+KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that count as remarks beside the user's own
 TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # x, y of such spaces
-# Fields of MetaImage that are written anew; all others are handed on.
+# Fields of MetaImage that are written anew; all others are remarks.
 GRID = """
 NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
 Position Origin BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
@@ -111,6 +112,7 @@ class Itk(Format):
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
+        header = header if image.keep_header else replace(header, metadata={})  # which may name somebody
         suffix, colour = path.suffix.lower(), image.channels == 3 and image.dims == 2
         if image.channels != 1 and not colour:
             what = f"an image of {image.channels} channels does not fit into {suffix}"
