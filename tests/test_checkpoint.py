@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -10,10 +11,19 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine import Toy
 
 from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
+from gantk.testing.small import train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import adam, sgd
+from gantk_optimizers.rules import adamw, lbfgs, rmsprop
 
 
 def content(step: int) -> tuple[dict, dict, dict]:
@@ -26,8 +36,17 @@ def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
     return checkpoint.save(folder, step, *content(step), keep, also)
 
 
+def as_of_01(folder):
+    """The checkpoint as 0.1 wrote it: its state as a pickle of torch's."""
+    state = checkpoint.load_state(folder)
+    for name in ("state.json", "state.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    torch.save(state, folder / "state.pt")
+    return folder
+
+
 def assert_whole(folder, step: int) -> None:
-    """All three files of that step's checkpoint are its own."""
+    """All files of that step's checkpoint are its own."""
     path = folder / f"step-{step:06d}"
     assert checkpoint.load_meta(path) == {"method": "dualgan", "format": checkpoint.FORMAT, "step": step}
     weights = checkpoint.load_weights(path)
@@ -61,8 +80,13 @@ class Crash(BaseException):
     """The process ends here."""
 
 
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(torch.tensor([[1.5, -0.0]]).mT)
+KEYS = st.integers() | st.text() | st.just("$tuple") | st.just("a.b")
+STATES = st.recursive(
+    PLAIN, lambda each: st.lists(each) | st.tuples(each, each) | st.dictionaries(KEYS, each) | st.just({7})
+)
 # Everything through which save() touches the disk; unlink is file by file, where a folder is removed.
-DISK = [(checkpoint, "save_file"), (torch, "save")]
+DISK = [(checkpoint, "save_file")]
 DISK += [(os, name) for name in ("fsync", "replace", "rename", "open", "unlink")]
 
 
@@ -119,6 +143,8 @@ def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(tmp_path, monke
 LOADERS = {
     "weights.safetensors": checkpoint.load_weights,
     "state.pt": checkpoint.load_state,
+    "state.safetensors": checkpoint.load_state,
+    "state.json": checkpoint.load_state,
     "meta.json": checkpoint.load_meta,
 }
 
@@ -134,7 +160,7 @@ class Payload:
 @pytest.mark.parametrize("dress", [partial(pickle.dump, protocol=2), torch.save], ids=["pickle", "torch.save"])
 def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, name, dress):
     monkeypatch.chdir(tmp_path)
-    folder = save(tmp_path, 1)
+    folder = as_of_01(save(tmp_path, 1)) if name == "state.pt" else save(tmp_path, 1)
     with open(folder / name, "wb") as file:
         dress(Payload(), file)
     with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"):
@@ -145,10 +171,12 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, na
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name):
-    path = save(tmp_path, 1) / name
+    folder = save(tmp_path, 1)
+    path = (as_of_01(folder) if name == "state.pt" else folder) / name
     whole = path.read_bytes()
     path.unlink()
-    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
+    missing = "state.safetensors" if name == "state.pt" else name
+    with pytest.raises(UserError, match=f"'{missing}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
     rng = random.Random(0)
     for data, at in ((rng.randbytes(rng.randrange(200)), rng.randrange(len(whole))) for _ in range(60)):
@@ -158,6 +186,116 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
                 LOADERS[name](path.parent)
             except UserError as error:
                 assert str(path) in str(error) or "upgrade" in str(error)
+
+
+# ---- a state that is not this training's ----------------------------------------------------------
+
+
+def trained(rule, steps: int = 3):
+    """An engine of two weights after a few steps, and what a checkpoint holds of it."""
+    engine = Engine(Toy(ema=True), train_table(rule, ema=0.9), 4, Runtime(torch.device("cpu"), "fp32", False))
+    taken = engine.fit(lambda step, stage: Batch(image=torch.ones(2, 1)))
+    for _ in range(steps):
+        next(taken)
+    return engine, copy.deepcopy(engine.state_dict())
+
+
+RULES = {"adam": adam, "adamw": adamw, "sgd": partial(sgd, momentum=0.9), "rmsprop": rmsprop, "lbfgs": lbfgs}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_path, rule, steps, old):
+    whole, _ = trained(RULES[rule], 4)
+    engine, state = trained(RULES[rule], steps)
+    weights = {name: tensor.clone() for name, tensor in engine.method.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in engine.ema.state_dict().items()}
+    folder = checkpoint.save(tmp_path, steps, {}, state, {}, 1)
+    other, _ = trained(RULES[rule], 0)
+    other.method.load_state_dict(weights)
+    other.load_state_dict(checkpoint.load_state(as_of_01(folder) if old else folder), average)
+    for _ in other.fit(lambda step, stage: Batch(image=torch.ones(2, 1))):
+        pass
+    assert all(torch.equal(t, whole.method.state_dict()[n]) for n, t in other.method.state_dict().items())
+
+
+def at(state: dict, path: str, value) -> None:
+    """Change what stands at a path such as `optimizers/play/state/0/exp_avg`; DROP: nothing stands there."""
+    *above, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+    for part in above:
+        state = state[part]
+    if value == "DROP":
+        del state[last]
+    else:
+        state[last] = value
+
+
+FIRST, GROUP = "optimizers/play/state/0", "optimizers/play/param_groups/0"
+ALTERED = {
+    "moments that are too short": (f"{FIRST}/exp_avg", torch.zeros(0, 1), "'exp_avg' of weight 0 is float32 .0, 1"),
+    "moments of another type": (f"{FIRST}/exp_avg_sq", torch.zeros(1, 1).double(), "float64 .1, 1. there and float32"),
+    "no moments": (f"{FIRST}/exp_avg", "DROP", "'exp_avg' of weight 0 is str"),
+    "moments of another name": (f"{FIRST}", {"step": torch.tensor(3.0), "mean": torch.zeros(1, 1)}, "exp_avg"),
+    "not finite": (f"{FIRST}/exp_avg", torch.full((1, 1), torch.nan), "not finite"),
+    "a negative count": (f"{FIRST}/step", torch.tensor(-7.0), "the step of weight 0 is -7 of 3"),
+    "a count beyond the steps": (f"{FIRST}/step", torch.tensor(1e9), "1e.09 of 3"),
+    "a weight too many": ("optimizers/play/state/9", {}, "remembers 2 of 1 weights"),
+    "nothing": ("optimizers/play/state", {}, "remembers 0 of 1 weights"),
+    "other groups": (f"{GROUP}/params", [0, 1], "other weights"),
+    "no groups": ("optimizers/play/param_groups", [], "other weights"),
+    "a rate that is no number": (f"{GROUP}/lr", torch.nan, "'lr' is nan"),
+    "a rate below 0": (f"{GROUP}/lr", torch.tensor(-1.0), "'lr' is -1"),
+    "an endless rate": (f"{GROUP}/lr", torch.inf, "'lr' is inf"),
+    "betas": (f"{GROUP}/betas", (0.5, 2.0), "'betas' is 2"),
+    "no such phase": ("optimizers/play", "DROP", "optimizer of the play"),
+    "a list": ("optimizers", [1], "optimizer of the play"),
+    "a step below 0": ("step", -3, "-3 of 4"),
+    "a step beyond the training": ("step", 5, "5 of 4"),
+    "a step that is text": ("step", "3", "step: "),
+    "updates": ("ema_updates", 10**9, "1000000000 updates"),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken(tmp_path, name):
+    path, value, words = ALTERED[name]
+    _, state = trained(adam)
+    at(state, path, value)
+    engine, before = trained(adam, 0)
+    saved = checkpoint.load_state(checkpoint.save(tmp_path, 3, {}, state, {}, 1))
+    with pytest.raises(UserError, match=f"not the state of this training: .*{words}.*here it is"):
+        engine.load_state_dict(saved, engine.ema.state_dict(), "here it is")
+    assert engine.step == 0 and str(engine.state_dict()) == str(before)
+
+
+def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_keeps_the_recipes():
+    class Own(torch.optim.Optimizer):
+        def __init__(self, params, lr=0.1):
+            super().__init__(list(params), {"lr": lr, "seen": 0, "words": "a"})
+
+        def step(self, closure):
+            self.param_groups[0]["seen"] += 1
+            return closure()
+
+    for rule, key, value, kept in ((Own, "seen", 3, 3), (adam, "eps", 0.5, 1e-8)):
+        _, state = trained(rule)
+        state["optimizers"]["play"]["param_groups"][0][key] = value
+        engine, _ = trained(rule, 0)
+        engine.load_state_dict(state, engine.ema.state_dict())
+        assert engine.optimizers["play"].param_groups[0][key] == kept
+
+
+def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
+    with pytest.raises(UserError, match=r"a PosixPath cannot be saved .*: tensors, numbers.*\(optimizers\.g\.1\)"):
+        checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {}, 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STATES)
+def test_any_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, state):
+    folder = checkpoint.save(tmp_path_factory.mktemp("any"), 1, {}, {"held": state}, {}, 1)
+    assert repr(checkpoint.load_state(folder)["held"]) == repr(state)
 
 
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------

@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[[], Args], str]] = {
     "other method": (lambda: changed(name="cyclegan"), "of the method 'dualgan', the recipe's is 'cyclegan'"),
     "other network": (
         lambda: changed(generator={"name": "unet", "width": 6, "depth": 3}),
-        r"another method or network: 'g_ab.* is \[8, 16, 3, 3\] there and \[12, 24, 3, 3\] here",
+        r"another method or network: 'g_ab.* is float32 \[8, 16, 3, 3\] there and float32 \[12",
     ),
     "newer checkpoint": (newer_checkpoint, "format 99, and this gantk reads up to 1. Upgrade gantk"),
     "recipe there": (

@@ -1,8 +1,7 @@
-"""Checkpoints: a folder that is there whole or not at all. Weights are safetensors; nothing is ever unpickled."""
+"""Checkpoints: a folder that is there whole or not at all. Tensors are safetensors; nothing is ever unpickled."""
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import re
@@ -13,12 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from gantk.errors import UserError, counted
 from gantk.files import temporary_beside, whole_folder, write_file
 
 FORMAT = 1
+KINDS = {"$tuple": tuple, "$set": set}  # what state.json says of lists that were something else
 T = TypeVar("T")
 
 
@@ -27,16 +28,17 @@ def save(
 ) -> Path:
     """Write `folder/step-N`, then drop all but the newest `keep` and those of the steps `also`.
 
-    `weights` goes to weights.safetensors, `state` (tensors, numbers, lists, dicts) to state.pt, `meta` to meta.json.
+    `weights` goes to weights.safetensors, `meta` to meta.json, and `state`, see `packed`, to state.json, its tensors to
+    state.safetensors.
     """
     for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         save_file(tensors, made / "weights.safetensors")
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_file(made / "state.pt", buffer.getvalue())
+        held: dict[str, Tensor] = {}
+        write_file(made / "state.json", json.dumps(packed(state, held)).encode())
+        write_file(made / "state.safetensors", serialized(held))
         write_file(made / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
     prune(folder, keep, also)
     return final
@@ -104,20 +106,80 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Optimizers and the rest, by torch's restricted reader: a pickle that would run code is refused."""
-    return _read(checkpoint / "state.pt", lambda path: torch.load(path, map_location="cpu", weights_only=True))
+    """Optimizers and the rest; of 0.1, state.pt by torch's restricted reader: a pickle that would run code is refused.
+
+    Nothing in it has been compared with what it is for: see `Engine.load_state_dict`.
+    """
+    old = checkpoint / "state.pt"
+    if old.is_file():
+        return _read(old, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+    tensors = _read(checkpoint / "state.safetensors", load_file)
+    return _read(checkpoint / "state.json", lambda path: unpacked(json.loads(path.read_text("utf-8")), tensors))
+
+
+def packed(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """A state as JSON; its tensors go to `tensors` by their place in it, with the order in which they lie in memory.
+
+    A state may hold tensors, numbers, strings, None, and lists, tuples, sets and dicts of them; UserError where it
+    holds anything else.
+    """
+    if isinstance(value, Tensor):
+        order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
+        name = f"{name}.{len(tensors)}" if name in tensors else name
+        tensors[name] = value.detach().cpu().permute(order).clone(memory_format=torch.contiguous_format)
+        return {"$tensor": name} | ({"$order": order} if order != sorted(order) else {})
+    if isinstance(value, dict):
+        parts = {key: packed(each, tensors, f"{name}.{key}".lstrip(".")) for key, each in value.items()}
+        plain = all(isinstance(key, str) and not key.startswith("$") for key in parts)
+        return parts if plain else {"$items": [[packed(key, tensors), each] for key, each in parts.items()]}
+    if isinstance(value, list | tuple | set):
+        parts = [packed(each, tensors, f"{name}.{place}") for place, each in enumerate(value)]
+        return next(({kind: parts} for kind, made in KINDS.items() if isinstance(value, made)), parts)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    allowed = "tensors, numbers, strings, None, and lists, tuples, sets and dicts of them"
+    raise UserError(f"a {type(value).__name__} cannot be saved in a checkpoint", where=name, allowed=allowed)
+
+
+def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `packed` made JSON and tensors of; any error where it is no such thing."""
+    if isinstance(value, list):
+        return [unpacked(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    match next(iter(value), ""):
+        case "$tensor":
+            order = value.get("$order", range(tensors[value["$tensor"]].ndim))
+            return tensors[value["$tensor"]].permute([list(order).index(place) for place in range(len(order))])
+        case "$items":
+            return {unpacked(key, tensors): unpacked(each, tensors) for key, each in value["$items"]}
+        case ("$tuple" | "$set") as kind:
+            return KINDS[kind](unpacked(value[kind], tensors))
+    return {key: unpacked(each, tensors) for key, each in value.items()}
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Load weights by name; UserError that names the first difference where they belong to another network."""
-    expected, found = ({n: list(t.shape) for n, t in each.items()} for each in (module.state_dict(), weights))
+    check_same(module.state_dict(), weights, where)
+    module.load_state_dict(weights)
+
+
+def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
+    """UserError that names the first difference where tensors differ in name, shape or type from those expected."""
+    expected, found = ({name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found))
     wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     if wrong:
         name = next((name for name in wrong if not (name in expected and name in found)), wrong[0])
         detail = f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')} here"
         what = f"the checkpoint belongs to another method or network: {detail} ({counted(wrong, 'difference')})"
         raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
-    module.load_state_dict(weights)
+
+
+def kind_of(value: Any) -> str:
+    """`float32 [4, 1, 3, 3]` of a tensor; of anything else the name of its type."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:

@@ -95,7 +95,7 @@ def own_buffers(method: Method) -> dict[str, Tensor]:
 
 
 def restore(parts: Parts, folder: Path) -> None:
-    """Put a checkpoint's weights and engine state back, to the bit."""
+    """Put a checkpoint's weights and engine state back, to the bit; UserError where they are not this training's."""
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
     live, average = trained.split_weights(checkpoint.load_weights(folder))
     state, rank = checkpoint.load_state(folder), parts.runtime.rank
@@ -103,7 +103,7 @@ def restore(parts: Parts, folder: Path) -> None:
     if rank > 0 and len(own) == parts.runtime.world - 1:
         live |= own[rank - 1]
     checkpoint.load_into(parts.method, live, str(folder))
-    parts.engine.load_state_dict(state, average)
+    parts.engine.load_state_dict(state, average, str(folder))
     parts.data.restore_intensity(meta["intensity"])
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

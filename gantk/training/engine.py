@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, told
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.recipe.tables import TrainTable
+from gantk.runs.checkpoint import check_same
 from gantk.training.accelerate.cuda_graph import Capture, Graph
 from gantk.training.ema import EMA
-from gantk.training.optim import move_state
+from gantk.training.optim import move_state, state_to_load
 
 
 class Engine:
@@ -166,15 +167,33 @@ class Engine:
             "ema_updates": self.ema.updates if self.ema else 0,
         }
 
-    def load_state_dict(self, state: dict, average: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave; `average` are the moving average's tensors by name."""
-        self.step = state["step"]
+    def load_state_dict(self, state: dict, average: dict[str, Tensor], where: str = "a checkpoint") -> None:
+        """Take over what `state_dict` gave; `average` are the moving average's tensors by name.
+
+        UserError, saying `where` it comes from, and nothing taken over, where it is not of this training.
+        """
+        name, ready = "step", {}
+        try:
+            step, updates = state["step"], state["ema_updates"]
+            if type(step) is not int or type(updates) is not int or not 0 <= updates <= step <= self.steps:
+                raise ValueError(f"{step} of {self.steps}, with {updates} updates of the moving average")
+            for phase in self.phases:
+                name, runs = f"optimizer of the {phase.name}", -(-step // phase.every)
+                saved, make = state["optimizers"][phase.name], self._maker(phase)
+                ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
+        except Exception as error:  # a damaged state leads to whatever it leads to
+            what = f"this is not the state of this training: {name}: {told(error)}"
+            remedy = "use another checkpoint of the run, and the recipe.toml that it was trained with"
+            raise UserError(what, where=where, remedy=remedy) from None
+        if self.ema:
+            check_same(self.ema.state_dict(), average, where)
+        self.step = step
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(ready[name])
         self._move_states()
         self.capture.forget()
         if self.ema:
-            self.ema.load_state_dict(average, state["ema_updates"])
+            self.ema.load_state_dict(average, updates)
 
     def _check(self) -> None:
         known = [phase.name for phase in self.phases]
@@ -184,10 +203,12 @@ class Engine:
         for stage in self.method.stages(self.steps):
             check_networks(self.method, stage.size)
 
+    def _maker(self, phase: Phase) -> Callable:
+        return self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
+
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        make = self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
         try:
-            return make(self.parameters[phase.name])
+            return self._maker(phase)(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
             what = f"the optimizer of the {phase.name} does not take its options: {error}"
             remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from gantk.runs.checkpoint import kind_of
+
+WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # how is computed here, whatever was saved
 
 
 def adam(
@@ -120,6 +125,62 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
             elif name == "step" and cuda and isinstance(value, Tensor):
                 state[name] = value.to(device)
     optimizer._warned_capturable_if_run_uncaptured = cuda  # steps that warm up are meant to
+
+
+def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The `state_dict` that was saved after so many steps, compared with the optimizer; ValueError, or whatever a
+    damaged one leads to, where it is another's.
+
+    Names, shapes and types are those that a new optimizer, which `make` makes of parameters, has after two steps from
+    zero: a fused kernel goes through memory by the weights' sizes, whatever size the moments have. Torch's own
+    optimizers change none of their options but the learning rate, and keep the recipe's.
+    """
+    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in groups] != [group["params"] for group in own]:
+        raise ValueError("it is of other weights")
+    for name, most in (("lr", 1e9), ("betas", 1.0)):
+        for number in (float(each) for group in groups for each in torch.as_tensor(group.get(name, 0.0)).flatten()):
+            if not 0 <= number <= most:
+                raise ValueError(f"its '{name}' is {number:g}")
+    torchs = any(each.__module__.startswith("torch.optim.") for each in type(optimizer).__mro__[:-2])
+    parameters, runs = [p for group in optimizer.param_groups for p in group["params"]], min(steps, 2)
+    try:
+        expected = _after(runs, make([torch.zeros(p.shape, dtype=p.dtype, requires_grad=True) for p in parameters]))
+    except Exception:
+        if torchs:
+            raise
+        expected = {}  # a plugin's may need what zeros on a CPU are not
+    if not saved["state"].keys() <= set(range(len(parameters))) or (expected and not saved["state"]):
+        raise ValueError(f"it remembers {len(saved['state'])} of {len(parameters)} weights")
+    for place, found in saved["state"].items():
+        for name, value in expected.get(place, {}).items():
+            said, kind = (_kinds(each) for each in (found.get(name, "missing"), value))
+            if not said <= kind and (kind or not isinstance(value, list)):
+                raise ValueError(f"'{name}' of weight {place} is {', '.join(said)} there and {', '.join(kind)} here")
+            if isinstance(found[name], Tensor) and value.isfinite().all() and not found[name].isfinite().all():
+                raise ValueError(f"'{name}' of weight {place} is not finite")
+            if name == "step" and float(value) == runs and not 0 <= float(found[name]) <= steps:
+                raise ValueError(f"the step of weight {place} is {float(found[name]):g} of {steps}")
+    changed = [{} if torchs else {key: group[key] for key in group if key not in WAYS} for group in groups]
+    return {"state": saved["state"], "param_groups": [mine | its for mine, its in zip(own, changed, strict=True)]}
+
+
+def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """What an optimizer remembers of each parameter after so many steps, whose slopes are those of a valley."""
+    for slope in (1.0, -0.5)[:steps]:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.full_like(parameter, slope)
+        optimizer.step(lambda: torch.zeros(()))
+    return optimizer.state_dict()["state"]
+
+
+def _kinds(value: Any) -> set[str]:
+    """The kind of a value, or those in a list; numbers are alike, as tensors of no dimension too."""
+    if isinstance(value, list):
+        return {kind for each in value for kind in _kinds(each)}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)}
 
 
 class Constant:

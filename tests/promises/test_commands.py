@@ -127,7 +127,7 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
     assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {path.name for path in run.iterdir()}
     assert saved(run) == ["step-000008", "step-000016"]
     for step in saved(run):
-        assert {"weights.safetensors", "state.pt", "meta.json"} == {
+        assert {"weights.safetensors", "state.safetensors", "state.json", "meta.json"} == {
             p.name for p in (run / "checkpoints" / step).iterdir()
         }
     assert list((run / "profile").iterdir()) and list((run / "samples").rglob("*.png"))
