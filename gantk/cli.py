@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 
 import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure
+from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure, printable
 from gantk.plugin.loader import attach_commands
 from gantk.terminal import complain, json_option, line_printer, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
+
+
+@contextmanager
+def _escaped():
+    """What click says of an argument must not steer the terminal."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)
+        raise
 
 
 class Commands(click.Group):
@@ -36,7 +47,7 @@ class Commands(click.Group):
         except BrokenPipeError:  # `gantk list | head`
             sys.stderr.close()
             sys.exit(0)
-        except (OSError, MemoryError, RuntimeError) as error:
+        except (OSError, MemoryError, RuntimeError, UnicodeEncodeError) as error:
             if (said := machine_failure(error)) is None:
                 raise
             complain(f"[bold red]error[/]  {escape(said)}")
@@ -45,9 +56,14 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            return super().invoke(ctx)
+            with _escaped():
+                return super().invoke(ctx)
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
+
+    def make_context(self, *args, **kwargs):
+        with _escaped():
+            return super().make_context(*args, **kwargs)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Whole sentences, where click would cut them at the window's edge."""
@@ -207,11 +223,16 @@ def data() -> None:
 
 
 def open_streams() -> None:
-    """Give a process that was started without standard streams empty ones: an image would take their numbers."""
+    """Give a process that was started without standard streams empty ones: an image would take their numbers.
+
+    A character that a stream's encoding lacks is escaped.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
+        if mode == "w" and hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:

@@ -19,11 +19,18 @@ from rich.table import Table
 from gantk.errors import UserError, printable
 
 
+class Escaping(Console):
+    """A console on which no text can steer the terminal."""
+
+    def print(self, *objects: Any, **options) -> None:
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def console() -> Console:
     """Standard output."""
-    out = Console(highlight=False)
+    out = Escaping(highlight=False)
     if not out.is_terminal:  # a pipe gets whole lines
-        out = Console(highlight=False, width=200)
+        out = Escaping(highlight=False, width=200)
     return out
 
 
@@ -41,7 +48,7 @@ def say(line: str, stderr: bool = False) -> None:
 
 def complain(text: str) -> None:
     """A line of markup on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text))
 
 
 def table(headers: tuple[str, ...], rows) -> Table:
@@ -50,7 +57,7 @@ def table(headers: tuple[str, ...], rows) -> Table:
     for header in headers:
         made.add_column(header, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(printable, row))
     return made
 
 
@@ -73,7 +80,7 @@ def progress_bar():
     columns = what, BarColumn(), share, TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda share, what: bar.update(task, completed=share, description=escape(what))
+        yield lambda share, what: bar.update(task, completed=share, description=printable(escape(what)))
 
 
 def json_option(words: str):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 
 IN_USE = 3600.0  # seconds within which what was read or written is not removed
 SPARE = 2**30  # bytes that the cache leaves free on its disk
@@ -89,7 +89,7 @@ class Cache:
                 temporary.unlink()
             said, self.full = self.full, True
             if not said:
-                what = f"the cache '{self.folder}' takes no more images, so some will be decoded again: {error}. Name "
+                what = f"the cache '{self.folder}' takes no more images, which are decoded again: {told(error)}. Name "
                 what += "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set data.cache = false"
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
@@ -197,8 +197,8 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
                 move_into(folder, path.parent, last=path.name)
     except UserError as error:
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
-    except OSError as error:
-        what = f"'{path}' cannot be written: {error.strerror or error}"
+    except (OSError, UnicodeEncodeError) as error:
+        what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or told(error)}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
 
 
@@ -277,10 +277,9 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
     except UserError as error:  # of a second file, or of a missing library
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except Exception as error:  # parsers and codecs answer a broken file with every kind of error
-        reason = " ".join(str(error).split()[-30:]) or type(error).__name__
-        reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
-        what = f"'{path}' cannot be read as {form.name}: {reason[:300]}"
-        raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from error
+        reason = f"it lacks {told(error)}" if isinstance(error, KeyError) else told(error)
+        what = f"'{path}' cannot be read as {form.name}: {reason}"
+        raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from None
 
 
 def _scan_of(path: Path) -> Scan:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.nets.statistics import groups
 
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides that are tried until the network takes them
@@ -192,7 +192,7 @@ class Requirements:
         try:
             need = self._bytes_per_voxel(on_zeros)
         except RuntimeError as error:  # what only a real image can do, or a mixture of both
-            raise Unfit(f"large and small maps meet outside of its layers ({error})") from error
+            raise Unfit(f"large and small maps meet outside of its layers ({told(error)})") from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].factors for number in gathered] + list(crops.values())
         split = Split(level, frozenset(gathered), crops, need, self._common(shared))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean, told
 
 VARIABLE = "GANTK_WEIGHTS"  # names a folder of weight files, for machines without a network
 SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -156,5 +156,4 @@ def _recipe(name: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(getattr(error, "reason", None) or error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:200] or type(error).__name__
+    return told(getattr(error, "reason", None) or error)

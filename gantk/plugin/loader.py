@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from gantk.errors import told
 from gantk.plugin import hookspecs
 from gantk.plugin.registry import Add, Registry
 from gantk.recipe import builtins
@@ -58,7 +59,7 @@ def load() -> Loaded:
             try:
                 _register(manager, registry, point.load(), label, distribution.name)
             except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
-                problem = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {told(error)}"
                 if manager.has_plugin(label):
                     manager.unregister(name=label)
         if problem:
@@ -82,7 +83,7 @@ def attach_commands(cli: click.Group) -> None:
             taken = [name for name, command in before.items() if cli.commands.get(name) is not command]
             problem = f"the command '{taken[0]}' exists already" if taken else None
         except (Exception, SystemExit) as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {told(error)}"
         if problem:
             cli.commands.clear()
             cli.commands.update(before)

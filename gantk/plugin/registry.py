@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean, told
 
 KINDS = {
     "method": "a trainable model with its losses",
@@ -53,8 +53,9 @@ class Entry:
                 loaded = getattr(loaded, part)
             return loaded
         except Exception as error:
+            what = f"the {self.kind} '{self.name}' does not load from '{self.target}'"
             raise UserError(
-                f"the {self.kind} '{self.name}' does not load from '{self.target}': {type(error).__name__}: {error}",
+                f"{what}: {type(error).__name__}: {told(error)}",
                 where=f"offered by {self.owner}",
                 remedy="repair or uninstall that package; `gantk plugins` lists who offers what",
             ) from error

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 
 Problem = UserError  # its name in 0.1, where it held the keys that lead to an `error`
@@ -155,7 +155,7 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _in_our_words(model, first, owner) from None
     except TypeError as error:
-        raise UserError(f"{owner} has a value that no recipe can hold: {error}") from None
+        raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
 
 
 def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import FORMAT, DataTable, FastTable, Model
@@ -216,7 +216,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
         raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
     except tomllib.TOMLDecodeError as error:
         remedy = f"compare it with a {kind} of {others}"
-        raise UserError(f"'{origin}' is not valid TOML: {error}", remedy=remedy) from None
+        raise UserError(f"'{origin}' is not valid TOML: {told(error)}", remedy=remedy) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
@@ -254,7 +254,8 @@ def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            registry().broken[f"{package} of {owner}"] = f"its files cannot be read: {type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {told(error)}"
+            registry().broken[f"{package} of {owner}"] = f"its files cannot be read: {why}"
             continue
         for path in sorted(file for file in files if file.suffix == ".toml"):
             found.setdefault(path.stem, (path, owner))

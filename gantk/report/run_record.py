@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.report.words import arrow, direction_name
 
 Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
@@ -126,7 +126,7 @@ class RunRecord:
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, OSError) as error:
-            self.problems.append(f"{name} could not be read: {error}")
+            self.problems.append(f"{name} could not be read: {told(error)}")
             return {}
 
     @property
@@ -153,7 +153,7 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         )
         steps = sorted({int(step) for step in index["steps"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(f"samples/index.json could not be understood: {error!r}")
+        problems.append(f"samples/index.json could not be understood: {told(error)}")
         return None
     samples = Samples(folder, directions, (), bool(index.get("has_truth")))
     kept = tuple(step for step in steps if any(samples.picture(step, d, 0).is_file() for d in directions))

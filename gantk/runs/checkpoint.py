@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from gantk.errors import UserError, counted
+from gantk.errors import UserError, counted, told
 from gantk.files import temporary_beside, whole_folder, write_file
 
 FORMAT = 1
@@ -186,7 +186,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-        detail = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        detail = told(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless
             detail = "it is damaged, or a pickle that may run code"
         detail = "it is missing" if isinstance(error, FileNotFoundError) else detail

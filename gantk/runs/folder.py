@@ -20,7 +20,7 @@ import tomli_w
 from PIL import Image as Picture
 
 from gantk import __version__
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.files import write_file
 from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
@@ -126,7 +126,7 @@ class Run:
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UserError(f"'{path}' is not valid TOML: {error}", remedy="restore it from a copy") from None
+            raise UserError(f"'{path}' is not valid TOML: {told(error)}", remedy="restore it from a copy") from None
         if made.get("by") in ("block", "image") and any(record["subject"] for record in made["train"]):
             split = mapping(mapping(tables.get("data")).get("split"))
             if split.get("by") == "auto":  # which once divided patients where they were fewer than five

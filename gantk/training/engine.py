@@ -210,7 +210,7 @@ class Engine:
         try:
             return self._maker(phase)(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
-            what = f"the optimizer of the {phase.name} does not take its options: {error}"
+            what = f"the optimizer of the {phase.name} does not take its options: {told(error)}"
             remedy = "see `gantk list optimizer` and `gantk show optimizer NAME`"
             raise UserError(what, where="train.optimizer", remedy=remedy) from None
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
 
+from gantk.errors import printable
 from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
@@ -102,7 +103,7 @@ class LiveView:
 
     def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
         """Lines that stay, above the bar, or in a notebook as long as they are `passing`; no markup is read in them."""
-        for line in lines if self.shown else ():
+        for line in map(printable, lines if self.shown else ()):
             if passing and self.console.is_jupyter:
                 if self._passing is None:  # no import: where there is a notebook, IPython is loaded
                     self._passing = sys.modules["IPython"].display.display("", display_id=True)

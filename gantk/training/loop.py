@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
 from gantk.data.batches import Prefetcher
-from gantk.errors import Elsewhere, Interrupted, UserError, counted
+from gantk.errors import Elsewhere, Interrupted, UserError, counted, told
 from gantk.files import whole_folder
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
@@ -228,7 +228,7 @@ class Training:
         try:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # a page that cannot be drawn is no reason to lose a training
-            view.print(f"report.html could not be renewed: {error}", style="yellow")
+            view.print(f"report.html could not be renewed: {told(error)}", style="yellow")
         self._reported, view.busy = time.perf_counter(), None
         self._report_cost = self._reported - began
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantk.errors import GantkError
+from gantk.errors import GantkError, told
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -38,7 +38,7 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        first = str(error).strip().split("\n")[0].rstrip(".")
+        first = told(error).rstrip(".")
         remedies = list(dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way))
         remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
         what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"

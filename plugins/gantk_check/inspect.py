@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image
@@ -61,7 +61,7 @@ def inspect(scan: io.Scan) -> Inspected:
         item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
         image = _read(item)
     except (UserError, OSError) as error:
-        unreadable = f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or error}"
+        unreadable = f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"
         item.error = error if isinstance(error, UserError) else UserError(unreadable)
         item.facts["error"] = str(item.error)
         return item

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gantk.errors import GantkError, UserError, did_you_mean
+from gantk.errors import GantkError, UserError, did_you_mean, told
 from gantk.files import write_file
 
 TRIES = 4  # attempts in a row that bring nothing before giving up
@@ -85,7 +85,7 @@ def fetch(
             os.rename(unpacked, target)
             shutil.rmtree(staging)
     except OSError as error:
-        raise GantkError(f"'{target}' cannot be made: {error.strerror or error}.") from None
+        raise GantkError(f"'{target}' cannot be made: {error.strerror or told(error)}.") from None
     for label, text in (("licence", known["licence"]), ("cite", known["cite"]), ("written", target)):
         say(f"{label:<8} {text}")
     say(f"use      {known['use'].format(folder=target)}")
@@ -170,7 +170,7 @@ def _download(url: str, part: Path, size: int, report: Callable[[float], None]) 
         except requests.RequestException as error:
             left = TRIES if _bytes(part) > before else left - 1
             if not left:
-                why = str(error).rpartition(": ")[2].rstrip("')>.")  # urllib3's errors wrap the system's
+                why = told(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]  # urllib3's errors wrap the system's
                 kept = f" {_bytes(part):,} bytes are kept, and the same command goes on from there." * part.exists()
                 remedy = "Check the connection, or look where the set is now and name that with --from"
                 raise GantkError(f"'{url}' cannot be fetched: {why}.{kept} {remedy}.") from None
@@ -219,7 +219,7 @@ def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 if isinstance(error, OSError) and error.errno:  # want of room or of permission, not the archive
                     raise
                 shutil.rmtree(staging)
-                why = str(error).split("\n")[0] or type(error).__name__
+                why = told(error)
                 raise GantkError(f"'{file.name}' is damaged or not to be trusted: {why}.") from None
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
             file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.nets.pretrained import read_state, timm_model, weights_file
 from gantk.plugin.loader import registry
 
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
                 (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
         except Exception as error:  # each network refuses in its own way
             pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
-            what = f"the feature network does not take {pictures}, or makes no vectors of them: {str(error)[:200]}"
+            what = f"the feature network does not take {pictures}, or makes no vectors of them: {told(error)}"
             raise UserError(what, where=WHERE, remedy="set `side` to the pixels that it takes") from None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def timm_with(name: str, path: Path) -> nn.Module:
     try:
         network.load_state_dict(found, strict=False)  # all but counts of batches was found
     except RuntimeError as error:
-        raise UserError(f"'{path}' does not fit '{name}': {' '.join(str(error).split())[:200]}", where=WHERE) from None
+        raise UserError(f"'{path}' does not fit '{name}': {told(error)}", where=WHERE) from None
     return network
 
 

@@ -6,14 +6,13 @@ import textwrap
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.files import write_file
 from gantk.plugin.loader import load
 from gantk.plugin.registry import KINDS
-from gantk.terminal import complain, console, say, table
+from gantk.terminal import Escaping, complain, console, say, table
 
 
 @click.command("list")
@@ -79,7 +78,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
     from gantk.recipe.load import load_recipe, mapping
     from gantk_lookup.reference import recipe_lines
 
-    recipe, out = load_recipe(name), Console(highlight=False, soft_wrap=True)
+    recipe, out = load_recipe(name), Escaping(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
     for key, note, said in [(f"# {recipe.origin}; profiles: {profiles or 'none'}", "", True), *lines]:
@@ -117,7 +116,7 @@ def recipes(ctx) -> None:
         try:
             summary = tomllib.loads(path.read_text("utf-8")).get("summary", "")
         except (OSError, ValueError) as error:
-            summary = f"not readable: {error}"
+            summary = f"not readable: {told(error)}"
         rows.append((name, escape(str(summary)), owner))
     console().print(table(("recipe", "summary", "from"), rows))
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
@@ -85,7 +85,7 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
             network.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
     except Exception as error:  # an address that does not answer, a damaged file, one of another network
         what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
-        what += f" the weights of the network '{net}' of lpips ({str(error)[:200]})"
+        what += f" the weights of the network '{net}' of lpips ({told(error)})"
         remedy = f'put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights = "random"'
         raise UserError(what, where="evaluate.metrics", remedy=f"{remedy}: then it is no LPIPS") from None
     return network.eval().requires_grad_(False)

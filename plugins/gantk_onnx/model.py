@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
 from gantk.inference.windows import by_windows, padded
 
@@ -125,8 +125,8 @@ def open_session(model: Path | bytes) -> Any:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
         name = "the model" if isinstance(model, bytes) else f"'{model}'"
-        detail = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"{name} is not a readable ONNX model: {detail}", remedy="export or copy it again") from None
+        what = f"{name} is not a readable ONNX model: {told(error)}"
+        raise UserError(what, remedy="export or copy it again") from None
 
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:

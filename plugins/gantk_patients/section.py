@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Picture
 
+from gantk.errors import told
 from gantk.formats.nifti import Nifti
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def section(record) -> dict[str, Any] | None:
     try:
         directions = [_direction(record, key, found) for key, found in kept(record.path).items()]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        record.problems.append(f"patients.json could not be understood: {error!r}")
+        record.problems.append(f"patients.json could not be understood: {told(error)}")
         return None
     if not directions:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from gantk.errors import printable
+
 
 @click.command()
 @click.argument("content")
@@ -24,4 +26,4 @@ def stylize(content, style, out, **options) -> None:
     """
     from gantk_style import stylize as module
 
-    module.stylize(content, style, out, **options, say=click.echo)
+    module.stylize(content, style, out, **options, say=lambda line: click.echo(printable(line)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk import Part, RunFolder
+from gantk.errors import told
 from gantk.plugin.spec import bind
 from gantk.terminal import say
 
@@ -43,7 +44,7 @@ class Follower:
             if not self.failed:
                 self._bring(ending)
         except (Exception, SystemExit) as error:  # whatever a tracker raises must not cost a training
-            self.failed = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.failed = told(error)
             say(f"warning  {self.part.name} does not follow this training any further: {self.failed}")
 
     def _bring(self, ending: bool) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 from gantk import __version__
-from gantk.errors import counted
+from gantk.errors import counted, told
 from gantk.plugin.loader import installed, load
 
 NEEDED = ("torch", "kornia", "timm", "pydantic", "nibabel", "safetensors", "pytorch-fid", "lpips")
@@ -40,7 +40,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
 
         machine = describe(start())
     except Exception as error:  # a broken torch must be reported, whatever it raises
-        yield "device", "-", f"torch does not start: {error}"
+        yield "device", "-", f"torch does not start: {told(error)}"
         return
     threads = counted(machine["threads"], "thread")
     yield "device", f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}", None
@@ -52,4 +52,4 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     try:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid stand on it)
     except Exception as error:
-        yield "torchvision", "-", f"it does not fit this torch ({str(error)[:60]}): install the one that belongs to it"
+        yield "torchvision", "-", f"it does not fit this torch ({told(error, 60)}): install the one that belongs to it"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gantk.data.sources.reader import Item
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.formats.contrasts import (
     CONTRASTS,
     USUAL,
@@ -79,7 +79,8 @@ def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     try:
         found = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except re.error as error:
-        raise UserError(f"'{pattern}' is no regular expression: {error}", where=f"data.source.{option}") from error
+        what = f"'{pattern}' is no regular expression: {told(error)}"
+        raise UserError(what, where=f"data.source.{option}") from error
     if option == "patient" and found.groups != 1 and "patient" not in found.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"
         raise UserError(f"'{pattern}' has {found.groups} groups", where="data.source.patient", allowed=allowed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.data.sources.file_names import split_of
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 
 
 def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -24,7 +24,7 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, di
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
         table = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        why = error.strerror if isinstance(error, OSError) else told(error)
         raise UserError(f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV") from error
     if not table:
         raise UserError(f"'{path}' is empty", allowed="a header, and a row for each image")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gantk.errors import told
 from gantk.method import Batch
 from gantk.training.accelerate.state import PythonState, TensorState
 
@@ -110,8 +111,7 @@ class Capture:
                 before.restore()
                 why = _difference(wanted, self._after(lambda: graph.replay() or losses, before), before)
             except Exception as error:  # whatever it is: training goes on without
-                first = str(error).strip().split("\n")[0][:200]
-                why = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
+                why = told(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {told(error)}"
             if before is not None:
                 before.restore()
         python.restore()
