@@ -69,17 +69,15 @@ def run(
 
     Returns the run folder. Raises UserError before anything is written where the input is wrong.
     """
-    from gantk.machine.restart import advice, opened
+    from gantk.machine.restart import advice, begun
     from gantk.machine.runtime import describe, start, sync_errors
     from gantk.recipe.load import checked_recipe, resolved
-    from gantk.runs.folder import environment
+    from gantk.runs.folder import Run, environment, kept
     from gantk.training.assemble import assemble
     from gantk.training.loop import StepProfile
     from gantk.training.memory import memory_advice
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
-        from gantk.runs.folder import kept
-
         with kept(data, recipe, set, profile, out, say) as (loaded, out):
             return run(
                 loaded, set=set, out=out, device=device, precision=precision, seed=seed, allow_leakage=allow_leakage,
@@ -104,7 +102,10 @@ def run(
             raise leaks
         return leaks
 
+    tables = resolved(model)
     with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
+        found = runtime.sync_errors(lambda: begun(out, tables, runtime.launched) if runtime.main else None)
+        again, saved = runtime.gather(found)[0]
         parts = assemble(model, runtime)
         traced = None
         if profile_steps is not None and runtime.main:
@@ -112,10 +113,9 @@ def run(
         leaks = runtime.sync_errors(accepted)
         for line in parts.data.description():
             say(line)
-        tables = resolved(model)
-        found = runtime.sync_errors(lambda: opened(out, loaded.name, tables, runtime) if runtime.main else None)
-        folder, again, saved = runtime.gather(found)[0]
-        if runtime.main and not again:
+        folder = runtime.sync_errors(lambda: Run.create(out, loaded.name, again) if runtime.main else None)
+        folder = runtime.gather(folder)[0]
+        if runtime.main and saved is None:
             folder.write_recipe(tables)
             folder.write_json("environment.json", environment() | describe(runtime))
             allowed = {"leakage_allowed": str(leaks) if leaks else None}

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import Toy
 
+from gantk import resume, run
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
@@ -313,3 +315,23 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     parts = assemble(model, start("cpu", "fp32"))
     restore(parts, saved)
     assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
+
+
+def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(copied_run, tiny_recipe):
+    weights = (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes()
+    for saved in (copied_run / "checkpoints").iterdir():
+        shutil.rmtree(saved)
+    (copied_run / "samples/step-000099").mkdir()
+    quiet = {"out": copied_run, "device": "cpu", "say": lambda line: None}
+    with pytest.raises(UserError, match="already holds a run.*gantk resume"):
+        run(tiny_recipe, **quiet)  # it has scores: somebody removed its checkpoints
+    (copied_run / "metrics.json").unlink()
+    command = rf"gantk run {copied_run}/recipe\.toml --out {copied_run}"
+    with pytest.raises(UserError, match=f"no checkpoint.*{command}"):
+        resume(copied_run, device="cpu")
+    with pytest.raises(UserError, match=f"already holds a run.*{command}"):
+        run(tiny_recipe, set={"train.batch": 1}, **quiet)
+    run(str(copied_run / "recipe.toml"), **quiet)
+    assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
+    steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
+    assert steps == [1, 2, 3, 4] and not (copied_run / "samples/step-000099").exists()

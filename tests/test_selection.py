@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from tiny import TINY
 
 import gantk
 from gantk.data.dataset import Data
-from gantk.errors import UserError
+from gantk.errors import Interrupted, UserError
 from gantk.method import Geometry, Method
 from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.checkpoint_choice import Choice, Criterion
@@ -115,11 +117,12 @@ def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_sa
     for step, score in ((3, 0.5), (4, 0.5), (5, 0.6)):
         choice.add(step, {"score": score})
     assert choice.best == 3
-    choice = Choice("a rule")  # patience counts scored saves at the recipe's steps alone
-    assert choice.patience_used(4) == (0, None)
-    for step, score in ((4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)):
-        choice.add(step, {"score": score})  # 9: interrupted there; 12: too few images
-    assert choice.patience_used(4) == (2, 8) and choice.best == 9
+    choice = Choice("a rule")
+    assert choice.patience_used() == (0, None)
+    lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]  # 9: interrupted there; 12: too few images
+    log = [{"step": step, "losses": {}} for step, _ in lines]
+    choice.take(log + [{"step": s, "selection": {"score": score}} for s, score in lines], lambda step: step % 4 == 0)
+    assert choice.patience_used() == (2, 8) and choice.best == 8
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
@@ -145,6 +148,32 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     best = json.loads((run.path / "best.json").read_text())
     assert best["step"] == 2 and [row["score"] for row in best["table"]] == [0.9, 0.2, None, 0.4, 0.3]
     assert best["table"][2]["barred"].startswith("1 image is no set")
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path, monkeypatch, at):
+    tiny_recipe["train"] |= {"save_every": 2, "keep": 1, "ema": 0.0, "optimizer": {"name": "adam", "lr": 0.0}}
+    tiny_recipe["evaluate"]["checkpoint"] = "best"  # of saves that are all alike the first
+    left = gantk.run(tiny_recipe, out=tmp_path / "left", **QUIET)
+    batch_at = training.Training.batch_at
+
+    def stopped(self, step, stage):
+        if step == at - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch_at(self, step, stage)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(training.Training, "batch_at", stopped)
+        gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+    run = gantk.Run(tmp_path / "run")
+    assert checkpoint.steps_saved(run.checkpoints) == [*range(2, at, 2), at]
+    assert run.chosen().name == ("step-000001" if at == 1 else "step-000002")
+    gantk.resume(run, **QUIET)
+    for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
+        assert (run.path / name).read_bytes() == (left.path / name).read_bytes()
+    assert checkpoint.steps_saved(run.checkpoints) == checkpoint.steps_saved(left.checkpoints) == [2, 4]
+    clock = {"seconds": 0, "images_per_s": 0}
+    assert [line | clock for line in run.read_log()] == [line | clock for line in left.read_log()]
 
 
 def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(tiny_recipe, tmp_path):

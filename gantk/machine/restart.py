@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
 import torch
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.machine.runtime import Runtime
-from gantk.recipe.load import resolved
+from gantk.machine.launch import Launch
+from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
-from gantk.runs.checkpoint import path_of, steps_saved
+from gantk.runs.checkpoint import steps_saved
 from gantk.runs.folder import Run, flat
 
 if TYPE_CHECKING:
@@ -38,25 +36,25 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
     return found
 
 
-def opened(
-    out: str | Path | None, name: str, tables: dict[str, Any], runtime: Runtime
-) -> tuple[Run, bool, Path | None]:
-    """The folder of a run; whether it holds an unfinished run that is to be gone on with, and from which save.
+def begun(out: str | Path | None, tables: dict[str, Any], place: Launch) -> tuple[bool, Path | None]:
+    """Whether the folder of a new run holds one that is to be gone on with, and its save; None: from the start.
 
-    That is so where torchrun, or SLURM after a requeue, started the same recipe for the same folder again. UserError
-    where the folder holds another run, or where torchrun may start again and nobody says in which folder.
+    That is so where the same recipe is started again for a run that was killed before its first save; and, from the
+    newest save, by torchrun, or SLURM after a requeue. UserError where the folder holds another run, or where torchrun
+    may start again and nobody says in which folder.
     """
-    place = runtime.launched
     if out is None and (place.may_restart or place.restarts):
         what = "a run that may be started again needs a folder that is known before"
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
-    if out is not None and (place.elastic or place.restarts) and (Path(out) / "recipe.toml").is_file():
-        folder = Run.open(out)
-        unfinished = place.restarts or not (folder.path / "report.html").exists()
-        if unfinished and folder.recipe().override([]).tables == tomllib.loads(tomli_w.dumps(tables)):
-            saved = steps_saved(folder.checkpoints)
-            return folder, True, path_of(folder.checkpoints, saved[-1]) if saved else None
-    return Run.create(out, name), False, None
+    if out is None or not (Path(out) / "recipe.toml").is_file():
+        return False, None
+    folder = Run.open(out)
+    saved = steps_saved(folder.checkpoints)
+    automatic = place.restarts or (place.elastic and not folder.report.exists())
+    unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
+    if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
+        return True, folder.latest() if saved else None
+    raise folder.occupied()
 
 
 def advice(folder: Path, world: int) -> str:

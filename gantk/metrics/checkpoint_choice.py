@@ -9,7 +9,7 @@ that of two images. On phantoms it lost 0.24 dB to the best save and the last on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -42,10 +42,10 @@ class Choice:
         """Enter a save, in place of what was there of it."""
         self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry]
 
-    def take(self, log: Iterable[dict[str, Any]], last: int) -> None:
-        """Enter what log.jsonl says of the saves up to the step `last`."""
+    def take(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
+        """Enter what log.jsonl says of regular saves: an interruption once had its own judged too."""
         for line in log:
-            if isinstance(line.get("selection"), dict) and line["step"] <= last:
+            if isinstance(line.get("selection"), dict) and regular(line["step"]):
                 self.add(line["step"], line["selection"])
 
     @property
@@ -57,14 +57,10 @@ class Choice:
         sign = -1 if self.higher else 1
         return min(scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"]))["step"]
 
-    def patience_used(self, every: int) -> tuple[int, int | None]:
-        """How many scored saves since the best one brought no better score, and the step of the best one.
-
-        Saves of other steps than multiples of `every` do not count: a training that was interrupted has more of them.
-        """
-        regular = [r for r in self.table if r["step"] % every == 0 and r.get("score") is not None]
-        best = Choice(self.rule, self.higher, regular).best
-        return sum(row["step"] > best for row in regular), best
+    def patience_used(self) -> tuple[int, int | None]:
+        """How many scored saves since the best one brought no better score, and the step of the best one."""
+        scored = [row["step"] for row in self.table if row.get("score") is not None]
+        return sum(step > self.best for step in scored), self.best if scored else None
 
     def state(self) -> dict[str, Any]:
         """What best.json holds."""

@@ -44,11 +44,15 @@ def save(
     return final
 
 
-def prune(folder: Path, keep: int, also: Collection[int] = ()) -> None:
-    """Drop all checkpoints but the newest `keep` and those of the steps `also`."""
-    for old in steps_saved(folder)[:-keep]:
-        if old not in also:
-            _drop(path_of(folder, old))
+def prune(
+    folder: Path, keep: int, also: Collection[int] = (), regular: Callable[[int], bool] = lambda step: True
+) -> None:
+    """Drop all checkpoints but the newest `keep` regular ones, the newest `keep` after these, and the steps `also`."""
+    steps = steps_saved(folder)
+    kept = [step for step in steps if regular(step)]
+    later = [step for step in steps if not kept or step > kept[-1]]
+    for old in {*steps} - {*kept[-keep:], *later[-keep:], *also}:
+        _drop(path_of(folder, old))
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -65,16 +69,6 @@ def steps_saved(folder: Path) -> list[int]:
     """The steps of all whole checkpoints of a run, ascending."""
     found = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*") if (path / "meta.json").is_file())
     return sorted(int(match[1]) for match in found if match)
-
-
-def latest(folder: Path) -> Path:
-    """The newest whole checkpoint; UserError where there is none."""
-    steps = steps_saved(folder)
-    if not steps:
-        remedy = "the first checkpoint is written after train.save_every steps or at Ctrl-C"
-        remedy = f"start again with `gantk run`; {remedy}"
-        raise UserError("the run has no checkpoint", where=str(folder), remedy=remedy)
-    return path_of(folder, steps[-1])
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,12 +91,11 @@ class Run:
         return load_model(self.path, device=device)
 
     @classmethod
-    def create(cls, out: str | Path | None, name: str) -> Run:
-        """A new folder; UserError where it already holds a run."""
+    def create(cls, out: str | Path | None, name: str, again: bool = False) -> Run:
+        """A new folder, or with `again` one whose run is started again; UserError where it already holds a run."""
         path = Path(out) if out else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        if (path / "recipe.toml").exists():
-            remedy = f"choose another --out, or go on with it: gantk resume {path}"
-            raise UserError(f"'{path}' already holds a run", where="--out", remedy=remedy)
+        if (path / "recipe.toml").exists() and not again:
+            raise cls(path).occupied()
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -157,6 +157,8 @@ class Run:
 
     def rewind_log(self, step: int) -> float:
         """Drop what was logged after `step`, which a resume will do again; the training seconds up to there."""
+        if step < 0:  # begun anew
+            shutil.rmtree(self.path / "samples", ignore_errors=True)
         kept = [line for line in self.read_log() if line["step"] <= step]
         write_file(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
         return max([line.get("seconds", 0.0) for line in kept], default=0.0)
@@ -174,8 +176,24 @@ class Run:
         write_file(folder / f"{name}.png", content.getvalue())
 
     def latest(self) -> Path:
-        """The newest whole checkpoint."""
-        return checkpoint.latest(self.checkpoints)
+        """The newest whole checkpoint; UserError where nothing has been saved yet."""
+        steps = checkpoint.steps_saved(self.checkpoints)
+        if not steps:
+            what = "the run has no checkpoint: it ended before its first save"
+            raise UserError(what, where=str(self.path), remedy=f"start it again: {self._again}")
+        return checkpoint.path_of(self.checkpoints, steps[-1])
+
+    def occupied(self) -> UserError:
+        """That another run cannot be written here, and how this one goes on."""
+        begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
+        go_on = f"go on with it: gantk resume {self.path}" if begun else f"start that one again: {self._again}"
+        what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {go_on}"
+        return UserError(what, where="--out", remedy=remedy)
+
+    @property
+    def _again(self) -> str:
+        leaks = " --allow-leakage" if self._json("split.json").get("leakage_allowed") else ""
+        return f"gantk run {quote(str(self.path / 'recipe.toml'))} --out {quote(str(self.path))}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where there is none, or no such file."""
@@ -187,10 +205,14 @@ class Run:
         return checkpoint.path_of(self.checkpoints, step)
 
     def chosen(self) -> Path:
-        """The checkpoint by which the run is used: its newest, or its best where evaluate.checkpoint says so."""
+        """The checkpoint by which the run is used: its newest, or its best where evaluate.checkpoint says so.
+
+        A training that was interrupted before any save was judged has no best one yet.
+        """
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
-        return self.best() if wanted == "best" else self.latest()
+        judged = self._json("best.json").get("step", 0) is not None
+        return self.best() if wanted == "best" and judged else self.latest()
 
     def usage(self) -> dict[str, Any]:
         """usage.json, what the training used beside its steps; {} where it is absent or not readable."""

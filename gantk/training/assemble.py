@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,10 @@ def assemble(model: Model, runtime: Runtime) -> Parts:
     return Parts(model, runtime, data, method, batches, engine, scorer)
 
 
-def save_checkpoint(
-    run: RunFolder, parts: Parts, also: Collection[int] = (), own: list[dict[str, Tensor]] | None = None
-) -> Path:
+def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] | None = None) -> Path:
     """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method.
 
-    `own` are the buffers of each rank, see `own_buffers`.
+    `own` are the buffers of each rank, see `own_buffers`. No earlier save is dropped.
     """
     engine = parts.engine
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
@@ -85,7 +83,7 @@ def save_checkpoint(
     state = engine.state_dict()
     if own and own[0]:
         state["ranks"] = own[1:]  # the first rank's are among the weights
-    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, parts.model.train.keep, also)
+    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep=sys.maxsize)
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:

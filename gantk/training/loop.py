@@ -58,9 +58,12 @@ class Training:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last, table = self.engine.steps, self.table
         if self.runtime.main:  # what earlier sittings chose: one killed in a save may not have written it down
-            self.choice.take(self.run.read_log(), self.engine.step)
-            if self.choice.best is not None:
-                self._keep_best()
+            log = self.run.read_log()
+            self._known = {line.get("note") for line in log}
+            self.choice.take(log, self._regular)
+            if self.choice.best not in checkpoint.steps_saved(self.run.checkpoints):
+                self.choice.take(log, lambda step: True)  # once a save at an interruption could win
+            self._keep_best()
         traced = self.profile.profiler if self.profile else nullcontext()
         shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
         with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as tracing:
@@ -114,7 +117,7 @@ class Training:
         """Whether `train.patience` ends the training here; the log then says why. Ranks hear it of the first one."""
         if not self.table.patience or not self.choice.table and self.runtime.world == 1:
             return False
-        step, (waited, best) = self.engine.step, self.choice.patience_used(self.table.save_every)
+        step, (waited, best) = self.engine.step, self.choice.patience_used()
         if not self.runtime.gather(waited >= self.table.patience)[0]:
             return False
         why = f"train.patience: no better score than at step {best} in {counted(waited, 'save')} ({self.choice.rule})"
@@ -157,7 +160,8 @@ class Training:
         }
         self.run.add_to_log(line)
         for note in self.engine.notes[self._noted :]:
-            self.run.add_to_log({"step": step, "note": note})
+            if note not in self._known:  # by an earlier sitting
+                self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
         self._noted = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=line["losses"])
@@ -199,23 +203,29 @@ class Training:
         self._check_finite()
         own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
-            step, before = self.engine.step, self.choice.best
-            view.busy = "judging and saving the weights"
-            with inference_weights(self.parts.method, self.engine):
-                try:
-                    judged = self.criterion()
-                except UserError as error:  # too few images for a distance: no reason to lose a training
-                    judged = {"score": None, "barred": str(error)}
-                    if self.table.patience:
-                        view.print(f"patience this save does not count: {error}", style="yellow")
-            self.choice.add(step, judged)
-            self.run.add_to_log({"step": step, "selection": judged})
-            # The former best goes only once best.json names the new one: a kill in between leaves both.
-            save_checkpoint(self.run, self.parts, {before, self.choice.best} - {None}, own)
+            step, view.busy = self.engine.step, "judging and saving the weights"
+            if self._regular(step):  # no interruption has a say in which save is used
+                self._judge(view)
+            save_checkpoint(self.run, self.parts, own)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
             view.busy = None
         self.runtime.wait()
+
+    def _judge(self, view: LiveView) -> None:
+        with inference_weights(self.parts.method, self.engine):
+            try:
+                judged = self.criterion()
+            except UserError as error:  # too few images for a distance: no reason to lose a training
+                judged = {"score": None, "barred": str(error)}
+                if self.table.patience:
+                    view.print(f"patience this save does not count: {error}", style="yellow")
+        self.choice.add(self.engine.step, judged)
+        self.run.add_to_log({"step": self.engine.step, "selection": judged})
+
+    def _regular(self, step: int) -> bool:
+        """Whether an undisturbed training saves there."""
+        return step % self.table.save_every == 0 or step == self.engine.steps
 
     def _renew_report(self, view: LiveView) -> None:
         """report.html as the run stands, which reloads itself; left for later where that would cost much time."""
@@ -238,8 +248,9 @@ class Training:
         self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:
+        """Write best.json; only then drop earlier saves, so that a kill in between leaves the best one."""
         self.run.write_json("best.json", self.choice.state())
-        checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best})
+        checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best}, self._regular)
 
     @contextmanager
     def _clock_stopped(self):
