@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
 
 
-def temporary_beside(path: Path) -> Path:
-    """A hidden name in the same folder that nothing else has, for what is not complete yet."""
-    tail = f".{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+def temporary_beside(path: Path, kind: str = "") -> Path:
+    """A hidden name in the same folder that nothing else has, for what is not complete yet, or (".was") no more."""
+    tail = f"{kind}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     name = os.fsencode(path.name)[: 254 - len(tail)].decode("utf-8", "ignore")
     return path.with_name(f".{name}{tail}")
 
@@ -63,7 +63,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
     made.mkdir(parents=True)
     try:
         yield made
-        for path in [*made.rglob("*"), made]:
+        for path in (each for each in [*made.rglob("*"), made] if each.is_file() or each.is_dir()):  # no pipe
             sync(path)
         if final.exists():
             _exchange(made, final)
@@ -84,13 +84,16 @@ def sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that are gone left half done in a folder."""
+    """Remove what processes that are gone left half done in a folder; what they had put aside takes its place again."""
     with suppress(OSError):
         for path in folder.iterdir():
             match = TEMPORARY.fullmatch(path.name)
-            if match and not _in_use(path, match[1], int(match[2])):
+            if match and not _in_use(path, match[3], int(match[4])):
                 with suppress(OSError):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    if match[2] and not path.with_name(match[1]).exists():
+                        path.rename(path.with_name(match[1]))
+                    else:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
@@ -115,7 +118,7 @@ def _exchange(one: Path, other: Path) -> None:
             done = library.renameat2(-100, names[0], -100, names[1], 2) == 0
         if done:
             return
-    aside = temporary_beside(other)
+    aside = temporary_beside(other, ".was")
     os.rename(other, aside)
     os.rename(one, other)
     os.rename(aside, one)

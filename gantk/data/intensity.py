@@ -27,6 +27,7 @@ MARGIN = 0.025  # of the range from air up: so far below air it starts, for a ta
 AIR = 0.05  # of the range above its start: what is no brighter is air, unless air itself is
 FAINT = 0.02  # of the range below its start, from which on padding is drawn together ...
 PADDING = 0.25  # ... where something is so far below it
+LEAST = float(BINS * np.finfo(np.float32).eps)  # of a value, by which another differs that has bins of its own
 LEVELS = 128  # bins of the histogram in which air is looked for
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
@@ -334,7 +335,7 @@ def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.nd
     Otsu's threshold is moved far neither by the zeros of a stripped skull nor by how much of the picture is air.
     """
     values = _some(np.ravel(pixels), SCAN_VALUES)
-    if not how or not values.max() > values.min():
+    if not how or not rises(values.min(), values.max()):
         return values, values[:0]
     above = values > (otsu(values) if how == "otsu" else values.mean())
     return values[above], values[~above]
@@ -347,7 +348,7 @@ def otsu(values: np.ndarray) -> float:
     """
     values = _some(values, HISTOGRAM)
     low, top = values.min(), np.percentile(values, 99.9, method="lower")
-    top = top if top > low else values.max()
+    top = top if rises(low, top) else values.max()
     counts, edges = np.histogram(np.minimum(values, top), BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
     below, weighted = np.cumsum(counts)[:-1].astype(np.float64), np.cumsum(counts * centres)
@@ -375,7 +376,7 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     if not rises(low, high):
         return None
     counts, edges = np.histogram(values, LEVELS, (low, high))
-    end = max(1, int(np.searchsorted(edges, otsu(values))))
+    end = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
     peak = int(np.argmax(counts[:end]))
     before, here, few = counts[peak : end - 1], counts[peak + 1 : end], 0.01 * counts[peak]
     falls = (here >= few) & ((here <= before) | (2 * before > counts[peak]))
@@ -398,8 +399,8 @@ def no_contrast(count: int, low: float, high: float) -> UserError:
 
 
 def rises(low: float, high: float) -> bool:
-    """Whether two ends make a line."""
-    return bool(np.isfinite([low, high]).all() and high > low)
+    """Whether two ends make a line, and not the same value but for what resizing it in float32 leaves."""
+    return bool(np.isfinite([low, high]).all() and high - low > LEAST * max(abs(low), abs(high)))
 
 
 def is_tensor(image: Any) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError, told
+from gantk.files import sync, temporary_beside
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
@@ -194,12 +195,20 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         else:
             with hidden_folder(path) as folder:
                 form.write(folder / path.name, image, description)
-                move_into(folder, path.parent, last=path.name)
     except UserError as error:
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except (OSError, UnicodeEncodeError) as error:
         what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or told(error)}"
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
+
+
+def withdraw(path: Path) -> None:
+    """Remove what `write` made of an image at a path, if it is there; what else a series' folder holds stays."""
+    if path.is_dir():
+        for form in _series_formats():
+            form.withdraw(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def writer_of(path: Path, image: Image) -> Format:
@@ -213,23 +222,24 @@ def writer_of(path: Path, image: Image) -> Format:
 
 @contextmanager
 def hidden_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder next to `path` for what is not complete yet; removed at the end with what is left in it."""
-    folder = path.with_name(f".{path.name}.{os.getpid()}")
-    folder.mkdir(parents=True, exist_ok=True)
+    """A hidden folder to write a file in, and what belongs to it; at the end they are moved beside `path`, it last.
+
+    Where a header and its voxels are two files, an earlier header that differs is removed before its voxels are
+    replaced: a kill leaves the old pair, the new one or none, and never one of each.
+    """
+    folder = temporary_beside(path)
+    folder.mkdir(parents=True)
     try:
         yield folder
+        new, parts = folder / path.name, sorted(folder.iterdir(), key=lambda part: part.name == path.name)
+        for part in parts:
+            sync(part)
+        if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():
+            path.unlink()
+        for part in parts:
+            os.replace(part, path.with_name(part.name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def move_into(folder: Path, target: Path, last: str = "") -> None:
-    """Sync the files of a folder to the disk, then move them to `target`; `last` is moved after all others."""
-    parts = sorted(folder.iterdir(), key=lambda part: (part.name == last, part.name))
-    for part in parts:
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-    for part in parts:
-        os.replace(part, target / part.name)
 
 
 def expect_room(path: Path, values: int) -> None:

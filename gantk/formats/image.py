@@ -163,6 +163,9 @@ class SeriesFormat(Format):
         """Write such an image to a folder of files, which appear when all are complete."""
         raise NotImplementedError
 
+    def withdraw(self, folder: Path) -> None:
+        """Remove the files of an image that `write_series` wrote, all at once."""
+
 
 def zeros(*shape) -> np.ndarray:
     """float32 zeros that take no memory, read-only."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.errors import GantkError, UserError, counted
-from gantk.files import write_file
+from gantk.files import sweep, write_file
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image, same_grid
@@ -26,6 +28,7 @@ from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
 STEPS = 64  # that whole numbers must have to hold a domain whose files were not whole numbers
+LONGEST = 255  # bytes of a name that disks hold
 ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
 
 
@@ -123,8 +126,15 @@ class Translation:
         asked |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
         ledger = Ledger(folder, {"model": self.model.identity(), "asked": asked}) if folder else None
         self.targets = {job.target for job in jobs if ledger}
+        for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
+            sweep(place)
         outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
+        contrast = max(self.made, key=len) if len(self.made) > 1 else ""
+        names = [self._path(job, max(self._tails, key=len), contrast).name for job in new]
+        if long := [name for name in names if len(os.fsencode(name)) > LONGEST]:
+            what = f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as '{long[0]}'"
+            raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
         outcomes |= self._overlapped(new, {job: number / len(jobs) for number, job in enumerate(jobs)}, ledger)
         broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
         if broken and not ledger:
@@ -164,18 +174,20 @@ class Translation:
         outcomes: dict[Job, Any] = {}
         ahead: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
+        last: list[Future] = []
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+            for job, following in zip_longest(jobs, jobs[1:]):
                 try:
                     image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
                     overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= ROOM
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
                     made = self._translated(job, image, shares[job], len(shares))
-                    wait(list(writing.values())[-1:])
+                    wait(last)
                     writing[job] = writer.submit(self._write, job, made, ledger)
+                    last = [writing[job]]
                     if not overlap:
-                        wait([writing[job]])
+                        wait(last)
                 except FAILURES as error:
                     outcomes[job] = error
         for job, future in writing.items():
@@ -196,35 +208,50 @@ class Translation:
             self.told["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
         if len(job.scans) == 1 and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
             image = self._recoloured(image, job)
+        if np.ptp(image.pixels) == 0:
+            self.told["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
             self.told["warning", line].append(job.name)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         return self.model.images(image, self.to, self.look, share)
 
-    def _write(self, job: Job, results: Sequence[Image], ledger: Ledger | None) -> list[Path]:
-        tails = ["", "_uncertainty"] if self.look.uncertainty else [""]
+    @cached_property
+    def _tails(self) -> list[str]:
+        """What the names of an input's results end in."""
         if self.look.variants is not None:
-            tails = [f"-{number}" for number in range(1, self.look.variants + 1)]
-        written = []
-        for tail, result in zip(tails, results, strict=True):
+            return [f"-{number}" for number in range(1, self.look.variants + 1)]
+        return ["", "_uncertainty"] if self.look.uncertainty else [""]
+
+    def _path(self, job: Job, tail: str, contrast: str) -> Path:
+        """Where a result goes; `contrast` is "" where it is the only one."""
+        if self.layout:
+            name = self.layout.name(job.files, tail, contrast or self.frame.target)
+            return self.folder / f"{name}{suffix_of(job.target)}"
+        return _with_tail(job.target, tail + (f"_{contrast}" if contrast else ""))
+
+    def _write(self, job: Job, results: Sequence[Image], ledger: Ledger | None) -> list[Path]:
+        made = []
+        for tail, result in zip(self._tails, results, strict=True):
             several = len(self.made) > 1 and result.channels == len(self.made)  # one file for each contrast
             parts = zip(result.pixels[:, None], self.made, strict=True) if several else [(result.pixels, "")]
             for pixels, name in parts:
-                shown = name or self.frame.target
-                path = _with_tail(job.target, tail + (f"_{name}" if name else ""))
-                if self.layout:
-                    path = self.folder / f"{self.layout.name(job.files, tail, shown)}{suffix_of(job.target)}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                said = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
+                path = self._path(job, tail, name)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
                     image = replace(image, dtype=None)
-                path, image, clipped = self._fitted(path, image, job) if self.clip else (path, image, [])
-                files.write(path, image, description=said)
-                written.append(path)
-                self.clipped += clipped
-                if self.layout:
-                    self.layout.written(path, job.files, shown)
+                fitted = self._fitted(path, image, job) if self.clip else (path, image, [])
+                made.append((*fitted, name or self.frame.target, tail))
+        for path, *_ in made[1:]:  # what an earlier call left of these is none of the new ones
+            files.withdraw(path)
+        for path, image, clipped, shown, tail in made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if writing := getattr(self.layout, "writing", None):
+                writing(path, job.files, shown)
+            files.write(path, image, description=f"uncertainty of {shown}" if tail == "_uncertainty" else shown)
+            self.clipped += clipped
+            if self.layout:
+                self.layout.written(path, job.files, shown)
+        written = [path for path, *_ in made]
         if ledger:
             ledger.add(job, written)
         return written
@@ -278,20 +305,24 @@ class Ledger:
     """`.NAME.translation.json` beside a folder NAME of results, so that the same command goes on where it stopped.
 
     It says which results came from which inputs, and in its `head` by which model and how. An entry counts while its
-    inputs have the same size and time of change and its results are there; with another head all is done anew.
+    inputs have the same size and time of change and its results are there; with another head all is done anew. It grows
+    by a line of JSON for each input; what is known at the start becomes one line, and what is torn is left out.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
-        self.folder, self.head, self.done = folder, head, {}
-        self.path = folder.absolute().parent / f".{folder.absolute().name}.translation.json"
+        self.folder, self.head, self.done, self.begun = folder, json.loads(json.dumps(head)), {}, False
+        name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
+        self.path = folder.absolute().parent / f".{name}.translation.json"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is no such list
-            known = json.loads(self.path.read_text("utf-8"))
-            if known["head"] == json.loads(json.dumps(head)):
-                self.done = dict(known["done"])
+            text = self.path.read_text("utf-8", "replace")
+            known = _parsed(text) or [each for line in text.split("\n") for each in _parsed(line)]
+            if known[0]["head"] == self.head:
+                for each in known:
+                    self.done |= each["done"]
 
     def results(self, job: Job) -> list[Path] | None:
         """What an earlier call made of a job; None where that is not so any more."""
-        with contextlib.suppress(OSError, KeyError):
+        with contextlib.suppress(OSError, KeyError, TypeError):
             entry = self.done[job.name]
             results = [self.folder / name for name in entry["results"]]
             if entry["inputs"] == _times(job) and all(path.exists() for path in results):
@@ -302,8 +333,23 @@ class Ledger:
         """Write down what the job became."""
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with contextlib.suppress(OSError):  # a folder that may not be written to costs the list, not the results
-            self.done[job.name] = {"inputs": _times(job), "results": names}
-            write_file(self.path, (json.dumps({"head": self.head, "done": self.done}, indent=1) + "\n").encode())
+            lines = [{"done": {job.name: {"inputs": _times(job), "results": names}}}]
+            if self.begun:
+                with self.path.open("ab") as file:
+                    file.write(_line(lines[0]))
+            else:
+                write_file(self.path, _line({"head": self.head, "done": self.done}) + _line(lines[0]))
+                self.begun = True
+
+
+def _line(known: dict[str, Any]) -> bytes:
+    return (json.dumps(known) + "\n").encode()
+
+
+def _parsed(text: str) -> list[Any]:
+    with contextlib.suppress(ValueError):
+        return [json.loads(text)]
+    return []
 
 
 def _times(job: Job) -> list[list[int]]:

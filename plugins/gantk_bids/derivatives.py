@@ -70,21 +70,28 @@ class Derivatives:
         folder = suffix if suffix in ("ct", "pet") else "anat"
         return "/".join([*study, folder, "_".join([*(f"{key}-{known[key]}" for key in entities), suffix])])
 
+    def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
+        """Remove a sidecar that says something else than the result will have: none is better than a wrong one."""
+        if _read(_sidecar(path)) != self._told(files, contrast):
+            _sidecar(path).unlink(missing_ok=True)
+
     def written(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Write the sidecar of a result, and before the first one dataset_description.json."""
         if not self.written_to:
             self.written_to = True
             self._describe()
+        _write(_sidecar(path), self._told(files, contrast))
+
+    def _told(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
         sources = [self._uri(file) for file in files]
         beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
-        told = {
+        return {
             "Description": f"{self.frame.source} translated to {contrast} by a network: a synthetic image",
             "Sources": sources,
             "SpatialReference": sources[0],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
             "GeneratedBy": [self._generator()],
         }
-        _write(path.with_name(f"{stem_of(path)}.json"), told)
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
@@ -121,6 +128,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{stem_of(path)}.json")
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:

@@ -69,6 +69,10 @@ class Dicom(SeriesFormat):
         empty, or holds an earlier result."""
         room("write").write_series(folder, image, description)
 
+    def withdraw(self, folder: Path) -> None:
+        """An empty series in place of a derived one."""
+        room("write").withdraw(folder)
+
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its suffix (.dcm, .dicom, .ima), or, without a known one, by the mark at byte 128."""

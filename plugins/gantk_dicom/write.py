@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -28,8 +29,8 @@ from pydicom.valuerep import format_number_as_ds
 
 from gantk import __version__
 from gantk.errors import UserError
+from gantk.files import whole_folder
 from gantk.formats.contrasts import CONTRASTS, words_of
-from gantk.formats.files import hidden_folder, move_into
 from gantk.formats.image import UPRIGHT, Image, in_file_order
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of
@@ -86,25 +87,44 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
-    """A folder of one file for each of the source's, in place of an earlier result if there is one.
+    """A folder of one file for each of the source's, in place of an earlier result if there is one, all at once.
 
-    What else is there stays, if it is no DICOM; else UserError.
+    What else is there stays, if it is no DICOM; else UserError. So is a folder that cannot be swapped for another.
     """
-    folder = Path(os.path.abspath(folder))
+    datasets, _ = _derived(image, description)
+    _replace_series(folder, datasets)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove an earlier result from its folder, all at once."""
+    _replace_series(folder, ())
+
+
+def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
+    folder = Path(os.path.realpath(folder))
     there = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)] if folder.exists() else []
     for file in there:
         if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
             raise UserError(what, where="OUTPUT", remedy="name a folder that is new or empty")
-    datasets, _ = _derived(image, description)
-    with hidden_folder(folder) as hidden:
+    if os.path.ismount(folder):
+        what = f"'{folder}' is where a disk is mounted, and a series takes the place of its folder"
+        raise UserError(what, where="OUTPUT", remedy=f"name a folder in it: {folder / 'series'}")
+    earlier = {file.name for file in there if NAME.fullmatch(file.name)}
+    with whole_folder(folder) as made:
         for number, dataset in enumerate(datasets, start=1):
-            _save(dataset, hidden / f"IMG{number:04d}.dcm")
-        for file in there:
-            if NAME.fullmatch(file.name):
-                file.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        move_into(hidden, folder)
+            _save(dataset, made / f"IMG{number:04d}.dcm")
+        if folder.exists():
+            kept = partial(shutil.copytree, symlinks=True, copy_function=_linked, dirs_exist_ok=True)
+            kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
+
+
+def _linked(source: str | os.DirEntry, target: str) -> None:
+    """The same file under a second name, a copy of it where the disk knows no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def modality_of(description: str, source: str) -> str:

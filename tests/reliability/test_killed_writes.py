@@ -1,0 +1,153 @@
+"""Results that are written again, by a process that is killed at every one of its calls of the file system.
+
+Afterwards a user finds the old result whole or the new one whole; where a result is several files, at the worst a part
+that is missing, and never parts of two. The next call makes it the new one, and nothing is left beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+WAYS = {  # what is translated again: at which calls it is killed, and what may be missing meanwhile
+    "series": (4, ()),  # a quick look at some of them
+    "every series": (1, ()),
+    "a disk that swaps no folders": (1, ("out", "notes.txt")),  # until the next call puts it back
+    "uncertain series": (2, ("out_uncertainty",)),
+    "uncertain .nii": (1, ("scan_uncertainty.nii",)),
+    "bids": (1, ("sub-1_space-T1w_desc-gantk_T2w.json",)),
+    ".nii.gz": (1, ()),
+    ".hdr": (1, ()),  # its header is the same, so that the voxels alone are replaced
+    ".nhdr": (1, ()),
+    ".mhd": (1, ("scan.mhd",)),  # its header tells how long the packed voxels are
+}
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "series")) for way in WAYS])
+def test_a_result_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(way, tmp_path):
+    pytest.importorskip("pydicom")
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, __file__, way, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    kinds = done.stdout.split()
+    assert "old" in kinds and kinds[-1] == "new"
+
+
+# --- the process that starts those which are killed; it knows no torch, so that it may fork
+
+
+def translate(way: str, source: Path, target: Path, by: float) -> None:
+    """By a model that adds a number, with a map of spread where the way has one."""
+    import numpy as np
+
+    from gantk.data.intensity import Window
+    from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+    from gantk.inference.translation import Translation
+
+    maps, frame = ("image", "spread")[: 1 + ("uncertain" in way)], Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))
+    scale = Window(low=0.0, high=2000.0)
+
+    def run(x):
+        return np.concatenate([x + by, np.full_like(x, by)][: len(maps)], axis=1)
+
+    model = TrainedModel()
+    model.domain, model.contrasts = lambda name: "b", lambda letter: ["T2" if letter == "b" else "T1"]
+    model.frame, model.identity = lambda letter: frame, lambda: {"name": "shifted", "sha256": str(by)}
+    model.pipeline = lambda letter, look: Pipeline(frame, scale, scale, run, maps)
+    look = Look(uncertainty="flips" if len(maps) > 1 else None)
+    suffix = way.split()[-1] if "." in way else ""
+    Translation(model, None, look, None, lambda line: None, None, suffix=suffix).path(source, target)
+
+
+def dies(number: int, work, below: str) -> bool:
+    """Whether a process was killed by its `number`-th call of the file system below a folder; else it is done."""
+    import signal
+
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert status in (0, signal.SIGKILL), status
+        return status != 0
+    left = [number]
+
+    def watch(event: str, args: tuple) -> None:
+        paths = [os.fsdecode(arg) for arg in args if isinstance(arg, (str, bytes, os.PathLike))]
+        below_it = event.startswith(("os.", "open")) and any(path.startswith(below) for path in paths)
+        if below_it or event == "ctypes.dlsym":
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def found(folder: Path) -> dict[str, object]:
+    """What a user sees: texts, and what the images hold, by name."""
+    from gantk.formats import files
+
+    visible = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and "/." not in str(path)]
+    texts = [path for path in visible if path.suffix in (".txt", ".json") and path.name != "dataset_description.json"]
+    texts = {str(path.relative_to(folder)): path.read_text() for path in texts}
+    seen = {scan.name: files.read(scan) for scan in files.scans(folder)}
+    return texts | {name: (*image.pixels.shape, float(image.pixels.mean())) for name, image in seen.items()}
+
+
+def main(way: str, folder: Path) -> None:
+    """Prints old, new, or what is missing, for each call that was killed."""
+    import dicom_files
+    import nibabel as nib
+    import numpy as np
+
+    import gantk.files
+
+    step, missing = WAYS[way]
+    numbers = dicom_files.head(3)
+    if way == "a disk that swaps no folders":
+        gantk.files.ctypes.CDLL = lambda *_, **__: None
+    if "." in way or way == "bids":
+        scan = folder / "in" / ("sub-1/anat/sub-1_T1w.nii" if way == "bids" else "scan.nii")
+        scan.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(numbers.transpose(2, 1, 0), np.diag([-1.5, -1.25, 3.0, 1.0])), scan)
+    else:
+        dicom_files.series(folder / "in", numbers)
+    states = []
+    for name, by in (("old", 0.25), ("new", 0.5)):
+        translate(way, folder / "in", folder / name / "out", by)
+        (folder / name / "out" / "mine").mkdir()
+        (folder / name / "out" / "mine" / "notes.txt").write_text("mine")
+        states.append(found(folder / name))
+    place, number, killed = folder / "place", 1, True
+    while killed:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(folder / "old", place)
+        killed = dies(number, lambda: translate(way, folder / "in", place / "out", 0.5), str(place))
+        seen = found(place)
+        lacking = [name for name in states[0] if name not in seen]
+        assert all(Path(name).name in missing for name in lacking), (number, lacking)
+        wholes = [kind for kind, state in zip(("old", "new"), states, strict=True) if seen.items() <= state.items()]
+        assert wholes, (number, seen, states)
+        print("missing" if lacking else wholes[0])
+        translate(way, folder / "in", place / "out", 0.5)
+        assert found(place) == states[1], (number, found(place))
+        left = [path for path in place.rglob(".*") if path.name != ".out.translation.json"]
+        assert not left, (number, left)
+        number += step if killed else 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
