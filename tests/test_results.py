@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from gantk import api
-from gantk.data.intensity import Window
+from gantk.data.intensity import Percentile, Window
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
 from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
@@ -167,3 +167,34 @@ def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
     assert one.relative_to(tmp_path / "one").as_posix() == f"{made[0].format('')}.nii.gz"
     with pytest.raises(UserError, match="no derivative.*derivatives/gantk"):
         translate(root / "sub-01", root)
+
+
+@pytest.mark.parametrize("per", ["set", "volume", "image"])
+@pytest.mark.parametrize("foreground", [False, "otsu"])
+def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(tmp_path, monkeypatch, per, foreground):
+    scale = Percentile(per=per, foreground=foreground)
+    scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
+    model = Stretched(RANGE)
+    model.pipeline = lambda letter, look: Pipeline(model.frame("b"), scale, scale, lambda x: x)
+    monkeypatch.setattr(api, "load", lambda run, device=None: model)
+    for name, value in (("a", 0), ("b", 250), ("c", 251)):  # resized, one value is not quite one any more
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Picture.fromarray(np.full((40, 50), value, np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    picture(tmp_path / "in" / "d.png")
+    said = translate(tmp_path / "in", tmp_path / "out")
+    assert any("blank, of one value throughout, as is their T2 (3 of 4 images: a.png, b.png, c.png)" in s for s in said)
+    made = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    assert [np.ptp(each) for each in made[:3]] == [0, 0, 0] and made[0][0, 0] <= made[1][0, 0] < 200
+    almost = np.float32(3000) + np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
+    assert np.isfinite(scale.forward(almost)).all()  # of what differs by less than float32 can tell
+
+
+def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path, model):
+    model(RANGE)
+    for name in ("a" * 251, "é" * 125 + "a", "b"):
+        picture(tmp_path / "in" / f"{name}.png")
+    with pytest.raises(UserError, match=r"2 results would have a name of more than 255 bytes, such as 'a.*-10.png'"):
+        translate(tmp_path / "in", tmp_path / "out", variants=10)
+    assert not (tmp_path / "out").exists()
+    translate(tmp_path / "in", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in (tmp_path / "in").iterdir())

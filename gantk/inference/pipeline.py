@@ -124,9 +124,10 @@ class Pipeline:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         for i in {*range(total)} - {*filled}:
             for canvas, kind in zip(done, self.maps, strict=True):
-                if kind == "image":
-                    level = self._target_level(images[i].reshape(len(images[i]), -1)[:, 0], canvas.shape[1], mapping)
-                    canvas[i] = level.reshape(-1, *[1] * len(native))
+                if kind == "image":  # of what is brighter than air nobody can say what it shows
+                    level = images[(i, slice(None), *[slice(1)] * len(native))]
+                    air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
+                    canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(native))
         return done
 
     def own_scale(self, pixels: np.ndarray) -> Any:
