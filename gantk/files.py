@@ -1,7 +1,7 @@
 """Writing files and folders so that they are there whole or not at all; imports nothing heavy.
 
 What is not complete yet has a hidden name of its own, `.NAME.HOST-PID-RANDOM.tmp`, which nobody can guess and no link
-is followed at; `sweep` removes those whose process is gone.
+is followed at. Those whose process is gone are removed when another writes to the folder for the first time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from pathlib import Path
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
+_swept: set[Path] = set()
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
     """A hidden name in the same folder that nothing else has, for what is not complete yet, or (".was") no more."""
+    if (folder := path.parent.absolute()) not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     tail = f"{kind}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     name = os.fsencode(path.name)[: 254 - len(tail)].decode("utf-8", "ignore")
     return path.with_name(f".{name}{tail}")

@@ -1,0 +1,171 @@
+"""A command that is killed, or finds the disk full, at any change of any file has lost nothing: given again, it ends as
+if that had not been."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+from dicom_files import head, series
+from faults import faulty
+from tiny import TINY, draw_pictures
+from volumes import volume
+
+pytestmark = pytest.mark.slow
+SEED = 20261121
+RECIPE = TINY | {"evaluate": TINY["evaluate"] | {"checkpoint": "best"}}
+RECIPE["data"] = TINY["data"] | {"size": [16, 16], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
+TIMES = {"seconds", "images_per_s", "seconds_before", "first_step_s", "peak_memory_gib", "energy_j"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a recipe, three pictures, a volume and a series to translate."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "tiny.toml").write_text(tomli_w.dumps(RECIPE))
+    draw_pictures(folder / "in", 3)
+    volume(folder / "in" / "head.nii.gz")
+    series(folder / "series", head(5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gantk(tmp_path_factory, place):
+    """Runs a command in `place`, which has a finished run `r`, with a fault where one is asked for."""
+    run = faulty(tmp_path_factory.mktemp("faults"))
+    code, _, said = run(place, "run", "tiny.toml", "--out", "r")
+    assert code == 0, said
+    yield run
+    run.close()
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, or of all files of a folder, hidden ones too."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def outcome(run: Path) -> dict:
+    """What is promised equal of a run: weights, state, choice, scores, samples, the steps of the log."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    found = {str(p.relative_to(run)): p.read_bytes() for p in run.glob("samples/**/*.*")}
+    found |= {str(p.relative_to(run)): p.read_bytes() for p in run.glob("checkpoints/*/weights.safetensors")}
+    found |= {"best": (run / "best.json").read_bytes(), "metrics": metrics["metrics"], "files": sorted(hidden(run))}
+    return found | {"log": [{k: v for k, v in line.items() if k not in TIMES} for line in log]}
+
+
+def hidden(folder: Path) -> list[str]:
+    """What was not finished, and is left."""
+    return [str(p.relative_to(folder)) for p in folder.rglob(".*.tmp")]
+
+
+def stop(gantk, place: Path, fault: str, count: int, command: tuple, before: Callable, after: Callable) -> None:
+    """Stop a command by a fault at `count` of its changes, each time from the state that `before` makes; `after(at)`
+    then looks at what is left."""
+    before()
+    code, calls, said = gantk(place, *command)
+    assert code == 0, said
+    drawn = random.Random(f"{SEED} {fault} {command}").sample(range(1, calls + 1), min(count, calls))
+    for at in sorted(drawn):
+        before()
+        code, _, said = gantk(place, *command, at=at, full=fault == "full")
+        if fault == "full":
+            told = code == 1 and "No space left" in said and "Traceback" not in said
+            assert told or code == 0, (at, code, said)  # 0: what was left to do took no space
+        else:
+            assert code == -9, (at, code, said)
+        after(at)
+
+
+@pytest.mark.parametrize(
+    ("fault", "start", "count"), [("kill", "run", 170), ("kill", "resume", 80), ("full", "run", 60)]
+)
+def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
+    run, expected, half = place / "k", outcome(place / "r"), place / "half"
+    if start == "resume" and not half.exists():  # as Ctrl-C after step 2 leaves it
+        shutil.copytree(place / "r", half)
+        shutil.rmtree(half / "checkpoints" / "step-000004")
+        (half / "metrics.json").unlink()
+    again = ("run", "tiny.toml", "--out", "k")
+
+    def before():
+        shutil.rmtree(run, ignore_errors=True)
+        if start == "resume":
+            shutil.copytree(half, run)
+
+    def after(at):
+        way = ("resume", "k") if list(run.glob("checkpoints/step-*/meta.json")) else again
+        code, _, said = gantk(place, *way)
+        assert code == 0, (at, way, said)
+        found = outcome(run)
+        assert {key for key in expected | found if expected.get(key) != found.get(key)} == set(), at
+
+    stop(gantk, place, fault, count, ("resume", "k") if start == "resume" else again, before, after)
+
+
+COMMANDS = {
+    "translate": (60, ("translate", "r", "in", "out", "--uncertainty", "flips"), "out"),
+    "translate a series": (30, ("translate", "r", "series", "out"), "out"),
+    "eval": (40, ("eval", "r", "--json", "out"), "out"),
+    "report": (10, ("report", "r"), "r/report.html"),
+    "export monai": (20, ("export", "r", "--format", "monai", "--out", "out"), "out"),
+    "export onnx": (10, ("export", "r", "--out", "out.onnx"), "out.onnx"),
+    "recipes copy": (10, ("recipes", "copy", "dualgan_t1t2", "out.toml"), "out.toml"),
+    "new plugin": (40, ("new", "plugin", "gantk_out"), "gantk_out"),
+}
+
+
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
+    count, command, result = COMMANDS[name]
+    count = count if fault == "kill" else count // 4
+    result = place / result
+    whole = result.with_name(f"whole-{result.name}")
+
+    def before():
+        shutil.rmtree(result) if result.is_dir() else result.unlink(missing_ok=True)
+
+    def after(at):
+        for file, found in (content(result) if result.exists() else {}).items():
+            there = not Path(file).name.startswith(".")
+            assert not there or len(found) == len(content(whole)[file]), (at, file)
+        code, _, said = gantk(place, *command)
+        if "exists already" in said:  # whole, as was seen above: these commands replace nothing
+            before()
+            code, _, said = gantk(place, *command)
+        assert code == 0, (at, said)
+        assert content(result).keys() == content(whole).keys(), at
+        assert hidden(place) == [], at
+
+    before()
+    code, _, said = gantk(place, *command)
+    assert code == 0, said
+    shutil.rmtree(whole, ignore_errors=True)
+    shutil.copytree(result, whole) if result.is_dir() else shutil.copy(result, whole)
+    stop(gantk, place, fault, count, command, before, after)
+
+
+def test_a_series_that_is_translated_again_is_the_old_or_the_new_one(gantk, place):
+    shutil.rmtree(place / "out", ignore_errors=True)
+    gantk(place, "translate", "r", "series", "out")
+    old = content(place / "out")
+
+    def before():
+        shutil.rmtree(place / "out")
+        (place / "out").mkdir()
+        for name, data in old.items():
+            (place / "out" / name).write_bytes(data)
+
+    def after(at):
+        found = content(place / "out")
+        assert found.keys() == old.keys(), at
+        assert found == old or not set(found.values()) & set(old.values()), at
+
+    stop(gantk, place, "kill", 40, ("translate", "r", "series", "out"), before, after)
