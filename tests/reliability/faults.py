@@ -70,7 +70,7 @@ class Faulty:
         environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "GANTK_CACHE_GIB": "0"}
         self.output = library.with_name("output.txt")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-P", "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         assert self.process.stdout.readline() == "ready\n"
 

@@ -117,7 +117,7 @@ COMMANDS = {
     "export monai": (20, ("export", "r", "--format", "monai", "--out", "out"), "out"),
     "export onnx": (10, ("export", "r", "--out", "out.onnx"), "out.onnx"),
     "recipes copy": (10, ("recipes", "copy", "dualgan_t1t2", "out.toml"), "out.toml"),
-    "new plugin": (40, ("new", "plugin", "gantk_out"), "gantk_out"),
+    "new plugin": (40, ("new", "plugin", "out"), "out"),
 }
 
 
