@@ -69,9 +69,9 @@ class Faulty:
     def __init__(self, library: Path):
         environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "GANTK_CACHE_GIB": "0"}
         self.output = library.with_name("output.txt")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, "-P", "-c", FORKS]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         assert self.process.stdout.readline() == "ready\n"
 
     def __call__(self, place: Path, *command: str, at: int = 0, full: bool = False, seconds: int = 120) -> tuple:
