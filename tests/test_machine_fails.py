@@ -1,0 +1,79 @@
+"""A full disk, a read-only folder, the end of memory, streams that are not there: one message, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import draw_pictures
+
+import gantk as api
+from gantk.errors import GantkError, machine_failure
+from gantk.runs.folder import Run
+
+FULL = Path("/dev/full")
+COMMAND = [sys.executable, "-m", "gantk"]
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/x")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "", "/a/b"), "'/a/b': No space left on device. Free some space"),
+        (OSError(errno.EROFS, "", b"/a/\x1b[31m"), r"'/a/\x1b[31m': Read-only file system. Write to a folder"),
+        (OSError(errno.EFBIG, ""), "File too large. A limit of the system (ulimit -f)"),
+        (MemoryError(), "memory ended."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory ended."),
+        (RuntimeError("shapes differ"), None),
+        (OSError("of a library"), None),
+    ],
+)
+def test_what_the_machine_refused_is_told_with_a_remedy(error, says):
+    found = machine_failure(error)
+    assert found is None if says is None else found.startswith(says)
+
+
+@pytest.mark.skipif(not FULL.is_char_device(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", [("list",), ("--version",), ("eval", "--help"), ("recipes",)])
+def test_lines_that_cannot_be_written_are_one_error(words):
+    with FULL.open("wb") as disk:
+        done = subprocess.run([*COMMAND, *words], stdout=disk, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n")
+
+
+def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path):
+    (picture,) = draw_pictures(tmp_path, 1)
+    words = ["translate", tiny_run, picture, tmp_path / "made.png"]
+    code = "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
+    assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
+    assert (tmp_path / "made.png").stat().st_size > 100
+
+
+def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):
+    before, lines = (copied_run / "metrics.json").read_bytes(), []
+    monkeypatch.setattr(Run, "write_json", full)
+    found = api.evaluate(copied_run, device="cpu", say=lines.append)
+    assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
+    assert any(line.startswith("score") for line in lines)
+    assert "does not keep these scores. '/there/x': No space left" in lines[-1]
+    assert (copied_run / "metrics.json").read_bytes() == before
+
+
+def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from_there(
+    tiny_recipe, tiny_run, tmp_path, monkeypatch
+):
+    write, out = Run.add_to_log, tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line))
+        patch.setattr("gantk.report.write_report", full)  # a second failure hides the first one of none
+        with pytest.raises(GantkError, match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}"):
+            api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
+    api.resume(out, device="cpu", say=lambda line: None)
+    assert Run(out).metrics == Run(tiny_run).metrics
