@@ -1,0 +1,54 @@
+"""Fifty thousand steps: memory, threads, open files, shared memory and the run folder do not grow with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tomli_w
+from tiny import TINY
+
+STEPS, EVERY = 50_000, 2_500
+WATCH = """
+import gc, json, os, sys
+from pathlib import Path
+from gantk import hookimpl
+
+@hookimpl
+def gantk_step(run, stage, step, logs, batch):
+    if step % int(os.environ["WATCH_EVERY"]):
+        return
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    files = [p for p in Path(run).rglob("*") if p.is_file()]
+    row = {"step": step, "resident": resident, "threads": len(os.listdir("/proc/self/task"))}
+    row |= {"open": len(os.listdir("/proc/self/fd")), "shared": len(os.listdir("/dev/shm")), "files": len(files)}
+    print(json.dumps(row | {"bytes": sum(p.stat().st_size for p in files)}), file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts what Linux lists in /proc")
+def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
+    method = TINY["method"] | {"generator": {"name": "unet", "width": 2, "depth": 2}, "local_ncc": 0, "flat_region": 0}
+    train = TINY["train"] | {"steps": STEPS, "batch": 1, "log_every": 500, "sample_every": EVERY, "save_every": EVERY}
+    data = TINY["data"] | {"size": [16, 16], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
+    recipe = tmp_path / "soak.toml"
+    recipe.write_text(tomli_w.dumps(TINY | {"method": method, "train": train, "data": data}))
+    add_plugin("watch", "watch", WATCH)
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "installed"), "WATCH_EVERY": str(EVERY)}
+    command = [sys.executable, "-m", "gantk", "run", recipe, "--out", tmp_path / "run", "--device", "cpu"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"step"')]
+    assert len(rows) == STEPS // EVERY
+    early, late = rows[3], rows[-1]  # settled: the first samples, saves and reports are behind
+    steps = (late["step"] - early["step"]) / 1000
+    assert (late["resident"] - early["resident"]) / steps < 0.25 * 2**20, rows
+    assert late["threads"] <= early["threads"] and late["open"] <= early["open"], rows
+    assert late["shared"] <= early["shared"], rows
+    samples = (late["step"] - early["step"]) // EVERY * 8  # pictures of each time
+    assert late["files"] - early["files"] <= samples and late["bytes"] - early["bytes"] < 2**20 * steps / 4, rows
