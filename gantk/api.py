@@ -103,8 +103,9 @@ def run(
         return leaks
 
     tables = resolved(model)
-    with runtime.watched(lambda: advice(Path(out or "."), runtime.world)), memory_advice(model, runtime):
-        found = runtime.sync_errors(lambda: begun(out, tables, runtime.launched) if runtime.main else None)
+    watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
+    with ExitStack() as holding, watched, memory_advice(model, runtime):
+        found = runtime.sync_errors(lambda: begun(out, tables, runtime.launched, holding) if runtime.main else None)
         again, saved = runtime.gather(found)[0]
         parts = assemble(model, runtime)
         traced = None
@@ -113,8 +114,8 @@ def run(
         leaks = runtime.sync_errors(accepted)
         for line in parts.data.description():
             say(line)
-        folder = runtime.sync_errors(lambda: Run.create(out, loaded.name, again) if runtime.main else None)
-        folder = runtime.gather(folder)[0]
+        new = (out, loaded.name, holding, again) if runtime.main else None
+        folder = runtime.gather(runtime.sync_errors(lambda: new and Run.create(*new)))[0]
         if runtime.main and saved is None:
             folder.write_recipe(tables)
             folder.write_json("environment.json", environment() | describe(runtime))
@@ -128,22 +129,30 @@ def run(
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    from gantk.files import held
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
     from gantk.runs.folder import Run
     from gantk.training.assemble import assemble
     from gantk.training.memory import memory_advice
 
-    def checked() -> tuple[Run, Model, Path]:
+    def checked() -> tuple[Run, Model]:
         folder = Run.open(run)
         model = folder.recipe().check()
         plugins().hook.gantk_check(model=model)
-        return folder, model, folder.latest()
+        folder.latest()
+        return folder, model
 
-    folder, model, saved = sync_errors(checked)
+    def begun() -> Path:
+        holding.enter_context(held(folder.path))
+        return folder.latest()
+
+    folder, model = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
-    with runtime.watched(lambda: advice(folder.path, runtime.world)), memory_advice(model, runtime):
+    watched = runtime.watched(lambda: advice(folder.path, runtime.world))
+    with ExitStack() as holding, watched, memory_advice(model, runtime):
+        saved = runtime.gather(runtime.sync_errors(lambda: begun() if runtime.main else None))[0]
         return _train(assemble(model, runtime), folder, say, True, saved)
 
 
@@ -209,6 +218,7 @@ def evaluate(
 
     `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
     """
+    from gantk.files import held
     from gantk.machine.runtime import start
     from gantk.runs.folder import Run
     from gantk.training.assemble import assemble, restore
@@ -221,9 +231,11 @@ def evaluate(
         recipe.tables.setdefault("evaluate", {})["uncertainty"] = uncertainty
     model = recipe.check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    parts = assemble(model, runtime)
-    restore(parts, folder.chosen())
-    return _evaluate(parts, folder, say)
+    with ExitStack() as holding:
+        runtime.sync_errors(lambda: runtime.main and holding.enter_context(held(folder.path)))
+        parts = assemble(model, runtime)
+        restore(parts, folder.chosen())
+        return _evaluate(parts, folder, say)
 
 
 def compare(

@@ -7,22 +7,30 @@ is followed at. Those whose process is gone are removed when another writes to t
 from __future__ import annotations
 
 import ctypes
+import errno
+import json
 import os
 import platform
 import re
 import secrets
 import shutil
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError, printable
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
+LOCK = ".lock"  # in a folder that one process at a time writes into: who that is
 _swept: set[Path] = set()
+_holding: set[tuple[Path, int]] = set()  # folders, and the threads of this process that hold them
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
@@ -101,8 +109,10 @@ def sweep(folder: Path) -> None:
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
-    if host != HOST:
-        return time.time() - path.lstat().st_mtime < LOST
+    return _runs(process) if host == HOST else time.time() - path.lstat().st_mtime < LOST
+
+
+def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -110,6 +120,70 @@ def _in_use(path: Path, host: str, process: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """One process at a time, and one thread of it, writes into a folder: UserError says who does already.
+
+    The system frees the folder when that process ends, however it ends. Where a disk knows no locks, who is written
+    down in it counts: as long as it runs or, on another machine, until LOCK is removed. A folder that this process may
+    not write to needs nobody to hold it.
+    """
+    mine = folder.resolve(), threading.get_ident()
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        lock = None if mine in _holding else os.open(folder / LOCK, flags, 0o666)
+    except OSError as error:
+        lock = None
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"'{folder / LOCK}' is no file of gantk's", remedy="remove it") from None
+    if lock is None:
+        yield
+        return
+    try:
+        _take(lock, folder)
+        _holding.add(mine)
+        yield
+    finally:
+        _holding.discard(mine)
+        os.close(lock)
+
+
+def _take(lock: int, folder: Path) -> None:
+    """Lock an open file of a folder and write down by whom; UserError where another process has."""
+    command, since = " ".join(["gantk", *sys.argv[1:]]), time.strftime("%Y-%m-%d %H:%M:%S")
+    me, free = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command[:160]}, True
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        free = False
+    except (ImportError, OSError):  # the system, or a network disk, knows no locks
+        free = not _holder(lock)
+    if free:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(me).encode(), 0)
+        return
+    for _ in range(20):  # it may not have written it down yet
+        if known := _holder(lock):
+            break
+        time.sleep(0.05)
+    words = {key: printable(str(known.get(key, "?")))[:160] for key in me}
+    who = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
+    remedy = "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
+    away = f". Where it is gone, remove '{folder / LOCK}'" * (words["host"] != me["host"])
+    raise UserError(f"'{folder}' is in use: {who}", remedy=remedy + away)
+
+
+def _holder(lock: int) -> dict[str, Any]:
+    """Who is written down in an open file, where that process may still run."""
+    with suppress(ValueError, TypeError, KeyError):
+        found = json.loads(os.pread(lock, 2000, 0))
+        if found["host"] != platform.node() or _runs(int(found["pid"])):
+            return found
+    return {}
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from tiny import ROOT
 
 from gantk import files
+from gantk.errors import UserError
 from gantk.runs.folder import Run
 
-# What writes below a folder that is hidden until it is whole, or line by line, or what a reader checks.
+# What writes below a folder that is hidden until it is whole, or what a reader checks. Lines may be added to a log.
 IN_PLACE = {
     "gantk/data/cache.py",  # a hidden name, then a rename; entries are checksummed
     "gantk/files.py",  # the one writer itself
     "gantk/formats/files.py",  # these write into the hidden folder that formats.files.write gives them
     "gantk/formats/image.py",
-    "gantk/runs/folder.py",  # log.jsonl: whole lines, one write each
     "gantk/training/loop.py",  # table.txt and the trace, in a whole_folder
     "plugins/gantk_datasets/download.py",  # a download that goes on where it stopped, in a hidden folder
     "plugins/gantk_itk/itk.py",
@@ -33,7 +42,7 @@ def written_in_place(path) -> list[int]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            opened = name == "open" and any(set(mode) & set("wax") and len(mode) < 4 for mode in modes)
+            opened = name == "open" and any(set(mode) & set("wx") and len(mode) < 4 for mode in modes)
             if name in ("write_text", "write_bytes") or opened:
                 found.append(node.lineno)
     return found
@@ -58,3 +67,66 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
     assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path):
+    code = f"from gantk.files import held; import pathlib, sys\nwith held(pathlib.Path({str(tmp_path)!r})):"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code + " print('held', flush=True); sys.stdin.read()", "\x1b[2Jresume"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(UserError) as refused, files.held(tmp_path):
+        pass
+    said = str(refused.value)
+    assert f"process {holder.pid} on {platform.node()} writes into it since " in said and "\\x1b[2Jresume" in said
+    holder.kill()
+    holder.communicate()
+    with files.held(tmp_path), files.held(tmp_path), ThreadPoolExecutor() as pool:  # asked for again within itself
+        refused = pool.submit(files.held(tmp_path).__enter__).exception()
+        assert isinstance(refused, UserError) and f"process {os.getpid()} " in str(refused)
+    with files.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("holder", ["here, alive", "here, gone", "elsewhere", "damaged"])
+def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkeypatch, holder):
+    def unknown(*words):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    pid = os.getppid() if holder == "here, alive" else 2**22 + 1
+    record = json.dumps({"pid": pid, "host": "other" if holder == "elsewhere" else platform.node()})
+    (tmp_path / files.LOCK).write_text('{"pid": [' if holder == "damaged" else record)
+    if holder in ("here, gone", "damaged"):
+        with files.held(tmp_path):
+            assert f'"pid": {os.getpid()}' in (tmp_path / files.LOCK).read_text()
+    else:
+        with pytest.raises(
+            UserError, match=rf"remove '.*{files.LOCK}'" if holder == "elsewhere" else f"process {pid} "
+        ):
+            files.held(tmp_path).__enter__()
+
+
+def test_a_lock_is_no_link_and_a_folder_that_is_only_read_needs_none(tmp_path, monkeypatch):
+    (tmp_path / "target").write_text("untouched")
+    (tmp_path / files.LOCK).symlink_to("target")
+    with pytest.raises(UserError, match="is no file of gantk's"), files.held(tmp_path):
+        pass
+    assert (tmp_path / "target").read_text() == "untouched"
+
+    def denied(*words):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    with files.held(tmp_path):
+        pass
+
+
+def test_two_starts_in_one_second_get_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as holding:
+        made = [Run.create(None, "tiny", holding).path for _ in range(6)]
+        assert len(set(made)) == 6 and any(path.name.endswith("-2") for path in made)
+    assert all((path / "checkpoints").is_dir() for path in made)

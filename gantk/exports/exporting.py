@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from gantk.data.dataset import Data
 from gantk.data.resample import Resize
 from gantk.errors import GantkError, UserError, counted
-from gantk.files import sweep
 from gantk.inference.pipeline import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -36,7 +35,6 @@ def export(run: Path, format: str, out: Path, to: str | None, tolerance: float |
         raise UserError(f"'{out}' exists already", where="--out", remedy="name another, or remove it first")
     if not out.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{out.parent}'", where="--out", remedy="make it first")
-    sweep(out.absolute().parent)  # what a killed export left
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to)
     say(f"export   {direction.name}, step {direction.saved['step']}")

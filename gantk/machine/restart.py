@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from gantk import __version__
 from gantk.errors import UserError
+from gantk.files import held
 from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
@@ -36,7 +38,9 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
     return found
 
 
-def begun(out: str | Path | None, tables: dict[str, Any], place: Launch) -> tuple[bool, Path | None]:
+def begun(
+    out: str | Path | None, tables: dict[str, Any], place: Launch, holding: ExitStack
+) -> tuple[bool, Path | None]:
     """Whether the folder of a new run holds one that is to be gone on with, and its save; None: from the start.
 
     That is so where the same recipe is started again for a run that was killed before its first save; and, from the
@@ -49,6 +53,7 @@ def begun(out: str | Path | None, tables: dict[str, Any], place: Launch) -> tupl
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None
     folder = Run.open(out)
+    holding.enter_context(held(folder.path))
     saved = steps_saved(folder.checkpoints)
     automatic = place.restarts or (place.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()

@@ -8,10 +8,11 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from PIL import Image as Picture
 
 from gantk import __version__
 from gantk.errors import UserError, told
-from gantk.files import write_file
+from gantk.files import LOCK, held, write_file
 from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
 from gantk.runs import checkpoint
@@ -91,16 +92,22 @@ class Run:
         return load_model(self.path, device=device)
 
     @classmethod
-    def create(cls, out: str | Path | None, name: str, again: bool = False) -> Run:
-        """A new folder, or with `again` one whose run is started again; UserError where it already holds a run."""
-        path = Path(out) if out else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    def create(cls, out: str | Path | None, name: str, holding: ExitStack, again: bool = False) -> Run:
+        """A new folder, held from now on, or with `again` one whose run is started again.
+
+        UserError where it already holds a run, or another process writes into it.
+        """
+        path = Path(out) if out else None
+        try:
+            if again or path is None or not (path / "recipe.toml").exists():
+                path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+                (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+                holding.enter_context(held(path))
+        except OSError as error:
+            what = f"'{path or 'runs'}' cannot be made: {error.strerror}"
+            raise UserError(what, where="--out", remedy="name another folder") from None
         if (path / "recipe.toml").exists() and not again:
             raise cls(path).occupied()
-        try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"'{path}' cannot be made: {error.strerror}"
-            raise UserError(what, where="--out", remedy="name another folder") from None
         return cls(path)
 
     @classmethod
@@ -144,8 +151,8 @@ class Run:
 
     def add_to_log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with open(self.path / "log.jsonl", "ab") as file:  # in one write
+            file.write((json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
         """All whole lines of log.jsonl; one cut off by a crash is left out."""
@@ -240,17 +247,27 @@ def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: A
     """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
-    folder = Run.create(out, loaded.name).path
-    try:
-        source, words = load().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
-        say(f"kept     {words}")
-        yield loaded.with_data(source), folder
-    finally:
-        if not (folder / "recipe.toml").exists():
-            shutil.rmtree(folder / "data", ignore_errors=True)
-            with suppress(OSError):
-                (folder / "checkpoints").rmdir()
-                folder.rmdir()
+    with ExitStack() as holding:
+        folder = Run.create(out, loaded.name, holding).path
+        try:
+            source, words = load().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
+            say(f"kept     {words}")
+            yield loaded.with_data(source), folder
+        finally:
+            if not (folder / "recipe.toml").exists():
+                shutil.rmtree(folder / "data", ignore_errors=True)
+                with suppress(OSError):
+                    (folder / "checkpoints").rmdir()
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder, or where there is one of that name `PATH-2`, `PATH-3` ...: no two processes get the same."""
+    for number in count(1):
+        with suppress(FileExistsError):
+            (made := path.with_name(f"{path.name}-{number}") if number > 1 else path).mkdir(parents=True)
+            return made
 
 
 def environment() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from gantk.errors import UserError
-from gantk.files import sweep, whole_folder
+from gantk.files import whole_folder
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
@@ -30,7 +30,6 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
     if target.exists():
         raise UserError(f"'{target}' exists already", where="NAME", remedy="choose another name or --folder")
-    sweep(target.parent)
     shared = [*TEMPLATES.glob("*.in"), *TEMPLATES.glob("src/**/*.in"), *TEMPLATES.glob("tests/*.in")]
     try:
         with whole_folder(target) as made:

@@ -12,7 +12,7 @@ import torch
 
 from gantk.data.preparation import Record
 from gantk.errors import UserError
-from gantk.files import sweep, whole_folder, write_file
+from gantk.files import whole_folder, write_file
 from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
@@ -32,7 +32,6 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
     folder = run / "samples" / "test"
-    sweep(folder.parent)
     with whole_folder(folder) as made:
         found = {direction: _kept(direction, one, made) for direction, one in tested.items()}
     write_file(run / "patients.json", (json.dumps(found, indent=1) + "\n").encode())
