@@ -20,7 +20,7 @@ from gantk.formats.files import files_of
 VERSION = 4  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image that is read when it is needed: what `read` gives depends on files, key and options of the source."""
 

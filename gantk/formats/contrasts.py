@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
+@lru_cache(maxsize=2**10)  # a table says the same few of every image
 def one_word(contrast: str) -> str:
     """A contrast's name as one word in lower case: `T1-Gd` is t1gd."""
     return "".join(words_of(contrast)).lower()

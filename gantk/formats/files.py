@@ -61,9 +61,10 @@ def readable() -> str:
 
 def suffix_of(path: str | Path) -> str:
     """The suffix that chooses the format, in lower case: `.nii.gz` is one suffix."""
-    name = Path(path).name.lower()
-    two = "." + ".".join(name.split(".")[-2:])
-    return two if name.count(".") > 1 and two in formats() else Path(name).suffix
+    name = (path if isinstance(path, Path) else Path(path)).name.lower()  # a million paths are looked at in a table
+    stem, dot, last = name.rpartition(".")
+    two = f".{stem.rpartition('.')[2]}.{last}"
+    return two if "." in stem and two in formats() else f".{last}" if stem and last else ""
 
 
 def stem_of(path: str | Path) -> str:
@@ -92,7 +93,8 @@ def series_format(path: str | Path) -> SeriesFormat | None:
 
 def is_volume(path: str | Path) -> bool:
     """Whether the suffix is that of a file that may hold three axes by itself, as NIfTI may."""
-    return suffix_of(path) in volume_suffixes()
+    form = formats().get(suffix_of(path))
+    return form is not None and form.volumes and not isinstance(form, SeriesFormat)
 
 
 def volume_suffixes() -> tuple[str, ...]:

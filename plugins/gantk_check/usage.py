@@ -52,6 +52,10 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
     names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
+    if recipe is None and "channels" in table.source.options:
+        # A guessed source would refuse a mixture of gray and colour, which is a problem of its own: the rest goes on.
+        part = bind_or_raise("source", table.source.table() | {"channels": 1})
+        return Usage(table, method, names, records_of(table.model_copy(update={"source": part}), method))
     return Usage(table, method, names, records_of(table, method), recipe)
 
 
@@ -113,10 +117,6 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the records as a training would, without those that cannot be read; what speaks against it is a problem."""
     asked, table = usage.recipe is not None, usage.table
-    if not asked and "channels" in table.source.options:
-        # A guessed source would refuse a mixture of gray and colour, which is a problem of its own: the rest goes on.
-        part = bind_or_raise("source", table.source.table() | {"channels": 1})
-        usage.records = records_of(DataTable(source=part, domains=table.domains), usage.method)
     unreadable = {file.absolute() for item in items if item.error is not None for file in item.scan.files}
     records = [r for r in usage.records if not unreadable & {file.absolute() for file in r.files}]
     usage.problems += _incomplete(usage, records)

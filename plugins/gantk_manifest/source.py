@@ -133,7 +133,6 @@ class Manifest(VolumeSource):
             split = split_of((row.get("split", ""),)) if self.splits else None
             if self.splits and not split:
                 raise UserError("is no split (train, validation, test)", where=row.get("split", ""))
-        words = set(map(one_word, self.words.values()))
         place = row.get("position") or row.get("slice", "")
         for letter, column in columns.items():
             if not row.get(column):
@@ -142,6 +141,7 @@ class Manifest(VolumeSource):
                 source, key = self._source(row[column])
                 subject = row.get("patient", "")
                 if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
+                    words = set(map(one_word, self.words.values()))
                     subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
                 item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
                 item.stem = place or bare_stem(io.stem_of(key), (self.names[letter], self.words[letter]))
@@ -179,21 +179,25 @@ class Manifest(VolumeSource):
 
     def _letter_of(self, said: str) -> str | None:
         """The domain that a row names; None: another contrast. UserError for a word that is none."""
-        letter, close = self._letter(said), did_you_mean(said, [name.lower() for name in self.words.values()])
-        if letter is None and one_word(said) not in CONTRASTS and (close or len(self.names) > 1):
-            known = ", ".join(self.words.values())
-            raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=said)
+        letter = self._letter(said)
+        if letter is None and one_word(said) not in CONTRASTS:
+            close = did_you_mean(said[:80], [name.lower() for name in self.words.values()])
+            if close or len(self.names) > 1:
+                known = ", ".join(self.words.values())
+                raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=said)
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
         """What a cell names, and how it is called: relative to the table where it lies below it."""
         path = self.folder / text
-        if "\\" in text and not os.path.exists(path):
+        there = os.path.exists(path)
+        if "\\" in text and not there:
             path = self.folder / text.replace("\\", "/")  # written on Windows
-        if not os.path.exists(path):
+            there = os.path.exists(path)
+        if not there:
             raise UserError("does not exist", where=text)
         shown = relative_to(path, self.folder).as_posix()
-        if path.is_dir():
+        if os.path.isdir(path):
             series = io.scans(path, recursive=False)
             if len(series) != 1:
                 raise UserError(f"is a folder of {counted(series, 'image')}, and not of one DICOM series", where=text)

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from gantk.data.sources.reader import Item
@@ -61,7 +62,9 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
 
 def relative_to(path: Path, root: Path) -> Path:
     """A path relative to a folder, or itself where it lies elsewhere."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
+    with suppress(ValueError):
+        return path.relative_to(root)
+    return path
 
 
 # --- patients and splits
@@ -141,13 +144,16 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
     """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
     words = re.split(r"([_\-. ]+)", stem)
     for domain in filter(None, domains):
-        for i, word in enumerate(words):
-            glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
-            if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
-                words[i] = glued[2]
-            elif domain_match(word, domain) >= 2 and (len(domain) > 1 or len(word) == 1):  # not `trainA` for A
-                words[i] = ""
+        words = [_bare(word, domain) for word in words]
     return without_gaps("".join(words))
+
+
+@lru_cache(maxsize=2**12)  # the names of a million images are of few words
+def _bare(word: str, domain: str) -> str:
+    glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
+    if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
+        return glued[2]
+    return "" if domain_match(word, domain) >= 2 and (len(domain) > 1 or len(word) == 1) else word  # not `trainA` for A
 
 
 def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:

@@ -22,7 +22,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 ROOM = 2**30  # bytes of decoded volumes that are kept while their planes are asked for
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """One scan or picture, and what its source has found out about it."""
 

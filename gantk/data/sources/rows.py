@@ -19,20 +19,21 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, di
     the columns, or lacks. What is no text, or has no header, is a UserError.
     """
     try:
-        text = text or path.read_text("utf-8-sig")
-        header = next((line for line in text.splitlines() if line.strip()), "")
-        reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
-        table = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]
+        with StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="") as file:
+            header = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+            filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
+            columns = [name.strip().lower() for name in next(filled, (0, []))[1]]
+            rows = [(line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in filled]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else told(error)
         raise UserError(f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV") from error
-    if not table:
+    if not columns:
         raise UserError(f"'{path}' is empty", allowed="a header, and a row for each image")
-    columns = [name.strip().lower() for name in table[0][1]]
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
-    rows = [(line, dict(zip(columns, map(str.strip, values), strict=False))) for line, values in table[1:]]
     return [name for name in columns if name], rows
 
 
