@@ -15,7 +15,7 @@ from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import fingerprint
+from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
@@ -121,7 +121,8 @@ class Data:
         splits = self.splits | {"train": self.training}
         near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
         if sum(map(bool, splits.values())) > 1:
-            for record in sum(splits.values(), []):
+            records = sum(splits.values(), [])
+            for record in (records[n] for n in sampled([record.key for record in records])):
                 if record.id not in splits.fingerprints:
                     splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
         try:
@@ -140,6 +141,8 @@ class Data:
         lines = [f"found    {self.found}"]
         lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
         lines += [f"note     {said}" for said in consequences(self.splits)]
+        if (count := sum(map(len, self.splits.values()))) > MOST:
+            lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
         if self.classes:
             labels = [record.label for record in self.training]
             lines.append("classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes))

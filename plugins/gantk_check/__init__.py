@@ -12,6 +12,7 @@ from gantk.terminal import json_option, write_json
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=...")
+@click.option("--every", is_flag=True, help="Look at the pixels of all images, even of more than 20,000.")
 @json_option("Write the findings as JSON too")
 def check_command(path, json_file, **options) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.

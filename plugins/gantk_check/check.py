@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantk.data.split.near_duplicates import sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS
@@ -25,16 +26,18 @@ def check(
     *,
     recipe: str | Path | None = None,  # check the images as this recipe would use them; None: as well as can be guessed
     set: Iterable[str] = (),  # `data.KEY=value` settings over either
+    every: bool = False,  # look at the pixels of every image of a very large set too, and not at a sample of them
     progress: Callable[[float, str], None] | None = None,  # told what share is done, and what is being done
 ) -> dict[str, Any]:
     """What the images of a folder, a DICOM tree, a CSV or one file are, and what is wrong with them, as JSON.
 
-    `files` has the facts of every image (see `gantk_check.inspect.inspect`) with its domain, patient and split;
-    `problems` are sorted by severity: an error would spoil a training, a warning may, a note is good to know. Nothing
-    is written. One image is in memory at a time. No such path, or no image below it: UserError; broken files are
-    problems.
+    `files` has the facts of every image that was looked at, as `gantk_check.inspect.inspect` finds them, with its
+    domain, patient and split; `problems` are sorted by severity: an error would spoil a training, a warning may, a
+    note is good to know. Nothing is written. One image is in memory at a time. No such path, or no image below it:
+    UserError; broken files are problems.
     """
     path, usage, tell = Path(path), None, progress or (lambda share, what: None)
+    tell(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
         named = {r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r) for r in usage.records}
@@ -45,11 +48,15 @@ def check(
         from gantk.data.sources.source import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
-    items = []
+    items, count = [], len(scans)
+    scans = scans if every else [scans[n] for n in sampled([scan.name for scan in scans])]
     for number, scan in enumerate(scans):
         tell(0.8 * number / len(scans), scan.name)
         items.append(inspect(scan))
     problems = list(findings.broken(items))
+    if len(items) < count:
+        what = f"the pixels of {len(items)} of {count} images were looked at, drawn from all of them"
+        problems.append(problem("sample", "note", what, (), "--every looks at all, which takes its time"))
     tell(0.8, "the split")
     try:
         if path.is_file() and usage is None:
@@ -77,11 +84,11 @@ def check(
         "path": str(path),
         "recipe": usage and usage.recipe,
         "source": usage and usage.table.source.table() | {"path": str(path)},
-        "images": len(items),
+        "images": count,
         "patients": len({record.subject for record in usage.records} - {""}) if usage else 0,
         "domains": _domains(usage, items),
         "split": {"by": splits.by, "how": usage.how} | {k: len(v) for k, v in splits.items()} if splits else None,
-        "summary": _summary(usage, items),
+        "summary": _summary(usage, items, count),
         "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
         "files": [
             item.facts
@@ -127,7 +134,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
     return found
 
 
-def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
+def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:
     """Lines for a person, by what they are about."""
 
     def shares(values: Iterable) -> str:
@@ -146,8 +153,12 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
         return lines
     domains = _domains(usage, readable).items()
     lines["source"] = usage.table.source.name
+    looked = " looked at" * (len(items) < count)
     pairs = ((name, counted(e["images"], "image"), counted(e["files"], "file")) for name, e in domains)
-    lines["domains"] = ", ".join(f"{name}: {images} of {files}" for name, images, files in pairs)
+    lines["domains"] = ", ".join(
+        f"{name}: {images}, {files}{looked}" if looked else f"{name}: {images} of {files}"
+        for name, images, files in pairs
+    )
     lines["patients"] = str(len({record.subject for record in usage.records} - {""}) or "not known")
     if len(usage.names) == 2:
         first, second = ({r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab")

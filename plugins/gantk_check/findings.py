@@ -18,6 +18,7 @@ from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk_check.inspect import Inspected
 
 ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
+NEIGHBOURS = 2_000  # images of each domain that all are compared with
 FEW = 0.25  # share of the images up to which those that differ from the others are called odd
 SHOWN = 4  # files that a sentence names
 
@@ -178,13 +179,15 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     views = {item.seen.thumbnails.shape for item in items}
     if len(domains) != 2 or min(first.sum(), (~first).sum()) < ENOUGH or len(views) > 1:
         return []
+    places = [np.flatnonzero(side) for side in (first, ~first)]
+    shown = np.concatenate([place[:: -(-len(place) // NEIGHBOURS)] for place in places])
     traits = np.stack([_traits(item.seen.thumbnails) for item in items])
-    distance = np.maximum(cdist(traits, traits) / np.sqrt(traits.shape[1]), 1e-4)
-    patients = np.array([item.patient or item.name for item in items])
-    distance[patients[:, None] == patients] = np.inf
+    distance = np.maximum(cdist(traits, traits[shown]) / np.sqrt(traits.shape[1]), 1e-4)
+    patients = np.unique([item.patient or item.name for item in items], return_inverse=True)[1]
+    distance[patients[:, None] == patients[shown]] = np.inf
     ratio = np.full(len(items), -np.inf)
     for side in (first, ~first):
-        own, other = (np.sort(distance[side][:, columns], axis=1)[:, 2] for columns in (side, ~side))
+        own, other = (np.partition(distance[side][:, each[shown]], 2, axis=1)[:, 2] for each in (side, ~side))
         ratio[side] = [np.log(x / y) if np.isfinite(x + y) else -np.inf for x, y in zip(own, other, strict=True)]
         if np.median(ratio[side]) > -0.4:  # the two cannot be told apart
             return []

@@ -15,6 +15,7 @@ from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
+from gantk.data.split.near_duplicates import placed
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS, USUAL
 from gantk.plugin.spec import bind_or_raise
@@ -120,8 +121,14 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     unreadable = {file.absolute() for item in items if item.error is not None for file in item.scan.files}
     records = [r for r in usage.records if not unreadable & {file.absolute() for file in r.files}]
     usage.problems += _incomplete(usage, records)
+    # Pictures that a training sees as they are have been looked at.
+    items = items if table.dims == 2 and table.plane == "axial" and table.spacing is None else ()
+    items = [item for item in items if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2]
+    whole = {item.scan.files: item.seen for item in items}
+    seen = {r.id: placed(whole[r.files], r) for r in records if r.files in whole and not r.scan and not r.missing}
     try:
-        usage.splits, usage.how = split_records(records, **table.split.model_dump())
+        usage.splits, usage.how = split_records(records, **table.split.model_dump(), fingerprints=seen)
+        usage.splits.fingerprints |= seen
     except UserError as error:
         what = f"{'this split' if asked else 'the usual split'} is not possible: {error.what}"
         usage.problems.append(problem("split", "error" if asked else "warning", what, (), error.remedy))

@@ -9,9 +9,10 @@ phantom, 0.62 (MR) and 0.70 (CT) slices of other real patients, 0.73 T1 and T2 o
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 
@@ -28,6 +29,7 @@ COPY = 0.92  # correlation above which images of different known patients are co
 COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to know how alike its slices are
 BLOCK = 512  # images compared with all others at once
+MOST, SOME = 20_000, 4_000  # images up to which the pixels of all are compared, and how many are of a larger set
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from what is least held out to what is most
 Sets = dict[str, list[Record]]
@@ -111,9 +113,11 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
     from torch.nn.functional import avg_pool2d, avg_pool3d
 
     channels, pool = [], avg_pool2d if pixels.ndim == 3 else avg_pool3d
+    factors = [max(1, side // ENOUGH) for side in pixels.shape[1:]]
     for channel in pixels:
-        factors = [max(1, side // ENOUGH) for side in channel.shape]
-        small = pool(torch.from_numpy(np.float32(channel))[None], factors)[0].numpy()
+        small = np.float32(channel)
+        if max(factors) > 1:
+            small = pool(torch.from_numpy(small)[None], factors)[0].numpy()
         low, high = np.percentile(small, [1, 99.5])
         if not high > low:  # small things on a large background
             low, high = small.min(), small.max()
@@ -190,24 +194,26 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """
     usual = {one.stack: one.usual for one in images if one.usual is not None}
 
-    def is_copy(one: Fingerprint, other: Fingerprint, score: float) -> bool:
-        if one.digest == other.digest or (one.subject and other.subject):
-            return one.digest != other.digest and one.subject != other.subject
+    def stands_out(one: Fingerprint, other: Fingerprint, score: float) -> bool:
         stacks = {each.stack for each in (one, other) if not each.subject}
-        if score >= COPY_OF_UNKNOWN:
-            usual.update({stack: _neighbours_likeness(images, stack) for stack in stacks - usual.keys()})
-        return score >= COPY_OF_UNKNOWN and all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
+        usual.update({stack: _neighbours_likeness(images, stack) for stack in stacks - usual.keys()})
+        return all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
 
-    found = []
+    found, known = [], np.array([bool(one.subject) for one in images])
+    digest, subject = (np.unique([str(x) for x in each], return_inverse=True)[1] for each in (
+        [one.digest for one in images], [one.subject for one in images]))  # fmt: skip
     for shape in {one.thumbnails.shape for one in images if one.thumbnails is not None}:  # pictures with pictures
         members = [i for i, one in enumerate(images) if one.thumbnails is not None and one.thumbnails.shape == shape]
+        members = np.array(members)
         detail = np.stack([_detail(images[i].thumbnails) for i in members])
         for start in range(0, len(members), BLOCK):
-            scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[:, k].T for k in (0, 1)))
-            for row, column in np.argwhere(scores >= COPY).tolist():
-                i, j, score = members[start + row], members[column], float(scores[row, column])
-                if i < j and is_copy(images[i], images[j], score):
-                    found.append((i, j, score))
+            scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1)))
+            rows, columns = np.nonzero(scores >= COPY)
+            i, j, score = members[start + rows], members[start + columns], scores[rows, columns]
+            apart = np.where(known[i] & known[j], subject[i] != subject[j], score >= COPY_OF_UNKNOWN)
+            apart &= (i < j) & (digest[i] != digest[j])
+            alike = zip(i[apart].tolist(), j[apart].tolist(), score[apart].tolist(), strict=True)
+            found += [(i, j, score) for i, j, score in alike if stands_out(images[i], images[j], score)]
     return sorted(found)
 
 
@@ -231,17 +237,28 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 # --- what a split does with them
 
 
-def fingerprints_of_unknown(records: Sequence[Record]) -> list[Fingerprint]:
-    """Fingerprints of images of files where nobody knows whose they are, each of them read once; else none."""
+def sampled(keys: Sequence[str]) -> list[int]:
+    """The places of the images whose pixels are compared: all of a usual set; of a very large one some, by hash."""
+    places = range(len(keys))
+    return list(places) if len(keys) <= MOST else sorted(sorted(places, key=lambda n: crc32(keys[n].encode()))[:SOME])
+
+
+def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:
+    """Fingerprints of images of files where nobody knows whose they are, each of them read once; else none.
+
+    Those of images that are not `sampled` are empty.
+    """
     if any(record.subject or not record.files for record in records):
         return []
-    images = [fingerprint(record) for record in records]
+    some, empty = set(sampled([record.key for record in records])), Fingerprint("", None, None)
+    images = [known.get(r.id) or (fingerprint(r) if n in some else placed(empty, r)) for n, r in enumerate(records)]
     usual = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
     return [replace(one, usual=usual[one.stack]) for one in images]
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Pairs of records, the first index smaller, whose files hold the same bytes; of volumes, the same plane of them.
+    """Records whose files hold the same bytes (of volumes, the same plane of them) as those of an earlier one: pairs,
+    the index of the first of these and that of each other one.
 
     Files that no other has the size of are not read for it.
     """
@@ -249,15 +266,22 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     count = Counter(sizes.values())
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path, size in sizes.items() if count[size] > 1}
     pairs: list[tuple[int, int]] = []
-    holders: dict[Hashable, list[int]] = defaultdict(list)
+    firsts: dict[Hashable, int] = {}
     for n, record in enumerate(records):
         parts = tuple(digests.get(path) for path in record.files)
         if parts and None not in parts:
             sliced = record.scan_key or is_volume(record.files[0])
-            same = holders[parts, record.position if sliced else None]
-            pairs += [(m, n) for m in same]
-            same.append(n)
+            first = firsts.setdefault((parts, record.position if sliced else None), n)
+            pairs += [(first, n)] * (first != n)
     return pairs
+
+
+def around_held_out(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> list[tuple[int, int]]:
+    """The same exact copies, each beside the most held-out one of its bytes in place of the first."""
+    most: dict[int, int] = {}
+    for i, j in pairs:
+        most[i] = max(most.get(i, i), j, key=lambda n: SETS.index(places[n]) if places[n] else -1)
+    return [(most[i], n) for i, j in pairs for n in (i, j)]
 
 
 def unit_of(record: Record) -> tuple[str, str]:

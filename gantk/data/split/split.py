@@ -15,6 +15,7 @@ from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import (
     SETS,
     Sets,
+    around_held_out,
     exact_copies,
     fingerprints_of_unknown,
     first_of_copies,
@@ -57,6 +58,7 @@ def split_records(
     folds: int = 0,  # k-fold by patient: so many parts of equal size, each of them the test set once; 0 = by shares
     fold: int = 0,  # k-fold: which part is the test set, counted from 0
     file: str = "",  # CSV that says who is where, by a column patient (or path) and a column split (or fold)
+    fingerprints: Mapping = {},  # by domain and key, of images that were read already
 ) -> tuple[Splits, str]:
     """Records shared out to train, validation and test, and how in words; a seeded function of its arguments alone.
 
@@ -72,7 +74,7 @@ def split_records(
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
         raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
     shares, made = {"test": test, "validation": validation}, {"seed": seed}
-    draw = partial(_drawn, by=by, seed=seed, gap=gap, blocks=blocks)
+    draw = partial(_drawn, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
         records, said = read_split_file(records, file, folds, fold)
         made |= said
@@ -109,17 +111,18 @@ def _as_given(
 
 
 def _drawn(
-    records: Sequence[Record], shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, folds=0, fold=0
+    records: Sequence, shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, known, folds=0, fold=0
 ) -> tuple[Splits, str]:
     """Sets by shares, or one of `folds`: then the share of `validation` is taken from those that are not tested."""
     shares = shares | {"test": 1 / folds} if folds else shares
     held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
     asked, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
-    seen = fingerprints_of_unknown(records) if held_out and by != "patient" else []
+    seen = fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
     near = [(i, j) for i, j, _ in near_copies(seen)]
     exact = exact_copies(records) if held_out and by != "patient" else []
     if by == "block":
-        sets = without_copies(_by_block(records, shares, seed, gap, blocks), records, exact + near)
+        places = _by_block(records, shares, seed, gap, blocks)
+        sets = without_copies(places, records, around_held_out(exact, places) + near)
     else:
         # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
         kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
@@ -142,7 +145,7 @@ def _drawn(
     else:
         left = len(records) - sum(map(len, sets.values()))
         how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(left)
-    return Splits(sets, by, fingerprints={r.id: one for r, one in zip(records, seen, strict=False)}), how
+    return Splits(sets, by, fingerprints={r.id: one for r, one in zip(records, seen, strict=False) if one.digest}), how
 
 
 def _counts(sets: Sets) -> str:
