@@ -106,8 +106,8 @@ def run(
     watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as holding, watched, memory_advice(model, runtime):
         found = runtime.sync_errors(lambda: begun(out, tables, runtime.launched, holding) if runtime.main else None)
-        again, saved = runtime.gather(found)[0]
-        parts = assemble(model, runtime)
+        again, saved, known = runtime.gather(found)[0]
+        parts = assemble(model, runtime, known)
         traced = None
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
@@ -136,24 +136,24 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.training.assemble import assemble
     from gantk.training.memory import memory_advice
 
-    def checked() -> tuple[Run, Model]:
+    def checked() -> tuple[Run, Model, dict[str, Any]]:
         folder = Run.open(run)
         model = folder.recipe().check()
         plugins().hook.gantk_check(model=model)
         folder.latest()
-        return folder, model
+        return folder, model, folder.split()
 
     def begun() -> Path:
         holding.enter_context(held(folder.path))
         return folder.latest()
 
-    folder, model = sync_errors(checked)
+    folder, model, known = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # one rank speaks for all
     watched = runtime.watched(lambda: advice(folder.path, runtime.world))
     with ExitStack() as holding, watched, memory_advice(model, runtime):
         saved = runtime.gather(runtime.sync_errors(lambda: begun() if runtime.main else None))[0]
-        return _train(assemble(model, runtime), folder, say, True, saved)
+        return _train(assemble(model, runtime, known), folder, say, True, saved)
 
 
 def _train(
@@ -181,6 +181,8 @@ def _train(
         f"train    {parts.model.method.name}, {weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}, "
         f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
     )
+    for line in parts.data.notes:
+        say(line)
     if again:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
     with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
@@ -233,8 +235,10 @@ def evaluate(
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as holding:
         runtime.sync_errors(lambda: runtime.main and holding.enter_context(held(folder.path)))
-        parts = assemble(model, runtime)
-        restore(parts, folder.chosen())
+        chosen, parts = folder.chosen(), assemble(model, runtime, folder.split())
+        for line in parts.data.notes:
+            say(line)
+        restore(parts, chosen)
         return _evaluate(parts, folder, say)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -124,6 +125,16 @@ class Preparation:
             return make()
         return self.cache.fact(digest(what, self.about, self.intensity, stamps, which), make)
 
+    def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
+        """The SHA-256 of each file, read again only where one of them is another than when they were last asked for."""
+        files = sorted(set(files))
+
+        def make() -> list[str]:
+            return [sha256_of(file) for file in files]
+
+        stamps = self._stamps(files)
+        return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
+
     def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
         """The array that `make` returns for a record, from the entry that holds it for all records of its file.
 
@@ -162,6 +173,15 @@ class Preparation:
     def _mask(self, record: Record) -> np.ndarray:
         mask = record.mask().astype(np.float32)
         return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes; "" where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

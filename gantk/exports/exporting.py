@@ -106,7 +106,7 @@ class Direction:
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
-            data = Data(model.data, type(method))
+            data = Data(model.data, type(method), self.translator.split())
             data.intensity.update(self.translator.intensity)
             shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
             split, records = next(each for each in shown if each[1])

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from gantk.errors import UserError, told
 from gantk.files import sync, temporary_beside
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
+
+LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # what of a listing counts
 
 
 @dataclass(frozen=True)
@@ -346,7 +349,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in way]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if os.path.isfile(path) and wanted(path)]
-    return sorted(found, key=natural)
+    return LISTED.get()(sorted(found, key=natural))
 
 
 def _expect_file(path: Path) -> None:

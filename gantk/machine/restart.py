@@ -40,8 +40,8 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
 
 def begun(
     out: str | Path | None, tables: dict[str, Any], place: Launch, holding: ExitStack
-) -> tuple[bool, Path | None]:
-    """Whether the folder of a new run holds one that is to be gone on with, and its save; None: from the start.
+) -> tuple[bool, Path | None, dict | None]:
+    """Whether a new run's folder holds one that is to be gone on with, its save and split; None: from the start.
 
     That is so where the same recipe is started again for a run that was killed before its first save; and, from the
     newest save, by torchrun, or SLURM after a requeue. UserError where the folder holds another run, or where torchrun
@@ -51,14 +51,14 @@ def begun(
         what = "a run that may be started again needs a folder that is known before"
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
     if out is None or not (Path(out) / "recipe.toml").is_file():
-        return False, None
+        return False, None, None
     folder = Run.open(out)
     holding.enter_context(held(folder.path))
     saved = steps_saved(folder.checkpoints)
     automatic = place.restarts or (place.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
     if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
-        return True, folder.latest() if saved else None
+        return (True, folder.latest(), folder.split()) if saved else (True, None, None)
     raise folder.occupied()
 
 

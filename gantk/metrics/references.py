@@ -71,7 +71,8 @@ class RealImages:
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
         if table.neighbours or part.options.get("only", default) == default:
             return {}
-        whole = replace(part, options=part.options | {"only": default})(table.domains, table.dims, table.size).records()
+        every = replace(part, options=part.options | {"only": default})
+        whole = self.data.listed(lambda: every(table.domains, table.dims, table.size).records())
         own = {(record.domain, record.key) for records in self.data.splits.values() for record in records}
         left = [record for record in whole if (record.domain, record.key) not in own]
         place = {r.subject: split for split, records in self.data.splits.items() for r in records if r.subject}

@@ -127,17 +127,13 @@ class Run:
         return self.path / "checkpoints"
 
     def recipe(self) -> Recipe:
-        """The recipe that the run was started with, every default filled in; its split stays the one that was made."""
-        path, made = self.path / "recipe.toml", self._json("split.json").get("splits", {})
+        """The recipe that the run was started with, every default filled in."""
+        path = self.path / "recipe.toml"
         text = path.read_text("utf-8")
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"'{path}' is not valid TOML: {told(error)}", remedy="restore it from a copy") from None
-        if made.get("by") in ("block", "image") and any(record["subject"] for record in made["train"]):
-            split = mapping(mapping(tables.get("data")).get("split"))
-            if split.get("by") == "auto":  # which once divided patients where they were fewer than five
-                split["by"] = made["by"]
         source, kept = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
         if Path(str(source.get("path"))).parts[-2:] == kept.parts[-2:] and kept.is_file():
             source["path"] = str(kept.absolute())  # the run's own images, wherever the run has been moved to
@@ -220,6 +216,14 @@ class Run:
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
         judged = self._json("best.json").get("step", 0) is not None
         return self.best() if wanted == "best" and judged else self.latest()
+
+    def split(self) -> dict[str, Any]:
+        """split.json: who was trained on and who is held out, whatever came to the data since; UserError without it."""
+        found = self._json("split.json")
+        if not isinstance(found.get("splits"), dict):
+            what = f"'{self.path / 'split.json'}' is missing or damaged, and it alone says who was trained on"
+            raise UserError(what, remedy="restore it from a copy")
+        return found
 
     def usage(self) -> dict[str, Any]:
         """usage.json, what the training used beside its steps; {} where it is absent or not readable."""

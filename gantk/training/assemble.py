@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,12 +37,15 @@ class Parts:
     scorer: Scorer
 
 
-def assemble(model: Model, runtime: Runtime) -> Parts:
-    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here."""
+def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
+    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here.
+
+    `known` is the split.json of a run that exists.
+    """
     train = model.train
 
     def prepared() -> tuple[Data, Method, Batches, Scorer]:
-        data = Data(model.data, model.method.target)
+        data = Data(model.data, model.method.target, known)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
         batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)

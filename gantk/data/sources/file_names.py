@@ -23,7 +23,7 @@ from gantk.formats.contrasts import (
     without_gaps,
     words_of,
 )
-from gantk.formats.files import is_image, list_images, natural, readable, stem_of
+from gantk.formats.files import LISTED, is_image, list_images, natural, readable, stem_of
 
 # `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(
@@ -56,7 +56,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
     start, pattern = Path(*folder.parts[: globs[0]]), str(Path(*folder.parts[globs[0] :]))
     with suppress(ValueError):  # it is no glob
         if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
-            return start, sorted(images, key=natural)
+            return start, LISTED.get()(sorted(images, key=natural))
     raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
 
 

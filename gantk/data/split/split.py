@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.preparation import Record
+from gantk.data.preparation import Record, sha256_of
 from gantk.data.split.near_duplicates import (
     SETS,
     Sets,
@@ -25,7 +26,8 @@ from gantk.data.split.near_duplicates import (
     without_copies,
 )
 from gantk.data.split.split_file import read_split_file
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
+from gantk.formats.files import files_of
 
 By = Literal["auto", "patient", "block", "image"]
 FEW = 4  # patients below which `auto` keeps none for validation, unless the share asked for comes to one of them
@@ -68,7 +70,7 @@ def split_records(
     two, one is trained on and one tested, of three `auto` trains on two, and neither leaves one for validation.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
 
-    A resumed run splits again instead of reading split.json: who falls where for a seed must never change.
+    Who falls where for a seed must never change: results are compared across runs, and runs of 0.2 split again.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
@@ -366,21 +368,92 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
     return said
 
 
-def split_json(splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+def split_json(
+    splits: Mapping[str, Sequence[Record]],
+    set_aside: Sequence[Record] = (),
+    left_out: Sequence[Record] = (),
+    sha256: Callable[[Iterable[Path]], Mapping[Path, str]] = lambda files: {file: sha256_of(file) for file in files},
+) -> dict[str, Any]:
     """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
     split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
 
-    Class, missing contrasts and further files (`others`) are there where a record has them.
+    Class, missing contrasts, further files (`others`), and what is read beside these (`parts`: voxels apart from their
+    header, masks) are there where a record has them. `set_aside` are training images that the method does not see, as
+    other halves of pairs; of `left_out`, those of no set, domain and key are kept. `sha256` is asked once for all.
     """
-    paths = {path for name in SETS for record in splits[name] for path in record.files}
-    file = {path: {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths}
+    files = _hashed([*splits["train"], *splits["validation"], *splits["test"], *set_aside], sha256)
 
     def entry(record: Record) -> dict[str, Any]:
         known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
-        known |= file[record.path] if record.path else {"path": None}
-        known |= {"label": record.label} if record.label is not None else {}
+        (first, *others), parts = files(record) if record.path else ([{"path": None}], [])
+        known |= first | ({"label": record.label} if record.label is not None else {})
         known |= {"missing": list(record.missing)} if record.missing else {}
-        return known | ({"others": [file[other] for other in record.others]} if record.others else {})
+        return known | ({"others": others} if others else {}) | ({"parts": parts} if parts else {})
 
     made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(splits, "made", {})
-    return made | {name: [entry(record) for record in splits[name]] for name in SETS}
+    sets = {**{name: splits[name] for name in SETS}, "set_aside": set_aside}
+    made |= {name: [entry(record) for record in records] for name, records in sets.items()}
+    return made | {"left_out": [record.id for record in left_out]}
+
+
+def _hashed(records: Iterable[Record], sha256: Callable) -> Callable[[Record], tuple[list[dict], list[dict]]]:
+    """A record's files, and what is read beside them, each with its path and SHA-256."""
+
+    @cache
+    def beside(files: tuple[Path, ...], masks: tuple[Path, ...]) -> list[Path]:
+        return sorted({part for file in (*files, *masks) for part in files_of(file)} - {*files})
+
+    every = {file for r in records for file in (*r.files, *beside(r.files, r.mask_files))}
+    known = {file: {"path": str(file), "sha256": each} for file, each in sha256(every).items()}
+    return lambda r: ([known[file] for file in r.files], [known[file] for file in beside(r.files, r.mask_files)])
+
+
+def recalled(
+    made: Mapping[str, Any],
+    records: Sequence[Record],
+    sha256: Callable,
+    anew: Callable[[], tuple[Splits, list[Record]]],
+) -> tuple[Splits, list[Record], list[Record]]:
+    """The splits that a run's split.json names, the images that its method learns from, and all records it knows.
+
+    What is gone or changed since is a UserError that names it; what is new is left out. `anew` splits again: a run of
+    0.2 or before does not name the training images that its method does not see, which these are if nothing is new.
+    """
+    entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name, ())}
+    there, whole = {record.id: record for record in records}, "set_aside" in made
+    files, wrong = _hashed([there[one] for one in entries if one in there], sha256), {"gone": [], "changed": []}
+    for one, (_, entry) in entries.items():
+        parts = ([entry, *entry.get("others", ())], entry.get("parts", ()))[: 2 if whole else 1]
+        was = [[part.get("sha256") for part in each] for each in parts]
+        if one not in there:
+            wrong["gone"].append(one[1])
+        elif entry["path"] and was != [[part["sha256"] for part in each] for each in files(there[one])[: len(was)]]:
+            wrong["changed"].append(one[1])
+    if found := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
+        remedy = "put them back, or say where they now are: data.source.path in the run's recipe.toml"
+        raise UserError(f"since this run was split, {', and '.join(found)}", where="split.json", remedy=remedy)
+    known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
+    sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
+    trained = {record.subject for record in sets["train"]} - {""}
+    if not whole:
+        with suppress(UserError):
+            splits, training = anew()
+            again = {name: [r.id for r in each] for name, each in (splits | {"train": training}).items()}
+            if again == {name: [r.id for r in each] for name, each in sets.items()}:
+                return splits, training, [*records]
+        known |= {r.id: r for r in records if r.id not in known and made["by"] == "patient" and r.subject in trained}
+    training, held = sets["train"], {r.id for name in ("validation", "test") for r in sets[name]}
+    sets["train"] = [known[r.id] for r in records if r.id in known and r.id not in held]
+    left_out = set(map(tuple, made.get("left_out", ())))
+    every = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
+    return (
+        Splits(sets, made["by"], {k: made[k] for k in ("seed", "folds", "fold", "file") if k in made}),
+        training,
+        every,
+    )
+
+
+def named(keys: Iterable[str], most: int = 3) -> str:
+    """`2 images ('p01/t1.nii', 'p02/t1.nii')`: how many files images are of, and the first of them."""
+    names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
+    return f"{counted(names, 'image')} ({', '.join(map(repr, names[:most]))}{', ...' * (len(names) > most)})"

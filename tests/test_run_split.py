@@ -1,0 +1,142 @@
+"""A run's split.json decides who was trained on and who is held out, whatever has happened to the data since."""
+
+import json
+
+import dicom_files as made
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny import draw_pictures
+from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
+
+from gantk.data.dataset import Data
+from gantk.errors import UserError
+from gantk.recipe.tables import DataTable
+
+COUNT = 6
+
+
+def picture_folders(root, n):
+    for k, domain in enumerate("AB"):
+        draw_pictures(root / domain / f"p{n}", 2, seed=10 * n + k)
+
+
+def nifti(root, n, names=("T1", "T2"), suffix=".nii.gz", folder="p{}"):
+    for k, name in enumerate(names):
+        volume(root / folder.format(n) / f"{name}{suffix}", 10 * n + k)
+
+
+def three(root, n):
+    nifti(root, n, ("T1", "T2", "FLAIR"))
+
+
+def with_masks(root, n):
+    nifti(root, n)
+    volume(root / f"p{n}" / "seg.nii.gz", values=(np.indices((12, 14, 16))[0] > 5).astype(np.float32))
+
+
+def coarser(root, n):
+    nifti(root, n, ("T1",))
+    volume(root / f"p{n}" / "T2.nii.gz", 10 * n + 1, (10, 12, 14), np.diag([-1.2, -1.2, 1.2, 1.0]))
+    if n == COUNT:  # a second scan of a known patient, who then has no pair any more
+        volume(root / "p0" / "T1_again.nii.gz", 99)
+
+
+def detached(root, n):
+    for k, name in enumerate(("T1", "T2")):
+        voxels = np.random.default_rng(10 * n + k).random((16, 14, 12)).astype(np.float32)
+        (root / f"p{n}").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), root / f"p{n}" / f"{name}.mhd")
+
+
+def bids(root, n):
+    nifti(root, n, (f"sub-{n}_T1w", f"sub-{n}_T2w"), folder="sub-{}/anat")
+
+
+def table(root, n):
+    nifti(root, n, folder="scans/p{}")
+    rows = [f"scans/p{k}/{name}.nii.gz,{name},p{k}" for k in range(n + 1) for name in ("T1", "T2")]
+    (root / "scans.csv").write_text("\n".join(["path,domain,patient", *rows]))
+
+
+def dicom(root, n):
+    for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
+        header = {"PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
+                  "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}"}  # fmt: skip
+        made.series(root / "all", made.head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
+
+
+def classes(root, n):
+    draw_pictures(root / ("yes" if n % 2 else "no") / f"p{n}", 2, seed=n)
+    if n == COUNT:
+        draw_pictures(root / "maybe" / f"q{n}", 2, seed=n + 1)
+
+
+STUDIES = {  # how a patient comes to the data, the recipe's source, its method
+    "folders": (picture_folders, {"name": "folders"}, UNPAIRED, {"domains": ["A", "B"], "unpair": True}),
+    "blocks": (nifti, {"name": "nifti", "planes": (0, 1)}, UNPAIRED, {"split": {"by": "block"}}),
+    "nifti": (nifti, {"name": "nifti"}, PAIRED, {}),
+    "masks": (with_masks, {"name": "nifti", "mask": "seg"}, UNPAIRED, {"unpair": True}),
+    "onto": (coarser, {"name": "nifti", "onto": "a"}, PAIRED, {}),
+    "detached": (detached, {"name": "nifti"}, PAIRED, {}),
+    "25d": (nifti, {"name": "nifti"}, UNPAIRED, {"neighbours": 1, "split": {"by": "block", "gap": 1}, "unpair": True}),
+    "contrasts": (three, {"name": "contrasts"}, PAIRED, {"domains": ["T1+FLAIR", "T2"]}),
+    "bids": (bids, {"name": "bids"}, UNPAIRED, {"unpair": True}),
+    "csv": (table, {"name": "manifest", "path": "scans.csv"}, UNPAIRED, {}),
+    "dicom": (dicom, {"name": "dicom"}, PAIRED, {}),
+    "classes": (classes, {"name": "images"}, FROM_NOISE, {"domains": ["MR"], "labels": True}),
+}
+
+
+@pytest.fixture(params=STUDIES)
+def study(request, tmp_path):
+    """(load, patient, root): the data as a run sees them, by its split.json or anew; and how a patient is added."""
+    patient, source, method, options = STUDIES[request.param]
+    root = tmp_path / "data"
+    root.mkdir()
+    for n in range(COUNT):
+        patient(root, n)
+
+    def load(known=None, root=root):
+        own = source | {"path": str(root / source.get("path", ""))}
+        tables = {"domains": ["T1", "T2"], "size": SIZE, "split": {"validation": 0.2}} | options | {"source": own}
+        return Data(DataTable.model_validate_json(json.dumps(tables)), method, known)
+
+    return load, patient, root
+
+
+def seen(data):
+    """All that scores and weights depend on."""
+    sets, masked = {**data.splits, "training": data.training}, data.preparation.mask
+
+    def image(r):
+        return r.id, r.subject, r.pair, r.label, data.image(r).numpy().tobytes(), masked(r) is None
+
+    return {name: [image(r) for r in own] for name, own in sets.items()} | {"classes": data.classes}
+
+
+def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_is_an_error(study, tmp_path):
+    load, patient, root = study
+    first = load()
+    known, was = json.loads(json.dumps(first.split_json())), seen(first)
+    assert seen(load(known)) == was and not load(known).notes
+    patient(root, COUNT)
+    patient(root, COUNT + 1)
+    (note,) = (later := load(known)).notes
+    assert seen(later) == was and later.how == first.how and str(COUNT) in note and "split.json" in note
+    root = root.rename(tmp_path / "elsewhere")
+    assert seen(load(known, root)) == was
+    record = first.splits["test"][0]
+    for path in (record.files[0], *record.mask_files):
+        path = tmp_path / "elsewhere" / path.relative_to(tmp_path / "data")
+        path = path.with_suffix(".raw") if path.suffix == ".mhd" else path
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(UserError, match="since this run was split, .* changed") as error:
+            load(known, root)
+        assert record.key.partition("/plane-")[0] in str(error.value)
+        path.unlink()
+        with pytest.raises(UserError, match="gone|changed|does not exist|is not there|lacks 1 slice"):
+            load(known, root)
+        path.write_bytes(whole)
+    assert seen(load(known, root)) == was
