@@ -189,12 +189,17 @@ def _train(
         if runtime.main:
             ending.callback(plugins().hook.gantk_end, run=folder.path)
         training = Training(parts, folder, seconds, profile)
+
+        def tell(line: str) -> None:
+            with suppress(OSError, SystemExit):  # a training is scored whether or not anybody reads on
+                say(line)
+
         try:
             training.fit()
             if runtime.main and folder.chosen() != folder.latest():
                 restore(parts, folder.chosen())
-                say(f"best     step {engine.step}, chosen by: {training.choice.rule}")
-            _evaluate(parts, folder, say)
+                tell(f"best     step {engine.step}, chosen by: {training.choice.rule}")
+            _evaluate(parts, folder, tell)
         except BaseException as error:
             if runtime.main:
                 with suppress(Exception):  # the page stops reloading itself; its own failure hides no other
@@ -203,7 +208,7 @@ def _train(
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
             raise
         if runtime.main:
-            say(f"report   {report()}")
+            tell(f"report   {report()}")
         runtime.wait()
     return folder
 

@@ -7,7 +7,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def say(line: str, stderr: bool = False) -> None:
 
 def complain(text: str) -> None:
     """A line of markup on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text))
+    with suppress(OSError, SystemExit):  # nobody reads it: a closed terminal, a pipe (by which rich would end)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text))
 
 
 def table(headers: tuple[str, ...], rows) -> Table:

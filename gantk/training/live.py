@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
@@ -27,7 +28,8 @@ class LiveView:
     seconds; `shown` False is for ranks that do not print; `doing` says what of a step is being computed. `busy` is what
     is done between two steps, None where nothing is. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is set,
     it writes plain lines without a control character, one a minute at least while steps are taken. In a notebook the
-    lines that tell losses alone take each other's place.
+    lines that tell losses alone take each other's place. `gone` is the error after which nothing is written any more:
+    the reader of a pipe has ended, a terminal was closed.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LiveView:
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self.busy, self._doing, self._speed = None, doing, ""
+        self.gone: OSError | None = None
         self._begun = self._printed = clock()
         self._passing = None  # the line of a notebook that changes
         self._pace: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
@@ -56,7 +59,8 @@ class LiveView:
 
     def __exit__(self, *exc: object) -> None:
         if not self.plain:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
 
     def step(self, step: int) -> None:
         """Move the bar: so many steps are done. To be called after each."""
@@ -103,15 +107,20 @@ class LiveView:
 
     def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
         """Lines that stay, above the bar, or in a notebook as long as they are `passing`; no markup is read in them."""
-        for line in map(printable, lines if self.shown else ()):
-            if passing and self.console.is_jupyter:
-                if self._passing is None:  # no import: where there is a notebook, IPython is loaded
-                    self._passing = sys.modules["IPython"].display.display("", display_id=True)
-                self._passing.update({"text/plain": line}, raw=True)
-            elif self.plain:
-                print(line, file=self.console.file, flush=True)
-            else:
-                self.console.print(Text(line, style=style))
+        try:
+            for line in map(printable, lines if self.shown else ()):
+                if passing and self.console.is_jupyter:
+                    if self._passing is None:  # no import: where there is a notebook, IPython is loaded
+                        self._passing = sys.modules["IPython"].display.display("", display_id=True)
+                    self._passing.update({"text/plain": line}, raw=True)
+                elif self.plain:
+                    print(line, file=self.console.file, flush=True)
+                else:
+                    self.console.print(Text(line, style=style))
+        except OSError as error:
+            self.gone = error
+            with suppress(OSError):  # what is left to be written is not tried again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
     def _place(self) -> list[str]:
         step = self._pace[-1][1] if self._pace else 0

@@ -82,7 +82,7 @@ class Training:
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
                 view.step(step)
-                ending, stopping = step == last, self._stopping(stopped, step)
+                ending, stopping = step == last, self._stopping(stopped or view.gone, step)
                 logging, drawing = (step % every == 0 or ending for every in (table.log_every, table.sample_every))
                 saving = step % table.save_every == 0 or ending or stopping
                 if not (logging or drawing or saving or self.profile or self.used.first_step is None):
@@ -110,6 +110,8 @@ class Training:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
+                    if view.gone and not (stopped or isinstance(view.gone, BrokenPipeError)):  # such as a full disk
+                        raise view.gone
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
                     raise Interrupted(f"{said}gantk resume {self.run.path}")
 
@@ -127,7 +129,7 @@ class Training:
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
         return True
 
-    def _stopping(self, stopped: list[int], step: int) -> bool:
+    def _stopping(self, stopped: object, step: int) -> bool:
         """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
         if self.runtime.world == 1:
             return bool(stopped)
@@ -281,20 +283,23 @@ def inference_weights(method: Method, engine: Engine):
 
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[list[int]]:
-    """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
+    """A list that becomes true at Ctrl-C, SIGTERM, or when the terminal is closed; a second Ctrl-C interrupts at once.
 
-    Not an exception wherever the work happens to be: a file half written, or a child that is just being started, would
-    be forgotten.
+    What `nohup` started does not hear of the terminal. Not an exception wherever the work happens to be: a file half
+    written, or a child that is just being started, would be forgotten.
     """
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
-        if stopped:
+        if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopped.append(number)
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # not the main thread: whoever owns it decides
         before = {}
     try:
