@@ -98,6 +98,7 @@ MOVED = {
     "gantk.nets.labels": "gantk.nets.blocks",
     "gantk.nets.layout": "gantk.nets.kernels",
     "gantk.nets.patchgan": "gantk.nets.discriminators",
+    "gantk.nets.pretrained": "gantk_features.pretrained",
     "gantk.optim": "gantk.training.optim",
     "gantk.plugin.scaffold": "gantk_new.scaffold",
     "gantk.plugins": "gantk.plugin.loader",
@@ -107,7 +108,7 @@ MOVED = {
     "gantk.runtime": "gantk.machine.runtime",
     "gantk.spec": "gantk.plugin.spec",
     "gantk.training.trial": "gantk_trial.trial",
-    "gantk.weights": "gantk.nets.pretrained",
+    "gantk.weights": "gantk_features.pretrained",
 }
 
 
