@@ -15,8 +15,9 @@ import sys
 import warnings
 
 _PUBLIC = {
-    "gantk.api": ["run", "resume", "evaluate", "compare", "translate", "sample", "load", "export"],
+    "gantk.api": ["run", "resume", "evaluate", "translate", "sample", "load", "export"],
     "gantk_check.check": ["check"],
+    "gantk_compare.folders": ["compare"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_patients.comparing": ["write_report"],
     "gantk_trial.trial": ["predict"],
@@ -83,6 +84,7 @@ MOVED = {
     "gantk.machine.doctor": "gantk_trial.doctor",
     "gantk.metrics.bootstrap": "gantk.metrics.intervals",
     "gantk.metrics.distances": "gantk.metrics.sets",
+    "gantk.metrics.compare_folders": "gantk_compare.folders",
     "gantk.metrics.diversity": "gantk_sets.diversity",
     "gantk.metrics.feature_files": "gantk_features.backbones",
     "gantk.metrics.lesions": "gantk.metrics.pairs",
@@ -98,7 +100,6 @@ MOVED = {
     "gantk.nets.labels": "gantk.nets.blocks",
     "gantk.nets.layout": "gantk.nets.kernels",
     "gantk.nets.patchgan": "gantk.nets.discriminators",
-    "gantk.nets.pretrained": "gantk_features.pretrained",
     "gantk.optim": "gantk.training.optim",
     "gantk.plugin.scaffold": "gantk_new.scaffold",
     "gantk.plugins": "gantk.plugin.loader",
@@ -108,7 +109,7 @@ MOVED = {
     "gantk.runtime": "gantk.machine.runtime",
     "gantk.spec": "gantk.plugin.spec",
     "gantk.training.trial": "gantk_trial.trial",
-    "gantk.weights": "gantk_features.pretrained",
+    "gantk.weights": "gantk.nets.pretrained",
 }
 
 

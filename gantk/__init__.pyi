@@ -1,6 +1,5 @@
 """Type information of gantk's public names, which are loaded at first use."""
 
-from gantk.api import compare as compare
 from gantk.api import evaluate as evaluate
 from gantk.api import export as export
 from gantk.api import load as load
@@ -34,6 +33,7 @@ from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
 from gantk_check.check import check as check
+from gantk_compare.folders import compare as compare
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
 from gantk_patients.comparing import write_report as write_report

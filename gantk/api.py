@@ -247,32 +247,6 @@ def evaluate(
         return _evaluate(parts, folder, say)
 
 
-def compare(
-    predicted: str | Path,
-    truth: str | Path,
-    *,
-    metrics: Iterable[str] = ("psnr", "ssim", "mae"),
-    match: bool = False,
-    patient: str = "",
-    device: str | None = None,
-    say: Say = print,
-) -> dict[str, Any]:
-    """Score a folder (or file) of images against another, matched by file name; no model is needed.
-
-    With `match` the predictions are brought onto the truth's scale first, by one line for all. `patient` is a regular
-    expression whose group is the patient in a file's name, over whom scores are then averaged.
-    """
-    from gantk.machine.runtime import start
-    from gantk.metrics.compare_folders import NAMELESS, compare_folders, scale_line
-    from gantk.metrics.verdict import summary_lines
-
-    result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient)
-    lines = [*summary_lines(result), scale_line(result["scale"]), result["patients_unknown"] and NAMELESS]
-    for line in filter(None, lines):
-        say(line)
-    return result
-
-
 def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
     """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
     from gantk.plugin.loader import registry

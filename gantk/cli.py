@@ -12,7 +12,7 @@ from rich.markup import escape
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure, printable
 from gantk.plugin.loader import attach_commands
-from gantk.terminal import complain, json_option, line_printer, progress_bar, say, write_json
+from gantk.terminal import complain, json_option, line_printer, listed, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
@@ -189,29 +189,15 @@ def sample(run, no_post, **options) -> None:
 
 
 @cli.command("eval")
-@click.argument("run", required=False)
-@click.option("--pred", metavar="DIR", help="Score these images ...")
-@click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
-@click.option("--match", is_flag=True, help="Bring the predictions onto the truth's scale first, by one line for all.")
-@click.option("--patient", default="", metavar="REGEX", help="The patient in a file's name: --patient '^(p\\d+)'.")
+@click.argument("run")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
 @json_option("Write the result as JSON too")
 @_device
-def evaluate(run, pred, truth, match, patient, metrics, uncertainty, json_file, device) -> None:
-    """Score RUN on its test split, or files against the truth."""
-    if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
-        raise click.UsageError("give a RUN, or both --pred and --truth")
-    if run and match:
-        raise click.UsageError("--match is for --pred and --truth")
+def evaluate(run, metrics, uncertainty, json_file, device) -> None:
+    """Score RUN on its test split."""
     speak = line_printer(json_file)
-    names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
-    if run:
-        result = api.evaluate(run, metrics=names, uncertainty=uncertainty, device=device, say=speak)
-    else:
-        given = {"metrics": names} if names else {}
-        result = api.compare(pred, truth, **given, match=match, patient=patient, device=device, say=speak)
-    write_json(json_file, result)
+    write_json(json_file, api.evaluate(run, metrics=listed(metrics), uncertainty=uncertainty, device=device, say=speak))
 
 
 # ---- images

@@ -112,6 +112,11 @@ def write_json(file: str | None, found: Any) -> None:
         write_file(Path(file), text.encode())
 
 
+def listed(names: str | None) -> list[str] | None:
+    """The names of a comma-separated list; None where there is none."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()] or None
+
+
 def add_question(command: click.Command, flag: str, words: str, ask: Callable[..., None]) -> None:
     """Give a command a flag with which `ask(json_file=..., **options)` is called in its place, as --try of `gantk run`.
 

@@ -12,7 +12,7 @@ import pytest
 
 import gantk
 from gantk.errors import UserError
-from gantk.metrics.compare_folders import compare_folders
+from gantk_compare.folders import compare_folders
 
 
 def volume(path: Path, pixels: np.ndarray, shift: float = 0.0) -> np.ndarray:

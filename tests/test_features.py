@@ -14,8 +14,8 @@ from torch import nn
 from gantk.errors import UserError
 from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
+from gantk.nets.pretrained import timm_model
 from gantk_features.inception import FILE, Inception
-from gantk_features.pretrained import timm_model
 
 TINY = "test_resnet"  # timm's smallest
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from gantk.errors import UserError
-from gantk_features.pretrained import timm_model, weights_file
+from gantk.nets.pretrained import timm_model, weights_file
 
 NAME = "test_vit3.r160_in1k"  # timm's smallest, 0.9 M weights
 
@@ -94,7 +94,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     def fails(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("gantk_features.pretrained._unreachable", lambda config: None)
+    monkeypatch.setattr("gantk.nets.pretrained._unreachable", lambda config: None)
     monkeypatch.setattr(timm, "create_model", fails)
     with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
         timm_model(NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,38 @@ import torch
 from gantk.data.sources.file_names import numbered, patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
+from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import PairScorer, References, joined
 from gantk.metrics.sets import ImageGroup, set_rows
+from gantk.metrics.verdict import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"
 SAMPLES = 100_000  # pixels of a pair that a line is fitted to
 SLOPES = 0.4, 2.5  # beyond these the truth is on another scale ...
 SEEN, LEFT = 0.05, 0.5  # ... and where the error is more than this share of its range, and a line leaves less than half
+
+
+def compare(
+    predicted: str | Path,
+    truth: str | Path,
+    *,
+    metrics: Iterable[str] = ("psnr", "ssim", "mae"),
+    match: bool = False,
+    patient: str = "",
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Score a folder (or file) of images against another, matched by file name; no model is needed.
+
+    With `match` the predictions are brought onto the truth's scale first, by one line for all. `patient` is a regular
+    expression whose group is the patient in a file's name, over whom scores are then averaged.
+    """
+    result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient)
+    lines = [*summary_lines(result), scale_line(result["scale"]), result["patients_unknown"] and NAMELESS]
+    for line in filter(None, lines):
+        say(line)
+    return result
 
 
 def compare_folders(

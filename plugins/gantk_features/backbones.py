@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError, told
+from gantk.nets.pretrained import read_state, timm_model, weights_file
 from gantk.plugin.loader import registry
-from gantk_features.pretrained import read_state, timm_model, weights_file
 
 WHERE = "evaluate.metrics"
 SIDE = 224  # pixels, where neither the file nor the recipe says another size

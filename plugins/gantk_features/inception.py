@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError, told
-from gantk_features.pretrained import weights_file
+from gantk.nets.pretrained import weights_file
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError, told
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
-from gantk_features.pretrained import weights_file
+from gantk.nets.pretrained import weights_file
 
 NETS = {  # torchvision's file of weights; pixels a side, below which the last layer sees nothing
     "alex": ("alexnet-owt-7be5be79.pth", 31),

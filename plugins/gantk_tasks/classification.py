@@ -17,7 +17,7 @@ from gantk.metrics.features import PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
 from gantk.nets.blocks import check_least
-from gantk_features.pretrained import timm_model
+from gantk.nets.pretrained import timm_model
 from gantk_tasks.small_networks import trained
 
 BATCH = 16  # images of a training step
