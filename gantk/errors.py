@@ -88,7 +88,7 @@ def told(error: BaseException, most: int = 160) -> str:
 
     Libraries quote what they read: a message must not carry a patient's file away.
     """
-    line = printable(str(error).strip().split("\n")[0])
+    line = printable(" ".join(str(error).split()))
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 
