@@ -109,7 +109,7 @@ def sweep(folder: Path) -> None:
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
-    return _runs(process) if host == HOST else time.time() - path.lstat().st_mtime < LOST
+    return _runs(process) if host == HOST else abs(time.time() - path.lstat().st_mtime) < LOST
 
 
 def _runs(process: int) -> bool:

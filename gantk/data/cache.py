@@ -1,7 +1,8 @@
 """Cache of prepared images on disk: shared by all runs, memory-mapped, capped; the least recently used go first.
 
-An entry is one `.npy` file, named by what it was made of, and appears whole by a rename: many processes may use one
-cache at once. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
+An entry is one `.npy` file, named by what it was made of, with a checksum of name and content behind it. It appears
+whole by a rename: many processes may use one cache at once. What is damaged, or what another user could have written,
+is made anew. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError, told
+from gantk.files import sweep, temporary_beside
 
 IN_USE = 3600.0  # seconds within which what was read or written is not removed
 SPARE = 2**30  # bytes that the cache leaves free on its disk
@@ -34,8 +37,8 @@ class Cache:
         self.folder, self.limit = Path(folder), limit
         self.entries = self.folder / "images"
         self.full = False  # nothing more is stored: no room, or no permission
-        self._size: int | None = None  # bytes of all entries, as far as known
-        self._used: dict[str, float] = {}  # when each entry was last known to be in use
+        self._size = self._until = 0  # bytes of all entries, as far as known; from how many on they are counted again
+        self._used: dict[str, float] = {}  # when each entry, which was found good then, was said to be in use
         self._lock = threading.Lock()
 
     @classmethod
@@ -55,19 +58,18 @@ class Cache:
         None where the entry is not there and nothing can be stored: then `make` is not called.
         """
         path = self.entries / f"{key}.npy"
-        found = None
         with suppress(Exception):  # not there, or broken, for which numpy has many words: made anew
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            if time.time() - self._used.get(key, 0.0) > IN_USE / 4:
-                self._used[key] = time.time()
-                with suppress(OSError):
-                    os.utime(path)  # tells all runs
-            return found
+            found, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
+            if key in self._used or _is_good(path, key, found):
+                if key not in self._used or now - self._used[key] > IN_USE / 4:
+                    self._used[key] = now
+                    with suppress(OSError):
+                        os.utime(path)  # tells all runs
+                return found
         if self.full:
             return None
         made = make()
-        self._store(path, made)
+        self._store(path, key, made)
         return made
 
     def fact(self, key: str, make: Callable[[], Any]) -> Any:
@@ -75,14 +77,16 @@ class Cache:
         known = self.rows(key, lambda: np.frombuffer(json.dumps(make()).encode(), np.uint8))
         return make() if known is None else json.loads(known.tobytes())
 
-    def _store(self, path: Path, rows: np.ndarray) -> None:
+    def _store(self, path: Path, key: str, rows: np.ndarray) -> None:
         """Write an entry, whole or not at all; where that fails, warn once, and store nothing more."""
-        temporary, file = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}"), io.BytesIO()
+        temporary, file, rows = temporary_beside(path), io.BytesIO(), np.ascontiguousarray(rows)
         np.save(file, rows, allow_pickle=False)
+        file.write(_checksum(key, rows))
         try:
-            self.entries.mkdir(parents=True, exist_ok=True)
+            self.entries.mkdir(0o700, parents=True, exist_ok=True)
             self._make_room(file.tell())
-            temporary.write_bytes(file.getbuffer())
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
+                out.write(file.getbuffer())
             os.replace(temporary, path)
         except OSError as error:
             with suppress(OSError):
@@ -94,26 +98,44 @@ class Cache:
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
 
     def _make_room(self, needed: int) -> None:
-        """Count on so many bytes more; what was not used for longest makes way. OSError where there is no room."""
+        """Count on so many bytes more; what was not used for longest makes way. OSError where there is no room.
+
+        Others fill it too: all is counted again when this process has taken an eighth of the room that there was.
+        """
         with self._lock:
-            if self._size is None or self._size + needed > self.limit:
+            if self._size + needed > self._until:
+                sweep(self.entries)
                 self._size, old = 0, []
                 for path in self.entries.iterdir():
                     with suppress(OSError):  # another run has removed it
                         stat = path.stat()
                         self._size += stat.st_size
-                        if time.time() - stat.st_mtime > IN_USE:
+                        if abs(time.time() - stat.st_mtime) > IN_USE:  # or of the future: a clock was set
                             old.append((not path.name.startswith("."), stat.st_mtime, stat.st_size, path))
                 for finished, _, size, path in sorted(old):
-                    if not finished or self._size + needed > self.limit:
+                    if not finished or self._size + needed > self.limit - self.limit // 128:
                         with suppress(OSError):
                             path.unlink()
                             self._size -= size
+                self._until = self._size + max(needed, (self.limit - self._size) // 8)
             if self._size + needed > self.limit:
                 raise OSError(f"what was used within the hour fills its {self.limit / 2**30:g} GiB")
             if shutil.disk_usage(self.entries).free < needed + SPARE:
                 raise OSError(f"less than {SPARE / 2**30:g} GiB would be left on the disk")
             self._size += needed
+
+
+def _checksum(key: str, rows: np.ndarray) -> bytes:
+    about = f"{key} {rows.dtype.str} {rows.shape}".encode()
+    return zlib.crc32(memoryview(rows).cast("B"), zlib.crc32(about)).to_bytes(4)
+
+
+def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
+    """Whether an entry holds what this user, and nobody else, has stored under that key."""
+    with path.open("rb") as file:
+        status, _ = os.fstat(file.fileno()), file.seek(-4, os.SEEK_END)
+        own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+        return own and file.read() == _checksum(key, rows)
 
 
 def digest(*parts: Any) -> str:
