@@ -10,8 +10,9 @@ import errno
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
 LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # what of a listing counts
+DEEPEST, MOST_VISITS = 128, 64  # folders on the way to a file; how often one folder is listed, by whatever links
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,8 @@ def _series_formats() -> list[SeriesFormat]:
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
     """The visible files below a folder that are wanted; no pipes and devices, which could be waited for for ever.
 
-    Links to folders are followed, unless they lead to a folder that the way to them comes through.
+    Links to folders are followed, unless they lead to a folder that the way to them comes through. Folders so deep, or
+    linked to so often, that following them would not end are a UserError.
     """
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
@@ -342,9 +345,13 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    found = []
+    found, visits = [], Counter()
     for place, folders, names in os.walk(folder, onerror=shut, followlinks=True):
-        way = set(map(os.path.realpath, (place, *Path(place).absolute().parents)))
+        way = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
+        visits[way[0]] += 1
+        if len(way) > DEEPEST or visits[way[0]] > MOST_VISITS:
+            what = f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
+            raise UserError(what, remedy="remove links from folders to folders")
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in way]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
@@ -357,8 +364,9 @@ def _expect_file(path: Path) -> None:
     if not os.path.isfile(path):
         kind = "is a pipe or a device, not a file" if os.path.exists(path) else "does not exist"
         raise UserError(f"'{path}' {kind}", remedy="name one image file")
-    if path.stat().st_size == 0:
-        raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
+    with suppress(OSError):  # it is gone meanwhile: reading it says so
+        if path.stat().st_size == 0:
+            raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
 
 
 def _unknown(path: Path, verb: str) -> UserError:

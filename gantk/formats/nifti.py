@@ -9,6 +9,7 @@ with the source's slope and intercept, else float32. Texts and extensions of the
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_order, upright_sides, zeros
 from gantk.formats.voxels import Stored, as_integers
 
+LONGEST = 8 * 2**20  # bytes of a header with its extensions
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # what nibabel mends in a header is not told
 
 UNUSED = ("extents", "session_error", "glmax", "glmin")  # fields of the header that no program reads
@@ -106,8 +108,12 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
         kinds = [kind.header_class for kind in _kinds(path) if kind.header_class.may_contain_header(start)]
         if not kinds:
             raise ValueError("it has no such header")
-        file.seek(0)
-        header = kinds[0].from_fileobj(file, check=False)  # with its extensions
+        first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
+        length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
+        if length > LONGEST:
+            raise ValueError(f"its header declares {length} bytes before the voxels")
+        start = io.BytesIO(start + file.read(max(0, length - len(start))))
+        header = kinds[0].from_fileobj(start, check=False)  # with its extensions
     dtype, sides = header.get_data_dtype(), tuple(map(int, header.get_data_shape()))
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise UserError(f"'{path}' holds values of type {dtype}", allowed="integers and floats, one value a voxel")

@@ -38,10 +38,12 @@ class Picture(Format):
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (3, H, W): palettes turn to colour, alpha goes, EXIF turns of JPEG are honoured."""
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as what it is
-            pages, turns = getattr(picture, "n_frames", 1), picture.format in ("JPEG", "MPO", "TIFF")
-            if pages > 1 and picture.format != "MPO":  # of which the second picture is the first, for the other eye
+            picture.filename = ""  # else the pixels are mapped, and the process dies where the file is cut meanwhile
+            kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")
+            # A TIFF's pages may be a million and are not counted; an MPO's second is the first, for the other eye.
+            if picture.tag_v2.next if kind == "TIFF" else kind != "MPO" and getattr(picture, "n_frames", 1) > 1:
                 remedy = "save each as a file of its own, or all as a NIfTI volume"
-                raise UserError(f"'{path}' holds {pages} pages", allowed="one", remedy=remedy)
+                raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
                 turned = turns and picture.getexif().get(ORIENTATION, 1) >= 5

@@ -22,13 +22,23 @@ from gantk.errors import UserError
 
 CHUNK = 8 * 2**20  # bytes that are decoded at a time
 SLACK = 2**20  # bytes behind the last volume that are still looked at
+MOST = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}  # bytes that one packed byte can stand for, at most
 
 
-def expect_held(path: Path, declared: int, held: int) -> None:
-    """UserError where `held` bytes of a file cannot be the `declared` bytes of its voxels."""
-    if declared > held:
+def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
+    """UserError where the `held` bytes of a file, packed or not, cannot be the `declared` bytes of its voxels."""
+    if declared > held * MOST[packing]:
         what = f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and holds {held}"
-        raise UserError(what, remedy="copy it again, or leave it out")
+        raise UserError(what + " packed" * bool(packing), remedy="copy it again, or leave it out")
+
+
+def inflated(file: BinaryIO, most: int, bits: int = zlib.MAX_WBITS) -> io.BytesIO:
+    """At most so many bytes of what a file inflates to from where it is: a few bytes may stand for any number."""
+    found, inflate = io.BytesIO(), zlib.decompressobj(bits)
+    while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
+        found.write(inflate.decompress(packed, most - found.tell()))
+    found.seek(0)
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,8 @@ class Stored:
     inter: float = 0.0
 
     def expect_whole(self) -> None:
-        """UserError where the size of a file that is not packed tells that it is cut short."""
-        if not self.packing:
-            expect_held(self.path, self.end, self.path.stat().st_size - self.opens)
+        """UserError where the size of a file tells that it is cut short, whatever it is packed by."""
+        expect_held(self.path, self.end, self.path.stat().st_size - self.opens, self.packing)
 
     def decode(self, voxels: np.ndarray) -> None:
         """Fill a view (i, j, k) of float32, a few planes k at a time; an error if it is cut short or damaged."""
@@ -71,7 +80,7 @@ class Stored:
 
     def _unpacked(self, file: BinaryIO) -> BinaryIO:
         if self.packing == "zlib":  # which has no reader of its own; no more is inflated than is declared
-            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
+            return inflated(file, self.end + SLACK)
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
         return bz2.BZ2File(file) if self.packing == "bzip2" else file

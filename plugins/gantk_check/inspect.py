@@ -57,7 +57,9 @@ def inspect(scan: io.Scan) -> Inspected:
     try:
         digest = hashlib.sha256()
         for file in scan.files:
-            digest.update(file.read_bytes())
+            with file.open("rb") as content:
+                while piece := content.read(2**20):
+                    digest.update(piece)
         item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
         image = _read(item)
     except (UserError, OSError) as error:

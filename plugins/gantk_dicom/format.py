@@ -7,6 +7,7 @@ Both come with the extra `dicom`, and are imported at the first DICOM file.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +28,8 @@ class Dicom(SeriesFormat):
     def owns(self, path: Path) -> bool:
         """Whether the mark of DICOM stands at byte 128."""
         try:
-            with path.open("rb") as file:
-                return file.read(132)[128:] == b"DICM"
+            with path.open("rb") as file:  # what is said to be empty may be a window of the system, and wait for ever
+                return os.fstat(file.fileno()).st_size > 132 and file.read(132)[128:] == b"DICM"
         except OSError:
             return False
 

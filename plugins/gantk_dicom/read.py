@@ -20,7 +20,8 @@ from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
-from gantk_dicom.slices import Broken, Slice, Stack, in_colour, opened, readable, separated, stacked
+from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
+from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
 FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
 
@@ -230,30 +231,31 @@ def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
 def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Some frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if broken."""
     syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
-    with readable(path):
+    with readable(path), whole(path, dataset) as file:
+        places = places_of_frames(file, dataset) if syntax.is_encapsulated else None
         if syntax.is_encapsulated and (syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available):
-            every = _by_simpleitk(path)
+            every = _by_simpleitk(file)
             decoded = (every[number] for number in numbers)
         else:
-            source: Path | Dataset = path  # of which frames are read one by one
+            source: Bounded | Dataset = file  # of which frames are read one by one
             if syntax == DeflatedExplicitVRLittleEndian or "MediaStorageSOPClassUID" not in dataset.file_meta:
-                source = dcmread(path, force=True)
+                source = dcmread(file, force=True)
                 source.file_meta = dataset.file_meta
-            decoded = iter_pixels(source, indices=list(numbers))
+            decoded = iter_pixels(source, indices=list(numbers), **({"extended_offsets": places} if places else {}))
         for frame in decoded:
             if frame.shape[:2] != shape:
                 raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
             yield frame
 
 
-def _by_simpleitk(path: Path) -> np.ndarray:
+def _by_simpleitk(file: Bounded) -> np.ndarray:
     """All frames of a file by SimpleITK, (frames, rows, columns), or (..., 3).
 
     It would rescale them in its own way: what it is given is a copy that has pixels and nothing else.
     """
     import SimpleITK as sitk
 
-    source, bare = dcmread(path), Dataset()
+    source, bare = dcmread(file), Dataset()
     bare.update({tag: element for tag, element in source.group_dataset(0x0028).items() if tag.element < 0x0120})
     bare.PixelData = source.PixelData
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True

@@ -22,6 +22,7 @@ from gantk.formats.files import Scan, expect_room, natural
 from gantk.formats.image import UPRIGHT
 from gantk.formats.voxels import expect_held
 from gantk_dicom.names import shown, text_of, value_of
+from gantk_dicom.streams import MOST_FRAMES, Broken, declared, expect_short, header_of
 
 # Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
 # Neither warnings nor logs of it may show them: they quote what they read.
@@ -53,10 +54,6 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along wh
 # --- headers
 
 
-class Broken(ValueError):
-    """What is wrong with a file, in words of our own: without any text of the file."""
-
-
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Whatever a broken file makes a reader raise becomes one UserError that names the file.
@@ -83,21 +80,23 @@ def kind_of(error: Exception) -> str:
 
 
 def header(path: Path) -> Dataset:
-    """A file's header without pixels; its `held` is how many bytes follow. UserError if unreadable.
+    """A file's header without pixels; these begin at its `begins`, and `held` bytes follow. UserError if unreadable.
 
     Elements are parsed when they are first looked at: a broken one is an error only for who needs it.
     """
-    with readable(path), path.open("rb") as file:
-        marked = file.read(132)[128:] == b"DICM"
-        file.seek(0)
+    with readable(path), header_of(path) as (file, meta):
+        marked = meta is None and file.peek(132)[128:132] == b"DICM"
         dataset = dcmread(file, stop_before_pixels=True, force=not marked)
-        dataset.held = path.stat().st_size - file.tell()
-        if not hasattr(dataset, "file_meta"):
-            dataset.file_meta = FileMetaDataset()
+        expect_short(dataset)
+        dataset.begins, dataset.held = file.tell(), file.size - file.tell()
+        if meta is not None or not hasattr(dataset, "file_meta"):
+            dataset.file_meta = FileMetaDataset() if meta is None else meta
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
             raise Broken("its header is cut short" if uid else "it has none of the elements of a DICOM file")
+        if (frames := _frames_of(dataset)) > min(MOST_FRAMES, max(1, dataset.held)):
+            raise Broken(f"it declares {frames} frames: it is cut short, or has more than {MOST_FRAMES}")
         return dataset
 
 
@@ -123,8 +122,7 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
         expect_room(path, count)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            count = count * 2 // 3 if kind == "YBR_FULL_422" else count
-            expect_held(path, (count * bits + 7) // 8, dataset.held)
+            expect_held(path, declared(dataset), dataset.held)
         return dataset, slices_of(dataset, path)
 
 

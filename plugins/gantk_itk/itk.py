@@ -36,6 +36,7 @@ TYPES = {
     "f8": ("MET_DOUBLE", "double"),
 }
 PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # of NRRD
+MOST_AXES = 16  # of NRRD
 DOMAINS = ("domain", "space", "time", "none", "???")  # kinds of NRRD's axes along which voxels follow
 KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that count as remarks beside the user's own
 TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # x, y of such spaces
@@ -172,11 +173,11 @@ class Nrrd(Itk):
         fields = {name.replace(" ", "").lower(): value for name, separator, value in lines if separator == ":"}
         sides, encoding = tuple(map(int, fields["sizes"].split())), fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
-        if encoding not in PACKINGS or not kinds or len(sides) != int(fields["dimension"]):
+        if encoding not in PACKINGS or not kinds or not len(sides) == int(fields["dimension"]) <= MOST_AXES:
             raise ValueError(f"it holds {sides} values of type '{fields['type']}', encoded as '{encoding}'")
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise ValueError("it skips a part of its voxels' file")
-        steps = re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
+        steps = re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
         apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
         apart += [n for n, step in enumerate(steps) if step == "none"]
         axes = [axis for axis in range(len(sides)) if axis not in apart[:1]]
@@ -234,7 +235,7 @@ class MetaImage(Itk):
         sides, data = tuple(map(int, fields["DimSize"].split())), fields["ElementDataFile"]
         n, parts = len(sides), int(fields.get("ElementNumberOfChannels", 1))
         kinds = [kind for kind, (name, _) in TYPES.items() if name == fields["ElementType"].removesuffix("_ARRAY")]
-        if not kinds or n != int(fields["NDims"]) or not true("BinaryData", "true"):
+        if not kinds or not n == int(fields["NDims"]) <= MOST_AXES or not true("BinaryData", "true"):
             raise ValueError(f"it holds {sides} values of type '{fields['ElementType']}', or holds them as text")
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
         directions = _floats(first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel())))
@@ -272,6 +273,8 @@ def _header_for(image: Image) -> ItkHeader:
 def _beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names."""
     voxels = path.parent / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:  # a stranger's header names what he wants to see
+        raise ValueError(f"its second file '{name[:80]}' is not in its own folder or below")
     if not voxels.is_file():
         raise ValueError(f"its second file '{name[:80]}' is not there")
     return voxels
@@ -284,10 +287,10 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
     except UnicodeDecodeError:
         text = header.decode("latin-1")
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    found = [re.fullmatch(r"([ -9;<>-~]+?)\s*(:=|:|=)\s*([^\0]*)", line) for line in lines]
+    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]  # in linear time
     if None in found:
         raise ValueError(f"its line '{lines[found.index(None)][:40]}' is broken")
-    return [match.groups() for match in found]
+    return [(name.strip(), separator, value.strip()) for name, separator, value in map(re.Match.groups, found)]
 
 
 def _floats(text: str) -> list[float]:
