@@ -88,16 +88,23 @@ SELECTION = [{"step": save["step"], "selection": {k: v for k, v in save.items() 
 BEST = {"step": 20, "rule": "nearest to ideal", "higher_is_better": False, "table": SAVES}
 
 
+def image(domain: str, subject: str) -> dict:
+    return {"domain": domain, "key": f"{subject}/{domain}", "subject": subject, "pair": None, "path": None}
+
+
+SETS = {"by": "patient", "train": [], "validation": [], "test": []}
+
+
 def make_run(
     folder: Path, *, recipe: str = RECIPE, directions: dict = TRANSLATION, truth: bool = True,
     steps: tuple[int, ...] = STEPS, log: list[dict] | None = None, side: int = 16, **files,
 ) -> Path:  # fmt: skip
     """A run folder with random pictures and made-up numbers; `files` are more JSON files by their name."""
     draw_samples(folder, directions, steps, truth, side)
-    records = [{"domain": d, "key": f"{s}/{d}", "subject": s} for d in "ab" for s in ("anna", "ben")]
+    records = [image(d, s) for d in "ab" for s in ("anna", "ben")]
     files = {
         "environment": {"gantk": "0.1.0", "device": "cpu", "packages": {"numpy": "2.0"}, "git": None},
-        "split": {"how": "by patient", "splits": {"by": "patient", "train": records, "test": []}},
+        "split": {"how": "by patient", "splits": SETS | {"train": records}},
     } | files
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -240,7 +247,7 @@ def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measure
 
 
 def test_a_choice_among_bad_checkpoints_and_a_leak_are_no_praise(tmp_path):
-    split = {"leakage_allowed": "anna is on both sides", "splits": {"train": [{"domain": "a", "subject": "anna"}]}}
+    split = {"leakage_allowed": "anna is on both sides", "splits": SETS | {"train": [image("a", "anna")]}}
     words = report(make_run(tmp_path / "run", best=BEST | {"step": 10}, split=split)).words
     assert f"even the chosen one was barred ({BARRED})" in words and "anna is on both sides" in words
 

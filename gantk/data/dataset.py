@@ -10,7 +10,7 @@ import torch
 
 from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
-from gantk.data.intensity import PerChannel
+from gantk.data.intensity import PerChannel, mapping_from
 from gantk.data.preparation import Preparation, Record, code_of, contrast_names, domain_letters, stacked
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import relative_to
@@ -200,9 +200,7 @@ class Data:
 
     def restore_intensity(self, state: dict[str, Any]) -> None:
         """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
-        one = self.table.intensity.target.from_state
-        for letter, each in state.items():
-            self.intensity[letter] = PerChannel.from_state(each, one) if "contrasts" in each else one(each)
+        self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
 def records_of(table: DataTable, method: type) -> list[Record]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -298,6 +298,25 @@ class PerChannel:
             place = (*[slice(None)] * axis, slice(number, None, count))
             whole[place] = function(image[place])
         return whole
+
+
+def mapping_from(state: dict[str, Any]) -> Any:
+    """The intensity mapping that `state` describes, of one contrast or of several; UserError where it is none."""
+    if "contrasts" in state:
+        return PerChannel.from_state(state, mapping_from)
+    try:
+        from gantk.plugin.loader import registry
+
+        mapping = registry().get("intensity", state["name"]).load().from_state(state)
+        native = np.asarray(mapping.inverse(np.linspace(*mapping.range, 9)[None, None]))
+        if not (np.isfinite(native).all() and (np.diff(native) > 0).all()):
+            raise ValueError("it does not rise")
+    except UserError:
+        raise
+    except Exception as error:  # the options of a plugin's kind, and figures that are not its own
+        what = f"the intensities of the training images are no mapping: {told(error)}"
+        raise UserError(what, where="meta.json", remedy="use another checkpoint of the run") from None
+    return mapping
 
 
 def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:

@@ -17,7 +17,7 @@ from gantk.data.intensity import PerChannel, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError, counted
 from gantk.formats.image import Image
-from gantk.plugin.loader import load, registry
+from gantk.plugin.loader import load
 
 OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
@@ -301,12 +301,3 @@ class TrainedModel:
         pipeline = self.pipeline(self.domain(to), look)
         pipeline.check_channels(image)
         return pipeline.images(image, look.planes, progress)
-
-
-def mapping_from(state: dict[str, Any]) -> Any:
-    """The intensity mapping that `state` describes, of one contrast or of several; UserError where it is unknown."""
-
-    def line(each: dict[str, Any]) -> Any:
-        return registry().get("intensity", each["name"]).load().from_state(each)
-
-    return PerChannel.from_state(state, line) if "contrasts" in state else line(state)

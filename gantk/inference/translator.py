@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.intensity import to_network
+from gantk.data.intensity import mapping_from, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
-from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
+from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel
 from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start

@@ -93,7 +93,7 @@ class Used:
 
     def seconds_at(self, step: int, logged: float) -> float:
         """Seconds of training up to a step: as they were saved with its checkpoint, else as logged before it."""
-        return self.earlier.get("seconds", logged) if step and self.earlier.get("step") == step else logged
+        return self.earlier.get("seconds") or logged if step and self.earlier.get("step") == step else logged
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
         """What usage.json holds after a step: energy and peak include those of the sittings before this one."""
@@ -118,7 +118,7 @@ def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> d
     the GPU (NVML), or of all CPU packages (RAPL). None where it is not known. `predicted` is what `gantk doctor` would
     have said of step_s and peak_memory_gib, where that was asked.
     """
-    lines = [line for line in log if "images_per_s" in line]
+    lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
     if not lines:
         return {}
     ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines)]

@@ -40,12 +40,12 @@ class Choice:
 
     def add(self, step: int, entry: dict[str, Any]) -> None:
         """Enter a save, in place of what was there of it."""
-        self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry]
+        self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry | {"step": step}]
 
     def take(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
         """Enter what log.jsonl says of regular saves: an interruption once had its own judged too."""
         for line in log:
-            if isinstance(line.get("selection"), dict) and regular(line["step"]):
+            if line.get("selection") and regular(line["step"]):
                 self.add(line["step"], line["selection"])
 
     @property

@@ -22,7 +22,7 @@ from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
-from gantk.report.run_record import RunRecord, mapping
+from gantk.report.run_record import RunRecord
 from gantk.report.scores import SURE, cards, chosen, headline, verdicts
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
@@ -89,10 +89,10 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     return {
         "run": run,
         "title": _title(run),
-        "method": mapping(run.recipe.get("method")).get("name"),
-        "total": mapping(run.recipe.get("train")).get("steps"),  # None where the recipe counts in epochs
+        "method": (run.recipe.get("method") or {}).get("name"),
+        "total": (run.recipe.get("train") or {}).get("steps"),  # None where the recipe counts in epochs
         "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
-        "summary": str(run.recipe.get("summary") or ""),
+        "summary": run.recipe.get("summary") or "",
         "headline": sentence,
         "tone": tone,
         "sure": round(100 * SURE),
@@ -136,8 +136,8 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
             named = {run.label(key) or metric_name(name): points for key, points in series.items()}
             found[section].append(chart(metric_name(name), named, names=labels))
     # what is left of the error when the pixels that the model is least sure of are set aside
-    for direction, judged in mapping(run.metrics.get("uncertainty")).items():
-        curve = mapping(mapping(judged).get("rejection"))
+    for direction, judged in (run.metrics.get("uncertainty") or {}).items():
+        curve = judged.get("rejection") or {}
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
         series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
@@ -149,9 +149,9 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Steps worth a line in every chart: (step, kind, words)."""
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
-    if isinstance(run.best.get("step"), int):
+    if run.best.get("step") is not None:
         marks.append((run.best["step"], "best", "chosen checkpoint"))
-    return marks + [(int(a["step"]), "alarm", str(a["alarm"])) for a in run.log.alarms]
+    return marks + [(a["step"], "alarm", a["alarm"]) for a in run.log.alarms]
 
 
 def _score_line(run: RunRecord, direction: str, step: int) -> str:
@@ -170,12 +170,12 @@ def _title(run: RunRecord) -> str:
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Images and subjects of every set and domain, how they were parted, and a leak that was let pass."""
-    found, names, rows = run.split.get("splits") or run.split, dict(zip("ab", run.domains, strict=False)), []
+    found, names, rows = run.split.get("splits") or {}, dict(zip("ab", run.domains, strict=False)), []
     for name in ("train", "validation", "test"):
-        records = [record for record in found.get(name) or () if isinstance(record, dict)]
-        images = Counter(names.get(record.get("domain"), record.get("domain") or "") for record in records)
+        records = found.get(name) or ()
+        images = Counter(names.get(record["domain"], record["domain"]) for record in records)
         subjects = {record["subject"] for record in records if record.get("subject")}
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
     domains = sorted({domain for row in rows for domain in row["images"]})
     said = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
-    return said | {"rows": rows, "domains": domains, "consequences": mapping(found).get("consequences") or ()}
+    return said | {"rows": rows, "domains": domains, "consequences": found.get("consequences") or ()}

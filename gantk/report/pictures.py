@@ -56,7 +56,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
         for i in range(direction.count):
             output, truth = samples.picture(step, direction, i), samples.picture("truth", direction, i)
             error, mean = "", ""
-            if samples.has_truth and output.is_file() and truth.is_file():
+            if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
                 error, mean = preview(picture) if small else _encoded(picture, "png", optimize=True), f"{value:.1f}"
@@ -103,9 +103,9 @@ def _coloured(levels: np.ndarray) -> Image.Image:
     return image
 
 
-def _embedded(path: Path, small: bool = False) -> str:
+def _embedded(path: Path | None, small: bool = False) -> str:
     """A PNG file as a data URI, byte for byte unless `small`; "" where it is missing."""
-    if not path.is_file():
+    if path is None:
         return ""
     if not small:
         return _uri("png", path.read_bytes())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
-from collections.abc import Callable
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from gantk.errors import UserError, told
 from gantk.report.words import arrow, direction_name
+from gantk.runs.schemas import inside, read, read_log
+
+FILES = ("recipe.toml", "environment.json", "split.json", "metrics.json", "best.json", "samples/index.json")
 
 Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
 Curves = dict[str, dict[str, Points]]
@@ -35,33 +38,33 @@ class Log:
     last_step: int | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Sorts one line in; raises where it is not one that a run writes."""
-        step = int(entry["step"])
+        """Sorts one line in."""
+        step = entry["step"]
         self.last_step = max(step, self.last_step or 0)
 
         def note(curves: Curves, group: str, name: str, value: Any) -> None:
             if not isinstance(value, str):  # a save that was barred says why
                 curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else float(value)
 
-        for full_name, value in mapping(entry.get("losses")).items():
+        for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")
             note(self.losses, group or "losses", name, value)
-        for direction, scores in mapping(entry.get("validation")).items():
-            for metric, value in mapping(scores).items():
+        for direction, scores in (entry.get("validation") or {}).items():
+            for metric, value in scores.items():
                 note(self.validation, metric, direction, value)
-        for direction, criteria in mapping(entry.get("selection")).items():
+        for direction, criteria in (entry.get("selection") or {}).items():
             several = isinstance(criteria, dict)
             for name, value in criteria.items() if several else [(direction, criteria)]:
                 note(self.selection, name, direction if several else "", value)
-        if "alarm" in entry:
+        if entry.get("alarm"):
             self.alarms.append(entry)
         self.stopped = entry.get("stopped", self.stopped)
         if entry.get("images_per_s") is not None:
-            self.images_per_s[step] = float(entry["images_per_s"])
+            self.images_per_s[step] = entry["images_per_s"]
         if entry.get("seconds") is not None:
-            self.seconds = float(entry["seconds"])
+            self.seconds = entry["seconds"]
         if entry.get("stage") is not None:
-            self.stages.setdefault(str(entry["stage"]), step)
+            self.stages.setdefault(entry["stage"], step)
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,34 @@ class Samples:
     directions: tuple[Direction, ...]
     steps: tuple[int, ...]
     has_truth: bool
+    problems: list[str]
+    _looked_at: dict[Path, bool] = field(default_factory=dict)
 
-    def picture(self, group: str | int, direction: Direction, i: int) -> Path:
-        """One file of the group "input" or "truth", or of the outputs of a step."""
+    def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
+        """One file of the group "input" or "truth", or of the outputs of a step; None where it is no PNG of this run.
+
+        Links that lead out of the run are not followed.
+        """
         group = f"step-{group:06d}" if isinstance(group, int) else group
-        return self.folder / group / f"{direction.key}-{i}.png"
+        path = self.folder / group / f"{direction.key}-{i}.png"
+        if path not in self._looked_at:
+            wrong = wrong_picture(path, self.folder.parent) if os.path.lexists(path) else ""
+            self._looked_at[path] = os.path.lexists(path) and not wrong
+            if wrong:
+                self.problems.append(f"samples/{group}/{path.name} is left out: {wrong}")
+        return path if self._looked_at[path] else None
+
+
+def wrong_picture(path: Path, run: Path) -> str:
+    """Why a file is no picture that a run drew: it lies elsewhere, or is damaged; "" where it is one."""
+    if not inside(run, path):
+        return "it is no file of this run"
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+            return "it is too large" if max(*image.size, path.stat().st_size >> 13) > 2**13 else ""
+    except Exception as error:  # whatever damaged bytes lead to
+        return f"it is no PNG: {told(error)}"
 
 
 class RunRecord:
@@ -107,33 +133,25 @@ class RunRecord:
             raise UserError(what, where="report", remedy=remedy)
         self.path = path
         self.problems: list[str] = []
-        self.recipe_text, log = (_text(path / name) for name in ("recipe.toml", "log.jsonl"))
-        self.recipe = self._load("recipe.toml", tomllib.loads)
-        self.environment, self.split = self._load("environment.json"), self._load("split.json")
-        self.metrics, self.best = self._load("metrics.json"), self._load("best.json")
-        self.samples = _samples(path / "samples", self._load("samples/index.json"), self.problems)
+        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(self._read, FILES)
+        self.recipe_text = _text(path / "recipe.toml") if self.recipe else ""
+        self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
         self.log = Log()
-        for line in log.splitlines():
-            try:
-                self.log.add(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # a killed run leaves its last line half written
+        for line in read_log(path / "log.jsonl", self.problems):
+            self.log.add(line)
 
-    def _load(self, name: str, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    def _read(self, name: str) -> dict[str, Any]:
         try:
-            return dict(parse((self.path / name).read_text("utf-8")))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, OSError) as error:
-            self.problems.append(f"{name} could not be read: {told(error)}")
+            return read(self.path / name)
+        except UserError as error:
+            self.problems.append(error.what)
             return {}
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        named = mapping(self.recipe.get("data")).get("domains") or self.metrics.get("domains")
-        return tuple(map(str, named)) if isinstance(named, list) else ()
+        return tuple((self.recipe.get("data") or {}).get("domains") or self.metrics.get("domains") or ())
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
@@ -141,29 +159,20 @@ class RunRecord:
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
-    """What index.json lists, without the steps whose pictures are gone; None where nothing is left."""
-    if not index:
-        return None
-    try:
-        directions = tuple(
-            Direction(
-                key, e.get("from"), str(e.get("to") or key), int(e["count"]), tuple(map(dict, e.get("images", ())))
-            )
-            for key, e in index["directions"].items()
-        )
-        steps = sorted({int(step) for step in index["steps"]})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(f"samples/index.json could not be understood: {told(error)}")
-        return None
-    samples = Samples(folder, directions, (), bool(index.get("has_truth")))
-    kept = tuple(step for step in steps if any(samples.picture(step, d, 0).is_file() for d in directions))
+    """What index.json lists, without the pictures that are gone; None where nothing is left."""
+    last: dict[str, int] = {}  # the highest number of each direction's pictures
+    for path in folder.glob("step-*/*.png"):
+        key, _, number = path.stem.rpartition("-")
+        last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
+    directions = tuple(
+        Direction(key, e.get("from"), e["to"], min(e["count"], last[key] + 1), tuple(e.get("images") or ()))
+        for key, e in index["directions"].items()
+        if key in last
+    )
+    samples = Samples(folder, directions, (), bool(index.get("has_truth")), problems)
+    kept = tuple(step for step in sorted(set(index["steps"])) if any(samples.picture(step, d, 0) for d in directions))
     return replace(samples, steps=kept) if kept else None
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """The value where it is a table, else an empty one."""
-    return value if isinstance(value, dict) else {}
+    return path.read_text("utf-8") if path.is_file() else ""

@@ -207,15 +207,15 @@ def _named(findings: list[dict[str, str]], tone: str) -> str:
 def chosen(run: RunRecord) -> dict[str, Any]:
     """best.json: the step that was chosen, by which rule, and a table of what it was chosen from; {} where none was."""
     step = run.best.get("step")
-    if not isinstance(step, int):
+    if step is None:
         return {}
-    rows = [_flat(row) for row in run.best.get("table") or () if isinstance(row, dict)]
+    rows = [_flat(row) for row in run.best.get("table") or ()]
     named = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(named, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
     heads = [name.rpartition("/") for name in columns]  # a_to_b/kid_random
     return {
         "step": step,
-        "rule": str(run.best.get("rule") or ""),
+        "rule": run.best.get("rule") or "",
         "barred": next((str(row["barred"]) for row in rows if row.get("step") == step and row.get("barred")), ""),
         "columns": [f"{run.label(of)} {metric_name(name)}" if of else metric_name(name) for of, _, name in heads],
         "rows": [(row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows],

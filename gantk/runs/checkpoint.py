@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from gantk.errors import UserError, counted, told
 from gantk.files import temporary_beside, whole_folder, write_file
+from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
-KINDS = {"$tuple": tuple, "$set": set}  # what state.json says of lists that were something else
+PLAIN = torch.contiguous_format
 T = TypeVar("T")
 
 
@@ -28,16 +30,26 @@ def save(
 ) -> Path:
     """Write `folder/step-N`, then drop all but the newest `keep` and those of the steps `also`.
 
-    `weights` goes to weights.safetensors, `meta` to meta.json, and `state`, see `packed`, to state.json, its tensors to
-    state.safetensors.
+    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json, its tensors to state.safetensors.
+    A state holds tensors, numbers, strings, None, lists and dicts; UserError where it holds anything else. Tuples come
+    back as lists, and texts that are whole numbers, as keys, as numbers.
     """
+    held: dict[str, Tensor] = {}
+
+    def hold(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Tensor):
+            what = f"what an optimizer remembers holds a {type(value).__name__}, which no checkpoint keeps"
+            raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
+        order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
+        held[name := f"tensor-{len(held)}"] = value.detach().cpu().permute(order).clone(memory_format=PLAIN)
+        return {"$tensor": name, "$order": order}
+
     for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         save_file(tensors, made / "weights.safetensors")
-        held: dict[str, Tensor] = {}
-        write_file(made / "state.json", json.dumps(packed(state, held)).encode())
+        write_file(made / "state.json", json.dumps(state, default=hold).encode())
         write_file(made / "state.safetensors", serialized(held))
         write_file(made / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
     prune(folder, keep, also)
@@ -73,12 +85,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
     """meta.json of a checkpoint."""
-
-    def read(path: Path) -> dict[str, Any]:
-        found = json.loads(path.read_text("utf-8"))
-        return found | {"format": int(found["format"])}
-
-    meta = _read(checkpoint / "meta.json", read)
+    meta = _read(checkpoint / "meta.json", lambda path: checked(content(path), SCHEMAS[path.name]))
     if meta["format"] > FORMAT:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
         raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
@@ -106,50 +113,18 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     old = checkpoint / "state.pt"
     if old.is_file():
-        return _read(old, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+        parse = partial(torch.load, map_location="cpu", weights_only=True)
+        return _read(old, lambda path: checked(path, SCHEMAS["state.json"], parse))
     tensors = _read(checkpoint / "state.safetensors", load_file)
-    return _read(checkpoint / "state.json", lambda path: unpacked(json.loads(path.read_text("utf-8")), tensors))
 
+    def held(found: dict[str, Any]) -> Any:
+        if "$tensor" not in found:
+            return {int(key) if key.isdecimal() else key: value for key, value in found.items()}
+        order = found["$order"]
+        return tensors[found["$tensor"]].permute(sorted(range(len(order)), key=order.__getitem__))
 
-def packed(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """A state as JSON; its tensors go to `tensors` by their place in it, with the order in which they lie in memory.
-
-    A state may hold tensors, numbers, strings, None, and lists, tuples, sets and dicts of them; UserError where it
-    holds anything else.
-    """
-    if isinstance(value, Tensor):
-        order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
-        name = f"{name}.{len(tensors)}" if name in tensors else name
-        tensors[name] = value.detach().cpu().permute(order).clone(memory_format=torch.contiguous_format)
-        return {"$tensor": name} | ({"$order": order} if order != sorted(order) else {})
-    if isinstance(value, dict):
-        parts = {key: packed(each, tensors, f"{name}.{key}".lstrip(".")) for key, each in value.items()}
-        plain = all(isinstance(key, str) and not key.startswith("$") for key in parts)
-        return parts if plain else {"$items": [[packed(key, tensors), each] for key, each in parts.items()]}
-    if isinstance(value, list | tuple | set):
-        parts = [packed(each, tensors, f"{name}.{place}") for place, each in enumerate(value)]
-        return next(({kind: parts} for kind, made in KINDS.items() if isinstance(value, made)), parts)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    allowed = "tensors, numbers, strings, None, and lists, tuples, sets and dicts of them"
-    raise UserError(f"a {type(value).__name__} cannot be saved in a checkpoint", where=name, allowed=allowed)
-
-
-def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `packed` made JSON and tensors of; any error where it is no such thing."""
-    if isinstance(value, list):
-        return [unpacked(each, tensors) for each in value]
-    if not isinstance(value, dict):
-        return value
-    match next(iter(value), ""):
-        case "$tensor":
-            order = value.get("$order", range(tensors[value["$tensor"]].ndim))
-            return tensors[value["$tensor"]].permute([list(order).index(place) for place in range(len(order))])
-        case "$items":
-            return {unpacked(key, tensors): unpacked(each, tensors) for key, each in value["$items"]}
-        case ("$tuple" | "$set") as kind:
-            return KINDS[kind](unpacked(value[kind], tensors))
-    return {key: unpacked(each, tensors) for key, each in value.items()}
+    parse = partial(json.loads, object_hook=held)
+    return _read(checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse))
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ import tomli_w
 from PIL import Image as Picture
 
 from gantk import __version__
-from gantk.errors import UserError, told
+from gantk.errors import UserError
 from gantk.files import LOCK, held, write_file
 from gantk.plugin.loader import installed, load
-from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
+from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
+from gantk.runs.schemas import inside, read, read_log
 
 if TYPE_CHECKING:
     from gantk.inference.pipeline import TrainedModel
@@ -52,9 +52,9 @@ class Run:
 
     def __repr__(self) -> str:
         steps, scores = checkpoint.steps_saved(self.checkpoints), []
-        for direction, found in self.metrics.items():
-            first = next(iter(found.items()), None)
-            scores += [f"{direction} {first[0]} {first[1]['value']:.4g}"] if first and first[1].get("value") else []
+        with suppress(UserError):
+            firsts = [(direction, next(iter(found.items()))) for direction, found in self.metrics.items() if found]
+            scores = [f"{direction} {name} {row['value']:.4g}" for direction, (name, row) in firsts if row.get("value")]
         return f"Run('{self.path}': {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
 
     def _repr_html_(self) -> str | None:
@@ -63,7 +63,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before it is scored."""
-        return self._json("metrics.json").get("metrics", {})
+        return read(self.path / "metrics.json", remedy=f"gantk eval {self.path} writes it again").get("metrics") or {}
 
     @property
     def report(self) -> Path:
@@ -83,7 +83,8 @@ class Run:
     def samples(self) -> dict[int, list[Path]]:
         """The pictures of held-out images that the model made: step -> DIRECTION-NUMBER.png, the last step last."""
         steps = sorted((self.path / "samples").glob("step-*"))
-        return {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps}
+        drawn = {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps if folder.name[5:].isdecimal()}
+        return {step: [path for path in paths if inside(self.path, path)] for step, paths in drawn.items()}
 
     def load(self, device: str | None = None) -> TrainedModel:
         """The trained model: `run.load().translate(array)`; see `gantk.load`."""
@@ -129,11 +130,7 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default filled in."""
         path = self.path / "recipe.toml"
-        text = path.read_text("utf-8")
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"'{path}' is not valid TOML: {told(error)}", remedy="restore it from a copy") from None
+        text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
         source, kept = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
         if Path(str(source.get("path"))).parts[-2:] == kept.parts[-2:] and kept.is_file():
             source["path"] = str(kept.absolute())  # the run's own images, wherever the run has been moved to
@@ -151,11 +148,10 @@ class Run:
             file.write((json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All whole lines of log.jsonl; one cut off by a crash is left out."""
-        path, lines = self.path / "log.jsonl", []
-        for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
-            with suppress(ValueError):
-                lines.append(json.loads(text))
+        """All whole lines of log.jsonl; what a crash cut off, or damage made unreadable, is left out and told."""
+        lines = list(read_log(self.path / "log.jsonl", problems := []))
+        for problem in problems:
+            _warn(problem)
         return lines
 
     def rewind_log(self, step: int) -> float:
@@ -164,7 +160,7 @@ class Run:
             shutil.rmtree(self.path / "samples", ignore_errors=True)
         kept = [line for line in self.read_log() if line["step"] <= step]
         write_file(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
-        return max([line.get("seconds", 0.0) for line in kept], default=0.0)
+        return max([line.get("seconds") or 0.0 for line in kept], default=0.0)
 
     def write_picture(self, group: str, name: str, image: np.ndarray, low: float, high: float) -> None:
         """samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black and `high` white."""
@@ -195,12 +191,12 @@ class Run:
 
     @property
     def _again(self) -> str:
-        leaks = " --allow-leakage" if self._json("split.json").get("leakage_allowed") else ""
+        leaks = " --allow-leakage" if read(self.path / "split.json").get("leakage_allowed") else ""
         return f"gantk run {quote(str(self.path / 'recipe.toml'))} --out {quote(str(self.path))}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where there is none, or no such file."""
-        step = self._json("best.json").get("step")
+        step = read(self.path / "best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
             what = f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not there"
             remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
@@ -214,30 +210,32 @@ class Run:
         """
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
-        judged = self._json("best.json").get("step", 0) is not None
-        return self.best() if wanted == "best" and judged else self.latest()
+        judged = wanted == "best" and read(self.path / "best.json").get("step", 0) is not None
+        return self.best() if judged else self.latest()
 
     def split(self) -> dict[str, Any]:
         """split.json: who was trained on and who is held out, whatever came to the data since; UserError without it."""
-        found = self._json("split.json")
-        if not isinstance(found.get("splits"), dict):
-            what = f"'{self.path / 'split.json'}' is missing or damaged, and it alone says who was trained on"
-            raise UserError(what, remedy="restore it from a copy")
-        return found
+        if found := read(self.path / "split.json"):
+            return found
+        what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
+        raise UserError(what, remedy="restore it from a copy")
 
     def usage(self) -> dict[str, Any]:
-        """usage.json, what the training used beside its steps; {} where it is absent or not readable."""
-        return self._json("usage.json")
-
-    def _json(self, name: str) -> dict[str, Any]:
+        """usage.json, what the training used beside its steps; {} where it is absent, or (which is told) unreadable."""
         try:
-            found = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError):
-            found = {}
-        return found if isinstance(found, dict) else {}
+            return read(self.path / "usage.json")
+        except UserError as error:
+            _warn(f"what was used before is not known: {error}")
+            return {}
 
 
 RunFolder = Run  # its name in 0.1
+
+
+def _warn(what: str) -> None:
+    from gantk.terminal import say
+
+    say(f"warning  {what}", stderr=True)
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

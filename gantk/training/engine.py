@@ -175,7 +175,7 @@ class Engine:
         name, ready = "step", {}
         try:
             step, updates = state["step"], state["ema_updates"]
-            if type(step) is not int or type(updates) is not int or not 0 <= updates <= step <= self.steps:
+            if not 0 <= updates <= step <= self.steps:
                 raise ValueError(f"{step} of {self.steps}, with {updates} updates of the moving average")
             for phase in self.phases:
                 name, runs = f"optimizer of the {phase.name}", -(-step // phase.every)

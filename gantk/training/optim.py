@@ -161,8 +161,10 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
                 raise ValueError(f"'{name}' of weight {place} is not finite")
             if name == "step" and float(value) == runs and not 0 <= float(found[name]) <= steps:
                 raise ValueError(f"the step of weight {place} is {float(found[name]):g} of {steps}")
-    changed = [{} if torchs else {key: group[key] for key in group if key not in WAYS} for group in groups]
-    return {"state": saved["state"], "param_groups": [mine | its for mine, its in zip(own, changed, strict=True)]}
+    for group, mine in zip(groups if not torchs else (), own, strict=False):
+        changed = {key: value for key, value in group.items() if key not in WAYS}
+        mine |= {k: tuple(v) if isinstance(mine.get(k), tuple) else v for k, v in changed.items()}
+    return {"state": saved["state"], "param_groups": own}
 
 
 def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
+
+from gantk.runs.schemas import inside, read
 
 LARGEST = 4  # pictures of a direction: input, output, truth of so many held-out images
 CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
@@ -14,8 +15,7 @@ CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inhe
 
 def run_html(run: Any) -> str:
     """The page of `Run._repr_html_`: no style of its own but spaces, so that the notebook's colours hold."""
-    file = run.path / "metrics.json"
-    found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    found = read(run.path / "metrics.json", remedy=f"gantk eval {run.path} writes it again")
     domains = found.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(found, domains), _pictures(run, domains)]
     if run.report.is_file():
@@ -64,7 +64,7 @@ def _pictures(run: Any, domains: list[str]) -> str:
             words = {"input": "input", path.parent.name: f"step {made[-1][0]}", "truth": "truth"}
             for group, word in words.items():
                 picture = run.path / "samples" / group / path.name
-                if picture.is_file():
+                if inside(run.path, picture):
                     figures.append(_figure(picture, f"{_words(direction, domains)}: {word}"))
     row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
     return f'<div style="{row}">{"".join(figures)}</div>' if figures else ""

@@ -5,7 +5,6 @@ Images are fitted to the network by model.ts itself; here they are turned, resam
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -17,6 +16,7 @@ from gantk.data.intensity import Linear, PerChannel
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
+from gantk.runs.schemas import read
 
 AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # of an upright volume's axes in each plane's view
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -171,11 +171,8 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 def scores(direction: Direction) -> dict[str, dict[str, Any]]:
     """The run's own test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without any."""
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
-    try:
-        found = json.loads((direction.translator.checkpoint.parent.parent / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    tables = {"metrics": found.get("metrics", {})} | found.get("baselines", {})
+    found = read(direction.translator.checkpoint.parent.parent / "metrics.json")
+    tables = {"metrics": found.get("metrics") or {}} | (found.get("baselines") or {})
     return {
         name: {metric: row for metric, row in (table.get(key) or {}).items()
                if isinstance(row, dict) and row.get("value") is not None}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
+
+from gantk.errors import UserError
+from gantk.runs.schemas import Part, inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
 SIDE = 96  # voxels along the longest side that are embedded; larger volumes are thinned, which the page says
 LEVELS = 4095  # of intensity between a volume's darkest and brightest voxel
+VOLUME = table("patient", "stem", patient=str, stem=Part)
 MOST = 2  # volumes of a page
 # NiiVue draws a font that it carries as a data URI, and packs volumes apart from the page's own thread.
 POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
@@ -22,14 +26,14 @@ POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
 def section(record) -> dict[str, Any] | None:
     """What `gantk_report` returns; None where the run folder keeps no volumes."""
     try:
-        found = json.loads((record.path / "patients.json").read_text("utf-8"))
-        listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
-    except (OSError, ValueError, AttributeError):
+        found = read(record.path / "patients.json", RootModel[dict[str, table(volumes=list[VOLUME])]])
+    except UserError:  # which the section of the patients says
         return None
+    listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
     volumes = [
         {"patient": one["patient"], "label": record.label(key)} | made
         for key, one in listed[:MOST]
-        if (made := embedded(record.path / "samples" / "test", one["stem"]))
+        if (made := embedded(record.path, one["stem"]))
     ]
     if not volumes:
         return None
@@ -37,12 +41,12 @@ def section(record) -> dict[str, Any] | None:
     return files | {"folder": HERE, "policy": POLICY, "volumes": volumes}
 
 
-def embedded(folder: Path, stem: str) -> dict[str, Any]:
+def embedded(run: Path, stem: str) -> dict[str, Any]:
     """Kind -> a gzipped NIfTI file in base64, with the absolute error beside; {} where a file is missing."""
     import nibabel
 
-    paths = {kind: folder / f"{stem}-{kind}.nii.gz" for kind in KINDS}
-    if not all(path.is_file() for path in paths.values()):
+    paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
+    if not all(inside(run, path) for path in paths.values()):
         return {}
     images = {kind: nibabel.load(path) for kind, path in paths.items()}
     voxels = {kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, told
-from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel, mapping_from
+from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel
 from gantk.inference.windows import by_windows, padded
 
 KEY = "gantk"  # the one entry of the model's metadata: JSON that says all that a network alone does not

@@ -13,7 +13,7 @@ from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.run_record import RunRecord, mapping
+from gantk.report.run_record import RunRecord
 from gantk.report.scores import headline, verdicts
 from gantk.report.words import baseline_name, metric_name
 from gantk_patients.section import HERE, kept, pictures
@@ -58,23 +58,23 @@ def comparison(records: list[RunRecord]) -> str:
 
 def _test_set(record: RunRecord) -> frozenset:
     """What tells whether two runs were scored on the same images: the test images' files, or names."""
-    found = mapping(record.split.get("splits") or record.split).get("test") or ()
-    return frozenset((str(one.get("path")), str(one.get("key"))) for one in found if isinstance(one, dict))
+    found = (record.split.get("splits") or {}).get("test") or ()
+    return frozenset((str(one.get("path")), str(one.get("key"))) for one in found)
 
 
 def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     """The first table's row: what was trained, how far, what came of it."""
-    total, (sentence, tone) = mapping(record.recipe.get("train")).get("steps"), headline(verdicts(record))
+    total, (sentence, tone) = (record.recipe.get("train") or {}).get("steps"), headline(verdicts(record))
     return {
         "name": name,
         "path": str(record.path),
-        "method": mapping(record.recipe.get("method")).get("name") or "",
+        "method": (record.recipe.get("method") or {}).get("name") or "",
         "step": record.log.last_step or 0,
         "total": total,
         "seconds": record.log.seconds,
         "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
         "tone": tone,
-        "consequences": mapping(record.split.get("splits")).get("consequences") or (),
+        "consequences": (record.split.get("splits") or {}).get("consequences") or (),
     }
 
 
@@ -82,11 +82,11 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
     """Direction in words -> its metrics, and a row a run with a score a metric; beneath, every run's baselines once."""
     found: dict[str, dict[str, Any]] = {}
     for place, (name, record) in enumerate(named.items()):
-        for key, scores in mapping(record.metrics.get("metrics")).items():
+        for key, scores in (record.metrics.get("metrics") or {}).items():
             table = found.setdefault(record.label(key), {"metrics": {}, "rows": [], "baselines": {}})
             table["metrics"] |= {metric: row for metric, row in scores.items() if metric not in table["metrics"]}
             table["rows"].append((place, name, scores))
-            for rival, rows in mapping(record.metrics.get("baselines")).items():
+            for rival, rows in (record.metrics.get("baselines") or {}).items():
                 own = rows.get(key) or {}
                 others = table["baselines"].setdefault(baseline_name(rival), [])
                 values = {metric: row.get("value") for metric, row in own.items()}

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
+from pydantic import RootModel
 
-from gantk.errors import told
+from gantk.errors import UserError
 from gantk.formats.nifti import Nifti
+from gantk.runs.schemas import Part, Step, inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
+SCORES = dict[str, float | None]
+PATIENT = table("patient", "images", "scores", patient=str, images=list[Step], scores=SCORES)
+CASE = table("patient", "stem", "scores", "rank", "input", "truth", "image", patient=str, stem=Part, scores=SCORES,
+             rank=Step, place=Step, input=str, truth=str, image=str, units=list[str])  # fmt: skip
+VOLUME = table("patient", "stem", patient=str, stem=Part)
+KEPT = table("patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool)
 ROWS = 12  # of the table that stand open
 
 
 def section(record) -> dict[str, Any] | None:
     """What `gantk_report` returns; None where the run has no test patients, or not yet."""
     try:
-        directions = [_direction(record, key, found) for key, found in kept(record.path).items()]
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        record.problems.append(f"patients.json could not be understood: {told(error)}")
+        found = kept(record.path)
+    except UserError as error:
+        record.problems.append(error.what)
         return None
+    directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
         return None
     files = {"folder": HERE, "template": "patients.html.j2", "styles": ["patients.css"], "scripts": ["patients.js"]}
@@ -40,12 +48,9 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def kept(run: Path) -> dict[str, Any]:
-    """patients.json; {} where it is absent or cannot be read."""
-    try:
-        found = json.loads((run / "patients.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """patients.json; {} where it is absent, UserError where it is not what an evaluation writes."""
+    remedy = f"gantk eval {run} writes it again"
+    return read(run / "patients.json", RootModel[dict[Part, KEPT]], remedy)
 
 
 def pictures(run: Path, stem: str) -> dict[str, dict[str, Any]]:
@@ -53,7 +58,7 @@ def pictures(run: Path, stem: str) -> dict[str, dict[str, Any]]:
     found = {}
     for kind in KINDS:
         path = run / "samples" / "test" / f"{stem}-{kind}.nii.gz"
-        if path.is_file():
+        if inside(run, path):
             pixels = Nifti().read(path).pixels[0]
             found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
     return found

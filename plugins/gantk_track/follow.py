@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
+
 from gantk import Part, RunFolder
 from gantk.errors import told
 from gantk.plugin.spec import bind
+from gantk.runs.schemas import Step, inside, read, table
 from gantk.terminal import say
 
 FILE = "track.json"  # in the run folder: what each tracker was brought, and under which name it keeps the run
+KEPT = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
 _open: dict[Path, list[Follower]] = {}
 
 
@@ -33,7 +37,7 @@ class Follower:
     def __init__(self, run: Path, part: Part):
         self.run, self.part, self.last = RunFolder(run), part, -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - it is read on as it grows
-        self.state: dict[str, Any] = _read(run / FILE).get(part.name, {})
+        self.state: dict[str, Any] = read(run / FILE, KEPT).get(part.name, {})
         # The last step of each kind of thing; after a kill, before that sitting, where a tracker holds much in memory.
         self.brought = self.state["brought"] = self.state.pop("killed", self.state.get("brought", {}))
         self.tracker = self.failed = None
@@ -58,7 +62,7 @@ class Follower:
         if not ending:
             return
         self._bring_samples()
-        metrics, report = _read(self.run.path / "metrics.json"), self.run.path / "report.html"
+        metrics, report = read(self.run.path / "metrics.json"), self.run.path / "report.html"
         finished = metrics and report.is_file() and metrics["step"] <= self.last
         if finished:
             found = flat({"scores": metrics["metrics"], "baselines": metrics["baselines"]})
@@ -70,11 +74,11 @@ class Follower:
 
     def _bring_samples(self) -> None:
         folder = self.run.path / "samples"
-        for step in _read(folder / "index.json").get("steps", []):
+        for step in read(folder / "index.json").get("steps", []):
             if step <= self.last:
                 found = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
                 found |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
-                self._put("samples", step, found)
+                self._put("samples", step, {name: p for name, p in found.items() if inside(self.run.path, p)})
 
     def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:
         if values and step > self.brought.get(kind, -1):
@@ -83,7 +87,7 @@ class Follower:
             self._remember()
 
     def _remember(self) -> None:
-        self.run.write_json(FILE, _read(self.run.path / FILE) | {self.part.name: self.state})
+        self.run.write_json(FILE, read(self.run.path / FILE, KEPT) | {self.part.name: self.state})
 
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -101,7 +105,3 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if value is not None:
             yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

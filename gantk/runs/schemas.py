@@ -1,0 +1,147 @@
+"""What may stand in the JSON files that a run leaves, and the functions that read them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from gantk.errors import UserError, counted, told
+
+LARGEST, LONGEST = 2**26, 2**20  # bytes of a file, of a line of the log
+Step = Annotated[int, Field(ge=0, le=10**15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
+Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]  # of a file's name: it leads nowhere else
+
+
+def table(*required: str, **kinds: Any) -> type[BaseModel]:
+    """The schema of a JSON object: kinds by key. All but those required may be absent or null; others may be there."""
+    keys = {key: (kind, ...) if key in required else (kind | None, None) for key, kind in kinds.items()}
+    return create_model("Table", __config__=ConfigDict(defer_build=True), **keys)
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    if words := [key for key, value in row.items() if isinstance(value, str) and key != "barred"]:
+        raise ValueError(f"'{words[0]}' is no number")
+    return row
+
+
+SCORE = {"value": float, "ci95": Pair, "n": Step, "images": Step, "unit": str, "definition": str}
+ROW = table(**SCORE, higher_is_better=bool, corrected=float, per=dict[str, table(**SCORE)], in_units=table(**SCORE))
+JUDGED = {"better": bool, "best_baseline": str, "probability": Annotated[float, Field(ge=0, le=1)]}
+ROWS = dict[str, dict[str, ROW]]  # by direction and metric
+CHOSEN_BY = Annotated[dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)]
+SPEED = table(
+    step=Step, steps=Step, seconds=Amount, images_per_s=Amount, step_seconds=list[Amount], first_step_s=Amount,
+    peak_memory_gib=Amount, energy_j=Amount, predicted=dict[str, Any],
+)  # fmt: skip
+FILES = list[table("path", "sha256", path=str, sha256=str)]
+IMAGES = list[table(
+    "domain", "key", "subject", "pair", "path", domain=str, key=str, subject=str | None, pair=str | None,
+    path=str | None, sha256=str, label=str, missing=list[str], others=FILES, parts=FILES,
+)]  # fmt: skip
+MAPPING = {"name": str, "range": Annotated[list[Finite], Field(min_length=2, max_length=2)]}
+VALUES = table("low", "high", low=Finite, high=Finite, quantiles=list[Finite], near=Amount)
+COUNT = Annotated[int, Field(ge=0, le=10_000)]
+SHOWN = table("to", "count", **{"from": str}, to=str, count=COUNT, images=list[dict[str, str | None]])
+SCHEMAS = {
+    "meta.json": table(
+        "method", "step", "format", "channels", "intensity",
+        method=str, step=Step, steps=Step, format=Annotated[int, Field(ge=1)], classes=list[str],
+        channels=dict[str, Annotated[int, Field(ge=1, le=2**16)]], values=dict[str, VALUES],
+        intensity=Annotated[dict[str, table(**MAPPING, lines=list[table(**MAPPING)])], Field(min_length=1)],
+    ),
+    "state.json": table(
+        step=Step,
+        ema_updates=Step,
+        ranks=list[dict[str, Any]],
+        optimizers=dict[str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])],
+    ),
+    "recipe.toml": table(  # what a report reads of it; all else see gantk.recipe
+        summary=str,
+        method=table(name=str),
+        data=table(domains=list[str]),
+        train=table(steps=Step),
+    ),
+    "split.json": table(
+        "splits", how=str, leakage_allowed=str,
+        splits=table(
+            "by", "train", "validation", "test", by=str | None, consequences=list[str], train=IMAGES, validation=IMAGES,
+            test=IMAGES, set_aside=IMAGES, left_out=list[Annotated[list[str], Field(min_length=2, max_length=2)]],
+        ),
+    ),
+    "log.jsonl": table(  # a line of it
+        "step", step=Step, seconds=Amount, images_per_s=Amount, lr=float, losses=dict[str, float | None], stage=str,
+        validation=dict[str, dict[str, float | None]], selection=CHOSEN_BY, alarm=str, message=str, stopped=str,
+    ),
+    "best.json": table(step=Step, rule=str, table=list[CHOSEN_BY]),
+    "usage.json": SPEED,
+    "metrics.json": table(
+        metrics=ROWS, baselines=dict[str, ROWS], alarms=dict[str, str], speed=SPEED, domains=list[str], step=Step,
+        verdict=dict[str, dict[str, table(**JUDGED, without_pairs=table(**JUDGED)) | None]],
+        uncertainty=dict[str, table(auroc=ROW, ause=ROW, spearman=ROW, rejection=dict[str, list[float]])],
+    ),
+    "index.json": table("directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool),
+    "environment.json": table(gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str),
+}  # fmt: skip
+
+
+def read(path: Path, schema: Any = None, remedy: str = "copy the run again from where it was made") -> dict[str, Any]:
+    """A JSON or TOML file of a run as it stands, {} where there is none.
+
+    UserError, naming file and key, where it is damaged, or not what a run writes.
+    """
+    try:
+        return checked(
+            content(path), schema or SCHEMAS[path.name], tomllib.loads if path.suffix == ".toml" else json.loads
+        )
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path.name} could not be read: {told(error)}", where=str(path), remedy=remedy) from None
+
+
+def inside(run: Path, path: Path) -> bool:
+    """Whether a path is a file of this run: what a link outside of it names is nobody's business."""
+    return path.is_file() and path.resolve().is_relative_to(run.resolve())
+
+
+def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """The lines of log.jsonl; what a crash cut off, or damage made unreadable, is left out, and named in `problems`."""
+    lost, first = 0, ""
+    if path.is_file():
+        with open(path, "rb") as file:
+            for number, text in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
+                try:
+                    yield checked(text.decode(), SCHEMAS[path.name])
+                except ValueError as error:
+                    lost, first = lost + 1, first or f"the first, line {number}: {told(error)}"
+    if lost:
+        problems.append(f"{counted(lost, 'line')} of {path.name} left out, as they could not be read; {first}")
+
+
+def content(path: Path) -> str:
+    """The text of a file of a run; ValueError where it is none, or larger than a run writes."""
+    largest = LARGEST * (8 if path.name == "split.json" else 1)  # which has a line for every image
+    if path.stat().st_size > largest or not path.is_file():
+        raise ValueError(f"it is no file, or one of more than {largest >> 20} MB")
+    return path.read_bytes().decode()
+
+
+def checked(text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    """What a text says, in line with a schema; ValueError that names the first key where it is not."""
+    try:
+        found = parse(text)
+        schema.model_validate(found, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
