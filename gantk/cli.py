@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
 
 import click
 from rich.markup import escape
@@ -16,16 +15,6 @@ from gantk.terminal import complain, json_option, line_printer, listed, progress
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
-
-
-@contextmanager
-def _escaped():
-    """What click says of an argument must not steer the terminal."""
-    try:
-        yield
-    except click.ClickException as error:
-        error.message = printable(error.message)
-        raise
 
 
 class Commands(click.Group):
@@ -56,14 +45,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            with _escaped():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
+        except click.ClickException as error:  # which quotes an argument
+            error.message = printable(error.message)
+            raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
-
-    def make_context(self, *args, **kwargs):
-        with _escaped():
-            return super().make_context(*args, **kwargs)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Whole sentences, where click would cut them at the window's edge."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_ord
 from gantk.formats.voxels import Stored, as_integers
 
 LONGEST = 8 * 2**20  # bytes of a header with its extensions
+warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")  # which may quote extensions
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # what nibabel mends in a header is not told
-
-UNUSED = ("extents", "session_error", "glmax", "glmin")  # fields of the header that no program reads
 
 
 class Nifti(Format):
@@ -74,10 +74,9 @@ class Nifti(Format):
         kind.header.set_intent("none")  # and the kind of map
         if not image.keep_header:  # whatever holds text, or nothing that is defined: it may name somebody
             kind.header.extensions.clear()
-            own, plain = kind.header, kind.header_class()
-            for name in own.template_dtype.names:
-                if own.template_dtype[name].kind == "S" or name in UNUSED:
-                    own[name] = plain[name]
+            for name, (form, *_) in kind.header.template_dtype.fields.items():
+                if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
+                    kind.header[name] = kind.header_class()[name]
         kind.header.set_slope_inter(slope, inter)
         kind.to_filename(path)
 

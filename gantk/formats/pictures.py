@@ -103,7 +103,10 @@ def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
     if sitk is None:
         what = f"'{path}' has 16 bits in each of several channels"
         raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"')
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
+    try:
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
+    except RuntimeError:  # whose first line is where in ITK it came from
+        raise ValueError("its 16-bit colours cannot be decoded") from None
     if array.ndim != 3 or array.shape[:2] != picture.size[::-1] or array.shape[2] not in (3, 4):
         raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
     return array[..., :3]

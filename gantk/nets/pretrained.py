@@ -80,7 +80,7 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
         try:
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub, the network and the disk each have a family of errors
-            problem = _first_line(error)
+            problem = told(error)
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
     raise UserError(
@@ -101,7 +101,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError) as error:
-        what = f"'{path}' does not hold the weights of '{name}': {_first_line(error)}"
+        what = f"'{path}' does not hold the weights of '{name}': {told(error)}"
         raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps what it was given, half a gigabyte of it
     return model
@@ -115,7 +115,7 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
     try:
         found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
-        detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else _first_line(error)
+        detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else told(error)
         found = None
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:
@@ -143,7 +143,7 @@ def _unreachable(config: Any) -> str | None:
     except urllib.error.HTTPError:  # an answer is an answer
         return None
     except (OSError, ValueError) as error:
-        return f"no answer from {address}: {_first_line(error)}"
+        return f"no answer from {address}: {told(getattr(error, 'reason', error))}"
     return None
 
 
@@ -153,7 +153,3 @@ def _recipe(name: str) -> str:
         f'python -c "import timm, safetensors.torch as s; '
         f"s.save_model(timm.create_model('{name}', pretrained=True), '{name}.safetensors')\""
     )
-
-
-def _first_line(error: Exception) -> str:
-    return told(getattr(error, "reason", None) or error)

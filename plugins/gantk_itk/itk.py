@@ -75,6 +75,10 @@ class ItkHeader:
         return UPRIGHT @ affine
 
 
+class Broken(ValueError):
+    """What is wrong with a header, without its remarks."""
+
+
 class Itk(Format):
     """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file.
 
@@ -135,7 +139,13 @@ class Itk(Format):
     def _opened(self, path: Path, volume: int | None) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
         """The header of one volume, where all voxels lie, the axis of values, and which volumes are the channels."""
         with path.open("rb") as file:
-            header, stored, axis = self.parse(path, file.read(2**22))  # far more than a header has
+            start = file.read(2**22)  # far more than a header has
+        try:
+            header, stored, axis = self.parse(path, start)
+        except (Broken, KeyError):
+            raise
+        except Exception as error:  # of numbers that are none: it quotes them, and a damaged line may hold any text
+            raise ValueError(f"its header is damaged ({type(error).__name__})") from None
         sides, size, n = stored.shape, header.size, min(len(header.size), 3)
         if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
             raise ValueError(f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time")
@@ -166,7 +176,7 @@ class Nrrd(Itk):
         """Teem's definition of the format, without lists of files and skipped bytes."""
         end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
-            raise ValueError("it has no such header")
+            raise Broken("it has no such header")
         lines = _lines(start[start.index(b"\n") : end.start() if end else None])
         metadata = {name: value for name, separator, value in lines if separator == ":="}
         metadata |= {f"NRRD_{name}": value for name, separator, value in lines if separator == ":" and name in KEPT}
@@ -174,9 +184,9 @@ class Nrrd(Itk):
         sides, encoding = tuple(map(int, fields["sizes"].split())), fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
         if encoding not in PACKINGS or not kinds or not len(sides) == int(fields["dimension"]) <= MOST_AXES:
-            raise ValueError(f"it holds {sides} values of type '{fields['type']}', encoded as '{encoding}'")
+            raise Broken(f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read")
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
-            raise ValueError("it skips a part of its voxels' file")
+            raise Broken("it skips a part of its voxels' file")
         steps = re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
         apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
         apart += [n for n, step in enumerate(steps) if step == "none"]
@@ -223,7 +233,7 @@ class MetaImage(Itk):
         """ITK's definition of the format, of images with binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
-            raise ValueError("it has no line 'ElementDataFile'")
+            raise Broken("it has no line 'ElementDataFile'")
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
         def first(names: str, default: str) -> str:  # a field has had several names over time
@@ -236,7 +246,7 @@ class MetaImage(Itk):
         n, parts = len(sides), int(fields.get("ElementNumberOfChannels", 1))
         kinds = [kind for kind, (name, _) in TYPES.items() if name == fields["ElementType"].removesuffix("_ARRAY")]
         if not kinds or not n == int(fields["NDims"]) <= MOST_AXES or not true("BinaryData", "true"):
-            raise ValueError(f"it holds {sides} values of type '{fields['ElementType']}', or holds them as text")
+            raise Broken(f"its {n} axes hold values of a type that is not read, or hold them as text")
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
         directions = _floats(first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel())))
         vectors = np.array(directions).reshape(n, n).T * spacing
@@ -273,10 +283,11 @@ def _header_for(image: Image) -> ItkHeader:
 def _beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names."""
     voxels = path.parent / name
+    shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""  # no remark that a damaged line runs into
     if Path(name).is_absolute() or ".." in Path(name).parts:  # a stranger's header names what he wants to see
-        raise ValueError(f"its second file '{name[:80]}' is not in its own folder or below")
+        raise Broken(f"its second file{shown} is not in its own folder or below")
     if not voxels.is_file():
-        raise ValueError(f"its second file '{name[:80]}' is not there")
+        raise Broken(f"its second file{shown} is not there")
     return voxels
 
 
@@ -289,7 +300,7 @@ def _lines(header: bytes) -> list[tuple[str, str, str]]:
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
     found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]  # in linear time
     if None in found:
-        raise ValueError(f"its line '{lines[found.index(None)][:40]}' is broken")
+        raise Broken(f"line {found.index(None) + 1} of its header is broken, without remarks and empty lines")
     return [(name.strip(), separator, value.strip()) for name, separator, value in map(re.Match.groups, found)]
 
 

@@ -86,9 +86,8 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
 def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str, str]) -> list[str | None]:
     """The set of each record, None where no row names it; a DICOM series may be named by its folder."""
     if column != "path":
-        # A subject may be a pseudonym `of` what the file may name it by.
-        whose = lambda r: (r.subject, getattr(r.subject, "of", ""))  # noqa: E731
-        names = whose if column == "patient" else (lambda r: (r.key, r.scan_key))
+        by_patient = column == "patient"  # whose name may be a pseudonym `of` the one in the file
+        names = (lambda r: (r.subject, getattr(r.subject, "of", ""))) if by_patient else (lambda r: (r.key, r.scan_key))
         return [next((sets[name] for name in names(record) if name in sets), None) for record in records]
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
