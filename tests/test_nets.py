@@ -51,10 +51,8 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
         (lambda: AttentionUNet(1, 1, 2, width=2, depth=2).check_size((30, 32)), "[28, 32] or [32, 32]"),
         (lambda: PatchGAN(1, 2, width=2).check_size((20, 64)), "[24, 64]"),
         (lambda: DCGANDiscriminator(1, 2, width=2).check_size((32, 32)), "[64, 64]"),
-        (lambda: UNet(1, 1, 2, depth=0), "depth"),
         (lambda: UNet(1, 1, 4), "data.dims"),
         (lambda: UNet(1, 1, 2, norm="instnce"), "Did you mean 'instance'"),
-        (lambda: PatchGAN(1, 2, receptive_field=64), "70"),
     ],
 )
 def test_sizes_and_options_that_do_not_fit_are_answered_with_those_that_do(make, words):

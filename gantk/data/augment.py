@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.method import Batch
+from gantk.plugin.spec import Share
 
 
 @dataclass(eq=False)
@@ -23,15 +23,8 @@ class Augment:
     """
 
     dims: int
-    p: float = field(default=0.5, kw_only=True)  # share of images
+    p: Share = field(default=0.5, kw_only=True)  # share of images
     geometric: ClassVar[bool] = False  # moves pixels: registered images have to move together
-    limits: ClassVar[dict[str, tuple[float, float]]] = {}  # the least and the most that an option may be
-
-    def __post_init__(self):
-        for name, (low, high) in {"p": (0, 1), **self.limits}.items():
-            if not low <= getattr(self, name) <= high:
-                what = f"{name} = {getattr(self, name):g} is out of range"
-                raise UserError(what, where="data.augment", allowed=f"{low:g} to {high:g}")
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from gantk.errors import UserError, told
+from gantk.plugin.spec import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +211,7 @@ class MinMax(Learnt, name="minmax"):
 class ZScore(Learnt, name="zscore"):
     """The mean goes to the middle of the range, `spread` standard deviations to either side of it to the ends."""
 
-    spread: float = 3.0  # standard deviations between the middle and an end of the range
+    spread: Positive = 3.0  # standard deviations between the middle and an end of the range
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images, self.foreground).astype(np.float64)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.plugin.spec import Fraction, Weight
 
 
 class Adversarial:
@@ -38,7 +39,7 @@ class BCE(Adversarial):
     def __init__(
         self,
         *,
-        smooth: float = 0.0,  # real images are labelled 1 - smooth for the discriminator (Salimans et al., 2016, 3.4)
+        smooth: Fraction = 0.0,  # real images are labelled 1 - smooth for the discriminator (Salimans et al. 2016, 3.4)
     ):
         self.target = real_label(smooth)
 
@@ -60,7 +61,7 @@ class LS(Adversarial):
     def __init__(
         self,
         *,
-        smooth: float = 0.0,  # real images are labelled 1 - smooth for the discriminator
+        smooth: Fraction = 0.0,  # real images are labelled 1 - smooth for the discriminator
     ):
         self.target = real_label(smooth)
 
@@ -91,7 +92,7 @@ class WGANGP(Adversarial):
     def __init__(
         self,
         *,
-        penalty: float = 10.0,  # weight of the gradient penalty; 0 leaves it out
+        penalty: Weight = 10.0,  # weight of the gradient penalty; 0 leaves it out
     ):
         self.weight = penalty
 

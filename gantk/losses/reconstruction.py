@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.plugin.spec import Positive, Weight
 
 
 class L1:
@@ -34,10 +35,8 @@ class Charbonnier:
     def __init__(
         self,
         *,
-        epsilon: float = 0.001,  # differences well below this count squared, in intensity units
+        epsilon: Positive = 0.001,  # differences well below this count squared, in intensity units
     ):
-        if epsilon <= 0:
-            raise UserError(f"epsilon = {epsilon} must be positive", where="epsilon")
         self.epsilon = epsilon
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -52,8 +51,6 @@ class Norm:
         *,
         norm: Literal["l1", "l2"] = "l1",  # l2 is harder on large differences and blurs
     ):
-        if norm not in ("l1", "l2"):
-            raise UserError(f"there is no norm '{norm}'", where="norm", allowed="l1, l2")
         self.compare = L1() if norm == "l1" else L2()
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -125,7 +122,7 @@ class GramStyle:
     def __init__(
         self,
         *,
-        weights: tuple[float, ...] | None = None,  # one a layer; None weighs all alike, summing to 1
+        weights: tuple[Weight, ...] | None = None,  # one a layer; None weighs all alike, summing to 1
     ):
         self.weights = weights
 

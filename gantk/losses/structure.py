@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.plugin.spec import Positive, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
 AIR = 0.05  # of the data range above black: windows without anything brighter hold no tissue
@@ -24,11 +25,11 @@ BLACK = 0.01  # of the data range: nothing at all was measured there
 class StructureTerms:
     """The structure losses of a method, options of its own by their names; a term of weight 0 costs nothing."""
 
-    local_ncc: float = 0.0  # weight of 1 - squared local correlation of input and output
-    flat_region: float = 0.0  # weight of the output's local deviation where the input is flat
-    noise_floor: float = 0.01  # input deviation, share of the range, that counts half as structure
+    local_ncc: Weight = 0.0  # weight of 1 - squared local correlation of input and output
+    flat_region: Weight = 0.0  # weight of the output's local deviation where the input is flat
+    noise_floor: Positive = 0.01  # input deviation, share of the range, that counts half as structure
     contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
-    air: float = 0.0  # weight of the output's distance from black where the input is air
+    air: Weight = 0.0  # weight of the output's distance from black where the input is air
 
     def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
         """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
@@ -49,17 +50,14 @@ class WindowLoss:
     def __init__(
         self,
         *,
-        window: int = 5,  # side in pixels
-        threshold: float = 0.01,  # source deviation, as a share of data_range, where a window counts half as structure
-        data_range: float = 2.0,  # width of the intensity range, 2 for [-1, 1]
-        floor: float = 0.028,  # deviations below this share of data_range count as noise, not as structure to match
+        window: Window = 5,  # side in pixels; one pixel has no variance
+        threshold: Positive = 0.01,  # source deviation, share of data_range, where a window counts half as structure
+        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
+        floor: Positive = 0.028,  # deviations below this share of data_range count as noise, not as structure to match
         contrast: Contrast = "any",  # how tissue contrast changes, where that is known: T1 and T2 are inverted
         black: float = -1.0,  # intensity of air
     ):
         self.options = {"window": window, "threshold": threshold, "data_range": data_range, "floor": floor}
-        for name, value in self.options.items():
-            if value <= (1 if name == "window" else 0):  # one pixel has no variance
-                raise UserError(f"{name} = {value} is too small", where=name)
         self.options |= {"contrast": contrast, "black": black}
 
 
@@ -92,10 +90,10 @@ def local_ncc_and_flat_region(
     output: Tensor,
     source: Tensor,
     *,
-    window: int = 5,
-    threshold: float = 0.01,
-    data_range: float = 2.0,
-    floor: float = 0.028,
+    window: Window = 5,
+    threshold: Positive = 0.01,
+    data_range: Positive = 2.0,
+    floor: Positive = 0.028,
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.metrics.features import Features
 from gantk.metrics.intervals import GROUPS, Interval, group_numbers, left_out_interval, metric_row, patient_numbers
+from gantk.plugin.spec import Number, Side
 
 SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
 BLOCK = 1024  # vectors that are compared with as many others at once
@@ -112,7 +113,7 @@ class InFeatures:
     weights: str | None = None  # a file of weights for the timm network that `features` names
     mean: list[float] | None = None  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
     std: list[float] | None = None  # what they are then divided by; None: timm's for the network, 1 for X.onnx
-    side: int | None = None  # pixels that images are brought to; None: the network's own
+    side: Side | None = None  # pixels that images are brought to; None: the network's own
 
     sets, kind, unit, higher_is_better = True, "", "", False
 
@@ -145,7 +146,7 @@ class Kid(InFeatures):
     at a time. UserError for fewer images than 2, or than a subset; below 32 the definition says that they are few.
     """
 
-    subset: int = 0  # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
+    subset: Number = 0  # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
 
     kind = "kid"
 

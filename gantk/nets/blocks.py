@@ -290,13 +290,6 @@ def _unknown(option: str, value: object, allowed: Iterable[str]) -> UserError:
     return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
 
 
-def check_least(prefix: str = "", **options: tuple[float, float]) -> None:
-    """UserError for an option (name = (value, the least allowed)) that is too small; `prefix` is of its place."""
-    for name, (value, least) in options.items():
-        if value < least:
-            raise UserError(f"{name} = {value:g} is too small", where=f"{prefix}{name}", allowed=f"{least} or more")
-
-
 def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
     """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016, section 3)."""
     for layer in module.modules():

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
+from gantk.plugin.spec import Depth, Width
 
 # Convolutions of 4x4 in all -> side of the patch that one logit sees: each of stride 2 but the last two.
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
@@ -44,22 +44,16 @@ class PatchGAN(b.Network):
         in_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters of the first convolution
+        width: Width = 64,  # filters of the first convolution
         receptive_field: Literal[16, 34, 70, 142, 286] = 70,  # side of a patch in pixels
-        layers: int | None = None,  # convolutions in all, 3 or more; overrules receptive_field
+        layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,  # convolutions; overrules receptive_field
         norm: NormKind = "instance",  # "none" is usual with spectral; "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
         coordinates: bool = False,  # tell where a patch lies: [-1, 1] per axis as extra channels (Liu et al., 2018)
     ):
         super().__init__()
-        if layers is None:
-            counts = {field: count for count, field in RECEPTIVE_FIELDS.items()}
-            if receptive_field not in counts:
-                allowed = map(str, counts)
-                raise UserError(f"no PatchGAN sees {receptive_field} pixels", where="receptive_field", allowed=allowed)
-            layers = counts[receptive_field]
-        b.check_least(layers=(layers, 3))
+        layers = layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
         self.convolutions, self.coordinates = layers, coordinates
         filters = [width * min(2**level, 8) for level in range(layers - 1)]
         inputs = in_channels + (dims if coordinates else 0)
@@ -100,8 +94,8 @@ class DCGANDiscriminator(b.Network):
         in_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters of the first convolution
-        depth: int = 4,  # halvings of the size: 4 at 64 px, 5 at 128 px
+        width: Width = 64,  # filters of the first convolution
+        depth: Depth = 4,  # halvings of the size: 4 at 64 px, 5 at 128 px
         norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind, OutputKind, Padding, UpKind
+from gantk.plugin.spec import Few, Fraction, Halvings, Width
 
 
 class ResNet(b.Network):
@@ -23,14 +24,14 @@ class ResNet(b.Network):
         out_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters at full resolution
-        blocks: int = 9,  # residual blocks at the lowest resolution
-        downs: int = 2,  # halvings of the size; sides must be multiples of 2**downs
+        width: Width = 64,  # filters at full resolution
+        blocks: Few = 9,  # residual blocks at the lowest resolution
+        downs: Halvings = 2,  # halvings of the size; sides must be multiples of 2**downs
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         padding: Padding = "reflect",  # zeros leave a frame in the output
-        dropout: float = 0.0,  # inside the residual blocks
+        dropout: Fraction = 0.0,  # inside the residual blocks
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
         bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind, OutputKind, UpKind
+from gantk.plugin.spec import Depth, Few, Fraction, Width
 
 
 class UNet(b.Network):
@@ -29,21 +30,20 @@ class UNet(b.Network):
         out_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters of the first level
-        depth: int = 5,  # halvings of the size; sides must be multiples of 2**depth
-        max_multiplier: int = 8,  # filters never exceed width x this
+        width: Width = 64,  # filters of the first level
+        depth: Depth = 5,  # halvings of the size; sides must be multiples of 2**depth
+        max_multiplier: Width = 8,  # filters never exceed width x this
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        dropout: float = 0.0,  # in the first three decoder steps, as pix2pix has it
-        stem: int = 0,  # 3x3 convolutions at full resolution ahead of the first halving; dear, as a head's are
-        head: int = 0,  # 3x3 convolutions at full resolution behind the last doubling; with a stem, they see its skip
+        dropout: Fraction = 0.0,  # in the first three decoder steps, as pix2pix has it
+        stem: Few = 0,  # 3x3 convolutions at full resolution ahead of the first halving; dear, as a head's are
+        head: Few = 0,  # 3x3 convolutions, full resolution behind the last doubling; with a stem, they see its skip
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
         bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
-        b.check_least(width=(width, 1), depth=(depth, 1), stem=(stem, 0), head=(head, 0))
         b.check_levels(attention, 0 if stem else 1, depth, "" if stem else "; 0 needs a stem")
         self.depth, self.layers = depth, stem + 2 * depth + head
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]

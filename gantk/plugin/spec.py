@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
+
+SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))  # how pydantic calls the ends of a range
 
 Problem = UserError  # its name in 0.1, where it held the keys that lead to an `error`
 
@@ -81,6 +83,21 @@ SchedulePart = Annotated[Part, Kind("schedule")]
 TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
+# Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int, Field(ge=2, le=9)].
+Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, numbers of a code
+Depth = Annotated[int, Field(ge=1, le=12)]  # halvings, layers that double the filters
+Halvings = Annotated[int, Field(ge=0, le=12)]
+Few = Annotated[int, Field(ge=0, le=128)]  # layers of one size, neighbours, threads
+Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
+Window = Annotated[int, Field(ge=2, le=63)]  # pixels a side of what is compared
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Number = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
 # What `help(gantk.Generator)` and the others say: how a method asks for such a part, its call and its result.
 SEEN = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
 for _name, _words in {
@@ -129,8 +146,8 @@ def bind(kind: str, value: Any) -> Part:
     """
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
-    if not isinstance(name, str):
-        what = f"{_one(kind)} is a name or a table with a name, not {json.dumps(value, default=str)}"
+    if not isinstance(name, str) or len(name) > 80:
+        what = f"{_one(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
         raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
     target = registry().get(kind, name).load()
     checked = check(options_model(target), options, f"'{name}'")
@@ -154,7 +171,7 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         # a misspelt key may also leave the right one missing: the spelling is the mistake
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _in_our_words(model, first, owner) from None
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:  # a number of thousands of digits, a list in itself
         raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
 
 
@@ -191,7 +208,7 @@ def _in_our_words(model: type[BaseModel], error: Mapping[str, Any], owner: str) 
     else:
         said = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         said = said[0].lower() + said[1:].replace("a valid array", "a list")
-        found = UserError(f"{said}, not {json.dumps(error['input'], default=str)}")
+        found = UserError(f"{said}, not {told(json.dumps(error['input'], default=str), 80)}")
     found.path = (*path, *found.path)
     return found
 
@@ -239,7 +256,9 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 
 def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, type, default or ... where there is none) of each option."""
-    own = target.__init__ if inspect.isclass(target) and not _is_table(target) else target
+    # a dataclass' own hints are looked up where each was written: its fields may be another module's
+    whole = "__dataclass_fields__" in vars(target) or _is_table(target)
+    own = target.__init__ if inspect.isclass(target) and not whole else target
     hints = get_type_hints(own, include_extras=True)
     groups = _groups(target)
     for name, parameter in inspect.signature(target).parameters.items():
@@ -297,6 +316,10 @@ def _type_in_words(hint: Any) -> str:
         return "table"
     if kind := _kind_of(getattr(hint, "__metadata__", ())):
         return kind
+    if origin is Annotated:
+        marks = [mark for each in hint.__metadata__ for mark in getattr(each, "metadata", [each])]
+        ends = [f" {s} {e}" for mark in marks for key, s in SIGNS if (e := getattr(mark, key, 10**9)) < 10**9]
+        return _type_in_words(inner[0]) + ",".join(ends)
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
     if origin in (Union, UnionType):

@@ -17,7 +17,7 @@ from pydantic import create_model
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Table, check, options_model, plain
-from gantk.recipe.tables import FORMAT, DataTable, FastTable, Model
+from gantk.recipe.tables import DEEPEST, FORMAT, LONGEST, DataTable, FastTable, Model, require_bounded
 
 # Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
@@ -36,6 +36,8 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
+DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}""")
+
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
 
 
@@ -51,6 +53,9 @@ class Recipe:
     remarks: list[str] = field(default_factory=list)  # what a user should know of how the recipe was changed
     texts: dict[str, str] = field(default_factory=dict)  # dotted key -> its value as the command line had it
     notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
+
+    def __post_init__(self) -> None:
+        require_bounded(self.tables, self._place)
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
         """A copy with a `[profile.NAME]` laid over it, then settings of dotted keys, with TOML values or Python's."""
@@ -70,6 +75,7 @@ class Recipe:
             _drop_other_length(tables, over.get("train"))
             _merge(tables, over)
         for setting, (key, value) in _parsed(settings):
+            require_bounded(value, lambda path, setting=setting: f"--set {setting}")
             key, value = recipe._renamed(key, value)
             if key is None:
                 continue
@@ -171,6 +177,7 @@ class Recipe:
     def _bound(self, model: type, tables: dict[str, Any]) -> Any:
         """The tables as that model; what `--set` said without quotes is a text where the key takes one."""
         texts = dict(self.texts)
+        require_bounded(tables, self._place)
         while True:
             try:
                 return check(model, tables, "the recipe")
@@ -207,16 +214,25 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
 
 def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dict[str, Any]]:
     """The text and the tables of the file called `origin`; UserError, saying where `others` are, where it is none."""
+    remedy = f"compare it with a {kind} of {others}"
     try:
-        text = path.read_text("utf-8-sig")  # Windows editors write a byte-order mark
+        with open(path, "rb") as file:
+            content = file.read(LONGEST + 1)
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors write a byte-order mark
+        if len(content) > LONGEST or DOTTED.search(text):
+            raise RecursionError
         return text, tomllib.loads(text)
     except OSError as error:
         raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
     except UnicodeDecodeError:
         raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
-    except tomllib.TOMLDecodeError as error:
-        remedy = f"compare it with a {kind} of {others}"
-        raise UserError(f"'{origin}' is not valid TOML: {told(error)}", remedy=remedy) from None
+    except RecursionError:  # a reader of TOML would take minutes, or all memory
+        what = f"'{origin}' is longer than {LONGEST:,} bytes, or nested deeper than {DEEPEST} tables"
+        raise UserError(what, remedy=remedy) from None
+    except ValueError as error:
+        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()  # of digits that Python does not read: it says no place
+        where = f"{origin}:{len(lines)}, {lines[-1][:40]} ..." if "digits" in str(error) else None
+        raise UserError(f"'{origin}' is not valid TOML: {told(error)}", where=where, remedy=remedy) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
@@ -298,8 +314,8 @@ def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
     """The keys that lead to it, the number and the text of each line that begins a table or a value."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
-        pair = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
+        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
+        pair = re.match(r"([\w.\-\"' \t]+)=", line)
         if header:
             table = _split(header[1])
         if header or pair:
@@ -307,7 +323,7 @@ def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
 
 
 def _split(key: str) -> tuple[str, ...]:
-    return tuple(part.strip(" \"'") for part in key.split("."))
+    return tuple(part.strip(" \t\"'") for part in key.split("."))
 
 
 # ---- laying one over the other
@@ -317,11 +333,11 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     """The key and the value of `key=value`: the value in TOML, or as it stands where it is none."""
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
-    if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
+    if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
         raise UserError(f"'{setting}' is not key=value", where="--set", remedy="for example --set train.steps=200")
     try:
         found = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         found = value  # a bare word, a path, a pattern: the quotes are the shell's
     return key, found if isinstance(found, (str, bool, int, float, list, dict)) else value  # a folder named like a day
 

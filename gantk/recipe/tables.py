@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from gantk.errors import UserError
 from gantk.plugin.spec import (
     Augment,
+    Count,
+    Few,
+    Fraction,
     Intensity,
     MethodPart,
     MetricPart,
+    Number,
     OptimizerPart,
+    Positive,
     PostPart,
     SchedulePart,
+    Seed,
+    Side,
     Source,
     Table,
     TrackerPart,
 )
 
+LONGEST, MANY, WORDY, DEEPEST = 2**18, 10_000, 4096, 16  # bytes of a file, values, characters of one, tables deep
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 
 
 class SplitTable(Table):
     """How subjects are shared out; `auto`: by patient where they are known, else in blocks of neighbouring slices."""
 
-    test: float = Field(0.2, ge=0, lt=1)  # part of the subjects (or slices) that training never sees
-    validation: float = Field(0.1, ge=0, lt=1)  # part that is scored while training
+    test: Fraction = 0.2  # part of the subjects (or slices) that training never sees
+    validation: Fraction = 0.1  # part that is scored while training
     by: Literal["auto", "patient", "block", "image"] = "auto"  # what stays together
-    blocks: int = Field(2, ge=1)  # by block: how many runs of neighbouring slices are held out per set
-    gap: int = Field(2, ge=0)  # by block: slices dropped from training on each side of a held-out run
-    seed: int = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
-    folds: int = Field(0, ge=0)  # k-fold: patients dealt out to so many parts, one of them the test set; 0 = by shares
-    fold: int = Field(0, ge=0)  # k-fold: which part is the test set, counted from 0
+    blocks: Count = 2  # by block: how many runs of neighbouring slices are held out per set
+    gap: Number = 2  # by block: slices dropped from training on each side of a held-out run
+    seed: Seed = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
+    folds: Number = 0  # k-fold: patients dealt out to so many parts, one of them the test set; 0 = by shares
+    fold: Number = 0  # k-fold: which part is the test set, counted from 0
     file: str = ""  # CSV that says who is where: a column patient (or path) and a column split; "" = none
 
 
@@ -42,12 +54,12 @@ class DataTable(Table):
     source: Source = "phantom"  # who finds the images: `gantk list source`; --data chooses the one that fits
     domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
-    size: tuple[int, ...] = (96, 96)  # what the networks see, in pixels or voxels
+    size: tuple[Side, ...] = (96, 96)  # what the networks see, in pixels or voxels
     fit: Literal["pad", "stretch", "crop"] = "pad"  # how a native image is brought to `size`; crop keeps its resolution
     plane: Literal["axial", "coronal", "sagittal"] = "axial"  # which slices of a volume 2-D networks see
-    spacing: tuple[float, ...] | None = None  # mm that volumes are resampled to: plane, row, column; None: as is
-    patch: tuple[int, ...] | None = None  # random part of an image that a training step sees; None: the whole
-    neighbours: int = Field(0, ge=0)  # slices on each side that come along as channels (2.5-D); 2-D only
+    spacing: tuple[Positive, ...] | None = None  # mm that volumes are resampled to: plane, row, column; None: as is
+    patch: tuple[Side, ...] | None = None  # random part of an image that a training step sees; None: the whole
+    neighbours: Few = 0  # slices on each side that come along as channels (2.5-D); 2-D only
     labels: bool = False  # hand each image's class to the method
     mask: bool = False  # hand lesion masks to the method
     missing: Literal["refuse", "mask"] = "refuse"  # a contrast that a patient lacks; mask: train to do without
@@ -55,9 +67,9 @@ class DataTable(Table):
     augment: list[Augment] = []  # applied to every training image, on the device
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
     same_patient: bool = False  # unpaired methods: a patient may give images of both domains; False: that is a leak
-    memory: float = Field(8.0, gt=0)  # GiB of decoded images to keep; beyond it they are read again when needed
+    memory: Positive = 8.0  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
-    workers: int = Field(2, ge=0)  # threads that read ahead of the training
+    workers: Few = 2  # threads that read ahead of the training
     split: SplitTable = SplitTable()  # what is held out: `gantk show split`
 
     @field_validator("domains")
@@ -71,7 +83,7 @@ class DataTable(Table):
     @classmethod
     def _one_side_per_dim(cls, size: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         dims = info.data.get("dims", 2)
-        if len(size) != dims or min(size) < 1:
+        if len(size) != dims:
             raise ValueError(f"{dims} positive sides are needed, because data.dims is {dims}")
         return size
 
@@ -110,23 +122,23 @@ class FastTable(Table):
 class TrainTable(Table):
     """How long, how fast, how exact."""
 
-    steps: int | None = Field(None, ge=0)  # give steps or epochs
-    epochs: float | None = Field(None, gt=0)  # an epoch shows the larger domain once
-    batch: int = Field(1, ge=1)  # images of each domain per step and rank
-    microbatch: int | None = Field(None, ge=1)  # images per forward; None: the batch. Smaller saves memory, costs time
+    steps: Number | None = None  # give steps or epochs
+    epochs: Annotated[float, Field(gt=0, le=10**9)] | None = None  # an epoch shows the larger domain once
+    batch: Count = 1  # images of each domain per step and rank
+    microbatch: Count | None = None  # images per forward; None: the batch. Smaller saves memory, costs time
     optimizer: OptimizerPart = "adam"  # the update rule, with its learning rate: `gantk show optimizer adam`
     optimizers: dict[str, OptimizerPart] = {}  # by phase, where it differs: { discriminators = { name = "adam" } }
     schedule: SchedulePart = "linear"  # the learning rate over the training: `gantk list schedule`
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
     fast: FastTable = FastTable()  # true, false, or a table of the parts to turn off: { kernels = false }
     recompute: bool = False  # compute activations twice: saves memory (CPU: with fast.keep_memory = false), costs time
-    ema: float = Field(0.995, ge=0, lt=1)  # moving average of the generators, used for inference; 0 = off
-    seed: int = 0  # weights, order and augmentation; the split has its own
-    log_every: int = Field(20, ge=1)  # steps between lines of losses and speed
-    sample_every: int = Field(200, ge=1)  # steps between sample pictures with validation scores
-    save_every: int = Field(400, ge=1)  # steps between checkpoints, each judged without the truth: see best.json
-    keep: int = Field(3, ge=1)  # how many checkpoints stay
-    patience: int = Field(0, ge=0)  # stop after so many saves without a better score in best.json; 0 = never
+    ema: Fraction = 0.995  # moving average of the generators, used for inference; 0 = off
+    seed: Seed = 0  # weights, order and augmentation; the split has its own
+    log_every: Count = 20  # steps between lines of losses and speed
+    sample_every: Count = 200  # steps between sample pictures with validation scores
+    save_every: Count = 400  # steps between checkpoints, each judged without the truth: see best.json
+    keep: Count = 3  # how many checkpoints stay
+    patience: Number = 0  # stop after so many saves without a better score in best.json; 0 = never
 
     @field_validator("fast", mode="before")
     @classmethod
@@ -138,10 +150,10 @@ class EvaluateTable(Table):
     """How the result is scored, on the test split."""
 
     metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; for images from noise kid of random features
-    samples: int = Field(4, ge=1)  # how many held-out images are drawn while training
-    images: int = Field(256, ge=2)  # how many images are made from noise to be scored
+    samples: Count = 4  # how many held-out images are drawn while training
+    images: Annotated[int, Field(ge=2, le=10**6)] = 256  # how many images are made from noise to be scored
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart
-    regression: int = Field(0, ge=0)  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
+    regression: Number = 0  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
     checkpoint: Literal["last", "best"] = "last"  # best: chosen without looking at the truth, see best.json
     uncertainty: Literal["none", "auto", "flips", "dropout", "checkpoints", "cycle"] = "none"  # judged by its errors
 
@@ -149,9 +161,9 @@ class EvaluateTable(Table):
 class TranslateTable(Table):
     """How whole files go through the networks."""
 
-    batch: int = Field(16, ge=1)  # slices per pass
-    overlap: float = Field(0.25, ge=0, lt=1)  # of neighbouring windows, where they are blended
-    memory: float = Field(1.0, gt=0)  # GiB that a pass may need: images that need more go through in tiles
+    batch: Count = 16  # slices per pass
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25  # of neighbouring windows, where they are blended
+    memory: Positive = 1.0  # GiB that a pass may need: images that need more go through in tiles
     statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
     masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result
     detail: Literal["guided", "none"] = "guided"  # results on a larger grid: as sharp as the input is there, or smooth
@@ -169,8 +181,8 @@ class Model(Table):
     train: TrainTable = Field(default_factory=TrainTable)  # `gantk show train`
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)  # `gantk show evaluate`
     translate: TranslateTable = Field(default_factory=TranslateTable)  # `gantk show translate`
-    track: list[TrackerPart] = []  # who follows the training beside the report: tensorboard, wandb, mlflow
-    post: list[PostPart] = []  # [[post]]: what happens to every image that the networks made, in this order
+    track: list[TrackerPart] = Field([], max_length=16)  # who follows it beside the report: tensorboard, wandb, mlflow
+    post: list[PostPart] = Field([], max_length=16)  # [[post]]: what happens to images that the networks made, in order
 
 
 TABLES = {  # by the name under which `gantk show` knows them: where in a recipe they stand, and what they may say
@@ -182,3 +194,28 @@ TABLES = {  # by the name under which `gantk show` knows them: where in a recipe
     "evaluate": ("evaluate", EvaluateTable),
     "translate": ("translate", TranslateTable),
 }
+
+
+def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
+    """UserError for what no recipe says, with its key: ahead of all that goes through tables, copies or prints them."""
+    left, count = [((), tables)], 0
+    while left:
+        path, value = left.pop()
+        tabled = isinstance(value, Mapping)
+        parts = list(value.items() if tabled else enumerate(value) if isinstance(value, (list, tuple)) else ())
+        count += len(parts)
+        texts = [text for text in (value, *path[-1:]) if isinstance(text, str)]
+        known = tabled or value is None or isinstance(value, (str, int, float, list, tuple))
+        wrong = {
+            f"there are more than {MANY:,} values": count > MANY,
+            f"tables are nested deeper than {DEEPEST}": len(path) > DEEPEST,
+            f"a text has more than {WORDY:,} characters": any(len(text) > WORDY for text in texts),
+            "a text is not UTF-8, or holds a NUL": any(re.search("[\0\ud800-\udfff]", text) for text in texts),
+            f"a {type(value).__name__} is neither text, number nor table": not known,
+            f"input should be a finite number, not {value}": isinstance(value, float) and not isfinite(value),
+            "a whole number has more than 64 bits": isinstance(value, int) and value.bit_length() > 63,
+        }
+        for what in (what for what, so in wrong.items() if so):
+            shown = tuple(str(key)[:40] for key in path[:DEEPEST])
+            raise UserError(f"{'.'.join(shown) or 'the recipe'}: {what}", where=place_of(shown)[:160])
+        left += [((*path, key), part) for key, part in parts]

@@ -29,9 +29,6 @@ class DiscriminatorAugment(nn.Module):
 
     def __init__(self, augments: Sequence[Part], dims: int, target: float = 0.0, game: Adversarial | None = None):
         super().__init__()
-        if not 0 <= target < 1:
-            what = f"adapt = {target:g} is no share that a discriminator can be held at"
-            raise UserError(what, where="method.adapt", allowed="0 (off) up to below 1; 0.6 in the paper")
         if target and not augments:
             remedy = 'name some, as in augment = ["hflip", "translate", "brightness"], or set method.adapt = 0.0'
             raise UserError("adapt needs changes to apply, and augment names none", where="method.adapt", remedy=remedy)

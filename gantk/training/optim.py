@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gantk.plugin.spec import Fraction, Share, Weight
 from gantk.runs.checkpoint import kind_of
 
 WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # how is computed here, whatever was saved
@@ -18,9 +19,9 @@ WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # how is 
 def adam(
     params: Iterable,
     *,
-    lr: float = 2e-4,  # learning rate at full schedule
-    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
-    weight_decay: float = 0.0,  # L2 penalty, added to the gradient
+    lr: Weight = 2e-4,  # learning rate at full schedule
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: Weight = 0.0,  # L2 penalty, added to the gradient
 ):
     """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
     return Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
@@ -29,8 +30,8 @@ def adam(
 def sgd(
     params: Iterable,
     *,
-    lr: float = 0.01,  # learning rate at full schedule
-    momentum: float = 0.0,  # share of the last update that is taken again
+    lr: Weight = 0.01,  # learning rate at full schedule
+    momentum: Fraction = 0.0,  # share of the last update that is taken again
 ):
     """Stochastic gradient descent, with momentum as an option."""
     return SGD(params, lr=lr, momentum=momentum, fused=True)
@@ -198,8 +199,8 @@ class Linear:
     def __init__(
         self,
         *,
-        start: float = 0.5,  # the part of the training after which the decay begins, 0..1
-        end: float = 0.0,  # the factor at the end
+        start: Share = 0.5,  # the part of the training after which the decay begins, 0..1
+        end: Weight = 0.0,  # the factor at the end
     ):
         self.start, self.end = start, end
 

@@ -13,8 +13,7 @@ from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.nets.blocks import check_least
-from gantk.plugin.spec import Augment, Part
+from gantk.plugin.spec import Augment, Fraction, Part, Share, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
 
@@ -23,9 +22,9 @@ from gantk.training.pool import ImagePool
 class Additions(StructureTerms):
     """Options of unpaired methods beyond their papers; all are off unless a recipe asks for them."""
 
-    low_res_warmup: float = 0.0  # share of the steps that come first, at half the size
+    low_res_warmup: Share = 0.0  # share of the steps that come first, at half the size
     augment: list[Augment] = field(default_factory=list)  # differentiable changes of all that discriminators see
-    adapt: float = 0.0  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+    adapt: Fraction = 0.0  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
 
     def augmented(self, dims: int, game: Adversarial) -> DiscriminatorAugment:
         """The changes of what one discriminator of that game sees."""
@@ -36,8 +35,8 @@ class Additions(StructureTerms):
 class TwoWayOptions(Additions):
     """Options of two-way methods beyond their papers."""
 
-    defense: float = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
-    lesion: float = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+    defense: Weight = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
+    lesion: Weight = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
 
 
 PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
@@ -80,7 +79,6 @@ class CycleMethod(Method):
         critic: int = 1, low_res_warmup: float | None = None,
     ):  # fmt: skip
         super().__init__(geometry)
-        check_least("method.", pool=(pool, 0), critic=(critic, 1), lesion=(terms.lesion, 0))
         self.weighs_lesions = terms.lesion != 1
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if terms.identity and a != b:
@@ -155,10 +153,7 @@ class CycleMethod(Method):
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
-    """`steps` steps at `size`; that share of them comes first, at half the size. UserError unless it is a share."""
-    if not 0 <= share <= 1:
-        what = f"low_res_warmup = {share} is no share of the steps"
-        raise UserError(what, where="method.low_res_warmup", allowed="0 to 1")
+    """`steps` steps at `size`; that share of them comes first, at half the size."""
     first = round(share * steps)
     whole = Stage("main", steps - first, size)
     return [Stage("low_res", first, tuple(side // 2 for side in size)), whole] if first else [whole]

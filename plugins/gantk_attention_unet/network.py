@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind, OutputKind, UpKind
 from gantk.nets.unet import Join
+from gantk.plugin.spec import Fraction, Width
+
+Units = Annotated[int, Field(ge=2, le=12)]  # encoder units
 
 
 class AttentionUNet(b.Network):
@@ -27,18 +33,17 @@ class AttentionUNet(b.Network):
         out_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters at full resolution
-        depth: int = 4,  # encoder units, each of which halves the size; sides must be multiples of 2**depth
-        max_multiplier: int = 16,  # filters never exceed width x this
+        width: Width = 64,  # filters at full resolution
+        depth: Units = 4,  # encoder units, each of which halves the size; sides must be multiples of 2**depth
+        max_multiplier: Width = 16,  # filters never exceed width x this
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        dropout: float = 0.0,  # in the first three decoder units, as pix2pix has it
+        dropout: Fraction = 0.0,  # in the first three decoder units, as pix2pix has it
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
-        b.check_least(width=(width, 1), depth=(depth, 2))
         b.check_levels(attention, 0, depth)
         self.dims, self.depth = dims, depth
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from gantk.data.augment import Augment
+from gantk.plugin.spec import Share, Weight
 
 option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
 
@@ -47,10 +50,10 @@ class Rot90(Augment):
 class Affine(Augment):
     """A small turn, shift and change of size, about the middle."""
 
-    degrees: float = 10.0  # largest turn, about every axis
-    shift: float = 0.05  # largest shift, as a share of each side
-    scale: float = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
-    geometric, limits = True, {"scale": (0, 0.99)}
+    degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest turn, about every axis
+    shift: Share = 0.05  # largest shift, as a share of each side
+    scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
+    geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
         from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
@@ -70,25 +73,25 @@ class Affine(Augment):
 class Rotate(Affine):
     """A random turn about the centre, by up to `degrees`."""
 
-    shift: float = field(default=0.0, init=False)
-    scale: float = field(default=0.0, init=False)
+    shift: Share = field(default=0.0, init=False)
+    scale: Annotated[float, Field(ge=0, le=0.99)] = field(default=0.0, init=False)
 
 
 @option_fields
 class Translate(Affine):
     """A random shift along each axis, by up to `shift` of its side."""
 
-    shift: float = 0.1  # largest shift, as a share of each side
-    degrees: float = field(default=0.0, init=False)
-    scale: float = field(default=0.0, init=False)
+    shift: Share = 0.1  # largest shift, as a share of each side
+    degrees: Annotated[float, Field(ge=0, le=360)] = field(default=0.0, init=False)
+    scale: Annotated[float, Field(ge=0, le=0.99)] = field(default=0.0, init=False)
 
 
 @option_fields
 class Crop(Augment):
     """A random part of the image, enlarged to its full size."""
 
-    smallest: float = 0.8  # smallest side of the part, as a share of the image's
-    geometric, limits = True, {"smallest": (0.01, 1)}
+    smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8  # smallest side of the part, as a share of the image's
+    geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
         power = 2 if self.dims == 2 else 1  # of pictures every area is as likely, of volumes every side
@@ -101,7 +104,7 @@ class Crop(Augment):
 class Brightness(Augment):
     """Brighter or darker: the same random number added to every value of an image."""
 
-    by: float = 0.1  # largest change, in network intensities
+    by: Weight = 0.1  # largest change, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
         return image + self.draw(image, -self.by, self.by).to(image.dtype)
@@ -111,7 +114,7 @@ class Brightness(Augment):
 class Contrast(Augment):
     """Stretch each channel of an image about its mean."""
 
-    by: float = 0.1  # largest change: 0.1 is from 0.9 to 1.1
+    by: Weight = 0.1  # largest change: 0.1 is from 0.9 to 1.1
 
     def apply(self, image: Tensor) -> Tensor:
         mean = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
@@ -122,7 +125,7 @@ class Contrast(Augment):
 class Noise(Augment):
     """Add Gaussian noise of a random strength."""
 
-    std: float = 0.05  # strongest noise, in network intensities
+    std: Weight = 0.05  # strongest noise, in network intensities
 
     def apply(self, image: Tensor) -> Tensor:
         return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
@@ -132,8 +135,8 @@ class Noise(Augment):
 class Cutout(Augment):
     """Hide a box: it takes the image's smallest value, which is air."""
 
-    side: float = 0.3  # side of the box, as a share of the image's
-    geometric, limits = True, {"side": (0.01, 1)}  # registered images lose the same
+    side: Annotated[float, Field(ge=0.01, le=1)] = 0.3  # side of the box, as a share of the image's
+    geometric = True  # registered images lose the same
 
     def apply(self, image: Tensor) -> Tensor:
         shown = torch.zeros((), dtype=torch.bool, device=image.device)

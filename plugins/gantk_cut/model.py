@@ -6,15 +6,17 @@ import copy
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.plugin.spec import AdversarialLoss, Discriminator, Kind, Part
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Few, Kind, Part, Positive, Weight, Width
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_cut.patchnce import PatchNCE
 
 Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps
+Places = Annotated[int, Field(ge=2, le=2**20)]
 
 
 class CUT(Method):
@@ -33,12 +35,12 @@ class CUT(Method):
         generator: Encoding = "resnet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
-        nce: float = 1.0,  # weight of the contrastive loss; 10 in FastCUT
+        nce: Weight = 1.0,  # weight of the contrastive loss; 10 in FastCUT
         nce_identity: bool = True,  # a contrastive loss for images of b as well, which should stay; off in FastCUT
-        layers: tuple[int, ...] | None = None,  # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
-        width: int = 256,  # of the heads that the maps are compared through
-        patches: int = 256,  # places of each map that are compared: one is right, all others are wrong
-        temperature: float = 0.07,  # below 1 sharpens the choice among the places
+        layers: tuple[Few, ...] | None = None,  # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
+        width: Width = 256,  # of the heads that the maps are compared through
+        patches: Places = 256,  # places of each map that are compared: one is right, all others are wrong
+        temperature: Positive = 0.07,  # below 1 sharpens the choice among the places
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.nets.blocks import init_weights
 
 
@@ -24,13 +23,6 @@ class PatchNCE(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, patches: int = 256, temperature: float = 0.07):
         super().__init__()
-        if patches < 2:
-            what = f"patches = {patches} leaves nothing to choose from"
-            raise UserError(what, where="method.patches", allowed="2 or more")
-        if temperature <= 0:
-            raise UserError(f"temperature = {temperature:g}", where="method.temperature", allowed="above 0")
-        if width < 1:
-            raise UserError(f"width = {width}", where="method.width", allowed="1 or more")
         self.patches, self.temperature = patches, temperature
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width)) for count in channels

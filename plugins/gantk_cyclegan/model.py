@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gantk.method import Geometry
-from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight
 from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
 
 
@@ -20,9 +20,9 @@ class CycleGAN(CycleMethod):
         generator: Generator = "resnet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
-        cycle: float = 10.0,  # weight of the L1 cycle loss, both ways
-        identity: float = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
-        pool: int = 50,  # earlier fakes that the discriminators are shown too; 0 = none
+        cycle: Weight = 10.0,  # weight of the L1 cycle loss, both ways
+        identity: Weight = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
+        pool: Number = 50,  # earlier fakes that the discriminators are shown too; 0 = none
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}

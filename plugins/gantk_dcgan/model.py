@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import UpKind, check_least, one_hot
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator
+from gantk.nets.blocks import UpKind, one_hot
+from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
 
@@ -35,17 +35,16 @@ class DCGAN(Method):
         *,
         discriminator: Discriminator = "dcgan",  # one more of its depth for every doubling of the size beyond 64
         adversarial: AdversarialLoss = "bce",
-        latent: int = 100,  # numbers that an image is made from
-        width: int = 64,  # filters of the generator's last map; eight times as many at the first
+        latent: Width = 100,  # numbers that an image is made from
+        width: Width = 64,  # filters of the generator's last map; eight times as many at the first
         up: UpKind = "transpose",  # how the generator doubles a map; resize leaves no checkerboard
         attention: tuple[int, ...] = (),  # self-attention in the generator, so many doublings before the image
         conditional: bool = False,  # images of a class that is asked for; needs data.labels
-        critic: int = 1,  # discriminator steps per generator step
+        critic: Count = 1,  # discriminator steps per generator step
         augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
-        adapt: float = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
-        check_least("method.", latent=(latent, 1), width=(width, 1), critic=(critic, 1))
         if conditional and len(geometry.classes) < 2:
             found = f"images of one class only, '{geometry.classes[0]}'" if geometry.classes else "no labels"
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gantk.method import Geometry
-from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator
+from gantk.plugin.spec import AdversarialLoss, Count, Discriminator, Generator, Number, Weight
 from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
 
 
@@ -21,10 +21,10 @@ class DualGAN(CycleMethod):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
-        cycle: float = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
-        cycle_b: float | None = None,  # weight of b -> a -> b (lambda_V); None: the same
-        pool: int = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
-        critic: int = 1,  # discriminator steps per generator step; 2 to 4 in the paper
+        cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
+        cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: the same
+        pool: Number = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
+        critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from gantk.errors import UserError, told
 from gantk.nets.pretrained import read_state, timm_model, weights_file
 from gantk.plugin.loader import registry
+from gantk.plugin.spec import Side
 
 WHERE = "evaluate.metrics"
 SIDE = 224  # pixels, where neither the file nor the recipe says another size
@@ -89,7 +90,7 @@ def onnx_backbone(
     *,
     mean: list[float] = [0.0],  # subtracted from intensities 0 to 1
     std: list[float] = [1.0],  # what they are then divided by
-    side: int | None = None,  # pixels that images are brought to; None: 224, or the file's own
+    side: Side | None = None,  # pixels that images are brought to; None: 224, or the file's own
 ) -> Backbone:
     """The network of an ONNX file, whose pictures are neither shifted nor scaled unless that is asked for."""
     path = found_file(name)
@@ -107,7 +108,7 @@ def timm_backbone(
     weights: str | None = None,  # a file of weights; None: timm's pretrained ones
     mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for the network
     std: list[float] | None = None,  # what they are then divided by; None: timm's for the network
-    side: int | None = None,  # pixels that images are brought to; None: the network's own
+    side: Side | None = None,  # pixels that images are brought to; None: the network's own
 ) -> Backbone:
     """A network of timm with its pretrained weights, or with those of a file."""
     if Path(name).suffix in WEIGHTS:

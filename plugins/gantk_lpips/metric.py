@@ -12,6 +12,7 @@ from gantk.errors import UserError, told
 from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
+from gantk.plugin.spec import Seed
 
 NETS = {  # torchvision's file of weights; pixels a side, below which the last layer sees nothing
     "alex": ("alexnet-owt-7be5be79.pth", 31),
@@ -42,7 +43,7 @@ class LPIPS(PairMetric):
         *,
         net: Literal["alex", "vgg", "squeeze"] = "alex",  # the network: AlexNet, VGG16 or SqueezeNet 1.1
         weights: Literal["pretrained", "random"] = "pretrained",  # random: needs no file; then named lpips_random
-        seed: int = 0,  # of random weights
+        seed: Seed = 0,  # of random weights
     ):
         super().__init__(data_range, dims)
         drawn, self.smallest = weights == "random", NETS[net][1]

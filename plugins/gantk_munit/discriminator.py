@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import Network, NormKind, check_least, conv, in_layout_of, init_weights, require_size
+from gantk.nets.blocks import Network, NormKind, conv, in_layout_of, init_weights, require_size
 from gantk.nets.blocks import norm as make_norm
-from gantk.plugin.spec import Part
+from gantk.plugin.spec import Depth, Part, Width
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -27,12 +27,11 @@ class Strided(Network):
         in_channels: int,
         dims: int,
         *,
-        width: int = 64,  # filters of the first convolution
-        layers: int = 4,  # convolutions of stride 2
+        width: Width = 64,  # filters of the first convolution
+        layers: Depth = 4,  # convolutions of stride 2
         norm: NormKind = "none",  # of all but the first and the last; "batch" mixes the images of a batch
     ):
         super().__init__()
-        check_least(layers=(layers, 1))
         self.halvings = layers
         filters = [in_channels, *(width * min(2**level, 8) for level in range(layers))]
         parts: list[nn.Module] = []

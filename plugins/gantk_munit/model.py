@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
-from gantk.nets.blocks import OutputKind, check_least
-from gantk.plugin.spec import AdversarialLoss, Discriminator
+from gantk.nets.blocks import OutputKind
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
@@ -52,27 +54,23 @@ class MUNIT(Method):
         self,
         geometry: Geometry,
         *,
-        width: int = 64,  # filters at full resolution
-        downs: int = 2,  # halvings between image and content code
-        blocks: int = 4,  # residual blocks of the content encoder, and of the decoder
-        style_dim: int = 8,  # numbers in a style code
-        mlp_dim: int = 256,  # filters of the network that makes the decoder's AdaIN numbers from a style
+        width: Width = 64,  # filters at full resolution
+        downs: Halvings = 2,  # halvings between image and content code
+        blocks: Annotated[int, Field(ge=1, le=128)] = 4,  # residual blocks of the content encoder, and of the decoder
+        style_dim: Width = 8,  # numbers in a style code
+        mlp_dim: Width = 256,  # filters of the network that makes the decoder's AdaIN numbers from a style
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
         discriminator: Discriminator = "munit",  # one of these for every scale
-        scales: int = 3,  # image sizes that are judged, each half of the one before
+        scales: Depth = 3,  # image sizes that are judged, each half of the one before
         adversarial: AdversarialLoss = "ls",
-        image: float = 10.0,  # weight of the L1 of an image put together from its own codes (lambda_x)
-        content: float = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
-        style: float = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
-        cycle: float = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
-        lesion: float = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
+        image: Weight = 10.0,  # weight of the L1 of an image put together from its own codes (lambda_x)
+        content: Weight = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
+        style: Weight = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
+        cycle: Weight = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
+        lesion: Weight = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
-        check_least(
-            "method.", width=(width, 1), downs=(downs, 0), blocks=(blocks, 1), style_dim=(style_dim, 1),
-            mlp_dim=(mlp_dim, 1), scales=(scales, 1), lesion=(lesion, 0),
-        )  # fmt: skip
         shape = width, downs, blocks, style_dim, mlp_dim, activation_out
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.auto_a, self.auto_b = (Autoencoder(channels, dims, *shape) for channels in (a, b))

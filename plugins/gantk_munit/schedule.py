@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gantk.errors import UserError
+from gantk.plugin.spec import Count
 
 
 class Halving:
@@ -14,10 +14,8 @@ class Halving:
     def __init__(
         self,
         *,
-        times: int = 10,  # stretches of one rate each; 1 = a constant rate
+        times: Count = 10,  # stretches of one rate each; 1 = a constant rate
     ):
-        if times < 1:
-            raise UserError(f"times = {times} leaves no stretch", where="train.schedule.times", allowed="1 or more")
         self.times = times
 
     def __call__(self, progress: float) -> float:

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gantk.plugin.spec import Count, Fraction, Share, Weight
 from gantk.training.optim import StorageOrder, Untraced
 
 
 def adamw(
     params: Iterable,
     *,
-    lr: float = 2e-4,  # learning rate at full schedule
-    betas: tuple[float, float] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
-    weight_decay: float = 0.01,  # shrinks the weights by lr x this at every step
+    lr: Weight = 2e-4,  # learning rate at full schedule
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    weight_decay: Weight = 0.01,  # shrinks the weights by lr x this at every step
 ):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
     return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
@@ -25,8 +26,8 @@ def adamw(
 def rmsprop(
     params: Iterable,
     *,
-    lr: float = 5e-5,  # learning rate at full schedule
-    decay: float = 0.9,  # of the mean of squared gradients
+    lr: Weight = 5e-5,  # learning rate at full schedule
+    decay: Fraction = 0.9,  # of the mean of squared gradients
 ):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
     return RMSprop(params, lr=lr, alpha=decay)
@@ -35,9 +36,9 @@ def rmsprop(
 def lbfgs(
     params: Iterable,
     *,
-    lr: float = 1.0,  # length of a step
-    history: int = 10,  # updates that the curvature is estimated from
-    iterations: int = 1,  # inner iterations per training step
+    lr: Weight = 1.0,  # length of a step
+    history: Count = 10,  # updates that the curvature is estimated from
+    iterations: Count = 1,  # inner iterations per training step
 ):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
     return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
@@ -65,7 +66,7 @@ class Cosine:
     def __init__(
         self,
         *,
-        end: float = 0.0,  # the factor at the end
+        end: Weight = 0.0,  # the factor at the end
     ):
         self.end = end
 
@@ -79,8 +80,8 @@ class Warmup:
     def __init__(
         self,
         *,
-        rise: float = 0.05,  # the part of the training that the rise takes, 0..1
-        end: float = 0.0,  # the factor at the end
+        rise: Share = 0.05,  # the part of the training that the rise takes, 0..1
+        end: Weight = 0.0,  # the factor at the end
     ):
         self.rise, self.cosine = rise, Cosine(end=end)
 

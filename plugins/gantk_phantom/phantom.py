@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from math import prod
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from gantk.data.preparation import Record, domain_letters
 from gantk.errors import UserError
+from gantk.plugin.spec import Few, Fraction, Positive, Seed, Share, Weight
 from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
 ROOM = 2**28  # bytes of heads that are kept
+MOST_VOXELS, MOST_IMAGES, MOST_DRAWN = 2**24, 100_000, 2**27  # of a head; of all; before any is asked for
 
 # At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
 RELAXATION = {
@@ -40,6 +44,9 @@ AIR = -1000.0  # HU
 CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
 CONTRASTS = (*SEQUENCES, "CT")  # their order numbers the noise: a new one goes to the end
 ALIASES = {"MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
+Heads = Annotated[int, Field(ge=1, le=10_000)]
+Slices = Annotated[int, Field(ge=1, le=512)]
+Deviation = Annotated[float, Field(ge=0, le=50)]
 
 
 def signal(contrast: str, t1: np.ndarray | float, t2: np.ndarray | float, density: np.ndarray | float) -> np.ndarray:
@@ -81,26 +88,26 @@ class Phantom:
         dims: int,
         size: tuple[int, ...],
         *,
-        subjects: int = 40,  # how many heads
-        slices: int = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
-        noise: float = 0.03,  # standard deviation of the noise in both channels, as a share of white matter's T1 signal
-        jitter: float = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share, below 1
-        deform: float = 2.0,  # mm, root mean square of the smooth deformation along each axis
-        bias: float = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
-        lesions: int = 0,  # lesions in each head; records then carry their mask and a label, tumour or healthy
-        radius: tuple[float, float] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
-        healthy: float = 0.0,  # share of the subjects that have no lesions
+        subjects: Heads = 40,  # how many heads
+        slices: Slices = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
+        noise: Weight = 0.03,  # standard deviation of the noise in both channels, share of white matter's T1 signal
+        jitter: Fraction = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share
+        deform: Deviation = 2.0,  # mm, root mean square of the smooth deformation along each axis
+        bias: Deviation = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
+        lesions: Few = 0,  # lesions in each head; records then carry their mask and a label, tumour or healthy
+        radius: tuple[Positive, Positive] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
+        healthy: Share = 0.0,  # share of the subjects that have no lesions
         only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
         skull: bool = False,  # bone and scalp around the brain; False: brain alone
-        seed: int = 0,  # another seed, other heads
+        seed: Seed = 0,  # another seed, other heads
     ):
-        lowest = {"subjects": (subjects, 1), "slices": (slices, 1), "noise": (noise, 0), "jitter": (jitter, 0)}
-        lowest |= {"deform": (deform, 0), "bias": (bias, 0), "lesions": (lesions, 0), "seed": (seed, 0)}
-        checks = [(name, value, value >= least, f"{least} or more") for name, (value, least) in lowest.items()]
-        checks += [
-            ("jitter", jitter, jitter < 1, "0 or more, below 1"),
-            ("radius", list(radius), 0 < radius[0] <= radius[1], "[smallest, largest], above 0"),
-            ("healthy", healthy, 0 <= healthy <= 1, "0 to 1"),
+        voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
+        drawn = voxels * subjects if lesions else 0  # at once: what a head shows is a record's label
+        checks = [
+            ("subjects x slices", subjects * slices, dims == 3 or subjects * slices <= MOST_IMAGES, f"{MOST_IMAGES:,}"),
+            ("slices x data.size", voxels, voxels <= MOST_VOXELS, f"{MOST_VOXELS:,} voxels a head"),
+            ("subjects x slices x data.size", drawn, drawn <= MOST_DRAWN, f"{MOST_DRAWN:,} where there are lesions"),
+            ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
             ("only", only, only == "all" or lesions > 0, "all, where there are no lesions"),
         ]
         for name, value, fine, allowed in checks:

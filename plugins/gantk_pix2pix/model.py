@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Phase
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Generator, Loss
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Fraction, Generator, Loss, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_pix2pix.regression import OTHER, Regression
 
@@ -29,13 +29,13 @@ class Pix2Pix(Regression):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "bce",
-        l1: float = 100.0,  # weight of the L1 loss (lambda), or of `reconstruction`; a GAN alone at 0
+        l1: Weight = 100.0,  # weight of the L1 loss (lambda), or of `reconstruction`; a GAN alone at 0
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with networks of its own
-        lesion: float = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
+        lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
         test_dropout: bool = False,  # dropout stays on in use, drawn from torch's global generator, as in the paper
         augment: list[Augment] = [],  # differentiable changes of the pairs that the discriminators see, for small data
-        adapt: float = 0.0,  # apply them only as far as needed to hold this r_t (0.6 in the paper of ADA); 0 = always
+        adapt: Fraction = 0.0,  # apply them only as far as needed to hold this r_t (0.6 in ADA's paper); 0 = always
     ):
         super().__init__(geometry, generator=generator, reconstruction=reconstruction, both=both, lesion=lesion)
         if l1 < 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import Generator, Loss
+from gantk.plugin.spec import Generator, Loss, Weight
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -30,7 +30,7 @@ class Regression(Method):
         generator: Generator = "unet",
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with a generator of its own
-        lesion: float = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
+        lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
     ):
         super().__init__(geometry)
         if lesion <= 0:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.nets.blocks import check_least
-from gantk.plugin.spec import AdversarialLoss, Augment
+from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_progan.layers import doubled, halved
 from gantk_progan.networks import SMALLEST, Discriminator, Generator, filters_at
@@ -42,24 +43,20 @@ class ProGAN(Method):
         self,
         geometry: Geometry,
         *,
-        latent: int = 512,  # length of the noise vector that an image is made from
-        base: int = 8192,  # filters at a size are base / (size / 2),
-        width: int = 512,  # but at most so many
-        fade: float = 0.5,  # share of a size's steps in which it is faded in
-        shares: list[float] | None = None,  # of the steps for 4 px, 8 px, ...; None: all alike, half as many for 4 px
+        latent: Width = 512,  # length of the noise vector that an image is made from
+        base: Annotated[int, Field(ge=1, le=2**20)] = 8192,  # filters at a size are base / (size / 2),
+        width: Width = 512,  # but at most so many
+        fade: Share = 0.5,  # share of a size's steps in which it is faded in
+        shares: list[Weight] | None = None,  # of the steps for 4 px, 8 px, ...; None: all alike, half as many for 4 px
         adversarial: AdversarialLoss = "wgan_gp",
-        drift: float = 1e-3,  # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
-        critic: int = 1,  # discriminator steps per generator step
+        drift: Weight = 1e-3,  # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
+        critic: Count = 1,  # discriminator steps per generator step
         conditional: bool = False,  # learn to make images of a given class; needs data.labels = true
         augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
-        adapt: float = 0.0,  # in (0, 1), 0.6 is usual: change only as many images as overfitting asks for; 0: all
+        adapt: Fraction = 0.0,  # in (0, 1), 0.6 is usual: change only as many images as overfitting asks for; 0: all
     ):
         super().__init__(geometry)
         levels = levels_of(geometry.size)
-        check_least("method.", latent=(latent, 1), base=(base, 1), width=(width, 1))
-        check_least("method.", critic=(critic, 1), drift=(drift, 0))
-        if not 0 <= fade <= 1:
-            raise UserError(f"fade = {fade:g} is no share of the steps", where="method.fade", allowed="0 to 1")
         if conditional and not geometry.classes:
             remedy = "set data.labels = true and use data with classes, or set method.conditional = false"
             raise UserError("images have no classes to be conditioned on", where="method.conditional", remedy=remedy)

@@ -9,6 +9,7 @@ import numpy as np
 
 from gantk.data.intensity import Foreground, Linear, Mapping, no_contrast, option_fields, rises, split_values
 from gantk.errors import UserError
+from gantk.plugin.spec import Weight
 
 NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of the scale
 SAME = 1e-6  # of a scan's own span: landmarks nearer to each other are one
@@ -24,7 +25,7 @@ class Nyul(Mapping, name="nyul"):
     reach no further; in the papers that is the lowest percentile of the whole scan.
     """
 
-    percentiles: tuple[float, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
+    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
     per: Literal["volume", "image"] = "volume"  # each scan by its own percentiles, or each slice
     foreground: Foreground = True  # of which values: true: above the mean; "otsu": above its threshold; false: all
 

@@ -9,6 +9,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+from gantk.plugin.spec import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
 FEW = 1000  # images, below which a definition says so
@@ -31,7 +32,7 @@ class Prdc(InFeatures):
     than k + 1 images of either set.
     """
 
-    k: int = 5  # which neighbour sets a ball's width; 5 in Naeem et al., 3 in Kynkaanniemi et al.
+    k: Count = 5  # which neighbour sets a ball's width; 5 in Naeem et al., 3 in Kynkaanniemi et al.
 
     kind, higher_is_better = "prdc", True
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19
 from gantk_style.objective import DEFAULTS, How, Objective
 from gantk_style.transfer import bounds, check_channels, first_canvas, make_rule, shown, transfer
@@ -39,13 +40,10 @@ class Style(Method):
         geometry: Geometry,
         *,
         how: How = DEFAULTS,
-        images: int = 1,  # contents and styles that are placed: at most train.batch
-        translate_steps: int = 100,  # steps that a translation takes
+        images: Count = 1,  # contents and styles that are placed: at most train.batch
+        translate_steps: Count = 100,  # steps that a translation takes
     ):
         super().__init__(geometry)
-        for name, value in (("images", images), ("translate_steps", translate_steps)):
-            if value < 1:
-                raise UserError(f"{name} = {value} is too small", where=f"method.{name}", allowed="1 or more")
         self.how, self.translate_steps = how, translate_steps
         self._frozen = [how.encoder(geometry.range)]  # no submodule: its 80 MB are the same in every run
         contents, styles = (torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import gram
+from gantk.plugin.spec import Positive, Seed, Weight
 from gantk_style.encoder import VGG19
+
+Sigma = Annotated[float, Field(ge=0, le=64)]
 
 
 @dataclass(frozen=True)
@@ -21,25 +25,20 @@ class How:
     weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; random ones need no download
     content_layers: tuple[str, ...] = ("conv4_2",)  # maps that are kept: conv1_1 to conv5_4
     style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # whose Grams are matched
-    content_weight: float = 1.0  # 1 is the cost of maps that have nothing of the content's
-    style_weight: float = 100.0  # 1 is the cost of Gram matrices that have nothing of the style's
-    variation: float = 0.0  # weight of the mean difference of neighbouring pixels, as a share of the range
+    content_weight: Weight = 1.0  # 1 is the cost of maps that have nothing of the content's
+    style_weight: Weight = 100.0  # 1 is the cost of Gram matrices that have nothing of the style's
+    variation: Weight = 0.0  # weight of the mean difference of neighbouring pixels, as a share of the range
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both move each image by its own gradient alone
-    lr: float | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
+    lr: Positive | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
     init: Literal["content", "noise", "style"] = "content"  # what the result starts as
     color: Literal["style", "content", "gray"] = "style"  # content: only the brightness changes; gray: no colour
-    smooth: float = 0.0  # sigma in pixels of a Gaussian that softens the strong edges of the result
-    seed: int = 0  # of random weights and of a start from noise
+    smooth: Sigma = 0.0  # sigma in pixels of a Gaussian that softens the strong edges of the result
+    seed: Seed = 0  # of random weights and of a start from noise
 
     def __post_init__(self):
         weights = {name: getattr(self, name) for name in ("content_weight", "style_weight", "variation")}
-        for name, weight in weights.items():
-            if weight < 0:
-                raise UserError(f"{name} = {weight:g} is below 0", where=name, allowed="0 or more")
         if not any(weights.values()):
             raise UserError(f"{', '.join(weights)} are all 0: nothing is asked of the image", where="content_weight")
-        if self.smooth < 0:
-            raise UserError(f"smooth = {self.smooth:g} is no width", where="smooth", allowed="0 or more, in pixels")
 
     def encoder(self, range: tuple[float, float]) -> VGG19:
         """VGG19 up to the maps that are looked at, for images of that range."""

@@ -14,6 +14,7 @@ from gantk.data.intensity import Percentile
 from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk.plugin.spec import Count
 from gantk_style.objective import DEFAULTS, How
 from gantk_style.transfer import transfer
 
@@ -35,14 +36,11 @@ class StylePost:
         *,
         image: str = "",  # file of the other image; "": training images
         role: Literal["content", "style"] = "content",  # what the generated image is
-        styles: int = 4,  # training images whose styles are averaged, where the generated image is the content
+        styles: Count = 4,  # training images whose styles are averaged, where the generated image is the content
         how: How = DEFAULTS,
-        steps: int = 100,  # of the optimizer, for each batch
-        batch: int = 16,  # images that are optimised at once
+        steps: Count = 100,  # of the optimizer, for each batch
+        batch: Count = 16,  # images that are optimised at once
     ):
-        for name, value in (("styles", styles), ("batch", batch), ("steps", steps)):
-            if value < 1:
-                raise UserError(f"{name} = {value} is too small", where=f"post.{name}", allowed="1 or more")
         self.role, self.styles, self.batch, self.how, self.steps = role, styles, batch, how, steps
         self.other = _file(image, dims, range) if image else None
         self.encoder = how.encoder(range)

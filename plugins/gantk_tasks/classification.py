@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,13 +17,14 @@ from gantk.errors import UserError
 from gantk.metrics.features import PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk.nets.blocks import check_least
 from gantk.nets.pretrained import timm_model
+from gantk.plugin.spec import Count, Seed
 from gantk_tasks.small_networks import trained
 
 BATCH = 16  # images of a training step
 TOO_FEW = "too few patients to learn from some and be tested on others"
 RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
+LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
 @dataclass(eq=False)
@@ -37,14 +39,11 @@ class Judge:
     _: KW_ONLY
     backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
     weights: Literal["random", "pretrained"] = "random"  # random: from scratch; pretrained: timm's weights
-    steps: int = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.03 s
-    side: int = 64  # pixels that images are brought to
-    seed: int = 0  # of the classifier's weights and of the order of its batches
+    steps: Count = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.03 s
+    side: LearntSide = 64  # pixels that images are brought to
+    seed: Seed = 0  # of the classifier's weights and of the order of its batches
 
     sets, name, unit, higher_is_better = True, "", "", True
-
-    def __post_init__(self) -> None:
-        check_least(steps=(self.steps, 1), side=(self.side, 16))
 
     def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
         """(N, classes): the probabilities of `asked` by a classifier of images (N, C, *size), labels (N,)."""
@@ -98,7 +97,7 @@ class Classification(Judge):
     """
 
     backbone: str = "resnet18"  # a network of timm, or small: four convolutions, seconds on one core
-    steps: int = 150  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
+    steps: Count = 150  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
 
     baselines, needs_classes, name = False, True, "classification"
 

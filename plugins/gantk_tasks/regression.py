@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
+from gantk.plugin.spec import Count, Seed
 from gantk_tasks.small_networks import BATCH, SmallUNet, mirrored, trained
 
 PASS = 2**20  # positions that go through it at once after training
@@ -33,8 +34,8 @@ class Regression:
         high: float,
         runtime: Runtime,
         *,
-        steps: int = 300,  # of 8 images (2 volumes)
-        seed: int = 0,  # of the weights and of the order of the batches
+        steps: Count = 300,  # of 8 images (2 volumes)
+        seed: Seed = 0,  # of the weights and of the order of the batches
     ):
         self.dims, self.low, self.high, self.runtime = dims, float(low), float(high), runtime
         pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from gantk.errors import UserError
 from gantk.metrics.intervals import Estimate, estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk.nets.blocks import check_least
-from gantk_tasks.classification import TOO_FEW, crossed, strangers
+from gantk.plugin.spec import Count, Seed
+from gantk_tasks.classification import TOO_FEW, LearntSide, crossed, strangers
 from gantk_tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
 
 SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter sees
@@ -38,17 +38,16 @@ class Segmentation:
     data_range: float
     dims: int
     _: KW_ONLY
-    steps: int = 100  # of 8 images (2 volumes), for each segmenter; 0.1 s each on a core at 96 px
-    side: int | None = None  # longest side that larger images are brought down to; None: 96 pixels, 48 voxels
+    steps: Count = 100  # of 8 images (2 volumes), for each segmenter; 0.1 s each on a core at 96 px
+    side: LearntSide | None = None  # longest side that larger images are brought down to; None: 96 pixels, 48 voxels
     teach: bool = False  # also train two on the made images, and two for every baseline
-    seed: int = 0  # of the segmenter's weights and of the order of its batches
+    seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
     sets, needs_masks = True, True
     name, unit, higher_is_better = "segmentation", "", True
 
     def __post_init__(self) -> None:
         side = SIDE[self.dims] if self.side is None else self.side
-        check_least(steps=(self.steps, 1), side=(side, 16))
         self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
         self._learned = None  # the training images, which of them, and what came of them: once for all that it is asked
 

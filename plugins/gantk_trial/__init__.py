@@ -47,6 +47,14 @@ def examine(recipe, **options) -> None:
 
 
 @hookimpl
+def gantk_check(model) -> None:
+    """Refuse a training that this machine has no memory for, before anything is built."""
+    from gantk_trial.cost import require_memory
+
+    require_memory(model)
+
+
+@hookimpl
 def gantk_commands(cli) -> None:
     """`gantk doctor`, and the option --try of `gantk run`."""
     cli.add_command(examine)

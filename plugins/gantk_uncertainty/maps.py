@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Method
+from gantk.plugin.spec import Seed
 
 PASSES = 8  # networks that are drawn for "dropout"; more is smoother and slower
 FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored, columns and rows, alone and together
@@ -27,7 +28,7 @@ class Flips:
     def __init__(
         self,
         *,
-        seed: int = 0,  # of what is drawn at random
+        seed: Seed = 0,  # of what is drawn at random
     ):
         self.seed = seed
 

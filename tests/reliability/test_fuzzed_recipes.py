@@ -1,0 +1,208 @@
+"""400 mutated recipes and 200 mutated ONNX metadata: one message or a sound model each, within 20 s and 2 GB, seeded.
+
+Each goes through all that `gantk run` does before its first image is drawn: read, override, check, count, records,
+networks. A worker takes one after the other, so that what one leaves behind is met by the next.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from gantk.recipe.load import all_recipes, load_recipe, resolved
+
+RECIPES, METADATA, SECONDS, GIB = 400, 200, 20.0, 2.0
+NUMBERS = [0, -1, 1, 3, 7, 1e-30, -0.5, 2.0, 1e308, 10**5, 10**7, 10**9, 10**18, 2**63 - 1, -(2**63), 10**40]
+ODD = [float("inf"), float("nan"), "", "x", "../..", "a\tb", "\x1b[31m", "é" * 3000, True, [], [1], [[]], {}, [{}]]
+ODD += [["T1"] * 3, "T1+" * 500 + "T1", "(" * 50 + "a+" * 50, "name", [10**6] * 2, [-1, -1], [0, 0], {"name": "unet"}]
+WORKER = Path(__file__)
+
+
+def leaves(tables: dict | list, path: tuple = ()) -> list[tuple]:
+    """The paths of all values below, tables too."""
+    inner = tables.items() if isinstance(tables, dict) else enumerate(tables)
+    found = []
+    for key, value in inner:
+        found += [(*path, key), *(leaves(value, (*path, key)) if isinstance(value, (dict, list)) else [])]
+    return found
+
+
+def holder(tables: dict, path: tuple) -> dict | list:
+    for key in path[:-1]:
+        tables = tables[key]
+    return tables
+
+
+def mutated(tables: dict, rng: random.Random) -> dict:
+    """Some values, keys or tables changed, lost, doubled or exchanged."""
+    tables = copy.deepcopy(tables)
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        paths = leaves(tables)
+        path = rng.choice(paths)
+        inside, key = holder(tables, path), path[-1]
+        value, kind = inside[key], rng.randrange(10)
+        if kind < 5 and isinstance(value, (int, float)) and not isinstance(value, bool):
+            inside[key] = rng.choice([*NUMBERS, *(value * 10**k for k in (-3, 1, 2, 4)), -value])
+        elif kind < 7:
+            inside[key] = rng.choice(NUMBERS + ODD)
+        elif kind == 7:
+            del inside[key]
+        elif kind == 8 and isinstance(inside, dict):
+            inside[str(key)[:-1] + rng.choice("xyz_")] = inside.pop(key)
+        else:
+            other = rng.choice(paths)
+            inside[key] = copy.deepcopy(holder(tables, other)[other[-1]])
+    return tables
+
+
+def spoiled(text: str, rng: random.Random) -> bytes:
+    """The text as bytes of which some are others: cut off, doubled, nested, or not of its kind."""
+    content, place = text.encode(), rng.randrange(len(text))
+    inserts = [
+        b"\0",
+        b"\xff",
+        b"[" * 900,
+        b"{a=" * 900,
+        b"9" * 5000,
+        b"a." * 40000,
+        b'"""',
+        b" " * 10**5,
+        b"1," * 10**5,
+    ]
+    kind = rng.randrange(4)
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return content + content[place:]
+    if kind == 2:
+        return bytes(byte ^ (1 << rng.randrange(8)) if rng.random() < 0.003 else byte for byte in content)
+    line = content.find(b"= ", place) + 2
+    return content[:line] + rng.choice(inserts) + content[line:]
+
+
+class Worker:
+    """A process that answers line by line; one that takes too long or dies is another one at the next question."""
+
+    def __init__(self, kind: str, folder: Path):
+        self.command, self.folder, self.process = [sys.executable, str(WORKER), kind], folder, None
+
+    def ask(self, question: str) -> dict:
+        if self.process is None or self.process.poll() is not None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+            self.process = subprocess.Popen(self.command, cwd=self.folder, **pipes)
+            assert self.process.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        self.process.stdin.write(question + "\n")
+        ready, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            self.process.kill()
+            self.process.wait()
+            return {"is": "hang" if not ready else f"ended by {self.process.returncode}"}
+        return json.loads(line) | {"s": time.monotonic() - began}
+
+
+def answers(kind: str, questions: dict[str, str], folder: Path) -> dict[str, dict]:
+    worker, found = Worker(kind, folder), {}
+    for name, question in questions.items():
+        found[name] = worker.ask(question)
+    worker.process.kill()
+    return found
+
+
+def wrong(found: dict[str, dict]) -> dict[str, dict]:
+    return {name: each for name, each in found.items() if each["is"] not in ("sound", "told") or each["gib"] > GIB}
+
+
+@pytest.mark.slow
+def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
+    rng, texts, questions = random.Random(22), [], {}
+    for name in sorted(all_recipes()):
+        recipe = load_recipe(name)
+        texts += [(name, recipe.tables, recipe.text), (f"{name} in full", resolved(recipe.check()), "")]
+        for _, tables, _ in texts[-2:]:  # heads with lesions are drawn when their records are asked for
+            if isinstance(tables["data"]["source"], dict) and "lesions" in tables["data"]["source"]:
+                tables["data"]["source"]["subjects"] = 12
+    for number in range(RECIPES):
+        name, tables, text = texts[number % len(texts)]
+        if text and rng.random() < 0.3:
+            content = spoiled(text, rng)
+        else:
+            content = tomli_w.dumps(mutated(tables, rng)).encode("utf-8", "replace")
+        path = tmp_path / f"{number}.toml"
+        path.write_bytes(content)
+        profile = rng.choice([None, *tables.get("profile", {})])
+        questions[f"{number} {name}"] = json.dumps({"path": str(path), "profile": profile})
+    found = answers("recipe", questions, tmp_path)
+    assert wrong(found) == {}
+    assert sum(each["is"] == "told" for each in found.values()) > RECIPES / 3
+    assert sum(each["is"] == "sound" for each in found.values()) > RECIPES / 10
+
+
+# ---- the worker's side
+
+
+def dry_check(question: dict) -> None:
+    """All that a training does before it draws its first image."""
+    import torch
+
+    from gantk.data.dataset import records_of
+    from gantk.machine.runtime import start
+    from gantk.method import check_networks
+    from gantk.plugin.loader import load
+    from gantk.recipe.load import checked_recipe
+    from gantk.runs.trained import build_method
+    from gantk_trial.cost import cost_of
+
+    model = checked_recipe(question["path"], None, [], question["profile"])[1]
+    resolved(model)
+    load().hook.gantk_check(model=model)
+    records_of(model.data, model.method.target)
+    if cost_of(model).gib < 1:  # what is larger has been counted
+        count = 2 * model.data.neighbours + 1
+        channels = {"image": count, **dict.fromkeys("ab", count)}
+        method = build_method(model, channels, ("x", "y"), (-1.0, 1.0), start("cpu", "fp32"))
+        for stage in method.stages(model.train.steps or 10):
+            check_networks(method, stage.size)
+    torch.manual_seed(0)
+
+
+def main(kind: str) -> None:
+    """Answer questions on standard input, a line each."""
+    import resource
+    import traceback
+
+    from gantk.errors import GantkError
+
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what others print is not an answer
+    work = {"recipe": dry_check}[kind]
+    import gantk.runs.trained  # noqa: F401  (torch is there before memory is counted)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("ready", file=out)
+    for line in sys.stdin:
+        try:
+            work(json.loads(line))
+            answer = {"is": "sound"}
+        except GantkError as error:
+            text = str(error)
+            answer = {"is": "told" if 10 < len(text) < 1500 else "a message of another length", "text": text[:600]}
+        except BaseException:
+            answer = {"is": "traceback", "text": traceback.format_exc()[-1500:]}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(answer | {"gib": (peak - before) / 2**20}), file=out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
