@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gantk.testing.recorded import Recording, host_reads
 from gantk_augment import KINDS, changes
+from gantk_testing.recorded import Recording, host_reads
 
 SHAPES = {2: (4, 2, 16, 12), 3: (3, 2, 8, 12, 10)}
 every = pytest.mark.parametrize("name", KINDS)

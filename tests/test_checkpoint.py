@@ -22,10 +22,10 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam, sgd
 from gantk_optimizers.rules import adamw, lbfgs, rmsprop
+from gantk_testing.small import train_table
 
 META = {"method": "dualgan", "channels": {"a": 1}, "intensity": {"a": {"name": "minmax", "range": [-1.0, 1.0]}}}
 

@@ -9,8 +9,8 @@ from test_contracts import METHODS, MUNIT
 from torch import nn
 
 from gantk.method import Batch, Geometry, Method
-from gantk.testing.recorded import host_reads
-from gantk.testing.small import random_images, small_part, small_size
+from gantk_testing.recorded import host_reads
+from gantk_testing.small import random_images, small_part, small_size
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
 ALL = {"local_ncc": 2.0, "flat_region": 4.0, "lesion": 3.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6}

@@ -33,9 +33,9 @@ from gantk.method import Batch, Geometry, Method, Stage
 from gantk.plugin.loader import registry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.testing.small import random_images, small_part, small_size, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
+from gantk_testing.small import random_images, small_part, small_size, train_table
 
 # ---- commands that run as several processes
 

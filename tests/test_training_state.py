@@ -13,12 +13,12 @@ from torch import nn
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
-from gantk.testing.small import small_part
 from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
 from gantk.training.pool import ImagePool
 from gantk_optimizers.rules import adamw
+from gantk_testing.small import small_part
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, L2, Charbonnier, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import random_images
+from gantk_testing.small import random_images
 
 
 def build(name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options) -> Method:

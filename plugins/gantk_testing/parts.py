@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.nets.kernels import CHANNELS_LAST
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
+from gantk_testing.small import SMALL, Contract, random_images, small_part, small_size
 
 BATCH_INDEPENDENT = """{0} does not say whether it keeps the images of a batch apart. Add to the class one of
     batch_independent = True   # instance or group norm, or none

@@ -10,11 +10,11 @@ Needs pytest. Everything runs on the CPU with small networks and small random im
 
 import pytest
 
-pytest.register_assert_rewrite("gantk.testing.methods", "gantk.testing.parts", "gantk.testing.data")
+pytest.register_assert_rewrite("gantk_testing.methods", "gantk_testing.parts", "gantk_testing.data")
 
-from gantk.testing.data import FormatContract, MetricContract, SourceContract  # noqa: E402  (after the line above)
-from gantk.testing.methods import MethodContract  # noqa: E402
-from gantk.testing.parts import DiscriminatorContract, GeneratorContract, LossContract  # noqa: E402
+from gantk_testing.data import FormatContract, MetricContract, SourceContract  # noqa: E402  (after the line above)
+from gantk_testing.methods import MethodContract  # noqa: E402
+from gantk_testing.parts import DiscriminatorContract, GeneratorContract, LossContract  # noqa: E402
 
 __all__ = ["DiscriminatorContract", "FormatContract", "GeneratorContract", "LossContract", "MethodContract"]
 __all__ += ["MetricContract", "SourceContract"]

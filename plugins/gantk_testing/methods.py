@@ -14,10 +14,10 @@ from gantk.nets.blocks import batch_independent
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs import checkpoint
 from gantk.runs.trained import split_weights
-from gantk.testing.recorded import Recording
-from gantk.testing.small import POOL, Contract, random_images, small_part, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Constant, Linear, adam, sgd
+from gantk_testing.recorded import Recording
+from gantk_testing.small import POOL, Contract, random_images, small_part, train_table
 
 BATCH = 2
 

@@ -14,7 +14,7 @@ from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
-from gantk.testing.small import Contract, random_images
+from gantk_testing.small import Contract, random_images
 
 
 class MetricContract(Contract):
