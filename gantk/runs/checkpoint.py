@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def save(
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(tensors, made / "weights.safetensors")
+        write_file(made / "weights.safetensors", serialized(tensors))
         write_file(made / "state.json", json.dumps(state, default=hold).encode())
         write_file(made / "state.safetensors", serialized(held))
         write_file(made / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
