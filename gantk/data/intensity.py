@@ -27,6 +27,7 @@ SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more 
 MARGIN = 0.025  # of the range from air up: so far below air it starts, for a tanh comes to its very end slowly
 AIR = 0.05  # of the range above its start: what is no brighter is air, unless air itself is
 FAINT = 0.02  # of the range below its start, from which on padding is drawn together ...
+SLAB = 2**22  # values that are mapped at a time
 PADDING = 0.25  # ... where something is so far below it
 LEAST = float(BINS * np.finfo(np.float32).eps)  # of a value, by which another differs that has bins of its own
 LEVELS = 128  # bins of the histogram in which air is looked for
@@ -335,6 +336,11 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
 
 def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
     """Values by the polygon from corners `before` to `after`, whose first and last piece go on without end."""
+    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # float64 takes room
+        whole = np.empty(image.shape, along(image.flat[:1], before, after).dtype)
+        for one, done in zip(image, whole, strict=True):
+            done[...] = along(one, before, after)
+        return whole
     values = image if is_tensor(image) else np.asarray(image, np.float64)
     if len(before) == 2:
         done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
@@ -354,7 +360,7 @@ def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.nd
 
     Otsu's threshold is moved far neither by the zeros of a stripped skull nor by how much of the picture is air.
     """
-    values = _some(np.ravel(pixels), SCAN_VALUES)
+    values = some_of(pixels)
     if not how or not rises(values.min(), values.max()):
         return values, values[:0]
     above = values > (otsu(values) if how == "otsu" else values.mean())
@@ -366,7 +372,7 @@ def otsu(values: np.ndarray) -> float:
 
     Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th percentile.
     """
-    values = _some(values, HISTOGRAM)
+    values = some_of(values, HISTOGRAM)
     low, top = values.min(), np.percentile(values, 99.9, method="lower")
     top = top if rises(low, top) else values.max()
     counts, edges = np.histogram(np.minimum(values, top), BINS, (float(low), float(top)))
@@ -435,5 +441,7 @@ def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
     return np.concatenate([row if row.size <= share else rng.choice(row, share) for row in rows])
 
 
-def _some(values: np.ndarray, count: int) -> np.ndarray:
+def some_of(values: np.ndarray, count: int = SCAN_VALUES) -> np.ndarray:
+    """The values, or of more than `count` so many drawn at random, always the same."""
+    values = np.ravel(values)
     return values if values.size <= count else values[np.random.default_rng(0).integers(values.size, size=count)]

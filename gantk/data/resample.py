@@ -15,6 +15,7 @@ from gantk.formats.image import Image, same_grid, upright_affine
 # Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
+SLAB = 2**22  # voxels of a volume that are computed at a time
 UNMOVED = 0.05  # of a voxel: where the outermost ones would move by less, nothing is resampled
 
 
@@ -102,19 +103,33 @@ class Resize:
         part = resize(image[(slice(None), *self.shown)], self.content)
         return _padded(part, self.window, self.size, image, fill)
 
-    def inverse(self, image: np.ndarray) -> np.ndarray:
-        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off is the minimum."""
-        part = resize(image[(slice(None), *self.window)], tuple(place.stop - place.start for place in self.shown))
-        return _padded(part, self.shown, self.native, image)
+    def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
+        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off is the minimum.
+
+        `planes`: one of `slabs`, of which alone the result is.
+        """
+        sides = tuple(place.stop - place.start for place in self.shown)
+        part = resize(image[(slice(None), *self.window)], sides, planes)
+        return part if sides == self.native else _padded(part, self.shown, self.native, image)
+
+    @property
+    def slabs(self) -> list[slice]:
+        """The native planes, a few at a time; of pictures, and of what `crop` cut, all."""
+        if len(self.native) == 2 or self.shown != tuple(slice(0, side) for side in self.native):
+            return [slice(None)]
+        count = max(1, SLAB // (self.native[1] * self.native[2]))
+        return [slice(first, first + count) for first in range(0, self.native[0], count)]
 
 
-def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other.
+def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)) -> np.ndarray:
+    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other; of these planes alone.
 
     Not a matrix product, though it is one: beside threads of NumPy's BLAS a training step took five times as long.
     """
     for axis, to in enumerate(size, start=1):
-        if image.shape[axis] != to:
+        if axis == 1 and planes != slice(None):
+            image = _resampled_axis(image, 1, to, image.shape[1] / to, planes)
+        elif image.shape[axis] != to:
             image = _resampled_axis(image, axis, to, image.shape[axis] / to)
     return np.ascontiguousarray(image)
 
@@ -127,11 +142,12 @@ def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]]) -> np.ndarr
     return pixels
 
 
-def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float) -> np.ndarray:
+def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)) -> np.ndarray:
     """One axis of (C, *spatial) at `count` places, volumes plane by plane: little is needed beyond the result."""
     if pixels.ndim == 3:
         return _resampled_axis(pixels[:, None], axis + 1, count, step)[:, 0]
-    places, weights = _taps(pixels.shape[axis], count, step)
+    places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
+    count = places.shape[1]
     out = np.empty((*pixels.shape[:axis], count, *pixels.shape[axis + 1 :]), dtype=pixels.dtype)
     shares = weights[:, :, None] if axis == 2 else weights[:, None]
     for channel, done in zip(pixels, out, strict=True):

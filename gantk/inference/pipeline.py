@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.intensity import PerChannel, to_network
+from gantk.data.intensity import PerChannel, some_of, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError, counted
 from gantk.formats.image import Image
@@ -75,8 +76,10 @@ class Pipeline:
     ):
         self.frame, self.source, self.target, self.run, self.maps = frame, source, target, run, tuple(maps)
 
-    def images(self, image: Image, planes: str | None = None, progress: Progress | None = None) -> list[Image]:
-        """One file's image translated, on its own grid: an image for each of `maps`.
+    def images(
+        self, image: Image, planes: str | None = None, progress: Progress | None = None, own: bool = False
+    ) -> list[Image]:
+        """One file's image translated, on its own grid: an image for each of `maps`; `own`: in its pixels if possible.
 
         `planes` says which slices of a volume a 2-D network sees: one of PLANES, or "all", the median of the three,
         which takes away what differs from slice to slice; None: the plane that it was trained on.
@@ -92,34 +95,41 @@ class Pipeline:
         made = []
         for k, plane in enumerate(chosen):
             share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
-            made.append(self._along(image, plane, mapping, share))
+            made.append(self._along(image, plane, mapping, share, own and len(chosen) == 1 and not frame.masked))
         results = [each[0] if len(each) == 1 else np.median(each, axis=0) for each in zip(*made, strict=True)]
         if frame.masked:
             self.mask(results, image.pixels, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
-    def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None) -> list[np.ndarray]:
+    def stack(
+        self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own: bool = False
+    ) -> list[np.ndarray]:
         """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map.
 
-        Images of one value throughout are not shown to the network.
+        Images of one value throughout are not shown to the network. `own`: one map may take the place of the images.
         """
         frame, native, total = self.frame, images.shape[2:], len(images)
         cropped = frame.fit == "crop"
         resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
         filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
         done: list[np.ndarray] = []
+        waiting: list[tuple] = []  # for the slices that still have them as neighbours
         for first in range(0, len(filled) or 1, frame.batch):
             chosen = filled[first : first + frame.batch] or [0]  # of blank images the first shows how many channels
             natives = [self._with_neighbours(images, i) for i in chosen]
             seen = np.stack([to_network(each, mapping, resize) for each in natives])
             made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
-            if not done:  # as volumes are kept, planes second
+            if not done and own and images.flags.writeable and len(made) == 1 and made[0].shape[1] == images.shape[1]:
+                done = [images]
+            elif not done:  # as volumes are kept, planes second
                 sides = (made[0].shape[1], total, *native)
                 done = [np.moveaxis(np.zeros(sides, np.float32), 1, 0) for _ in made]
-            for n, i in enumerate(chosen if filled else ()):
-                results = self._native(natives[n], seen[n], [each[n] for each in made], mapping, resize)
-                for canvas, result in zip(done, results, strict=True):
-                    canvas[i] = result
+            parts = zip(natives, seen, zip(*made, strict=True), strict=True)
+            waiting += zip(chosen, parts, strict=True) if filled else ()
+            (following,) = filled[first + frame.batch :][:1] or [total + frame.neighbours]
+            while waiting and waiting[0][0] + frame.neighbours < following:
+                i, part = waiting.pop(0)
+                self._write_native(*part, mapping, resize, [canvas[i] for canvas in done])
             if progress:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         for i in {*range(total)} - {*filled}:
@@ -141,14 +151,14 @@ class Pipeline:
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
         expected = np.asarray(fitted.inverse(np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1]))).flatten()
-        known = ~np.isnan(pixels.reshape(len(pixels), -1)).all(axis=1)
-        top = np.array([np.nanpercentile(channel, 99.5) for channel in pixels[known]])
+        known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])  # nan where all are
+        top = np.array([np.nanpercentile(some_of(channel), 99.5) for channel in pixels[known]])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
         if np.all((ratio >= 0.5) & (ratio <= 2.0)) or not np.nanmax(pixels) > np.nanmin(pixels):
             return fitted  # also of what is blank, and has no scale
         own = deepcopy(fitted)
         for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
-            if not np.isnan(part).any():
+            if not np.isnan(part.min()):
                 with suppress(UserError):  # of what is almost blank
                     line.fit([part])
         return own
@@ -163,14 +173,15 @@ class Pipeline:
             what = f"'{image.path}' has {counted(image.channels, 'channel')}, and this run was trained on {channels}"
             raise UserError(what, where=where, remedy=remedy)
 
-    def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None) -> list[np.ndarray]:
+    def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None, own: bool) -> list[np.ndarray]:
         """(D, *spatial) on the image's grid for each map, a volume's slices taken along one plane."""
         grid = SamplingGrid(plane, self.frame.spacing)
         seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
-        done = self.stack(np.moveaxis(seen, 1, 0) if by_slice else seen[None], mapping, progress)
-        done = [np.moveaxis(each, 0, 1) if by_slice else each[0] for each in done]
         plain = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(seen).any()
+        own = plain and (own or not np.may_share_memory(seen, image.pixels))
+        done = self.stack(np.moveaxis(seen, 1, 0) if by_slice else seen[None], mapping, progress, own)
+        done = [np.moveaxis(each, 0, 1) if by_slice else each[0] for each in done]
 
         def enlarge(pixels: np.ndarray) -> np.ndarray:
             return grid.inverse(pixels, image)
@@ -189,20 +200,24 @@ class Pipeline:
                 level = self._target_level(corners[:, 0], len(result), mapping)
                 result[:, outside] = level[:, None] if kind == "image" else 0.0
 
-    def _native(self, native, seen, outputs, mapping, resize: Resize) -> list[np.ndarray]:
-        """The maps (D, *size) of one image as (D, *native) in native intensities."""
-        results, detail = [], None
-        if resize.content != resize.native and self.frame.detail == "guided":
-            high = mapping.forward(self._middle(native))
-            detail = self._middle(seen), np.where(np.isnan(high), self.frame.range[0], high)
-        for output, kind in zip(outputs, self.maps, strict=True):
-            if kind == "image":
-                image = with_detail(output, *detail, resize.inverse) if detail else resize.inverse(output)
-                results.append(self.target.inverse(image))
-            else:
-                width = np.maximum(resize.inverse(output), 0)
-                results.append(np.abs(self.target.inverse(image + width) - self.target.inverse(image - width)) / 2)
-        return results
+    def _write_native(self, native, seen, outputs, mapping, resize: Resize, canvases: Sequence[np.ndarray]) -> None:
+        """Write the maps (D, *size) of one image to (D, *native), in native intensities, a few planes at a time."""
+        guided = resize.content != resize.native and self.frame.detail == "guided"
+        lines = [(0, 0) if kind == "spread" or not guided else line_of(output, self._middle(seen))
+                 for output, kind in zip(outputs, self.maps, strict=True)]  # fmt: skip
+        for planes in resize.slabs if getattr(mapping, "per", "set") == "set" else [slice(None)]:
+            if guided:
+                high = mapping.forward(self._middle(native)[:, planes])
+                high = np.where(np.isnan(high), self.frame.range[0], high)
+            for output, (rest, slope), kind, canvas in zip(outputs, lines, self.maps, canvases, strict=True):
+                if kind == "image":
+                    enlarge = partial(resize.inverse, planes=planes)
+                    image = on_line(rest, slope, high, enlarge) if guided else enlarge(output)
+                    canvas[:, planes] = self.target.inverse(image)
+                else:
+                    width = np.maximum(resize.inverse(output, planes), 0)
+                    ends = [self.target.inverse(each) for each in (image + width, image - width)]
+                    canvas[:, planes] = np.abs(ends[0] - ends[1]) / 2
 
     def _target_level(self, level: np.ndarray, channels: int, mapping: Any) -> np.ndarray:
         """What the target has, a value a channel, where the source has `level`: black where that cannot be said."""
@@ -235,10 +250,14 @@ def with_detail(
     `seen` is the input, (C, *size): a channel each where C = D, else the mean of all counts; `native` the same at full
     resolution, in the same intensities; `enlarge` brings (n, *size) to (n, *native).
     """
+    return on_line(*line_of(output, seen), native, enlarge)
+
+
+def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The remainder and the slope of `with_detail`, (D, *size)."""
     from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
 
-    if len(seen) != len(output):
-        seen, native = (np.repeat(each.mean(axis=0, keepdims=True), len(output), axis=0) for each in (seen, native))
+    seen = seen if len(seen) == len(output) else seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
     x, y = seen.astype(np.float64), output.astype(np.float64)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -248,7 +267,15 @@ def with_detail(
     variance = mean(mean(x * x) - mean_x * mean_x)
     covariance = mean(mean(x * y) - mean_x * mean(y))
     slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > FLAT * np.ptp(x) ** 2)
-    return enlarge((y - slope * x).astype(np.float32)) + enlarge(slope.astype(np.float32)) * native
+    return (y - slope * x).astype(np.float32), slope.astype(np.float32)
+
+
+def on_line(rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable) -> np.ndarray:
+    """Remainder and slope enlarged, and put together with the native input."""
+    done = enlarge(slope)
+    done = done * (native if len(native) == len(done) else native.mean(axis=0, keepdims=True))
+    done += enlarge(rest)
+    return done
 
 
 class TrainedModel:
@@ -295,9 +322,17 @@ class TrainedModel:
         return load().hook.gantk_translate(model=self, images=images, **asked)
 
     def images(
-        self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
+        self,
+        image: Image,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
+        own: bool = False,
     ) -> list[Image]:
-        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
+        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it.
+
+        `own`: its pixels are nobody else's, and may become the result's.
+        """
         pipeline = self.pipeline(self.domain(to), look)
         pipeline.check_channels(image)
-        return pipeline.images(image, look.planes, progress)
+        return pipeline.images(image, look.planes, progress, own)

@@ -213,7 +213,7 @@ class Translation:
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
             self.told["warning", line].append(job.name)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
-        return self.model.images(image, self.to, self.look, share)
+        return self.model.images(image, self.to, self.look, share, own=True)
 
     @cached_property
     def _tails(self) -> list[str]:
