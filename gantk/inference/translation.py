@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import GantkError, UserError, counted
-from gantk.files import sweep, write_file
+from gantk.files import sweep
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image, same_grid
@@ -124,11 +123,17 @@ class Translation:
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         asked = {"to": self.letter, "volume": self.volume} | vars(self.look) | {"example": style}
         asked |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
-        ledger = Ledger(folder, {"model": self.model.identity(), "asked": asked}) if folder else None
-        self.targets = {job.target for job in jobs if ledger}
+        asked |= {"model": self.model.identity()}
+        done = load().hook.gantk_done(folder=folder, asked=asked) if folder else None
+        with done or contextlib.nullcontext():
+            return self._rest(jobs, folder, done)
+
+    def _rest(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
+        """Translate the jobs that the ledger does not know the results of."""
+        self.targets = {job.target for job in jobs if folder}
         for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
             sweep(place)
-        outcomes: dict[Job, Any] = {job: ledger.results(job) if ledger else None for job in jobs}
+        outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
         contrast = max(self.made, key=len) if len(self.made) > 1 else ""
         names = [self._path(job, max(self._tails, key=len), contrast).name for job in new]
@@ -137,19 +142,19 @@ class Translation:
             raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
         outcomes |= self._overlapped(new, {job: number / len(jobs) for number, job in enumerate(jobs)}, ledger)
         broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
-        if broken and not ledger:
+        if broken and not folder:
             raise outcomes[broken[0]]
         written = [path for job in jobs if job not in broken for path in outcomes[job]]
         self.progress(1.0, "")
         for (kind, line), names in self.told.items():
-            self.say(f"{kind:9}{line}{_of(names, self.count) if ledger else ''}")
+            self.say(f"{kind:9}{line}{_of(names, self.count) if folder else ''}")
         if any(beyond for beyond, *_ in self.clipped):
             beyond, values, low, high, ends = zip(*self.clipped, strict=True)
             some = f"{100 * sum(beyond) / sum(values):.2g} % of all values to {' or '.join(sorted(set(ends)))}"
             ran = f"which run from {min(low):.4g} to {max(high):.4g} (--format tif keeps them)"
             self.say(f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}")
         earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
-        for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if ledger else written:
+        for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if folder else written:
             self.say(f"written  {line}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"
@@ -161,11 +166,9 @@ class Translation:
                 alike.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
             rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in alike.values()]
             raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
-        if ledger:
-            ledger.path.unlink(missing_ok=True)
         return written
 
-    def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Ledger | None) -> dict[Job, Any]:
+    def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
         """The paths that each job became, or the FAILURE that it met.
 
         While the network computes, the next job is read and the last one written, where three fit into ROOM. Any other
@@ -229,7 +232,7 @@ class Translation:
             return self.folder / f"{name}{suffix_of(job.target)}"
         return _with_tail(job.target, tail + (f"_{contrast}" if contrast else ""))
 
-    def _write(self, job: Job, results: Sequence[Image], ledger: Ledger | None) -> list[Path]:
+    def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         made = []
         for tail, result in zip(self._tails, results, strict=True):
             several = len(self.made) > 1 and result.channels == len(self.made)  # one file for each contrast
@@ -299,62 +302,6 @@ class Translation:
         weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]  # (channels after, channels before)
         self.told["note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
-
-
-class Ledger:
-    """`.NAME.translation.json` beside a folder NAME of results, so that the same command goes on where it stopped.
-
-    It says which results came from which inputs, and in its `head` by which model and how. An entry counts while its
-    inputs have the same size and time of change and its results are there; with another head all is done anew. It grows
-    by a line of JSON for each input; what is known at the start becomes one line, and what is torn is left out.
-    """
-
-    def __init__(self, folder: Path, head: dict[str, Any]):
-        self.folder, self.head, self.done, self.begun = folder, json.loads(json.dumps(head)), {}, False
-        name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
-        self.path = folder.absolute().parent / f".{name}.translation.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is no such list
-            text = self.path.read_text("utf-8", "replace")
-            known = _parsed(text) or [each for line in text.split("\n") for each in _parsed(line)]
-            if known[0]["head"] == self.head:
-                for each in known:
-                    self.done |= each["done"]
-
-    def results(self, job: Job) -> list[Path] | None:
-        """What an earlier call made of a job; None where that is not so any more."""
-        with contextlib.suppress(OSError, KeyError, TypeError):
-            entry = self.done[job.name]
-            results = [self.folder / name for name in entry["results"]]
-            if entry["inputs"] == _times(job) and all(path.exists() for path in results):
-                return results
-        return None
-
-    def add(self, job: Job, results: Sequence[Path]) -> None:
-        """Write down what the job became."""
-        names = [path.relative_to(self.folder).as_posix() for path in results]
-        with contextlib.suppress(OSError):  # a folder that may not be written to costs the list, not the results
-            lines = [{"done": {job.name: {"inputs": _times(job), "results": names}}}]
-            if self.begun:
-                with self.path.open("ab") as file:
-                    file.write(_line(lines[0]))
-            else:
-                write_file(self.path, _line({"head": self.head, "done": self.done}) + _line(lines[0]))
-                self.begun = True
-
-
-def _line(known: dict[str, Any]) -> bytes:
-    return (json.dumps(known) + "\n").encode()
-
-
-def _parsed(text: str) -> list[Any]:
-    with contextlib.suppress(ValueError):
-        return [json.loads(text)]
-    return []
-
-
-def _times(job: Job) -> list[list[int]]:
-    """Size and time of change of each file that a job reads."""
-    return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:

@@ -101,6 +101,16 @@ def gantk_results(files, target, frame, model):
 
 
 @hookspec(firstresult=True)
+def gantk_done(folder, asked):
+    """Remember what is done of a translation into a folder, for the next call of it; None: nothing is.
+
+    `asked` says, as JSON, by which weights and how. Returns a context manager for the time of the translation, with
+    `results(job)`, the paths that a gantk.inference.translation.Job became in an earlier call, or None; and `add(job,
+    paths)`, called once they are written.
+    """
+
+
+@hookspec(firstresult=True)
 def gantk_phases(method, phases, train, notes):
     """Change how a training's phases are computed, before its first step; None: not this plugin's affair.
 
