@@ -102,7 +102,7 @@ def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     files = [Path(__file__), ROOT / "tests" / "promises" / "test_outside_plugins.py"]
     written = "".join(file.read_text("utf-8") for file in files)
-    assert len(hooks) == 13
+    assert len(hooks) == 14
     for name, hook in hooks.items():
         assert f"{name}(" in written, f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -176,6 +176,17 @@ def test_hook_results_names_what_becomes_of_inputs(add_plugin, tiny_run, tmp_pat
     (made,) = gantk.translate(tiny_run, tmp_path / "in", tmp_path / "out", device="cpu", say=said.append)
     assert seen == [made] and made == tmp_path / "out" / "T2" / "mine.png" and made.is_file()
     assert "left out, not called T1 (2 of 3 images: slice-00.png, slice-02.png)" in said[0]
+
+
+def test_hook_done_remembers_what_is_translated(add_plugin, tiny_run, tmp_path, pictures):
+    known = "gantk_done(folder, asked):\n    seen.append(asked)\n    return Known()\nclass Known:\n    results = lambda self, job: "
+    known += "[job.target] if '1' in job.name else None\n    add = lambda self, job, paths: seen.append(paths)\n"
+    add_plugin("another-package", "my_done", HOOK + known + "    __enter__ = __exit__ = lambda *_: None")
+    pictures(tmp_path / "in", 3)
+    said, (asked, *written) = [], importlib.import_module("my_done").seen
+    gantk.translate(tiny_run, tmp_path / "in", tmp_path / "out", device="cpu", say=said.append)
+    assert [path.name for (path,) in written] == ["slice-00.png", "slice-02.png"] and asked["clip"] is True
+    assert "1 of 3 inputs done before" in said[-1]
 
 
 def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):

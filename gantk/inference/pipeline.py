@@ -152,7 +152,7 @@ class Pipeline:
             return fitted.of(pixels)
         expected = np.asarray(fitted.inverse(np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1]))).flatten()
         known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])  # nan where all are
-        top = np.array([np.nanpercentile(some_of(channel), 99.5) for channel in pixels[known]])
+        top = np.array([np.nanpercentile(some_of(pixels[n]), 99.5) for n in np.flatnonzero(known)])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
         if np.all((ratio >= 0.5) & (ratio <= 2.0)) or not np.nanmax(pixels) > np.nanmin(pixels):
             return fitted  # also of what is blank, and has no scale
