@@ -102,7 +102,7 @@ def gantk_results(files, target, frame, model):
 
 @hookspec(firstresult=True)
 def gantk_done(folder, asked):
-    """Remember what is done of a translation into a folder, for the next call of it; None: nothing is.
+    """Remember what is done of a translation into `folder`, for the next call of it; None: nothing is.
 
     `asked` says, as JSON, by which weights and how. Returns a context manager for the time of the translation, with
     `results(job)`, the paths that a gantk.inference.translation.Job became in an earlier call, or None; and `add(job,
