@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -194,29 +195,77 @@ def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     assert done == [tmp_path / "heads"] * 4 and len(server.log) == 1 and len(names(tmp_path / "heads")) == 4
 
 
-LINK = tarfile.TarInfo("set/link")
-LINK.type, LINK.linkname = tarfile.SYMTYPE, "../../.."
+def member(**kind) -> bytes:
+    """A tar archive with one member that is no plain file."""
+    info = tarfile.TarInfo("set/odd")
+    for name, value in kind.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    """With one bit changed."""
+    at %= len(content)
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
+
+
+NOISE = {f"set/{n}.raw": hashlib.sha256(b"%d" % n).digest() * 99 for n in range(9)}
 BAD = {
-    "parent.tar": packed({"set/../../evil": b"x"}),
-    "symlink.tar": LINK.tobuf(tarfile.USTAR_FORMAT) + bytes(1024),
+    "symlink.tar": member(type=tarfile.SYMTYPE, linkname="../../.."),
+    "hard link.tar": member(type=tarfile.LNKTYPE, linkname="x"),
+    "pipe.tar": member(type=tarfile.FIFOTYPE),
+    "device.tar": member(type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+    "sparse.tar": member(type=tarfile.GNUTYPE_SPARSE, size=0),
     "cut.tar.gz": packed(PICTURES, ".gz")[:500],
+    "cut.tar": PLAIN[:70_656],
+    "header.tar": flipped(PLAIN, 70_656),
     "text.zip": b"<html>sorry</html>" * 99,
-    "flipped.zip": packed(PICTURES, ".zip")[:60] + b"0123456789" + packed(PICTURES, ".zip")[70:],
+    "flipped.zip": flipped(packed(NOISE, ".zip"), 60),
+    "flipped.tar.gz": flipped(packed(NOISE, ".gz"), -100),
+    "checksum.tar.gz": flipped(packed(NOISE, ".gz"), -7),
+    "inside.tar": packed({"set/a.nii.gz": flipped(gzip.compress(bytes(99)), -7)}),
+    "single.nii.gz": flipped(gzip.compress(bytes(99)), -7),
+    "bomb.zip": packed({f"{n}": bytes(10**6) for n in range(40)}, ".zip"),
+    "bomb.tar.gz": packed({f"{n}": bytes(10**6) for n in range(40)}, ".gz"),
+    "overlong.tar": packed({"a" * 300: b"x"}),
+    "twice.tar": packed({"a": b"x", "A/b": b"y"}),
+    "case.zip": packed({"set/a.png": b"x", "Set/b.png": b"y"}, ".zip"),
+    "surrogate.tar": packed({"caf\udce9": b"x"}),
 }
+NAMES = [
+    "../evil",
+    "/evil",
+    "a/../../evil",
+    "C:/evil",
+    "a\\b",
+    "a ",
+    "a.",
+    "a./b",
+    "a\tb",
+    "a\x1b[2Jb",
+    "nul",
+    "COM1.x",
+]
+BAD |= {f"name {n}.{kind}": packed({name: b"x"}, f".{kind}") for n, name in enumerate(NAMES) for kind in ("zip", "tar")}
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing(offer, tmp_path, name):
-    offer(BAD[name], name, checksum="")
-    wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads")
+def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_blocks_none(offer, tmp_path, name):
+    served = name.replace(" ", "-")
+    offer(BAD[name], served, checksum="")
+    said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
+    assert said.isprintable() and len(said) < 400
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
+    good = gzip.compress(bytes(99)) if name.endswith(".nii.gz") else packed(PICTURES, name)
+    offer(good, served, checksum="")
+    assert names(quietly(tmp_path / "deep" / "heads"))
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil"])
-def test_nothing_of_a_zip_lands_outside_of_its_folder(offer, tmp_path, name):
-    offer(packed({name: b"x", "a.png": b"y"}, ".zip"), "heads.zip")
-    quietly(tmp_path / "deep" / "heads")
-    assert {path.name for path in tmp_path.iterdir()} == {"deep"} and len(names(tmp_path / "deep")) == 2
+@pytest.mark.parametrize("content", [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5])
+def test_what_was_written_down_of_an_earlier_download_may_be_damaged(offer, tmp_path, content):
+    offer(PLAIN)
+    (tmp_path / "heads.fetched.json").write_bytes(content)
+    wrong("is not what gantk wrote there", tmp_path / "heads", kind=UserError)
 
 
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):

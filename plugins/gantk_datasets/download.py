@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,12 +19,13 @@ from urllib.parse import quote
 
 from gantk.errors import GantkError, UserError, did_you_mean, told
 from gantk.files import write_file
+from gantk_datasets.archives import ENDINGS, expect_sound, unpack
 
 TRIES = 4  # attempts in a row that bring nothing before giving up
 PAUSE = 1.0  # seconds between two attempts
 PATIENCE = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 2**16  # bytes; no more than this is lost when a connection breaks
-ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE}
 
 
 @cache
@@ -66,7 +68,7 @@ def fetch(
     record = target.with_name(f"{target.name}.fetched.json")
     try:
         with _alone(target.with_name(f".{target.name}.fetching")) as staging:
-            earlier = json.loads(record.read_text("utf-8")) if record.exists() else {}
+            earlier = _earlier(record)
             if target.exists() and (target.is_file() or any(target.iterdir())):
                 if earlier.get("name") == name:
                     say(f"there    {target}")
@@ -74,7 +76,7 @@ def fetch(
                 what = f"'{target}' exists, and is not the set '{name}' as gantk fetched it"
                 raise UserError(what, where="--out", remedy="choose another folder, or move it away")
             say(f"fetch    {name} from {base}")
-            trusted = {file["path"]: file["checksum"] for file in earlier.get("files", [])}
+            trusted = earlier.get("checksums", {})
             files = [
                 _fetch_file(path, facts, base.rstrip("/"), staging, trusted.get(path, ""), say, progress)
                 for path, facts in known["files"].items()
@@ -102,6 +104,18 @@ def _named(name: str) -> dict[str, Any]:
         remedy = f"ask for it at {sets[name]['ask']}, and train on it with --data FOLDER"
         raise UserError(what, where="NAME", remedy=remedy)
     return sets[name]
+
+
+def _earlier(record: Path) -> dict[str, Any]:
+    """The name of the set that was fetched here before, and its `checksums` by path; {} where none was."""
+    if not record.exists():
+        return {}
+    try:
+        found = json.loads(record.read_bytes())
+        return {"name": found["name"], "checksums": {file["path"]: str(file["checksum"]) for file in found["files"]}}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        what = f"'{record}' is not what gantk wrote there"
+        raise UserError(what, remedy="delete it, and fetch the set to a new folder") from None
 
 
 @contextmanager
@@ -204,23 +218,29 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
 def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     """What the staged files hold, in one folder; a single folder around everything in an archive is left out.
 
-    `shutil` and tarfile's "data" filter let nothing out of it. GantkError, and nothing staged, for a damaged archive.
+    GantkError for a damaged archive, or a gzipped file that is: it is removed, and the next download is a new one.
     """
     result, scratch = staging / "unpacked", staging / "scratch"
     shutil.rmtree(result, ignore_errors=True)  # of an earlier attempt
     for path, known in files.items():
         file, place = staging / path.replace("/", "__"), result / known.get("into", "") / path
-        if file.name.endswith(ARCHIVES):
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            try:
-                shutil.unpack_archive(file, scratch, **{} if file.suffix == ".zip" else {"filter": "data"})
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno:  # want of room or of permission, not the archive
-                    raise
-                shutil.rmtree(staging)
-                why = told(error)
-                raise GantkError(f"'{file.name}' is damaged or not to be trusted: {why}.") from None
+        try:
+            if file.name.endswith(ENDINGS):
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
+                unpack(file, scratch)
+            if not known.get("checksum"):  # by which damage would have been seen
+                for packed in scratch.rglob("*.gz") if file.name.endswith(ENDINGS) else [file]:
+                    if packed.suffix == ".gz":
+                        expect_sound(packed)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in MACHINE:
+                raise
+            for failed in (scratch, result):
+                shutil.rmtree(failed, ignore_errors=True)
+            file.unlink()  # the next download is a new one
+            raise GantkError(f"'{file.name}' is damaged or not to be trusted: {told(error)}.") from None
+        if file.name.endswith(ENDINGS):
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
             file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
             place = result / known.get("into", "")
