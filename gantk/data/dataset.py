@@ -16,7 +16,7 @@ from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import relative_to
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.split import Splits, consequences, named, recalled, split_json, split_records, unpair
+from gantk.data.split import consequences, named, recalled, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
 from gantk.errors import UserError, counted
@@ -38,21 +38,14 @@ class Data:
     def __init__(self, table: DataTable, method: type, known: Mapping[str, Any] | None = None):
         """`known` is a run's split.json, which then decides; what it does not name is left out, as `notes` say."""
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
-        self.files: set[str] = set()  # what listings show below the source's path
+        self.files, self.notes = set[str](), []  # what listings show below the source's path
         self._before = set(known["files"]) if known and "files" in known else None
-        records, self.notes = self.listed(lambda: records_of(table, method)), []
-
-        def anew() -> tuple[Splits, list[Record]]:
-            by = {"by": known["splits"]["by"]} if known and known["splits"].get("by") in ("block", "image") else {}
-            splits, self.how = split_records(records, **table.split.model_dump() | by)  # records by set; how, in words
-            return splits, [r for r in training_of(table, method, splits["train"]) if r.domain in method.reads]
-
+        records = self.listed(lambda: records_of(table, method))
         if known:
-            here, self.how = records, known.get("how", "")
-            hashes = _preparation(table, here).sha256
-            self.splits, self.training, records = recalled(known["splits"], here, hashes, anew)
-            ids = {record.id for record in records}
-            new = self.files - (self._before or self.files) | {r.key for r in here if r.id not in ids}
+            here, self.how, hashes = records, known.get("how", ""), _preparation(table, records).sha256
+            self.splits, self.training, records = recalled(known["splits"], here, hashes)
+            ids, before = {record.id for record in records}, self.files if self._before is None else self._before
+            new = self.files - before | {record.key for record in here if record.id not in ids}
             said = "note     left out, as the run's split.json does not name them:"
             self.notes = [f"{said} {named(sorted(new))}"] if new else []
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
@@ -60,8 +53,10 @@ class Data:
         self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # in words
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
-            self.splits, self.training = anew()  # training images as the method sees them: maybe unpaired
-        self._all = records
+            self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
+            training = training_of(table, method, self.splits["train"])
+            self.training = [r for r in training if r.domain in method.reads]  # as the method sees it: maybe unpaired
+        self._records = records
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
         self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
@@ -172,10 +167,10 @@ class Data:
     def split_json(self) -> dict[str, Any]:
         """What split.json says: every image of every split, with a hash of every file, and which files there were."""
         sets, seen = self.splits | {"train": self.training}, {record.id for record in self.training}
-        aside = [record for record in self.splits["train"] if record.id not in seen]
+        sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
-        left_out = [record for record in self._all if record.id not in seen]
-        made = split_json(sets, aside, left_out, self.preparation.sha256)
+        left_out = [record for record in self._records if record.id not in seen]
+        made = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.how, "splits": made, "files": sorted(self.files)}
 
     def listed(self, make: Callable[[], list[Record]]) -> list[Record]:

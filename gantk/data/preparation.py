@@ -126,13 +126,9 @@ class Preparation:
         return self.cache.fact(digest(what, self.about, self.intensity, stamps, which), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
-        """The SHA-256 of each file, read again only where one of them is another than when they were last asked for."""
-        files = sorted(set(files))
-
-        def make() -> list[str]:
-            return [sha256_of(file) for file in files]
-
-        stamps = self._stamps(files)
+        """The SHA-256 of files, which are read again only where one of them is another than the last time."""
+        stamps = self._stamps(files := sorted(files))
+        make = lambda: [*hashes(files).values()]  # noqa: E731
         return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
 
     def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
@@ -175,13 +171,13 @@ class Preparation:
         return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes; "" where it cannot be read."""
-    try:
+def hashes(files: Iterable[Path]) -> dict[Path, str]:
+    """The SHA-256 of files."""
+    found = {}
+    for path in files:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

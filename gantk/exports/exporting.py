@@ -18,6 +18,7 @@ from gantk.inference.pipeline import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta
+from gantk.runs.folder import RunFolder
 
 IMAGES = {2: 4, 3: 2}  # real images that are compared, by dimensions
 SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}  # that they are of: the first with any
@@ -106,7 +107,8 @@ class Direction:
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
-            data = Data(model.data, type(method), self.translator.split())
+            known = RunFolder(self.translator.checkpoint.parent.parent).split()
+            data = Data(model.data, type(method), known)
             data.intensity.update(self.translator.intensity)
             shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
             split, records = next(each for each in shown if each[1])

@@ -157,15 +157,11 @@ class Translator(TrainedModel):
     def _posts(self) -> Posts:
         return Posts(self.model, self.method.geometry.range)
 
-    def split(self) -> dict:
-        """The split.json of its run."""
-        return RunFolder(self.checkpoint.parent.parent).split()
-
     @cached_property
     def _training(self) -> dict[str, Sequence[Tensor]]:
         from gantk.data.dataset import Data
 
-        data = Data(self.model.data, type(self.method), self.split())
+        data = Data(self.model.data, type(self.method), RunFolder(self.checkpoint.parent.parent).split())
         data.intensity.update(self.intensity)
         return data.training_sets()
 

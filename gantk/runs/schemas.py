@@ -70,7 +70,7 @@ SCHEMAS = {
         train=table(steps=Step),
     ),
     "split.json": table(
-        "splits", how=str, leakage_allowed=str,
+        "splits", how=str, leakage_allowed=str, files=list[str],
         splits=table(
             "by", "train", "validation", "test", by=str | None, consequences=list[str], train=IMAGES, validation=IMAGES,
             test=IMAGES, set_aside=IMAGES, left_out=list[Annotated[list[str], Field(min_length=2, max_length=2)]],

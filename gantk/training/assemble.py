@@ -40,7 +40,7 @@ class Parts:
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
     """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here.
 
-    `known` is the split.json of a run that exists.
+    `known` is what a run's split.json says.
     """
     train = model.train
 

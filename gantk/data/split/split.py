@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.preparation import Record, sha256_of
+from gantk.data.preparation import Record, hashes
 from gantk.data.split.near_duplicates import (
     SETS,
     Sets,
@@ -70,7 +69,7 @@ def split_records(
     two, one is trained on and one tested, of three `auto` trains on two, and neither leaves one for validation.
     Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
 
-    Who falls where for a seed must never change: results are compared across runs, and runs of 0.2 split again.
+    Who falls where for a seed must never change: results are compared across runs.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
@@ -369,91 +368,81 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]],
-    set_aside: Sequence[Record] = (),
-    left_out: Sequence[Record] = (),
-    sha256: Callable[[Iterable[Path]], Mapping[Path, str]] = lambda files: {file: sha256_of(file) for file in files},
+    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record] = (), sha256: Callable[[Iterable], dict] = hashes
 ) -> dict[str, Any]:
     """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
     split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
 
-    Class, missing contrasts, further files (`others`), and what is read beside these (`parts`: voxels apart from their
-    header, masks) are there where a record has them. `set_aside` are training images that the method does not see, as
-    other halves of pairs; of `left_out`, those of no set, domain and key are kept. `sha256` is asked once for all.
+    Class and missing contrasts are there where a record has them; with the first record of a file its further files
+    (`others`), and what is read beside them (`parts`: voxels apart from their header, masks). A set `set_aside` are
+    training images that the method does not see, as other halves of pairs. Of `left_out` domain and key are kept.
     """
-    files = _hashed([*splits["train"], *splits["validation"], *splits["test"], *set_aside], sha256)
+    sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
+    behind = _behind(sum(sets.values(), []))
+    file = {path: {"path": str(path), "sha256": each} for path, each in sha256(_paths(behind)).items()}
 
     def entry(record: Record) -> dict[str, Any]:
         known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
-        (first, *others), parts = files(record) if record.path else ([{"path": None}], [])
-        known |= first | ({"label": record.label} if record.label is not None else {})
+        known |= file[record.path] if record.path else {"path": None}
+        known |= {"label": record.label} if record.label is not None else {}
         known |= {"missing": list(record.missing)} if record.missing else {}
-        return known | ({"others": others} if others else {}) | ({"parts": parts} if parts else {})
+        more = behind.get(record.id, {}).items()
+        return known | {name: [file[path] for path in paths] for name, paths in more if paths and name != "path"}
 
     made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(splits, "made", {})
-    sets = {**{name: splits[name] for name in SETS}, "set_aside": set_aside}
     made |= {name: [entry(record) for record in records] for name, records in sets.items()}
     return made | {"left_out": [record.id for record in left_out]}
 
 
-def _hashed(records: Iterable[Record], sha256: Callable) -> Callable[[Record], tuple[list[dict], list[dict]]]:
-    """A record's files, and what is read beside them, each with its path and SHA-256."""
-
-    @cache
-    def beside(files: tuple[Path, ...], masks: tuple[Path, ...]) -> list[Path]:
-        return sorted({part for file in (*files, *masks) for part in files_of(file)} - {*files})
-
-    every = {file for r in records for file in (*r.files, *beside(r.files, r.mask_files))}
-    known = {file: {"path": str(file), "sha256": each} for file, each in sha256(every).items()}
-    return lambda r: ([known[file] for file in r.files], [known[file] for file in beside(r.files, r.mask_files)])
+def _behind(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Sequence[Path]]]:
+    """All that is read for an image, by the first record of its file."""
+    found = {}
+    for one in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
+        parts = {part for file in (*one.files, *one.mask_files) for part in files_of(file)} - {*one.files}
+        found[one.id] = {"path": [one.path], "others": one.others, "parts": sorted(parts)}
+    return found
 
 
-def recalled(
-    made: Mapping[str, Any],
-    records: Sequence[Record],
-    sha256: Callable,
-    anew: Callable[[], tuple[Splits, list[Record]]],
-) -> tuple[Splits, list[Record], list[Record]]:
+def _paths(behind: Mapping[tuple[str, str], Mapping[str, Sequence[Path]]]) -> set[Path]:
+    return {path for each in behind.values() for paths in each.values() for path in paths}
+
+
+def recalled(made: Mapping, records: Sequence[Record], sha256: Callable) -> tuple[Splits, list[Record], list[Record]]:
     """The splits that a run's split.json names, the images that its method learns from, and all records it knows.
 
-    What is gone or changed since is a UserError that names it; what is new is left out. `anew` splits again: a run of
-    0.2 or before does not name the training images that its method does not see, which these are if nothing is new.
+    What is gone or changed since is a UserError that names it; what is new is left out.
     """
     entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name, ())}
     there, whole = {record.id: record for record in records}, "set_aside" in made
-    files, wrong = _hashed([there[one] for one in entries if one in there], sha256), {"gone": [], "changed": []}
+    behind = _behind([there[one] for one in entries if one in there])
+    now, wrong = sha256(_paths(behind)), {"gone": [], "changed": []}
     for one, (_, entry) in entries.items():
-        parts = ([entry, *entry.get("others", ())], entry.get("parts", ()))[: 2 if whole else 1]
-        was = [[part.get("sha256") for part in each] for each in parts]
         if one not in there:
             wrong["gone"].append(one[1])
-        elif entry["path"] and was != [[part["sha256"] for part in each] for each in files(there[one])[: len(was)]]:
-            wrong["changed"].append(one[1])
+        elif entry["path"]:
+            files = behind.get(one, {}) if whole else {}
+            was = {name: [part["sha256"] for part in entry.get(name, ())] for name in files if name != "path"}
+            same = all(hashed == [now[path] for path in files[name]] for name, hashed in was.items())
+            if not same or entry.get("sha256") != now.get(there[one].path):
+                wrong["changed"].append(one[1])
     if found := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
-        remedy = "put them back, or say where they now are: data.source.path in the run's recipe.toml"
+        remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
         raise UserError(f"since this run was split, {', and '.join(found)}", where="split.json", remedy=remedy)
     known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
     sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
-    trained = {record.subject for record in sets["train"]} - {""}
-    if not whole:
-        with suppress(UserError):
-            splits, training = anew()
-            again = {name: [r.id for r in each] for name, each in (splits | {"train": training}).items()}
-            if again == {name: [r.id for r in each] for name, each in sets.items()}:
-                return splits, training, [*records]
-        known |= {r.id: r for r in records if r.id not in known and made["by"] == "patient" and r.subject in trained}
-    training, held = sets["train"], {r.id for name in ("validation", "test") for r in sets[name]}
-    sets["train"] = [known[r.id] for r in records if r.id in known and r.id not in held]
-    left_out = set(map(tuple, made.get("left_out", ())))
-    every = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
-    return (
-        Splits(sets, made["by"], {k: made[k] for k in ("seed", "folds", "fold", "file") if k in made}),
-        training,
-        every,
-    )
+    left_out, training = set(map(tuple, made.get("left_out", ()))), sets["train"]
+    if not whole:  # an earlier version did not name what it left out, and set aside, of patients that it trained on
+        trained = {record.subject for record in training} - ({""} if made["by"] != "block" else set())
+        more = {r.id: r for r in records if r.id not in known and r.subject in trained}
+        known, left_out = (known, {*more}) if made["by"] == "block" else (known | more, left_out)
+    held = {record.id for name in SETS[1:] for record in sets[name]}
+    every = [known.get(record.id, record) for record in records if record.id in known or record.id in left_out]
+    sets["train"] = [record for record in every if record.id in known and record.id not in held]
+    how = {key: made[key] for key in ("seed", "folds", "fold", "file") if key in made}
+    return Splits(sets, made["by"], how), training, every
 
 
-def named(keys: Iterable[str], most: int = 3) -> str:
-    """`2 images ('p01/t1.nii', 'p02/t1.nii')`: how many files images are of, and the first of them."""
+def named(keys: Iterable[str]) -> str:
+    """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
     names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
-    return f"{counted(names, 'image')} ({', '.join(map(repr, names[:most]))}{', ...' * (len(names) > most)})"
+    return f"{counted(names, 'image')} ({', '.join(map(repr, names[:3]))}{', ...' * (len(names) > 3)})"
