@@ -59,7 +59,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
     assert not [name for name in names if "left." in name or "__pycache__" in name or "_cache/" in name]
     points = archive.read(f"{INFO}/entry_points.txt").decode().splitlines()
-    assert {"gantk = gantk.cli:main", "cyclegan = gantk_cyclegan"} <= set(points)
+    assert {"gantk = gantk.__main__:main", "cyclegan = gantk_cyclegan"} <= set(points)
     assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
 
 
