@@ -23,7 +23,8 @@ from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.method import Method, check_networks
 from gantk.nets.blocks import InstanceNorm
-from gantk_onnx.model import FORMAT, KEY, call, open_session
+from gantk_onnx.metadata import FORMAT
+from gantk_onnx.model import KEY, call, open_session
 
 OPSET = 18  # the first with every operator that our networks become; onnxruntime runs it from 1.14 on
 LARGE = 2**14  # positions of a map, from which on onnxruntime's own norms do not add up well enough

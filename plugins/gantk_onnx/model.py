@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import mmap
 import os
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, told
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel
 from gantk.inference.windows import by_windows, padded
+from gantk.machine.usage import GIB, free_memory
+from gantk_onnx.metadata import AGAIN, read_metadata
 
 KEY = "gantk"  # the one entry of the model's metadata: JSON that says all that a network alone does not
-FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 WHOLE = 2**21  # pixels (128 x 128 x 128) of an image that goes through at once where the network takes any size
 EXTRA = 'pip install "gantk[onnx]"'
 
@@ -23,27 +26,27 @@ EXTRA = 'pip install "gantk[onnx]"'
 class OnnxModel(TrainedModel):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
-    `session` is onnxruntime's, `meta` what the file says beside the network: `gantk_onnx.graph.state`, and more.
-    UserError where that is damaged, or newer than this gantk.
+    `session` is onnxruntime's, `meta` what the file says beside the network: `gantk_onnx.metadata`. UserError where its
+    intensities are no mappings, or its network is one of other images.
     """
 
     def __init__(self, session: Any, meta: dict[str, Any], path: Path):
         self.session, self.meta = session, meta
-        try:
-            if meta["format"] > FORMAT:
-                what = f"'{path}' has format {meta['format']}, and this gantk reads up to {FORMAT}"
-                raise UserError(what, remedy="upgrade gantk: pip install --upgrade gantk")
-            if meta["kind"] != "translation":
-                what = f"'{path}' makes images from noise and translates none"
-                raise UserError(what, remedy="name a model that does")
-            known = {key: value for key, value in meta["frame"].items() if key in Frame.__annotations__}
-            frame = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-            self._frame, self._letter = Frame(**frame), meta["direction"][-1]
-            self._mappings = [mapping_from(meta["intensity"][end]) for end in ("source", "target")]
-            self._window, self._free = tuple(meta["window"]), meta["free"]
-        except (KeyError, TypeError):
-            what = f"what '{path}' says of itself is damaged"
-            raise UserError(what, remedy="export or copy it again") from None
+        self._frame, self._letter = Frame(**meta["frame"]), meta["direction"][-1]
+        self._window, self._free = tuple(meta["window"]), meta["free"]
+        self._mappings = []
+        for end in ("source", "target"):
+            try:
+                self._mappings.append(mapping_from(meta["intensity"][end]))
+            except (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                what = f"what '{path}' says of itself is damaged: intensity.{end}: {told(error)}"
+                raise UserError(what, remedy=AGAIN) from None
+        (given, *more), frame = session.get_inputs(), self._frame
+        shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
+        fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
+        if not fits or any(isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)):
+            what = f"what '{path}' says of itself is damaged: frame, window: its network takes {given.shape}"
+            raise UserError(what, allowed=str(shape[1:]), remedy=AGAIN)
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -55,11 +58,7 @@ class OnnxModel(TrainedModel):
         if text is None:
             what = f"'{path}' is an ONNX model, but not one that gantk exported: it says nothing of intensities"
             raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
-        try:
-            meta = json.loads(text)
-        except ValueError:
-            meta = {}
-        return cls(session, meta, path)
+        return cls(session, read_metadata(text, path), path)
 
     def domain(self, name: str | None) -> str:
         """The letter of the one domain that the file makes; UserError where another is asked for."""
@@ -106,7 +105,12 @@ class OnnxModel(TrainedModel):
         framed, inside = padded(images, tuple(map(max, size, window)))
 
         def forward(part: np.ndarray) -> np.ndarray:
-            return call(self.session, part, one_by_one=not self._free["batch"])
+            made = call(self.session, part, one_by_one=not self._free["batch"])
+            expected = (len(part), len(self.meta["contrasts"]["target"]), *part.shape[2:])
+            if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
+                what = f"the network of the .onnx file makes {list(made.shape)} of {list(part.shape)}"
+                raise UserError(what, allowed=str(list(expected)), remedy=AGAIN)
+            return made
 
         return by_windows(framed, window, self.meta["overlap"], forward, len(images))[(..., *inside)]
 
@@ -118,9 +122,13 @@ def open_session(model: Path | bytes) -> Any:
     except ImportError:
         raise UserError("onnxruntime is needed for .onnx models, and it is not installed", remedy=EXTRA) from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: as many as there are cores
+    limit_memory(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    if not isinstance(model, bytes):
+        require_own_weights(model)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -130,11 +138,42 @@ def open_session(model: Path | bytes) -> Any:
         raise UserError(what, remedy="export or copy it again") from None
 
 
+@cache
+def limit_memory(onnxruntime: Any) -> None:
+    """Let a network's maps take half of the memory that is free, and no more: for all sessions of this process."""
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}  # no more than is asked for
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(sizes))
+
+
+def require_own_weights(path: Path) -> None:
+    """UserError where a model's weights lie in a file outside its folder, or a part of it may be repeated for ever."""
+    if not path.stat().st_size:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))  # a name in 127 bytes, or a longer one
+        names = {content[each.end() : each.end() + each[1][0]] if each[1] < b"\x80" else b".." for each in found}
+        repeats = any(content.find(mark) >= 0 for mark in (b"\x22\x04Loop", b"\x22\x04Scan"))
+    here = path.parent.resolve()
+    for name in map(os.fsdecode, names):
+        if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
+            raise UserError(f"'{path}' names weights outside its folder", remedy=AGAIN)
+    if repeats:
+        raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=AGAIN)
+
+
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
     """What the network in a session answers to a batch."""
     names, count = [each.name for each in session.get_inputs()], len(inputs[0])
     step, parts = 1 if one_by_one else count, []
     for first in range(0, count, step):
         given = {name: np.ascontiguousarray(x[first : first + step]) for name, x in zip(names, inputs, strict=True)}
-        parts.append(session.run(None, given)[0])
+        try:
+            parts.append(session.run(None, given)[0])
+        except Exception as error:  # an exception of its own for each kind of damage, and for want of memory
+            said = str(error)  # with the place in onnxruntime's source first
+            why = told(ValueError(said[max(0, said.rfind("Available memory")) :]))
+            what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
+            raise UserError(what, remedy=AGAIN) from None
     return np.concatenate(parts)

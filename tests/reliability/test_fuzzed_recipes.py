@@ -19,6 +19,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny import PATCHGAN, UNET, small_run
+
 from gantk.recipe.load import all_recipes, load_recipe, resolved
 
 RECIPES, METADATA, SECONDS, GIB = 400, 200, 20.0, 2.0
@@ -149,6 +153,28 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
     assert sum(each["is"] == "sound" for each in found.values()) > RECIPES / 10
 
 
+@pytest.mark.slow
+def test_fuzzed_metadata_of_a_model_are_sound_or_told_in_one_message(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    import gantk
+
+    run = small_run(tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, steps=2)
+    model = onnx.load(gantk.export(run, out=tmp_path / "whole.onnx", say=str))
+    rng, questions, meta = random.Random(8), {}, json.loads(model.metadata_props[0].value)
+    for number in range(METADATA):
+        path, text = tmp_path / f"{number}.onnx", json.dumps(mutated(meta, rng))
+        if rng.random() < 0.2:
+            text = spoiled(text.replace(":", "= "), rng).decode("utf-8", "replace").replace("= ", ":")
+        model.metadata_props[0].value = text
+        path.write_bytes(model.SerializeToString())
+        questions[f"{number} {text[:2000]}"] = json.dumps({"path": str(path)})
+    found = answers("onnx", questions, tmp_path)
+    assert wrong(found) == {}
+    assert sum(each["is"] == "told" for each in found.values()) > METADATA / 3
+    assert sum(each["is"] == "sound" for each in found.values()) > METADATA / 10
+
+
 # ---- the worker's side
 
 
@@ -177,6 +203,18 @@ def dry_check(question: dict) -> None:
     torch.manual_seed(0)
 
 
+def translation(question: dict) -> None:
+    """A picture and a stack of another size, by a .onnx file."""
+    import numpy as np
+
+    import gantk
+
+    model = gantk.load(question["path"])
+    for shape in ((32, 32), (3, 1, 41, 50)):
+        pixels = np.random.default_rng(0).uniform(0, 500, shape).astype(np.float32)
+        assert model.translate(pixels).shape == shape
+
+
 def main(kind: str) -> None:
     """Answer questions on standard input, a line each."""
     import resource
@@ -186,7 +224,7 @@ def main(kind: str) -> None:
 
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what others print is not an answer
-    work = {"recipe": dry_check}[kind]
+    work = {"recipe": dry_check, "onnx": translation}[kind]
     import gantk.runs.trained  # noqa: F401  (torch is there before memory is counted)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

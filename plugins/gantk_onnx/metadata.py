@@ -1,0 +1,149 @@
+"""What a .onnx file of gantk says of itself beside its network: the schema of it, and the reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gantk.errors import UserError, told
+from gantk.plugin.spec import Few, Share, check
+from gantk.recipe.tables import require_bounded
+
+FORMAT = 1  # raised when an older gantk could no longer read what this one writes
+LONGEST = 2**20  # characters of all of it
+AGAIN = "export or copy it again"
+Name = Annotated[str, Field(max_length=1000)]
+Pixels = Annotated[int, Field(ge=4, le=2**14)]  # a side of what the network sees
+Sides = Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=3)]
+Millimetres = Annotated[float, Field(ge=1e-3, le=1e3)]
+Native = Annotated[float, Field(ge=-1e30, le=1e30)]
+
+
+class Entry(BaseModel):
+    """A table of it: what is known has its type and range, what a later version adds is left alone."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Values(Entry):
+    """How the values of training images are distributed: `gantk.formats.contrasts.values_of`."""
+
+    low: Native
+    high: Native
+    whole: bool
+    quantiles: list[Native]
+    near: Annotated[float, Field(ge=0)]
+
+
+class FrameEntry(Entry):
+    """`gantk.inference.pipeline.Frame`."""
+
+    source: Name
+    target: Name
+    dims: Literal[2, 3]
+    size: Sides
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    range: tuple[Native, Native]
+    fit: Literal["pad", "stretch", "crop"] = "pad"
+    neighbours: Few = 0
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    spacing: Annotated[tuple[Millimetres, ...], Field(min_length=3, max_length=3)] | None = None
+    missing: Literal["refuse", "mask"] = "refuse"
+    batch: Annotated[int, Field(ge=1, le=10**4)] = 16
+    detail: Literal["guided", "none"] = "guided"
+    masked: bool = False
+    values: dict[Literal["source", "target"], Values] = {}
+    pipelined: bool = True
+
+
+class Sizes(Entry):
+    """Which sides a network takes that takes more than its own: multiples of a number, from the smallest on."""
+
+    multiple: Pixels | Literal[1, 2, 3]
+    smallest: Pixels
+
+
+class Free(Entry):
+    """In what the network is free: the number of images, their size."""
+
+    batch: bool
+    sizes: Sizes | None
+
+
+class Contrasts(Entry):
+    """The names of a domain's channels."""
+
+    source: Annotated[list[Name], Field(min_length=1, max_length=1024)]
+    target: Annotated[list[Name], Field(min_length=1, max_length=1024)]
+
+
+class Mappings(Entry):
+    """States of intensity mappings, which check themselves when they are made."""
+
+    source: dict[str, Any]
+    target: dict[str, Any]
+
+
+class Trained(Entry):
+    """Which weights the file holds."""
+
+    sha256: Name
+
+
+class Metadata(Entry):
+    """All of a translation's."""
+
+    method: Name
+    trained: Trained
+    contrasts: Contrasts
+    intensity: Mappings
+    window: Sides
+    direction: Literal["a_to_b", "b_to_a"]
+    frame: FrameEntry
+    overlap: Share
+    statistics: Literal["image", "window"]
+    free: Free
+
+
+def read_metadata(text: str, path: Path) -> dict[str, Any]:
+    """What the text says, checked: every key that a translation needs with its type and range.
+
+    UserError that names the key where it is damaged; or where it is newer than this gantk, or of no translation.
+    """
+    try:
+        if len(text) > LONGEST:
+            raise UserError(f"it has more than {LONGEST:,} characters")
+        found = json.loads(text)
+        require_bounded(found, lambda key: "")
+        if not isinstance(found, dict) or type(found.get("format")) is not int:
+            raise UserError("format: it should be a whole number")
+        if found["format"] > FORMAT:
+            what = f"'{path}' has format {found['format']}, and this gantk reads up to {FORMAT}"
+            raise UserError(what, where="format", remedy="upgrade gantk: pip install --upgrade gantk")
+        if found.get("kind") == "samples":
+            what = f"'{path}' makes images from noise and translates none"
+            raise UserError(what, where="kind", remedy="name a model that does")
+        meta = check(Metadata, {key: each for key, each in found.items() if key in Metadata.model_fields}, "the file")
+        dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
+        wanted = meta.frame.channels
+        problems = {
+            "frame.dims, frame.size and window are of different numbers of sides": len(dims) > 1,
+            "frame.range: its start should be below its end": not meta.frame.range[0] < meta.frame.range[1],
+            "overlap: it should be 0.9 at most": meta.overlap > 0.9,
+            "contrasts.source and frame.channels differ": len(meta.contrasts.source) not in (1, wanted),
+            "frame.values: one of both is needed, or none": len(meta.frame.values) == 1,
+        }
+        if problem := next((what for what, so in problems.items() if so), None):
+            raise UserError(problem)
+        return found | meta.model_dump()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"what '{path}' says of itself is damaged: {told(error)}", remedy=AGAIN) from None
+    except UserError as error:
+        if error.where in ("format", "kind"):
+            raise
+        key = ".".join(map(str, error.path))
+        what = f"what '{path}' says of itself is damaged: {f'{key}: ' if key else ''}{error.what}"
+        raise UserError(what, allowed=error.allowed, remedy=AGAIN) from None
