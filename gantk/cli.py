@@ -209,7 +209,9 @@ def open_streams() -> None:
 
 
 def main() -> None:
-    """The `gantk` command: ours, and whatever the plugins attach."""
+    """The `gantk` command: ours, and whatever the plugins attach; in UTF-8 mode, whatever the locale says of names."""
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     open_streams()
     attach_commands(cli)
     cli.main(prog_name="gantk")

@@ -98,7 +98,7 @@ def machine_failure(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
         return "memory ended. Close other programs, take a smaller image or batch, or a machine with more of it."
     if isinstance(error, UnicodeEncodeError):
-        return f"a name has characters that this system's encoding lacks: {told(error)}. Set LC_ALL=C.UTF-8."
+        return f"a name has characters that this system's encoding lacks: {told(error)}. Rename it."
     if isinstance(error, OSError) and error.errno:
         place = f"'{printable(os.fsdecode(error.filename))}': " if isinstance(error.filename, (str, bytes)) else ""
         remedy = REMEDIES.get(error.errno)

@@ -49,7 +49,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
         styles=("page.css", *listed["styles"]),
         scripts=("charts.js", "zoom.js", "page.js", *listed["scripts"], "live.js"),
     )
-    return write_file(record.path / "report.html", page.encode("utf-8"))
+    return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
 def render(

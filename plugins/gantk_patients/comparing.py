@@ -33,7 +33,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     path = Path(out or "comparison.html")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder '{path.parent}'", where="--out", remedy="make it first")
-    return write_file(path, comparison([RunRecord(folder) for folder in folders]).encode())
+    return write_file(path, comparison([RunRecord(folder) for folder in folders]).encode("utf-8", "backslashreplace"))
 
 
 def comparison(records: list[RunRecord]) -> str:
