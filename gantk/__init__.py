@@ -76,7 +76,7 @@ MOVED = {
     "gantk.data.records": "gantk.data.preparation",
     "gantk.data.sources.dicom": "gantk_dicom.source",
     "gantk.data.sources.manifest": "gantk_manifest.source",
-    "gantk.data.split_file": "gantk.data.split.split_file",
+    "gantk.data.split_file": "gantk_manifest.split_file",
     "gantk.formats.dicom": "gantk_dicom.format",
     "gantk.formats.itk": "gantk_itk.itk",
     "gantk.hookspecs": "gantk.plugin.hookspecs",

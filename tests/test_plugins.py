@@ -15,6 +15,7 @@ import pytest
 from tiny import ROOT
 
 import gantk
+from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, registry
@@ -102,7 +103,7 @@ def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     files = [Path(__file__), ROOT / "tests" / "promises" / "test_outside_plugins.py"]
     written = "".join(file.read_text("utf-8") for file in files)
-    assert len(hooks) == 14
+    assert len(hooks) == 15
     for name, hook in hooks.items():
         assert f"{name}(" in written, f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -214,6 +215,16 @@ def test_hook_translate_takes_what_others_hold_and_leaves_the_rest(add_plugin, t
     assert model.translate({"image"}, to="T2") == "T2 of a set"
     with pytest.raises(gantk.UserError, match="'nothing' does not exist"):
         model.translate("nothing")
+
+
+def test_hook_split_says_who_is_in_which_set(add_plugin, tiny_recipe):
+    first = "[replace(r, split='test' if r.subject == file else 'train') for r in records], {'file': file}"
+    split = f"gantk_split(records, file, folds, fold):\n    from dataclasses import replace\n    return {first}"
+    add_plugin("my-package", "my_split", HOOK + split)
+    tiny_recipe["data"]["split"] = {"file": "subject-002"}
+    data = load_recipe(tiny_recipe).check().data
+    found = Data(data, gantk.Method)
+    assert {record.subject for record in found.splits["test"]} == {"subject-002"} and found.splits.by == "file"
 
 
 def test_hook_keep_brings_training_images_of_another_kind(add_plugin, tiny_recipe, tmp_path):

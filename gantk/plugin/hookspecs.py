@@ -136,5 +136,14 @@ def gantk_keep(data, folder, domains):
 
 
 @hookspec(firstresult=True)
+def gantk_split(records, file, folds, fold):
+    """Give images the set that a file says; None: not this plugin's affair.
+
+    `records` are gantk.Record, `file`, `folds` and `fold` as in data.split. Returns the records to be used, each with
+    its `split`, and what split.json keeps of the file, a dict.
+    """
+
+
+@hookspec(firstresult=True)
 def gantk_html(run):
     """HTML by which a notebook shows `run`, a gantk.Run; None: not this plugin's affair."""

@@ -24,9 +24,9 @@ from gantk.data.split.near_duplicates import (
     with_near_copies,
     without_copies,
 )
-from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError, counted
 from gantk.formats.files import files_of
+from gantk.plugin.loader import load as plugins
 
 By = Literal["auto", "patient", "block", "image"]
 FEW = 4  # patients below which `auto` keeps none for validation, unless the share asked for comes to one of them
@@ -77,7 +77,7 @@ def split_records(
     shares, made = {"test": test, "validation": validation}, {"seed": seed}
     draw = partial(_drawn, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
-        records, said = read_split_file(records, file, folds, fold)
+        records, said = plugins().hook.gantk_split(records=records, file=file, folds=folds, fold=fold)
         made |= said
     if file or (not folds and any(record.split for record in records)):
         splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
