@@ -104,7 +104,7 @@ CASES: dict[str, tuple[Callable[[], Args], str]] = {
     "style weights": (train(method={"name": "style"}), "vgg19.* not on this machine and cannot be fetched"),
     "style in colour": (lambda: style("RGB"), r"'style\.png' is in colour\. Add --gray"),
     "no style": (lambda: style(None), r"'style\.png' does not exist"),
-    "no checkpoint": (without_checkpoints, "the run has no checkpoint. Start again"),
+    "no checkpoint": (without_checkpoints, "the run has no checkpoint: .* Start it again: gantk run run"),
     "other method": (lambda: changed(name="cyclegan"), "of the method 'dualgan', the recipe's is 'cyclegan'"),
     "other network": (
         lambda: changed(generator={"name": "unet", "width": 6, "depth": 3}),
