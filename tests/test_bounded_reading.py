@@ -13,6 +13,7 @@ from pathlib import Path
 import dicom_files as made
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate
@@ -118,6 +119,14 @@ def pages(path: Path, count: int) -> None:
     path.write_bytes(b"II*\0" + struct.pack("<I", 264) + bytes(256) + body)
 
 
+def scans(path: Path) -> None:
+    """A JPEG that is drawn ten thousand times over."""
+    PIL.Image.new("L", (4000, 4000)).save(path, "JPEG", progressive=True)
+    content = path.read_bytes()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + last * 10_000 + content[-2:])
+
+
 JPEG = b"\xff\xd8\xff\xc0\0\x0b\x08%b\x01\x01\x11\0\xff\xd9"
 J2K = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">9I", 40_000, 40_000, 0, 0, 40_000, 40_000, 0, 0, 0x10701)
 RLE = struct.pack("<16I", 1, 64, *[0] * 14)
@@ -145,6 +154,7 @@ HOSTILE = {
     "size.dcm": (lambda p: compressed(p, [JPEG % b"\xff\xff\xff\xff"]), r"\(65535, 65535\)"),
     "size 2000.dcm": (lambda p: compressed(p, [J2K], uid.JPEG2000Lossless), r"\(40000, 40000\)"),
     "runs.dcm": (lambda p: compressed(p, [RLE + b"\x81\0" * 2**22], uid.RLELossless), "far more"),
+    "scans.jpg": (scans, "in more than 100 scans"),
     "pages.tif": (lambda p: pages(p, 60_000), "pages"),
 }  # fmt: skip
 

@@ -44,6 +44,10 @@ class Picture(Format):
             if picture.tag_v2.next if kind == "TIFF" else kind != "MPO" and getattr(picture, "n_frames", 1) > 1:
                 remedy = "save each as a file of its own, or all as a NIfTI volume"
                 raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
+            if (
+                kind in ("JPEG", "MPO") and path.read_bytes().count(b"\xff\xda") > 100
+            ):  # each takes as long as the picture
+                raise ValueError("it is drawn in more than 100 scans")
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
                 turned = turns and picture.getexif().get(ORIENTATION, 1) >= 5

@@ -32,15 +32,6 @@ def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None
         raise UserError(what + " packed" * bool(packing), remedy="copy it again, or leave it out")
 
 
-def inflated(file: BinaryIO, most: int, bits: int = zlib.MAX_WBITS) -> io.BytesIO:
-    """At most so many bytes of what a file inflates to from where it is: a few bytes may stand for any number."""
-    found, inflate = io.BytesIO(), zlib.decompressobj(bits)
-    while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
-        found.write(inflate.decompress(packed, most - found.tell()))
-    found.seek(0)
-    return found
-
-
 @dataclass(frozen=True)
 class Stored:
     """Where the voxels of one volume lie: (i, j, k), i fastest, in a stream that is a file's or packed in it."""
@@ -80,7 +71,7 @@ class Stored:
 
     def _unpacked(self, file: BinaryIO) -> BinaryIO:
         if self.packing == "zlib":  # which has no reader of its own; no more is inflated than is declared
-            return inflated(file, self.end + SLACK)
+            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
         return bz2.BZ2File(file) if self.packing == "bzip2" else file

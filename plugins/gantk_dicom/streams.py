@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
-from gantk.formats.voxels import inflated
+from gantk.formats.voxels import CHUNK
 
 MOST_READS = 1_000_000  # of one header: an element takes two
 MOST_ITEMS, MOST_TEXT = 2**25, 2**22  # bytes of a sequence, and of what is neither one nor binary
@@ -59,7 +59,7 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
     """A file to parse a header from; of a deflated one what it inflates to, and the elements before that."""
     with io.FileIO(path) as raw:
         meta = _deflated(raw)
-        raw = inflated(raw, MOST_INFLATED, -zlib.MAX_WBITS) if meta is not None else raw
+        raw = inflated(raw, MOST_INFLATED) if meta is not None else raw
         yield Bounded(raw, MOST_READS), meta
 
 
@@ -68,7 +68,16 @@ def whole(path: Path, dataset: Dataset) -> Iterator[Bounded]:
     """A file with its pixels; of a deflated one what it inflates to, up to the pixels that its header declares."""
     with io.FileIO(path) as raw:
         deflated = _deflated(raw) is not None
-        yield Bounded(inflated(raw, dataset.begins + declared(dataset) + 2**16, -zlib.MAX_WBITS) if deflated else raw)
+        yield Bounded(inflated(raw, dataset.begins + declared(dataset) + 2**16) if deflated else raw)
+
+
+def inflated(file: BinaryIO, most: int) -> io.BytesIO:
+    """At most so many bytes of what a file inflates to from where it is: a few bytes may stand for any number."""
+    found, inflate = io.BytesIO(), zlib.decompressobj(-zlib.MAX_WBITS)
+    while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
+        found.write(inflate.decompress(packed, most - found.tell()))
+    found.seek(0)
+    return found
 
 
 def expect_short(dataset: Dataset) -> None:

@@ -35,7 +35,7 @@ from gantk.formats.image import UPRIGHT, Image, in_file_order
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of
 from gantk_dicom.read import Headers
-from gantk_dicom.slices import header, kind_of
+from gantk_dicom.slices import header, kind_of, readable
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
 WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first
@@ -79,11 +79,12 @@ new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B
 
 def write_file(path: Path, image: Image, description: str = "") -> None:
     """One .dcm file: of a slice, a picture, or a multi-frame object."""
-    datasets, one = _derived(image, description)
+    with readable(image.path):
+        datasets, one = _derived(image, description)
     if image.header.shape[2] > 1 and not one:
         what = f"one file cannot hold a series of {image.header.shape[2]} slices, each a file"
         raise UserError(what, where="OUTPUT", remedy="name a folder: a path without .dcm")
-    _save(next(datasets), path)
+    _save(next(_readable(datasets, image.path)), path)
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
@@ -91,8 +92,9 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
 
     What else is there stays, if it is no DICOM; else UserError. So is a folder that cannot be swapped for another.
     """
-    datasets, _ = _derived(image, description)
-    _replace_series(folder, datasets)
+    with readable(image.path):
+        datasets, _ = _derived(image, description)
+    _replace_series(folder, _readable(datasets, image.path))
 
 
 def withdraw(folder: Path) -> None:
@@ -117,6 +119,16 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
         if folder.exists():
             kept = partial(shutil.copytree, symlinks=True, copy_function=_linked, dirs_exist_ok=True)
             kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
+
+
+def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
+    """The same; an element of the source's header that is found to be broken now is a UserError."""
+    while True:
+        with readable(source):
+            dataset = next(datasets, None)
+        if dataset is None:
+            return
+        yield dataset
 
 
 def _linked(source: str | os.DirEntry, target: str) -> None:
