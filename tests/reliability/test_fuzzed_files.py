@@ -143,7 +143,7 @@ def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk,
     starts = [next(iter(parts.values())) for parts in samples.values()]
     draw_pictures(tmp_path / "in", 4)
     good = [path.relative_to(tmp_path / "in") for path in (tmp_path / "in").rglob("*.png")]
-    for number, (name, parts) in enumerate(list(samples.items()) * 4):
+    for number, parts in enumerate(list(samples.values()) * 4):
         place = tmp_path / "in" / f"bad {number}"
         place.mkdir()
         for later, (part, content) in enumerate(parts.items()):
