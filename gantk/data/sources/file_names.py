@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +33,7 @@ SPLIT_WORD = re.compile(
     r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
 )
 SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
+LONGEST, PATIENCE = 1000, 2.0  # characters of a regular expression; seconds that it may take for one name
 LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")  # folders of masks: no domain
 
 GLOB = re.compile(r"[*?\[]")
@@ -75,14 +78,42 @@ def numbered(parts: Sequence[str]) -> list[str]:
     return [part for part in parts if any(map(str.isdigit, part))]
 
 
-def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
+class BoundedPattern:
+    """A user's regular expression, whose `search` ends: `(a+)+$` may look for ever, and is then a UserError.
+
+    A signal of the main thread ends it, by the seconds that are computed; Windows and other threads have none.
+    """
+
+    def __init__(self, pattern: str, flags: int):
+        self.pattern, self.found = pattern, re.compile(pattern, flags)
+        self.groups, self.groupindex = self.found.groups, self.found.groupindex
+
+    def search(self, text: str) -> re.Match | None:
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+            return self.found.search(text)
+        before = signal.signal(signal.SIGVTALRM, self._stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+        try:
+            return self.found.search(text)
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+
+    def _stop(self, *_) -> None:
+        what = f"the pattern '{self.pattern}' takes more than {PATIENCE:g} s for one name"
+        raise UserError(what, where="data.source", remedy="repeat nothing that is itself repeated, as (a+)+ does")
+
+
+def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
     """The regular expression of an option, None for ""; that of `patient` has one group, or one named `patient`."""
     if not pattern:
         return None
     try:
-        found = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
-    except re.error as error:
-        what = f"'{pattern}' is no regular expression: {told(error)}"
+        if len(pattern) > LONGEST:
+            raise re.error(f"it is longer than {LONGEST} characters")
+        found = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
+    except (re.error, RecursionError, OverflowError) as error:
+        what = f"'{pattern[:99]}' is no regular expression: {told(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
     if option == "patient" and found.groups != 1 and "patient" not in found.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"
@@ -90,7 +121,7 @@ def regex_option(pattern: str, option: str = "patient") -> re.Pattern | None:
     return found
 
 
-def patient_of(path: str, pattern: re.Pattern) -> str:
+def patient_of(path: str, pattern: BoundedPattern) -> str:
     """The patient that a pattern finds in a relative path, or in the file's name without suffix; else a UserError."""
     match = pattern.search(path) or pattern.search(stem_of(path))
     if not match:
