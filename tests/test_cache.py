@@ -122,8 +122,9 @@ def test_many_may_fill_it_at_once(study, cache):
 @pytest.mark.parametrize(
     "broken",
     [lambda content: content[:-100], lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
-     lambda content: content.replace(b"'<f4'", b"'|O'  ")],
-    ids=["cut short", "a header that lies", "objects"],
+     lambda content: content.replace(b"'<f4'", b"'|O'  "), lambda content: content[:-1], lambda content: content[:-4],
+     lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:]],
+    ids=["cut short", "a header that lies", "objects", "part of a checksum", "an earlier version's", "one bit"],
 )  # fmt: skip
 def test_broken_entries_are_made_anew(study, cache, broken):
     expected = all_images(study, cache)
@@ -133,6 +134,35 @@ def test_broken_entries_are_made_anew(study, cache, broken):
         entry.write_bytes(broken(content))
     np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
     assert all(np.load(entry).shape[0] == 6 for entry in entries(cache))
+
+
+def test_entries_of_other_images_and_those_that_others_may_have_written_are_made_anew(study, cache):
+    expected = all_images(study, cache)
+    first, second, third = entries(cache)
+    first.rename(study / "first")
+    second.rename(first)  # whole, and another image's
+    (study / "first").rename(second)
+    third.chmod(0o622)
+    np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
+    assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))
+
+
+@pytest.mark.parametrize("years", [-20, 20])
+def test_a_clock_that_is_set_neither_keeps_entries_for_ever_nor_lets_others_fill_the_disk(tmp_path, monkeypatch, years):
+    def put(cache, key):
+        cache.rows(key * 32, lambda: np.full((1, 64 * 256), 0.5, np.float32))
+
+    caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
+    for number, key in enumerate("abcdefgh"):
+        put(caches[number % 4], key)
+    now = caching.time.time() + years * 3.15e7
+    monkeypatch.setattr(caching.time, "time", lambda: now)
+    for number, key in enumerate("ijklmnopqrstuvwx"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an hour's entries fill it
+            put(caches[number % 4], key)
+    assert sum(entry.stat().st_size for entry in entries(caches[0])) <= caches[0].limit
+    assert (tmp_path / "images" / f"{'x' * 32}.npy").exists()
 
 
 # ---- where it cannot be written, and how large it gets
