@@ -6,6 +6,7 @@ know), `what` is wrong, the `files` that it is about, and a `remedy` or None.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,7 +66,8 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
             yield problem(kind, severity, f"{counted(names, 'image')} {words}:", names, remedy)
     for remark in dict.fromkeys(remark for item in items for remark in item.remarks):
         names = [item.name for item in items if remark in item.remarks]
-        yield problem("remark", "note", f"{remark}:", names)
+        lacking = re.search(r"\blacks\b|slices are missing", remark)
+        yield problem("slices" if lacking else "remark", "warning" if lacking else "note", f"{remark}:", names)
 
 
 # --- images of one domain that are unlike the others

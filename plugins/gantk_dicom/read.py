@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
 
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
 from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
@@ -79,6 +79,9 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         stack, shape, shifts = _straightened(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
     headers.shape, headers.remarks = shape[::-1], stack.remarks
+    written = first_number(headers[0], "ImagesInAcquisition") if text_of(headers[0], "Manufacturer") == "gantk" else 0
+    if (lacking := int(written or 0) - len(stack.slices)) > 0:
+        headers.remarks += (f"'{path}': lacks {counted(lacking, 'slice')} of the {written:g} that were written",)
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
     sides = (1, *(n for n in sides if n > 1))
     if not values:

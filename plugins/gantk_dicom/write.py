@@ -203,6 +203,7 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
             dataset.PixelSpacing, dataset.SliceThickness = _texts(steps[[1, 0]]), _texts(steps[2:])[0]
         if counted != len(volume):
             dataset.InstanceNumber = k + 1
+        dataset.ImagesInAcquisition = len(volume)  # by which a reader knows that some are missing
         _add_values(dataset, plane, scale)
         yield dataset
 

@@ -1,0 +1,164 @@
+"""Many files, large volumes, and two processes at once: what a translation costs and who may write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantk.data.intensity import Window
+from gantk.errors import GantkError, UserError
+from gantk.files import held
+from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+from gantk.inference.translation import Translation
+
+FILES, PART = 2000, 400
+VOLUME = 192  # planes of 512 x 512: 201 MB as float32
+MEASURE = """
+import json, resource, sys
+import gantk
+peaks = []
+for name in ("small.nii", "large.nii"):
+    gantk.translate(sys.argv[1], name, "out.nii", device="cpu", say=lambda line: None)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(json.dumps(peaks))
+"""
+
+
+def model() -> TrainedModel:
+    """One that gives back what it sees."""
+    frame, scale, made = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0)), Window(low=0.0, high=250.0), TrainedModel()
+    made.domain, made.contrasts = lambda name: "b", lambda letter: ["T2" if letter == "b" else "T1"]
+    made.frame, made.identity = lambda letter: frame, lambda: {"name": "same", "sha256": "0"}
+    made.pipeline = lambda letter, look: Pipeline(frame, scale, scale, lambda x: x)
+    return made
+
+
+def translate(source: Path, target: Path, progress=None) -> list[str]:
+    said: list[str] = []
+    Translation(model(), None, Look(), None, said.append, progress).path(source, target)
+    return said
+
+
+def pictures(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 250, (64, 32, 32), np.uint8)
+    for number in range(count):
+        Image.fromarray(np.roll(noise[number % 64], number // 64, 0)).save(folder / f"slice-{number:05d}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
+    source, marks = pictures(tmp_path / "in", FILES), []
+
+    def written() -> int:
+        return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0]) if sys.platform == "linux" else 0
+
+    before = written()
+    translate(source, tmp_path / "out", lambda share, name: marks.append((name, time.process_time(), written())))
+    begun = [
+        next(mark for mark in marks if mark[0] == f"slice-{n:05d}.png") for n in (20, 20 + PART, -PART + FILES - 1)
+    ]
+    begun.append([mark for mark in marks if mark[0]][-1])
+    first, last = (end[1] - start[1] for start, end in (begun[:2], begun[2:]))
+    assert last < 1.6 * first, f"{1000 * first / PART:.2f} ms a file at first, {1000 * last / PART:.2f} ms at last"
+    results = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert written() - before < results + 500 * FILES  # a line of the list for each
+    assert not list(tmp_path.glob(".*")) and len(list((tmp_path / "out").iterdir())) == FILES
+
+
+def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_list(tmp_path):
+    source = pictures(tmp_path / "in", 6)
+    (source / "slice-00004.png").write_bytes(b"no picture")
+    with pytest.raises(GantkError, match="1 of 6 files"):
+        translate(source, tmp_path / "out")
+    ledger = tmp_path / ".out.translation.json"
+    lines = ledger.read_text().splitlines()
+    assert len(lines) == 6 and "slice-00005.png" in lines[-1]
+    ledger.write_text("\n".join(lines)[:-40])  # a kill within the last line
+    (source / "slice-00004.png").write_bytes((source / "slice-00003.png").read_bytes())
+    assert "4 of 6 inputs done before" in translate(source, tmp_path / "out")[-1]
+    known = [json.loads(line) for line in lines]
+    whole = {"head": known[0]["head"], "done": {name: each for line in known for name, each in line["done"].items()}}
+    for text, count in ((json.dumps(whole, indent=1), 5), (lines[0], 0), ("[]", 0), ("\0" * 50, 0), ("", 0)):
+        ledger.write_text(text)
+        done = f", {count} of 6 inputs done before" if count else "files to"
+        assert done in translate(source, tmp_path / "out")[-1] and not ledger.exists()
+
+
+def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
+    source, (busy, free) = pictures(tmp_path / "in", 2), (threading.Event(), threading.Event())
+    (tmp_path / "run").mkdir()
+
+    def train() -> None:
+        with held(tmp_path / "run"):
+            busy.set()
+            free.wait(60)
+
+    training = threading.Thread(target=train)
+    training.start()
+    assert busy.wait(60)
+    try:
+        with pytest.raises(UserError, match=f"in use: process {os.getpid()} on "):
+            translate(source, tmp_path / "run")
+    finally:
+        free.set()
+        training.join()
+    assert len(translate(source, tmp_path / "run")) == 1 and len(list((tmp_path / "run").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_on_with(tiny_run, tmp_path):
+    source, out = pictures(tmp_path / "in", 300), tmp_path / "out"
+    command = [sys.executable, "-m", "gantk", "translate", str(tiny_run), str(source), str(out), "--device", "cpu"]
+
+    def start() -> subprocess.Popen:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    one = start()
+    while one.poll() is None and not (out.is_dir() and len(list(out.glob("*.png"))) > 5):
+        threading.Event().wait(0.02)
+    one.send_signal(signal.SIGSTOP)  # so that it is not over too soon
+    other = start()
+    _, said = other.communicate(timeout=300)
+    assert other.returncode == 2 and f"process {one.pid} on " in said and "Traceback" not in said
+    one.kill()
+    one.communicate()
+    done = len(list(out.glob("*.png")))
+    again = start()
+    told, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    earlier = int(told.split(" of 300 inputs done before")[0].split()[-1])
+    assert done - 1 <= earlier <= done and len(list(out.iterdir())) == 300 and not list(tmp_path.glob(".*"))
+    assert all(np.asarray(Image.open(path)).shape == (32, 32) for path in out.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "kind"), [(2, np.float32), (2, np.int16), (3, np.float32)])
+def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
+    from tiny import PATCHGAN, UNET, small_run
+
+    run = small_run(
+        tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, size=[32] * dims, dims=dims
+    )
+    noise = np.random.default_rng(0).uniform(50, 200, (512, 512)).astype(kind)
+    for name, planes in (("small.nii", 32), ("large.nii", VOLUME)):
+        voxels = np.broadcast_to(noise[..., None], (512, 512, planes))[:: 512 // (64 if planes < VOLUME else 512)]
+        nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1.0])), tmp_path / name)
+    command = [sys.executable, "-c", MEASURE, str(run)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=True)
+    small, large = json.loads(done.stdout)
+    size = 512 * 512 * VOLUME * 4
+    assert large - small <= 2.2 * size, f"{(large - small) / size:.2f} times its float32 voxels"
