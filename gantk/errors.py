@@ -44,7 +44,8 @@ class UserError(GantkError):
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
         text = f"{text}  ({self.where})" if self.where else text
-        return printable(text)
+        # Of what is quoted from a file no more than 200 characters are shown; a path is shown whole.
+        return re.sub(r"(?<!\w)'([^'/]{90})[^'/]{20,}([^'/]{90})'(?!\w)", r"'\1 ... \2'", printable(text))
 
     def _render_traceback_(self) -> list[str]:
         return [f"error: {self}"]  # what a notebook shows

@@ -69,3 +69,10 @@ def test_names_that_no_terminal_can_show_are_escaped_and_end_no_command(tmp_path
         said = done.stdout + done.stderr
         assert done.returncode == code and b"\x1b" not in said and b"Traceback" not in said, said
         assert b"\\xff" in said or b"\\udcff" in said
+
+
+def test_an_error_quotes_at_most_200_characters_of_a_file_and_every_path_whole():
+    said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
+    assert len(said) < 300 and said.startswith("'Doe John") and said.endswith("(x.csv, line 3)")
+    path = "/data" + "/very-long-name" * 40
+    assert path in str(UserError(f"there is no file '{path}', as the run's own list says, which isn't the patient's"))

@@ -21,6 +21,7 @@ from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
+from gantk_manifest.split_file import listed
 
 SHOWN = 5  # wrong cells of a kind that a message quotes
 LEFT_OUT = ("none", "exclude", "-")  # what the column split says of rows that nobody wants
@@ -108,7 +109,7 @@ class Manifest(VolumeSource):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what, there = f"{self.called} has the columns {', '.join(names)}", [x for x in names if x in CONTRASTS]
+            what, there = f"{self.called} has the columns {listed(names)}", [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
@@ -119,7 +120,8 @@ class Manifest(VolumeSource):
         if said and not any(map(self._letter, said)):
             counts = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in said.most_common(SHOWN))
             what = f"the column domain of {self.called} says {counts}, and this recipe has {' and '.join(self.domains)}"
-            raise UserError(what, where="data.domains", remedy=rename_or_map(list(said), self.domains))
+            names = [word for word in said if len(word) < 40]
+            raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
 
     def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""

@@ -71,11 +71,16 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
     return kept, made | ({"fold": fold} if says == "fold" else {})
 
 
+def listed(columns: Sequence[str]) -> str:
+    """The first columns of a table, for messages: not the text of what is no table."""
+    return ", ".join(name[:22] for name in columns[:9]) + ", ..." * (len(columns) > 9)
+
+
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     """The one of some columns that a table has."""
     found = [name for name in names if name in header]
     if not found:
-        what = f"'{path}' has no column '{names[0]}', but {', '.join(map(repr, header))}"
+        what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
         allowed, remedy = f"a header with one of {', '.join(names)}", did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
     if found == ["split", "fold"]:
