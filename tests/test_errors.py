@@ -75,7 +75,7 @@ def without_checkpoints() -> Args:
 
 def newer_checkpoint() -> Args:
     path = max(Path("run/checkpoints").glob("step-*")) / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99, "sha256": {}}))
     return ["resume", "run"]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
 import shutil
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +53,9 @@ def save(
         write_file(made / "weights.safetensors", serialized(tensors))
         write_file(made / "state.json", json.dumps(state, default=hold).encode())
         write_file(made / "state.safetensors", serialized(held))
-        write_file(made / "meta.json", json.dumps(meta | {"format": FORMAT, "step": step}, indent=1).encode())
+        meta = meta | {"format": FORMAT, "step": step}
+        seals = {path.name: _sha256(path) for path in made.iterdir()} | {"meta.json": _sha256(meta)}
+        write_file(made / "meta.json", json.dumps(meta | {"sha256": seals}, indent=1).encode())
     prune(folder, keep, also)
     return final
 
@@ -90,6 +94,15 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
         raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
     return meta
+
+
+def _sha256(content: Path | dict[str, Any]) -> str:
+    """The SHA-256 of a file, or of what meta.json says beside this."""
+    if isinstance(content, Path):
+        with open(content, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    plain = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
@@ -153,7 +166,13 @@ def kind_of(value: Any) -> str:
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
-        return read(path)
+        found, meta, seal = read(path), {}, None
+        with suppress(Exception):  # 0.1 sealed nothing
+            meta = json.loads(content(path.with_name("meta.json")))
+            seal = meta["sha256"][path.name]
+        if seal and seal != _sha256(meta if path.name == "meta.json" else path):
+            raise ValueError("it is not what was saved, by its SHA-256")
+        return found
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
         detail = told(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless

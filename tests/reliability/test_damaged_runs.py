@@ -1,0 +1,221 @@
+"""Run folders with one file damaged, at random: every command ends with one message, or without a wrong number.
+
+420 mutations (SEED) of every file that a run leaves, each under one command in a process of its own, with at most 60
+seconds and 2 GB more than gantk needs anyway. Exit codes are 0, 1 and 2, there is never a traceback; where a command
+ends well and says nothing, its scores or its picture are those of the whole run. A value that was changed into another
+one that a run might have written is not noticed in recipe.toml, split.json, log.jsonl and best.json: these carry no
+seal, for people edit them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import draw_pictures
+
+pytestmark = pytest.mark.slow
+SEED, COUNT, SECONDS, MEMORY = 20261121, 420, 60, 2 * 2**20
+STEP = "checkpoints/step-000004"
+JSON = [f"{STEP}/meta.json", f"{STEP}/state.json", "best.json", "usage.json", "metrics.json", "split.json"]
+JSON += ["environment.json", "log.jsonl", "samples/index.json", "patients.json"]
+OTHERS = ["recipe.toml", f"{STEP}/weights.safetensors", f"{STEP}/state.safetensors", "samples/step-000004/a_to_b-0.png"]
+OTHERS += ["samples/truth/a_to_b-0.png", "samples/test/a_to_b-0-truth.nii.gz"]
+COMMANDS = {
+    "report": ["report", "run"],
+    "eval": ["eval", "run", "--device", "cpu"],
+    "resume": ["resume", "run", "--device", "cpu"],
+    "translate": ["translate", "run", "in.png", "out.png", "--device", "cpu"],
+    "sample": ["sample", "run", "-n", "1", "--out", "samples", "--device", "cpu"],
+    "export": ["export", "run", "--out", "out.onnx"],
+    "compare": ["report", "run", "other", "--out", "both.html"],
+}
+SHARE = {"report": 6, "eval": 4, "resume": 4, "translate": 4, "sample": 1, "export": 1, "compare": 2}
+UNSEALED = ("recipe.toml", "split.json", "log.jsonl", "best.json")
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    -1e308,
+    "x",
+    "../../../etc/passwd",
+    "",
+    [],
+    {},
+    [1, "x"],
+    {"a": {"b": 1}},
+    0.5,
+]
+FORKS = """
+import json, os, resource, sys
+import torch
+torch.set_num_threads(1)
+from gantk.cli import main
+import gantk.report.build, gantk.training.loop, gantk.inference.translator, gantk.exports.exporting, torch.onnx, onnxscript
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if not child:
+        code = 0
+        os.chdir(job["place"])
+        for number in (1, 2):
+            os.dup2(os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        import signal
+        signal.alarm(job["seconds"])
+        sys.argv = ["gantk", *job["command"]]
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 70
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    _, status, used = os.wait4(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_maxrss]), flush=True)
+"""
+
+
+def places(value: Any, path: tuple = ()) -> list[tuple]:
+    """The paths to all values inside a JSON document."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [each for key, part in parts for each in places(part, (*path, key))]
+
+
+def changed(text: str, rng: random.Random) -> str:
+    """JSON with one value of another kind or size, or gone, or nested without end."""
+    found = json.loads(text)
+    *above, last = rng.choice(places(found))
+    holder = found
+    for key in above:
+        holder = holder[key]
+    kind = rng.randrange(8)
+    if kind == 0:
+        del holder[last]
+    elif kind == 1:
+        holder[last] = "DEEP"
+    elif kind == 2:
+        holder[last] = "long" * 2**18
+    elif kind == 3 and isinstance(holder[last], (int, float)):
+        holder[last] = -holder[last] * 1e6
+    else:
+        holder[last] = rng.choice(VALUES)
+    return json.dumps(found).replace('"DEEP"', "[" * 100_000 + "]" * 100_000)
+
+
+def header_changed(content: bytes, rng: random.Random) -> bytes:
+    """A safetensors file with one value of its header changed, its length kept true."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    tensor = header[rng.choice([name for name in header if name != "__metadata__"])]
+    key = rng.choice(list(tensor))
+    shapes = [[2**40], [-1], [1], tensor["shape"][::-1]]
+    offsets = [rng.randrange(64), 2 ** rng.randrange(60)]
+    tensor[key] = {"dtype": rng.choice(["I32", "F64", "X"]), "shape": rng.choice(shapes), "data_offsets": offsets}[key]
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def damage(path: Path, rng: random.Random) -> str:
+    """Damage a file; what was done to it."""
+    whole, at = path.read_bytes(), rng.randrange(path.stat().st_size)
+    if path.suffix in (".json", ".jsonl") and rng.random() < 0.6:
+        lines = whole.decode().splitlines() if path.suffix == ".jsonl" else [whole.decode()]
+        number = rng.randrange(len(lines))
+        lines[number] = changed(lines[number], rng)
+        path.write_text("\n".join(lines) + "\n")
+        return "a value"
+    if path.suffix == ".safetensors" and rng.random() < 0.5:
+        path.write_bytes(header_changed(whole, rng))
+        return "the header"
+    way = rng.choice(["cut", "flip", "empty", "noise", "missing", "folder", "inserted", "link", "pipe"])
+    path.unlink()
+    match way:
+        case "cut":
+            path.write_bytes(whole[:at])
+        case "flip":
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+        case "noise":
+            path.write_bytes(rng.randbytes(rng.choice([10, 5000])))
+        case "empty":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "inserted":
+            path.write_bytes(whole[:at] + rng.randbytes(rng.randrange(1, 40)) + whole[at:])
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "pipe":
+            os.mkfifo(path)
+    return way
+
+
+def results(command: str, place: Path) -> Any:
+    """What must not be another one without a word: scores, or a picture."""
+    if command in ("eval", "resume"):
+        found = json.loads((place / "run/metrics.json").read_text())
+        return found["metrics"], found["baselines"]
+    return np.asarray(Image.open(place / "out.png")).tolist() if command == "translate" else None
+
+
+def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
+    (picture,) = draw_pictures(tmp_path / "pictures", 1)
+    worker = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "ready\n"
+
+    def outcome(command: str, place: Path) -> tuple[int, int, str]:
+        job = {"command": COMMANDS[command], "place": str(place), "seconds": SECONDS}
+        worker.stdin.write(json.dumps(job) + "\n")
+        worker.stdin.flush()
+        code, memory = json.loads(worker.stdout.readline())
+        return code, memory, (place / "said.txt").read_text(errors="replace")
+
+    def fresh(name: str) -> Path:
+        place = tmp_path / name
+        shutil.copytree(tiny_run, place / "run")
+        shutil.copytree(tiny_run, place / "other")
+        shutil.copy(picture, place / "in.png")
+        return place
+
+    whole, plain = {}, 0
+    for command in COMMANDS:
+        code, memory, said = outcome(command, place := fresh(f"whole-{command}"))
+        assert code == 2 * (command == "sample"), said
+        whole[command], plain = results(command, place), max(plain, memory)
+    rng, wrong = random.Random(SEED), []
+    for number in range(int(os.environ.get("GANTK_MUTATIONS", COUNT))):
+        command = rng.choices(list(SHARE), SHARE.values())[0]
+        file = rng.choice(JSON * 2 + OTHERS)
+        place = fresh(str(number))
+        way = damage(place / "run" / file, rng)
+        code, memory, said = outcome(command, place)
+        about = f"{number}: {command} with {file}, {way}: exit {code}, {memory >> 10} MB\n{said[-1500:]}"
+        if code not in (0, 1, 2) or "Traceback" in said or (code and said.count("error  ") != 1) or "root:" in said:
+            wrong.append(about)
+        elif memory > plain + MEMORY:
+            wrong.append(f"memory: {about}")
+        silent = not code and "left out" not in said and "not known" not in said and not file.endswith(UNSEALED)
+        if silent and results(command, place) != whole[command]:
+            wrong.append(f"silently: {about}")
+        page = place / "run/report.html"
+        if page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text():  # root:x in base64
+            wrong.append(f"a link was followed: {about}")
+        shutil.rmtree(place)
+    worker.stdin.close()
+    assert not wrong, f"{len(wrong)}:\n" + "\n\n".join(wrong)
