@@ -166,6 +166,8 @@ def kind_of(value: Any) -> str:
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         found, meta, seal = read(path), {}, None
         with suppress(Exception):  # 0.1 sealed nothing
             meta = json.loads(content(path.with_name("meta.json")))

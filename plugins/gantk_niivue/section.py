@@ -48,9 +48,12 @@ def embedded(run: Path, stem: str) -> dict[str, Any]:
     paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
     if not all(inside(run, path) for path in paths.values()):
         return {}
-    images = {kind: nibabel.load(path) for kind, path in paths.items()}
-    voxels = {kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()}
-    voxels["error"] = abs(voxels["output"] - voxels["truth"])
+    try:
+        images = {kind: nibabel.load(path) for kind, path in paths.items()}
+        voxels = {kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()}
+        voxels["error"] = abs(voxels["output"] - voxels["truth"])
+    except Exception:  # damaged, as the section of the patients says
+        return {}
     thin = -(-max(voxels["truth"].shape) // SIDE)
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}

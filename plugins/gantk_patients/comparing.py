@@ -120,7 +120,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
         if not all(same in found for found in by_run):
             continue
         label, image, *_ = same
-        shown = [pictures(r.path, found[same]["stem"]) for r, found in zip(named.values(), by_run, strict=True)]
+        shown = [pictures(r, found[same]["stem"]) for r, found in zip(named.values(), by_run, strict=True)]
         if any("output" not in each or "truth" not in each for each in shown):
             continue
         first = by_run[0][same]

@@ -5,22 +5,23 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image as Picture
-from pydantic import RootModel
+from pydantic import Field, RootModel
 
-from gantk.errors import UserError
+from gantk.errors import UserError, told
 from gantk.formats.nifti import Nifti
 from gantk.runs.schemas import Part, Step, inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
+UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
 SCORES = dict[str, float | None]
 PATIENT = table("patient", "images", "scores", patient=str, images=list[Step], scores=SCORES)
 CASE = table("patient", "stem", "scores", "rank", "input", "truth", "image", patient=str, stem=Part, scores=SCORES,
-             rank=Step, place=Step, input=str, truth=str, image=str, units=list[str])  # fmt: skip
+             rank=Step, place=Step, input=str, truth=str, image=str, units=UNITS)  # fmt: skip
 VOLUME = table("patient", "stem", patient=str, stem=Part)
 KEPT = table("patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool)
 ROWS = 12  # of the table that stand open
@@ -41,7 +42,7 @@ def section(record) -> dict[str, Any] | None:
 
 
 def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
-    cases = [case | {"pictures": pictures(record.path, case["stem"])} for case in found["cases"]]
+    cases = [case | {"pictures": pictures(record, case["stem"])} for case in found["cases"]]
     source, target = (*record.label(key).split("\u00a0→\u00a0"), "")[:2]
     about = {"label": record.label(key), "source": source, "target": target}
     return found | about | {"metrics": list(found["patients"][0]["scores"]), "cases": cases}
@@ -53,14 +54,20 @@ def kept(run: Path) -> dict[str, Any]:
     return read(run / "patients.json", RootModel[dict[Part, KEPT]], remedy)
 
 
-def pictures(run: Path, stem: str) -> dict[str, dict[str, Any]]:
-    """Kind -> a picture for the page's script: a volume's middle plane, in 16 bits between `low` and `high`."""
+def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
+    """Kind -> a picture for the page's script: a volume's middle plane, in 16 bits between `low` and `high`.
+
+    What lies outside of the run, or is damaged, is left out; the record's problems name it.
+    """
     found = {}
     for kind in KINDS:
-        path = run / "samples" / "test" / f"{stem}-{kind}.nii.gz"
-        if inside(run, path):
-            pixels = Nifti().read(path).pixels[0]
-            found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
+        path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
+        try:
+            if inside(record.path, path):
+                pixels = Nifti().read(path).pixels[0]
+                found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
+        except Exception as error:  # whatever damaged bytes lead to
+            record.problems.append(f"samples/test/{path.name} is left out: {told(error)}")
     return found
 
 

@@ -64,7 +64,8 @@ import json, os, resource, sys
 import torch
 torch.set_num_threads(1)
 from gantk.cli import main
-import gantk.report.build, gantk.training.loop, gantk.inference.translator, gantk.exports.exporting, torch.onnx, onnxscript
+import gantk.report.build, gantk.training.loop, gantk.inference.translator, gantk.exports.exporting
+import onnxscript, torch.onnx
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
