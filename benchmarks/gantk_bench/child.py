@@ -17,8 +17,22 @@ from pathlib import Path
 from gantk_bench.plan import Job
 from gantk_bench.rows import without_places
 
-PROGRAM = (sys.executable, "-m", "gantk")
 GRACE = 10.0  # seconds between asking a process to stop and killing it
+# `python -m gantk`, which ends when its standard input does: a bench that was killed leaves no training behind.
+WATCHED = f"""
+import os, runpy, signal, threading, time
+
+def watch():
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # it finishes its step, saves and stops
+    time.sleep({GRACE})
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("gantk", run_name="__main__", alter_sys=True)
+"""
+PROGRAM = (sys.executable, "-c", WATCHED)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
@@ -50,7 +64,7 @@ class Child:
         self._read, self._step, self._steps = 0, 0, job.steps
         self.process = subprocess.Popen(
             [*PROGRAM, "run", *words],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # whose other end nobody else has
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -79,7 +93,7 @@ class Child:
             return None
         if self._stopping or code < 0:
             self._signal(KILL)  # what it may have started
-        self._output.close()
+        self._close()
         if self._stopping:
             why = self._stopping[0]
             error = f"longer than {self.job.limit:g} s" if why == "out of time" else why
@@ -95,7 +109,7 @@ class Child:
         if self.process.poll() is None:
             self._signal(KILL)
             self.process.wait()
-        self._output.close()
+        self._close()
 
     def step(self) -> int:
         """Steps trained so far, of the run's log."""
@@ -122,6 +136,10 @@ class Child:
         own = [line[5:].strip() for line in lines if line.startswith("error  ")]
         last = (own or lines or [f"exit code {code}, and nothing was printed"])[-1]
         return without_places(last)[:500]
+
+    def _close(self) -> None:
+        self._output.close()
+        self.process.stdin.close()
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):  # it has ended by itself

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gantk.errors import GantkError, Interrupted, UserError, counted
-from gantk.files import write_file
+from gantk.files import held, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
@@ -137,7 +138,11 @@ class Bench:
 
     def run(self, resume: bool) -> None:
         """Measure all that is to be measured; with `resume` all but what the folder has already."""
-        self._open(aside=not resume)
+        with ExitStack() as holding:
+            self._open(holding, aside=not resume)
+            self._run(resume)
+
+    def _run(self, resume: bool) -> None:
         todo = [job for job in self.planned if not (resume and self._done(job))]
         at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
         _say(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
@@ -157,16 +162,17 @@ class Bench:
         yield from (row for label, row in self.rows.items() if label not in labels)
         yield from self.own()
 
-    def _open(self, *, aside: bool) -> None:
-        """Make the folder or take over an earlier bench's; UserError where it holds anything else."""
+    def _open(self, holding: ExitStack, *, aside: bool) -> None:
+        """Make the folder or take over an earlier bench's; UserError where it has anything else, or another writes."""
         if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
             what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
             raise UserError(what, where="--out", remedy="name a new folder, or one of an earlier bench")
-        if self.file.is_file():
-            self.rows = {row["label"]: row for row in read_rows(self.file)}
         try:
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
+            holding.enter_context(held(self.path))
+            if self.file.is_file():
+                self.rows = {row["label"]: row for row in read_rows(self.file)}
             if self.rows and aside:
                 shutil.copyfile(self.file, self.path / "rows.before.jsonl")
                 self.before = list(self.rows.values())
@@ -210,11 +216,14 @@ class Bench:
                 end = End("skipped", job.skip) if job.skip else End("failed", without_places(job.problem))
                 self._keep(job, end, now(), board)
                 continue
-            shutil.rmtree(run, ignore_errors=True)  # what an earlier attempt left
             try:
+                if run.is_dir():
+                    with held(run):  # the child of a bench that was killed may still be saving
+                        shutil.rmtree(run, ignore_errors=True)  # what an earlier attempt left
                 child = Child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
-            except OSError as error:  # neither memory nor disk left for one more process
-                self._keep(job, End("failed", f"it could not be started: {error.strerror}"), now(), board)
+            except (UserError, OSError) as error:  # neither memory nor disk left for one more process
+                why = getattr(error, "strerror", error)
+                self._keep(job, End("failed", f"it could not be started: {why}"), now(), board)
                 continue
             board.started(job)
             yield child
