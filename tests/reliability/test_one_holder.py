@@ -1,0 +1,197 @@
+"""Several processes at one run folder, readers that leave, terminals that close, and Ctrl-C while gantk starts.
+
+2 x 3 starts with names of their own, 3 with one name, 2 resumes, 4 commands beside a training, 7 ways to be left, 40
+kills of a start (seed 1), a bench that is killed; about 3 minutes on two idle cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tomli_w
+from tiny import TINY, draw_pictures
+
+pytestmark = pytest.mark.slow
+GANTK = [sys.executable, "-m", "gantk"]
+SHORT = TINY | {"train": TINY["train"] | {"steps": 6}, "evaluate": TINY["evaluate"] | {"images": 2}}
+ENDLESS = ["--set", "train.steps=1000000", "--set", "train.save_every=1000000", "--set", "train.sample_every=1000000"]
+STARTS, SEED = 40, 1
+FROM_PYTHON = re.compile(r'File "(?!<|.*/bin/gantk)[^"]*gantk')  # a line of ours in a traceback
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(SHORT))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def start(*words: object, **more) -> subprocess.Popen:
+    """`gantk WORDS`, to which Ctrl-C is no stranger even where this test runs in the background."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True} | more
+    hears = lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731
+    return subprocess.Popen([*GANTK, *map(str, words)], **{"preexec_fn": hears} | options)
+
+
+def train(out: str, *words: str, **more) -> subprocess.Popen:
+    return start("run", "tiny.toml", "--device", "cpu", "--out", out, *words, **more)
+
+
+def ended(*processes: subprocess.Popen) -> list[tuple[int, str, str]]:
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
+
+
+def steps(run: Path) -> list[int]:
+    """The steps of the log that have losses, in its order."""
+    text = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
+    return [line["step"] for line in map(json.loads, text.split("\n")[:-1]) if "losses" in line]
+
+
+def saves(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+def until(true, process: subprocess.Popen) -> None:
+    while not true():
+        assert process.poll() is None, ended(process)
+        time.sleep(0.01)
+
+
+def test_starts_in_threes_get_folders_of_their_own(place):
+    for round in range(2):
+        begun = [start("run", "tiny.toml", "--device", "cpu", "--seed", 10 * round + seed) for seed in range(3)]
+        for seed, (code, out, err) in enumerate(ended(*begun), 10 * round):
+            assert code == 0, err
+            run = Path(re.search(r"^run +(\S+)$", out, re.M)[1])
+            assert f"seed = {seed}\n" in (run / "recipe.toml").read_text() and steps(run) == [1, 2, 3, 4, 5, 6]
+            assert json.loads((run / "environment.json").read_text())["command"].endswith(f"--seed {seed}")
+    assert len(list((place / "runs").iterdir())) == 6
+
+
+def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_are_told(place):
+    begun = [train("one", "--seed", str(seed), *ENDLESS) for seed in range(3)]
+    until(lambda: sum(process.poll() is not None for process in begun) == 2, next(p for p in begun if p.poll() is None))
+    (winner,) = (process for process in begun if process.poll() is None)
+    until(lambda: len(steps(place / "one")) > 2, winner)
+    winner.send_signal(signal.SIGINT)
+    for process, (code, _, err) in zip(begun, ended(*begun), strict=True):
+        assert code == (130 if process is winner else 2), err
+        assert process is winner or f"process {winner.pid} on " in err
+    assert f"seed = {begun.index(winner)}\n" in (place / "one/recipe.toml").read_text()
+    resumed = [start("resume", "one", "--device", "cpu") for _ in range(2)]
+    until(lambda: any(process.poll() is not None for process in resumed), resumed[0])
+    first = next(process for process in resumed if process.poll() is None)
+    first.send_signal(signal.SIGKILL)  # which frees the folder
+    codes = {process.pid: (code, err) for process, (code, _, err) in zip(resumed, ended(*resumed), strict=True)}
+    del codes[first.pid]
+    ((code, err),) = codes.values()
+    assert code == 2 and f"process {first.pid} on " in err and "gantk resume one" in err
+    again = start("resume", "one", "--device", "cpu")
+    until(lambda: "step" in again.stdout.readline(), again)
+    again.send_signal(signal.SIGTERM)
+    assert ended(again)[0][0] == 130 and steps(place / "one") == list(range(1, steps(place / "one")[-1] + 1))
+
+
+def test_beside_a_training_others_read_and_none_writes(place):
+    draw_pictures(place / "in", 2)
+    often = ["--set", "train.save_every=1", "--set", "train.keep=1"]
+    training = train("run", *ENDLESS, *often, stdout=subprocess.DEVNULL)
+    until(lambda: saves(place / "run"), training)
+    commands = [("translate", "run", "in", f"out-{k}", "--device", "cpu") for k in range(2)]
+    commands += [("report", "run"), ("eval", "run", "--device", "cpu")]
+    for command in commands:
+        ((code, _, err),) = ended(start(*command))
+        assert code == (2 if command[0] == "eval" else 0), (command, err)
+        assert code == 0 or f"process {training.pid} on " in err
+        assert training.poll() is None
+    training.send_signal(signal.SIGINT)
+    assert ended(training)[0][0] == 130 and saves(place / "run")[-1] == steps(place / "run")[-1]
+
+
+WAYS = ("head", "head of both", "tee and Ctrl-C", "SIGHUP twice", "SIGTERM twice", "terminal", "nohup")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_saving_comes_first_and_telling_second(place, way):
+    run, terminal = place / "run", None
+    reading, writing = pty.openpty() if way == "terminal" else os.pipe()
+    streams = {"stdout": writing, "stderr": writing if way in ("head of both", "terminal") else subprocess.PIPE}
+    if way == "terminal":
+        terminal = lambda: os.login_tty(writing)  # noqa: E731
+        streams |= {"start_new_session": False, "preexec_fn": terminal}
+    if way == "nohup":
+        streams["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    training = train("run", *ENDLESS, **streams)
+    os.close(writing)
+    os.set_blocking(reading, False)
+
+    def logged() -> bool:
+        with suppress(OSError):
+            os.read(reading, 1 << 16)  # as head and tee do, until they end
+        return len(steps(run)) > 4
+
+    until(logged, training)
+    if way in ("head", "head of both", "tee and Ctrl-C", "terminal"):
+        os.close(reading)
+    number = {"tee and Ctrl-C": signal.SIGINT, "SIGTERM twice": signal.SIGTERM}.get(way, signal.SIGHUP)
+    if way in ("tee and Ctrl-C", "nohup") or way.endswith("twice"):
+        for _ in range(1 + way.endswith("twice")):
+            training.send_signal(number)
+            time.sleep(0.05)
+    if way == "nohup":
+        count = len(steps(run))
+        until(lambda: logged() and len(steps(run)) > count + 2, training)
+        training.send_signal(signal.SIGINT)
+    ((code, _, err),) = ended(training)
+    assert code == 130 and saves(run) == [steps(run)[-1]]
+    assert err is None or "Traceback" not in err and "gantk resume run" in err
+
+
+def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
+    command = ("run", "tiny.toml", "--device", "cpu", "--data", "nowhere")
+    for _ in range(2):  # the first fills the caches of the disk
+        began = time.perf_counter()
+        ended(start(*command))
+        whole = time.perf_counter() - began
+    drawn, early = random.Random(SEED), 0
+    for number in range(STARTS):
+        process = start(*command)
+        time.sleep(whole * (number + drawn.random()) / STARTS)
+        process.send_signal(signal.SIGINT)
+        ((code, _, err),) = ended(process)
+        if "Traceback" in err and not FROM_PYTHON.search(err):  # Python itself had not yet begun with gantk
+            early += 1
+            continue
+        assert "Traceback" not in err and code in (130, -signal.SIGINT, 2), err
+        assert code != 2 or "nowhere" in err  # it had ended before
+    assert early <= STARTS / 10
+
+
+def test_a_killed_bench_leaves_no_training_and_goes_on(place):
+    bench = ("bench", "tiny.toml", "--out", "b", "--device", "cpu", *ENDLESS)
+    run = place / "b/runs/tiny"
+    killed = start(*bench)
+    until(lambda: len(steps(run)) > 2, killed)
+    killed.kill()
+    pid = json.loads((run / ".lock").read_text())["pid"]
+    again = start(*bench, "--resume")
+    until(lambda: not Path(f"/proc/{pid}").exists(), again)
+    second = start(*bench, "--resume")
+    code, _, err = ended(second)[0]
+    assert code == 2 and f"process {again.pid} on " in err
+    again.send_signal(signal.SIGINT)
+    assert ended(again)[0][0] == 130
+    ended(killed)
