@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,14 +56,20 @@ class Translator(TrainedModel):
         path = Path(path)
         inside = (path / "meta.json").is_file()
         folder = RunFolder.open(path.parent.parent if inside else path)
-        saved = path if inside else folder.chosen()
         model = folder.recipe().check()
-        meta = load_meta_of(model.method.name, saved)
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         keep_memory(model.train.fast.keep_memory, runtime.device.type)
-        intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
-        span = tuple(map(float, next(iter(intensity.values())).range))
-        method = load_method(model, saved, meta, span, runtime)
+        while True:
+            saved = path if inside else folder.chosen()
+            try:
+                meta = load_meta_of(model.method.name, saved)
+                intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
+                span = tuple(map(float, next(iter(intensity.values())).range))
+                method = load_method(model, saved, meta, span, runtime)
+                break
+            except UserError:
+                if inside or saved.is_dir():  # else its training has dropped it since, for a newer one
+                    raise
         return cls(model, method, intensity, runtime, saved, meta.get("values", {}))
 
     def domain(self, name: str | None) -> str:
@@ -80,8 +87,12 @@ class Translator(TrainedModel):
 
     def identity(self) -> dict[str, str]:
         """What says whether two translations are by the same weights."""
-        with (self.checkpoint / "weights.safetensors").open("rb") as file:
-            return {"name": self.model.method.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        try:
+            with (self.checkpoint / "weights.safetensors").open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:  # its training has dropped it since: no other translation is by these weights
+            found = secrets.token_hex()
+        return {"name": self.model.method.name, "sha256": found}
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""

@@ -101,10 +101,9 @@ class Run:
         path = Path(out) if out else None
         try:
             str(path).encode()  # what is not UTF-8 could be made, and not be read by all
-            if again or path is None or not (path / "recipe.toml").exists():
-                path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-                (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-                holding.enter_context(held(path))
+            path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            holding.enter_context(held(path))
         except (OSError, UnicodeEncodeError) as error:
             what = f"'{path or 'runs'}' cannot be made: {getattr(error, 'strerror', 'its name is not UTF-8')}"
             raise UserError(what, where="--out", remedy="name another folder") from None

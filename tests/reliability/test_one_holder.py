@@ -83,7 +83,8 @@ def test_starts_in_threes_get_folders_of_their_own(place):
 
 def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_are_told(place):
     begun = [train("one", "--seed", str(seed), *ENDLESS) for seed in range(3)]
-    until(lambda: sum(process.poll() is not None for process in begun) == 2, next(p for p in begun if p.poll() is None))
+    while sum(process.poll() is not None for process in begun) < 2:
+        time.sleep(0.1)
     (winner,) = (process for process in begun if process.poll() is None)
     until(lambda: len(steps(place / "one")) > 2, winner)
     winner.send_signal(signal.SIGINT)
@@ -92,7 +93,8 @@ def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_a
         assert process is winner or f"process {winner.pid} on " in err
     assert f"seed = {begun.index(winner)}\n" in (place / "one/recipe.toml").read_text()
     resumed = [start("resume", "one", "--device", "cpu") for _ in range(2)]
-    until(lambda: any(process.poll() is not None for process in resumed), resumed[0])
+    while not any(process.poll() is not None for process in resumed):
+        time.sleep(0.1)
     first = next(process for process in resumed if process.poll() is None)
     first.send_signal(signal.SIGKILL)  # which frees the folder
     codes = {process.pid: (code, err) for process, (code, _, err) in zip(resumed, ended(*resumed), strict=True)}
@@ -100,7 +102,7 @@ def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_a
     ((code, err),) = codes.values()
     assert code == 2 and f"process {first.pid} on " in err and "gantk resume one" in err
     again = start("resume", "one", "--device", "cpu")
-    until(lambda: "step" in again.stdout.readline(), again)
+    until(lambda: again.stdout.readline().startswith("step "), again)
     again.send_signal(signal.SIGTERM)
     assert ended(again)[0][0] == 130 and steps(place / "one") == list(range(1, steps(place / "one")[-1] + 1))
 
