@@ -411,7 +411,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
             differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
             told = stack[0].marks[differ[0]] if differ else ""  # of which several stacks of a series are told apart
             told = f"{differ[0]}_{told}" if differ and differ[0] != "plane" else told
-            parts = [text_of(dataset, "SeriesNumber"), words or "series", told]
+            parts = [text_of(dataset, "SeriesNumber"), words or "series", told if told.isprintable() else ""]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
             if len(paths) == 1:
                 found.append(Scan(paths[0], paths, paths[0].name))
