@@ -1,0 +1,138 @@
+"""Large tables and a cache that many fill: counts and ratios, never seconds; killed at random, nothing stays behind.
+
+Bounds: 4 times the rows are at most 4.5 times the calls and the memory, and at most the opened files; of 12 fillings by
+four processes, in each of which one is killed, none gives another image, leaves a temporary file or passes the limit.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantk.data.cache import Cache
+from gantk.data.dataset import records_of
+from gantk.data.split import near_duplicates
+from gantk.recipe.load import Recipe
+from gantk_check.check import check
+
+pytestmark = pytest.mark.slow
+SEED = 20261121
+METHOD = type("Unpaired", (), {"paired": False, "reads": ("a", "b")})
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 8,000 pictures of 12 pixels."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(SEED)
+    for number in range(8000):
+        Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def table(folder: Path, rows: int) -> Path:
+    path = folder / f"table-{rows}.csv"
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerow(["path", "domain", "patient"])
+        for number in range(rows):
+            csv.writer(file).writerow([f"{number:05d}.png", ("T1", "T2")[number % 2], f"p{number // 40}"])
+    return path
+
+
+def records(path: Path) -> list:
+    data = {"source": {"name": "manifest", "path": str(path)}, "domains": ["T1", "T2"]}
+    return records_of(Recipe({"data": data}).data_table(), METHOD)
+
+
+def calls(function) -> int:
+    """How many functions a call calls."""
+    count = 0
+
+    def one(frame, event, argument):
+        nonlocal count
+        count += 1
+
+    sys.setprofile(one)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
+    few, many = table(pictures, 2000), table(pictures, 8000)
+    records(few)
+    peaks = []
+    for path in (few, many):
+        tracemalloc.start()
+        found = records(path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found) == (2000 if path == few else 8000)
+    assert peaks[1] < 4.5 * peaks[0] and peaks[1] / 8000 < 4096, "bytes a row"
+    assert calls(lambda: records(many)) < 4.5 * calls(lambda: records(few))
+
+
+def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pictures, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "MOST", 1000)
+    monkeypatch.setattr(near_duplicates, "SOME", 200)
+    opened, table_of_all = [], table(pictures, 8000)
+    sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
+    shares: list[float] = []
+    found = check(table_of_all, progress=lambda share, what: shares.append(share))
+    pngs = [str(path) for path in opened if str(path).endswith(".png")]
+    assert len(found["files"]) == 200 and shares == sorted(shares) and len(shares) > 200
+    # Each header for its pair's grid, each file once for its bytes; beyond that the sample alone.
+    assert len(pngs) < 2 * 8000 + 5 * 200
+
+
+FILL = """
+import sys, warnings
+import numpy as np
+from pathlib import Path
+from gantk.data.cache import Cache
+warnings.simplefilter("ignore")
+folder, limit, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+cache, order = Cache(folder, limit), np.random.default_rng(seed).permutation(400)
+print("ready", flush=True)
+for number in order:
+    expected = np.random.default_rng(number).random((2, 1, 32, 32)).astype(np.float32)
+    found = cache.rows(f"{number:032x}", lambda: expected)
+    assert found is None or np.array_equal(found, expected), number
+print("right", flush=True)
+"""
+
+
+def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_path):
+    chance, limit, size = random.Random(SEED), 2**21, 0
+    for number in range(12):
+        folder = tmp_path / f"cache-{number % 3}"  # the fourth filling of each finds what the others left
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", FILL, folder, str(limit), str(4 * number + k)], stdout=subprocess.PIPE
+            )
+            for k in range(4)
+        ]
+        for one in started:
+            assert one.stdout.readline() == b"ready\n"
+        time.sleep(chance.uniform(0, 0.15))  # somewhere in its work, wherever the machine is by then
+        os.kill(started[0].pid, signal.SIGKILL)
+        for one in started[1:]:
+            assert one.communicate()[0] == b"right\n" and one.returncode == 0
+        started[0].communicate()
+        Cache(folder, limit)._make_room(0)  # as the first store of the next process does
+        left = [path for path in (folder / "images").iterdir() if path.name.startswith(".")]
+        size = sum(path.stat().st_size for path in (folder / "images").iterdir())
+        assert not left and size <= limit + 3 * 8400, f"filling {number}"  # what others write at that moment
+    assert size > 0.5 * limit
