@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from tiny import draw_pictures
 from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
 
+from gantk import evaluate, resume
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.tables import DataTable
@@ -140,3 +141,21 @@ def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_
             load(known, root)
         path.write_bytes(whole)
     assert seen(load(known, root)) == was
+
+
+def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
+    recipe, metrics = copied_run / "recipe.toml", copied_run / "metrics.json"
+    text, was, said = recipe.read_text(), json.loads(metrics.read_text()), []
+    recipe.write_text(text.replace("subjects = 6", "subjects = 9"))  # which would hold out others
+    for again in (evaluate, resume):
+        metrics.unlink()
+        again(copied_run, device="cpu", say=said.append)
+        assert json.loads(metrics.read_text())["metrics"] == was["metrics"]
+    assert sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said) == 2
+    recipe.write_text(text.replace("subjects = 6", "subjects = 5"))
+    for again in (evaluate, resume):
+        with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* are gone"):
+            again(copied_run, device="cpu")
+    (copied_run / "split.json").unlink()
+    with pytest.raises(UserError, match="split.json' is missing"):
+        evaluate(copied_run, device="cpu")

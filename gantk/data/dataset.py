@@ -39,15 +39,14 @@ class Data:
         """`known` is a run's split.json, which then decides; what it does not name is left out, as `notes` say."""
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         self.files, self.notes = set[str](), []  # what listings show below the source's path
-        self._before = set(known["files"]) if known and "files" in known else None
+        self._before = set(known["files"]) if known and known.get("files") is not None else None
         records = self.listed(lambda: records_of(table, method))
         if known:
-            here, self.how, hashes = records, known.get("how", ""), _preparation(table, records).sha256
+            here, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
             self.splits, self.training, records = recalled(known["splits"], here, hashes)
             ids, before = {record.id for record in records}, self.files if self._before is None else self._before
-            new = self.files - before | {record.key for record in here if record.id not in ids}
-            said = "note     left out, as the run's split.json does not name them:"
-            self.notes = [f"{said} {named(sorted(new))}"] if new else []
+            if new := self.files - before | {record.key for record in here if record.id not in ids}:
+                self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
         self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # in words

@@ -204,10 +204,7 @@ class Run:
         return checkpoint.path_of(self.checkpoints, step)
 
     def chosen(self) -> Path:
-        """The checkpoint by which the run is used: its newest, or its best where evaluate.checkpoint says so.
-
-        A training that was interrupted before any save was judged has no best one yet.
-        """
+        """The checkpoint by which the run is used: its newest, or, by evaluate.checkpoint, the best one judged."""
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
         judged = wanted == "best" and read(self.path / "best.json").get("step", 0) is not None

@@ -38,10 +38,7 @@ class Parts:
 
 
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
-    """Data, method, batches and engine of a recipe; every mistake that can be found before training is found here.
-
-    `known` is what a run's split.json says.
-    """
+    """Data (of a run that exists by `known`, its split.json), method, batches, engine; mistakes are found here."""
     train = model.train
 
     def prepared() -> tuple[Data, Method, Batches, Scorer]:

@@ -378,8 +378,8 @@ def split_json(
     training images that the method does not see, as other halves of pairs. Of `left_out` domain and key are kept.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
-    behind = _behind(sum(sets.values(), []))
-    file = {path: {"path": str(path), "sha256": each} for path, each in sha256(_paths(behind)).items()}
+    behind, hashed = _behind(sum(sets.values(), []), sha256)
+    file = {path: {"path": str(path), "sha256": each} for path, each in hashed.items()}
 
     def entry(record: Record) -> dict[str, Any]:
         known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
@@ -394,43 +394,40 @@ def split_json(
     return made | {"left_out": [record.id for record in left_out]}
 
 
-def _behind(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Sequence[Path]]]:
-    """All that is read for an image, by the first record of its file."""
+def _behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
+    """All that is read for an image, by the first record of its file; and the hashes of these files."""
     found = {}
     for one in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
         parts = {part for file in (*one.files, *one.mask_files) for part in files_of(file)} - {*one.files}
         found[one.id] = {"path": [one.path], "others": one.others, "parts": sorted(parts)}
-    return found
+    return found, sha256({path for each in found.values() for paths in each.values() for path in paths})
 
 
-def _paths(behind: Mapping[tuple[str, str], Mapping[str, Sequence[Path]]]) -> set[Path]:
-    return {path for each in behind.values() for paths in each.values() for path in paths}
-
-
-def recalled(made: Mapping, records: Sequence[Record], sha256: Callable) -> tuple[Splits, list[Record], list[Record]]:
+def recalled(
+    made: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
+) -> tuple[Splits, list[Record], list[Record]]:
     """The splits that a run's split.json names, the images that its method learns from, and all records it knows.
 
     What is gone or changed since is a UserError that names it; what is new is left out.
     """
-    entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name, ())}
+    entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name) or ()}
     there, whole = {record.id: record for record in records}, "set_aside" in made
-    behind = _behind([there[one] for one in entries if one in there])
-    now, wrong = sha256(_paths(behind)), {"gone": [], "changed": []}
+    (behind, now), wrong = _behind([there[one] for one in entries if one in there], sha256), {"gone": [], "changed": []}
     for one, (_, entry) in entries.items():
         if one not in there:
             wrong["gone"].append(one[1])
         elif entry["path"]:
             files = behind.get(one, {}) if whole else {}
-            was = {name: [part["sha256"] for part in entry.get(name, ())] for name in files if name != "path"}
-            same = all(hashed == [now[path] for path in files[name]] for name, hashed in was.items())
-            if not same or entry.get("sha256") != now.get(there[one].path):
+            said = {name: entry.get(name) or () for name in files} | {"path": [entry]}
+            files = files | {"path": [there[one].path]}
+            if any([f.get("sha256") for f in said[name]] != [now.get(f) for f in files[name]] for name in files):
                 wrong["changed"].append(one[1])
     if found := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
         remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
         raise UserError(f"since this run was split, {', and '.join(found)}", where="split.json", remedy=remedy)
     known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
     sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
-    left_out, training = set(map(tuple, made.get("left_out", ()))), sets["train"]
+    left_out, training = set(map(tuple, made.get("left_out") or ())), sets["train"]
     if not whole:  # an earlier version did not name what it left out, and set aside, of patients that it trained on
         trained = {record.subject for record in training} - ({""} if made["by"] != "block" else set())
         more = {r.id: r for r in records if r.id not in known and r.subject in trained}
