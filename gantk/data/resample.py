@@ -127,10 +127,9 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
     Not a matrix product, though it is one: beside threads of NumPy's BLAS a training step took five times as long.
     """
     for axis, to in enumerate(size, start=1):
-        if axis == 1 and planes != slice(None):
-            image = _resampled_axis(image, 1, to, image.shape[1] / to, planes)
-        elif image.shape[axis] != to:
-            image = _resampled_axis(image, axis, to, image.shape[axis] / to)
+        part = planes if axis == 1 else slice(None)
+        if image.shape[axis] != to or part != slice(None):
+            image = _resampled_axis(image, axis, to, image.shape[axis] / to, part)
     return np.ascontiguousarray(image)
 
 

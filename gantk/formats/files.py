@@ -209,15 +209,6 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
 
 
-def withdraw(path: Path) -> None:
-    """Remove what `write` made of an image at a path, if it is there; what else a series' folder holds stays."""
-    if path.is_dir():
-        for form in _series_formats():
-            form.withdraw(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def writer_of(path: Path, image: Image) -> Format:
     """The format that writes an image to a path; UserError where the suffix is nobody's and the image of no series."""
     form = formats().get(suffix_of(path))

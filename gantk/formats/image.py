@@ -33,6 +33,7 @@ class Image:
     dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
     header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
     keep_header: bool = False  # whether what the header says in words, which may name somebody, is written back too
+    own: bool = False  # whether nobody else holds the pixels, so that its translation may take their place
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"
@@ -124,6 +125,10 @@ class Format:
         """Write to a new file; UserError where the format cannot hold the image. `description`: what it shows."""
         raise NotImplementedError
 
+    def withdraw(self, path: Path) -> None:
+        """Remove an earlier result, if there is one: a file, or a series from its folder, where all else stays."""
+        path.unlink(missing_ok=True)
+
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
         """The ranges of whole numbers that such a file can hold such an image in, narrowest first; infinite where it
         holds any value."""
@@ -162,9 +167,6 @@ class SeriesFormat(Format):
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
         """Write such an image to a folder of files, which appear when all are complete."""
         raise NotImplementedError
-
-    def withdraw(self, folder: Path) -> None:
-        """Remove the files of an image that `write_series` wrote, all at once."""
 
 
 def zeros(*shape) -> np.ndarray:

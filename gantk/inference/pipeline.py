@@ -76,10 +76,8 @@ class Pipeline:
     ):
         self.frame, self.source, self.target, self.run, self.maps = frame, source, target, run, tuple(maps)
 
-    def images(
-        self, image: Image, planes: str | None = None, progress: Progress | None = None, own: bool = False
-    ) -> list[Image]:
-        """One file's image translated, on its own grid: an image for each of `maps`; `own`: in its pixels if possible.
+    def images(self, image: Image, planes: str | None = None, progress: Progress | None = None) -> list[Image]:
+        """One file's image translated, on its own grid: an image for each of `maps`.
 
         `planes` says which slices of a volume a 2-D network sees: one of PLANES, or "all", the median of the three,
         which takes away what differs from slice to slice; None: the plane that it was trained on.
@@ -95,15 +93,14 @@ class Pipeline:
         made = []
         for k, plane in enumerate(chosen):
             share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
-            made.append(self._along(image, plane, mapping, share, own and len(chosen) == 1 and not frame.masked))
+            own = image.own and len(chosen) == 1 and not frame.masked
+            made.append(self._along(image, plane, mapping, share, own))
         results = [each[0] if len(each) == 1 else np.median(each, axis=0) for each in zip(*made, strict=True)]
         if frame.masked:
             self.mask(results, image.pixels, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
-    def stack(
-        self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own: bool = False
-    ) -> list[np.ndarray]:
+    def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own=False) -> list[np.ndarray]:
         """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map.
 
         Images of one value throughout are not shown to the network. `own`: one map may take the place of the images.
@@ -187,7 +184,7 @@ class Pipeline:
             return grid.inverse(pixels, image)
 
         return [
-            enlarge(each) if plain or kind == "spread" else with_detail(each, seen, image.pixels, enlarge)
+            enlarge(each) if plain or kind == "spread" else with_detail(*line_of(each, seen), image.pixels, enlarge)
             for each, kind in zip(done, self.maps, strict=True)
         ]
 
@@ -212,7 +209,7 @@ class Pipeline:
             for output, (rest, slope), kind, canvas in zip(outputs, lines, self.maps, canvases, strict=True):
                 if kind == "image":
                     enlarge = partial(resize.inverse, planes=planes)
-                    image = on_line(rest, slope, high, enlarge) if guided else enlarge(output)
+                    image = with_detail(rest, slope, high, enlarge) if guided else enlarge(output)
                     canvas[:, planes] = self.target.inverse(image)
                 else:
                     width = np.maximum(resize.inverse(output, planes), 0)
@@ -237,24 +234,16 @@ class Pipeline:
         return np.concatenate(images[places]) if reach else images[index]
 
 
-def with_detail(
-    output: np.ndarray, seen: np.ndarray, native: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """What a network made at its size, (D, *size), as (D, *native), as sharp as its input is there.
+def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The remainder and the slope, (D, *size), by which `with_detail` makes a result as sharp as its input.
 
     What the network changed is split into a line of the input, slope x input, with the slope by least squares in every
     small window, and a remainder; both are enlarged instead of the output, and the slope is applied to the input at
     full resolution: the fast guided filter (He & Sun 2015) without regularisation and keeping what no line explains,
     so that an output equal to its input stays so.
 
-    `seen` is the input, (C, *size): a channel each where C = D, else the mean of all counts; `native` the same at full
-    resolution, in the same intensities; `enlarge` brings (n, *size) to (n, *native).
+    `output` is what it made, (D, *size), `seen` the input, (C, *size): a channel each where C = D, else their mean.
     """
-    return on_line(*line_of(output, seen), native, enlarge)
-
-
-def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The remainder and the slope of `with_detail`, (D, *size)."""
     from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
 
     seen = seen if len(seen) == len(output) else seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
@@ -270,10 +259,9 @@ def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return (y - slope * x).astype(np.float32), slope.astype(np.float32)
 
 
-def on_line(rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable) -> np.ndarray:
-    """Remainder and slope enlarged, and put together with the native input."""
-    done = enlarge(slope)
-    done = done * (native if len(native) == len(done) else native.mean(axis=0, keepdims=True))
+def with_detail(rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable) -> np.ndarray:
+    """A remainder and a slope enlarged, (D, *size) to (D, *native), and put together with the native input."""
+    done = enlarge(slope) * (native if len(native) == len(slope) else native.mean(axis=0, keepdims=True))
     done += enlarge(rest)
     return done
 
@@ -322,17 +310,9 @@ class TrainedModel:
         return load().hook.gantk_translate(model=self, images=images, **asked)
 
     def images(
-        self,
-        image: Image,
-        to: str | None = None,
-        look: Look = PLAIN,
-        progress: Progress | None = None,
-        own: bool = False,
+        self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
     ) -> list[Image]:
-        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it.
-
-        `own`: its pixels are nobody else's, and may become the result's.
-        """
+        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
         pipeline = self.pipeline(self.domain(to), look)
         pipeline.check_channels(image)
-        return pipeline.images(image, look.planes, progress, own)
+        return pipeline.images(image, look.planes, progress)

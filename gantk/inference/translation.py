@@ -216,7 +216,7 @@ class Translation:
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
             self.told["warning", line].append(job.name)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
-        return self.model.images(image, self.to, self.look, share, own=True)
+        return self.model.images(replace(image, own=True), self.to, self.look, share)
 
     @cached_property
     def _tails(self) -> list[str]:
@@ -245,7 +245,7 @@ class Translation:
                 fitted = self._fitted(path, image, job) if self.clip else (path, image, [])
                 made.append((*fitted, name or self.frame.target, tail))
         for path, *_ in made[1:]:  # what an earlier call left of these is none of the new ones
-            files.withdraw(path)
+            files.writer_of(path, made[0][1]).withdraw(path)
         for path, image, clipped, shown, tail in made:
             path.parent.mkdir(parents=True, exist_ok=True)
             if writing := getattr(self.layout, "writing", None):

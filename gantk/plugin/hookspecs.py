@@ -104,9 +104,8 @@ def gantk_results(files, target, frame, model):
 def gantk_done(folder, asked):
     """Remember what is done of a translation into `folder`, for the next call of it; None: nothing is.
 
-    `asked` says, as JSON, by which weights and how. Returns a context manager for the time of the translation, with
-    `results(job)`, the paths that a gantk.inference.translation.Job became in an earlier call, or None; and `add(job,
-    paths)`, called once they are written.
+    `asked` says by which weights and how. Returns a context manager with `results(job)`, the paths that a
+    gantk.inference.translation.Job became in an earlier call, or None, and `add(job, paths)`, called at its end.
     """
 
 

@@ -344,7 +344,5 @@ class StepProfile:
         with whole_folder(self.folder) as made:
             (made / "table.txt").write_text(table)
             profiler.export_chrome_trace(str(made / trace))
-        self.lines = [
-            *table.splitlines(),
-            f"trace    {self.folder / trace}: open it at ui.perfetto.dev or chrome://tracing",
-        ]
+        way = f"trace    {self.folder / trace}: open it at ui.perfetto.dev or chrome://tracing"
+        self.lines = [*table.splitlines(), way]

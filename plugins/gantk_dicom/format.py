@@ -70,9 +70,9 @@ class Dicom(SeriesFormat):
         empty, or holds an earlier result."""
         room("write").write_series(folder, image, description)
 
-    def withdraw(self, folder: Path) -> None:
-        """An empty series in place of a derived one."""
-        room("write").withdraw(folder)
+    def withdraw(self, path: Path) -> None:
+        """Remove a file, or in one step a derived series."""
+        room("write").withdraw(path) if path.is_dir() else super().withdraw(path)
 
 
 def is_dicom(path: Path) -> bool:
