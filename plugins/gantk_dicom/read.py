@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
 
@@ -254,13 +255,15 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
 def _by_simpleitk(file: Bounded) -> np.ndarray:
     """All frames of a file by SimpleITK, (frames, rows, columns), or (..., 3).
 
-    It would rescale them in its own way: what it is given is a copy that has pixels and nothing else.
+    It would rescale them in its own way, and take whatever memory a broken length asks for: what it is given is a copy
+    that has whole frames and nothing else.
     """
     import SimpleITK as sitk
 
     source, bare = dcmread(file), Dataset()
     bare.update({tag: element for tag, element in source.group_dataset(0x0028).items() if tag.element < 0x0120})
-    bare.PixelData = source.PixelData
+    count = int(source.get("NumberOfFrames") or 1)
+    bare.PixelData = encapsulate([*generate_frames(source.PixelData, number_of_frames=count)])
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
     bare.SOPClassUID, bare.Modality, bare.file_meta = SecondaryCaptureImageStorage, "OT", source.file_meta
     bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"

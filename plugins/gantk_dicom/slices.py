@@ -48,6 +48,7 @@ UNIT = 0.01  # how far a direction may be from length 1 and from the other's rig
 EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it
 SAME = 0.01  # mm within which two slices lie at one place
 TILT = 0.5  # pixels by which a stack may lean over, from its first slice to its last
+MOST_STACKS = 1000  # of which a slice may be: no series has as many, and a tree of broken ones is still listed
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along which slices follow
 
 
@@ -187,6 +188,8 @@ class Slice:
         """Whether two slices could be of one stack: same shape, orientation (to half a degree) and spacing."""
         if self.position is None or other.position is None or self.shape != other.shape:
             return False
+        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:  # quick, since all are compared with all
+            return False
         return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(self.spacing, other.spacing, rtol=1e-3)
 
 
@@ -295,7 +298,7 @@ def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
     """
     groups: list[list[Slice]] = []
     for each in slices:
-        mine = next((group for group in groups if group[0].alike(each)), None)
+        mine = next((group for group in groups[-MOST_STACKS:] if group[0].alike(each)), None)
         if mine is None:
             groups.append([each])
         else:
