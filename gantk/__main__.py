@@ -1,25 +1,18 @@
 """The `gantk` command, and `python -m gantk`: Ctrl-C ends it with 130 from the first line on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
-from types import FrameType
 
 
 def leave() -> None:
     """End at once, which loses nothing: what is half written has a hidden name. The terminal's cursor comes back."""
-    if os.isatty(2):
-        os.write(2, b"\x1b[?25h\n")
+    os.write(2, b"\x1b[?25h\n" * os.isatty(2))
     os._exit(130)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """KeyboardInterrupt in a command at work; elsewhere the end.
-
-    Imports and pydantic forget that exception, or make others of it, and before the command click would exit with 1.
-    """
+def interrupt(number, frame) -> None:
+    """KeyboardInterrupt in a command at work; before it, and in imports and pydantic, which forget that, the end."""
     working = False
     while frame:
         code = frame.f_code
@@ -33,8 +26,8 @@ def main() -> None:
     """See `gantk.cli`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as `gantk ... &` in a script is
         signal.signal(signal.SIGINT, interrupt)
-    forgotten = sys.unraisablehook  # of what is raised where nobody can catch it
-    sys.unraisablehook = lambda told: leave() if told.exc_type is KeyboardInterrupt else forgotten(told)
+    other = sys.unraisablehook  # of what is raised where nobody can catch it
+    sys.unraisablehook = lambda told: leave() if told.exc_type is KeyboardInterrupt else other(told)
     from gantk.cli import main
 
     main()

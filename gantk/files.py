@@ -127,16 +127,15 @@ def held(folder: Path) -> Iterator[None]:
     """One process at a time, and one thread of it, writes into a folder: UserError says who does already.
 
     The system frees the folder when that process ends, however it ends. Where a disk knows no locks, who is written
-    down in it counts: as long as it runs or, on another machine, until LOCK is removed. A folder that this process may
-    not write to needs nobody to hold it.
+    down in it counts: as long as it runs or, on another machine, until LOCK is removed. What cannot be written to, for
+    it is another's or full, needs nobody to hold it.
     """
-    mine = folder.resolve(), threading.get_ident()
+    lock, mine = None, (folder.resolve(), threading.get_ident())
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        lock = None if mine in _holding else os.open(folder / LOCK, flags, 0o666)
+        if mine not in _holding:
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        lock = None
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise UserError(f"'{folder / LOCK}' is no file of gantk's", remedy="remove it") from None
     if lock is None:
         yield
@@ -144,9 +143,12 @@ def held(folder: Path) -> Iterator[None]:
     try:
         _take(lock, folder)
         _holding.add(mine)
-        yield
+        try:
+            yield
+        finally:
+            _holding.discard(mine)
+            os.ftruncate(lock, 0)
     finally:
-        _holding.discard(mine)
         os.close(lock)
 
 
@@ -163,8 +165,9 @@ def _take(lock: int, folder: Path) -> None:
     except (ImportError, OSError):  # the system, or a network disk, knows no locks
         free = not _holder(lock)
     if free:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(me).encode(), 0)
+        with suppress(OSError):  # on a full disk nobody is told who it was
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps(me).encode(), 0)
         return
     for _ in range(20):  # it may not have written it down yet
         if known := _holder(lock):
