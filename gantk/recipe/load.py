@@ -75,7 +75,7 @@ class Recipe:
             _drop_other_length(tables, over.get("train"))
             _merge(tables, over)
         for setting, (key, value) in _parsed(settings):
-            require_bounded(value, lambda path, setting=setting: f"--set {setting}")
+            require_bounded({key: value}, lambda path, setting=setting: f"--set {setting}")
             key, value = recipe._renamed(key, value)
             if key is None:
                 continue

@@ -216,6 +216,6 @@ def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
             "a whole number has more than 64 bits": isinstance(value, int) and value.bit_length() > 63,
         }
         for what in (what for what, so in wrong.items() if so):
-            shown = tuple(str(key)[:40] for key in path[:DEEPEST])
+            shown = tuple(str(key)[:80] for key in path[:DEEPEST])
             raise UserError(f"{'.'.join(shown) or 'the recipe'}: {what}", where=place_of(shown)[:160])
         left += [((*path, key), part) for key, part in parts]

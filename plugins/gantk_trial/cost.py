@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
 LARGE = 2**20  # bytes of a tensor from which on it is only counted
-MAKING = ("empty", "zeros", "ones", "full", "rand", "randn")
+MAKING = ("empty", "zeros", "ones", "rand", "randn")
 DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_")
 
 
@@ -39,7 +39,7 @@ class Hollow(TorchFunctionMode):
         if name in MAKING:
             size = options.get("size", args[0] if args and isinstance(args[0], Sequence) else args)
             if all(isinstance(side, int) for side in size) and 4 * prod(size) > LARGE:
-                options = options | {"device": "meta"}
+                return torch.empty(size, device="meta", dtype=options.get("dtype"))
         return call(*args, **options)
 
 
@@ -47,12 +47,13 @@ class Hollow(TorchFunctionMode):
 class Cost:
     """The least that a training holds in memory at a time, in bytes: activations come on top of it.
 
-    weights: M parameters. state: these, their gradients, and the optimizer's moments where it has any. kept: image
-    pools and other buffers. images: one step's batch, and as much that is made of it.
+    weights: M parameters. state: these, their gradients, and the optimizer's moments where it has any; moments: the
+    last of them alone. kept: image pools and other buffers. images: one step's batch, and as much that is made of it.
     """
 
     weights: float
     state: int
+    moments: int
     kept: int
     images: int
 
@@ -74,17 +75,24 @@ def cost_of(model: Model) -> Cost:
     channels = {x: (1 + d.count("+")) * (2 * data.neighbours + 1) for x, d in zip(letters, data.domains, strict=True)}
     weights = buffers = 0
     with suppress(Exception), Hollow():  # the training itself tells what is wrong with it
-        method = model.method(Geometry(data.dims, size, channels, ()))
+        method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
         weights, buffers = (sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers()))
-    copies = 4 if "betas" in train.optimizer.options else 2
-    return Cost(weights / 4e6, copies * weights, buffers, 8 * train.batch * prod(size) * sum(channels.values()))
+    moments = 2 * weights if "betas" in train.optimizer.options else 0
+    return Cost(
+        weights / 4e6, 2 * weights + moments, moments, buffers, 8 * train.batch * prod(size) * sum(channels.values())
+    )
+
+
+def most_memory() -> float | None:
+    """GiB of the device of this machine that has most; None where that is not known."""
+    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    rooms = [free_memory(), *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards)]
+    return None if None in rooms else max(rooms)
 
 
 def require_memory(model: Model) -> None:
     """UserError, with figures, for a training that no device of this machine has the memory for."""
-    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    rooms = [free_memory(), *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards)]
-    cost, most = cost_of(model), None if None in rooms else max(rooms)
+    cost, most = cost_of(model), most_memory()
     if most is not None and cost.gib > most:
         what = f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB: {cost}"
         remedy = "lower the networks' width or depth, method.pool, data.size or train.batch, or set data.patch"

@@ -15,15 +15,21 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gantk.errors import GantkError, UserError
-from gantk.machine.usage import free_memory, peak_memory
+from gantk.machine.usage import GIB, free_memory, peak_memory
 from gantk.recipe.load import Recipe, Settings, checked_recipe, resolved
 from gantk.terminal import duration
 from gantk.training.memory import is_out_of_memory, lighter
+from gantk_trial.cost import cost_of, most_memory
 
+if TYPE_CHECKING:
+    from gantk.training.engine import Engine
+
+LARGE = 2**30  # bytes of an optimizer's moments that are counted and not held
 STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
+SOME = 2**22  # weights that the time of an update is measured with
 SPARE = 128 * 2**20  # bytes below a limit at which a library or a thread may already find too little
 
 
@@ -33,7 +39,8 @@ class Trial:
 
     step_s: seconds a step, at the last stage's size. hours: of all steps; samples, scores and saving apart. peak_gib:
     most memory held, of the process on a CPU, of its tensors on a GPU. available_gib: what there was before.
-    settings: `--set` texts that were in force; ways: the trials with less memory, where this one did not fit.
+    settings: `--set` texts that were in force; ways: the trials with less memory, where this one did not fit. counted:
+    what it takes at the least, in words, known before anything was built; where that is too much, no step was made.
     """
 
     fits: bool
@@ -45,9 +52,12 @@ class Trial:
     images_per_s: float | None = None
     settings: tuple[str, ...] = ()
     ways: tuple[Trial, ...] = ()
+    counted: str = ""
 
     def lines(self) -> Iterator[str]:
         """For a terminal."""
+        if self.counted:
+            yield f"counted  {self.counted}"
         of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
         peak = "more" if self.peak_gib is None else f"{self.peak_gib:.2f} GiB"
         yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
@@ -85,17 +95,21 @@ def predict(
 
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
     """One trial in a process of its own; UserError and GantkError as that process had them."""
-    ask = {"tables": resolved(recipe.override(settings).check()), "device": device, "memory": memory}
+    model = recipe.override(settings).check()
+    cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
+    if most is not None and cost.gib > most:
+        return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
+    ask = {"tables": resolved(model), "device": device, "memory": memory}
     command = [sys.executable, "-m", "gantk_trial.trial"]
     child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
     if child.returncode < 0:  # the system ended it
-        return Trial(False, device or "cpu", memory, settings=settings)
+        return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
     if child.returncode > 0:
         raise GantkError(f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}")
     answer = json.loads(child.stdout.splitlines()[-1])
     if "what" in answer:
         raise UserError(**answer)
-    return Trial(**answer | {"settings": settings, "ways": ()})
+    return Trial(**answer | {"settings": settings, "ways": (), "counted": str(cost)})
 
 
 def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
@@ -107,11 +121,14 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     model = Recipe(tables).check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     free = memory or free_memory(runtime.device)
+    cost = cost_of(model)
+    moments = cost.moments if runtime.device.type == "cpu" and cost.moments > LARGE else 0
     if runtime.device.type == "cpu" and free:
-        _limit(free)
+        _limit(free - moments / GIB)
     try:
         parts = assemble(model, runtime)
         training, engine, first, seconds = Training(parts, None), parts.engine, 0, 0.0
+        update_s = _without_moments(engine) if moments else 0.0
         for stage in parts.method.stages(engine.steps):
             engine.step, took = first, []
             began = time.perf_counter()
@@ -119,7 +136,7 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
                 runtime.synchronize()
                 took.append(time.perf_counter() - began)
                 began = time.perf_counter()
-            step_s = min(took[1:] or took)
+            step_s = min(took[1:] or took) + update_s
             seconds, first = seconds + stage.steps * step_s, first + stage.steps
         training.feed.close()
     except UserError:
@@ -129,8 +146,30 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
             raise
         return Trial(False, str(runtime.device), free)
     peak = peak_memory(runtime.device)
+    peak = peak and peak + moments / GIB
     fits = peak is None or free is None or peak <= free
     return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s)
+
+
+def _without_moments(engine: Engine) -> float:
+    """Let an engine of many weights leave them as they are: its moments are counted, and need not be held.
+
+    Returns the seconds that its updates would take, a step, from what they take of some weights.
+    """
+    import torch
+
+    later = 0.0
+    for phase in engine.phases:
+        rule, count = engine.optimizers[phase.name], sum(p.numel() for p in engine.parameters[phase.name])
+        some, took = torch.nn.Parameter(torch.zeros(SOME)), []
+        some.grad, tried = torch.zeros(SOME), type(rule)([some], **rule.defaults)
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            tried.step()
+            took.append(time.perf_counter() - began)
+        later += min(took) * count / SOME / phase.every
+        rule.step = lambda closure: closure()
+    return later
 
 
 def _limit(gib: float) -> None:

@@ -1,0 +1,173 @@
+"""What a recipe or a .onnx file may say is bounded: numbers, texts, nesting, and what a training of it would take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, get_args, get_origin
+
+import pytest
+
+from gantk.data.augment import Augment
+from gantk.errors import UserError
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import _options, options_model
+from gantk.recipe.load import all_recipes, checked_recipe, load_recipe
+from gantk.recipe.tables import TABLES
+
+BASE = {"method": {"name": "dualgan"}, "train": {"steps": 1}}
+UNBOUNDED = {"low", "high", "black", "mean", "std", "range", "attention", "volumes", "planes", "format"}  # by nature
+
+
+def numbers_without_range(hint: object) -> bool:
+    if get_origin(hint) is Annotated:
+        return False
+    return hint in (int, float) or any(map(numbers_without_range, get_args(hint)))
+
+
+@pytest.mark.parametrize("key", [*sorted(registry().entries), *TABLES], ids=str)
+def test_every_number_that_a_recipe_can_say_has_a_range(key):
+    target = registry().get(*key).load() if isinstance(key, tuple) else TABLES[key][1]
+    hints = {name: hint for name, hint, _ in _options(target)}
+    assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= UNBOUNDED
+
+
+SETTINGS = {
+    **{f"data.split.seed={value}": "data.split.seed: " for value in (-1, 2**63, "9" * 30)},
+    **{f"train.seed={value}": "train.seed: " for value in (-1, 2**63, "9" * 5000)},
+    **{
+        f"method.discriminator.width={value}": "method.discriminator.width: .*than or equal" for value in (0, -8, 10**6)
+    },
+    **{f"method.{name}=-1": f"method.{name}: .*than or equal to 0, not -1" for name in ("cycle", "defense", "pool")},
+    'data.augment=[{name="hflip",p=2}]': "data.augment.p: .*less than or equal to 1, not 2",
+    "method.generator.depth=10000000": "method.generator.depth: .*less than or equal to 12",
+    "data.neighbours=1000000": "data.neighbours: .*128",
+    "data.source.subjects=1000000000": "data.source.subjects: .*10000",
+    "train.steps=1000000000000000000": "train.steps: .*1000000000,",
+    "train.optimizer.lr=nan": "train.optimizer.lr: .*finite number, not nan",
+    "train.batch=inf": "train.batch: .*finite number, not inf",
+    f"post={['style'] * 17}": "post: .*at most 16",
+    f"data.size={[1] * 20_000}": "data.size: there are more than 10,000 values",
+    f"summary={'x' * 5000}": "summary: a text has more than 4,096 characters",
+    f"paper.a={'[' * 40}1{']' * 40}": "nested deeper than 16",
+    'data.source={name="images", path="a\\u0000b"}': "path: a text is not UTF-8, or holds a NUL",
+    ".".join("a" * 20) + "=1": "is not key=value",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting[:40])
+def test_a_setting_out_of_its_range_is_one_message_with_its_key(setting):
+    with pytest.raises(UserError, match=SETTINGS[setting]) as raised:
+        checked_recipe(BASE, None, [setting], None)
+    assert len(str(raised.value)) < 500
+
+
+FILES = {
+    "nested": ("paper = " + "[" * 5000, "nested deeper"),
+    "dotted": ("a." * 60_000 + "b = 1", "nested deeper"),
+    "digits": ("[data.split]\nseed = " + "9" * 5000, r"digits.*x\.toml:7, seed"),
+    "long": ("#" * 300_000, "longer than 262,144 bytes"),
+    "nan": ("[paper]\nx = nan", r"paper\.x: .*finite number, not nan.*x\.toml:7"),
+    "a day": ("[paper]\nx = 2020-01-01", r"paper\.x: a date is neither"),
+    "blanks": ('x = """\n[' + " " * 4000 + '\n"""', "no option|no key"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_no_reader_should_go_through_is_one_message_with_its_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, words = FILES[name]
+    (tmp_path / "x.toml").write_text('[method]\nname = "dualgan"\n[train]\nsteps = 1\n\n' + text)
+    with pytest.raises(UserError, match=words):
+        load_recipe("x.toml").check()
+
+
+@dataclass(kw_only=True)
+class Elsewhere(Augment):
+    """A dataclass of a module that does not import what its base is annotated with."""
+
+    free: int = 3
+
+
+def test_a_part_without_ranges_and_one_that_inherits_them_keep_working():
+    assert options_model(Elsewhere).model_validate({"free": -(10**12), "p": 0.1}).p == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["method.generator.width=10000"], r"takes [\d,.]+ GiB at the least, and there are .*64,.* M weights"),
+        (["method.pool=1000000000"], "image pools 68,6"),
+        (["train.batch=1000000000"], "the images of a step 137,"),
+    ],
+)
+def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_built(settings, words):
+    from gantk_trial.cost import require_memory
+
+    with pytest.raises(UserError, match=words):
+        require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1])
+
+
+def test_what_is_counted_is_what_is_built():
+    from gantk.machine.runtime import start
+    from gantk.runs.trained import build_method
+    from gantk_trial.cost import cost_of
+
+    for name in sorted(set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}):
+        model = checked_recipe(name, None, [], None)[1]
+        count = 2 * model.data.neighbours + 1
+        channels = dict.fromkeys(("a", "b", "image"), count)
+        built = build_method(model, channels, ("x", "y"), (-1.0, 1.0), start("cpu", "fp32"))
+        cost = cost_of(model)
+        assert cost.weights == sum(weight.numel() for weight in built.parameters()) / 1e6
+        assert cost.kept == sum(buffer.nbytes for buffer in built.buffers())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"window": [8, 10**9]}, r"window\.1: .*16384"),
+        ({"overlap": float("nan")}, "overlap: .*finite"),
+        ({"frame": {"dims": 7}}, r"frame\.(dims|source|target)"),
+        ({"format": "1"}, "format: it should be a whole number"),
+        ("[" * 100_000, "damaged"),
+        ("9" * 5000, "damaged: .*digits"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_a_model_says_of_itself_is_refused_by_its_key(change, words, tmp_path):
+    from gantk_onnx.metadata import read_metadata
+
+    ends, frame = {"source": ["A"], "target": ["B"]}, {"source": "A", "target": "B", "dims": 2, "size": [32, 32]}
+    meta = {"format": 1, "kind": "translation", "method": "x", "window": [32, 32], "overlap": 0.5, "contrasts": ends}
+    meta |= {"trained": {"sha256": ""}, "intensity": {"source": {}, "target": {}}, "direction": "a_to_b"}
+    meta |= {"frame": frame | {"channels": 1, "range": [-1.0, 1.0]}, "statistics": "image"}
+    meta["free"] = {"batch": True, "sizes": None}
+    assert read_metadata(json.dumps(meta), tmp_path / "x.onnx")["window"] == (32, 32)
+    text = change if isinstance(change, str) else json.dumps(meta | change)
+    with pytest.raises(UserError, match=words):
+        read_metadata(text, tmp_path / "x.onnx")
+
+
+def test_a_graph_that_fills_the_memory_or_names_other_files_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import numpy as np
+
+    from gantk_onnx.model import call, open_session
+
+    floats, helper = onnx.TensorProto.FLOAT, onnx.helper
+    ends = [helper.make_tensor_value_info(name, floats, ["n"]) for name in ("image", "y")]
+    many = onnx.numpy_helper.from_array(np.array([10**7, 10**4], np.int64), "many")
+    nodes = [helper.make_node("ConstantOfShape", ["many"], ["big"]), helper.make_node("ReduceSum", ["big"], ["s"])]
+    nodes.append(helper.make_node("Add", ["image", "s"], ["y"]))
+    graph = helper.make_graph(nodes, "bomb", ends[:1], ends[1:], [many])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "bomb.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="not a readable|smaller than requested"):
+        call(open_session(tmp_path / "bomb.onnx"), np.zeros(1, np.float32))
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    model.graph.initializer[0].external_data.add(key="location", value="../../secret")
+    (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="names weights outside its folder"):
+        open_session(tmp_path / "outside.onnx")
