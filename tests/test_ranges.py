@@ -69,7 +69,6 @@ FILES = {
     "long": ("#" * 300_000, "longer than 262,144 bytes"),
     "nan": ("[paper]\nx = nan", r"paper\.x: .*finite number, not nan.*x\.toml:7"),
     "a day": ("[paper]\nx = 2020-01-01", r"paper\.x: a date is neither"),
-    "blanks": ('x = """\n[' + " " * 4000 + '\n"""', "no option|no key"),
 }
 
 
