@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -279,6 +280,36 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
     assert "best.json could not be read" in page.words and "was chosen" not in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
     assert page.data["charts"][0]["values"] == [[1.0, None, 2.0]]
+
+
+INDEX = {
+    "a count": ({"directions": {"a_to_b": {"to": "T2", "count": 10**12}}, "steps": [0]}, "a_to_b.count: Input"),
+    "a path": ({"directions": {"../../x": {"to": "T2", "count": 1}}, "steps": [0]}, "should match pattern"),
+    "a step": ({"directions": {}, "steps": ["../0"]}, "steps.0: Input should be a valid integer"),
+    "depth": ("[" * 100_000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_an_index_of_samples_that_no_run_writes_is_named_and_nothing_hangs(tmp_path, name):
+    run, (content, words) = make_run(tmp_path / "run"), INDEX[name]
+    (run / "samples/index.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    assert re.search(f"index.json could not be read: .*{words}", report(run).words)
+
+
+def test_pictures_outside_of_the_run_and_damaged_ones_do_not_come_into_the_page(tmp_path):
+    Image.fromarray(np.full((16, 16), 77, np.uint8)).save(secret := tmp_path / "secret.png")
+    run = make_run(tmp_path / "run")
+    for place, other in (("step-000000/a_to_b-0.png", secret), ("truth", tmp_path / "run2/samples/truth")):
+        path = run / "samples" / place
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.symlink_to(other)
+    make_run(tmp_path / "run2")
+    (run / "samples/input/a_to_b-0.png").write_bytes(b"root:x:0:0")
+    page = report(run)
+    assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
+    assert base64.b64encode(secret.read_bytes()).decode() not in page.source and "cm9vdDp4" not in page.source
+    assert page.words.count("it is no file of this run") > 1 and "/a_to_b-0.png is left out: it is no PNG" in page.words
 
 
 def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):

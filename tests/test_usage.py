@@ -91,12 +91,23 @@ def test_speed_holds_the_mean_step_of_each_interval():
     assert speed_of([]) == {} and speed_of(log)["first_step_s"] is None
 
 
-def test_a_run_leaves_what_it_used(copied_run):
+def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(copied_run, capsys):
     folder = RunFolder(copied_run)
     used, logged = folder.usage(), [line["seconds"] for line in folder.read_log() if "seconds" in line]
     assert used["step"] == 4 and used["seconds"] == pytest.approx(logged[-1], abs=0.001) and used["first_step_s"] > 0
     (copied_run / "usage.json").write_text("{half")
-    assert folder.usage() == {}
+    assert folder.usage() == {} and "usage.json could not be read" in capsys.readouterr().err
+    lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
+    damaged = [
+        '{"step": -1}\n',
+        '{"step": 2, "losses": {"g/x": "y"}}\n',
+        "[" * 10**5 + "\n",
+        "x" * 3 * 2**20 + "\n",
+        '{"st',
+    ]
+    (copied_run / "log.jsonl").write_text("".join([lines[0], *damaged[:4], *lines[1:], damaged[4]]))
+    assert len(folder.read_log()) == len(lines)
+    assert "lines of log.jsonl left out" in (said := capsys.readouterr().err) and "line 2: step: " in said
 
 
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):

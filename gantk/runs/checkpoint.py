@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
@@ -126,8 +127,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     old = checkpoint / "state.pt"
     if old.is_file():
-        parse = partial(torch.load, map_location="cpu", weights_only=True)
-        return _read(old, lambda path: checked(path, SCHEMAS["state.json"], parse))
+        return _read(old, lambda path: checked(path, SCHEMAS["state.json"], _unpickled))
     tensors = _read(checkpoint / "state.safetensors", load_file)
 
     def held(found: dict[str, Any]) -> Any:
@@ -140,9 +140,19 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return _read(checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse))
 
 
+def _unpickled(path: Path) -> Any:
+    with zipfile.ZipFile(path) as parts:  # torch packs nothing: what grows is no state of a training
+        if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+            raise ValueError("it unpacks to more than it is")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Load weights by name; UserError that names the first difference where they belong to another network."""
     check_same(module.state_dict(), weights, where)
+    if wrong := [name for name, _ in module.named_parameters() if not weights[name].isfinite().all()]:
+        what = f"'{wrong[0]}' of the checkpoint is not finite ({counted(wrong, 'tensor')})"
+        raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
     module.load_state_dict(weights)
 
 
