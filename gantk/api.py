@@ -294,8 +294,7 @@ def translate(
         volume: which volume of a file that holds several, counted from 0.
         clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
-        keep_header: whether texts and extensions of a NIfTI, NRRD or MetaImage header, which may name the patient, are
-            written to the output too.
+        keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient, are copied.
         progress: called with the share that is done and the name of what is at work.
 
     Returns the paths written. A folder that was translated in part goes on where it was stopped.

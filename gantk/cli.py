@@ -196,16 +196,13 @@ def data() -> None:
 
 
 def open_streams() -> None:
-    """Give a process that was started without standard streams empty ones: an image would take their numbers.
-
-    A character that a stream's encoding lacks is escaped.
-    """
+    """Give a process that was started without standard streams empty ones: an image would take their numbers."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
         if mode == "w" and hasattr(stream := getattr(sys, name), "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # a character that its encoding lacks is escaped
 
 
 def main() -> None:

@@ -65,8 +65,8 @@ class Translation:
         self.letter = model.domain(to)
         self.frame, self.made = model.frame(self.letter), model.contrasts(self.letter)
         self.contrasts = model.contrasts(OTHER[self.letter])
-        self.clip, self.suffix = clip, suffix  # whether overshoot is clipped; the kind of file, "" for the input's
-        self.keep_header = keep_header
+        self.clip, self.keep_header = clip, keep_header  # whether overshoot is clipped, and texts are copied
+        self.suffix = suffix  # the kind of file, "" for the input's
         self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
         self.clipped: list[tuple[int, int, float, float, str]] = []  # values beyond, all, lowest, highest, ends
         self.targets: set[Path] = set()  # of a folder of results

@@ -53,12 +53,9 @@ class Entry:
                 loaded = getattr(loaded, part)
             return loaded
         except Exception as error:
-            what = f"the {self.kind} '{self.name}' does not load from '{self.target}'"
-            raise UserError(
-                f"{what}: {type(error).__name__}: {told(error)}",
-                where=f"offered by {self.owner}",
-                remedy="repair or uninstall that package; `gantk plugins` lists who offers what",
-            ) from error
+            what = f"the {self.kind} '{self.name}' does not load from '{self.target}': {type(error).__name__}: "
+            remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
+            raise UserError(what + told(error), where=f"offered by {self.owner}", remedy=remedy) from error
 
 
 @dataclass

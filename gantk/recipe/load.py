@@ -270,8 +270,8 @@ def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         except Exception as error:  # importing a third party's package may raise anything
-            why = f"{type(error).__name__}: {told(error)}"
-            registry().broken[f"{package} of {owner}"] = f"its files cannot be read: {why}"
+            why = f"its files cannot be read: {type(error).__name__}: {told(error)}"
+            registry().broken[f"{package} of {owner}"] = why
             continue
         for path in sorted(file for file in files if file.suffix == ".toml"):
             found.setdefault(path.stem, (path, owner))
