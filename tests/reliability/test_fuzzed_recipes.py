@@ -1,4 +1,4 @@
-"""400 mutated recipes and 200 mutated ONNX metadata: one message or a sound model each, within 20 s of computing and 2 GB.
+"""400 mutated recipes and 200 ONNX metadata: one message or a sound model each, in 20 s of computing and 2 GB, seeded.
 
 Each goes through all that `gantk run` does before its first image is drawn: read, override, check, count, records,
 networks. A worker takes one after the other, so that what one leaves behind is met by the next.
