@@ -132,10 +132,10 @@ def _checksum(key: str, rows: np.ndarray) -> bytes:
 
 def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
     """Whether an entry holds what this user, and nobody else, has stored under that key."""
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:
         status, _ = os.fstat(file.fileno()), file.seek(-4, os.SEEK_END)
         own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
-        return own and file.read() == _checksum(key, rows)
+        return own and file.read(4) == _checksum(key, rows)
 
 
 def digest(*parts: Any) -> str:

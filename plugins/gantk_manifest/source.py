@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -93,9 +94,10 @@ class Manifest(VolumeSource):
         """Of each mistake how often it was made, and by which cells, the first of them with their lines."""
         for kind, cells in self.wrong.items():
             lines = dict(reversed(cells))  # the first of each cell
-            first = [f"'{cell}' in line {line}" for cell, line in sorted(lines.items(), key=lambda each: each[1])]
-            more = f" and {len(first) - SHOWN} more" * (len(first) > SHOWN)
-            yield f"{kind} ({len(cells)}): {', '.join(first[:SHOWN])}{more}"
+            first = heapq.nsmallest(SHOWN, lines.items(), key=lambda each: each[1])
+            shown = ", ".join(f"'{cell}' in line {line}" for cell, line in first)
+            more = f" and {len(lines) - SHOWN} more" * (len(lines) > SHOWN)
+            yield f"{kind} ({len(cells)}): {shown}{more}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
