@@ -25,7 +25,7 @@ from PIL import Image
 from tiny import draw_pictures
 
 pytestmark = pytest.mark.slow
-SEED, COUNT, SECONDS, MEMORY = 20261121, 420, 60, 2 * 2**20
+SEED, COUNT, SECONDS, MEMORY = 20261121, 100, 60, 2 * 2**20
 STEP = "checkpoints/step-000004"
 JSON = [f"{STEP}/meta.json", f"{STEP}/state.json", "best.json", "usage.json", "metrics.json", "split.json"]
 JSON += ["environment.json", "log.jsonl", "samples/index.json", "patients.json"]

@@ -84,7 +84,7 @@ def stop(gantk, place: Path, fault: str, count: int, command: tuple, before: Cal
 
 
 @pytest.mark.parametrize(
-    ("fault", "start", "count"), [("kill", "run", 170), ("kill", "resume", 80), ("full", "run", 60)]
+    ("fault", "start", "count"), [("kill", "run", 100), ("kill", "resume", 40), ("full", "run", 20)]
 )
 def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
     run, expected, half = place / "k", outcome(place / "r"), place / "half"
