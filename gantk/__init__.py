@@ -34,7 +34,7 @@ _PUBLIC = {
 }
 PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.formats", "gantk.metrics", "gantk.testing")
 PLUGIN_ROOMS += ("gantk.plugin", "gantk.errors", "gantk.method", "gantk.recipe", "gantk.machine", "gantk.training")
-PLUGIN_ROOMS += ("gantk.files", "gantk.inference", "gantk.exports", "gantk.terminal", "gantk.report")
+PLUGIN_ROOMS += ("gantk.files", "gantk.inference", "gantk.exports", "gantk.terminal", "gantk.report", "gantk.runs")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
 
