@@ -26,6 +26,7 @@ KINDS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": 
 MODES = {"1": "L", "LA": "L", "La": "L"}  # what is neither plain gray nor RGB, to which of them it is converted
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 BITS, ORIENTATION = 258, 274  # tags of TIFF: bits of each channel, which corner comes first
+SIDES = (256, 257)  # and width and height as stored: newer Pillows turn a TIFF's `size` when it is opened, older do not
 
 
 class Picture(Format):
@@ -44,15 +45,15 @@ class Picture(Format):
             if picture.tag_v2.next if kind == "TIFF" else kind != "MPO" and getattr(picture, "n_frames", 1) > 1:
                 remedy = "save each as a file of its own, or all as a NIfTI volume"
                 raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
-            if (
-                kind in ("JPEG", "MPO") and path.read_bytes().count(b"\xff\xda") > 100
-            ):  # each takes as long as the picture
+            # Each scan of a JPEG takes as long as the picture.
+            if kind in ("JPEG", "MPO") and path.read_bytes().count(b"\xff\xda") > 100:
                 raise ValueError("it is drawn in more than 100 scans")
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
-                turned = turns and picture.getexif().get(ORIENTATION, 1) >= 5
+                turned = turns and picture.getexif().get(ORIENTATION) in range(5, 9)
+                stored = [picture.tag_v2[side] for side in SIDES] if kind == "TIFF" else picture.size
                 gray = MODES.get(picture.mode, picture.mode) != "RGB"
-                return Image(zeros(1 if gray else 3, *picture.size[:: 1 if turned else -1]), path=path)
+                return Image(zeros(1 if gray else 3, *stored[:: 1 if turned else -1]), path=path)
             if _is_deep(picture):
                 array = _by_simpleitk(path, picture)
             else:
