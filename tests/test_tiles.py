@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,10 +190,12 @@ def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
     from gantk_onnx.graph import state
     from gantk_onnx.model import OnnxModel
 
+    image = {"name": "image", "shape": ["batch", 1, "height", "width"], "type": "tensor(float)"}
+
     class Session:
         """What onnxruntime would be, by the run's own network."""
 
-        get_inputs = staticmethod(lambda: [type("Input", (), {"name": "image"})])
+        get_inputs = staticmethod(lambda: [SimpleNamespace(**image)])
         run = staticmethod(lambda _, given: [network(torch.from_numpy(given["image"])).numpy()])
 
     model = toolkit.load(tiny_run, device="cpu")
