@@ -357,7 +357,7 @@ def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     frame, line = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options), Window(low=-1.0, high=1.0)
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     images = native((5, 1, *size)) / 150 - 1
-    images[1] = 0.5  # nothing in it
+    images[1], images[3] = 0.5, -0.97  # nothing in them: brighter than air, and air
     expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
     found = loaded(compiled(Fitted(network, frame)))(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)

@@ -67,7 +67,8 @@ class Monai:
 
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
     """model.ts, and how far the network in it is from PyTorch's."""
-    frame, size = direction.translator.frame(direction.letter), tuple(direction.translator.model.data.size)
+    translator = direction.translator
+    frame, size = translator.frame(direction.letter), tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
     direction.inputs = (padded(direction.inputs[0], size)[0],)
     for count in (2, 1):  # the tracer may take the number of images for a part of the network
@@ -78,9 +79,9 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
         except Exception as error:  # torch raises whatever the network's own code leads it to
             if count == 1 or isinstance(error, OSError):
                 raise
-    module = Fitted(plain, frame)
+    module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
     if frame.neighbours:
-        module = Stacked(module, frame.neighbours, direction.translator.model.translate.batch)
+        module = Stacked(module, frame.neighbours, translator.model.translate.batch)
     return compiled(module), parity
 
 

@@ -6,10 +6,12 @@ This file is compiled by TorchScript: annotations are those that it knows, and a
 import io
 import warnings
 import zipfile
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from gantk.data.intensity import AIR
 from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
@@ -31,11 +33,14 @@ class Fitted(nn.Module):
 
     (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours, where the
     network sees those; the result is the middle slice's. An image of one value throughout stays what it is, or becomes
-    background where the target has other channels.
+    background where the target has other channels, or where it is no air: where that is above `tissue`, a value for
+    each channel (none: the usual share of the range).
     """
 
-    def __init__(self, network: nn.Module, frame: Frame):
+    def __init__(self, network: nn.Module, frame: Frame, tissue: Sequence[float] = ()):
         super().__init__()
+        start, end = frame.range
+        self.tissue = [float(level) for level in tissue or [start + AIR * (end - start)]]
         self.network, self.reach, self.low, self.size = network, frame.neighbours, float(frame.range[0]), [*frame.size]
         self.stretch, self.guided, self.box, self.flat = frame.fit == "stretch", frame.detail == "guided", WINDOW, FLAT
 
@@ -50,8 +55,11 @@ class Fitted(nn.Module):
             made = self.enlarged(output, content, native)
         values = shown.flatten(2)
         empty = (values.amax(dim=2) == values.amin(dim=2)).all(dim=1)
-        blank = shown if shown.shape[1] == made.shape[1] else torch.full_like(made, self.low)
-        made[empty] = blank[empty]
+        made[empty] = self.low
+        if shown.shape[1] == made.shape[1]:
+            tissue = torch.tensor(self.tissue, dtype=values.dtype, device=values.device)
+            air = empty & (values[:, :, 0] <= tissue).all(dim=1)
+            made[air] = shown[air]
         return made
 
     def content(self, native: list[int]) -> list[int]:
