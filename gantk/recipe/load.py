@@ -334,7 +334,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
-        raise UserError(f"'{setting[:99]}' is not key=value", where="--set", remedy="such as --set train.steps=200")
+        raise UserError(f"'{setting[:99]}' is not key=value", where="--set", remedy="for example --set train.steps=200")
     try:
         if DOTTED.search(value):
             raise RecursionError
