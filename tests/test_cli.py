@@ -85,7 +85,7 @@ def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choic
     shown = {part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")}
     assert re.search(r'^norm +"instance" \| "batch"', shown["generator unet"], re.M)
     assert gantk("show", "generators").out == gantk("list", "generator").out
-    for line in ("generator +generator ", "augment +list of augment ", r"cycle_b +float \| none "):
+    for line in ("generator +generator ", "augment +list of augment ", r"cycle_b +float >= 0 \| none "):
         assert re.search(f"^{line}", shown["method dualgan"], re.M), line
 
 

@@ -93,7 +93,7 @@ def test_one_kind_and_one_part_are_shown():
     names = [line.split()[1] for line in said("list", "generator").splitlines()[1:]]
     assert names == sorted(NAMES["parts"]["generator"]) and said("list", "generators") == said("list", "generator")
     shown = said("show", "generator", "unet")
-    assert re.search(r"^width +int +64 +\S", shown, re.M) and "(N, in_channels, *size)" in shown
+    assert re.search(r"^width +int >= 1, <= \d+ +64 +\S", shown, re.M) and "(N, in_channels, *size)" in shown
     refused = gantk("show", "generator", "unett")
     assert refused.code == 2 and "Did you mean 'unet'?" in refused.err
 
