@@ -58,8 +58,7 @@ def inspect(scan: io.Scan) -> Inspected:
         digest = hashlib.sha256()
         for file in scan.files:
             with file.open("rb") as content:
-                while piece := content.read(2**20):
-                    digest.update(piece)
+                hashlib.file_digest(content, lambda: digest)  # noqa: B023 - it goes on with the one before
         item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
         image = _read(item)
     except (UserError, OSError) as error:
