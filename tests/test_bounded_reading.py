@@ -184,6 +184,7 @@ def test_a_header_names_no_file_outside_of_its_folder(tmp_path, header, name):
     assert io.read(path).pixels.shape == (1, 4, 16, 16)
 
 
+@pytest.mark.slow
 def test_pipes_devices_and_links_in_circles_in_a_folder_of_images_end(tmp_path, pictures):
     pictures(tmp_path / "set" / "good", 2)
     os.mkfifo(tmp_path / "set" / "pipe.png")

@@ -53,6 +53,7 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 
+@pytest.mark.slow
 def test_names_that_no_terminal_can_show_are_escaped_and_end_no_command(tmp_path):
     import os
     import subprocess

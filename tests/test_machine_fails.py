@@ -48,6 +48,7 @@ def test_lines_that_cannot_be_written_are_one_error(words):
     assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n")
 
 
+@pytest.mark.slow
 def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path):
     (picture,) = draw_pictures(tmp_path, 1)
     words = ["translate", tiny_run, picture, tmp_path / "made.png"]

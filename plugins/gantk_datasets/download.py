@@ -11,7 +11,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,16 @@ def _earlier(record: Path) -> dict[str, Any]:
 @contextmanager
 def _alone(staging: Path) -> Iterator[Path]:
     """One process at a time works in a hidden folder, which goes again where nothing is left in it."""
-    staging.mkdir(parents=True, exist_ok=True)
-    lock = os.open(staging, os.O_RDONLY)
+    lock = None
+    while lock is None:  # until it is the folder of that name: who was waited for may have removed it
+        staging.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(staging, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (staging.exists() and os.path.samestat(os.fstat(lock), staging.stat())):
+                os.close(lock)
+                lock = None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        staging.mkdir(exist_ok=True)  # who was waited for may have removed it
         yield staging
     finally:
         if staging.exists() and not any(staging.iterdir()):
