@@ -127,14 +127,14 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
     count, command, result = COMMANDS[name]
     count = count if fault == "kill" else count // 4
     result = place / result
-    whole = result.with_name(f"whole-{result.name}")
+    whole = place / f"whole {name} {fault}"
 
     def before():
         shutil.rmtree(result) if result.is_dir() else result.unlink(missing_ok=True)
 
     def after(at):
         for file, found in (content(result) if result.exists() else {}).items():
-            there = not Path(file).name.startswith(".")
+            there = not any(part.startswith(".") for part in Path(file).parts if part != ".")
             assert not there or len(found) == len(content(whole)[file]), (at, file)
         code, _, said = gantk(place, *command)
         if "exists already" in said:  # whole, as was seen above: these commands replace nothing
@@ -147,7 +147,6 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
     before()
     code, _, said = gantk(place, *command)
     assert code == 0, said
-    shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(result, whole) if result.is_dir() else shutil.copy(result, whole)
     stop(gantk, place, fault, count, command, before, after)
 

@@ -33,7 +33,8 @@ def gantk_step(run, stage, step, logs, batch):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts what Linux lists in /proc")
 def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
-    method = TINY["method"] | {"generator": {"name": "unet", "width": 2, "depth": 2}, "local_ncc": 0, "flat_region": 0}
+    unet = {"name": "unet", "width": 2, "depth": 2}
+    method = {"name": "pix2pix", "generator": unet, "discriminator": TINY["method"]["discriminator"]}
     train = TINY["train"] | {"steps": STEPS, "batch": 1, "log_every": 500, "sample_every": EVERY, "save_every": EVERY}
     data = TINY["data"] | {"size": [16, 16], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
     recipe = tmp_path / "soak.toml"
