@@ -93,10 +93,15 @@ def told(error: BaseException, most: int = 160) -> str:
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 
+def memory_ended(error: BaseException) -> bool:
+    """Whether the process's memory ended, as Python, torch and the system's loader say it."""
+    signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def machine_failure(error: BaseException) -> str | None:
     """What to say where a disk is full, a folder read-only or memory at its end; None of all other errors."""
-    text = printable(str(error))
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
+    if memory_ended(error):
         return "memory ended. Close other programs, take a smaller image or batch, or a machine with more of it."
     if isinstance(error, UnicodeEncodeError):
         return f"a name has characters that this system's encoding lacks: {told(error)}. Rename it."

@@ -40,7 +40,9 @@ def content(step: int) -> tuple[dict, dict, dict]:
 
 
 def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
-    return checkpoint.save(folder, step, *content(step), keep, also)
+    saved = checkpoint.save(folder, step, *content(step))
+    checkpoint.prune(folder, keep, also)
+    return saved
 
 
 def as_of_01(folder):
@@ -74,7 +76,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     }
     moments = torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last)
     state = {"step": 3, "optimizers": {"g": {"state": {0: {"exp_avg": moments}}, "lr": 0.1, "betas": (0.5, 0.9)}}}
-    folder = checkpoint.save(tmp_path, 3, weights, state, {}, 1)
+    folder = checkpoint.save(tmp_path, 3, weights, state, {})
     loaded = checkpoint.load_weights(folder)
     for name, tensor in weights.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
@@ -216,7 +218,7 @@ def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_pat
     engine, state = trained(RULES[rule], steps)
     weights = {name: tensor.clone() for name, tensor in engine.method.state_dict().items()}
     average = {name: tensor.clone() for name, tensor in engine.ema.state_dict().items()}
-    folder = checkpoint.save(tmp_path, steps, {}, state, {}, 1)
+    folder = checkpoint.save(tmp_path, steps, {}, state, {})
     other, _ = trained(RULES[rule], 0)
     other.method.load_state_dict(weights)
     other.load_state_dict(checkpoint.load_state(as_of_01(folder) if old else folder), average)
@@ -268,7 +270,7 @@ def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken
     _, state = trained(adam)
     at(state, path, value)
     engine, before = trained(adam, 0)
-    folder = checkpoint.save(tmp_path, 3, {}, state, {}, 1)
+    folder = checkpoint.save(tmp_path, 3, {}, state, {})
     with pytest.raises(UserError, match=f"{words}.*step-000003"):
         engine.load_state_dict(checkpoint.load_state(folder), engine.ema.state_dict(), str(folder))
     assert engine.step == 0 and str(engine.state_dict()) == str(before)
@@ -338,13 +340,13 @@ def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_k
 
 def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
     with pytest.raises(UserError, match="holds a PosixPath, which no checkpoint keeps.*: tensors, num"):
-        checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {}, 1)
+        checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {})
 
 
 @settings(max_examples=25, deadline=None)
 @given(STATES)
 def test_any_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, state):
-    folder = checkpoint.save(tmp_path_factory.mktemp("any"), 1, {}, {"held": state}, {}, 1)
+    folder = checkpoint.save(tmp_path_factory.mktemp("any"), 1, {}, {"held": state}, {})
     assert repr(checkpoint.load_state(folder)["held"]) == repr(state)
 
 

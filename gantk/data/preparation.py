@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -16,6 +15,7 @@ from gantk.data.cache import Cache, digest
 from gantk.data.intensity import to_intensities
 from gantk.data.resample import Resize
 from gantk.errors import UserError
+from gantk.files import sha256_of
 from gantk.formats.files import files_of
 
 VERSION = 4  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
@@ -173,11 +173,7 @@ class Preparation:
 
 def hashes(files: Iterable[Path]) -> dict[Path, str]:
     """The SHA-256 of files."""
-    found = {}
-    for path in files:
-        with open(path, "rb") as file:
-            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path: sha256_of(path) for path in files}
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from torch import Tensor
 from gantk.data.intensity import mapping_from, to_network
 from gantk.data.resample import Resize, SamplingGrid
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import sha256_of, write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel
@@ -88,8 +87,7 @@ class Translator(TrainedModel):
     def identity(self) -> dict[str, str]:
         """What says whether two translations are by the same weights."""
         try:
-            with (self.checkpoint / "weights.safetensors").open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(self.checkpoint / "weights.safetensors")
         except FileNotFoundError:  # its training has dropped it since: no other translation is by these weights
             found = secrets.token_hex()
         return {"name": self.model.method.name, "sha256": found}

@@ -20,7 +20,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from gantk.errors import UserError, counted, told
-from gantk.files import temporary_beside, whole_folder, write_file
+from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
@@ -28,10 +28,8 @@ PLAIN = torch.contiguous_format
 T = TypeVar("T")
 
 
-def save(
-    folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict, keep: int, also: Collection[int] = ()
-) -> Path:
-    """Write `folder/step-N`, then drop all but the newest `keep` and those of the steps `also`.
+def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict) -> Path:
+    """Write `folder/step-N` and return it.
 
     `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json, its tensors to state.safetensors.
     A state holds tensors, numbers, strings, None, lists and dicts; UserError where it holds anything else. Tuples come
@@ -51,13 +49,14 @@ def save(
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_file(made / "weights.safetensors", serialized(tensors))
-        write_file(made / "state.json", json.dumps(state, default=hold).encode())
-        write_file(made / "state.safetensors", serialized(held))
+        written = {"weights.safetensors": serialized(tensors), "state.json": json.dumps(state, default=hold).encode()}
+        written["state.safetensors"] = serialized(held)
+        for name, each in written.items():
+            write_file(made / name, each)
         meta = meta | {"format": FORMAT, "step": step}
-        seals = {path.name: _sha256(path) for path in made.iterdir()} | {"meta.json": _sha256(meta)}
+        seals = {name: hashlib.sha256(each).hexdigest() for name, each in written.items()}
+        seals["meta.json"] = _sha256_of_meta(meta)
         write_file(made / "meta.json", json.dumps(meta | {"sha256": seals}, indent=1).encode())
-    prune(folder, keep, also)
     return final
 
 
@@ -97,12 +96,9 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     return meta
 
 
-def _sha256(content: Path | dict[str, Any]) -> str:
-    """The SHA-256 of a file, or of what meta.json says beside this."""
-    if isinstance(content, Path):
-        with open(content, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    plain = {key: value for key, value in content.items() if key != "sha256"}
+def _sha256_of_meta(meta: dict[str, Any]) -> str:
+    """The SHA-256 of what meta.json says beside its list of them."""
+    plain = {key: value for key, value in meta.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -182,7 +178,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         with suppress(Exception):  # 0.1 sealed nothing
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
-        if seal and seal != _sha256(meta if path.name == "meta.json" else path):
+        if seal and seal != (_sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)):
             raise ValueError("it is not what was saved, by its SHA-256")
         return found
     except Exception as error:  # damaged bytes make the readers raise whatever they lead them to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] |
     state = engine.state_dict()
     if own and own[0]:
         state["ranks"] = own[1:]  # the first rank's are among the weights
-    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta, keep=sys.maxsize)
+    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta)
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:

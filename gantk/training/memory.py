@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantk.errors import GantkError, told
+from gantk.errors import GantkError, memory_ended, told
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -47,5 +47,4 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ended, of a device or of the process."""
-    signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError) or memory_ended(error)

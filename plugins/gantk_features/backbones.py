@@ -5,7 +5,6 @@ Weights are read as tensors alone. A TorchScript file is a program, which would 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError, told
+from gantk.files import sha256_of
 from gantk.nets.pretrained import read_state, timm_model, weights_file
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Side
@@ -171,5 +171,4 @@ def found_file(name: str) -> Path:
 
 def fingerprint(path: Path) -> str:
     """The first 8 digits of a file's SHA-256, so that a definition knows one file from another of its name."""
-    with path.open("rb") as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
+    return f"sha256:{sha256_of(path)[:8]}"

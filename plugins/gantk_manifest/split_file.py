@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 from gantk.data.preparation import Record
 from gantk.data.sources.rows import read_rows
 from gantk.errors import UserError, did_you_mean
+from gantk.files import sha256_of
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -67,7 +67,7 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
         if record.pair is not None and of_pair.setdefault(record.pair, record.split) != record.split:
             what = f"'{record.key}' is in {record.split}, and the image registered with it in {of_pair[record.pair]}"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
-    made = {"file": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    made = {"file": {"path": str(path), "sha256": sha256_of(path)}}
     return kept, made | ({"fold": fold} if says == "fold" else {})
 
 

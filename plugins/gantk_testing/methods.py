@@ -130,7 +130,7 @@ class MethodContract(Contract):
         whole, half = (self.engine(self.build(d)) for _ in range(2))
         self.train(whole, until=4)
         self.train(half, until=2)
-        path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {}, keep=1)
+        path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {})
         resumed = self.engine(self.build(d, seed=1))  # other weights, so that all must come from the checkpoint
         torch.rand(7)  # and another state of the random numbers
         live, average = split_weights(checkpoint.load_weights(path))

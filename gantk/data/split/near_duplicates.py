@@ -17,6 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from gantk.data.preparation import Preparation, Record
+from gantk.files import sha256_of
 from gantk.formats.files import is_volume
 
 SIDE = 32  # pixels of a thumbnail's side
@@ -264,7 +265,7 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     """
     sizes = {path: path.stat().st_size for path in {path for record in records for path in record.files}}
     count = Counter(sizes.values())
-    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path, size in sizes.items() if count[size] > 1}
+    digests = {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
     for n, record in enumerate(records):
