@@ -86,6 +86,7 @@ def recipes() -> str:
     from gantk.recipe.load import load_recipe
     from gantk_bench.markdown import table as bench_table
     from gantk_bench.rows import read_rows
+    from gantk_lookup.departures import in_short
 
     rows = read_rows(ROOT / "benchmarks/results/quick.jsonl")
     groups: dict[str, list[str]] = {}
@@ -96,12 +97,12 @@ def recipes() -> str:
         shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]  # of all columns
         measured = "\n".join(f"| {' | '.join(cells)} |" for cells in shown)
         text = path.read_text("utf-8")
-        paper = recipe.paper
-        said = [f"## {path.stem}", recipe.summary, needs(recipe, tomllib.loads(text))]
+        paper, tables = recipe.paper, tomllib.loads(text)
+        said = [f"## {path.stem}", recipe.summary, needs(recipe, tables)]
         said += [f"Settings from: {paper['system']}." if "system" in paper else ""]
+        said += [f"Beside its report, *{paper.get('title', '')}*: {apart}." if (apart := in_short(tables)) else ""]
         figures = paper.get("published")
-        said += [f"Published figures, on the report's own data ({paper.get('data', '')}): {flat(figures)}."
-                 if figures else ""]  # fmt: skip
+        said += [f"Published, other data: {flat(figures)}." if figures else ""]
         said += [f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}" if measured else ""]
         said += [f'??? note "recipes/{path.name}"\n\n' + textwrap.indent(f"```toml\n{text}```", "    ")]
         group = group_of(recipe)

@@ -151,6 +151,35 @@ def test_networks_have_the_published_number_of_parameters(make, published):
         assert sum(parameter.numel() for parameter in make().parameters()) == published
 
 
+def test_a_unet_normalises_its_first_block_and_leaves_its_skips_alone_where_it_is_told_to():
+    """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the skip as it was."""
+    torch.manual_seed(0)
+    network = UNet(1, 1, 2, width=3, depth=3, up="transpose", norm_first=True, relu_skips=False).double()
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64, requires_grad=True)
+
+    def expected(x: Tensor) -> Tensor:
+        maps = [x]
+        for level, block in enumerate(network.encoder):
+            y = F.conv2d(maps[-1], block[0].weight, block[0].bias, 2, 1)
+            maps.append(F.leaky_relu(F.instance_norm(y) if level < 2 else y, 0.2))
+        y = maps.pop()
+        for block in network.decoder[:-1]:
+            y = F.instance_norm(F.conv_transpose2d(y, block[0].weight, None, 2, 1))
+            y = torch.cat([F.relu(y), maps.pop()], 1)
+        last = network.decoder[-1]
+        return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
+
+    mine, theirs = network(x), expected(x)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    weight = torch.randn_like(mine)
+    slopes = [torch.autograd.grad((y * weight).sum(), (x, *network.parameters())) for y in (mine, theirs)]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    plain = UNet(1, 1, 2, width=3, depth=3, up="transpose").double()
+    plain.load_state_dict(network.state_dict(), strict=False)
+    assert (plain(x) - mine).abs().max() > 1e-4
+
+
 # ---- convolutions as matrix products: what torch computes ----------------------------------------
 
 # transposed, inputs, outputs, side, kernel, stride, padding

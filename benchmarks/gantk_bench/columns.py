@@ -49,7 +49,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("Verdict", _verdict, falling=True, left=True, note="against the best baseline, with its probability"),
         *(_metric_column(metric, metric in mains, lines) for metric in metrics),
         Column("Best baseline", best, note="in the main metrics"),
-        Column("Published", published, left=True, note="of the system that the recipe reproduces, on its own data"),
+        Column("Published, other data", published, left=True, note="of the system that the recipe reproduces"),
         Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
@@ -58,7 +58,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         _speed_column("Training", "seconds", duration, ""),
         Column("Status", _status, words=True),
     ]
-    empty = {"Published", "First step", "Memory", "Energy", "Step time"}
+    empty = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
     return [c for c in found if c.title not in empty or any(c.cell(line).sort for line in lines)]
 
 

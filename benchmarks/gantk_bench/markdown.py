@@ -10,8 +10,8 @@ from gantk_bench.columns import best, of_baselines, published
 from gantk_bench.systems import FIRST, Judgement, Line, Row, mapping, systems
 
 NOTHING = "–"
-HEADS = ("system", "direction", "gantk", "best baseline", "L1 regression", "identity", "published", "verdict",
-         "training", "images/s")  # fmt: skip
+HEADS = ("system", "direction", "gantk", "best baseline", "L1 regression", "identity", "published, other data",
+         "verdict", "training", "images/s")  # fmt: skip
 LONGEST_ERROR = 100  # characters; the page has all of it
 
 

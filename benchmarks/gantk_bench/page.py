@@ -245,7 +245,8 @@ def _table(line: Line) -> dict[str, Any]:
         rows.append((baseline_name(name), False, [(told(line.rival(name, m), m), "") for m in metrics]))
     figures = line.published
     if any(m in figures for m in metrics):
-        rows.append(("published", False, [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]))
+        reached = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
+        rows.append(("published, other data", False, reached))
     others = {metric_name(name): value for name, value in line.published.items() if name not in metrics}
     return {
         "label": line.label,

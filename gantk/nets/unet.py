@@ -16,8 +16,8 @@ class UNet(b.Network):
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
     stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up to
-    width x max_multiplier. The first convolution and the innermost one are not normalised, since the innermost map may
-    be a single pixel, and neither is the output.
+    width x max_multiplier. The innermost convolution is not normalised, since its map may be a single pixel, the output
+    never, the first convolution only with `norm_first`.
 
     Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5 (and bias=False to the
     last weight of its widely used implementation); 15 layers from 128 filters at 128 px is width=128, depth=7, stem=1;
@@ -40,12 +40,14 @@ class UNet(b.Network):
         stem: Few = 0,  # 3x3 convolutions at full resolution ahead of the first halving; dear, as a head's are
         head: Few = 0,  # 3x3 convolutions, full resolution behind the last doubling; with a stem, they see its skip
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
+        norm_first: bool = False,  # normalise the first convolution too (and the first halving behind a stem)
+        relu_skips: bool = True,  # False: skips and the innermost map stay LeakyReLU's; pix2pix puts a ReLU on them too
         bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
         b.check_levels(attention, 0 if stem else 1, depth, "" if stem else "; 0 needs a stem")
-        self.depth, self.layers = depth, stem + 2 * depth + head
+        self.depth, self.layers, self.relu_skips = depth, stem + 2 * depth + head, relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
         normed_bias = norm == "none" if bias is None else bias  # an offset just ahead of a norm is subtracted again
         plain_bias = True if bias is None else bias
@@ -58,14 +60,15 @@ class UNet(b.Network):
 
         layers: list[nn.Module] = []
         for i in range(stem):
-            first = b.conv(dims, width if i else in_channels, width, 3, bias=normed_bias if i else plain_bias)
-            layers += step(first, width, i > 0)
+            inner = norm_first or i > 0
+            first = b.conv(dims, width if i else in_channels, width, 3, bias=normed_bias if inner else plain_bias)
+            layers += step(first, width, inner)
         self.stem = nn.Sequential(*layers)
 
         inputs = [width if stem else in_channels, *filters]
         self.encoder = nn.ModuleList()
         for level in range(depth):
-            inner = level not in (0, depth - 1)
+            inner = level != depth - 1 and (norm_first or level > 0)
             bias = normed_bias if inner else plain_bias
             down = b.conv(dims, inputs[level], filters[level], 4, stride=2, padding=1, bias=bias)
             self.encoder.append(nn.Sequential(*step(down, filters[level], inner)))
@@ -107,33 +110,37 @@ class UNet(b.Network):
 
     def forward(self, x: Tensor) -> Tensor:
         skips = self.features(x)
-        x = F.relu(skips.pop())
+        x = F.relu(skips.pop()) if self.relu_skips else skips.pop()
         for step in self.decoder[:-1]:
-            x = Join.apply(step(x), skips.pop())
+            x = Join.apply(step(x), skips.pop(), self.relu_skips)
         x = self.decoder[-1](x)
         if len(self.head):
-            x = self.head(Join.apply(x, skips.pop()) if len(self.stem) else F.relu_(x))
+            x = self.head(Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x))
         return self.activation_out(x)
 
 
 class Join(torch.autograd.Function):
-    """ReLU of two maps, side by side: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size).
+    """ReLU of two maps, side by side: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of the first alone.
 
     Concatenation hands back slices of one gradient, and going on with slices is slow: up to six times in bfloat16 on a
     CPU. Here the ReLU's gradient is taken on the whole, and each part is copied once.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, skip: Tensor) -> Tensor:
-        out = torch.cat([x, skip], 1).relu_()
+    def forward(ctx, x: Tensor, skip: Tensor, relu_skip: bool = True) -> Tensor:
+        out = torch.cat([x, skip], 1)
+        ctx.channels, ctx.passed = x.shape[1], out.shape[1] if relu_skip else x.shape[1]
+        out[:, : ctx.passed].relu_()
         ctx.save_for_backward(out)
-        ctx.channels = x.shape[1]
         return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (out,) = ctx.saved_tensors
         form = b.memory_format(out)
-        gradient = torch.ops.aten.threshold_backward(gradient.contiguous(memory_format=form), out, 0)
+        if ctx.passed == out.shape[1]:
+            gradient = torch.ops.aten.threshold_backward(gradient.contiguous(memory_format=form), out, 0)
         first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
-        return first.contiguous(memory_format=form), second.contiguous(memory_format=form)
+        if ctx.passed < out.shape[1]:
+            first = torch.ops.aten.threshold_backward(first, out[:, : ctx.channels], 0)
+        return first.contiguous(memory_format=form), second.contiguous(memory_format=form), None

@@ -76,12 +76,14 @@ def show(ctx, kind, name, profile) -> None:
 def _show_recipe(name: str, profile: str | None) -> None:
     """Print a recipe as TOML; on a terminal what it leaves to defaults is dim, and meanings stay within the window."""
     from gantk.recipe.load import load_recipe, mapping
+    from gantk_lookup.departures import in_full
     from gantk_lookup.reference import recipe_lines
 
     recipe, out = load_recipe(name), Escaping(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
-    for key, note, said in [(f"# {recipe.origin}; profiles: {profiles or 'none'}", "", True), *lines]:
+    head = [f"# {recipe.origin}; profiles: {profiles or 'none'}", *(f"# {line}" for line in in_full(recipe, profile))]
+    for key, note, said in [*((line, "", True) for line in head), *lines]:
         line = f"{key:<32} # {note}" if note else key
         if out.is_terminal and note and len(line) > out.width:
             mark = "    # "
@@ -104,21 +106,24 @@ def plugins() -> None:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def recipes(ctx) -> None:
-    """The recipes that `gantk run` knows by name."""
+    """The recipes that `gantk run` knows by name, and where those of published systems depart from the reports."""
     if ctx.invoked_subcommand:
         return
     import tomllib
 
     from gantk.recipe.load import all_recipes
+    from gantk_lookup.departures import in_short
 
     rows = []
     for name, (path, owner) in sorted(all_recipes().items()):
+        apart = ""
         try:
-            summary = tomllib.loads(path.read_text("utf-8")).get("summary", "")
+            tables = tomllib.loads(path.read_text("utf-8"))
+            summary, apart = tables.get("summary", ""), in_short(tables)
         except (OSError, ValueError) as error:
             summary = f"not readable: {told(error)}"
-        rows.append((name, escape(str(summary)), owner))
-    console().print(table(("recipe", "summary", "from"), rows))
+        rows.append((name, escape(str(summary)), escape(apart), owner))
+    console().print(table(("recipe", "summary", "beside its report", "from"), rows))
 
 
 @recipes.command("copy")

@@ -55,14 +55,19 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
 
 
-def _lines(table: Part | Table, path: tuple, notes: Mapping, said: set) -> Iterator[tuple[str, str, bool]]:
+def _lines(table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set) -> Iterator[tuple[str, str, bool]]:
     part = isinstance(table, Part)
     values = {"name": table.name} | table.options if part else dict(table)
-    means = {name: comment for name, _, _, comment in options_help(table.target if part else type(table))}
-    for key, value in sorted(values.items(), key=lambda pair: isinstance(pair[1], (Part, Table))):  # tables last
+    known = [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
+    means = {name: comment for name, _, _, comment in known}
+
+    def is_table(pair: tuple[str, Any]) -> bool:
+        return isinstance(pair[1], (Part, Table)) or (pair[0] == "paper" and pair[1] != {})
+
+    for key, value in sorted(values.items(), key=is_table):  # tables last
         here, note = (*path, key), notes.get((*path, key)) or means.get(key, "")
         own = any(each[: len(here)] == here for each in said)
-        if isinstance(value, (Part, Table)):
+        if is_table((key, value)):
             yield "", "", False
             yield f"[{'.'.join(here)}]", note, own
             yield from _lines(value, here, notes, said)

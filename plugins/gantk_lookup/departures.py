@@ -1,0 +1,77 @@
+"""Where a recipe, or a profile of it, departs from the report whose system it is: read off `[paper]`, never typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gantk.recipe.load import Recipe, leaves, mapping, resolved
+from gantk_lookup.reference import toml
+
+ABOUT = ("format", "summary", "paper")  # what a recipe says of itself
+UNSAID = object()
+
+
+def departures(stated: Mapping, tables: Mapping) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (the report's value, the one here) where the two differ; what is not said here agrees."""
+    pairs = {".".join(path): (_at(stated, path), _at(tables, path)) for path in leaves(stated)}
+    return {key: pair for key, pair in pairs.items() if pair[1] is not UNSAID and not _agree(*pair)}
+
+
+def in_short(tables: Mapping) -> str:
+    """The keys in which a recipe and its profiles depart, from its tables as they stand: nothing is imported for it."""
+    stated = mapping(mapping(tables.get("paper")).get("stated"))
+    if not stated:
+        return ""
+    other = [key.partition(".")[2] for key in departures(stated, tables)]
+    said = [f"other {', '.join(other)}" if other else "as stated"]
+    for name, over in mapping(tables.get("profile")).items():
+        other = [".".join(path[1:]) for path in leaves(mapping(over)) if _at(over, path) != _at(tables, path)]
+        said += [f"{name}: other {', '.join(other)}"] if other else []
+    return "; ".join(said)
+
+
+def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
+    """Lines on the report a recipe is of: what is otherwise here, what the report leaves open, what profiles change.
+
+    Every default of the recipe is filled in before it is compared. UserError where the recipe has a mistake.
+    """
+    paper = mapping(recipe.tables.get("paper"))
+    stated, ours = mapping(paper.get("stated")), paper.get("ours")
+    here = resolved(recipe.override([], profile).check())
+    if stated:
+        count, found = len(list(leaves(stated))), departures(stated, here)
+        yield f"{paper.get('title', 'the report')}: {count - len(found)} of {count} stated settings are kept"
+        for key, (theirs, value) in found.items():
+            yield f"departs: {key} = {_shown(value)} where the report has {_shown(theirs)}"
+    if isinstance(ours, list) and ours:
+        chosen = [f"{key} = {_shown(_at(here, tuple(str(key).split('.'))))}" for key in ours]
+        yield f"open in the report, chosen here: {', '.join(chosen)}"
+    for name in mapping(recipe.tables.get("profile")) if paper and profile is None else ():
+        over = resolved(recipe.override([], name).check())
+        for path in dict.fromkeys([*leaves(here), *leaves(over)]):
+            theirs, before, after = (_at(tables, path) for tables in (stated, here, over))
+            if path[0] not in ABOUT and before != after:
+                whose = ", ours" if theirs is UNSAID else ", as stated" if _agree(theirs, before) else ", not as stated"
+                was = f"without it {_shown(before)}{whose if stated else ''}"
+                yield f"--profile {name}: {'.'.join(path)} = {_shown(after)} ({was})"
+
+
+def _agree(stated: Any, here: Any) -> bool:
+    """Whether a value is the stated one; a part that is stated by its name alone may have any options."""
+    if isinstance(stated, list) and isinstance(here, list):
+        return len(stated) == len(here) and all(map(_agree, stated, here))
+    if isinstance(stated, Mapping) and isinstance(here, Mapping):
+        return all(key in here and _agree(value, here[key]) for key, value in stated.items())
+    return stated == (here.get("name") if isinstance(here, Mapping) else here)
+
+
+def _at(tables: Any, path: tuple[str, ...]) -> Any:
+    for key in path:  # a part may stand as its name alone
+        bare = tables if key == "name" and isinstance(tables, str) else UNSAID
+        tables = tables.get(key, UNSAID) if isinstance(tables, Mapping) else bare
+    return tables
+
+
+def _shown(value: Any) -> str:
+    return "not said" if value is UNSAID or value is None else toml(value)
