@@ -10,7 +10,6 @@ from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import source_of
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -18,6 +17,7 @@ from gantk_bids.bids import Bids
 from gantk_dicom.names import pseudonym
 from gantk_dicom.source import Dicom, contrast_of
 from gantk_manifest.source import Manifest
+from gantk_memory.tables import source_of
 
 
 @pytest.fixture

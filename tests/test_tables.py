@@ -2,10 +2,12 @@
 
 import csv
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from gantk.data.sources.file_names import patient_of, regex_option
 from gantk.data.sources.rows import read_rows
@@ -14,6 +16,7 @@ from gantk.data.split.near_duplicates import around_held_out, exact_copies
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk_check.check import check
+from gantk_manifest.source import Manifest
 
 
 def calls(function) -> int:
@@ -54,6 +57,39 @@ def test_checking_a_table_calls_as_many_functions_a_row_however_many_rows_there_
     few, many = study(60, name="few.csv"), study(240)
     check(few)  # what is imported and compiled once
     assert calls(lambda: check(many)) < 5 * calls(lambda: check(few))
+
+
+def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once(study):
+    table, ended = study(40, side=32), PngImageFile.load_end  # of the pixels of a file
+    for path in (table, table.parent):
+        with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
+            assert len(check(path, every=True)["files"]) == decoded.call_count == 40
+
+
+def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with_it(study):
+    table = study(40)
+    lines = [f"{n:05d}.png,{n + 1:05d}.png,p{n}" for n in range(0, 40, 2)]
+    table.write_text("\n".join(["T1,T2,patient", *lines]))
+    source = Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
+    with patch.object(Image, "open") as opened:
+        assert {record.pair for record in source.records()} == {f"{n:05d}.png" for n in range(0, 40, 2)}
+    assert not opened.called
+    Image.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))  # a chunk before its pixels
+    Image.new("P", (16, 16)).save(table.parent / "00003.png")
+    Image.new("L", (16, 18)).save(table.parent / "00005.png")
+    with patch.object(Image, "open", wraps=Image.open) as opened:
+        pairs = [record.pair for record in source.records()]
+    assert opened.call_count == 2 and pairs.count("00002.png") == 2 and "00004.png" not in pairs
+
+
+def test_the_progress_of_a_check_moves_while_a_tables_rows_are_read(study):
+    table, told = study(40), []
+    with open(table, "a") as file:
+        file.writelines(f"{n}.png,FLAIR,p{n}\n" for n in range(3000))
+    check(table, set=["data.domains=['T1', 'T2']"], progress=lambda share, what: told.append((share, what)))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert len({share for share, what in told if what.startswith(f"reading {table.name}, line")}) > 4
 
 
 def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(study, monkeypatch):

@@ -66,34 +66,33 @@ def readable() -> str:
 
 def suffix_of(path: str | Path) -> str:
     """The suffix that chooses the format, in lower case: `.nii.gz` is one suffix."""
-    name = (path if isinstance(path, Path) else Path(path)).name.lower()  # a million paths are looked at in a table
-    stem, dot, last = name.rpartition(".")
+    # No Path is made of a text: a million are looked at in a table.
+    stem, _, last = os.path.basename(path).lower().rpartition(".")
     two = f".{stem.rpartition('.')[2]}.{last}"
     return two if "." in stem and two in formats() else f".{last}" if stem and last else ""
 
 
 def stem_of(path: str | Path) -> str:
     """The name without the suffix that chooses the format."""
-    name = Path(path).name
+    name = os.path.basename(path)
     return name[: len(name) - len(suffix_of(name))]
 
 
 def is_image(path: str | Path) -> bool:
     """Whether the suffix is an image's; DICOM files, as slices of a series, and hidden files (`._x.png`) are none."""
-    form = formats().get(suffix_of(path))
-    return form is not None and not isinstance(form, SeriesFormat) and not Path(path).name.startswith(".")
+    form, name = formats().get(suffix_of(path)), os.path.basename(path)
+    return form is not None and not isinstance(form, SeriesFormat) and not name.startswith(".")
 
 
 def series_format(path: str | Path) -> SeriesFormat | None:
     """The format of a file that may be one of several of an image, as a DICOM slice is: by its suffix, or else its
     content; None for all other files."""
-    path, known = Path(path), formats()
-    if path.name.startswith("."):
+    if os.path.basename(path).startswith("."):
         return None
-    form = known.get(suffix_of(path))
+    form = formats().get(suffix_of(path))
     if form is not None:
         return form if isinstance(form, SeriesFormat) else None
-    return next((form for form in _series_formats() if form.owns(path)), None)
+    return next((form for form in _series_formats() if form.owns(Path(path))), None)
 
 
 def is_volume(path: str | Path) -> bool:
@@ -269,7 +268,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
 @np.errstate(all="ignore")
 def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
     """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
-    scan = source if isinstance(source, Scan) else _scan_of(Path(source))
+    scan = source if isinstance(source, Scan) else _scan_of(source if isinstance(source, Path) else Path(source))
     path, series = scan.path, scan.files != (scan.path,)
     if not series:
         _expect_file(path)

@@ -7,7 +7,9 @@ its third axis is and how far its pages lie apart, so a volume is better kept as
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +29,7 @@ MODES = {"1": "L", "LA": "L", "La": "L"}  # what is neither plain gray nor RGB, 
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 BITS, ORIENTATION = 258, 274  # tags of TIFF: bits of each channel, which corner comes first
 SIDES = (256, 257)  # and width and height as stored: newer Pillows turn a TIFF's `size` when it is opened, older do not
+HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # of a PNG; its pixels mostly follow at once
 
 
 class Picture(Format):
@@ -38,6 +41,9 @@ class Picture(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (3, H, W): palettes turn to colour, alpha goes, EXIF turns of JPEG are honoured."""
+        if not values and path.suffix.lower() == ".png" and (known := _outline(path)):
+            expect_room(path, known[0] * known[1] * known[2])
+            return Image(zeros(*known), path=path)
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as what it is
             picture.filename = ""  # else the pixels are mapped, and the process dies where the file is cut meanwhile
             kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")
@@ -92,6 +98,17 @@ class Picture(Format):
         else:
             options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
             PIL.Image.fromarray(array).save(path, format=kind, **options)
+
+
+def _outline(path: Path) -> tuple[int, int, int] | None:
+    """(C, H, W) of a PNG by its first bytes, in a fifth of Pillow's time: of every row of a table. None for Pillow."""
+    with open(path, "rb", buffering=0) as file:
+        start = file.read(41)
+    if start[:16] != HEADER or start[37:] != b"IDAT" or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33]):
+        return None
+    width, height, bits, colour, *coded = struct.unpack(">IIBBBBB", start[16:29])
+    usual = width and height and bits in (8, 16) and colour in (0, 2) and not any(coded)
+    return (3 if colour else 1, height, width) if usual else None
 
 
 def _is_deep(picture: PIL.Image.Image) -> bool:

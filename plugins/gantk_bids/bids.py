@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from gantk.data.preparation import Record
+from gantk.data.sources.file_names import split_of
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
-from gantk.data.sources.rows import read_rows, split_named
+from gantk.data.sources.rows import read_rows
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -100,3 +101,13 @@ class Bids(VolumeSource):
             subject = f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
             people[subject] = {"split": split, "label": said if said not in ("", "n/a") else None}
         return people
+
+
+def split_named(value: str, where: str) -> str | None:
+    """`train`, `validation` or `test` of a cell; None of an empty one (or n/a), a UserError of anything else."""
+    if not value or value.lower() == "n/a":
+        return None
+    split = split_of((value,))
+    if split is None:
+        raise UserError(f"'{value}' is no split", where=where, allowed="train, validation, test")
+    return split

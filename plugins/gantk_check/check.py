@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files as io
@@ -15,7 +16,7 @@ from gantk.formats.contrasts import CONTRASTS
 from gantk_check import findings
 from gantk_check.findings import Problem, listed, problem
 from gantk_check.inspect import Inspected, inspect
-from gantk_check.usage import Usage, assign, split_up, usage_by_guess, usage_by_recipe
+from gantk_check.usage import Usage, absolute, assign, split_up, usage_by_guess, usage_by_recipe
 
 FORMAT = 1  # of the result; raised when something in it changes its meaning
 SEVERITIES = ("error", "warning", "note")
@@ -36,10 +37,14 @@ def check(
     note is good to know. Nothing is written. One image is in memory at a time. No such path, or no image below it:
     UserError; broken files are problems.
     """
-    path, usage, tell = Path(path), None, progress or (lambda share, what: None)
+    path, usage, tell, start = Path(path), None, progress or (lambda share, what: None), 0.0
     tell(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
+        start, token = 0.2, READING.set(_Passes(path.name, tell))
+        try:
+            usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
+        finally:
+            READING.reset(token)
         named = {r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r) for r in usage.records}
         scans = [io.Scan(place, files, r.scan_key or r.key) for files, (place, r) in named.items()]
     else:
@@ -51,7 +56,7 @@ def check(
     items, count = [], len(scans)
     scans = scans if every else [scans[n] for n in sampled([scan.name for scan in scans])]
     for number, scan in enumerate(scans):
-        tell(0.8 * number / len(scans), scan.name)
+        tell(start + (0.8 - start) * number / len(scans), scan.name)
         items.append(inspect(scan))
     problems = list(findings.broken(items))
     if len(items) < count:
@@ -78,7 +83,7 @@ def check(
     problems += _compared([item for item in items if item.error is None], usage)
     tell(1.0, "done")
     splits = (usage and usage.splits) or {}
-    place = {file.absolute(): name for name, records in splits.items() for r in records for file in r.files[:1]}
+    place = {absolute(file): name for name, records in splits.items() for r in records for file in r.files[:1]}
     return {
         "format": FORMAT,
         "path": str(path),
@@ -93,10 +98,22 @@ def check(
         "files": [
             item.facts
             | {"domains": item.domains, "patient": item.patient or None}
-            | {"split": sorted({place[f.absolute()] for f in item.scan.files if f.absolute() in place})}
+            | {"split": sorted({place[f] for f in map(absolute, item.scan.files) if f in place})}
             for item in items
         ],
     }
+
+
+class _Passes:
+    """Tells how much of a table was read: it is read three times, a fifth of all that is told."""
+
+    def __init__(self, name: str, tell: Callable[[float, str], None]):
+        self.name, self.tell, self.passes, self.share = name, tell, 0, 0.0
+
+    def __call__(self, share: float, line: int) -> None:
+        self.passes += share < self.share
+        self.share = share
+        self.tell(0.2 * min(1.0, (self.passes + share) / 3), f"reading {self.name}, line {line}")
 
 
 def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, told
+from gantk.files import sha256_of
 from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image
@@ -56,10 +57,11 @@ def inspect(scan: io.Scan) -> Inspected:
     item.said = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
     try:
         digest = hashlib.sha256()
-        for file in scan.files:
+        for file in scan.files if len(scan.files) != 1 else ():
             with file.open("rb") as content:
                 hashlib.file_digest(content, lambda: digest)  # noqa: B023 - it goes on with the one before
-        item.facts |= {"files": len(scan.files), "sha256": digest.hexdigest()}
+        of_all = sha256_of(scan.files[0]) if len(scan.files) == 1 else digest.hexdigest()
+        item.facts |= {"files": len(scan.files), "sha256": of_all}
         image = _read(item)
     except (UserError, OSError) as error:
         unreadable = f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"

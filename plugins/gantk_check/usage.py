@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import read_rows
+from gantk.data.sources.rows import open_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
@@ -90,7 +91,7 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     words = [item.said or item.header_says or item.facts.get("modality") or "" for item in items]
     said = Counter(CONTRASTS.get(word.lower(), word).upper() for word in words if word)
     if path.is_file():
-        columns, rows = read_rows(path)
+        columns, rows = open_rows(path)
         said = Counter(row["domain"] for _, row in rows if row.get("domain"))
         said = said or Counter(name for name in columns if name not in TABLE_COLUMNS)
     often = [name for name, count in said.items() if 10 * count >= max(said.values())]
@@ -102,14 +103,19 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     yield (often[0],) if often and path.is_file() else ("images",)
 
 
+def absolute(path: Path) -> str:
+    """A path from the root on, as text: of every row of a table, where `Path.absolute` takes five times as long."""
+    return os.path.join(os.getcwd(), path)
+
+
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:
     """Tell every image its domains and its patient."""
-    by_file = {file.absolute(): item for item in items for file in item.scan.files}
+    by_file = {absolute(file): item for item in items for file in item.scan.files}
     own = {record.path for record in usage.records}
     for record in usage.records:
         # Further files belong to a record where nobody else claims them: others are on whose grid it was brought.
         for file in (file for file in record.files if file == record.path or file not in own):
-            item = by_file.get(file.absolute())
+            item = by_file.get(absolute(file))
             if item is not None:
                 item.domains = list(dict.fromkeys([*item.domains, usage.names[record.domain]]))
                 item.patient = record.subject or item.patient
@@ -118,8 +124,8 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the records as a training would, without those that cannot be read; what speaks against it is a problem."""
     asked, table = usage.recipe is not None, usage.table
-    unreadable = {file.absolute() for item in items if item.error is not None for file in item.scan.files}
-    records = [r for r in usage.records if not unreadable & {file.absolute() for file in r.files}]
+    unreadable = {absolute(file) for item in items if item.error is not None for file in item.scan.files}
+    records = [r for r in usage.records if not unreadable or unreadable.isdisjoint(map(absolute, r.files))]
     usage.problems += _incomplete(usage, records)
     # Pictures that a training sees as they are have been looked at.
     items = items if table.dims == 2 and table.plane == "axial" and table.spacing is None else ()

@@ -1,15 +1,15 @@
 """The data source over a table of images: a CSV (or TSV) with a row for each image, or for each pair.
 
-`gantk.data.sources.rows.source_of` makes a recipe's `data.source` of the same table given in Python.
+`gantk_memory.tables.source_of` makes a recipe's `data.source` of the same table given in Python.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from gantk.data.preparation import Record
 from gantk.data.sources.file_names import bare_stem, relative_to, rename_or_map, split_of
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import read_rows
+from gantk.data.sources.rows import open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 from gantk_manifest.split_file import listed
 
-SHOWN = 5  # wrong cells of a kind that a message quotes
+SHOWN, KEPT = 5, 10_000  # wrong cells of a kind that a message quotes, and that are told apart
 LEFT_OUT = ("none", "exclude", "-")  # what the column split says of rows that nobody wants
 
 
@@ -52,7 +52,9 @@ class Manifest(VolumeSource):
         super().__post_init__()
         self.folder = self.root if self.table else self.root.parent
         self.called = "the table" if self.table else f"'{self.root}'"
-        self.wrong: dict[str, list[tuple[str, int]]] = defaultdict(list)  # mistake -> cells and their lines
+        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)  # mistake -> its first cells and their lines
+        self.made = Counter()  # how often each was
+        self.letters: dict[str, str | None] = {}  # what the column domain says -> domain
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -61,43 +63,52 @@ class Manifest(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record for every image, or for every plane of it; all wrong cells are one UserError with their lines."""
-        names, rows = read_rows(self.root, self.table)
-        rows = [(line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT]
-        self.splits = any(row.get("split") for _, row in rows)  # then every row needs one
+        # Rows are read twice and never kept: a million of wrong ones take no memory.
+        names, self.splits, said, count, wrong = [], False, Counter(), 0, 0
+        for _, row in self._rows(names):
+            self.splits |= bool(row.get("split"))  # then every row needs one
+            said[row.get("domain", "")] += 1
         columns = self._columns(names)
         if columns is None:
-            self._expect_domains(rows)
+            self._expect_domains(said)
         items: dict[tuple[str, str], Item] = {}
-        for line, row in rows:
+        for line, row in self._rows():
+            before, count = self.made.total(), count + 1
             for item in self._items(line, row, columns):
-                with self._noted(line):
-                    if (item.letter, item.key) in items:
-                        raise UserError("stands there twice", where=item.key)
+                if (item.letter, item.key) in items:
+                    self._note(UserError("stands there twice", where=item.key), line)
                 items[item.letter, item.key] = item
-        if self.wrong:
-            lines = {line for cells in self.wrong.values() for _, line in cells}
-            what = f"{len(lines)} of {len(rows)} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
+            wrong += self.made.total() > before
+        if wrong:
+            what = f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
             raise UserError(what, where="data.source.path", remedy="correct these rows, or take them out")
+        every = list(items.values())
         if "pair" not in names and columns is None:
-            _pair_slices(list(items.values()))
-        return self.records_of(list(items.values()))
+            for item in every:
+                word = self.names[item.letter], self.words[item.letter]
+                item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
+            _pair_slices(every)
+        return self.records_of(every)
 
-    @contextmanager
-    def _noted(self, line: int) -> Iterator[None]:
-        """A cell at work: what is wrong with it is noted for the one message at the end."""
-        try:
-            yield
-        except UserError as error:
-            self.wrong[error.what].append((str(error.where)[:80], line))
+    def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
+        """The rows that somebody wants, with their lines; `names` becomes the columns."""
+        columns, rows = open_rows(self.root, self.table)
+        if names is not None:
+            names += columns
+        return ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
+
+    def _note(self, error: UserError, line: int) -> None:
+        """What is wrong with a cell, for the one message at the end."""
+        self.made[error.what] += 1
+        if len(cells := self.wrong[error.what]) < KEPT:
+            cells.setdefault(str(error.where)[:80], line)
 
     def _mistakes(self) -> Iterator[str]:
         """Of each mistake how often it was made, and by which cells, the first of them with their lines."""
         for kind, cells in self.wrong.items():
-            lines = dict(reversed(cells))  # the first of each cell
-            first = heapq.nsmallest(SHOWN, lines.items(), key=lambda each: each[1])
-            shown = ", ".join(f"'{cell}' in line {line}" for cell, line in first)
-            more = f" and {len(lines) - SHOWN} more" * (len(lines) > SHOWN)
-            yield f"{kind} ({len(cells)}): {shown}{more}"
+            shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
+            more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (len(cells) > SHOWN)
+            yield f"{kind} ({self.made[kind]}): {shown}{more}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
@@ -116,9 +127,9 @@ class Manifest(VolumeSource):
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
 
-    def _expect_domains(self, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
-        """UserError where no row is of a domain that others are said to be of."""
-        said = Counter(row["domain"] for _, row in rows if row.get("domain"))
+    def _expect_domains(self, said: Counter) -> None:
+        """UserError where no row is of a domain that others are said to be of: `said`, how often."""
+        said.pop("", None)
         if said and not any(map(self._letter, said)):
             counts = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in said.most_common(SHOWN))
             what = f"the column domain of {self.called} says {counts}, and this recipe has {' and '.join(self.domains)}"
@@ -129,30 +140,34 @@ class Manifest(VolumeSource):
         """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""
         study, items, split = row.get("pair", ""), [], None
         if columns is None:
-            letter = None
-            with self._noted(line):
-                letter = self._letter_of(row.get("domain", ""))
+            letter, said = None, row.get("domain", "")
+            try:
+                letter = self.letters[said] if said in self.letters else self._letter_of(said)
+                self.letters[said] = letter
+            except UserError as error:
+                self._note(error, line)
             columns = {letter: "path"} if letter else {}
-        with self._noted(line):
-            split = split_of((row.get("split", ""),)) if self.splits else None
-            if self.splits and not split:
-                raise UserError("is no split (train, validation, test)", where=row.get("split", ""))
+        if self.splits and not (split := split_of((row.get("split", ""),))):
+            self._note(UserError("is no split (train, validation, test)", where=row.get("split", "")), line)
         place = row.get("position") or row.get("slice", "")
         for letter, column in columns.items():
             if not row.get(column):
                 continue
-            with self._noted(line):
+            try:
                 source, key = self._source(row[column])
                 subject = row.get("patient", "")
                 if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
                     words = set(map(one_word, self.words.values()))
                     subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
                 item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
-                item.stem = place or bare_stem(io.stem_of(key), (self.names[letter], self.words[letter]))
-                with suppress(ValueError):
-                    item.position = float(place)
+                item.stem = place
+                if place:
+                    with suppress(ValueError):
+                        item.position = float(place)
                 items.append(item)
-        with self._noted(line):
+            except UserError as error:
+                self._note(error, line)
+        try:
             if columns and not any(row.get(column) for column in columns.values()):
                 raise UserError("is empty", where=" and ".join(columns.values()))
             for item in items:
@@ -160,6 +175,8 @@ class Manifest(VolumeSource):
                 item.study = study or (items[0].key if len(columns) > 1 else "")
             if items and row.get("mask"):
                 self._add_mask(items, row["mask"])
+        except UserError as error:
+            self._note(error, line)
         return items
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
@@ -193,15 +210,15 @@ class Manifest(VolumeSource):
 
     def _source(self, text: str) -> tuple[Source, str]:
         """What a cell names, and how it is called: relative to the table where it lies below it."""
-        path = self.folder / text
-        there = os.path.exists(path)
-        if "\\" in text and not there:
-            path = self.folder / text.replace("\\", "/")  # written on Windows
-            there = os.path.exists(path)
-        if not there:
+        mode = _mode(place := os.path.join(self.folder, text))
+        if "\\" in text and not mode:
+            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))  # written on Windows
+        if not mode:
             raise UserError("does not exist", where=text)
-        shown = relative_to(path, self.folder).as_posix()
-        if os.path.isdir(path):
+        path, start = Path(place), f"{self.folder}{os.sep}" * bool(self.folder.parts)
+        below = str(path).startswith(start)
+        shown = str(path)[len(start) :].replace(os.sep, "/") if below else relative_to(path, self.folder).as_posix()
+        if stat.S_ISDIR(mode):
             series = io.scans(path, recursive=False)
             if len(series) != 1:
                 raise UserError(f"is a folder of {counted(series, 'image')}, and not of one DICOM series", where=text)
@@ -209,6 +226,14 @@ class Manifest(VolumeSource):
         if not is_volume(path) and not io.is_image(path):
             raise UserError("is no image that can be read", where=text)
         return path, shown
+
+
+def _mode(path: str) -> int:
+    """What a path is, as `stat` says it; 0 where there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _pair_slices(items: Sequence[Item]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from gantk.data.preparation import contrast_names, domain_letters
-from gantk.data.sources.rows import source_of
 from gantk.errors import UserError, did_you_mean
 from gantk.files import write_file
 from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros
+from gantk_memory.tables import source_of
 
 ABOUT = ("patient", "split", "label", "position", "pair")  # what may be said of images beside their pixels
 COLUMNS = ("path", "domain", *ABOUT, "mask")

@@ -23,6 +23,8 @@ from PIL import Image
 from gantk.data.cache import Cache
 from gantk.data.dataset import records_of
 from gantk.data.split import near_duplicates
+from gantk.errors import UserError
+from gantk.formats import files as io
 from gantk.recipe.load import Recipe
 from gantk_check.check import check
 
@@ -95,6 +97,37 @@ def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pic
     assert len(found["files"]) == 200 and shares == sorted(shares) and len(shares) > 200
     # Each header for its pair's grid, each file once for its bytes; beyond that the sample alone.
     assert len(pngs) < 2 * 8000 + 5 * 200
+
+
+def test_wrong_rows_are_counted_and_the_first_are_kept_in_little_memory(tmp_path):
+    def peak(count):
+        table = tmp_path / f"{count}.csv"
+        rows = "".join(f"nowhere/T1_{n}.png,nowhere/T2_{n}.png,p{n}\n" for n in range(count))
+        table.write_text("T1,T2,patient\n" + rows)
+        del rows
+        tracemalloc.start()
+        with pytest.raises(UserError) as told:
+            check(table)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return str(told.value), used
+
+    said, _ = peak(200)
+    assert "200 of 200 rows" in said and "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
+    assert "and 395 more" in said
+    (_, some), (said, many) = peak(6000), peak(12000)
+    assert "does not exist (24000)" in said and "and at least 9995 more" in said
+    assert many < some + 200_000, "bytes: as good as nothing for 6,000 further rows"
+
+
+def test_a_header_that_is_broken_is_told_as_pillow_tells_it(tmp_path):
+    path = tmp_path / "one.png"
+    Image.new("L", (16, 16)).save(path)
+    content = path.read_bytes()
+    for broken in (content[:20], content[:36], content[:18] + b"\1" + content[19:]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="cannot be read as"):
+            io.outline(path)
 
 
 FILL = """

@@ -9,6 +9,7 @@ phantom, 0.62 (MR) and 0.70 (CT) slices of other real patients, 0.73 T1 and T2 o
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,15 +174,15 @@ def _high_pass(kept: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter  # translating needs this module's neighbours, and none of scipy
 
     pixels = kept.astype(np.float32)
-    return (pixels - gaussian_filter(pixels, (0, 0, 1, 1)))[..., EDGE:-EDGE, EDGE:-EDGE]
+    return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[..., EDGE:-EDGE, EDGE:-EDGE]
 
 
 def _detail(kept: np.ndarray) -> np.ndarray:
-    """float32 (2, numbers) of thumbnails: products of these, summed, are the views' mean correlation of detail."""
+    """float32 (..., 2, numbers) of thumbnails: products of these, summed, are the views' mean correlation of detail."""
     detail = _high_pass(kept)
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
-    return detail.reshape(2, -1) / np.float32(np.sqrt(kept.shape[1]))
+    return detail.reshape(*kept.shape[:-3], -1) / np.float32(np.sqrt(kept.shape[-3]))
 
 
 # --- which images are copies
@@ -204,9 +205,9 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     digest, subject = (np.unique([str(x) for x in each], return_inverse=True)[1] for each in (
         [one.digest for one in images], [one.subject for one in images]))  # fmt: skip
     for shape in {one.thumbnails.shape for one in images if one.thumbnails is not None}:  # pictures with pictures
-        members = [i for i, one in enumerate(images) if one.thumbnails is not None and one.thumbnails.shape == shape]
-        members = np.array(members)
-        detail = np.stack([_detail(images[i].thumbnails) for i in members])
+        members = np.flatnonzero([one.thumbnails is not None and one.thumbnails.shape == shape for one in images])
+        parts = (members[start : start + BLOCK] for start in range(0, len(members), BLOCK))
+        detail = np.concatenate([_detail(np.stack([images[i].thumbnails for i in part])) for part in parts])
         for start in range(0, len(members), BLOCK):
             scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1)))
             rows, columns = np.nonzero(scores >= COPY)
@@ -263,9 +264,11 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
 
     Files that no other has the size of are not read for it.
     """
-    sizes = {path: path.stat().st_size for path in {path for record in records for path in record.files}}
-    count = Counter(sizes.values())
-    digests = {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}
+    stats = {path: os.stat(path) for path in {path for record in records for path in record.files}}
+    count = Counter(each.st_size for each in stats.values())
+    files = {path: (each.st_dev, each.st_ino or path) for path, each in stats.items() if count[each.st_size] > 1}
+    of_file = {file: sha256_of(path) for file, path in {file: path for path, file in files.items()}.items()}
+    digests = {path: of_file[file] for path, file in files.items()}  # links to one file are read once
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
     for n, record in enumerate(records):

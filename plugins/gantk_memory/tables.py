@@ -1,0 +1,40 @@
+"""A table given in Python as a recipe's data source."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from gantk.errors import UserError
+
+
+def source_of(table: Any) -> dict[str, str]:
+    """The recipe's `data.source` for a table given in Python, with a CSV's columns; its paths are relative to the
+    working directory.
+
+    `table` is a list of dicts, or has `to_dict("records")` (pandas) or `to_dicts()` (polars). The run's recipe holds
+    the table itself, so that it is read again from anywhere. UserError where it is neither, or empty.
+    """
+    if hasattr(table, "to_dict"):
+        table = table.to_dict("records")
+    elif hasattr(table, "to_dicts"):
+        table = table.to_dicts()
+    rows = list(table) if isinstance(table, Iterable) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise UserError("this table has no rows", where="data", allowed="a list of dicts, or a data frame of some rows")
+    text = StringIO(newline="")
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({str(name): _cell(value) for name, value in row.items()} for row in rows)
+    return {"name": "manifest", "path": str(Path.cwd()), "table": text.getvalue()}
+
+
+def _cell(value: Any) -> str:
+    """A value as a CSV holds it: nothing for None and NaN, patient 37 for 37.0, as columns with gaps have it."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
