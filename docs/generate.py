@@ -149,7 +149,8 @@ def needs(recipe, tables: dict) -> str:
 
 def flat(figures, prefix: str = "") -> str:
     if not isinstance(figures, dict):
-        return f"{prefix.strip().replace('_', ' ')} {figures}"
+        undefined = ", undefined in the report:" * prefix.strip().startswith("accuracy")
+        return f"{prefix.strip().replace('_', ' ')}{undefined} {figures}"
     return ", ".join(flat(value, f"{prefix} {key}") for key, value in figures.items())
 
 

@@ -29,7 +29,7 @@ METHODS: dict[str, list[dict]] = {
         {},
         AUGMENTED | {"up": "resize", "attention": [2], "adversarial": {"name": "bce", "smooth": 0.1}},
         {"critic": 2, "adversarial": "wgan_gp", "discriminator": {"name": "dcgan", **UNET, "norm": "instance"}},
-        {"conditional": True},
+        {"conditional": True, "noise": "uniform", "slope": 0.2},
     ],
     "dualgan": [
         {},
@@ -40,6 +40,7 @@ METHODS: dict[str, list[dict]] = {
         {},
         AUGMENTED | {"generator": {"name": "attention_unet", **UNET}, "both": True},
         {"adversarial": "wgan_gp", "l1": 0.0},
+        {"noise": 1, "conditional": True, "generator": {"name": "attention_unet", "down": "stride", **UNET}},
     ],
     "regression": [{}, {"both": True}],
     "style": [
@@ -68,7 +69,7 @@ GENERATORS: dict[str, list[dict | None]] = {
     "attention_unet": [None, UNET | {"attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5}],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
-    "dcgan": [None, UNET | {"norm": "none", "spectral": True}],
+    "dcgan": [None, UNET | {"norm": "none", "spectral": True}, UNET | {"first_stride": 1}],
     "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
     "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
 }

@@ -73,7 +73,9 @@ def refusal_of(recipe, kind):
     if "+" in table["domains"][0] and kind != "nifti":
         return "'T1\\+PD\\+FLAIR' is 3 contrasts.*a folder (each with|for each patient that holds) a file", None
     if table.get("labels"):
-        return "images have no label.*set data.labels = false", ["data.labels=false", "method.conditional=false"]
+        more = ["data.labels=false", "method.conditional=false"]
+        more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)
+        return "images have no label.*set data.labels = false", more
     if table.get("mask"):
         lesion = ["method.lesion=1.0"] * (recipe == "pix2pix_lesion")
         return "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false", [

@@ -93,6 +93,15 @@ def test_a_label_says_whether_the_slice_shows_a_lesion():
         phantom(lesions=1, only="tumour", healthy=1.0).records()
 
 
+def test_as_many_images_of_each_class_are_kept_as_counts_asks_for():
+    options = dict(subjects=8, slices=4, lesions=1, radius=(10.0, 20.0), size=(32, 32))
+    records = phantom(**options, counts=(6, 9)).records()
+    assert sorted(r.label for r in records) == ["healthy"] * 18 + ["tumour"] * 12, "of both domains"
+    assert len({record.subject for record in records if record.label == "tumour"}) > 3, "of all heads"
+    with pytest.raises(UserError, match="counts asks for 90"):
+        phantom(**options, counts=(90, 1)).records()
+
+
 def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
     def labels(count):
         records = phantom(("T1",), 3, (16, 16, 16), subjects=count, lesions=1, healthy=0.4).records()
@@ -105,7 +114,7 @@ def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
 
 @pytest.mark.parametrize(
     "name, value",
-    [("slices", 9000), ("size", (4, 4)), ("size", (32, 32, 32)), ("radius", (12.0, 4.0)), ("only", "tumour")],
+    [("slices", 9000), ("size", (4, 4)), ("size", (32, 32, 32)), ("radius", (12.0, 4.0)), ("counts", (1, 1))],
 )  # fmt: skip
 def test_impossible_options_are_the_users_mistake(name, value):
     with pytest.raises(UserError):

@@ -99,7 +99,7 @@ def said(name: str) -> tuple[dict, set[str], set[str]]:
 
 PAPERS = {path.stem: load_recipe(path).tables.get("paper", {}) for path in RECIPES}
 REPORTS = [name for name, paper in PAPERS.items() if isinstance(paper.get("stated"), dict)]
-LENGTHS = {"size", "width", "mlp_dim", "epochs", "steps", "batch"}
+LENGTHS = {"size", "width", "base", "latent", "mlp_dim", "epochs", "steps", "batch", "images", "post"}
 
 
 @pytest.mark.parametrize("name", REPORTS)

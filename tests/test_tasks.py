@@ -9,8 +9,12 @@ import pytest
 import torch
 from test_evaluation import Keeps, scorer_of
 
+import gantk
+from gantk.data.dataset import Data, records_of
+from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
+from gantk.recipe.load import checked_recipe
 from gantk_tasks.classification import Classification, TwoSample, area_under_roc, balanced_accuracy
 from gantk_tasks.segmentation import Segmentation, Segmenter, agreement
 
@@ -87,6 +91,32 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
     for folds in (classified[:2], classified[2:3], classified[3:]):  # of synthetic images, of real ones, of both
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
     assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18] and found.n == 12
+
+
+def test_a_training_on_labels_of_one_class_is_scored_beside_the_classes_left_out(tmp_path):
+    settings = ["data.source.only='tumour'", "data.source.subjects=9", "method.conditional=false", "train.batch=4"]
+    settings += ["train.steps=1", "evaluate.images=4", "evaluate.metrics=[{name='classification', steps=2, side=16}]"]
+    run = gantk.run("dcgan_phantom", set=settings, out=tmp_path / "run", device="cpu")
+    assert "+real-of-other-classes" in run.metrics["image"]["classification"]["definition"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("real", "least"), [(False, 0.9), (True, 0.75)])
+def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_their_copies(shared_data, real, least):
+    where = (shared_data / "tumour_yes_no", ["data.source.channels=1"]) if real else (None, [])
+    model, found = checked_recipe("dcgan_tumour", *where, "cpu")[1], []
+    data = Data(model.data, model.method.target)
+    records = data.listed(lambda: records_of(model.data, model.method.target))
+    group = np.arange(len(records)) if real else np.unique([r.subject for r in records], return_inverse=True)[1]
+    for one, other, _ in near_copies([fingerprint(record) for record in records]) if real else ():
+        group[group == group[one]] = group[other]
+    images = torch.stack([data.image(record) for record in records]) + 1  # black is 0
+    labels = torch.tensor([data.classes.index(record.label) for record in records])
+    for seed in range(3):
+        held = np.random.default_rng(seed).permutation(group.max() + 1)[group] < group.max() / 3
+        likely = Classification(2.0, 2, seed=seed).answers(images[~held], labels[~held], 2, images[held])
+        found.append(balanced_accuracy(likely, labels[held].numpy()))
+    assert np.mean(found) > least, found
 
 
 def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():

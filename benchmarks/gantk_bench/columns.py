@@ -157,8 +157,13 @@ def published(line: Line) -> Cell:
     if all(metric in FIRST for metric, _ in figures):
         values = (digits(line.published[m], 2) if m in line.published else "–" for m in FIRST)
         return Cell(" / ".join(values), "", sortable(first))
-    told = [f"{metric_name(metric)} {number(value, 3)}" for metric, value in figures]
+    told = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures]
     return Cell(told[0], ", ".join(told[1:]), sortable(first))
+
+
+def figure_name(metric: str) -> str:
+    """What a published figure is called: an accuracy, of which no report says what is classified, says so."""
+    return metric_name(metric) + ", undefined in the report:" * metric.startswith("accuracy")
 
 
 def _step_time(line: Line) -> Cell:

@@ -15,7 +15,7 @@ from gantk.report.charts import Chart, chart
 from gantk.report.run_record import Points
 from gantk.report.words import baseline_name, digits, metric_name, number
 from gantk.terminal import duration
-from gantk_bench.columns import Column, columns, spread
+from gantk_bench.columns import Column, columns, figure_name, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, listed
 from gantk_bench.gallery import gallery
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
@@ -247,7 +247,7 @@ def _table(line: Line) -> dict[str, Any]:
     if any(m in figures for m in metrics):
         reached = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
         rows.append(("published, other data", False, reached))
-    others = {metric_name(name): value for name, value in line.published.items() if name not in metrics}
+    others = {figure_name(name): value for name, value in line.published.items() if name not in metrics}
     return {
         "label": line.label,
         "metrics": [(metric_name(m), str(line.entry(m).get("definition") or "")) for m in metrics],

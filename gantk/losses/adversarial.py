@@ -33,15 +33,16 @@ class Adversarial:
 class BCE(Adversarial):
     """The first GAN's game in its non-saturating form: binary cross-entropy (Goodfellow et al., 2014, section 3).
 
-    The discriminator minimises the mean of its real and its fake half, as Pix2Pix does.
+    The discriminator minimises the mean of its real and its fake half, as Pix2Pix does, or their sum.
     """
 
     def __init__(
         self,
         *,
         smooth: Fraction = 0.0,  # real images are labelled 1 - smooth for the discriminator (Salimans et al. 2016, 3.4)
+        halved: bool = True,  # the discriminator minimises the mean of both terms; False: their sum
     ):
-        self.target = real_label(smooth)
+        self.target, self.share = real_label(smooth), 0.5 if halved else 1.0
 
     def generator(self, fake: Tensor) -> Tensor:
         return F.softplus(-fake.float()).mean()
@@ -49,7 +50,7 @@ class BCE(Adversarial):
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         real, fake = real.float(), fake.float()
         labels = torch.full_like(real, self.target)
-        return (F.binary_cross_entropy_with_logits(real, labels) + F.softplus(fake).mean()) / 2
+        return self.share * (F.binary_cross_entropy_with_logits(real, labels) + F.softplus(fake).mean())
 
 
 class LS(Adversarial):

@@ -59,7 +59,8 @@ class RealImages:
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images, those that were left out of training included."""
         known = [r for splits in (self.data.splits, self._left_out) for records in splits.values() for r in records]
-        return self.data.classes or tuple(sorted({record.label for record in known if record.label is not None}))
+        rest = {record.label for record in known if record.label is not None} - set(self.data.classes)
+        return (*self.data.classes, *sorted(rest))  # labels of batches are indices into the first of them
 
     @cached_property
     def _left_out(self) -> dict[str, list[Record]]:

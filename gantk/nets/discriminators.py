@@ -20,11 +20,12 @@ DCGAN_SIDE = 4  # of the map that DCGAN's last convolution turns into one logit
 def halvings(
     dims: int, inputs: int, filters: list[int], strides: list[int], norm: NormKind, affine: bool, spectral: bool
 ) -> list[nn.Module]:
-    """4x4 convolutions with leaky ReLUs, the first one not normalised."""
+    """4x4 convolutions with leaky ReLUs, the first one not normalised; 3x3 where it keeps the size."""
     layers: list[nn.Module] = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
         bias = norm == "none" or level == 0  # an offset just ahead of a norm is subtracted again
-        layers.append(b.conv(dims, inputs, outputs, 4, stride=stride, padding=1, bias=bias, spectral=spectral))
+        kernel = 3 if stride == 1 and level == 0 else 4
+        layers.append(b.conv(dims, inputs, outputs, kernel, stride=stride, padding=1, bias=bias, spectral=spectral))
         layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         inputs = outputs
@@ -83,7 +84,7 @@ def with_coordinates(x: Tensor) -> Tensor:
 class DCGANDiscriminator(b.Network):
     """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
 
-    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**depth. Filters double from `width` up to 8 x width.
+    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from `width` up to 8 x width.
     A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
     A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
     image things are; better than averaging far is one `depth` more for every doubling of the size.
@@ -95,22 +96,23 @@ class DCGANDiscriminator(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters of the first convolution
-        depth: Depth = 4,  # halvings of the size: 4 at 64 px, 5 at 128 px
+        depth: Depth = 4,  # convolutions ahead of the last, each of which halves the size: 4 at 64 px, 5 at 128 px
+        first_stride: Literal[1, 2] = 2,  # 1: the first of them keeps the size
         norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
     ):
         super().__init__()
-        self.dims, self.depth = dims, depth
-        filters = [width * min(2**level, 8) for level in range(depth)]
-        self.layers = nn.Sequential(*halvings(dims, in_channels, filters, [2] * depth, norm, affine, spectral))
+        self.dims, self.depth, self.halvings = dims, depth, depth - (first_stride == 1)
+        filters, strides = [width * min(2**level, 8) for level in range(depth)], [first_stride] + [2] * (depth - 1)
+        self.layers = nn.Sequential(*halvings(dims, in_channels, filters, strides, norm, affine, spectral))
         self.verdict = b.conv(dims, filters[-1], 1, DCGAN_SIDE, padding=0, spectral=spectral)
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
         who = f"a DCGAN discriminator of depth {self.depth}"
-        b.require_size(size, 1, DCGAN_SIDE * 2**self.depth, who, "lower the discriminator's depth")
+        b.require_size(size, 1, DCGAN_SIDE * 2**self.halvings, who, "lower the discriminator's depth")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(b.in_layout_of(self, x))

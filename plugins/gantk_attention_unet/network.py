@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,10 @@ class AttentionUNet(b.Network):
     as many decoder units, each of which sees the enlarged map below it and the gated skip. As published, the skip at
     full resolution has no gate: its features are too simple to be chosen among. Filters double from `width` at every
     level up to width x max_multiplier.
+
+    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order, the first 3x3 at full resolution,
+    the others and the bottom 4x4 of stride 2 in place of pooling; a decoder unit is the enlargement with the same two
+    behind it, beside the skip; all skips are gated, and a 3x3 convolution makes the image.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class AttentionUNet(b.Network):
         *,
         width: Width = 64,  # filters at full resolution
         depth: Units = 4,  # encoder units, each of which halves the size; sides must be multiples of 2**depth
+        down: Literal["pool", "stride"] = "pool",  # two 3x3 and max pooling a unit, or one of stride 2
         max_multiplier: Width = 16,  # filters never exceed width x this
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
@@ -44,13 +49,23 @@ class AttentionUNet(b.Network):
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
+        strided = down == "stride"
         b.check_levels(attention, 0, depth)
-        self.dims, self.depth = dims, depth
+        self.dims, self.depth, self.strided = dims, depth, strided
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]
         bias = norm == "none"  # an offset just ahead of a norm is subtracted again
 
         def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
             return [layer, b.norm(norm, channels, dims, affine=affine)]
+
+        def active(layer: nn.Module, channels: int) -> list[nn.Module]:
+            return [layer, nn.LeakyReLU(0.2, inplace=True), b.norm(norm, channels, dims, affine=affine)]
+
+        def strided_unit(level: int) -> nn.Sequential:
+            if not level:
+                return nn.Sequential(*active(b.conv(dims, in_channels, width, 3), width))
+            halving = b.conv(dims, filters[level - 1], filters[level], 4, stride=2, padding=1)
+            return nn.Sequential(*active(halving, filters[level]))
 
         def unit(inputs: int, outputs: int, drop: float = 0.0) -> nn.Sequential:
             layers: list[nn.Module] = []
@@ -59,18 +74,25 @@ class AttentionUNet(b.Network):
             return nn.Sequential(*layers, *([nn.Dropout(drop)] if drop else []))
 
         def enlarge(inputs: int, outputs: int) -> nn.Sequential:
+            if strided:
+                return nn.Sequential(*active(b.upsample(up, dims, inputs, outputs), outputs))
             return nn.Sequential(*normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs))
 
-        self.encoder = nn.ModuleList(map(unit, [in_channels, *filters[:-1]], filters))
+        pooled = map(unit, [in_channels, *filters[:-1]], filters)
+        self.encoder = nn.ModuleList(map(strided_unit, range(depth + 1)) if strided else pooled)
         for level in sorted(set(attention)):
             self.encoder[level].append(b.SelfAttention(dims, filters[level]))
         upwards = list(reversed(range(depth)))
-        self.enlarge = nn.ModuleList(enlarge(filters[level + 1], filters[level]) for level in upwards)
-        self.gates = nn.ModuleList(AttentionGate(dims, filters[lv], filters[lv + 1]) for lv in upwards[:-1])
+        below = [filters[lv + 1] * (2 if strided and lv < depth - 1 else 1) for lv in upwards]  # a decoder's map
+        self.enlarge = nn.ModuleList(enlarge(wide, filters[lv]) for wide, lv in zip(below, upwards, strict=True))
+        gated = list(zip(below, upwards, strict=True))[: depth if strided else depth - 1]
+        self.gates = nn.ModuleList(AttentionGate(dims, filters[lv], wide) for wide, lv in gated)
+        drops = [dropout if step < 3 else 0.0 for step in range(depth)]
         self.decoder = nn.ModuleList(
-            unit(2 * filters[level], filters[level], dropout if step < 3 else 0.0) for step, level in enumerate(upwards)
+            (nn.Dropout(drop) if drop else nn.Identity()) if strided else unit(2 * filters[lv], filters[lv], drop)
+            for drop, lv in zip(drops, upwards, strict=True)
         )
-        self.last = b.conv(dims, width, out_channels, 1)
+        self.last = b.conv(dims, 2 * width, out_channels, 3) if strided else b.conv(dims, width, out_channels, 1)
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -84,7 +106,8 @@ class AttentionUNet(b.Network):
         """The encoder's maps, shallow to deep: one at full resolution and one for every halving."""
         x, maps = b.in_layout_of(self, x), []
         for level, unit in enumerate(self.encoder):
-            x = unit(F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)) if level else unit(x)
+            pool = level and not self.strided
+            x = unit((F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)) if pool else x)
             maps.append(x)
         return maps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class DCGAN(Method):
 
     The paper's game is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional` both networks are told
     the class of an image: the generator beside the noise, the discriminator as maps of 0 and 1 (Mirza & Osindero
-    2014). The noise is normal, as in most code since; uniform in the paper.
+    2014). The noise is normal, as in most code since; `noise = "uniform"` is the paper's, from -1 to 1.
     """
 
     reads = ("image",)
@@ -38,6 +39,8 @@ class DCGAN(Method):
         latent: Width = 100,  # numbers that an image is made from
         width: Width = 64,  # filters of the generator's last map; eight times as many at the first
         up: UpKind = "transpose",  # how the generator doubles a map; resize leaves no checkerboard
+        noise: Literal["normal", "uniform"] = "normal",  # of mean 0: of deviation 1, or even from -1 to 1
+        slope: Fraction = 0.0,  # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
         attention: tuple[int, ...] = (),  # self-attention in the generator, so many doublings before the image
         conditional: bool = False,  # images of a class that is asked for; needs data.labels
         critic: Count = 1,  # discriminator steps per generator step
@@ -53,7 +56,7 @@ class DCGAN(Method):
                 remedy="set data.labels = true and take data of two classes or more, or set method.conditional = false",
             )
         self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
-        self.latent, self.critic = latent, critic
+        self.latent, self.critic, self.noise = latent, critic, noise
         channels = geometry.channels["image"]
         self.generator = DCGANGenerator(
             latent + self.classes,
@@ -62,6 +65,7 @@ class DCGAN(Method):
             width=width,
             up=up,
             attention=attention,
+            slope=slope,
             ends=geometry.range,
         )
         self.discriminator = discriminator(channels + self.classes, geometry.dims)
@@ -153,11 +157,14 @@ class DCGAN(Method):
     def _noise(self, n: int, seed: int) -> Tensor:
         """(n, latent), row k the same for the same seed whatever n; drawn where every device draws the same."""
         generator = torch.Generator().manual_seed(seed)
-        rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
+        rows = [self._drawn((self.latent,), generator=generator, device="cpu") for _ in range(n)]
         return torch.stack(rows).to(next(self.generator.parameters()).device)
 
     def _noise_for(self, batch: Batch) -> Tensor:
-        return torch.randn(len(batch["image"]), self.latent, device=batch["image"].device)
+        return self._drawn((len(batch["image"]), self.latent), device=batch["image"].device)
+
+    def _drawn(self, shape: tuple[int, ...], **where: Any) -> Tensor:
+        return torch.randn(shape, **where) if self.noise == "normal" else torch.rand(shape, **where) * 2 - 1
 
     def _label(self, batch: Batch) -> Tensor | None:
         return batch["label"] if self.classes else None

@@ -25,11 +25,16 @@ def doublings(size: tuple[int, ...]) -> int:
     return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
 
 
+def activation(slope: float) -> nn.Module:
+    """ReLU, or LeakyReLU of that slope below 0."""
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+
+
 class DCGANGenerator(nn.Module):
     """DCGAN generator: noise to a map of 4 pixels a side, then doubled by 4x4 convolutions (Radford et al., figure 1).
 
     (N, inputs) to (N, out_channels, *size), within `ends`. Filters halve with each doubling, from at most 8 x width to
-    `width`, with batch norm and ReLU; tanh at the end. No layer has a bias, as batch norm brings one.
+    `width`, with batch norm and ReLU, or LeakyReLU; tanh at the end. No layer has a bias, as batch norm brings one.
 
     Args:
         inputs: length of the noise, with the class where there is one.
@@ -37,6 +42,7 @@ class DCGANGenerator(nn.Module):
         width: filters of the last map before the image.
         up: "transpose" as published; "resize" or "linear" leave no checkerboard.
         attention: where self-attention stands: how many doublings before the image.
+        slope: of the activation below 0; 0 is a ReLU.
         ends: network intensities of black and white.
     """
 
@@ -49,6 +55,7 @@ class DCGANGenerator(nn.Module):
         width: int = 64,
         up: UpKind = "transpose",
         attention: tuple[int, ...] = (),
+        slope: float = 0.0,
         ends: tuple[float, float] = (-1.0, 1.0),
     ):
         super().__init__()
@@ -59,13 +66,13 @@ class DCGANGenerator(nn.Module):
         self.ends = ends
         # A transposed convolution of a single pixel is a linear layer, and faster as one.
         self.project = nn.Linear(inputs, prod(self.start), bias=False)
-        self.first = nn.Sequential(b.norm("batch", filters[0], dims), nn.ReLU(inplace=True))
+        self.first = nn.Sequential(b.norm("batch", filters[0], dims), activation(slope))
         self.doubles = nn.ModuleList()
         for step, (wide, narrow) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
             layers = [b.SelfAttention(dims, wide)] if count - step in attention else []
             layers.append(b.upsample(up, dims, wide, narrow, bias=False))
             if step < count - 1:
-                layers += [b.norm("batch", narrow, dims), nn.ReLU(inplace=True)]
+                layers += [b.norm("batch", narrow, dims), activation(slope)]
             self.doubles.append(nn.Sequential(*layers))
         self.out = b.output_activation("tanh")
         b.init_weights(self)

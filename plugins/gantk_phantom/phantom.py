@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gantk.data.preparation import Record, domain_letters
 from gantk.errors import UserError
-from gantk.plugin.spec import Few, Fraction, Positive, Seed, Share, Weight
+from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
 from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
@@ -98,6 +98,7 @@ class Phantom:
         radius: tuple[Positive, Positive] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
         healthy: Share = 0.0,  # share of the subjects that have no lesions
         only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
+        counts: tuple[Count, Count] | None = None,  # keep so many images with a tumour and without; None: all
         skull: bool = False,  # bone and scalp around the brain; False: brain alone
         seed: Seed = 0,  # another seed, other heads
     ):
@@ -109,6 +110,7 @@ class Phantom:
             ("subjects x slices x data.size", drawn, drawn <= MOST_DRAWN, f"{MOST_DRAWN:,} where there are lesions"),
             ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
             ("only", only, only == "all" or lesions > 0, "all, where there are no lesions"),
+            ("counts", list(counts or ()), not counts or (lesions and only == "all"), "with lesions and only = all"),
         ]
         for name, value, fine, allowed in checks:
             if not fine:
@@ -120,6 +122,7 @@ class Phantom:
         self.letters, self.dims, self.size = domain_letters(tuple(domains)), dims, tuple(size)
         self.contrasts = [tuple(map(contrast_of, domain.split("+"))) for domain in domains]
         self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
+        self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
         self.tissues = TISSUES + SHELLS if skull else TISSUES
         self.head = dict(jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull)
         self.head["radius"] = tuple(radius)
@@ -157,7 +160,19 @@ class Phantom:
         if not found:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
-        return found
+        return self._counted(found) if self.counts else found
+
+    def _counted(self, records: list[Record]) -> list[Record]:
+        """The records of `counts` images of each class, spread evenly over the subjects; UserError where they lack."""
+        kept = set()
+        for label, count in self.counts.items():
+            pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
+            if len(pairs) < count:
+                what = f"{self.subjects} subjects have {len(pairs)} images of the class {label}, and counts asks for "
+                remedy = "ask for more subjects, slices or lesions, or for fewer images"
+                raise UserError(f"{what}{count}", where="data.source.counts", remedy=remedy)
+            kept |= {pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, count).round()}
+        return [record for record in records if record.pair in kept]
 
     def _labels(self, number: int) -> list[str | None]:
         """The class of each slice, or of the one volume."""

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Phase
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Fraction, Generator, Loss, Weight
+from gantk.nets.blocks import one_hot
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Few, Fraction, Generator, Loss, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_pix2pix.regression import OTHER, Regression
 
@@ -18,8 +19,12 @@ class Pix2Pix(Regression):
     """Paired translation by L1 and a discriminator that sees input and output side by side (Isola et al. 2017).
 
     The published network is generator = { name = "unet", depth = 8, norm = "batch", up = "transpose", dropout = 0.5 }
-    at 256 px; its dropout is the method's only noise, in use as well as in training. `lesion`, `both`, `augment` and
-    `adapt` are additions, their defaults the paper.
+    at 256 px; its dropout is the method's only noise, in use as well as in training. `lesion`, `both`, `augment`,
+    `adapt`, `noise` and `conditional` are additions, their defaults the paper.
+
+    With `noise` or `conditional` the generator sees further channels behind the image's: normal noise, drawn anew for
+    every training image and the same in use, so that a result can be had again; and a plane for each class, 1 for the
+    image's own and 0 for the others (Mirza & Osindero 2014), in use 1 / classes each, as a file does not say its class.
     """
 
     def __init__(
@@ -33,11 +38,21 @@ class Pix2Pix(Regression):
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with networks of its own
         lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
+        noise: Few = 0,  # channels of normal noise that a generator sees beside the image
+        conditional: bool = False,  # a generator sees the image's class beside it; needs data.labels = true
         test_dropout: bool = False,  # dropout stays on in use, drawn from torch's global generator, as in the paper
         augment: list[Augment] = [],  # differentiable changes of the pairs that the discriminators see, for small data
         adapt: Fraction = 0.0,  # apply them only as far as needed to hold this r_t (0.6 in ADA's paper); 0 = always
     ):
-        super().__init__(geometry, generator=generator, reconstruction=reconstruction, both=both, lesion=lesion)
+        if conditional and len(geometry.classes) < 2:
+            what = "a generator that is told the class needs images of two classes, and the data bring "
+            what += f"'{geometry.classes[0]}' alone" if geometry.classes else "no labels"
+            remedy = "set data.labels = true and take data of two classes or more, or set method.conditional = false"
+            raise UserError(what, where="method.conditional", remedy=remedy)
+        self.noise, self.classes = noise, len(geometry.classes) if conditional else 0
+        options = {"generator": generator, "reconstruction": reconstruction, "both": both, "lesion": lesion}
+        super().__init__(geometry, noise + self.classes, **options)
+        self.register_buffer("seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False)
         if l1 < 0:
             raise UserError(f"l1 = {l1:g} would push away from the truth", where="method.l1", allowed="0 or more")
         self.adversarial, self.l1, self.test_dropout = adversarial(), l1, test_dropout
@@ -74,6 +89,42 @@ class Pix2Pix(Regression):
             real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
             losses |= self.telling_apart(f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment)
         return losses
+
+    def translated(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch's images as every domain that is trained, each with noise of its own and its class."""
+        images = {to: batch[OTHER[to]] for to in self.directions()}
+        return {to: self._generate(image, to, self._drawn(image), batch.get("label")) for to, image in images.items()}
+
+    def _generate(self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """A generator's image; `noise` None is that of seed 0, the same for all, and `label` None a class unknown."""
+        seen, size = [image], image.shape[2:]
+        if self.noise:
+            noise = self.seen_in_use.to(image) if noise is None else noise
+            for axis in range(2, image.ndim):  # a larger image sees it again and again
+                places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
+                noise = noise.index_select(axis, places)
+            seen.append(noise.expand(len(image), -1, *size))
+        if self.classes:
+            likely = image.new_full((1, self.classes), 1 / self.classes)
+            known = likely if label is None else one_hot(label, self.classes).to(image)
+            seen.append(known.reshape(-1, self.classes, *[1] * len(size)).expand(len(image), -1, *size))
+        return super()._generate(torch.cat(seen, 1) if len(seen) > 1 else image, to)
+
+    def _drawn(self, image: Tensor) -> Tensor | None:
+        shape = (len(image), self.noise, *image.shape[2:])
+        return torch.randn(shape, device=image.device) if self.noise else None
+
+    def _seeded(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """One image's noise, drawn where every device draws the same."""
+        return torch.randn(1, self.noise, *size, generator=generator, device="cpu")
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` translations of each image, each with other noise: (n, N, C, *size); UserError without `noise`."""
+        if not self.noise:
+            return super().variants(image, to, n, seed)
+        generator = torch.Generator().manual_seed(seed)
+        noises = [self._seeded(image.shape[2:], generator).to(image) for _ in range(n)]
+        return torch.stack([self._generate(image, to, noise) for noise in noises])
 
     def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:
         """The discriminator of the direction to a domain, and the changes of what it sees."""

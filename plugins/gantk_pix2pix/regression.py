@@ -26,6 +26,7 @@ class Regression(Method):
     def __init__(
         self,
         geometry: Geometry,
+        beside: int = 0,  # channels that a subclass hands to its generators beside an image
         *,
         generator: Generator = "unet",
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
@@ -37,9 +38,9 @@ class Regression(Method):
             what = f"lesion = {lesion:g} is no weight of pixels"
             raise UserError(what, where="method.lesion", allowed="above 0; 1 = like all other pixels")
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.g_ab = generator(a, b, dims)
+        self.g_ab = generator(a + beside, b, dims)
         if both:
-            self.g_ba = generator(b, a, dims)
+            self.g_ba = generator(b + beside, a, dims)
         self.both, self.lesion = both, lesion
         self.compare, self.compared = reconstruction(), reconstruction.name
         self.weighs_lesions = lesion != 1
@@ -79,4 +80,7 @@ class Regression(Method):
         if to == "a" and not self.both:
             what = "this method was trained to translate a to b only"
             raise UserError(what, where="method.both", remedy="train with method.both = true")
+        return self._generate(image, to)
+
+    def _generate(self, image: Tensor, to: str) -> Tensor:
         return self.g_ab(image) if to == "b" else self.g_ba(image)

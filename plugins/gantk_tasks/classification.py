@@ -23,7 +23,8 @@ from gantk_tasks.small_networks import trained
 
 BATCH = 16  # images of a training step
 TOO_FEW = "too few patients to learn from some and be tested on others"
-RATE = {"random": 1e-3, "pretrained": 1e-4}  # AdamW, falling to 0 along half a cosine
+SMALL = 3e-3  # AdamW's rate for the small network, falling to 0 along half a cosine
+RATE = {"random": 1e-3, "pretrained": 1e-4}  # and for a network of timm
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
@@ -39,7 +40,7 @@ class Judge:
     _: KW_ONLY
     backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
     weights: Literal["random", "pretrained"] = "random"  # random: from scratch; pretrained: timm's weights
-    steps: Count = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.03 s
+    steps: Count = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.05 s
     side: LearntSide = 64  # pixels that images are brought to
     seed: Seed = 0  # of the classifier's weights and of the order of its batches
 
@@ -62,7 +63,8 @@ class Judge:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
             return F.cross_entropy(network(varied(pictures[picked], generator)), labels[picked])
 
-        optimizer = partial(torch.optim.AdamW, lr=RATE[self.weights], weight_decay=0.01)
+        rate = SMALL if self.backbone == "small" else RATE[self.weights]
+        optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
         with torch.autocast(pictures.device.type, enabled=False):
             network = trained(make, loss, self.steps, self.seed, optimizer)
             with torch.no_grad():
@@ -96,8 +98,7 @@ class Classification(Judge):
     half of them teach for the other. Classes that the generator does not make are taken from real images.
     """
 
-    backbone: str = "resnet18"  # a network of timm, or small: four convolutions, seconds on one core
-    steps: Count = 150  # of 16 images, for each of the three classifiers; 0.3 s each on a core, with small 0.03 s
+    steps: Count = 300  # of 16 images, for each of the three classifiers; 0.05 s each on a core, resnet18 0.3 s
 
     baselines, needs_classes, name = False, True, "classification"
 
@@ -188,18 +189,23 @@ class TwoSample(Judge):
 
 
 class SmallConv(nn.Module):
-    """Four strided convolutions and a pooling: a few tens of thousands of weights, seconds on one core."""
+    """Four 3x3 convolutions with batch norm and max pooling: (N, channels, H, W) to (N, 256), 0.1 M weights.
+
+    How bright a small place is decides. Strided convolutions with group norm, which takes an image's own brightness
+    away, stayed at chance on synthetic FLAIR (balanced accuracy 0.50 after 150 steps, 0.54 after 600).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
-        widths, layers = (channels, 16, 32, 64, 64), []
+        widths, layers = (channels, 16, 32, 64, 128), []
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(x)  # the strongest response counts beside the mean: a lesion is small
-        return (x.mean((2, 3)) + x.amax((2, 3))) / 2
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
