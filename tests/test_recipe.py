@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -16,7 +17,7 @@ from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Generator, Part, bind, options_help, options_model
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import FastTable
-from gantk.runs.trained import Posts, spread_examples
+from gantk.runs.trained import Examples, Posts
 
 
 class Sampler:
@@ -256,12 +257,26 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
 def test_post_steps_follow_each_other_and_are_given_training_images_from_all_over(parts):
     model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
-    assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0))
+    assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0)).steps
     tables = resolved(model)
     assert [post["by"] for post in tables["post"]] == [1.0, 0.5] and resolved(Recipe(tables).check()) == tables
-    images = [torch.full((1, 2, 2), float(i)) for i in range(10)]
-    assert spread_examples(images)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
-    assert len(spread_examples(images[:2])(5)) == 5
+    assert examples_of(10)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0] and len(examples_of(2)(5)) == 5
+
+
+def examples_of(count: int, made_from=()) -> Examples:
+    """Of a training on so many images, the first all 0 and healthy, the next all 1 with a tumour, and so on."""
+    labels = ["healthy", "tumour"] * count
+    training = [SimpleNamespace(domain="image", label=labels[i], value=float(i)) for i in range(count)]
+    data = SimpleNamespace(training=training, image=lambda record: torch.full((1, 2, 2), record.value))
+    return Examples(lambda: data, "image", "cpu", made_from)
+
+
+def test_the_real_image_beside_a_made_one_is_its_input_or_another_one_of_its_class_for_each():
+    made_of = ["tumour", "tumour", "healthy", "tumour"]
+    assert examples_of(10, made_of).real(4).mean((1, 2, 3)).tolist() == [1.0, 3.0, 0.0, 5.0]
+    assert examples_of(10).real(5).mean((1, 2, 3)).tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+    inputs = torch.rand(2, 1, 2, 2)
+    assert torch.equal(examples_of(10, inputs).real(2), inputs)
 
 
 def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(parts, tmp_path):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny import PATCHGAN, UNET
 
+from gantk import api
 from gantk.errors import UserError
 from gantk.formats.files import readable
+from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
@@ -106,6 +113,27 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_a
     assert all(float(found[name]) == pytest.approx(float(value), rel=1e-4) for name, value in expected.items())
 
 
+def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quiet_ones_do():
+    """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and positions."""
+    content, style, image = blobs(2, 3), blobs(2, 3, seed=2), blobs(2, 3, seed=5)
+    plain, louder = (VGG19(["conv1_1"], "random") for _ in range(2))
+    louder.blocks = copy.deepcopy(plain.blocks)  # the network is kept, and shared
+    with torch.no_grad():
+        for tensor in (louder.blocks["conv1_1"].weight, louder.blocks["conv1_1"].bias):
+            tensor[::2] *= 4.0
+    how = How(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
+    for shared in (False, True):
+        objective = Objective(content, style, plain, how, shared=shared)
+        factors, seen = objective.factors["conv1_1"][:, :, None, None], [plain(x)[0] for x in (content, style)]
+        seen[1] = seen[1].mean(0, keepdim=True).expand_as(seen[1]) if shared else seen[1]
+        mean = torch.cat([x * factors for x in seen], 2).mean((2, 3))
+        assert float((mean - 1).abs().max()) < 1e-4
+        found = [sum(Objective(content, style, net, how, shared=shared)(image).values()) for net in (plain, louder)]
+        torch.testing.assert_close(*found)
+    told = [sum(Objective(content, style, net, replace(how, rescale=False))(image).values()) for net in (plain, louder)]
+    assert float((told[0] / told[1] - 1).abs().min()) > 1e-3
+
+
 def test_smoothing_softens_edges_and_leaves_flat_tissue():
     image = torch.zeros(1, 1, 32, 32)
     image[..., 16:] = 1.0
@@ -187,7 +215,7 @@ def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content(
     assert start / end >= 10 and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
 
 
-def test_a_generated_image_takes_the_style_of_training_images_or_lends_its_own():
+def test_a_generated_image_takes_the_style_of_training_images():
     def real(count: int) -> torch.Tensor:
         return torch.cat([stripes(), blobs(max(1, count - 1), seed=20)])[:count]
 
@@ -195,11 +223,45 @@ def test_a_generated_image_takes_the_style_of_training_images_or_lends_its_own()
     done = post()(images, real)
     torch.testing.assert_close(done[1:2], post()(images[1:2], real), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
-    lent = post(role="style", batch=2)(images, real)
-    assert float((lent - real(3)).abs().mean()) < float((lent - images).abs().mean())
     volume = blobs(1, size=(4, 16, 16))
     done = post(dims=3)(volume, lambda n: blobs(n, size=(4, 16, 16), seed=9))
     assert done.shape == volume.shape and not torch.equal(done, volume)
+
+
+KEPT = {"name": "style", "role": "style", "steps": 1, "style_weight": 0.0} | FAST  # the content comes out as it is
+
+
+def run_with(post: dict, folder, method: dict, **data):
+    source = {"name": "phantom", "subjects": 8, "slices": 2} | data.pop("source", {})
+    data = {"source": source, "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}} | data
+    tables = {"method": method, "data": data, "train": {"steps": 1, "batch": 2}, "post": [post]}
+    tables["evaluate"] = {"metrics": ["psnr"] if len(data["domains"]) > 1 else ["kid"], "images": 10}
+    return api.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
+
+
+def test_a_translation_lends_its_style_to_the_image_it_was_made_of(tmp_path):
+    """Report on tumour synthesis: the synthesized image is the style, the real image the content."""
+    networks = {"generator": UNET, "discriminator": PATCHGAN}
+    run = run_with(KEPT, tmp_path, {"name": "pix2pix"} | networks, domains=["T1", "T2"])
+    scores = json.loads((run / "metrics.json").read_text("utf-8"))
+    finished, unchanged = scores["metrics"]["a_to_b_post"]["psnr"], scores["baselines"]["identity"]["a_to_b"]["psnr"]
+    assert finished["value"] == pytest.approx(unchanged["value"], abs=1e-3)  # scored against the truth of its pair
+    assert finished["value"] != pytest.approx(scores["metrics"]["a_to_b"]["psnr"]["value"], abs=0.1)
+
+
+def test_a_sample_lends_its_style_to_training_images_of_its_class_a_new_one_each(tmp_path):
+    source = {"lesions": 1, "radius": [8.0, 16.0], "slices": 4}
+    judge = {"name": "dcgan", "width": 4, "depth": 2}
+    method = {"name": "dcgan", "width": 4, "latent": 8, "conditional": True, "discriminator": judge}
+    run = run_with(KEPT, tmp_path, method, domains=["FLAIR"], labels=True, source=source)
+    translator = Translator.load(run)
+    real = {r.key: r for r in translator._data.training}
+    shown = {key: translator._data.image(r) for key, r in real.items()}
+    for label, wanted in (("tumour", ["tumour"] * 3), (None, ["healthy", "tumour", "healthy"])):
+        made = translator.intensity["image"].forward(translator.sample(3, label=label))
+        nearest = [min(shown, key=lambda key: float((shown[key] - image).abs().mean())) for image in torch.tensor(made)]
+        assert [real[key].label for key in nearest] == wanted and len(set(nearest)) == 3
+        assert all(float((shown[k] - i).abs().mean()) < 1e-3 for k, i in zip(nearest, torch.tensor(made), strict=True))
 
 
 @pytest.mark.parametrize("role", ["content", "style"])

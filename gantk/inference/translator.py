@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
@@ -30,7 +30,7 @@ from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
-from gantk.runs.trained import Posts, earlier_weights, load_method, spread_examples
+from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
 
 @dataclass(repr=False)
@@ -124,8 +124,8 @@ class Translator(TrainedModel):
         through = self._network(letter, look)
 
         def run(batch: np.ndarray) -> np.ndarray:
-            parts = zip(through(torch.from_numpy(batch)).chunk(len(maps), dim=1), maps, strict=True)
-            done = [self._finished(part, letter).cpu() if kind == "image" else part for part, kind in parts]
+            parts = zip(through(seen := torch.from_numpy(batch)).chunk(len(maps), dim=1), maps, strict=True)
+            done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()
 
         pipeline = Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
@@ -167,19 +167,19 @@ class Translator(TrainedModel):
         return Posts(self.model, self.method.geometry.range)
 
     @cached_property
-    def _training(self) -> dict[str, Sequence[Tensor]]:
+    def _data(self) -> object:
         from gantk.data.dataset import Data
 
         data = Data(self.model.data, type(self.method), RunFolder(self.checkpoint.parent.parent).split())
         data.intensity.update(self.intensity)
-        return data.training_sets()
+        return data
 
-    def _finished(self, images: Tensor, letter: str) -> Tensor:
+    def _finished(self, images: Tensor, letter: str, made_from: Tensor | list[str]) -> Tensor:
         """Images after the recipe's post-steps; training images for them are read when first asked for."""
-        if not self._posts:
+        if not self._posts.steps:
             return images
-        device = self.runtime.device
-        return self._posts(images.to(device), lambda n: spread_examples(self._training[letter])(n).to(device))
+        examples = Examples(lambda: self._data, letter, self.runtime.device, made_from)
+        return self._posts(images.to(self.runtime.device), examples)
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
         """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
@@ -190,7 +190,8 @@ class Translator(TrainedModel):
         labels = None if label is None else torch.full((n,), classes.index(label), device=self.runtime.device)
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
-        images = self._finished(images, "image") if post else images
+        made_of = [label or classes[i % len(classes)] for i in range(n)] if self.method.conditional and classes else []
+        images = self._finished(images, "image", made_of) if post else images
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)

@@ -24,7 +24,7 @@ from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
-from gantk.runs.trained import Posts
+from gantk.runs.trained import Examples, Posts
 
 VALIDATION = 16  # pairs that are scored while training
 VALIDATED = ("psnr", "ssim")  # by these
@@ -133,16 +133,14 @@ class Scorer:
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
             rows = self.curves.rows(self.curves(made, references))
-            found[f"{OTHER[to]}_to_{to}"] = {
-                name: row["value"] for name, row in rows.items() if row["value"] is not None
-            }
+            found[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
             count = min(SAMPLED, self.model.evaluate.images)
             images = torch.cat([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
             found["image"] = {kid.name: kid(train, real, self._sampled(self.data.centre(images))).value}
-        rounded = {key: {name: round(v, 4) for name, v in scores.items()} for key, scores in found.items()}
-        return {key: scores for key, scores in rounded.items() if scores}
+        known = ((key, {name: v for name, v in scores.items() if v is not None}) for key, scores in found.items())
+        return {key: {name: round(v, 4) for name, v in scores.items()} for key, scores in known if scores}
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
@@ -172,7 +170,7 @@ class Scorer:
         output = self._translate_shared(inputs := self.reals.seen(sources), to) if sources else None
         if output is None:
             return
-        made, shown = self._with_posts(key, output, to), self.data.centre(inputs)
+        made, shown = self._with_posts(key, output, to, inputs), self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
         about = self.reals.group(shown, sources) if self.set_metrics else None
@@ -190,22 +188,17 @@ class Scorer:
         count = self.model.evaluate.images
         passes = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
         if passes is not None:
-            made = self._with_posts("image", torch.cat(list(passes)), self.letter)
+            classes = [self.method.geometry.classes[i % self.classes] for i in range(count)] if self.classes else []
+            made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
             noise = {"noise": self.reals.noise(self.letter, count)}
             self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
 
-    def _with_posts(self, key: str, output: Tensor, letter: str) -> dict[str, Tensor]:
+    def _with_posts(self, key: str, output: Tensor, letter: str, made_from: Tensor | list[str]) -> dict[str, Tensor]:
         """The network's images as they are scored, by name, and what the recipe's post-steps make of them."""
         made = {key: self.data.centre(output)}
-        if self.posts:
-            records, device = self.reals.records("train", letter), self.runtime.device
-
-            def examples(n: int) -> Tensor:  # as a file that is translated gets them
-                step = max(1, len(records) // n)
-                return self.reals.seen([records[i * step % len(records)] for i in range(n)]).to(device)
-
-            finished = [self.posts(part.to(device), examples).cpu() for part in output.split(self.batch)]
-            made[f"{key}_post"] = self.data.centre(torch.cat(finished))
+        if self.posts.steps:
+            examples = Examples(lambda: self.data, letter, device := self.runtime.device, made_from)
+            made[f"{key}_post"] = self.data.centre(self.posts(output.to(device), examples).cpu())
         return made
 
     def _score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,10 @@ def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
 
 
 class Posts:
-    """A recipe's post-steps, built once: `Posts(model, range)(images, examples)`.
-
-    A post-step is built with (dims, range) and called with images (N, C, *size) in network intensities and
-    `examples`, n -> (n, C, *size) training images of the same domain; it returns images of the same shape.
-    """
+    """A recipe's post-steps, built once with (dims, range): each maps network intensities (N, C, *size) to as many."""
 
     def __init__(self, model: Model, range: tuple[float, float]):
         self.steps = [part(model.data.dims, range) for part in model.post]
-
-    def __bool__(self) -> bool:
-        return bool(self.steps)
 
     def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
         for step in self.steps:
@@ -80,11 +73,24 @@ class Posts:
         return images
 
 
-def spread_examples(images: Sequence[Tensor]) -> Callable[[int], Tensor]:
-    """`examples` over a set of prepared images: n of them, evenly spread."""
+class Examples:
+    """Real images for a post-step: `examples(n)` are n training images of the domain made, evenly spread.
 
-    def examples(n: int) -> Tensor:
-        step = max(1, len(images) // n)
-        return torch.stack([images[(i * step) % len(images)] for i in range(n)])
+    `examples.real(n)` is one for each of the n images made: what they were translated from, or of samples training
+    images, each of its sample's class. `made_from` are those inputs or these classes; `data` gives the run's Data.
+    """
 
-    return examples
+    def __init__(self, data: Callable[[], Any], letter: str, device: Any, made_from: Tensor | list[str]):
+        self.data, self.letter, self.device, self.made_from = data, letter, device, made_from
+
+    def __call__(self, n: int, label: str | None = None) -> Tensor:
+        data = self.data()
+        known = [r for r in data.training if r.domain == self.letter and label in (None, r.label)]
+        step = max(1, len(known) // n)
+        return torch.stack([data.image(known[i * step % len(known)]) for i in range(n)]).to(self.device)
+
+    def real(self, n: int) -> Tensor:
+        if isinstance(self.made_from, Tensor):
+            return self.made_from.to(self.device)
+        each = {name: iter(self(self.made_from.count(name), name)) for name in set(self.made_from)}
+        return torch.stack([next(each[name]) for name in self.made_from]) if each else self(n)

@@ -28,6 +28,7 @@ class How:
     content_weight: Weight = 1.0  # 1 is the cost of maps that have nothing of the content's
     style_weight: Weight = 100.0  # 1 is the cost of Gram matrices that have nothing of the style's
     variation: Weight = 0.0  # weight of the mean difference of neighbouring pixels, as a share of the range
+    rescale: bool = False  # each filter by its mean activation over content, style and positions (Gatys et al. 2016)
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both move each image by its own gradient alone
     lr: Positive | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
     init: Literal["content", "noise", "style"] = "content"  # what the result starts as
@@ -53,7 +54,9 @@ class Objective:
     """Content, style and smoothness of each image (Gatys et al. 2016, equation 7).
 
     Differences are divided by the mean square of the content's maps, or of the style's Gram matrices: a weight then
-    means the same for every layer, image and network. (Gatys et al. rescale the filters of VGG to that end.)
+    means the same for every layer, image and network. With `rescale`, every filter of VGG first has mean activation 1
+    over the positions of both images (Gatys et al. 2016, section 2, over ImageNet): rare textures count as common ones
+    do. ReLU and average pooling keep factors, so that dividing the maps is the same as scaling the weights.
 
     Args:
         content: (N, C, *size), whose maps at `content_layers` are to be kept (equation 1).
@@ -63,16 +66,20 @@ class Objective:
 
     def __init__(self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True):
         self.encoder, self.how = encoder, how
+        self.factors: dict[str, Tensor] = {}  # by layer, (N, channels)
         with torch.no_grad():
-            self.content = [self._maps(content)[layer] for layer in how.content_layers]
-            grams = self._grams(self._maps(style))
+            kept, painted = self._maps(content), self._maps(style)
+            if how.rescale:
+                self.factors = {layer: _factors(kept[layer], painted[layer], shared) for layer in kept}
+            self.content = [self._scaled(kept, layer) for layer in how.content_layers]
+            grams = self._grams(painted)
             self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """The weighted losses by name, (N,) each; what weighs nothing is left out."""
         how, maps, losses = self.how, self._maps(image), {}
         if how.content_weight:
-            kept = _difference([maps[layer] for layer in how.content_layers], self.content)
+            kept = _difference([self._scaled(maps, layer) for layer in how.content_layers], self.content)
             losses["content"] = how.content_weight * kept
         if how.style_weight:
             losses["style"] = how.style_weight * _difference(self._grams(maps), self.style)
@@ -86,8 +93,27 @@ class Objective:
         with torch.autocast(image.device.type, enabled=False):
             return dict(zip(self.encoder.layers, self.encoder(image.float()), strict=True))
 
+    def _scaled(self, maps: dict[str, Tensor], layer: str) -> Tensor:
+        """A content layer's maps, filters rescaled."""
+        found, factors = maps[layer], self.factors.get(layer)
+        return found if factors is None else found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
+
     def _grams(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        return [gram(maps[layer]) for layer in self.how.style_layers]
+        """Gram matrices, filters rescaled afterwards: styles may be fewer than the contents whose factors they take."""
+        found = {layer: gram(maps[layer]) for layer in self.how.style_layers}
+        for layer in found if self.factors else ():
+            found[layer] = found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
+        return list(found.values())
+
+
+def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
+    """(N, channels): what gives each filter mean activation 1 over a content and its style, or over all shared styles.
+
+    A filter that hardly answers, at a hundredth of its layer's mean, is not raised beyond that.
+    """
+    own, other = (maps.flatten(2).mean(2) for maps in (content, style))
+    mean = (own + (other.mean(0, keepdim=True) if shared else other)) / 2
+    return 1 / torch.maximum(mean, 0.01 * mean.mean(1, keepdim=True)).clamp(min=1e-20)
 
 
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from gantk.data.resample import resize
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.plugin.spec import Count
+from gantk.runs.trained import Examples
 from gantk_style.objective import DEFAULTS, How
 from gantk_style.transfer import transfer
 
@@ -23,10 +23,12 @@ class StylePost:
     """Style transfer on finished images (Gatys et al. 2016): each becomes what it would become alone.
 
     With role "content" a generated image keeps its content and takes the style of the other image. With role "style"
-    the other image keeps its content and takes the generated image's style: what comes out then shows real anatomy.
+    the other image keeps its content and takes the generated image's style: what comes out then shows real anatomy,
+    that of the image that was translated, or of a training image of the class that a sample was made of.
 
-    `post(images, examples)` takes (N, C, *size) in network intensities and gives the same; `examples(n)` are training
-    images. A file is brought to the images' size, its 0th and 99.5th percentiles to black and white.
+    `post(images, examples)` takes (N, C, *size) in network intensities and gives the same; `examples` are
+    `gantk.runs.trained.Examples`. A file is brought to the images' size, its 0th and 99.5th percentiles to black and
+    white.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class StylePost:
         dims: int,
         range: tuple[float, float],
         *,
-        image: str = "",  # file of the other image; "": training images
+        image: str = "",  # file of the other image; "": the real ones that the run knows
         role: Literal["content", "style"] = "content",  # what the generated image is
         styles: Count = 4,  # training images whose styles are averaged, where the generated image is the content
         how: How = DEFAULTS,
@@ -45,11 +47,11 @@ class StylePost:
         self.other = _file(image, dims, range) if image else None
         self.encoder = how.encoder(range)
 
-    def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
+    def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """The images after the transfer; UserError where sizes or channels do not fit."""
         shared = self.role == "content"  # one style for all, of the other image or the mean of some examples
         if self.other is None:
-            others = examples(self.styles if shared else len(images)).to(images)
+            others = (examples(self.styles) if shared else examples.real(len(images))).to(images)
         else:
             other = torch.from_numpy(resize(self.other, tuple(images.shape[2:])))[None].to(images)
             others = other if shared else other.expand(len(images), *other.shape[1:])
