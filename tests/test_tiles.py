@@ -46,6 +46,7 @@ NETWORKS = {
     "resnet": lambda dims, **o: ResNet(1, 2, dims, width=3, blocks=1, **o),
     "unet": lambda dims, **o: UNet(1, 1, dims, width=3, depth=3, **o),
     "unet with stem and head": lambda dims, **o: UNet(1, 1, dims, width=3, depth=2, stem=1, head=2, **o),
+    "unet that leaves skips alone": lambda dims, **o: UNet(1, 1, dims, width=3, depth=3, relu_skips=False, **o),
     "resnet with self-attention": lambda dims, **o: ResNet(1, 1, dims, width=4, blocks=1, attention=(2,), **o),
     "foreign": lambda dims, **o: Foreign(dims, **o),
 }

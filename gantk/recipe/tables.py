@@ -174,7 +174,7 @@ class Model(Table):
 
     format: int = FORMAT  # the version of this form
     summary: str = ""  # one line for `gantk recipes`
-    paper: dict[str, Any] = {}  # where the settings come from, and the figures published with them
+    paper: dict[str, Any] = {}  # its report: title, what it has stated by key, what it leaves open (ours), figures
     method: MethodPart  # what is trained, with its networks and losses: `gantk list method`
     # made when a recipe is checked, not when this module is imported: defaults are parts, and parts import torch
     data: DataTable = Field(default_factory=DataTable)  # `gantk show data`
