@@ -32,6 +32,7 @@ def test_values_are_those_of_the_papers():
     sigmoid = torch.sigmoid
     bce = -(sigmoid(real).log().mean() + (1 - sigmoid(fake)).log().mean()) / 2
     assert torch.allclose(BCE().discriminator(real, fake), bce)
+    assert torch.allclose(BCE(halved=False).discriminator(real, fake), 2 * bce)
     assert torch.allclose(BCE().generator(fake), -sigmoid(fake).log().mean())
     assert LS().discriminator(real, fake).item() == pytest.approx(((1 + 1) / 2 + (1 + 1) / 2) / 2)
     assert LS().generator(fake).item() == pytest.approx((4 + 0) / 2)

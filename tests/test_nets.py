@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk.method import Batch, Geometry
 from gantk.nets import kernels
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, SelfAttention, channels_last, conv
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, DCGANDiscriminator, PatchGAN
 from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
+from gantk.plugin.spec import bind
 from gantk_attention_unet.network import AttentionUNet
 from gantk_style.encoder import LAYERS, VGG19
 
@@ -58,6 +60,18 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
 def test_sizes_and_options_that_do_not_fit_are_answered_with_those_that_do(make, words):
     with pytest.raises(UserError, match=words.replace("[", r"\[").replace("]", r"\]")):
         make()
+
+
+def test_pix2pix_sees_noise_and_class_beside_the_image_and_in_use_one_noise_and_no_class():
+    geometry = Geometry(2, (32, 32), {"a": 1, "b": 1}, ("healthy", "tumour"))
+    method = bind("method", {"name": "pix2pix", "noise": 2, "conditional": True})(geometry).eval()
+    seen, a = [], torch.rand(2, 1, 32, 32)
+    method.g_ab.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    method.generator_losses(Batch(a=a, b=a, label=torch.tensor([1, 0])))
+    assert torch.equal(seen[0][:, :1], a) and seen[0][:, 3:].mean((2, 3)).tolist() == [[0, 1], [1, 0]]
+    assert seen[0][:, 1:3].std() > 0.9 and not torch.equal(seen[0][0, 1:3], seen[0][1, 1:3])
+    assert torch.equal(method.translate(a, "b"), method.translate(a, "b")) and (seen[-1][:, 3:] == 0.5).all()
+    assert not torch.equal(*method.variants(a, "b", 2, 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
