@@ -12,7 +12,7 @@ import torch
 from tiny import TINY
 
 from gantk.data.dataset import Data
-from gantk.data.intensity import Percentile, Window
+from gantk.data.intensity import Percentile
 from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
@@ -23,6 +23,7 @@ from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.load import load_recipe
+from gantk_ct.intensity import Window
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}

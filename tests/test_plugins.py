@@ -12,10 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 from tiny import ROOT
 
 import gantk
 from gantk.data.dataset import Data
+from gantk.data.sources.folders import Folders
 from gantk.errors import UserError
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, registry
@@ -103,7 +105,7 @@ def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     files = [Path(__file__), ROOT / "tests" / "promises" / "test_outside_plugins.py"]
     written = "".join(file.read_text("utf-8") for file in files)
-    assert len(hooks) == 15
+    assert len(hooks) == 16
     for name, hook in hooks.items():
         assert f"{name}(" in written, f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -233,6 +235,16 @@ def test_hook_keep_brings_training_images_of_another_kind(add_plugin, tiny_recip
     tiny_recipe["train"]["steps"], said = 0, []
     run = gantk.run(tiny_recipe, data=7, out=tmp_path / "run", device="cpu", say=said.append)
     assert run.recipe().tables["data"]["source"]["subjects"] == 5 and "kept     7 as T2" in said
+
+
+def test_hook_subjects_reads_patients_off_names(add_plugin, tmp_path):
+    for name in ("A/x1", "A/y1", "B/x2", "B/y2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
+    first = HOOK + "gantk_subjects(items, how):\n    return [item.stem[0] + how for item in items]"
+    add_plugin("my-package", "my_subjects", first)
+    records = Folders(("A", "B"), 2, (16, 16), path=str(tmp_path), patient="names").records()
+    assert [record.subject for record in records] == ["xtake", "ytake"] * 2
 
 
 def test_hook_html_is_what_a_notebook_shows_of_a_run(add_plugin, tiny_run):

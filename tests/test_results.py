@@ -11,10 +11,11 @@ import pytest
 from PIL import Image as Picture
 
 from gantk import api
-from gantk.data.intensity import Percentile, Window
+from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
 from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+from gantk_ct.intensity import Window
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
 

@@ -40,7 +40,7 @@ class Data:
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         self.files, self.notes = set[str](), []  # what listings show below the source's path
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        records = self.listed(lambda: records_of(table, method))
+        records = self.listed(lambda: records_of(table, method, not known))
         if known:
             here, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
             self.splits, self.training, records = recalled(known["splits"], here, hashes)
@@ -70,9 +70,10 @@ class Data:
         table, contrasts = self.table, self.contrasts[letter]
         if not shown:
             raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
-        mapping = table.intensity()
+        part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)  # by domain, or one for both
+        mapping = part()
         if len(contrasts) > 1:
-            mapping = PerChannel([table.intensity() for _ in contrasts], contrasts, table.dims)
+            mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
         by_scan = getattr(mapping, "per", "set") == "volume"
         if by_scan:  # each scan once, whichever of its slices are trained on
             shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
@@ -197,14 +198,16 @@ class Data:
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
-def records_of(table: DataTable, method: type) -> list[Record]:
-    """All records of the recipe's source, in the plane and at the spacing that the recipe asks for."""
+def records_of(table: DataTable, method: type, new: bool = False) -> list[Record]:
+    """All records of the source, in the recipe's plane and spacing; of a `new` run unclear patients are asked about."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
     grid = SamplingGrid(table.plane, table.spacing)
     try:
         source = table.source(table.domains, table.dims, table.size)
+        if hasattr(source, "asks"):
+            source.asks = new and table.split.by == "auto" and not table.split.file
         if not grid.is_plain and not hasattr(source, "sees"):
             what = f"the source '{table.source.name}' cannot show its images in another plane or spacing"
             raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")
@@ -253,7 +256,8 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     suffixes = {files.suffix_of(path) for record in records for path in record.files}
     readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
     about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
-    intensity = [table.intensity.table(), code_of([table.intensity.target])]
+    parts = [table.intensity, *(each for each in table.intensity.options.values() if hasattr(each, "target"))]
+    intensity = [table.intensity.table(), code_of([part.target for part in parts])]
     return Preparation(records, table.size, table.fit, cache, about, intensity)
 
 

@@ -220,21 +220,6 @@ class ZScore(Learnt, name="zscore"):
         return mean - reach, mean + reach
 
 
-@option_fields
-class Window(Linear, name="window"):
-    """Two native values chosen by hand go to the ends of the range: Hounsfield units, or any calibrated scale."""
-
-    low: float = -1000.0  # native value that goes to the start of the range; air in Hounsfield units
-    high: float = 2000.0  # native value that goes to its end; dense bone in Hounsfield units
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.low < self.high:
-            what = f"the window from {self.low:g} to {self.high:g} is empty"
-            raise UserError(what, where="data.intensity", allowed="low < high")
-        self.fitted = [float(self.low), float(self.high)]
-
-
 class PerChannel:
     """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C, *spatial).
 

@@ -317,6 +317,8 @@ class Scorer:
             if metric in self.pairs.metrics and not directions:
                 what = "compares an output with its truth, and images from noise have none"
                 remedy = "use metrics of sets, such as kid, fid or prdc"
+            elif hasattr(metric, "expect_data"):
+                metric.expect_data(self.data)
             elif metric in self.pairs.metrics and self.data.pairs("test") and hasattr(metric, "expect_size"):
                 metric.expect_size(self.model.data.size)
             elif getattr(metric, "needs_classes", False):

@@ -104,7 +104,9 @@ class PairScorer:
             masks = {suffix: regions[suffix][part].to(self.device) if suffix else None for suffix in known}
             found["finite", ""].append(made.isfinite().flatten(1).all(1))
             if references.units is not None:
-                self._add(found, "native", *(references.units.native(each, first) for each in (made, real)), masks)
+                native = [references.units.native(each, first) for each in (made, real)]
+                self._add(found, "native", *native, masks)
+                self._add(found, "raw", *native, masks, references.units.name)
             # Metrics count from black: SSIM's luminance term means nothing where intensities change sign.
             made, real = made - self.low, real - self.low
             self._add(found, "raw", made, real, masks)
@@ -119,9 +121,9 @@ class PairScorer:
         volumes = references.volumes or [""] * len(output)
         return Scores(values, references.patients, volumes, finite, unit, references.above)
 
-    def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Tensor | None]) -> None:
-        """Add every metric's scores of these images; a metric of a map draws it once for all regions."""
-        for metric in self.metrics:
+    def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Any], unit: str = "") -> None:
+        """Add the scores of these images by every metric of this unit; one of a map draws it once for all regions."""
+        for metric in (each for each in self.metrics if getattr(each, "of_unit", "") == unit):
             inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _in_mask(metric)}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
             if of_mean is not None:

@@ -144,5 +144,14 @@ def gantk_split(records, file, folds, fold):
 
 
 @hookspec(firstresult=True)
+def gantk_subjects(items, how):
+    """The patient of each image whose folder says none; None: not this plugin's affair.
+
+    `items` are gantk.data.sources.reader.Item; `how` an unsure reading is dealt with: "take" it, "ask" by a UserError,
+    "" drop it.
+    """
+
+
+@hookspec(firstresult=True)
 def gantk_html(run):
     """HTML by which a notebook shows `run`, a gantk.Run; None: not this plugin's affair."""

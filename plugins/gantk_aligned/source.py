@@ -23,7 +23,7 @@ class Aligned(FileSource):
     """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: pairs in one file."""
 
     order: Literal["AB", "BA"] = "AB"  # which domain is on the left: the first (AB) or the second (BA)
-    patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
     found_for, guesses = (2,), True

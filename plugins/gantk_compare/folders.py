@@ -60,6 +60,10 @@ def compare_folders(
     where names or grids do not match; for a file that cannot be read, or holds NaN; and where the truth is constant.
     """
     parts, whose = [bind_or_raise("metric", name) for name in metrics], _patients(patient)
+    for part in parts:
+        if unit := getattr(part.target, "of_unit", ""):
+            what = f"'{part.name}' is for runs, which know their units; files are compared in their own, CT in {unit}"
+            raise UserError(what, where="--metrics", remedy="take mae, which is then in the files' unit")
     of_sets = [part for part in parts if getattr(part.target, "sets", False)]
     of_pairs = [part for part in parts if part not in of_sets]
     pairs = _alike(matched(predicted, truth)) if of_pairs or match else []

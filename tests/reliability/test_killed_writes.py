@@ -49,9 +49,9 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     """By a model that adds a number, with a map of spread where the way has one."""
     import numpy as np
 
-    from gantk.data.intensity import Window
     from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
     from gantk.inference.translation import Translation
+    from gantk_ct.intensity import Window
 
     maps, frame = ("image", "spread")[: 1 + ("uncertain" in way)], Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))
     scale = Window(low=0.0, high=2000.0)

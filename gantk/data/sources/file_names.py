@@ -105,8 +105,8 @@ class BoundedPattern:
 
 
 def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
-    """The regular expression of an option, None for ""; that of `patient` has one group, or one named `patient`."""
-    if not pattern:
+    """The regular expression of an option, None for "" and "names"; that of `patient` has one group, or `patient`."""
+    if pattern in ("", "names"):
         return None
     try:
         if len(pattern) > LONGEST:

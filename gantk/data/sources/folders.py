@@ -29,6 +29,7 @@ from gantk.data.sources.source import Channels, FileSource, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
+from gantk.plugin.loader import load as plugins
 
 
 @dataclass(kw_only=True)
@@ -42,7 +43,7 @@ class Folders(VolumeSource):
     a: str = ""  # folder or glob of the first domain, within `path` if that is given, or a word of names; "" = its name
     b: str = ""  # the same for the second domain
     pairs: str = ""  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
-    patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
@@ -105,7 +106,7 @@ class Images(VolumeSource):
     The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
     """
 
-    patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
     a: str = ""  # keep the images whose names say this contrast or word; "" = all, or those of the domain's name
@@ -164,9 +165,11 @@ class Images(VolumeSource):
 def named(items: list[Item], source: FileSource) -> list[Item]:
     """Images with their keys and patients: a folder is one where most files lie in numbered ones, as in `patient07`."""
     by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
-    for item in items:
+    how = "take" if source.patient == "names" else "ask" * source.asks
+    said = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=how)
+    for place, item in enumerate(items):
         item.key = source.key_of(item.source)
-        item.subject = "/".join(item.place) if by_folder else ""
+        item.subject = "/".join(item.place) if by_folder else said[place] if said else ""
         if source.pattern:
             item.subject = patient_of(item.key, source.pattern)
         elif not item.subject and is_volume(item.source):  # a volume is a scan of somebody

@@ -426,6 +426,7 @@ def recalled(
         remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
         raise UserError(f"since this run was split, {', and '.join(found)}", where="split.json", remedy=remedy)
     known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
+    known |= {one: replace(known[one], subject="") for one, (_, e) in entries.items() if not e["subject"]}
     sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
     left_out, training = set(map(tuple, made.get("left_out") or ())), sets["train"]
     if not whole:  # an earlier version did not name what it left out, and set aside, of patients that it trained on

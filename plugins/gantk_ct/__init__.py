@@ -1,0 +1,12 @@
+"""CT in Hounsfield units: one window, or most of the range for the brain's; a mapping for each domain, errors in HU."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Offer the mappings and the metric."""
+    add.intensity("window", "gantk_ct.intensity:Window")
+    add.intensity("ct", "gantk_ct.intensity:Windows")
+    add.intensity("domains", "gantk_ct.intensity:Domains")
+    add.metric("mae_hu", "gantk_ct.metric:HounsfieldMAE")

@@ -1,0 +1,115 @@
+"""How names of pictures are read: which part of each is a patient's, and whether that is sure or only may be so."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gantk.errors import UserError
+
+# `sub-01`, `patient_7`, `Case003`: a word for a person with a number.
+PERSON = re.compile(r"(?i)(?<![a-z])(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+")
+SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")  # `slice_012` at the end
+LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)  # what stands before the last number, the number, the rest
+SURE = 4  # stacks of slices from which on a shared numbering is no chance: two or three may be years or classes
+STACK = 3  # images that a stack has at least
+STEP = 10  # numbers between neighbouring slices of a stack, at most
+FULL = 0.75  # of the numbers that so many digits can hold: what comes that far goes on into the next digit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The patient of each name; `sure` where nothing else can be meant."""
+
+    patients: list[str]
+    sure: bool
+
+
+def reading_of(names: Sequence[str]) -> Reading | None:
+    """Whose the pictures of these names (without folder and suffix) are; None where the names say no patients.
+
+    Read by the first of these that every name has: a word for a person with its number (`sub-01_t1_30`); a number and
+    behind it the number of a slice (`12_slice030`, `12_030`); one number whose last digits count the slices, as in
+    20005 (patient 20, slice 5). The first is sure, and so is `slice`; of the others those are where four or more
+    patients have stacks of slices, close together, that share slice numbers. Running numbers, `Image #61` or 0001 to
+    5000, say nothing: they are not in stacks, or fill all their digits.
+    """
+    if person := _by_person(names):
+        return person
+    parts = [LAST.match(name) for name in names]
+    if not names or not all(parts):
+        return None
+    before, numbers = [part[1] for part in parts], [part[2] for part in parts]
+    if len(set(before)) > 1:
+        return _by_field(names, before, numbers)
+    return _by_digits(before[0], numbers)
+
+
+def unsure(names: Sequence[str], found: Reading) -> UserError:
+    """The question whether the names mean patients, with both answers."""
+    patients = list(dict.fromkeys(found.patients))
+    first, other = (names[found.patients.index(patient)] for patient in patients[:2])
+    what = f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of '{patients[1]}' "
+    what += f"({len(patients)} in all). Without them slices of one patient may be trained on and tested"
+    remedy = '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if not; '
+    remedy += "another part of the names: --set data.source.patient=REGEX"
+    return UserError(what, where="data.source.patient", remedy=remedy)
+
+
+def _by_person(names: Sequence[str]) -> Reading | None:
+    found = [PERSON.search(name) for name in names]
+    if not all(found) or len({match[0] for match in found}) < 2:
+        return None
+    return Reading([match[0] for match in found], True)
+
+
+def _by_field(names: Sequence[str], before: Sequence[str], numbers: Sequence[str]) -> Reading | None:
+    """By what stands before the last number, where that holds numbers which vary, and somebody has several images."""
+    patients = [re.sub(r"(?i)[\W_]*(?:slice|slc|sl|plane|frame|z)?[\W_]*$", "", text) for text in before]
+    fields = [re.findall(r"\d+", text) for text in patients]
+    alike = len({len(each) for each in fields}) == 1
+    columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1] if alike else []
+    several = len(set(patients)) < len(set(names))
+    if not several or not all(fields) or (alike and not columns):  # `yes_1` and `no_1` are classes
+        return None
+    # `1_2_030`, visit 2 of patient 1: two numbers part the images differently. The first is what keeps more together.
+    one = alike and all(len(set(zip(column, patients, strict=True))) == len(set(column)) for column in columns)
+    if alike and not one:
+        patients = list(columns[0])
+    slices = all(map(SLICE.search, names))
+    return Reading(patients, one and (slices or _shared_stacks(_stacks(patients, numbers), SURE)))
+
+
+def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
+    """By all but the last digits of one number; as many as fit are the slice's."""
+    for digits in (4, 3, 2):
+        patients = [number[:-digits] for number in numbers]
+        if not all(patients) or len(set(patients)) < 2:
+            continue
+        stacks = _stacks(patients, [number[-digits:] for number in numbers])
+        highest = max(max(stack) for stack in stacks.values())
+        if highest < FULL * 10**digits and _shared_stacks(stacks, 2):
+            return Reading([before + patient for patient in patients], len(stacks) >= SURE)
+    return None
+
+
+def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers of each patient's images, sorted."""
+    found = defaultdict(set)
+    for patient, number in zip(patients, numbers, strict=True):
+        found[patient].add(int(number))
+    return {patient: sorted(each) for patient, each in found.items()}
+
+
+def _shared_stacks(stacks: Mapping[str, Sequence[int]], least: int) -> bool:
+    """Whether these are so many stacks, each of close numbers, with numbers in the middle that all of them span."""
+    if len(stacks) < least or min(map(len, stacks.values())) < STACK:
+        return False
+    for stack in stacks.values():
+        step = median(high - low for low, high in zip(stack, stack[1:], strict=False))
+        if step > STEP or stack[-1] - stack[0] > 2 * step * (len(stack) + 1):
+            return False
+    return max(stack[0] for stack in stacks.values()) <= min(stack[-1] for stack in stacks.values())

@@ -1,0 +1,85 @@
+"""CT in Hounsfield units: most of the range is brain's, the way back is exact, errors are told in HU or refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gantk
+from gantk.data.intensity import Percentile, mapping_from
+from gantk.errors import UserError
+from gantk.formats.files import read
+from gantk_ct.intensity import Windows
+
+HU = np.linspace(-1024, 3071, 4096, dtype=np.float32).reshape(1, 64, 64)  # all that 12 bits hold
+
+
+def fitted(pixels, **options):
+    mapping = Windows(**options)
+    mapping.fit([pixels])
+    return mapping
+
+
+@pytest.mark.parametrize("padding", [-1024, -3024])
+def test_hounsfield_units_come_back_to_less_than_a_rounding(padding):
+    pixels = HU.copy()
+    pixels[0, :9] = padding
+    mapping = fitted(pixels)
+    same = mapping_from(json.loads(json.dumps(mapping.state())))
+    seen = same.forward(pixels)
+    assert np.abs(np.rint(same.inverse(seen)) - np.rint(pixels)).max() == 0
+    assert np.abs(same.inverse(torch.from_numpy(seen)).numpy() - pixels).max() < 0.01
+    assert seen.min() > -1.05 and (np.diff(np.unique(seen)) > 0).all()
+
+
+def test_the_brain_window_has_most_of_the_range_and_air_its_start():
+    ends = fitted(HU).forward(np.array([-1000.0, -20.0, 100.0, 2000.0]))
+    assert ends == pytest.approx([-1, -0.7, 0.7, 1]) and -1 < fitted(HU).tissue[0] < -0.7
+    line = Percentile()
+    line.fit([HU])
+    assert np.ptp(line.forward(np.array([-20.0, 100.0]))) < 0.1 * np.ptp(ends[1:3])
+
+
+def test_a_real_slice_comes_back_to_its_units(shared_data):
+    pixels = read(shared_data / "io" / "dicom" / "explicit_VR-UN.dcm").pixels
+    assert np.abs(np.rint(fitted(pixels).inverse(fitted(pixels).forward(pixels))) - np.rint(pixels)).max() == 0
+
+
+def test_pictures_hold_no_hounsfield_units(tmp_path):
+    gray = np.arange(256, dtype=np.float32).reshape(1, 16, 16)
+    with pytest.raises(UserError, match="run from 0 to 255.*no_hu"):
+        fitted(gray)
+    line, mapping = Percentile(), fitted(gray, no_hu="percentile")
+    line.fit([gray])
+    assert np.array_equal(mapping.forward(gray), line.forward(gray)) and mapping.tissue == line.tissue
+    for n, kind in enumerate(("CT", "MR") * 5):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        noise = np.random.default_rng(n).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / kind / f"{n}.png")
+    settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
+    with pytest.raises(UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"):
+        gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "run", device="cpu")
+    with pytest.raises(UserError, match="mae, which is then in the files' unit"):
+        gantk.compare(tmp_path / "CT", tmp_path / "CT", metrics=["mae_hu"])
+
+
+def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):
+    settings = ['data.intensity={name="domains",a="ct",b="percentile"}', 'evaluate.metrics=["mae","mae_hu"]']
+    settings += ["data.size=[32,32]", "data.source.subjects=4", "data.source.slices=1", "train.steps=1"]
+    settings += ["method.low_res_warmup=0.0", "method.generator.width=4", "method.discriminator.width=4"]
+    run = gantk.run("cyclegan_ct_mr", profile="cpu", set=settings, out=tmp_path / "run", device="cpu", say=lambda _: 0)
+    meta = next(run.path.glob("checkpoints/*/meta.json"))
+    names = {letter: one["name"] for letter, one in json.loads(meta.read_text("utf-8"))["intensity"].items()}
+    assert names == {"a": "ct", "b": "percentile"}
+    found = json.loads((run.path / "metrics.json").read_text("utf-8"))["metrics"]
+    assert "mae_hu" not in found["a_to_b"]  # MR has no such units
+    row = found["b_to_a"]["mae_hu"]
+    assert row["unit"] == "HU" and row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
+    assert row["value"] > 1  # far from network intensities, whose range is 2
+    with pytest.raises(UserError, match="ranges .* and networks have one"):
+        apart = 'data.intensity={name="domains",b={name="minmax",range=[0,1]}}'
+        gantk.run("cyclegan_ct_mr", profile="cpu", set=[*settings, apart], out=tmp_path / "other", device="cpu")
