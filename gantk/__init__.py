@@ -18,6 +18,7 @@ _PUBLIC = {
     "gantk.api": ["run", "resume", "evaluate", "translate", "sample", "load", "export"],
     "gantk_check.check": ["check"],
     "gantk_compare.folders": ["compare"],
+    "gantk_explain.explain": ["explain"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_patients.comparing": ["write_report"],
     "gantk_trial.trial": ["predict"],

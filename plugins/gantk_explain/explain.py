@@ -1,0 +1,178 @@
+"""Attribution of a region of a translation to the pixels of its input, and its check against random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.formats.files import read, write
+from gantk.formats.image import UPRIGHT, Image
+from gantk_explain.picture import panels, png
+from gantk_explain.view import View
+
+STEPS = 32  # of the integral from the blurred image to the image
+WINDOWS = 10  # that fit side by side into the image: how much of it occlusion covers at a time
+BLUR = 1 / 10  # of a side: standard deviation of the blur
+ALIKE = 0.5  # rank correlation with random weights' map from which on the map says little about the network
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: `map` is an Image of one channel on the input's grid, above 0 where pixels raised the
+    region's mean and below 0 where they lowered it, in network intensities."""
+
+    map: Image
+    picture: np.ndarray  # uint8 (H, 3 W, 3): input, translation, map
+    random_correlation: float  # Spearman's, of this map and that of random weights, at the networks' size
+    random_magnitudes: float  # the same of their magnitudes, where edges of the input and the place of the region count
+    difference: float  # of the region's mean from that of the blurred input, in network intensities
+    total: float  # the map's sum at the networks' size: with gradients it is near `difference` (completeness)
+    paths: tuple[Path, ...] = ()
+
+
+def explain(
+    run: Any,
+    image: str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str | None = None,
+    region: str = "",
+    mask: str | Path | None = None,
+    method: Literal["gradients", "occlusion"] = "gradients",
+    slice: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Explanation:
+    """Which pixels of an image made a region of its translation.
+
+    `gradients` integrates the gradient of the region's mean from the image, blurred, to the image (Sundararajan and
+    others, 2017, eq. 1); `occlusion` puts the blurred image into windows and notes how the mean changes (Zeiler &
+    Fergus, 2014). Blurred and not black: instance norms scale even the faintest image up to full contrast, so that on
+    the way from black everything happens in the first step. The same is done with random weights, and
+    `random_correlation` says how alike the two maps are: a map that hardly changes does not show what was learnt
+    (Adebayo and others, 2018).
+
+    Args:
+        run: a run folder, a checkpoint, or what `gantk.load` returned.
+        image: a file as it is translated; of a volume 2-D networks see one `slice`, counted from 0, along the run's
+            plane: the middle one, or the one with most of the mask.
+        out: where OUT.png and OUT.nii.gz go; None writes nothing.
+        to: the domain to make, by name.
+        region: "x0:x1,y0:y1", columns and rows of the slice as it is shown; of volumes that 3-D networks see also
+            ",z0:z1". "" and no mask: the whole image.
+        mask: an image on the same grid; where it is above 0 is the region.
+
+    UserError where the run makes no translations or has no gradients, where region or mask do not fit, and where the
+    image is larger than the networks see at once.
+    """
+    attribute = _captum(method)
+    model, letter = _model(run, to, device)
+    view = View(model, letter, read(Path(image)), slice, mask, region)
+    x, blurred = (torch.from_numpy(each)[None].to(model.runtime.device) for each in (view.seen, blur(view.seen)))
+    inside = view.inside.to(x.device)
+
+    def explained(network: Any) -> tuple[Tensor, Tensor, float]:
+        def made(images: Tensor) -> Tensor:
+            return view.middle(network.translate(model.runtime.place(images, view.frame.dims), letter).float())
+
+        def score(images: Tensor) -> Tensor:
+            return made(images)[:, :, inside].flatten(1).mean(1)
+
+        found = attribute(score, x, blurred, view.frame.batch)
+        with torch.no_grad():
+            rise = float(score(x) - score(blurred))
+            return found[0].float().cpu(), made(x)[0].cpu(), rise
+
+    found, made, rise = explained(model.method)
+    other = explained(randomised(model.method))[0]
+    alike, strong = rank_correlation(found, other), rank_correlation(found.abs(), other.abs())
+    drawn = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
+    result = Explanation(view.on_file(found), drawn, alike, strong, rise, float(found.sum()))
+    say(f"explains {rise:+.3g} of the region's mean, against the blurred input; the map sums to {result.total:+.3g}")
+    verdict = "differs from" if abs(alike) < ALIKE else "WARNING: is much like"
+    figures = f"rank correlation {alike:.2f} (asked: below {ALIKE:g}), {strong:.2f} of magnitudes"
+    say(f"check    {verdict} the map of random weights: {figures}")
+    return replace(result, paths=_written(result, Path(out), say)) if out else result
+
+
+def _written(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+    """OUT.png and OUT.nii.gz, whatever of the two suffixes OUT has."""
+    stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+    picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    affine = UPRIGHT if result.map.affine is None else result.map.affine
+    write(file, Image(result.map.pixels, affine), "gantk explain")
+    write_file(picture, png(result.picture))
+    say(f"wrote    {picture} and {file}")
+    return picture, file
+
+
+def blur(seen: np.ndarray) -> np.ndarray:
+    """(C, *size) with all but its coarse brightness gone."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(seen, [0, *(side * BLUR for side in seen.shape[1:])], mode="nearest")
+
+
+def randomised(method: Any, seed: int = 0) -> Any:
+    """A copy of a method whose weights are drawn anew, each tensor from a normal distribution of its own spread."""
+    other, drawn = deepcopy(method), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in other.parameters():
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape, generator=drawn) * weight.float().std().cpu())
+    return other
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's rank correlation of two maps; 0 where one of them is constant."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(each.flatten().numpy()) for each in (one, other)]
+    if min(map(np.ptp, ranks)) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _captum(method: str) -> Callable[..., Tensor]:
+    """(score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size); UserError without captum."""
+    try:
+        from captum.attr import IntegratedGradients, Occlusion
+    except ImportError as error:
+        raise UserError("`gantk explain` needs captum", remedy='install it: pip install "gantk[explain]"') from error
+
+    def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
+        if method == "gradients":
+            options = {"baselines": blurred, "n_steps": STEPS, "internal_batch_size": batch}
+            return IntegratedGradients(score).attribute(x, **options).detach()
+        window = [max(2, side // WINDOWS) for side in x.shape[2:]]
+        strides = (x.shape[1], *(max(1, side // 2) for side in window))
+        with torch.no_grad():
+            found = Occlusion(score).attribute(
+                x, (x.shape[1], *window), strides, baselines=blurred, perturbations_per_eval=batch
+            )
+        return found / (x.shape[1] * np.prod(window))  # a pixel's share of its window
+
+    return attribute
+
+
+def _model(run: Any, to: str | None, device: str | None) -> tuple[Any, str]:
+    """The loaded run and the letter of the domain that it is to make; UserError where it cannot be explained."""
+    from gantk import load
+
+    model = load(run, device=device) if isinstance(run, (str, Path)) else run
+    if not hasattr(model, "method"):
+        raise UserError("an exported model has no gradients", where="RUN", remedy="name the run folder")
+    if not model.method.directions():
+        what = f"'{model.model.method.name}' makes images from noise, and no input is there to be explained"
+        raise UserError(what, where="RUN", allowed="runs that translate images")
+    return model, model.domain(to)

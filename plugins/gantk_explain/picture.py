@@ -1,0 +1,39 @@
+"""The picture of an explanation: input, translation with the region's outline, and the map over the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+RED, BLUE, OUTLINE = np.array([255, 40, 20]), np.array([30, 90, 255]), np.array([255, 210, 0])
+FULL = 99.5  # percentile of the map's magnitudes that is shown in full colour
+
+
+def panels(
+    seen: np.ndarray, made: np.ndarray, found: np.ndarray, region: np.ndarray, ends: Sequence[float]
+) -> np.ndarray:
+    """uint8 (H, 3 W, 3) of images (H, W) in network intensities, black and white at `ends`, a map and a region."""
+    gray = [np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0 for each in (seen, made)]
+    left, middle = (np.repeat(each, 3, axis=2) for each in gray)
+    inner = region.copy()
+    for axis in (0, 1):
+        for step in (-1, 1):
+            moved = np.roll(region, step, axis)
+            moved[(slice(None),) * axis + (0 if step > 0 else -1,)] = False
+            inner &= moved
+    middle[region & ~inner] = OUTLINE
+    top = np.percentile(np.abs(found), FULL) or np.abs(found).max() or 1.0
+    share = np.clip(np.abs(found) / top, 0, 1)[..., None]
+    right = (1 - share) * 0.7 * left + share * np.where(found[..., None] > 0, RED, BLUE)
+    return np.concatenate([left, middle, right], axis=1).round().astype(np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """The bytes of a PNG file, small pictures enlarged so that a side has 256 pixels or more."""
+    times = max(1, -(-256 // min(pixels.shape[0], pixels.shape[1] // 3)))
+    file = BytesIO()
+    Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,127 @@
+"""What networks see of a file, the region of it that is explained, and the way of a map back onto the file's grid."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.data.intensity import to_network
+from gantk.data.resample import Resize, SamplingGrid
+from gantk.errors import UserError
+from gantk.formats.files import read
+from gantk.formats.image import Image, same_grid
+
+
+class View:
+    """One image as the networks of a direction see it.
+
+    `seen` is (C, *size) in network intensities, neighbouring slices as channels; `inside` (*size) bool, the region.
+    UserError where slice, mask or region do not fit, and where the image is larger than the networks were trained on.
+    """
+
+    def __init__(self, model: Any, letter: str, given: Image, number: int | None, mask: str | Path | None, region: str):
+        pipeline = model.pipeline(letter)
+        pipeline.check_channels(given, "IMAGE")
+        self.frame, self.given = pipeline.frame, given
+        if self.frame.dims > given.dims:
+            raise UserError(f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE")
+        self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
+        pixels, wanted = self.grid.forward(given).pixels, self._mask(mask)
+        self.by_slice = self.frame.dims < given.dims
+        if number is not None and not self.by_slice:
+            raise UserError(f"there are no slices of '{given.path}' to choose", where="--slice")
+        self.places = [0] * (2 * self.frame.neighbours + 1)
+        self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
+        if self.by_slice:
+            at, count = self._slice(number, wanted), len(self.stack)
+            reach = range(at - self.frame.neighbours, at + self.frame.neighbours + 1)
+            self.places = [min(max(place, 0), count - 1) for place in reach]
+            wanted = None if wanted is None else wanted[at]
+        native = np.concatenate(self.stack[self.places])
+        cropped = self.frame.fit == "crop"
+        sides = native.shape[1:]
+        self.resize = Resize(sides, sides if cropped else self.frame.size, "pad" if cropped else self.frame.fit)
+        trained = tuple(model.method.geometry.size)
+        if self.resize.size != trained:
+            sizes = [" x ".join(map(str, each)) for each in (self.resize.size, trained)]
+            what = f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, which are not explained together"
+            raise UserError(what, where="IMAGE", remedy=f"cut {sizes[1]} out of the image, around the region")
+        self.seen = to_network(native, pipeline.own_scale(given.pixels), self.resize)
+        self.region = self._region(region, wanted, sides)
+        self.inside = torch.from_numpy(self.resize.forward(self.region[None].astype(np.float32), 0.0)[0] > 0.5)
+        if not self.inside.any():
+            raise UserError("the region is smaller than a pixel that the networks see", where="--region, --mask")
+
+    def middle(self, channels: Tensor) -> Tensor:
+        """The channels of the image itself of (N, C, *size), without its neighbours'."""
+        return channels.chunk(len(self.places), 1)[self.frame.neighbours]
+
+    def on_file(self, found: Tensor) -> Image:
+        """A map (C, *size) as one channel on the file's grid; neighbours' channels on theirs, 0 on slices not seen."""
+        parts = found.unflatten(0, (len(self.places), -1)).sum(1, keepdim=True).numpy()
+        whole = np.zeros((len(self.stack), 1, *self.stack.shape[2:]), np.float32)
+        for place, part in zip(self.places, parts, strict=True):
+            whole[place] += self.resize.inverse(part)
+        pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
+        pixels = pixels if self.grid.is_plain else self.grid.inverse(pixels, self.given)
+        return replace(self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False)
+
+    def shown(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
+        """Input, translation, map and region as (H, W), at the file's size; of volumes the plane with most of the map.
+
+        Colours and contrasts are averaged, those of the map summed.
+        """
+        own = [self.middle(each[None])[0] for each in (seen, found)]
+        flat = [own[0].mean(0, keepdim=True), made.mean(0, keepdim=True), own[1].sum(0, keepdim=True)]
+        planes = [*(self.resize.inverse(each.numpy())[0] for each in flat), self.region]
+        if self.frame.dims == 3:
+            best = int(np.abs(planes[2]).sum(axis=(1, 2)).argmax())
+            planes = [each[best] for each in planes]
+        return planes
+
+    def _mask(self, path: str | Path | None) -> np.ndarray | None:
+        """Where the mask is above 0, as the networks' slices lie; UserError where it is not on the image's grid."""
+        if path is None:
+            return None
+        found = read(Path(path))
+        if not same_grid(found, self.given):
+            sides = [" x ".join(map(str, each.pixels.shape[1:])) for each in (found, self.given)]
+            what = f"the mask is no mask of this image: {sides[0]} and {sides[1]}, or at another place"
+            raise UserError(what, where="--mask", remedy="give a mask on the image's grid")
+        above = (found.pixels.max(axis=0, keepdims=True) > 0).astype(np.float32)
+        if not above.any():
+            raise UserError("nothing in the mask is above 0", where="--mask")
+        return self.grid.forward(replace(found, pixels=above)).pixels[0] > 0.5
+
+    def _slice(self, number: int | None, wanted: np.ndarray | None) -> int:
+        """The slice asked for, else the one with most of the mask, else the middle one."""
+        count = len(self.stack)
+        if number is None:
+            return count // 2 if wanted is None else int(wanted.sum(axis=(1, 2)).argmax())
+        if not 0 <= number < count:
+            raise UserError(f"there is no slice {number}", where="--slice", allowed=f"0 to {count - 1}")
+        return number
+
+    def _region(self, text: str, wanted: np.ndarray | None, sides: tuple[int, ...]) -> np.ndarray:
+        """Where the region lies among the native pixels: in the ranges, in the mask, everywhere."""
+        if wanted is not None and text:
+            raise UserError("give a region or a mask, not both", where="--region, --mask")
+        if wanted is not None:
+            if not wanted.any():
+                raise UserError("nothing of the mask is in this slice", where="--mask, --slice")
+            return wanted
+        inside = np.zeros(sides, bool)
+        parts = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")] if text else []
+        ends = [tuple(map(int, part.groups())) if part else (0, 0) for part in parts]
+        fits = len(ends) in (2, len(sides)) if text else True
+        if not fits or any(not low < high <= side for (low, high), side in zip(ends, sides[::-1], strict=False)):
+            allowed = ",".join(f"0:{side}" for side in sides[::-1]) + " at most: columns, rows"
+            raise UserError(f"'{text}' is no region of this image", where="--region", allowed=allowed)
+        inside[(..., *(np.s_[low:high] for low, high in reversed(ends)))] = True
+        return inside
