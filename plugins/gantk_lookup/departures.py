@@ -12,10 +12,13 @@ ABOUT = ("format", "summary", "paper")  # what a recipe says of itself
 UNSAID = object()
 
 
-def departures(stated: Mapping, tables: Mapping) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (the report's value, the one here) where the two differ; what is not said here agrees."""
+def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (the report's value, the one here) where the two differ.
+
+    What the tables do not say is a default that may agree; where every default is filled in, it is a departure.
+    """
     pairs = {".".join(path): (_at(stated, path), _at(tables, path)) for path in leaves(stated)}
-    return {key: pair for key, pair in pairs.items() if pair[1] is not UNSAID and not _agree(*pair)}
+    return {key: pair for key, pair in pairs.items() if not _agree(*pair) and (filled_in or pair[1] is not UNSAID)}
 
 
 def in_short(tables: Mapping) -> str:
@@ -23,7 +26,7 @@ def in_short(tables: Mapping) -> str:
     stated = mapping(mapping(tables.get("paper")).get("stated"))
     if not stated:
         return ""
-    other = [key.partition(".")[2] for key in departures(stated, tables)]
+    other = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
     said = [f"other {', '.join(other)}" if other else "as stated"]
     for name, over in mapping(tables.get("profile")).items():
         other = [".".join(path[1:]) for path in leaves(mapping(over)) if _at(over, path) != _at(tables, path)]
@@ -40,7 +43,7 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     stated, ours = mapping(paper.get("stated")), paper.get("ours")
     here = resolved(recipe.override([], profile).check())
     if stated:
-        count, found = len(list(leaves(stated))), departures(stated, here)
+        count, found = len(list(leaves(stated))), departures(stated, here, filled_in=True)
         yield f"{paper.get('title', 'the report')}: {count - len(found)} of {count} stated settings are kept"
         for key, (theirs, value) in found.items():
             yield f"departs: {key} = {_shown(value)} where the report has {_shown(theirs)}"
