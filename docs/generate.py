@@ -93,7 +93,8 @@ def recipes() -> str:
     overview = []
     for path in sorted((ROOT / "recipes").glob("*.toml")):
         recipe = load_recipe(str(path)).check()
-        measured = bench_table([row for row in rows if row["recipe"] == path.stem]).split("\n\n")[0].splitlines()
+        own = [row for row in rows if row["recipe"] == path.stem]
+        measured = bench_table(own).split("\n\n")[0].splitlines() if own else []
         shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]  # of all columns
         measured = "\n".join(f"| {' | '.join(cells)} |" for cells in shown)
         text = path.read_text("utf-8")
