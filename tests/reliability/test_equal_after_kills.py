@@ -8,16 +8,13 @@ the split, and every line of the log but for what a clock says.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
 import json
 import math
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -75,21 +72,17 @@ def forked(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def alive(recipe: dict, run: Path, done: Callable[[], object] = int) -> int:
+def alive(recipe: dict, run: Path) -> int:
     """The process of a training that begins, or goes on from its last save."""
     quiet = {"device": "cpu", "say": lambda line: None}
     saved = any((run / "checkpoints").glob("step-*/meta.json"))
-    return forked(lambda: (api.resume(run, **quiet) if saved else api.run(recipe, out=run, **quiet), done()))
+    return forked(lambda: api.resume(run, **quiet) if saved else api.run(recipe, out=run, **quiet))
 
 
 def undisturbed(recipe: dict, folder: Path) -> float:
-    """Train in FOLDER/whole; the seconds that a second training takes, with all its modules in this process."""
-    names = folder / "modules.txt"
-    write = lambda: names.write_text("\n".join(sys.modules))  # noqa: E731
-    assert os.waitpid(alive(recipe, folder / "whole", write), 0)[1] == 0
-    for name in names.read_text().split("\n"):
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    """Train in FOLDER/whole, in this process, so that forks find all that is loaded at first use; in FOLDER/second, in
+    a fork: the seconds that this one takes."""
+    api.run(recipe, out=folder / "whole", device="cpu", say=lambda line: None)
     began = time.monotonic()
     assert os.waitpid(alive(recipe, folder / "second"), 0)[1] == 0
     return time.monotonic() - began

@@ -6,15 +6,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tomli_w
 from dicom_files import head, series
-from faults import faulty
 from tiny import TINY, draw_pictures
 from volumes import volume
+from warm import Warm
 
 pytestmark = pytest.mark.slow
 SEED = 20261121
@@ -37,8 +39,14 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def gantk(tmp_path_factory, place):
     """Runs a command in `place`, which has a finished run `r`, with a fault where one is asked for."""
-    run = faulty(tmp_path_factory.mktemp("faults"))
-    code, _, said = run(place, "run", "tiny.toml", "--out", "r")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("faults are put between a process and Linux by a library that a C compiler makes")
+    folder, source = tmp_path_factory.mktemp("faults"), Path(__file__).with_name("faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", folder / "faults.so", source, "-ldl"], check=True)
+    run = Warm(folder, folder / "faults.so")
+    run.use(place, "run", "tiny.toml", "--out", "r")
+    code, said, *_ = run(place, "run", "tiny.toml", "--out", "r")
     assert code == 0, said
     yield run
     run.close()
@@ -69,12 +77,14 @@ def stop(gantk, place: Path, fault: str, count: int, command: tuple, before: Cal
     """Stop a command by a fault at `count` of its changes, each time from the state that `before` makes; `after(at)`
     then looks at what is left."""
     before()
-    code, calls, said = gantk(place, *command)
+    if not {"series", "export"} & {*command}:  # which leave threads behind, and no fork has them
+        gantk.use(place, *command)
+    code, said, calls, _ = gantk(place, *command)
     assert code == 0, said
     drawn = random.Random(f"{SEED} {fault} {command}").sample(range(1, calls + 1), min(count, calls))
     for at in sorted(drawn):
         before()
-        code, _, said = gantk(place, *command, at=at, full=fault == "full")
+        code, said, *_ = gantk(place, *command, at=at, full=fault == "full")
         if fault == "full":
             told = code in (1, 2) and "No space left" in said and "Traceback" not in said
             assert told or code == 0, (at, code, said)  # 0: what was left to do took no space
@@ -101,7 +111,7 @@ def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
 
     def after(at):
         way = ("resume", "k") if list(run.glob("checkpoints/step-*/meta.json")) else again
-        code, _, said = gantk(place, *way)
+        code, said, *_ = gantk(place, *way)
         assert code == 0, (at, way, said)
         found = outcome(run)
         assert {key for key in expected | found if expected.get(key) != found.get(key)} == set(), at
@@ -135,36 +145,18 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
     def after(at):
         for file, found in (content(result) if result.exists() else {}).items():
             there = not any(part.startswith(".") for part in Path(file).parts if part != ".")
-            assert not there or len(found) == len(content(whole)[file]), (at, file)
-        code, _, said = gantk(place, *command)
+            if there and len(found) != len(content(whole)[file]):  # UIDs of DICOM are of several lengths
+                assert file.endswith(".dcm") and found[-999:] == content(whole)[file][-999:], (at, file)
+        code, said, *_ = gantk(place, *command)
         if "exists already" in said:  # whole, as was seen above: these commands replace nothing
             before()
-            code, _, said = gantk(place, *command)
+            code, said, *_ = gantk(place, *command)
         assert code == 0, (at, said)
         assert content(result).keys() == content(whole).keys(), at
         assert hidden(place) == [], at
 
     before()
-    code, _, said = gantk(place, *command)
+    code, said, *_ = gantk(place, *command)
     assert code == 0, said
     shutil.copytree(result, whole) if result.is_dir() else shutil.copy(result, whole)
     stop(gantk, place, fault, count, command, before, after)
-
-
-def test_a_series_that_is_translated_again_is_the_old_or_the_new_one(gantk, place):
-    shutil.rmtree(place / "out", ignore_errors=True)
-    gantk(place, "translate", "r", "series", "out")
-    old = content(place / "out")
-
-    def before():
-        shutil.rmtree(place / "out")
-        (place / "out").mkdir()
-        for name, data in old.items():
-            (place / "out" / name).write_bytes(data)
-
-    def after(at):
-        found = content(place / "out")
-        assert found.keys() == old.keys(), at
-        assert found == old or not set(found.values()) & set(old.values()), at
-
-    stop(gantk, place, "kill", 40, ("translate", "r", "series", "out"), before, after)

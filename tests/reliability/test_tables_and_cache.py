@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_tables import calls
 
 from gantk.data.cache import Cache
 from gantk.data.dataset import records_of
@@ -54,22 +55,6 @@ def table(folder: Path, rows: int) -> Path:
 def records(path: Path) -> list:
     data = {"source": {"name": "manifest", "path": str(path)}, "domains": ["T1", "T2"]}
     return records_of(Recipe({"data": data}).data_table(), METHOD)
-
-
-def calls(function) -> int:
-    """How many functions a call calls."""
-    count = 0
-
-    def one(frame, event, argument):
-        nonlocal count
-        count += 1
-
-    sys.setprofile(one)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
