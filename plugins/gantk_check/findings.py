@@ -173,8 +173,6 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
 
     Patients of their own aside, where each domain has 12 images and the two can be told apart at all.
     """
-    from scipy.spatial.distance import cdist
-
     items = [item for item in items if item.domains in [[name] for name in domains]]
     items = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
     first = np.array([item.domains == [domains[0]] for item in items], dtype=bool)
@@ -184,7 +182,10 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     places = [np.flatnonzero(side) for side in (first, ~first)]
     shown = np.concatenate([place[:: -(-len(place) // NEIGHBOURS)] for place in places])
     traits = np.stack([_traits(item.seen.thumbnails) for item in items])
-    distance = np.maximum(cdist(traits, traits[shown]) / np.sqrt(traits.shape[1]), 1e-4)
+    traits -= traits.mean(axis=0)  # small numbers: their squares' differences are precise
+    squares = (traits**2).mean(axis=1)
+    distance = squares[:, None] + squares[shown] - 2 / traits.shape[1] * (traits @ traits[shown].T)
+    np.sqrt(np.maximum(distance, 1e-8, out=distance), out=distance)
     patients = np.unique([item.patient or item.name for item in items], return_inverse=True)[1]
     distance[patients[:, None] == patients[shown]] = np.inf
     ratio = np.full(len(items), -np.inf)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -35,6 +37,7 @@ MOST, SOME = 20_000, 4_000  # images up to which the pixels of all are compared,
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from what is least held out to what is most
 Sets = dict[str, list[Record]]
+_last: dict[str, Any] = {"digests": None}  # what `_alike` was asked for last
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,22 +204,38 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
         usual.update({stack: _neighbours_likeness(images, stack) for stack in stacks - usual.keys()})
         return all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
 
-    found, known = [], np.array([bool(one.subject) for one in images])
-    digest, subject = (np.unique([str(x) for x in each], return_inverse=True)[1] for each in (
-        [one.digest for one in images], [one.subject for one in images]))  # fmt: skip
-    for shape in {one.thumbnails.shape for one in images if one.thumbnails is not None}:  # pictures with pictures
-        members = np.flatnonzero([one.thumbnails is not None and one.thumbnails.shape == shape for one in images])
-        parts = (members[start : start + BLOCK] for start in range(0, len(members), BLOCK))
-        detail = np.concatenate([_detail(np.stack([images[i].thumbnails for i in part])) for part in parts])
-        for start in range(0, len(members), BLOCK):
+    places: dict[str, list[int]] = defaultdict(list)
+    for n, one in enumerate(images):
+        if one.thumbnails is not None:
+            places[one.digest].append(n)
+    found = []
+    for one, other, score in _alike({digest: images[at[0]].thumbnails for digest, at in places.items()}):
+        for i, j in (sorted(pair) for pair in product(places[one], places[other])):
+            first, second = images[i], images[j]
+            known = first.subject and second.subject
+            apart = first.subject != second.subject if known else score >= COPY_OF_UNKNOWN
+            if apart and stands_out(first, second, score):
+                found.append((i, j, score))
+    return sorted(found)
+
+
+def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
+    """Pairs of thumbnails, by the digests of their images, whose detail correlates; of the last images remembered, as
+    a split, the check of it and the list of copies ask for the same ones."""
+    if thumbnails.keys() == _last["digests"]:
+        return _last["alike"]
+    found = []
+    for shape in {each.shape for each in thumbnails.values()}:  # pictures with pictures
+        names = [name for name, each in thumbnails.items() if each.shape == shape]
+        parts = (names[start : start + BLOCK] for start in range(0, len(names), BLOCK))
+        detail = np.concatenate([_detail(np.stack([thumbnails[name] for name in part])) for part in parts])
+        for start in range(0, len(names), BLOCK):
             scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1)))
             rows, columns = np.nonzero(scores >= COPY)
-            i, j, score = members[start + rows], members[start + columns], scores[rows, columns]
-            apart = np.where(known[i] & known[j], subject[i] != subject[j], score >= COPY_OF_UNKNOWN)
-            apart &= (i < j) & (digest[i] != digest[j])
-            alike = zip(i[apart].tolist(), j[apart].tolist(), score[apart].tolist(), strict=True)
-            found += [(i, j, score) for i, j, score in alike if stands_out(images[i], images[j], score)]
-    return sorted(found)
+            alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
+            found += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
+    _last.update(digests={*thumbnails}, alike=found)
+    return found
 
 
 def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> float:
