@@ -102,7 +102,9 @@ def recipes() -> str:
         said = [f"## {path.stem}", recipe.summary, needs(recipe, tables)]
         said += [f"Settings from: {paper['system']}." if "system" in paper else ""]
         said += [f"Beside its report, *{paper.get('title', '')}*: {apart}." if (apart := in_short(tables)) else ""]
-        figures = paper.get("published")
+        domains = recipe.data.domains
+        names = {"a_to_b": " to ".join(domains), "b_to_a": " to ".join(domains[::-1])}
+        figures = {names.get(key, key): value for key, value in paper.get("published", {}).items()}
         said += [f"Published, other data: {flat(figures)}." if figures else ""]
         said += [f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}" if measured else ""]
         said += [f'??? note "recipes/{path.name}"\n\n' + textwrap.indent(f"```toml\n{text}```", "    ")]
