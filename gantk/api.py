@@ -384,7 +384,8 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
     lost = []
     try:
-        load_plugins().hook.gantk_tested(run=folder.path, tested=parts.scorer.tested)
+        about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
+        load_plugins().hook.gantk_tested(**about, scorer=parts.scorer)
         folder.write_json("metrics.json", result)
     except OSError as error:  # what took minutes to compute is shown nevertheless
         lost = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,7 @@ class Geometry:
     channels: dict[str, int]  # per domain: {"a": 1, "b": 1} or {"image": 1}
     classes: tuple[str, ...] = ()  # names of the labels that a batch carries; () where the recipe asks for none
     range: tuple[float, float] = (-1.0, 1.0)  # network intensities of black and white
+    contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names per domain: {"a": ("T1", "FLAIR"), ...}
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Method(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
     paired: ClassVar[bool] = False  # whether a[i] and b[i] must show the same anatomy
+    hides: ClassVar[bool] = False  # whether it leaves out contrasts itself, and does without targets that are missing
     conditional: bool = False  # whether samples are of a class that can be asked for
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
 

@@ -69,10 +69,16 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     names |= {"folder_of_anything": "SCANS/T1", "content.png": "t1.png", "style.png": "other_t2.png"}
     for name, source in names.items():
         (folder / name).symlink_to(folder / source)
-    for name, method in {"RUN": TINY["method"], "OTHER_RUN": TINY["method"], "MUNIT_RUN": MUNIT,
-                         "NOISE_RUN": {"name": "dcgan", "width": 8}}.items():  # fmt: skip
+    for name, method in {
+        "RUN": TINY["method"],
+        "OTHER_RUN": TINY["method"],
+        "MUNIT_RUN": MUNIT,
+        "NOISE_RUN": {"name": "dcgan", "width": 8},
+        "ANY_RUN": {"name": "anytoany"},
+    }.items():
         if f" {name}" in text:
             data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
+            data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"} if name == "ANY_RUN" else data
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 

@@ -18,6 +18,7 @@ WEIGHED = AUGMENTED | {"local_ncc": 2.0, "flat_region": 4.0}
 
 # What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
 METHODS: dict[str, list[dict]] = {
+    "anytoany": [{}, AUGMENTED | {"generator": {"name": "unet", **UNET}, "adversarial": "bce", "l1": 10.0}],
     "cyclegan": [{}, WEIGHED | {"identity": 0.0, "generator": {"name": "unet", **UNET}}],
     "cut": [
         {"patches": 16, "width": 8},
@@ -48,6 +49,11 @@ METHODS: dict[str, list[dict]] = {
         STYLE | {"content_layers": ["conv1_2"], "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
     ],
     "munit": [MUNIT, MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5}],
+    "vae": [
+        {"width": 4, "latent": 8},
+        {"width": 4, "latent": 8, "gan": 0.1, "conditional": True, "beta": 2.0},
+        {"width": 4, "latent": 8, "sigma": 0.1, "up": "transpose"},
+    ],
     "progan": [
         GROWN,
         GROWN | {"conditional": True},

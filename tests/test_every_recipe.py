@@ -71,7 +71,8 @@ def refusal_of(recipe, kind):
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, and data.dims is 3. Allowed: volumes: NIfTI", None
     if "+" in table["domains"][0] and kind != "nifti":
-        return "'T1\\+PD\\+FLAIR' is 3 contrasts.*a folder (each with|for each patient that holds) a file", None
+        said = "' is [34] contrasts.*a folder (each with|for each patient that holds) a file"
+        return f"{said}|cannot tell which images" if len({*table["domains"]}) == 1 else said, None
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)

@@ -122,8 +122,8 @@ class Data:
         return torch.from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
-        """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order."""
-        return list(complete_pairs(self.splits[split]).values())
+        """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order; no `b` in parts."""
+        return [pair for pair in complete_pairs(self.splits[split]).values() if not pair["b"].missing]
 
     def unpaired(self, letter: str) -> list[Record]:
         """Held-out records of a domain where no pairs are known; training records where nothing is held out."""
@@ -240,7 +240,7 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
         remedy += "without, --set data.mask=false"
         raise UserError("no image of the source has a lesion mask", where="data.mask", remedy=remedy)
     refused = table.missing == "refuse"
-    lacking = [r for r in needed if r.missing and (refused or (method.paired and r.domain == "b"))]
+    lacking = [r for r in needed if r.missing and (refused or (method.paired and not method.hides and r.domain == "b"))]
     if lacking:
         first, hint = lacking[0], 'set data.missing = "mask" to train a network that does without, ' * refused
         what = f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "

@@ -273,7 +273,14 @@ class TrainedModel:
 
     domain: Callable[[str | None], str]
     pipeline: Callable[..., Pipeline]
+    contrasts: Callable[[str], list[str]]  # of a domain, one channel each
     sample: Callable[..., np.ndarray]  # (n, seed, label) of a run that makes images from noise: (n, C, *size)
+
+    def part(self, letter: str, to: str | None) -> slice:
+        """Which channels of a domain `to` asks for: the one of a contrast, all where it is no contrast of several."""
+        names = [name.lower() for name in self.contrasts(letter)]
+        place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
+        return slice(place, None if place is None else place + 1)
 
     def translate(
         self,
@@ -299,7 +306,7 @@ class TrainedModel:
                 * a path (a file, or a folder of one DICOM series) or an `Image` of gantk.formats.image: an `Image`,
                   which `gantk.formats.files.write(path, image)` writes.
                 * a list of these: a list of results.
-            to: the domain to make, by its name; None: the recipe's second.
+            to: the domain to make, by its name, or one of its contrasts; None: the recipe's second domain.
             look: which of the model's answers; several are an axis more ahead of all others, or a list of images.
             grad: of tensors: gradients of the result reach the input, at the memory of a training step.
 
@@ -313,6 +320,7 @@ class TrainedModel:
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
     ) -> list[Image]:
         """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
-        pipeline = self.pipeline(self.domain(to), look)
+        pipeline, part = self.pipeline(letter := self.domain(to), look), self.part(letter, to)
         pipeline.check_channels(image)
-        return pipeline.images(image, look.planes, progress)
+        made = pipeline.images(image, look.planes, progress)
+        return [replace(each, pixels=each.pixels[part]) for each in made]

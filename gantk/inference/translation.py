@@ -63,7 +63,10 @@ class Translation:
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
         self.letter = model.domain(to)
-        self.frame, self.made = model.frame(self.letter), model.contrasts(self.letter)
+        self.frame, names = model.frame(self.letter), model.contrasts(self.letter)
+        self.made = names[model.part(self.letter, to)]
+        if self.made != names:
+            self.frame = replace(self.frame, target=self.made[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
         self.clip, self.keep_header = clip, keep_header  # whether overshoot is clipped, and texts are copied
         self.suffix = suffix  # the kind of file, "" for the input's
@@ -121,7 +124,8 @@ class Translation:
         """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        asked = {"to": self.letter, "volume": self.volume} | vars(self.look) | {"example": style}
+        to = self.letter if self.made == self.model.contrasts(self.letter) else self.frame.target
+        asked = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
         asked |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
         asked |= {"model": self.model.identity()}
         done = load().hook.gantk_done(folder=folder, asked=asked) if folder else None
@@ -202,6 +206,8 @@ class Translation:
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
+            if [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan] == self.made:
+                raise UserError(f"nothing but {self.made[0]} to make it from", where="INPUT", allowed=self.contrasts)
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 

@@ -77,10 +77,12 @@ class Translator(TrainedModel):
         if name is None:
             return directions[0] if directions else self.method.translate(torch.empty(0), "b")  # which raises
         names = dict(zip("ab", self.model.data.domains, strict=False))
-        human = {names[letter].lower(): letter for letter in directions}
+        human = {each.lower(): letter for letter in directions for each in self.contrasts(letter)}  # one of several
+        human |= {names[letter].lower(): letter for letter in directions}
         chosen = human.get(name.lower(), name.lower())  # a name wins over a letter: the first domain may be called B
         if chosen not in directions:
-            allowed = [names[letter] for letter in directions]
+            made = [name for letter in directions for name in [*self.contrasts(letter), names[letter]]]
+            allowed = list(dict.fromkeys(made))
             raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
         return chosen
 

@@ -47,10 +47,11 @@ def gantk_step(run, stage, step, logs, batch) -> None:
 
 
 @hookspec
-def gantk_tested(run, tested) -> None:
+def gantk_tested(run, tested, result, scorer) -> None:
     """Keep what the test images came to, on the first rank, before metrics.json is written.
 
-    `run` is the run folder (pathlib.Path), `tested` by direction, such as "a_to_b", a gantk.metrics.evaluate.Tested.
+    `run` is the run folder (pathlib.Path), `tested` by direction, such as "a_to_b", a gantk.metrics.evaluate.Tested,
+    `result` what metrics.json will hold, to which scores may be added, `scorer` the gantk.metrics.evaluate.Scorer.
     """
 
 

@@ -75,7 +75,8 @@ class DataTable(Table):
     @field_validator("domains")
     @classmethod
     def _one_or_two_names(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        if not 1 <= len(set(domains)) == len(domains) <= 2 or not all(domains):
+        different = len(set(domains)) == len(domains) or "+" in domains[0]  # any contrast of several to any other
+        if not (different and 1 <= len(domains) <= 2 and all(domains)):
             raise ValueError("one name or two different ones are needed")
         return domains
 

@@ -22,7 +22,9 @@ def build_method(
     """The recipe's method on the device, its weights drawn from train.seed; UserError where the size does not fit."""
     torch.manual_seed(model.train.seed)
     size = model.data.patch or model.data.size
-    method = model.method(Geometry(model.data.dims, size, channels, classes, range))
+    names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
+    contrasts = dict(zip(model.method.target.reads, names, strict=False))
+    method = model.method(Geometry(model.data.dims, size, channels, classes, range, contrasts))
     check_networks(method)
     method.batched = model.train.fast.batched_forward
     use_kernels(method, model.train.fast.kernels)

@@ -139,7 +139,8 @@ class Training:
         """The step's images on the device, at the stage's size, augmented."""
         batch = resized(self.feed.at(step), stage.size)
         batch = augmented(batch, self.augments, self.parts.data.paired)
-        return hide_contrasts(batch, self.parts.data) if self.parts.model.data.missing == "mask" else batch
+        hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
+        return hide_contrasts(batch, self.parts.data) if hiding else batch
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self._check_finite()

@@ -43,7 +43,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
     done = [
         _batch(pipeline, mapping, native, missing, part, run) for part in torch.arange(len(native)).split(frame.batch)
     ]
-    return unbatched(torch.cat(done), several)
+    return unbatched(torch.cat(done)[:, model.part(letter, to)], several)
 
 
 def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable) -> Tensor:

@@ -54,7 +54,7 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} holds no intensities"
         raise UserError(what, where="translate", allowed="integers and floats")
-    pipeline = model.pipeline(model.domain(to), look)
+    pipeline = model.pipeline(letter := model.domain(to), look)
     batch, several = as_batch(array.shape, pipeline.frame)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: said by the check
         pixels = np.ascontiguousarray(array.reshape(batch), dtype=np.float32)
@@ -66,7 +66,7 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
             views = [each[scan].swapaxes(0, 1) for each in done]
             pipeline.mask(views, pixels[scan].swapaxes(0, 1), own_mapping(pipeline, pixels, several))
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
-    made = [unbatched(each, several).astype(dtype, copy=False) for each in done]
+    made = [unbatched(each[:, model.part(letter, to)], several).astype(dtype, copy=False) for each in done]
     return made[0] if len(made) == 1 and look.variants is None else np.stack(made)
 
 

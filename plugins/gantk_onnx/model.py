@@ -63,7 +63,8 @@ class OnnxModel(TrainedModel):
     def domain(self, name: str | None) -> str:
         """The letter of the one domain that the file makes; UserError where another is asked for."""
         made = self._frame.target
-        if name is not None and name.lower() not in (made.lower(), self._letter):
+        known = [made, self._letter, *self.contrasts(self._letter)]
+        if name is not None and name.lower() not in map(str.lower, known):
             remedy = f"export the other direction: gantk export RUN --to {name}"
             raise UserError(f"this file cannot produce '{name}'", where="--to", allowed=made, remedy=remedy)
         return self._letter

@@ -1,0 +1,53 @@
+"""Scores of every contrast made from every other one alone, and from all others, on a run's test images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gantk.metrics.baselines import IntensityMap, identity
+from gantk.metrics.evaluate import BASELINE_IMAGES, Scorer, Tested
+from gantk.metrics.pair_scores import References
+from gantk.metrics.references import BYTES, fitting, spread
+from gantk.metrics.verdict import pair_verdict
+
+
+def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
+    """Add rows such as `T1_to_FLAIR`, and `others_to_FLAIR` from all contrasts but FLAIR, with baselines and verdicts.
+
+    Every row is of the same images; its baselines, the mean of what the network was shown and the best intensity map
+    of it, see no more than the network. Where a contrast is source and target, baselines of all contrasts at once see
+    their truth, and are taken out.
+    """
+    method, data, known = scorer.method, tested.data, tested.references
+    if set(method.sources) & set(method.targets):
+        for rows in (*result["baselines"].values(), result["verdict"]):
+            rows.pop("a_to_b", None)
+    images = scorer.reals.seen([pair["a"] for pair in tested.pairs])
+    contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(method.sources)
+    count = fitting(BASELINE_IMAGES, BYTES // (2 * len(method.sources)), data.table.size)
+    pairs = spread(data.pairs("train"), count)
+    train = {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"} if pairs else {}
+    for source in (*method.sources, "others"):
+        alone = source != "others"
+        made = tested.made
+        if alone:
+            seen = torch.where(contrast == method.sources.index(source), images, data.range[0])
+            made = data.centre(scorer.translate(seen, tested.to))
+        for place, target in enumerate(method.targets):
+            shown = [n for n, name in enumerate(method.sources) if name == source or (not alone and name != target)]
+            if source == target or not shown:
+                continue
+            truth = References(known.images[:, [place]], known.patients, None, known.foreground, known.volumes)
+            outputs = {"model": made[:, [place]], "identity": identity(tested.inputs[:, shown], 1)}
+            if pairs:
+                fitted = IntensityMap(zip(train["a"][:, shown], train["b"][:, [place]], strict=True))
+                outputs["intensity_map"] = fitted(tested.inputs[:, shown])
+            scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
+            rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}
+            key = f"{source}_to_{target}"
+            result["metrics"][key] = rows.pop("model")
+            result["verdict"][key] = pair_verdict(scores.pop("model"), scores, scorer.pairs.senses)
+            for name, row in rows.items():
+                result["baselines"].setdefault(name, {})[key] = row

@@ -1,0 +1,147 @@
+"""VAE: auto-encoding variational Bayes (Kingma & Welling 2014); with a discriminator, VAE-GAN (Larsen et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.blocks import UpKind, one_hot
+from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
+from gantk_vae.network import Decoder, Encoder
+
+CHUNK = 16  # images that are made at once
+LEAST = 1e-6  # of a mean square error, in squared network intensities, so that its logarithm stays finite
+
+
+class VAE(Method):
+    """Images from a normal code, learned by encoding and decoding real ones (Kingma & Welling 2014).
+
+    The encoder gives each image a normal distribution of codes, the decoder an image for a code; what is minimised is
+    the reconstruction error of a drawn code and the divergence of the codes from N(0, 1), equation 10 of the paper. The
+    decoder's variance is as large as its error is, the best there is (Rybkin et al. 2021, equation 5), unless `sigma`
+    sets it. Nothing is played against anything: training is steady, every image is covered, and images are smooth.
+
+    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator judges reconstructions and images from noise,
+    its feature maps say how far a reconstruction is off in place of pixels, and images get texture. `conditional` tells
+    all networks the class of an image.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        latent: Width = 64,  # numbers of a code
+        width: Width = 32,  # filters at the first halving and the last doubling; they double up to eight times as many
+        up: UpKind = "resize",  # how the decoder doubles a map; resize leaves no checkerboard
+        beta: Weight = 1.0,  # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
+        sigma: Positive | None = None,  # deviation of pixels from the decoder's, in network intensities; None: fitted
+        gan: Weight = 0.0,  # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.1 usual
+        adversarial: AdversarialLoss = "bce",  # the game with the discriminator, where there is one
+        conditional: bool = False,  # images of a class that is asked for; needs data.labels
+    ):
+        super().__init__(geometry)
+        if conditional and len(geometry.classes) < 2:
+            what = f"a conditional VAE needs images of two classes or more, and the data bring {len(geometry.classes)}"
+            remedy = "set data.labels = true and take data of several classes, or set method.conditional = false"
+            raise UserError(what, where="method.conditional", remedy=remedy)
+        if gan and sigma is not None:
+            what = "sigma is a deviation of pixels, and with gan above 0 feature maps are compared"
+            raise UserError(what, where="method.sigma", remedy="leave it out, or set method.gan = 0.0")
+        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.latent, self.beta, self.sigma, self.gan = latent, beta, sigma, gan
+        channels, size = geometry.channels["image"], geometry.size
+        self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
+        self.decoder = Decoder(latent + self.classes, channels, size, width, up, geometry.range)
+        if gan:
+            self.discriminator, self.adversarial = Encoder(channels + self.classes, 1, size, width), adversarial()
+
+    def phases(self) -> list[Phase]:
+        """Encoder and decoder together; the discriminator, where there is one, on the fakes that they left."""
+        both = Phase("autoencoder", (self.encoder, self.decoder), self.autoencoder_losses, ema=True)
+        return [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)] if self.gan else [both]
+
+    def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Reconstruction and divergence, each per value compared (Kingma & Welling 2014, equation 10).
+
+        With a discriminator: Larsen et al. 2016, algorithm 1, where its opinion never reaches the encoder.
+        """
+        image, label = self._seen(batch)
+        mean, log_variance = self.encode(image, label)
+        code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        made = self.decode(code, label)
+        compared = [image, made]
+        if self.gan:
+            compared = [self._judge(each, label)[1] for each in compared]
+        error = (compared[0].float() - compared[1].float()).square().mean()
+        if self.sigma is None:
+            losses = {"reconstruction": 0.5 * (error + LEAST).log()}
+        else:
+            losses = {"reconstruction": error / (2 * self.sigma**2)}
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        losses["divergence"] = self.beta * divergence / compared[0][0].numel()
+        if self.gan:
+            again, drawn = (self.decode(each, label) for each in (code.detach(), torch.randn_like(mean)))
+            batch["remade"], batch["fake"] = again.detach(), drawn.detach()
+            opinions = [self.adversarial.generator(self._judge(each, label)[0]) for each in (again, drawn)]
+            losses["adversarial"] = self.gan * torch.stack(opinions).mean()
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real images against reconstructions and images from noise (Larsen et al. 2016, equation 8)."""
+        image, label = self._seen(batch)
+        judge = lambda each: self._judge(each, label)[0]  # noqa: E731
+        made = torch.cat([judge(batch["remade"]), judge(batch["fake"])])
+        losses = {"d_image": self.adversarial.discriminator(judge(image), made)}
+        penalty = self.adversarial.penalty(judge, image, batch["fake"])
+        return losses if penalty is None else losses | {"penalty": penalty}
+
+    def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (N, C, *size) as means and logarithms of variances of their codes, (N, latent) each, float32."""
+        mean, log_variance = self.encoder(self._labelled(image, label))[0].float().chunk(2, 1)
+        return mean, log_variance.clamp(-20.0, 20.0)
+
+    def decode(self, code: Tensor, label: Tensor | None = None) -> Tensor:
+        """Codes (N, latent) as images (N, C, *size) in network intensities."""
+        if self.classes:
+            code = torch.cat([code, one_hot(label, self.classes).to(code.dtype)], 1)
+        return self.decoder(code)
+
+    def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (N, C, *size) encoded and decoded, by the mean of their codes."""
+        return self.decode(self.encode(image.clamp(*self.geometry.range), label)[0], label)
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
+        code = torch.stack(rows).to(self.progress.device)
+        labels = torch.arange(n) % max(1, self.classes) if labels is None else labels
+        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
+            raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
+        parts = zip(code.split(CHUNK), labels.to(code.device).split(CHUNK), strict=True)
+        return torch.cat([self.decode(*part) for part in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """What makes images of codes (n, latent), and of labels (n,) where the method knows classes."""
+        return self.decode
+
+    def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Images, cut off at black and white, which no decoder that ends in tanh can go beyond, and labels."""
+        return batch["image"].clamp(*self.geometry.range), batch["label"] if self.classes else None
+
+    def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The discriminator's logits (N, 1) and feature maps."""
+        return self.discriminator(self._labelled(image, label))
+
+    def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """The image, with one more channel for each class: 1 for its own, 0 for the others."""
+        if not self.classes:
+            return image
+        maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
+        return torch.cat([image, maps.expand(-1, -1, *image.shape[2:])], 1)

@@ -1,0 +1,85 @@
+"""A VAE's encoder, which is its discriminator's shape too, and its decoder: convolutions that halve and double."""
+
+from __future__ import annotations
+
+from math import ceil, log2, prod
+
+from torch import Tensor, nn
+
+from gantk.nets import blocks as b
+from gantk.nets.blocks import UpKind
+
+SMALLEST, LARGEST = 4, 16  # shortest side of the map that is joined to the code
+
+
+def halvings(size: tuple[int, ...]) -> int:
+    """How often an image of `size` is halved: the most that leave whole sides, the shortest 4 pixels or more.
+
+    A UserError with the nearest sizes where the shortest would be longer than 16.
+    """
+    shortest = max(min(size), 2 * SMALLEST)
+    least = max(1, ceil(log2(shortest / LARGEST)))
+    b.require_size(size, 2**least, 2 * SMALLEST, "a VAE", "train on parts of the images (data.patch)")
+    most = int(log2(shortest / SMALLEST))
+    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
+
+
+def filters_of(width: int, count: int) -> list[int]:
+    """Filters of each level, at full size first: they double from `width` up to 8 x width."""
+    return [width * min(2**level, 8) for level in range(count)]
+
+
+class Encoder(nn.Module):
+    """Images (N, in_channels, *size) to codes (N, outputs), and the last map but one (the last of a single one).
+
+    4x4 convolutions of stride 2 with group norm and leaky ReLU, the first one not normalised, then a linear layer.
+    """
+
+    batch_independent = True
+
+    def __init__(self, in_channels: int, outputs: int, size: tuple[int, ...], width: int):
+        super().__init__()
+        dims, filters = len(size), filters_of(width, halvings(size))
+        self.levels = nn.ModuleList()
+        for level, (inputs, wide) in enumerate(zip([in_channels, *filters], filters, strict=False)):
+            layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
+            layers += [b.norm("group", wide, dims)] if level else []
+            self.levels.append(nn.Sequential(*layers, nn.LeakyReLU(0.2)))
+        self.code = nn.Linear(filters[-1] * prod(side // 2 ** len(filters) for side in size), outputs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [b.in_layout_of(self, x)]
+        for level in self.levels:
+            maps.append(level(maps[-1]))
+        return self.code(maps[-1].contiguous().flatten(1)), maps[max(1, len(maps) - 2)]
+
+
+class Decoder(nn.Module):
+    """Codes (N, inputs) to images (N, out_channels, *size) within `ends`, network intensities of black and white.
+
+    A linear layer, then the size is doubled, with group norm and ReLU; tanh at the end.
+    """
+
+    batch_independent = True
+
+    def __init__(
+        self, inputs: int, out_channels: int, size: tuple[int, ...], width: int, up: UpKind, ends: tuple[float, float]
+    ):
+        super().__init__()
+        dims, count = len(size), halvings(size)
+        filters = filters_of(width, count)[::-1]
+        self.start, self.ends = (filters[0], *(side // 2**count for side in size)), ends
+        self.project = nn.Linear(inputs, prod(self.start))
+        self.doubles = nn.ModuleList()
+        for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):
+            layers = b.norm("group", wide, dims), nn.ReLU(), b.upsample(up, dims, wide, narrow)
+            self.doubles.append(nn.Sequential(*layers))
+        self.out = nn.Sequential(nn.ReLU(), b.conv(dims, filters[-1], out_channels, 3), b.output_activation("tanh"))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = b.in_layout_of(self, self.project(z).unflatten(1, self.start))
+        for double in self.doubles:
+            x = double(x)
+        low, high = self.ends
+        image = self.out(x)
+        return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low

@@ -1,0 +1,48 @@
+"""Scores and pictures of a VAE's reconstructions of test images, which it was never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gantk.metrics.evaluate import BASELINE_IMAGES, Scorer
+from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pairs import MAE, PSNR, SSIM
+from gantk.metrics.references import fitting, spread
+from gantk.metrics.verdict import pair_verdict
+from gantk.runs.folder import RunFolder
+
+IMAGES, BYTES, SHOWN = 256, 2**29, 8  # test images that are scored at most; bytes that they may take; of these shown
+
+
+def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
+    """Add the row `reconstruction` (PSNR, SSIM, MAE) beside its baseline, the mean of training images; draw some.
+
+    samples/reconstructions/test.png has test images above and what became of them below.
+    """
+    data, method, (low, high) = scorer.data, scorer.method, scorer.data.range
+    classes = {name: number for number, name in enumerate(method.geometry.classes)}
+    known = [r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes]
+    records = spread(known, fitting(IMAGES, BYTES, data.table.size))
+    others = spread(scorer.reals.records("train", "image"), fitting(BASELINE_IMAGES, BYTES, data.table.size))
+    if not records:
+        return
+    images, made = scorer.reals.seen(records), []
+    labels = torch.tensor([classes.get(record.label, 0) for record in records], device=scorer.runtime.device)
+    with torch.no_grad(), scorer.runtime.autocast():
+        for part, label in zip(images.split(scorer.batch), labels.split(scorer.batch), strict=True):
+            placed = scorer.runtime.place(part, data.table.dims)
+            made.append(method.reconstruct(placed, label).float().cpu())
+    truth, output = data.centre(images), data.centre(torch.cat(made))
+    mean = scorer.reals.shown(others).mean(0, keepdim=True).expand_as(truth)
+    metrics = [metric(high - low, data.table.dims) for metric in (PSNR, SSIM, MAE)]
+    pairs = PairScorer(metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"])
+    references = References(truth, [record.subject for record in records])
+    scores, rival = pairs(output, references), pairs(mean, references)
+    result["metrics"]["reconstruction"] = pairs.rows(scores)
+    result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
+    result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
+    rows = [torch.cat(spread(list(each), SHOWN), -1) for each in (truth, output)]
+    RunFolder.open(run).write_picture("reconstructions", "test", torch.cat(rows, -2).numpy(), low, high)
