@@ -4,8 +4,9 @@
 
 Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time, the
 network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file, from
-reading the run to the written file. Both have the same generator from the same untrained checkpoint: how long a network
-takes does not depend on what it has learned. Memory is the peak of a process of its own over what the interpreter held.
+reading the run to the written file; onnx is the same from the file of `gantk export`, by ONNX Runtime in float32. All
+have the same generator from the same untrained checkpoint: how long a network takes does not depend on what it has
+learned. Memory is the peak of a process of its own over what the interpreter held.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ from gantk.nets.blocks import InstanceNorm
 
 UNET = {"name": "unet", "width": 32, "depth": 5}
 RESNET = {"name": "resnet", "width": 32, "blocks": 9}
+WAYS = ("plain", "gantk", "onnx")
 CASES = {  # name: generator, sides that it sees, how slices are brought to them
     "unet at 96 x 96": (UNET, [96, 96], "pad"),
     "unet at the volume's own size": (UNET, [224, 192], "crop"),
     "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
     "resnet at the volume's own size": (RESNET, [224, 192], "crop"),
+    "unet at 256 x 256": ("unet", [256, 256], "pad"),
+    "resnet-6 at 256 x 256": ({"name": "resnet", "blocks": 6}, [256, 256], "pad"),
 }
 
 
@@ -107,17 +111,21 @@ def resident_peak() -> int:
 def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     """Time of both ways in turns, and memory of each alone in a process."""
     run, memory = make_run(case, folder / "run"), {}
-    for way in ("plain", "gantk"):
-        words = [str(volume), "--once", way, case, str(run), str(folder / "once.nii.gz")]
+    onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
+    for way in WAYS:
+        model = onnx if way == "onnx" else run
+        words = [str(volume), "--once", way, case, str(model), str(folder / "once.nii.gz")]
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
         memory[way] = json.loads(done.stdout.splitlines()[-1])
     plain, out = Plain(case, run), folder / "out.nii.gz"
     ways = {
         "plain": lambda: timed(lambda: plain(run, volume, out)),
         "gantk": lambda: timed(lambda: ours(run, volume, out)),
+        "onnx": lambda: timed(lambda: ours(onnx, volume, out)),
     }
     seconds = in_turns(ways, rounds, warm=1)
-    return {"case": case, "seconds": seconds, "times": ratio(*seconds.values()), "memory_gib": memory}
+    times = {way: ratio(seconds["plain"], seconds[way]) for way in WAYS[1:]}
+    return {"case": case, "seconds": seconds, "times": times, "memory_gib": memory}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     if found.once:
         way, case, run, output = found.once
         before = resident_peak()
-        (ours if way == "gantk" else Plain(case, Path(run)))(Path(run), found.volume, Path(output))
+        (Plain(case, Path(run)) if way == "plain" else ours)(Path(run), found.volume, Path(output))
         print(json.dumps((resident_peak() - before) / 2**30))
         return
     rows = []
@@ -138,8 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(of_volume(case, found.volume, Path(place), found.rounds))
     write(found.json, record(start("cpu"), volume=found.volume.name, rows=rows))
     names = list(rows[0]["seconds"])
-    lines = ([r["case"], *(f"{np.median(r['seconds'][n]):.2f}" for n in names), written(r["times"])] for r in rows)
-    print(table(["case", *(f"{name}, s" for name in names), "times faster"], lines))
+    medians = [[f"{np.median(row['seconds'][name]):.2f}" for name in names] for row in rows]
+    lines = [[row["case"], *m, *map(written, row["times"].values())] for row, m in zip(rows, medians, strict=True)]
+    print(table(["case", *(f"{name}, s" for name in names), *(f"plain : {way}" for way in WAYS[1:])], lines))
 
 
 if __name__ == "__main__":

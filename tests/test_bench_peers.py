@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from tiny import ROOT
@@ -177,3 +180,23 @@ def test_every_case_is_a_recipe_whose_networks_take_its_size():
         model = checked(Case(**{**vars(case), "width": 2, "judge": 2}))
         side = case.window or case.size
         assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
+
+
+@pytest.mark.slow
+def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    import translate_speed
+
+    small = {"name": "unet", "width": 4, "depth": 3}
+    monkeypatch.setitem(translate_speed.CASES, "unet at 96 x 96", (small, [32, 32], "pad"))
+    voxels = np.random.default_rng(0).random((30, 32, 2)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "scan.nii.gz")
+    alone = SimpleNamespace(
+        run=lambda *words, **options: SimpleNamespace(stdout="0.5")
+    )  # its memory is not of interest
+    monkeypatch.setattr(translate_speed, "subprocess", alone)
+    words = ["--case", "unet at 96 x 96", "--rounds", "2", "--json", str(tmp_path / "x.json")]
+    translate_speed.main([str(tmp_path / "scan.nii.gz"), *words])
+    (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
+    assert {way: len(each) for way, each in row["seconds"].items()} == dict.fromkeys(("plain", "gantk", "onnx"), 2)
+    assert row["times"].keys() == {"gantk", "onnx"} and "plain : onnx" in capsys.readouterr().out
