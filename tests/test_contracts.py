@@ -48,6 +48,7 @@ METHODS: dict[str, list[dict]] = {
         STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},
         STYLE | {"content_layers": ["conv1_2"], "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
     ],
+    "style_gan": [{"examples": 3}, {"examples": 1, "change": False, "defense": 0.0, "adversarial": "wgan_gp"}],
     "munit": [MUNIT, MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5}],
     "vae": [
         {"width": 4, "latent": 8},

@@ -73,6 +73,8 @@ def refusal_of(recipe, kind):
     if "+" in table["domains"][0] and kind != "nifti":
         said = "' is [34] contrasts.*a folder (each with|for each patient that holds) a file"
         return f"{said}|cannot tell which images" if len({*table["domains"]}) == 1 else said, None
+    if recipe == "style_gan_tumour" and kind == "nifti":  # its domains are classes, which no header or file name says
+        return "holds one domain.*For two domains use 'folders'", None
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)

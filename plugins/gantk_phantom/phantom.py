@@ -43,6 +43,7 @@ HOUNSFIELD = {"csf": 8.0, "gray": 37.0, "white": 28.0, "lesion": 20.0, "bone": 1
 AIR = -1000.0  # HU
 CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
 CONTRASTS = (*SEQUENCES, "CT")  # their order numbers the noise: a new one goes to the end
+CLASSES = ["healthy", "tumour"]
 ALIASES = {"MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
 Heads = Annotated[int, Field(ge=1, le=10_000)]
 Slices = Annotated[int, Field(ge=1, le=512)]
@@ -77,7 +78,8 @@ class Phantom:
     3-D records are volumes (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise
     alone; CT is in Hounsfield units, air -1000. Subject k of a seed is the same whatever the number of subjects.
     With lesions, records carry their mask and a label: a slice that shows a lesion is a "tumour", as is a volume of a
-    subject that has any; all else is "healthy". An unknown contrast is a `UserError`.
+    subject that has any; all else is "healthy". With `contrast`, the two domains are these classes, not registered.
+    An unknown contrast is a `UserError`.
     """
 
     drawn = True  # each subject is computed anew: none can be a saved copy of another
@@ -99,6 +101,7 @@ class Phantom:
         healthy: Share = 0.0,  # share of the subjects that have no lesions
         only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
         counts: tuple[Count, Count] | None = None,  # keep so many images with a tumour and without; None: all
+        contrast: str = "",  # of both domains where they are named after classes, ["healthy", "tumour"]
         skull: bool = False,  # bone and scalp around the brain; False: brain alone
         seed: Seed = 0,  # another seed, other heads
     ):
@@ -109,7 +112,8 @@ class Phantom:
             ("slices x data.size", voxels, voxels <= MOST_VOXELS, f"{MOST_VOXELS:,} voxels a head"),
             ("subjects x slices x data.size", drawn, drawn <= MOST_DRAWN, f"{MOST_DRAWN:,} where there are lesions"),
             ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
-            ("only", only, only == "all" or lesions > 0, "all, where there are no lesions"),
+            ("only", only, only == "all" or lesions > 0 and not contrast, "all, without lesions or with a contrast"),
+            ("contrast", contrast, not contrast or lesions > 0, '"", where there are no lesions'),
             ("counts", list(counts or ()), not counts or (lesions and only == "all"), "with lesions and only = all"),
         ]
         for name, value, fine, allowed in checks:
@@ -120,7 +124,11 @@ class Phantom:
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
             raise UserError(what, where="data.size", allowed=allowed)
         self.letters, self.dims, self.size = domain_letters(tuple(domains)), dims, tuple(size)
-        self.contrasts = [tuple(map(contrast_of, domain.split("+"))) for domain in domains]
+        self.shown = tuple(domains) if contrast else ()  # the class of each domain's images; () = any
+        if contrast and sorted(domains) != CLASSES:
+            what = f"with a contrast, the phantom's domains are classes, and not {', '.join(domains)}"
+            raise UserError(what, where="data.domains", allowed=str(CLASSES))
+        self.contrasts = [tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains]
         self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
         self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
         self.tissues = TISSUES + SHELLS if skull else TISSUES
@@ -150,13 +158,15 @@ class Phantom:
                 level = place if self.dims == 2 else None
                 key = subject if level is None else f"{subject}/slice-{level:03d}"
                 known = {
-                    "pair": key,
+                    "pair": None if self.shown else key,
                     "position": None if level is None else float(self.levels[level]),
                     "mask": partial(self._mask, number, level) if self.lesions else None,
                     "label": label,
                 }
-                for letter, contrasts in zip(self.letters, self.contrasts, strict=True):
-                    found.append(Record(letter, subject, key, partial(self._read, number, level, contrasts), **known))
+                for i, letter in enumerate(self.letters):
+                    if not self.shown or self.shown[i] == label:
+                        read = partial(self._read, number, level, self.contrasts[i])
+                        found.append(Record(letter, subject, key, read, **known))
         if not found:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")

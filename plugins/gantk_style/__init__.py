@@ -7,6 +7,7 @@ from gantk.plugin.hookspecs import hookimpl
 def gantk_register(add) -> None:
     """The method and the post-step, thin skins on `gantk_style.transfer.transfer`; and the loss of styles by itself."""
     add.method("style", "gantk_style.model:Style")
+    add.method("style_gan", "gantk_style.style_gan:StyleTransferGAN")
     add.post("style", "gantk_style.post:StylePost")
 
 

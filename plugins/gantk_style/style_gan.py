@@ -1,0 +1,157 @@
+"""Style Transfer GAN: what an example shows, such as a tumour, is carried over to an image, and taken away again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Weight
+
+COARSE = 8  # pixels a side by which images are compared with the examples kept
+Kept = Annotated[int, Field(ge=1, le=1024)]
+
+
+class StyleTransferGAN(Method):
+    """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, F(y) is y without it.
+
+    PairedCycleGAN (Chang et al., CVPR 2018), there for make-up: images of `a` are plain, those of `b` show a tumour.
+    Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y)) - y|. No relation to the network of
+    Karras et al. 2019 that is called StyleGAN.
+
+    `translate` to `b` takes as y the most alike of the training images of `b` that the method keeps: these are part of
+    its weights, and leave with them. `translate_like` takes an example of one's own, `variants` draws from those kept.
+    What y shows keeps its place in the picture, so that images should lie alike, as slices of heads do.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "unet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "bce",
+        identity: Weight = 10.0,  # weight of the L1 of a plain image to itself, there and back
+        style: Weight = 10.0,  # weight of the L1 of an example to itself, taken away and put back
+        change: bool = True,  # networks draw a change that is added to the image; False: they draw all of it anew
+        defense: Weight = 0.05,  # deviation of noise on what is used again: nothing can be hidden in it
+        examples: Kept = 16,  # training images of `b` that are kept for translations
+    ):
+        super().__init__(geometry)
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        if change and a != b:
+            what = f"a change of an image needs as many channels in as out, and the domains have {a} and {b}"
+            raise UserError(what, where="method.change", remedy="set method.change = false")
+        self.g_ab, self.g_ba = generator(a + b, b, dims), generator(b, a, dims)
+        self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
+        self.adversarial, self.l1 = adversarial(), L1()
+        self.identity, self.style, self.change, self.defense = identity, style, change, defense
+        self.register_buffer("examples", torch.zeros(examples, b, *geometry.size))
+        self.register_buffer("kept", torch.zeros((), dtype=torch.long))
+
+    def phases(self) -> list[Phase]:
+        """G and F, then the discriminators on the fakes that the first phase left."""
+        return [
+            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial losses of G(x, y) and F(y), identity of x and style of y (Chang et al. 2018, section 3.1)."""
+        plain, example = batch["a"], batch["b"]
+        self._keep(example)
+        fake_b = self._add(plain, example)
+        fake_a, cycled_a = self.batched_forward(self.g_ba, example, self._defended(fake_b), call=self._remove)
+        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        losses = {
+            "adversarial_a": self.adversarial.generator(self.d_a(fake_a)),
+            "adversarial_b": self.adversarial.generator(self.d_b(fake_b)),
+        }
+        if self.identity:
+            losses["identity"] = self.identity * self.l1(cycled_a, plain)
+        if self.style:
+            losses["style"] = self.style * self.l1(self._add(self._defended(fake_a), fake_b), example)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake, for plain images and for those with a tumour."""
+        losses = self.telling_apart("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
+        return losses | self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images with the tumour of the most alike example that is kept ("b"), or without theirs ("a")."""
+        return self._remove(image) if to == "a" else self._add(image, self._most_alike(image))
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` translations of each image, (n, N, C, *size), after examples drawn from those kept, again and again the
+        same for the same seed; to `a` there is one way only, a UserError."""
+        self._expect_example(to)
+        drawn = torch.randint(max(1, int(self.kept)), (n,), generator=torch.Generator().manual_seed(seed))
+        return torch.stack([self.translate_like(image, to, self.examples[k : k + 1]) for k in drawn.tolist()])
+
+    def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
+        """Images (N, C, *size) with the tumour of their example, (N, C, *size) or one for all; to `a` a UserError."""
+        self._expect_example(to)
+        channels = self.geometry.channels["b"]
+        if example.ndim != image.ndim or example.shape[1] != channels or len(example) not in (1, len(image)):
+            what = f"an example of shape {tuple(example.shape)} does not fit images of {tuple(image.shape)}"
+            raise UserError(what, where="example", allowed=f"1 or {len(image)} images of {channels} channels")
+        return self._add(image, _resized(example, image).expand(len(image), *[-1] * (image.ndim - 1)))
+
+    def _add(self, plain: Tensor, example: Tensor) -> Tensor:
+        """G(x, y)."""
+        return self._on(plain, self.g_ab(torch.cat([plain, example], 1)))
+
+    def _remove(self, image: Tensor) -> Tensor:
+        """F(y)."""
+        return self._on(image, self.g_ba(image))
+
+    def _on(self, image: Tensor, drawn: Tensor) -> Tensor:
+        """What a network drew, counted from the middle of the range and added to the image; or as it is.
+
+        New networks draw nearly nothing: first fakes are real images, which the discriminators cannot tell by their
+        noise but by the tumour alone.
+        """
+        low, high = self.geometry.range
+        return (image + 2 * drawn - (low + high)).clamp(low, high) if self.change else drawn
+
+    def _defended(self, fake: Tensor) -> Tensor:
+        """A fake with noise, in which what a network hides for its partner drowns (Bashkirova et al. 2019, 4.2)."""
+        return fake + self.defense * torch.randn_like(fake) if self.defense else fake
+
+    @torch.no_grad()
+    def _keep(self, images: Tensor) -> None:
+        """Keep the first images seen, until all places are taken: as tensors, so that a step can be recorded."""
+        place = torch.arange(len(self.examples), device=images.device) - self.kept
+        new = ((place >= 0) & (place < len(images))).view(-1, *[1] * (images.ndim - 1))
+        brought = images.index_select(0, place.clamp(0, len(images) - 1)).to(self.examples.dtype)
+        self.examples.copy_(torch.where(new, brought, self.examples))
+        self.kept.add_(len(images)).clamp_(max=len(self.examples))
+
+    def _most_alike(self, image: Tensor) -> Tensor:
+        """For each image the kept example that differs least from it, coarsely; (N, C, *size)."""
+        examples, squares = _resized(self.examples.to(image), image), (COARSE,) * self.geometry.dims
+        pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
+        here, there = (pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples))
+        distance = (here[:, None] - there).abs().mean(2)
+        empty = torch.arange(len(examples), device=image.device) >= self.kept.clamp(min=1)
+        return examples.index_select(0, distance.masked_fill(empty, float("inf")).argmin(1))
+
+    @staticmethod
+    def _expect_example(to: str) -> None:
+        if to != "b":
+            what = "a tumour is taken away in one way, whatever an example shows"
+            raise UserError(what, where="to", remedy="leave the example or the variants out")
+
+
+def _resized(example: Tensor, image: Tensor) -> Tensor:
+    """The example at the image's size."""
+    if example.shape[2:] == image.shape[2:]:
+        return example
+    return F.interpolate(example, image.shape[2:], mode="bilinear" if image.ndim == 4 else "trilinear")
