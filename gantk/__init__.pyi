@@ -36,6 +36,7 @@ from gantk_check.check import check as check
 from gantk_compare.folders import compare as compare
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
+from gantk_explain.explain import explain as explain
 from gantk_patients.comparing import write_report as write_report
 from gantk_trial.trial import predict as predict
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher, order
-from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
+from gantk_ct.intensity import Window
 
 SIZE = (9, 7)
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)

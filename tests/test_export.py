@@ -17,11 +17,12 @@ from tiny import PATCHGAN, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
-from gantk.data.intensity import MinMax, Percentile, Window, ZScore
+from gantk.data.intensity import MinMax, Percentile, ZScore
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
+from gantk_ct.intensity import Window
 from gantk_monai.bundle import answers
 from gantk_monai.config import scaling
 from gantk_monai.torchscript import Fitted, compiled, loaded

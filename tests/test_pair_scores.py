@@ -10,13 +10,13 @@ import pytest
 import torch
 from test_metrics import pair
 
-from gantk.data.intensity import Window
 from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
 from gantk.metrics.uncertainty import judge_uncertainty
 from gantk.metrics.verdict import pair_verdict, set_verdict
+from gantk_ct.intensity import Window
 
 SENSES = {"psnr": True, "mae": False}
 

@@ -14,11 +14,11 @@ from PIL import Image as Picture
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
-from gantk.data.intensity import Window
 from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.runs.folder import RunFolder
+from gantk_ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 SHAPE = (40, 36, 5)
