@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
+from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of, percentiles
 from gantk.errors import UserError, told
 from gantk.files import sha256_of
 from gantk.formats import files as io
@@ -102,7 +102,7 @@ def _facts(image: Image) -> dict[str, Any]:
         "min": _rounded(low),
         "max": _rounded(high),
         "mean": _rounded(pixels.mean(dtype=np.float64)),
-        "range": [_rounded(value) for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
+        "range": [_rounded(value) for value in percentiles(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
         "constant": bool(low == high),
         "content": _rounded(differs.mean(), 3),
     }

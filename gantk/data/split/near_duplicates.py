@@ -123,12 +123,22 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
         small = np.float32(channel)
         if max(factors) > 1:
             small = pool(torch.from_numpy(small)[None], factors)[0].numpy()
-        low, high = np.percentile(small, [1, 99.5])
+        low, high = percentiles(small, [1, 99.5])
         if not high > low:  # small things on a large background
             low, high = small.min(), small.max()
         if np.isfinite(low) and high > low:
             channels.append(((small - low) / (high - low)).clip(0, 1))
     return np.mean(channels, axis=0, dtype=np.float32) if channels else None
+
+
+def percentiles(values: np.ndarray, at: Sequence[float]) -> np.ndarray:
+    """np.percentile of floats, to the bit, by sorting them: of a picture in a quarter of its time. NaN where one is."""
+    ordered = np.sort(values, axis=None)
+    place = np.true_divide(at, 100) * (ordered.size - 1)
+    below = np.floor(place).astype(int)
+    part, low, high = place - below, ordered[below], ordered[np.minimum(below + 1, ordered.size - 1)]
+    found = np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
+    return found if ordered[-1] == ordered[-1] else np.full_like(found, np.nan)
 
 
 def background(gray: np.ndarray) -> float:
