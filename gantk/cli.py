@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -28,6 +29,8 @@ class Commands(click.Group):
                 sys.stdout.flush()  # here, where it can be told that a disk is full
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
+            for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():  # sent again
+                signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
             if not isinstance(error, Elsewhere):
                 complain(f"{label}  {escape(str(error))}")
             sys.exit(error.exit_code)

@@ -63,6 +63,9 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
     settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
     with pytest.raises(UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"):
         gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "run", device="cpu")
+    settings[0] = "train.steps=1"
+    run = gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "it", say=lambda _: 0)
+    assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")  # no_hu = "skip" in the recipe
     with pytest.raises(UserError, match="mae, which is then in the files' unit"):
         gantk.compare(tmp_path / "CT", tmp_path / "CT", metrics=["mae_hu"])
 

@@ -31,6 +31,7 @@ from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
 REPORTING = 0.03  # of the wall clock that renewing report.html may take
+AGAIN = 10.0
 SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
@@ -286,16 +287,21 @@ def inference_weights(method: Method, engine: Engine):
 def stop_on_ctrl_c() -> Iterator[list[int]]:
     """A list that becomes true at Ctrl-C, SIGTERM, or when the terminal is closed; a second Ctrl-C interrupts at once.
 
-    What `nohup` started does not hear of the terminal. Not an exception wherever the work happens to be: a file half
-    written, or a child that is just being started, would be forgotten.
+    What `nohup` started does not hear of the terminal. SIGTERM and SIGHUP may come again, for `AGAIN` seconds after the
+    end too. Not an exception wherever the work happens to be: a file half written, or a child that is just being
+    started, would be forgotten.
     """
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if ended and time.monotonic() - ended[0] > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         stopped.append(number)
 
+    ended: list[float] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -306,8 +312,10 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     try:
         yield stopped
     finally:
+        ended.append(time.monotonic())
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number not in stopped or number == signal.SIGINT or handler != signal.SIG_DFL:
+                signal.signal(number, handler)
 
 
 class StepProfile:

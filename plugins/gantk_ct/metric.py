@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.metrics.pairs import MAE
@@ -18,8 +20,20 @@ class HounsfieldMAE(MAE):
     name, unit, in_units = "mae_hu", "HU", None
     of_unit = "HU"  # it is called with native intensities, of domains that have this unit alone
 
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        no_hu: Literal["refuse", "skip"] = "refuse",  # data without Hounsfield units: an error, or no score
+    ):
+        super().__init__(data_range, dims)
+        self.no_hu = no_hu
+
     def expect_data(self, data: Data) -> None:
         """UserError where no domain of these data is in Hounsfield units."""
+        if self.no_hu == "skip":
+            return
         known = {record.domain: record for record in data.training}
         if not any((units := units_of(data, [one], letter)) and units.name == "HU" for letter, one in known.items()):
             what = f"the metric '{self.name}' needs CT in Hounsfield units, and no domain is a CT that has them"

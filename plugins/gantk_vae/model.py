@@ -73,7 +73,9 @@ class VAE(Method):
         """
         image, label = self._seen(batch)
         mean, log_variance = self.encode(image, label)
-        code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        # One draw: two in one compiled function may change places.
+        noise = torch.randn(2 if self.gan else 1, *mean.shape, device=mean.device, dtype=mean.dtype)
+        code = mean + (0.5 * log_variance).exp() * noise[0]
         made = self.decode(code, label)
         compared = [image, made]
         if self.gan:
@@ -86,7 +88,7 @@ class VAE(Method):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         losses["divergence"] = self.beta * divergence / compared[0][0].numel()
         if self.gan:
-            again, drawn = (self.decode(each, label) for each in (code.detach(), torch.randn_like(mean)))
+            again, drawn = (self.decode(each, label) for each in (code.detach(), noise[1]))
             batch["remade"], batch["fake"] = again.detach(), drawn.detach()
             opinions = [self.adversarial.generator(self._judge(each, label)[0]) for each in (again, drawn)]
             losses["adversarial"] = self.gan * torch.stack(opinions).mean()

@@ -47,14 +47,17 @@ def of_data(model: Model) -> dict[str, Any]:
     parts, other = (split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1))
     training = training_of(table, target, parts["train"])
     one, both = ({r.subject for r in training if r.domain == letter} for letter in "ab")
-    mapping = table.intensity()
-    mapping.fit([np.linspace(0, 1000, 4096, dtype=np.float32).reshape(1, 64, 64)])
+    ranges = []
+    for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():  # one for all, or one a domain
+        mapping = make()
+        mapping.fit([np.linspace(0, 1000, 4096, dtype=np.float32).reshape(1, 64, 64)])
+        ranges.append([round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (0, 1000)])
     labels = [r.label for r in records if r.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
     return {
         "domains": list(table.domains), "size": list(table.size), "paired": target.paired,
         "channels": max(table.source(table.domains, table.dims, table.size).channels().values()),
-        "range": [round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (0, 1000)],
+        "range": ranges[0] if ranges[0] == ranges[-1] else ranges,
         "one_domain_each": not one & both, "parts": sorted(name for name, part in parts.items() if part),
         "random_parts": {r.key for r in parts["test"]} != {r.key for r in other["test"]},
         "changes": changes, "augmented": bool(changes),
