@@ -26,7 +26,7 @@ class Commands(click.Group):
             try:
                 return super().main(*args, **kwargs)
             finally:
-                sys.stdout.flush()  # here, where it can be told that a disk is full
+                self._flush(sys.exc_info()[1])  # here, where it can be told that a disk is full
         except GantkError as error:
             label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
             for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():  # sent again
@@ -43,8 +43,17 @@ class Commands(click.Group):
             if (said := machine_failure(error)) is None:
                 raise
             complain(f"[bold red]error[/]  {escape(said)}")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
             sys.exit(1)
+
+    @staticmethod
+    def _flush(error: BaseException | None) -> None:
+        """Write out what was printed; where that fails, an error of gantk's on its way stays the one that is told."""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
+            if not isinstance(error, GantkError):
+                raise
 
     def invoke(self, ctx: click.Context):
         try:

@@ -78,3 +78,19 @@ def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
     api.resume(out, device="cpu", say=lambda line: None)
     assert Run(out).metrics == Run(tiny_run).metrics
+
+
+def test_output_that_cannot_be_written_does_not_take_the_place_of_a_stop():
+    code = """if True:
+        import click, os
+        from gantk.cli import Commands
+        from gantk.errors import Interrupted
+        @click.command()
+        def stop():
+            print("not written yet", end="")
+            os.close(1)
+            raise Interrupted("all was saved")
+        Commands(commands={"stop": stop}).main(["stop"])"""
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered)
+    assert (done.returncode, "all was saved" in done.stderr, "error" in done.stderr) == (130, True, False)
