@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import click
 from rich.markup import escape
@@ -26,34 +27,36 @@ class Commands(click.Group):
             try:
                 return super().main(*args, **kwargs)
             finally:
-                self._flush(sys.exc_info()[1])  # here, where it can be told that a disk is full
+                sys.stdout.flush()  # here, where it can be told that a disk is full
         except GantkError as error:
-            label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
-            for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():  # sent again
-                signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
-            if not isinstance(error, Elsewhere):
-                complain(f"{label}  {escape(str(error))}")
-            sys.exit(error.exit_code)
+            self._leave(error)
         except KeyboardInterrupt:
             sys.exit(130)
-        except BrokenPipeError:  # `gantk list | head`
-            sys.stderr.close()
-            sys.exit(0)
         except (OSError, MemoryError, RuntimeError, UnicodeEncodeError) as error:
+            behind = error
+            while behind and not isinstance(behind, Interrupted):
+                behind = behind.__context__
+            if behind:  # what it has to tell could not be written: the terminal is closed
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                self._leave(behind)
+            if isinstance(error, BrokenPipeError):  # `gantk list | head`
+                sys.stderr.close()
+                sys.exit(0)
             if (said := machine_failure(error)) is None:
                 raise
             complain(f"[bold red]error[/]  {escape(said)}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
             sys.exit(1)
 
     @staticmethod
-    def _flush(error: BaseException | None) -> None:
-        """Write out what was printed; where that fails, an error of gantk's on its way stays the one that is told."""
-        try:
-            sys.stdout.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
-            if not isinstance(error, GantkError):
-                raise
+    def _leave(error: GantkError) -> NoReturn:
+        """Tell a failure and end with its code; of a training that was stopped, whatever is sent again."""
+        label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
+        for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
+            signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
+        if not isinstance(error, Elsewhere):
+            complain(f"{label}  {escape(str(error))}")
+        sys.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context):
         try:
