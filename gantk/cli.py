@@ -36,16 +36,16 @@ class Commands(click.Group):
             behind = error
             while behind and not isinstance(behind, Interrupted):
                 behind = behind.__context__
-            if behind:  # what it has to tell could not be written: the terminal is closed
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                self._leave(behind)
-            if isinstance(error, BrokenPipeError):  # `gantk list | head`
+            if not behind and isinstance(error, BrokenPipeError):  # `gantk list | head`
                 sys.stderr.close()
                 sys.exit(0)
-            if (said := machine_failure(error)) is None:
+            said = machine_failure(error)
+            if not behind and said is None:
                 raise
-            complain(f"[bold red]error[/]  {escape(said)}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
+            if behind:  # what it has to tell could not be written: the terminal is closed
+                self._leave(behind)
+            complain(f"[bold red]error[/]  {escape(said)}")
             sys.exit(1)
 
     @staticmethod

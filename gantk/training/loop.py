@@ -31,7 +31,7 @@ from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
 REPORTING = 0.03  # of the wall clock that renewing report.html may take
-AGAIN = 10.0
+AGAIN = 10.0  # seconds after a stop in which schedulers and shells may send their signal once more
 SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 

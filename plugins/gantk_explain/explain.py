@@ -135,12 +135,10 @@ def randomised(method: Any, seed: int = 0) -> Any:
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
     """Spearman's rank correlation of two maps; 0 where one of them is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = [rankdata(each.flatten().numpy()) for each in (one, other)]
-    if min(map(np.ptp, ranks)) == 0:
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    flat = [each.flatten().numpy() for each in (one, other)]
+    return float(spearmanr(*flat).statistic) if min(map(np.ptp, flat)) else 0.0
 
 
 def _captum(method: str) -> Callable[..., Tensor]:
