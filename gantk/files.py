@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,20 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
     return path.with_name(f".{name}{tail}")
 
 
-def write_file(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
     """Write under a temporary name, sync to the disk, rename: a reader sees the old file or the new one. The path.
 
-    A link is replaced, not followed; a device or a pipe (/dev/stdout) is written to as it is.
+    `content` may come in parts. A link is replaced, not followed; a device or a pipe is written to as it is.
     """
+    content = [content] if isinstance(content, bytes) else content
     if path.absolute().is_relative_to("/dev") or path.exists() and not (path.is_file() or path.is_dir()):
         with open(path, "ab") as file:
-            file.write(content)
+            file.writelines(content)
         return path
     temporary = temporary_beside(path)
     try:
         with open(temporary, "xb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -8,7 +8,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as serialized
 from torch import Tensor
 
 from gantk.errors import UserError, counted, told
@@ -24,7 +23,9 @@ from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
-PLAIN = torch.contiguous_format
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+DTYPES |= {torch.uint8: "U8", torch.bool: "BOOL"}
 T = TypeVar("T")
 
 
@@ -42,22 +43,42 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
             what = f"what an optimizer remembers holds a {type(value).__name__}, which no checkpoint keeps"
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
         order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
-        held[name := f"tensor-{len(held)}"] = value.detach().cpu().permute(order).clone(memory_format=PLAIN)
+        held[name := f"tensor-{len(held)}"] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
 
     for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        written = {"weights.safetensors": serialized(tensors), "state.json": json.dumps(state, default=hold).encode()}
-        written["state.safetensors"] = serialized(held)
-        for name, each in written.items():
-            write_file(made / name, each)
+        described = json.dumps(state, default=hold).encode()  # which fills `held`
+        written = {"weights.safetensors": _safetensors(weights), "state.json": [described]}
+        written["state.safetensors"] = _safetensors(held)
+        digests = {name: hashlib.sha256() for name in written}
+        for name, parts in written.items():
+            write_file(made / name, map(partial(_hashed, digests[name]), parts))
         meta = meta | {"format": FORMAT, "step": step}
-        seals = {name: hashlib.sha256(each).hexdigest() for name, each in written.items()}
+        seals = {name: digest.hexdigest() for name, digest in digests.items()}
         seals["meta.json"] = _sha256_of_meta(meta)
         write_file(made / "meta.json", json.dumps(meta | {"sha256": seals}, indent=1).encode())
     return final
+
+
+def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in parts, a tensor each: a training's memory would not hold all of it a second time."""
+    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))  # starts are aligned
+    header, end = {}, 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _hashed(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
+    digest.update(part)
+    return part
 
 
 def prune(
