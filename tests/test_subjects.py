@@ -12,6 +12,7 @@ from test_names_of_data import data_of
 from gantk.data.sources.file_names import patient_of, regex_option
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
+from gantk_check.check import check
 from gantk_subjects.reading import reading_of
 
 STACK, ONE = range(3, 20), range(1, 5001)
@@ -81,6 +82,16 @@ def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_
     for answer in ("data.split.by=block", "data.split.by=image"):
         assert "unknown" in data_of("cyclegan_ct_mr", path, answer)[3]
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, r"data.source.patient=(\d+)\d{3}")[3]
+
+
+def test_data_check_asks_what_a_run_would_ask(tmp_path):
+    path = drawn(tmp_path, MAY["three stacks in one number"])
+    for recipe, severity in ((None, "warning"), ("cyclegan_ct_mr", "error")):
+        (found,) = (each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients")
+        assert found["severity"] == severity and "'32003' of patient '32'" in found["what"]
+        assert "data.source.patient=names" in found["remedy"] and "data.split.by=block" in found["remedy"]
+        for answer in ("data.source.patient=names", "data.split.by=block"):
+            assert "may say patients" not in str(check(path, recipe=recipe, set=[answer])["problems"])
 
 
 def test_real_sets_are_read_as_their_owners_say(shared_data):

@@ -40,7 +40,7 @@ class Data:
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         self.files, self.notes = set[str](), []  # what listings show below the source's path
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        records = self.listed(lambda: records_of(table, method, not known))
+        records = self.listed(lambda: records_of(table, method, "" if known else "ask"))
         if known:
             here, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
             self.splits, self.training, records = recalled(known["splits"], here, hashes)
@@ -198,8 +198,8 @@ class Data:
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
-def records_of(table: DataTable, method: type, new: bool = False) -> list[Record]:
-    """All records of the source, in the recipe's plane and spacing; of a `new` run unclear patients are asked about."""
+def records_of(table: DataTable, method: type, ask: str | list[UserError] = "") -> list[Record]:
+    """All records of the source, in the recipe's plane and spacing; `ask` as in `FileSource.asks`."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
@@ -207,7 +207,7 @@ def records_of(table: DataTable, method: type, new: bool = False) -> list[Record
     try:
         source = table.source(table.domains, table.dims, table.size)
         if hasattr(source, "asks"):
-            source.asks = new and table.split.by == "auto" and not table.split.file
+            source.asks = ask if table.split.by == "auto" and not table.split.file else ""
         if not grid.is_plain and not hasattr(source, "sees"):
             what = f"the source '{table.source.name}' cannot show its images in another plane or spacing"
             raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")

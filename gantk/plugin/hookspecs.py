@@ -149,7 +149,7 @@ def gantk_subjects(items, how):
     """The patient of each image whose folder says none; None: not this plugin's affair.
 
     `items` are gantk.data.sources.reader.Item; `how` an unsure reading is dealt with: "take" it, "ask" by a UserError,
-    "" drop it.
+    "" drop it, a list drop it and add that UserError to the list.
     """
 
 

@@ -53,12 +53,15 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 
 def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
-    names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
+    names, listed, unsure = dict(zip(domain_letters(table.domains), table.domains, strict=True)), table, []
     if recipe is None and "channels" in table.source.options:
         # A guessed source would refuse a mixture of gray and colour, which is a problem of its own: the rest goes on.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
-        return Usage(table, method, names, records_of(table.model_copy(update={"source": part}), method))
-    return Usage(table, method, names, records_of(table, method), recipe)
+        listed = table.model_copy(update={"source": part})
+    usage = Usage(table, method, names, records_of(listed, method, unsure), recipe)
+    severity = "warning" if recipe is None else "error"  # a run with this recipe would stop here and ask
+    usage.problems += [problem("patients", severity, each.what, (), each.remedy) for each in unsure]
+    return usage
 
 
 def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[str] = ()) -> Usage:
@@ -139,7 +142,8 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         what = f"{'this split' if asked else 'the usual split'} is not possible: {error.what}"
         usage.problems.append(problem("split", "error" if asked else "warning", what, (), error.remedy))
         return
-    usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
+    if not any(each["kind"] == "patients" for each in usage.problems):  # whether names say them is not open
+        usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
     trained = [r for r in training_of(table, usage.method, usage.splits["train"]) if r.domain in usage.method.reads]
     try:
         check_leakage(usage.splits | {"train": trained}, same_patient=usage.method.paired or table.same_patient)

@@ -15,4 +15,6 @@ def gantk_subjects(items, how):
     found = reading_of(names := [item.stem for item in items])
     if found and how == "ask" and not found.sure:
         raise unsure(names, found)
-    return found.patients if found and (found.sure or how) else None
+    if found and isinstance(how, list) and not found.sure:
+        how.append(unsure(names, found))
+    return found.patients if found and (found.sure or how == "take") else None

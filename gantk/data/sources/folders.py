@@ -165,7 +165,7 @@ class Images(VolumeSource):
 def named(items: list[Item], source: FileSource) -> list[Item]:
     """Images with their keys and patients: a folder is one where most files lie in numbered ones, as in `patient07`."""
     by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
-    how = "take" if source.patient == "names" else "ask" * source.asks
+    how = "take" if source.patient == "names" else source.asks
     said = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=how)
     for place, item in enumerate(items):
         item.key = source.key_of(item.source)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
@@ -38,7 +38,7 @@ class FileSource:
     rank = 0  # of all that accept a path the lowest is taken; above 0: by names that may mean something else too
     found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
     guesses = False  # whether it takes images for a recipe's domains of which no name says so
-    asks = False  # whether names that may say patients are a UserError; data.split.by = "auto" sets it
+    asks: ClassVar[str | list] = ""  # "ask": names that may say patients are a UserError; a list collects it
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
     # Options of most sources, where one has none of its own.
     planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
