@@ -24,14 +24,15 @@ def method(**options):
 
 
 def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_ones():
-    model = method(change=False, identity=3.0, style=5.0).eval()
+    model = method(change=False, identity=3.0, style=5.0, example=2.0).eval()
     x, y = (random_images(2, 1, (32, 32), seed=k) for k in (1, 2))
     with torch.no_grad():
         losses = model.generator_losses(batch := Batch(a=x, b=y))
         added, removed = model.g_ab(torch.cat([x, y], 1)), model.g_ba(y)
-        back, again = model.g_ba(added), model.g_ab(torch.cat([removed, added], 1))
+        back, again, itself = model.g_ba(added), *(model.g_ab(torch.cat([removed, z], 1)) for z in (added, y))
     torch.testing.assert_close(losses["identity"], 3.0 * (back - x).abs().mean())
     torch.testing.assert_close(losses["style"], 5.0 * (again - y).abs().mean())
+    torch.testing.assert_close(losses.pop("example"), 2.0 * (itself - y).abs().mean())  # ours, and left out by default
     assert losses.keys() == {"adversarial_a", "adversarial_b", "identity", "style"}
     assert torch.equal(batch["fake_a"], removed) and torch.equal(batch["fake_b"], added)
 
@@ -72,7 +73,9 @@ def test_a_file_gets_a_tumour_and_loses_it_again_on_the_command_line(gantk, tmp_
     monkeypatch.chdir(tmp_path)
     data = {"source": PHANTOM | {"subjects": 8}, "domains": ["healthy", "tumour"], "size": [32, 32]}
     tables = {"method": SMALL, "data": data, "train": {"steps": 2, "batch": 2}, "evaluate": {"metrics": ["kid"]}}
-    api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    scores = api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics["a_to_b"]
+    assert scores["example_mae"]["value"] == pytest.approx(scores["example_mae"]["details"]["inputs"]["value"], rel=0.3)
+    assert 0.3 < scores["example_ssim"]["value"] < 1 == scores["example_ssim"]["details"]["inputs"]["value"]
     Image.fromarray(picture := np.random.default_rng(0).integers(0, 255, (40, 36), dtype=np.uint8)).save("healthy.png")
     Image.fromarray(picture.T).save("example.png")
     for words in (["--to", "tumour"], ["--to", "tumour", "--style", "example.png"], ["--to", "healthy"]):

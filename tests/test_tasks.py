@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from test_evaluation import Keeps, scorer_of
 
 import gantk
 from gantk.data.dataset import Data, records_of
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
 from gantk.recipe.load import checked_recipe
 from gantk_tasks.classification import Classification, TwoSample, area_under_roc, balanced_accuracy
 from gantk_tasks.segmentation import Segmentation, Segmenter, agreement
+from gantk_tasks.transfer import Transfer, wilson
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}
@@ -28,9 +31,6 @@ def seen_by(images: torch.Tensor) -> set[bytes]:
 
 def owners(*groups: ImageGroup) -> dict[bytes, str]:
     return {i.numpy().tobytes(): p for g in groups for i, p in zip(g.images, g.patients, strict=True)}
-
-
-# ---- classification
 
 
 def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> ImageGroup:
@@ -140,9 +140,6 @@ def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(volumes, labels, 2, volumes).shape == (4, 2)
     flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
     assert flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20)).sum(1) == pytest.approx(1)
-
-
-# ---- segmentation
 
 
 def patients(count: int, seed: int, named: str) -> ImageGroup:
@@ -265,3 +262,25 @@ def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
     with_gap = reals.masks_of([lonely, *b])
     assert with_gap[0].isnan().all() and torch.equal(with_gap[1:], expected)
     assert reals.masks_of([lonely]) is None
+
+
+def test_translations_that_show_what_their_domain_shows_score_high_and_copies_of_the_input_low():
+    whole, metric, table = tumours(20, 0, named="p"), Transfer(2.0, 2, **QUICK), SimpleNamespace(size=(16, 16))
+    reads = {"image": lambda record: whole.images[int(record.key)] - 1, "centre": lambda images: images}
+    records = [Record("ab"[int(k)], f"p{i // 2}", str(i), lambda: None) for i, k in enumerate(whole.labels)]
+    metric.expect_data(SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads))
+    plain, blobs = tumours(16, 1, 0, "q"), tumours(16, 2, 1, "q")
+    about = replace(plain, inputs=plain.images, to="b")
+    copied, moved = (metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images))
+    before = moved["transfer"].details["inputs"]["value"]
+    assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
+    assert copied["transfer_ssim"].value == pytest.approx(1.0) and moved["transfer_ssim"].value < 0.5
+    known, labels = metric._known("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))  # these do not teach
+    assert not {*known.patients} & {"p0", "p1"} and labels.tolist() == [1] * 8 + [0] * 8
+    x, mask = plain.images[:2].repeat(1, 1, 2, 2), torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
+    about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
+    outside, inside = (metric._kept(replace(about, images=x + change)).value for change in (1 - mask, mask))
+    assert outside < inside
+    np.testing.assert_allclose([wilson(0, 10), wilson(8, 10)], [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)
+    with pytest.raises(UserError, match="made from noise"):
+        metric(plain, plain, plain)

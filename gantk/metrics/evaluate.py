@@ -174,6 +174,7 @@ class Scorer:
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
         about = self.reals.group(shown, sources) if self.set_metrics else None
+        about = about and replace(about, inputs=about.images, to=to)
         scores = self._score(result, key, to, made, baselines, about, references)
         if references:
             share = result.setdefault("foreground", {})[key] = float(references.foreground.float().mean())
@@ -314,6 +315,7 @@ class Scorer:
         """UserError where a metric cannot judge this method or these data."""
         directions, what = self.method.directions(), ""
         for metric in [*self.pairs.metrics, *self.set_metrics]:
+            self.reals.masks |= any(getattr(metric, name, False) for name in ("uses_masks", "needs_masks"))
             if metric in self.pairs.metrics and not directions:
                 what = "compares an output with its truth, and images from noise have none"
                 remedy = "use metrics of sets, such as kid, fid or prdc"
@@ -331,7 +333,6 @@ class Scorer:
                     what += f"images of a known class (they are of {'one' if made else 'a mixture'})"
                     remedy = "use one folder a class, and data.labels = true or one class alone (data.source.only)"
             elif getattr(metric, "needs_masks", False):
-                self.reals.masks = True
                 records = [self.reals.records(split, to) for to in directions for split in ("train", "test")]
                 known = [sum(self.reals.masked(record) is not None for record in each) for each in records]
                 if not known or not all(known):

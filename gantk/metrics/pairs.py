@@ -172,9 +172,7 @@ class SSIM(MapMetric):
         return luminance[0] * structure[0] / (luminance[1] * structure[1])
 
     def _on_map(self, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        return mask[(..., *[slice(RADIUS, -RADIUS)] * self.dims)]
+        return None if mask is None else mask[(..., *[slice(RADIUS, -RADIUS)] * self.dims)]
 
 
 class MSSSIM(PairMetric):

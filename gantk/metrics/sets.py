@@ -32,6 +32,8 @@ class ImageGroup:
     patients: list[str]  # "" where unknown; what was made from noise is of nobody else each
     labels: Tensor | None = None  # (N,) int64; None where unknown
     masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None where unknown
+    inputs: Tensor | None = None  # what translations were made of, as `images`; None for images of another kind
+    to: str = ""  # the domain that they were translated to, "a" or "b"
     found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # vectors, once computed
 
     def __len__(self) -> int:
@@ -96,9 +98,8 @@ def set_rows(
         found = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
     rows = {}
     for name, score in (found if isinstance(found, dict) else {metric.name: found}).items():
-        rows[name] = metric_row(metric, score, score.n, score.definition + note)
-        if score.details:
-            rows[name]["details"] = score.details
+        row = metric_row(metric, score, score.n, score.definition + note)
+        rows[name] = row | (score.details and {"details": score.details})
     return rows
 
 

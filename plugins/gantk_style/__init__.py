@@ -17,3 +17,12 @@ def gantk_commands(cli) -> None:
     from gantk_style.command import stylize
 
     cli.add_command(stylize)
+
+
+@hookimpl
+def gantk_tested(result, scorer) -> None:
+    """Scores of how far translations of `style_gan` follow their example."""
+    if scorer.model.method.name == "style_gan":
+        from gantk_style.followed import add_scores
+
+        add_scores(result, scorer)

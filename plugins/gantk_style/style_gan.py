@@ -39,6 +39,7 @@ class StyleTransferGAN(Method):
         adversarial: AdversarialLoss = "bce",
         identity: Weight = 10.0,  # weight of the L1 of a plain image to itself, there and back
         style: Weight = 10.0,  # weight of the L1 of an example to itself, taken away and put back
+        example: Weight = 0.0,  # weight of the L1 of G(F(y), y) to y: G learns to look at its example; not in the paper
         change: bool = True,  # networks draw a change that is added to the image; False: they draw all of it anew
         defense: Weight = 0.05,  # deviation of noise on what is used again: nothing can be hidden in it
         examples: Kept = 16,  # training images of `b` that are kept for translations
@@ -51,7 +52,8 @@ class StyleTransferGAN(Method):
         self.g_ab, self.g_ba = generator(a + b, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
         self.adversarial, self.l1 = adversarial(), L1()
-        self.identity, self.style, self.change, self.defense = identity, style, change, defense
+        self.identity, self.style, self.example = identity, style, example
+        self.change, self.defense = change, defense
         self.register_buffer("examples", torch.zeros(examples, b, *geometry.size))
         self.register_buffer("kept", torch.zeros((), dtype=torch.long))
 
@@ -77,6 +79,8 @@ class StyleTransferGAN(Method):
             losses["identity"] = self.identity * self.l1(cycled_a, plain)
         if self.style:
             losses["style"] = self.style * self.l1(self._add(self._defended(fake_a), fake_b), example)
+        if self.example:
+            losses["example"] = self.example * self.l1(self._add(fake_a, example), example)
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Three metrics that train a judge of their own, and a baseline that learns from pairs."""
+    """Four metrics that train a judge of their own, and a baseline that learns from pairs."""
     add.baseline("regression", "gantk_tasks.regression:Regression")
     add.metric("classification", "gantk_tasks.classification:Classification")
+    add.metric("transfer", "gantk_tasks.transfer:Transfer")
     add.metric("two_sample", "gantk_tasks.classification:TwoSample")
     add.metric("segmentation", "gantk_tasks.segmentation:Segmentation")

@@ -1,0 +1,43 @@
+"""Whether translations show the tumour of their own example: a classifier is content with any other one as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from gantk.metrics.evaluate import Scorer
+from gantk.metrics.intervals import estimate, metric_row
+from gantk.metrics.pairs import MAE, SSIM
+
+EDGE = 5  # pixels a side of the square by which a tumour is widened: its edge belongs to it
+AIR = 0.1  # of the intensity range: below lies air, in which no tumour can be shown
+
+
+def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
+    """Add to metrics.json, of test images that each get another test image as example, where masks are known:
+
+    "example_mae", the mean absolute difference between translation and example inside the example's tumour, as far as
+    the image has tissue there (in the details that of the image itself), and "example_ssim", the SSIM of translation
+    and image outside of it.
+    """
+    plain, examples = (scorer.reals.records("test", letter) for letter in ("a", "b"))
+    count = min(len(plain), len(examples))
+    masks = scorer.reals.masks_of(examples[:count]) if count else None
+    if masks is None or "a_to_b" not in result["metrics"]:
+        return
+    x, y = (scorer.reals.seen(records[:count]) for records in (plain, examples))
+    made, device = [], scorer.runtime.device
+    with torch.no_grad(), scorer.runtime.autocast():
+        for image, example in zip(x.split(scorer.batch), y.split(scorer.batch), strict=True):
+            made.append(scorer.method.translate_like(image.to(device), "b", example.to(device)).float().cpu())
+    made, tumour, patients = torch.cat(made), masks.nan_to_num(0.0), [record.subject for record in plain[:count]]
+    inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
+    outside = 1 - (F.max_pool2d if scorer.dims == 2 else F.max_pool3d)(tumour, EDGE, 1, EDGE // 2)
+    rows, images = result["metrics"]["a_to_b"], f"with-examples={count}"
+    for metric, truth, region, where in ((MAE, y, inside, "inside-its-tumour"), (SSIM, x, outside, "outside-of-it")):
+        score = metric(scorer.span, scorer.dims)
+        found, before = (estimate(score(image, truth, region).tolist(), patients) for image in (made, x))
+        row = metric_row(score, found, count, f"{score.in_mask}/{where}/{images}")
+        rows[f"example_{score.name}"] = row | {"details": {"inputs": before.row()}}
