@@ -13,7 +13,9 @@ import gantk
 from gantk.data.intensity import Percentile, mapping_from
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk.recipe.load import load_recipe
 from gantk_ct.intensity import Windows
+from gantk_ct.metric import HounsfieldMAE
 
 HU = np.linspace(-1024, 3071, 4096, dtype=np.float32).reshape(1, 64, 64)  # all that 12 bits hold
 
@@ -63,11 +65,25 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
     settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
     with pytest.raises(UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"):
         gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "run", device="cpu")
-    settings[0] = "train.steps=1"
-    run = gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "it", say=lambda _: 0)
+    settings[0], told = "train.steps=1", []
+    run = gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "it", say=told.append)
+    assert "note     CT: no Hounsfield units, so mapped by minmax and not by windows" in told
+    fit = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))["intensity"]
+    assert fit["a"]["fitted"][0] == fit["b"]["fitted"][:2] == [0, 254]  # as `minmax` has it
     assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")  # no_hu = "skip" in the recipe
     with pytest.raises(UserError, match="mae, which is then in the files' unit"):
         gantk.compare(tmp_path / "CT", tmp_path / "CT", metrics=["mae_hu"])
+
+
+def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
+    truth = torch.tensor([-1000.0, 0, 50, 100, 1500, -30]).reshape(1, 1, 1, 6)
+    metric = HounsfieldMAE(2.0, 2, within=(-20, 100))
+    assert metric.name == "mae_hu_within" and "within--20-to-100" in metric.definition
+    off = torch.tensor([500.0, 10, -20, 30, 900, 7]).reshape(truth.shape)
+    ((error, count),) = metric.means(truth + off, truth, [None])
+    assert error.item() == pytest.approx(20) and count.item() == 3 and metric.in_mask is None  # a region of its own
+    with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
+        HounsfieldMAE(2.0, 2, within=(100, -20))
 
 
 def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):
@@ -83,6 +99,8 @@ def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_pat
     row = found["b_to_a"]["mae_hu"]
     assert row["unit"] == "HU" and row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
     assert row["value"] > 1  # far from network intensities, whose range is 2
+    made = load_recipe("cyclegan_ct_mr").override(["data.intensity.range=[0,1]"]).check().data.intensity
+    assert made().range == (0, 1) and {part().range for part in made().parts.values()} == {(0, 1)}
     with pytest.raises(UserError, match="ranges .* and networks have one"):
         apart = 'data.intensity={name="domains",b={name="minmax",range=[0,1]}}'
         gantk.run("cyclegan_ct_mr", profile="cpu", set=[*settings, apart], out=tmp_path / "other", device="cpu")

@@ -36,6 +36,24 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     torch.testing.assert_close(losses["divergence"], expected)
 
 
+def test_codes_of_samples_have_the_mean_and_covariance_of_the_codes_in_training():
+    image, noise = random_images(64, 1, (16, 16)), torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
+    for prior in ("fitted", "normal"):
+        method = built(prior=prior)
+        method.encoder.code.bias.data += torch.tensor([3.0] * 6 + [-2.0] * 6)
+        method.encoder.code.weight.data[:6] *= 5
+        with torch.no_grad():
+            for _ in range(600):
+                method.autoencoder_losses(Batch(image=image))
+            mean, log_variance = method.encode(image)
+            method.decode = lambda code, label: code
+            drawn = method.sampler()(noise)
+        expected = mean.mean(0), mean.T.cov(correction=0) + log_variance.exp().mean(0).diag()
+        for found, wanted in zip((drawn.mean(0), drawn.T.cov()), expected, strict=True):
+            close = torch.allclose(found, wanted, rtol=0.1, atol=0.05)
+            assert close == (prior == "fitted"), (prior, found, wanted)
+
+
 def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
     method = built(gan=0.5)
     losses = method.autoencoder_losses(Batch(image=random_images(4, 1, (16, 16))))

@@ -74,8 +74,7 @@ class Data:
         mapping = part()
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
-        by_scan = getattr(mapping, "per", "set") == "volume"
-        if by_scan:  # each scan once, whichever of its slices are trained on
+        if by_scan := getattr(mapping, "per", "set") == "volume":  # each scan once, whichever slices are trained on
             shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
         shown = _thinned(shown, FITTED)
 
@@ -154,7 +153,8 @@ class Data:
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
         lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
-        lines += [f"note     {said}" for said in consequences(self.splits)]
+        fitted = [f"{names[x]}: {one.note}" for x, one in self.intensity.items() if getattr(one, "note", "")]
+        lines += [f"note     {said}" for said in (*consequences(self.splits), *fitted)]
         if (count := sum(map(len, self.splits.values()))) > MOST:
             lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
         if self.classes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from gantk.data.intensity import Linear, Mapping, Percentile, option_fields
+from gantk.data.intensity import Linear, Mapping, MinMax, Percentile, option_fields
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Intensity
 
@@ -44,7 +45,9 @@ class Windows(Mapping, name="ct"):
     air: float = -1000.0  # HU that goes to the start of the range
     bone: float = 2000.0  # HU that goes to its end: dense bone
     share: Fraction = 0.7  # of the range that the window has
-    no_hu: Literal["refuse", "percentile"] = "refuse"  # images without Hounsfield units: an error, or by percentile
+    no_hu: Literal["refuse", "percentile", "minmax"] = (
+        "refuse"  # images without Hounsfield units: an error, or by one line
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,8 +70,8 @@ class Windows(Mapping, name="ct"):
         which images are real.
         """
         low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
-        if low >= 0 and self.no_hu == "percentile":
-            line = Percentile(range=self.range)
+        if low >= 0 and self.no_hu != "refuse":
+            line = {"percentile": Percentile, "minmax": MinMax}[self.no_hu](range=self.range)
             line.fit(images)
             self.fitted = [*(np.asarray(each).tolist() for each in line.corners()), line.tissue[0]]
             return
@@ -89,6 +92,11 @@ class Windows(Mapping, name="ct"):
         return self.fitted[0], self.fitted[1]
 
     @property
+    def note(self) -> str:
+        """What a run says: that the training images hold no Hounsfield units, and how they are mapped; else ""."""
+        return f"no Hounsfield units, so mapped by {self.no_hu} and not by windows" if len(self.fitted[0]) == 2 else ""
+
+    @property
     def tissue(self) -> list[float]:
         """The network intensity above which an image shows tissue."""
         return [self.fitted[2]]
@@ -97,7 +105,7 @@ class Windows(Mapping, name="ct"):
 class Domains:
     """A mapping of its own for each domain: `{ name = "domains", a = "ct", b = "percentile" }`.
 
-    Both must have one range, which is the networks'.
+    Both have `range`, which is the networks'.
     """
 
     def __init__(
@@ -105,13 +113,15 @@ class Domains:
         *,
         a: Intensity = "ct",  # of the first domain
         b: Intensity = "percentile",  # of the second domain
+        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see of both
     ):
-        self.parts = {"a": a, "b": b}
-        ranges = [list(part().range) for part in (a, b)]
-        if ranges[0] != ranges[1]:
-            what = f"the two domains have the ranges {ranges[0]} and {ranges[1]}, and networks have one"
-            raise UserError(what, where="data.intensity", remedy="give both the same range")
-        self.range = tuple(ranges[0])
+        self.range, own = tuple(map(float, range)), [list(part().range) for part in (a, b)]
+        if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
+            what = f"the two domains have the ranges {own[0]} and {own[1]}, and networks have one, {list(self.range)}"
+            raise UserError(what, where="data.intensity", remedy="give the range once, beside a and b")
+        self.parts = {
+            x: replace(part, options=part.options | {"range": self.range}) for x, part in {"a": a, "b": b}.items()
+        }
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """UserError: a recipe of one domain has no second one."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
@@ -15,6 +18,7 @@ class HounsfieldMAE(MAE):
 
     Scored where the images that are made are CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air
     is near -1000. Pictures (PNG, JPEG) hold gray values, which are no HU: a UserError before the training.
+    With `within` it is named `mae_hu_within`, and images whose reference has no such value score nan.
     """
 
     name, unit, in_units = "mae_hu", "HU", None
@@ -26,9 +30,14 @@ class HounsfieldMAE(MAE):
         dims: int,
         *,
         no_hu: Literal["refuse", "skip"] = "refuse",  # data without Hounsfield units: an error, or no score
+        within: tuple[float, float] | None = None,  # HU of the reference that count, (-20, 100): soft tissue
     ):
         super().__init__(data_range, dims)
-        self.no_hu = no_hu
+        if within and not within[0] < within[1]:
+            what = f"no value lies within {within[0]:g} and {within[1]:g} HU"
+            raise UserError(what, where="evaluate.metrics", allowed="within = [low, high], low < high")
+        self.no_hu, self.within = no_hu, within
+        self.name = "mae_hu_within" if within else "mae_hu"
 
     def expect_data(self, data: Data) -> None:
         """UserError where no domain of these data is in Hounsfield units."""
@@ -40,5 +49,17 @@ class HounsfieldMAE(MAE):
             remedy = "give NIfTI or DICOM in HU for a domain named CT, or leave it out: pictures hold no HU"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
+    def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+        """As MAE's; with `within` over its values alone."""
+        if self.within:
+            masks = [(reference >= self.within[0]) & (reference <= self.within[1])] * len(masks)
+        return super().means(output, reference, masks)
+
+    @property
+    def in_mask(self) -> str | None:
+        """None with `within`, which is a region of its own: no foreground or lesion beside it."""
+        return None if self.within else super().in_mask
+
     def _method(self) -> str:
-        return "mae_hu/hounsfield-intensities"
+        where = "/reference-within-{:g}-to-{:g}".format(*self.within) if self.within else ""
+        return f"{self.name}/hounsfield-intensities{where}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
@@ -14,6 +15,7 @@ from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
 from gantk_vae.network import Decoder, Encoder
 
 CHUNK = 16  # images that are made at once
+KEPT = 0.99  # share of the codes' moments that a step keeps
 LEAST = 1e-6  # of a mean square error, in squared network intensities, so that its logarithm stays finite
 
 
@@ -24,6 +26,8 @@ class VAE(Method):
     the reconstruction error of a drawn code and the divergence of the codes from N(0, 1), equation 10 of the paper. The
     decoder's variance is as large as its error is, the best there is (Rybkin et al. 2021, equation 5), unless `sigma`
     sets it. Nothing is played against anything: training is steady, every image is covered, and images are smooth.
+    Samples are decoded from codes of the Gaussian that has the mean and covariance of the codes in training (after
+    Ghosh et al. 2020), unless `prior` is "normal": codes of few images leave gaps in N(0, 1), which decode to no image.
 
     With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator judges reconstructions and images from noise,
     its feature maps say how far a reconstruction is off in place of pixels, and images get texture. `conditional` tells
@@ -41,6 +45,7 @@ class VAE(Method):
         up: UpKind = "resize",  # how the decoder doubles a map; resize leaves no checkerboard
         beta: Weight = 1.0,  # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
         sigma: Positive | None = None,  # deviation of pixels from the decoder's, in network intensities; None: fitted
+        prior: Literal["fitted", "normal"] = "fitted",  # of the codes of samples: their own Gaussian, or N(0, 1)
         gan: Weight = 0.0,  # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.1 usual
         adversarial: AdversarialLoss = "bce",  # the game with the discriminator, where there is one
         conditional: bool = False,  # images of a class that is asked for; needs data.labels
@@ -55,6 +60,8 @@ class VAE(Method):
             raise UserError(what, where="method.sigma", remedy="leave it out, or set method.gan = 0.0")
         self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
         self.latent, self.beta, self.sigma, self.gan = latent, beta, sigma, gan
+        self.fitted = prior == "fitted"
+        self.register_buffer("moments", torch.eye(latent + 1))  # means of products of (1, code), over recent steps
         channels, size = geometry.channels["image"], geometry.size
         self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
         self.decoder = Decoder(latent + self.classes, channels, size, width, up, geometry.range)
@@ -76,6 +83,9 @@ class VAE(Method):
         # One draw: two in one compiled function may change places.
         noise = torch.randn(2 if self.gan else 1, *mean.shape, device=mean.device, dtype=mean.dtype)
         code = mean + (0.5 * log_variance).exp() * noise[0]
+        if self.fitted:
+            seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
+            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)  # a matmul might be in bf16
         made = self.decode(code, label)
         compared = [image, made]
         if self.gan:
@@ -122,16 +132,24 @@ class VAE(Method):
         """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
         generator = torch.Generator().manual_seed(seed)
         rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
-        code = torch.stack(rows).to(self.progress.device)
+        noise = torch.stack(rows).to(self.progress.device)
         labels = torch.arange(n) % max(1, self.classes) if labels is None else labels
         if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
             raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
-        parts = zip(code.split(CHUNK), labels.to(code.device).split(CHUNK), strict=True)
-        return torch.cat([self.decode(*part) for part in parts])
+        parts = zip(noise.split(CHUNK), labels.to(noise.device).split(CHUNK), strict=True)
+        make = self.sampler()
+        return torch.cat([make(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes images of codes (n, latent), and of labels (n,) where the method knows classes."""
-        return self.decode
+        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes, at this moment."""
+        moments = self.moments.double().cpu()
+        factor = torch.linalg.cholesky(moments + LEAST * torch.eye(len(moments)))[1:].to(self.moments)
+        mean, factor = factor[:, 0], factor[:, 1:]  # the first column is the mean, the rest the covariance's root
+
+        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+            return self.decode(mean + (factor * noise[:, None]).sum(-1), label)
+
+        return images
 
     def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Images, cut off at black and white, which no decoder that ends in tanh can go beyond, and labels."""

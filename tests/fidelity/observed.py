@@ -50,8 +50,8 @@ def of_data(model: Model) -> dict[str, Any]:
     ranges = []
     for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():  # one for all, or one a domain
         mapping = make()
-        mapping.fit([np.linspace(0, 1000, 4096, dtype=np.float32).reshape(1, 64, 64)])
-        ranges.append([round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (0, 1000)])
+        mapping.fit([np.linspace(-1000, 2000, 4096, dtype=np.float32).reshape(1, 64, 64)])
+        ranges.append([round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (-1000, 2000)])
     labels = [r.label for r in records if r.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
     return {
