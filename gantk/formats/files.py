@@ -25,6 +25,7 @@ from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
 LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # what of a listing counts
+_listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 DEEPEST, MOST_VISITS = 128, 64  # folders on the way to a file; how often one folder is listed, by whatever links
 
 
@@ -335,7 +336,10 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    found, visits = [], Counter()
+    found, visits, asked = [], Counter(), (str(folder), recursive, wanted, LISTED.get())
+    known = {} if _listings.get() is None else _listings.get()
+    if asked in known:
+        return [*known[asked]]
     for place, folders, names in os.walk(folder, onerror=shut, followlinks=True):
         way = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
         visits[way[0]] += 1
@@ -346,7 +350,18 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in way]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if os.path.isfile(path) and wanted(path)]
-    return LISTED.get()(sorted(found, key=natural))
+    known[asked] = LISTED.get()(sorted(found, key=natural))
+    return [*known[asked]]
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within it each folder is listed once, however often it is asked for: every data source that may fit it does."""
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
 
 
 def _expect_file(path: Path) -> None:

@@ -22,6 +22,7 @@ FORMAT = 1  # of the result; raised when something in it changes its meaning
 SEVERITIES = ("error", "warning", "note")
 
 
+@io.listed_once()
 def check(
     path: str | Path,
     *,

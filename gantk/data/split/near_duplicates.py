@@ -143,7 +143,8 @@ def percentiles(values: np.ndarray, at: Sequence[float]) -> np.ndarray:
 
 def background(gray: np.ndarray) -> float:
     """The median of the pixels at the border of a picture or volume."""
-    return np.median(np.concatenate([np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]))
+    ends = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
+    return float(percentiles(np.concatenate(ends), [50])[0])
 
 
 def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
