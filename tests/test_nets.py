@@ -19,12 +19,13 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.nets import kernels
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, SelfAttention, channels_last, conv
-from gantk.nets.discriminators import RECEPTIVE_FIELDS, DCGANDiscriminator, PatchGAN
+from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind
 from gantk_attention_unet.network import AttentionUNet
+from gantk_dcgan.network import DCGANDiscriminator
 from gantk_style.encoder import LAYERS, VGG19
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}

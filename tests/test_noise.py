@@ -11,11 +11,10 @@ import torch
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
-from gantk.nets.discriminators import DCGANDiscriminator
 from gantk.plugin.spec import bind_or_raise
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
-from gantk_dcgan.network import DCGANGenerator
+from gantk_dcgan.network import DCGANDiscriminator, DCGANGenerator
 from gantk_progan.layers import EqualConv, MinibatchDeviation, doubled, halved, pixel_norm
 from gantk_progan.model import faded
 from gantk_progan.networks import Discriminator, Generator, filters_at

@@ -270,13 +270,12 @@ class Scorer:
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
-        from gantk.metrics.uncertainty import judge_uncertainty
-
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
         maps = maker.maps(AnySize(self.method, self.model, self.runtime), to, inputs, others)
         made, deviation = map(self.data.centre, maps)
         errors = (made - references.images).abs()
-        judged = judge_uncertainty(errors, deviation, references.foreground, references.patients)
+        judge = bind_or_raise("uncertainty", "auto")().judge  # one for every kind
+        judged = judge(errors, deviation, references.foreground, references.patients)
         return {"kind": maker.chosen(self.method)} | judged
 
     def translate(self, images: Tensor, to: str) -> Tensor:

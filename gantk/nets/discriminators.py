@@ -1,20 +1,18 @@
-"""Discriminators: PatchGAN gives a map of logits, one a patch; DCGAN's gives one logit an image."""
+"""The PatchGAN discriminator: a map of logits, one a patch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
-from gantk.plugin.spec import Depth, Width
+from gantk.plugin.spec import Width
 
 # Convolutions of 4x4 in all -> side of the patch that one logit sees: each of stride 2 but the last two.
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
-DCGAN_SIDE = 4  # of the map that DCGAN's last convolution turns into one logit
 
 
 def halvings(
@@ -79,43 +77,3 @@ def with_coordinates(x: Tensor) -> Tensor:
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
     grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)
     return torch.cat([x, grid], 1)
-
-
-class DCGANDiscriminator(b.Network):
-    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
-
-    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from `width` up to 8 x width.
-    A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
-    A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
-    image things are; better than averaging far is one `depth` more for every doubling of the size.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        dims: int,
-        *,
-        width: Width = 64,  # filters of the first convolution
-        depth: Depth = 4,  # convolutions ahead of the last, each of which halves the size: 4 at 64 px, 5 at 128 px
-        first_stride: Literal[1, 2] = 2,  # 1: the first of them keeps the size
-        norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
-        affine: bool = False,  # learned scale and offset in instance norm
-        spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
-    ):
-        super().__init__()
-        self.dims, self.depth, self.halvings = dims, depth, depth - (first_stride == 1)
-        filters, strides = [width * min(2**level, 8) for level in range(depth)], [first_stride] + [2] * (depth - 1)
-        self.layers = nn.Sequential(*halvings(dims, in_channels, filters, strides, norm, affine, spectral))
-        self.verdict = b.conv(dims, filters[-1], 1, DCGAN_SIDE, padding=0, spectral=spectral)
-        b.init_weights(self)
-
-    def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
-        who = f"a DCGAN discriminator of depth {self.depth}"
-        b.require_size(size, 1, DCGAN_SIDE * 2**self.halvings, who, "lower the discriminator's depth")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(b.in_layout_of(self, x))
-        if any(side != DCGAN_SIDE for side in x.shape[2:]):
-            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, DCGAN_SIDE)
-        return self.verdict(x).flatten(1)

@@ -9,10 +9,7 @@ PARTS = {
         "unet": "gantk.nets.unet:UNet",
         "resnet": "gantk.nets.resnet:ResNet",
     },
-    "discriminator": {
-        "patchgan": "gantk.nets.discriminators:PatchGAN",
-        "dcgan": "gantk.nets.discriminators:DCGANDiscriminator",
-    },
+    "discriminator": {"patchgan": "gantk.nets.discriminators:PatchGAN"},
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
         "ls": "gantk.losses.adversarial:LS",
@@ -23,7 +20,6 @@ PARTS = {
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "flat_region": "gantk.losses.structure:FlatRegion",
-        "gram": "gantk.losses.reconstruction:GramStyle",
     },
     "source": {
         "folders": "gantk.data.sources.folders:Folders",

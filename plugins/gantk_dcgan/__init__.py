@@ -6,4 +6,5 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """The method and its discriminator; its generator lies beside them, its losses are the core's or anyone's."""
+    add.discriminator("dcgan", "gantk_dcgan.network:DCGANDiscriminator")
     add.method("dcgan", "gantk_dcgan.model:DCGAN")

@@ -1,15 +1,19 @@
-"""DCGAN's generator: noise becomes an image by transposed convolutions (Radford et al., 2016)."""
+"""DCGAN's networks (Radford et al., 2016): noise to an image by transposed convolutions, an image to one logit."""
 
 from __future__ import annotations
 
 from math import ceil, log2, prod
+from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets.blocks import UpKind
+from gantk.nets import discriminators
+from gantk.nets.blocks import NormKind, UpKind
+from gantk.plugin.spec import Depth, Width
 
-SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes
+SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes; 4 sides become the one logit
 
 
 def doublings(size: tuple[int, ...]) -> int:
@@ -85,3 +89,44 @@ class DCGANGenerator(nn.Module):
         low, high = self.ends
         image = self.out(x)
         return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low
+
+
+class DCGANDiscriminator(b.Network):
+    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
+
+    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from `width` up to 8 x width.
+    A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
+    A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
+    image things are; better than averaging far is one `depth` more for every doubling of the size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dims: int,
+        *,
+        width: Width = 64,  # filters of the first convolution
+        depth: Depth = 4,  # convolutions ahead of the last, each of which halves the size: 4 at 64 px, 5 at 128 px
+        first_stride: Literal[1, 2] = 2,  # 1: the first of them keeps the size
+        norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
+        affine: bool = False,  # learned scale and offset in instance norm
+        spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
+    ):
+        super().__init__()
+        self.dims, self.depth, self.halvings = dims, depth, depth - (first_stride == 1)
+        filters, strides = [width * min(2**level, 8) for level in range(depth)], [first_stride] + [2] * (depth - 1)
+        layers = discriminators.halvings(dims, in_channels, filters, strides, norm, affine, spectral)
+        self.layers = nn.Sequential(*layers)
+        self.verdict = b.conv(dims, filters[-1], 1, SMALLEST, padding=0, spectral=spectral)
+        b.init_weights(self)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where an image is too small to leave a map of 4 pixels a side."""
+        who = f"a DCGAN discriminator of depth {self.depth}"
+        b.require_size(size, 1, SMALLEST * 2**self.halvings, who, "lower the discriminator's depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(b.in_layout_of(self, x))
+        if any(side != SMALLEST for side in x.shape[2:]):
+            x = (F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d)(x, SMALLEST)
+        return self.verdict(x).flatten(1)

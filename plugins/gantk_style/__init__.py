@@ -8,6 +8,7 @@ def gantk_register(add) -> None:
     """The method and the post-step, thin skins on `gantk_style.transfer.transfer`; and the loss of styles by itself."""
     add.method("style", "gantk_style.model:Style")
     add.method("style_gan", "gantk_style.style_gan:StyleTransferGAN")
+    add.loss("gram", "gantk_style.gram:GramStyle")
     add.post("style", "gantk_style.post:StylePost")
 
 

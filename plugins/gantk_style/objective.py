@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.reconstruction import gram
 from gantk.plugin.spec import Positive, Seed, Weight
 from gantk_style.encoder import VGG19
+from gantk_style.gram import gram
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
 

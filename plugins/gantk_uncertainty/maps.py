@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.spec import Seed
+from gantk_uncertainty.judging import judge_uncertainty
 
 PASSES = 8  # networks that are drawn for "dropout"; more is smoother and slower
 FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored, columns and rows, alone and together
@@ -24,6 +25,7 @@ class Flips:
     """
 
     needs = ""  # what a run must have, in words
+    judge = staticmethod(judge_uncertainty)
 
     def __init__(
         self,

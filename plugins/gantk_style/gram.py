@@ -1,0 +1,47 @@
+"""The style of an image as the Gram matrices of its feature maps, and the loss that compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.plugin.spec import Weight
+
+
+def gram(features: Tensor) -> Tensor:
+    """Mean product of every two channels over all positions: (N, C, *size) to (N, C, C), float32.
+
+    Gatys et al. (2016, equation 3) sum; the mean makes the values independent of the image's size.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+class GramStyle:
+    """Mean square difference of Gram matrices, summed over layers (Gatys et al., 2016, equations 4 and 5).
+
+    `style(output_features, target_features)` takes one (N, C, *size) feature map a layer, 2-D or 3-D; sizes of output
+    and target may differ, channels may not. Targets that stay the same may be given as `gram` of themselves, (N, C, C).
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: tuple[Weight, ...] | None = None,  # one a layer; None weighs all alike, summing to 1
+    ):
+        self.weights = weights
+
+    def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        weights = self.weights or (1 / len(output),) * len(output)
+        if not len(output) == len(target) == len(weights):
+            counts = f"{len(output)} and {len(target)} feature maps and {len(weights)} weights"
+            raise UserError(f"style compares layer by layer, but got {counts}", where="weights")
+        total = output[0].new_zeros((), dtype=torch.float32)
+        for features, wanted, weight in zip(output, target, weights, strict=True):
+            wanted = wanted if wanted.ndim == 3 else gram(wanted)
+            total = total + weight * (gram(features) - wanted).square().mean()
+        return total
