@@ -17,11 +17,10 @@ if "GANTK_CACHE" not in os.environ:  # the user's own stays as it is
     atexit.register(shutil.rmtree, os.environ["GANTK_CACHE"], ignore_errors=True)
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import ROOT, TINY, draw_pictures
+from tiny import ROOT, TINY, Outcome, draw_pictures
 
 
 @pytest.fixture(scope="session")
@@ -69,15 +68,6 @@ def copied_run(tiny_run, tmp_path) -> Path:
 def pictures():
     """`pictures(folder, count)` draws PNG pictures of seeded blobs, no two alike."""
     return draw_pictures
-
-
-@dataclass
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

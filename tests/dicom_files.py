@@ -103,6 +103,14 @@ def series(
     return paths
 
 
+def patient(root: Path, n: int) -> None:
+    """The T1 and the T2 series of patient `n`, in the folder of all patients' files."""
+    for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
+        header = {"PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
+                  "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}"}  # fmt: skip
+        series(root / "all", head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
+
+
 def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1) -> Path:
     """An Enhanced MR object: frames in `order`, a slope for each, `echoes` stacks at the same positions."""
     made = dataset("MR", SOPClassUID=uid.EnhancedMRImageStorage, ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"])

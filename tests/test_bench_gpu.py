@@ -67,9 +67,6 @@ def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
     assert "not measured (out of time budget)" in table.markdown(found)
 
 
-# ---- steps
-
-
 def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
     def broken(self, batch):
         raise torch.OutOfMemoryError("CUDA\nsecond line")
@@ -88,9 +85,6 @@ def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
         method = load_recipe(task["recipe"]).tables["method"]["name"]
         timed.setdefault(method, set()).add((task["size"][0], task["batch"], task["precision"], task["mode"]))
     assert timed.keys() == used and all((256, 1, "bf16", "captured") in timed[method] for method in used)
-
-
-# ---- targets
 
 
 def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():

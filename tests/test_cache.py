@@ -217,9 +217,6 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
         Cache.default()
 
 
-# ---- a recipe's data
-
-
 ONE = {"method": FROM_NOISE, "domains": ("MR",), "split": {"test": 0.34, "validation": 0.0, "by": "patient"}}
 
 

@@ -63,11 +63,7 @@ METHODS: dict[str, list[dict]] = {
 }
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
-    "unet": [
-        None,
-        UNET | {"stem": 1, "head": 1, "norm": "batch", "up": "transpose"},
-        UNET | {"attention": [1, 2]},
-    ],
+    "unet": [None, UNET | {"stem": 1, "head": 1, "norm": "batch", "up": "transpose"}, UNET | {"attention": [1, 2]}],
     "resnet": [
         None,
         {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5},

@@ -204,12 +204,7 @@ def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(t
 def export(root, patients=2):
     """Patients with a T1 and a T2 series each, by header."""
     for n in range(patients):
-        for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
-            header = {
-                "PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
-                "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}",
-            }  # fmt: skip
-            made.series(root / "all", made.head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
+        made.patient(root, n)
     return root
 
 
@@ -268,9 +263,6 @@ def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_w
 )  # fmt: skip
 def test_descriptions_of_scanners_are_understood(text, contrast):
     assert contrast_of(text) == contrast
-
-
-# --- which source fits a path
 
 
 def test_a_path_finds_the_source_of_its_kind(tmp_path):

@@ -214,9 +214,6 @@ def test_random_numbers_of_a_step_are_its_own_whatever_was_drawn_before():
     assert len(seeds) == 64
 
 
-# ---- no model's name -----------------------------------------------------------------------------
-
-
 def test_the_engine_knows_no_model():
     core = Path(gantk.__file__).parent
     models = {name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)}

@@ -350,10 +350,7 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
-@pytest.mark.parametrize(
-    ("size", "options"),
-    [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})],
-)
+@pytest.mark.parametrize(("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})])
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
     frame, line = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options), Window(low=-1.0, high=1.0)
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)

@@ -232,20 +232,8 @@ BAD = {
     "case.zip": packed({"set/a.png": b"x", "Set/b.png": b"y"}, ".zip"),
     "surrogate.tar": packed({"caf\udce9": b"x"}),
 }
-NAMES = [
-    "../evil",
-    "/evil",
-    "a/../../evil",
-    "C:/evil",
-    "a\\b",
-    "a ",
-    "a.",
-    "a./b",
-    "a\tb",
-    "a\x1b[2Jb",
-    "nul",
-    "COM1.x",
-]
+NAMES = ["../evil", "/evil", "a/../../evil", "C:/evil", "nul", "COM1.x"]
+NAMES += ["a\\b", "a ", "a.", "a./b", "a\tb", "a\x1b[2Jb"]
 BAD |= {f"name {n}.{kind}": packed({name: b"x"}, f".{kind}") for n, name in enumerate(NAMES) for kind in ("zip", "tar")}
 
 

@@ -39,15 +39,9 @@ NAMELESS = {
 def draw(root, layout):
     """Tiny pictures of CT and MR, no two alike, with what else lies in folders."""
     for b, kind in enumerate(("CT", "MR")):
+        known = {"k": kind, "l": kind.lower(), "i": ("CT", "MRI")[b], "a": "AB"[b], "w": ("horses", "zebras")[b]}
         for place, (split, count) in enumerate(SPLITS.items()):
             for n in range(10 * place, 10 * place + count):
-                known = {
-                    "k": kind,
-                    "l": kind.lower(),
-                    "i": ("CT", "MRI")[b],
-                    "a": "AB"[b],
-                    "w": ("horses", "zebras")[b],
-                }
                 known |= {"s": split, "S": split.upper(), "t": split[:2].title().replace("Te", "Ts"), "n": n}
                 for name in layout.format(**known).split(" ") if "labels" in layout else [layout.format(**known)]:
                     (root / name).parent.mkdir(parents=True, exist_ok=True)

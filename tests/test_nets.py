@@ -25,7 +25,7 @@ from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind
 from gantk_attention_unet.network import AttentionUNet
-from gantk_dcgan.network import DCGANDiscriminator
+from gantk_dcgan.network import DCGANDiscriminator, DCGANGenerator
 from gantk_style.encoder import LAYERS, VGG19
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -158,6 +158,9 @@ def test_self_attention_is_the_papers_formula(dims):
         (lambda: PatchGAN(2, 2, norm="batch"), 2_764_609),
         # 4 encoder units from 64 filters and one of 1,024 below; gates on all skips but that at full resolution
         (lambda: AttentionUNet(1, 1, 2), 35_538_436),
+        # ours has offsets in the two convolutions of the discriminator that no batch norm follows, theirs has none
+        (lambda: DCGANGenerator(100, 3, (64, 64)), 3_576_704),
+        (lambda: DCGANDiscriminator(3, 2), 2_765_568 + 64 + 1),
         (lambda: VGG19([LAYERS[-1]]), 20_024_384),  # Simonyan and Zisserman 2015, table 1, E; as Keras lists it
     ],
 )

@@ -50,12 +50,8 @@ def written_in_place(path) -> list[int]:
 
 
 def test_every_file_is_written_by_the_one_writer():
-    modules = [
-        p
-        for room in ("gantk", "plugins")
-        for p in ROOT.glob(f"{room}/**/*.py")
-        if not {"testing", "gantk_testing"} & {*p.parts}
-    ]
+    modules = (path for room in ("gantk", "plugins") for path in (ROOT / room).rglob("*.py"))
+    modules = [path for path in modules if not {"testing", "gantk_testing"} & {*path.parts}]
     found = {str(path.relative_to(ROOT)): lines for path in modules if (lines := written_in_place(path))}
     assert set(found) <= IN_PLACE, {name: lines for name, lines in found.items() if name not in IN_PLACE}
 

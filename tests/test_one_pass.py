@@ -97,24 +97,15 @@ def test_passes_are_joined_where_that_is_wanted_and_allowed(independent, batched
     torch.testing.assert_close(list(found), [network(image) for image in inputs])
 
 
+CALLED = "g d g_ab g_ba d_a d_b d_ab auto_a.decode auto_b.decode d_a.judges.0 d_b.judges.0"
+
+
 def passes(name: str, batched: bool) -> int:
     """How often a method calls its networks (of MUNIT: their parts too) in a step."""
     method, calls = method_of(name, 0, **({"adversarial": "ls"} if name == "progan" else {})), []
     method.batched = batched
     for part, module in method.named_modules():
-        if part in (
-            "g",
-            "d",
-            "g_ab",
-            "g_ba",
-            "d_a",
-            "d_b",
-            "d_ab",
-            "auto_a.decode",
-            "auto_b.decode",
-            "d_a.judges.0",
-            "d_b.judges.0",
-        ):
+        if part in CALLED.split():
             module.register_forward_pre_hook(lambda module, args: calls.append(module))
     batch = batch_of(method)
     for phase in method.phases():
@@ -147,9 +138,6 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
         results.append(losses | {key: tensor.clone() for key, tensor in method.named_buffers()})
     for key, value in results[0].items():
         torch.testing.assert_close(value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-
-
-# ---- nothing that a device waits for ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)

@@ -53,6 +53,10 @@ def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
     assert first == "" and later and all('id="live"' in page and "samples" in page for page in later)
+    (tmp_path / "living.html").write_text(later[-1], "utf-8")
+    living = Page(tmp_path / "living.html")
+    assert refers_to_nothing(living) and "renews itself" in living.words and "No metrics" not in living.words
+    assert 0 < float(living.having("data-after")[0]) < 600
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 

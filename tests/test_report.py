@@ -219,16 +219,6 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
     assert ("unpaired good" in page.having("class")) == ("without_pairs" in verdict)
 
 
-def test_a_page_reloads_itself_while_its_run_lives_and_no_longer(tmp_path):
-    run = make_run(tmp_path / "run")
-    living = Page(write_report(run, renewed_after=12.0))
-    (live,) = [attributes for _, attributes in living.tags if attributes.get("id") == "live"]
-    assert float(live["data-after"]) == 12 and "renews itself" in living.words and "No metrics" not in living.words
-    assert living.can_execute_nothing_of_its_own()
-    ended = report(run)
-    assert "live" not in ended.having("id") and "No metrics" in ended.words
-
-
 def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
     known = {**TRANSLATION["a_to_b"], "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2}
     page = report(make_run(tmp_path / "run", directions={"a_to_b": known}))

@@ -60,13 +60,6 @@ def table(root, n):
     (root / "scans.csv").write_text("\n".join(["path,domain,patient", *rows]))
 
 
-def dicom(root, n):
-    for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
-        header = {"PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
-                  "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}"}  # fmt: skip
-        made.series(root / "all", made.head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
-
-
 def classes(root, n):
     draw_pictures(root / ("yes" if n % 2 else "no") / f"p{n}", 2, seed=n)
     if n == COUNT:
@@ -84,7 +77,7 @@ STUDIES = {  # how a patient comes to the data, the recipe's source, its method
     "contrasts": (three, {"name": "contrasts"}, PAIRED, {"domains": ["T1+FLAIR", "T2"]}),
     "bids": (bids, {"name": "bids"}, UNPAIRED, {"unpair": True}),
     "csv": (table, {"name": "manifest", "path": "scans.csv"}, UNPAIRED, {}),
-    "dicom": (dicom, {"name": "dicom"}, PAIRED, {}),
+    "dicom": (made.patient, {"name": "dicom"}, PAIRED, {}),
     "classes": (classes, {"name": "images"}, FROM_NOISE, {"domains": ["MR"], "labels": True}),
 }
 

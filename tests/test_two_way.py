@@ -155,9 +155,6 @@ def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
     assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
 
 
-# ---- cycles --------------------------------------------------------------------------------------
-
-
 def test_each_discriminator_has_its_own_overfitting_told_from_real_images():
     method = build("dualgan", augment=["brightness"], adapt=0.6)
     for phase in method.phases():

@@ -98,14 +98,8 @@ def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(
     (copied_run / "usage.json").write_text("{half")
     assert folder.usage() == {} and "usage.json could not be read" in capsys.readouterr().err
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
-    damaged = [
-        '{"step": -1}\n',
-        '{"step": 2, "losses": {"g/x": "y"}}\n',
-        "[" * 10**5 + "\n",
-        "x" * 3 * 2**20 + "\n",
-        '{"st',
-    ]
-    (copied_run / "log.jsonl").write_text("".join([lines[0], *damaged[:4], *lines[1:], damaged[4]]))
+    damaged = ['{"step": -1}', '{"step": 2, "losses": {"g/x": "y"}}', "[" * 10**5, "x" * 3 * 2**20]
+    (copied_run / "log.jsonl").write_text("".join([lines[0], *(f"{each}\n" for each in damaged), *lines[1:], '{"st']))
     assert len(folder.read_log()) == len(lines)
     assert "lines of log.jsonl left out" in (said := capsys.readouterr().err) and "line 2: step: " in said
 

@@ -1,7 +1,8 @@
-"""A recipe that trains in about a second, pictures to train it on, and where the project lies."""
+"""A recipe that trains in about a second, pictures to train it on, what a command left, where the project lies."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ TINY = {
     },
     "evaluate": {"metrics": ["psnr", "mae"], "samples": 1},
 }
+
+
+@dataclass
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 UNET = {"name": "unet", "width": 4, "depth": 2}

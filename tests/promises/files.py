@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +24,7 @@ import nibabel as nib
 import numpy as np
 import tomli_w
 from PIL import Image
+from tiny import Outcome
 
 HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -73,15 +73,6 @@ class Nothing(Method):
 def gantk_register(add):
     add.method("promised-nothing", Nothing)
 '''
-
-
-@dataclass
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 def gantk(*args: object, cwd: Path | None = None) -> Outcome:

@@ -245,14 +245,8 @@ def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
 
 @pytest.mark.slow
 def test_a_benchmark_leaves_one_page_and_a_row_for_every_training(tmp_path):
-    small = [
-        "train.steps=2",
-        "data.source.subjects=6",
-        "data.source.slices=2",
-        "data.size=[8,8]",
-        "method.shares=[1,1]",
-    ]
+    small = "train.steps=2 data.source.subjects=6 data.source.slices=2 data.size=[8,8] method.shares=[1,1]"
     words = ["bench", "progan_phantom", "--out", tmp_path / "bench", "--device", "cpu", "--seeds", 2]
-    said(*words, *[word for setting in small for word in ("--set", setting)])
+    said(*words, *[word for setting in small.split() for word in ("--set", setting)])
     rows = [json.loads(line) for line in (tmp_path / "bench" / "rows.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 2 and (tmp_path / "bench" / "bench.html").is_file()
