@@ -10,12 +10,14 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import secrets
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -29,6 +31,7 @@ from gantk.errors import UserError, printable
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
+SPILLED = 2**27  # bytes of an array from which on it is kept on the disk, where there is a folder for it
 LOCK = ".lock"  # in a folder that one process at a time writes into: who that is
 _swept: set[Path] = set()
 _holding: set[tuple[Path, int]] = set()  # folders, and the threads of this process that hold them
@@ -68,6 +71,24 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
             error.filename, error.filename2 = str(path), None  # not the temporary one, and of a write at all
         raise
     return path
+
+
+def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
+    """Zeros of float32; large ones in a file of the folder that has no name, so that it is gone with the process.
+
+    OSError where the disk has no room for it; in memory where it cannot keep that free.
+    """
+    import numpy as np
+
+    if folder is not None and (size := 4 * math.prod(shape)) >= SPILLED and hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)  # else a disk that fills up would end the process
+                return np.memmap(file, np.float32, "w+", shape=shape)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
+                    raise OSError(error.errno, error.strerror, str(folder)) from None
+    return np.zeros(shape, np.float32)
 
 
 @contextmanager

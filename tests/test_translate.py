@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +24,7 @@ from gantk.runs.folder import RunFolder
 from gantk_ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-SHAPE = (40, 36, 5)
+SHAPE, SCALE = (40, 36, 5), Window(low=0.0, high=250.0)
 
 
 def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE, factor: float = 1.0) -> Path:
@@ -151,6 +154,66 @@ def test_what_is_masked_out_stays_masked_out():
     outside = pixels == 5.0
     np.testing.assert_allclose(masked[outside], 5.0, atol=1e-4)
     assert free[outside].mean() > 10 and np.array_equal(masked[~outside], free[~outside])
+
+
+WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes
+    "masked": ({"masked": True}, None, ("image",), 0.3),
+    "planes": ({}, "all", ("image",), 0.5),
+    "variants": ({}, None, ("image",) * 3, 0.3),
+    "uncertainty": ({"masked": True}, "all", ("image", "spread"), 0.6),
+    "coarser": ({"spacing": (1.4, 1.0, 1.6)}, None, ("image", "spread"), 1.2),
+    "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, None, ("image",), 2.5),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(way, tmp_path, monkeypatch):
+    options, planes, maps, most = WAYS[way]
+    pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
+    pixels[:, 7] = pixels[:, :, :4] = pixels[:, :, -4:] = pixels[..., :4] = pixels[..., -4:] = 20.0
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        made = [batch * (1 - 0.1 * k) if kind == "image" else 0 * batch + 0.1 for k, kind in enumerate(maps)]
+        return np.concatenate(made, 1)
+
+    made = Pipeline(Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options), SCALE, SCALE, run, maps)
+    made.own_scale = lambda pixels: SCALE  # which draws at most 64 MB of a volume, more than this one has
+    expected = made.images(Image(pixels, affine=np.eye(4)), planes)
+    monkeypatch.setattr("gantk.files.SPILLED", 2**16)
+    monkeypatch.setattr("gantk.data.resample.SLAB", 2**14)
+    image = Image(pixels.copy(), affine=np.eye(4), own=True, spill=tmp_path)
+    tracemalloc.start()
+    done = made.images(image, planes)
+    peak = tracemalloc.get_traced_memory()[1] / pixels.nbytes
+    tracemalloc.stop()
+    assert np.may_share_memory(done[0].pixels, image.pixels)
+    for one, other in zip(done, expected, strict=True):
+        np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
+    assert peak < most, f"{peak:.2f} volumes beside the input"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_volume_that_a_cropping_model_has_no_memory_for_is_told_before_it_starts(monkeypatch):
+    monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
+    image, never = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii")), pytest.fail
+    with pytest.raises(UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT") as told:
+        pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
+    assert 'data.fit = "pad"' in str(told.value)
+
+
+@pytest.mark.parametrize(("code", "ends"), [(errno.ENOSPC, 1), (errno.EOPNOTSUPP, 0)])
+def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
+    code, ends, tiny_run, tmp_path, monkeypatch, gantk
+):
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("gantk.files.SPILLED", 0)
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    words = [tiny_run, volume(tmp_path / "t1.nii"), out := tmp_path / "t2.nii", "--planes", "all", "--device", "cpu"]
+    done = gantk("translate", *words)
+    assert done.code == ends and out.exists() == (not ends)
+    assert not ends or f"'{tmp_path}': No space left on device. Free some space" in done.err
 
 
 # ---- several answers, several contrasts, neighbours, samples

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gantk.errors import UserError
+from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
 # Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
@@ -51,16 +52,27 @@ class SamplingGrid:
         """The pixels of an image as (C, stack, rows, columns) on this grid, about the same middle; no affine."""
         if self.is_plain:
             return image
-        turned = self._turned(image.pixels.transpose(self._axes(image.dims)))
-        grid = self._grid(image.pixels.shape[1:], image.spacing)
-        return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
+        turned, grid = self.turned(image.pixels), self._grid(image.pixels.shape[1:], image.spacing)
+        if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
+            return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
+        pixels = zeros_beside(image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing)))
+        for part in slabs(pixels.shape[1:]):
+            pixels[:, part] = resampled(turned, grid, part)
+        return replace(image, pixels=pixels, affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
         """(C', stack, rows, columns) on this grid back on `image`'s own upright one, (C', D, H, W)."""
-        native, axes = image.pixels.shape[1:], self._axes(image.dims)
-        grid = self._grid(native, image.spacing)
-        back = [(native[axis - 1], 1 / step) for axis, (_, step) in zip(axes[1:], grid, strict=True)]
-        return self._turned(resampled(pixels, back)).transpose(np.argsort(axes))
+        return self._turned(self.enlarged(pixels, image)).transpose(np.argsort(self._axes(image.dims)))
+
+    def enlarged(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
+        """(C', stack, rows, columns) on this grid at the voxels of `turned(image.pixels)`; of the stack this part."""
+        native = image.pixels.shape[1:]
+        places = zip(self._axes(image.dims)[1:], self._grid(native, image.spacing), strict=True)
+        return resampled(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
+
+    def turned(self, pixels: np.ndarray) -> np.ndarray:
+        """A view of upright pixels, (C, D, H, W) or (C, H, W), with the axes in this grid's order."""
+        return self._turned(pixels.transpose(self._axes(pixels.ndim - 1)))
 
     def _axes(self, dims: int) -> tuple[int, ...]:
         return (0, *PLANES[self.plane]) if dims == 3 else tuple(range(dims + 1))
@@ -117,8 +129,13 @@ class Resize:
         """The native planes, a few at a time; of pictures, and of what `crop` cut, all."""
         if len(self.native) == 2 or self.shown != tuple(slice(0, side) for side in self.native):
             return [slice(None)]
-        count = max(1, SLAB // (self.native[1] * self.native[2]))
-        return [slice(first, first + count) for first in range(0, self.native[0], count)]
+        return slabs(self.native)
+
+
+def slabs(sides: tuple[int, ...]) -> list[slice]:
+    """The first axis a few planes (of a picture: rows) at a time."""
+    count = max(1, SLAB // int(np.prod(sides[1:])))
+    return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
 
 
 def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)) -> np.ndarray:
@@ -133,9 +150,14 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
     return np.ascontiguousarray(image)
 
 
-def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]]) -> np.ndarray:
-    """(C, *spatial) at (count, step) voxels for each axis, about the same middle; those that need nothing stay."""
+def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)) -> np.ndarray:
+    """(C, *spatial) at (count, step) voxels for each axis, about the same middle; those that need nothing stay.
+
+    `part` of a volume's first axis alone: it then comes first, else the axis that shrinks most.
+    """
     changed = [axis for axis, (count, step) in enumerate(grid, 1) if (count, step) != (pixels.shape[axis], 1.0)]
+    if range(grid[0][0])[part] != range(grid[0][0]):
+        pixels, changed = _resampled_axis(pixels, 1, *grid[0], part), [axis for axis in changed if axis > 1]
     for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
         pixels = _resampled_axis(pixels, axis, *grid[axis - 1])
     return pixels

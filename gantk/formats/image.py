@@ -34,6 +34,7 @@ class Image:
     header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
     keep_header: bool = False  # whether what the header says in words, which may name somebody, is written back too
     own: bool = False  # whether nobody else holds the pixels, so that its translation may take their place
+    spill: Path | None = None  # the folder where large results may lie meanwhile; None: in memory
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"

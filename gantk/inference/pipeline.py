@@ -10,20 +10,24 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from gantk.data.intensity import PerChannel, some_of, to_network
-from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.resample import Resize, SamplingGrid, slabs
 from gantk.errors import UserError, counted
+from gantk.files import zeros_beside
 from gantk.formats.image import Image
+from gantk.machine.usage import free_memory
 from gantk.plugin.loader import load
 
 OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
 WINDOW = 3  # pixels a side, at the networks' size, of the windows in which `with_detail` fits its lines
 FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
+CROPPED = 5  # volumes that a 3-D model with fit = "crop" takes beside the input, which it sees at full resolution
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
 
@@ -88,22 +92,30 @@ class Pipeline:
         if planes and frame.dims == image.dims:
             what = "volumes go through this model whole" if frame.dims == 3 else f"'{image.path}' is a picture"
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
+        free = free_memory() if (frame.dims, frame.fit) == (3, "crop") else None
+        if free is not None and (need := CROPPED * image.pixels.nbytes / 2**30) > free:
+            what = f"'{image.path}' needs {need:.1f} GiB of memory more, and {free:.1f} GiB are free"
+            raise UserError(what, where="INPUT", remedy='cut it into parts, or use a model with data.fit = "pad"')
         mapping = self.own_scale(image.pixels)
         chosen = PLANES if planes == "all" else (planes or frame.plane,)
-        made = []
+        outside, made = self.outside(image.pixels) if frame.masked else None, []
         for k, plane in enumerate(chosen):
             share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
-            own = image.own and len(chosen) == 1 and not frame.masked
-            made.append(self._along(image, plane, mapping, share, own))
-        results = [each[0] if len(each) == 1 else np.median(each, axis=0) for each in zip(*made, strict=True)]
-        if frame.masked:
-            self.mask(results, image.pixels, mapping)
+            made.append(self._along(image, plane, mapping, share, image.own and plane == chosen[-1]))
+        results = made[-1]
+        for each in zip(*made, strict=True) if made[1:] else ():
+            for part in slabs(each[-1].shape[1:]):
+                each[-1][:, part] = np.median([pixels[:, part] for pixels in each], axis=0)
+        self.mask(results, outside, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
-    def stack(self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own=False) -> list[np.ndarray]:
+    def stack(
+        self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own=False, spill: Path | None = None
+    ) -> list[np.ndarray]:
         """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map.
 
         Images of one value throughout are not shown to the network. `own`: one map may take the place of the images.
+        `spill`: the folder where large maps are kept.
         """
         frame, native, total = self.frame, images.shape[2:], len(images)
         cropped = frame.fit == "crop"
@@ -116,11 +128,10 @@ class Pipeline:
             natives = [self._with_neighbours(images, i) for i in chosen]
             seen = np.stack([to_network(each, mapping, resize) for each in natives])
             made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
-            if not done and own and images.flags.writeable and len(made) == 1 and made[0].shape[1] == images.shape[1]:
-                done = [images]
-            elif not done:  # as volumes are kept, planes second
+            if not done:  # as volumes are kept, planes second
                 sides = (made[0].shape[1], total, *native)
-                done = [np.moveaxis(np.zeros(sides, np.float32), 1, 0) for _ in made]
+                done = [images] if own and images.flags.writeable and sides[0] == images.shape[1] else []
+                done += [np.moveaxis(zeros_beside(spill, sides), 1, 0) for _ in made[len(done) :]]
             parts = zip(natives, seen, zip(*made, strict=True), strict=True)
             waiting += zip(chosen, parts, strict=True) if filled else ()
             (following,) = filled[first + frame.batch :][:1] or [total + frame.neighbours]
@@ -130,10 +141,10 @@ class Pipeline:
             if progress:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         for i in {*range(total)} - {*filled}:
+            level = images[(i, slice(None), *[slice(1)] * len(native))]
+            air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
             for canvas, kind in zip(done, self.maps, strict=True):
                 if kind == "image":  # of what is brighter than air nobody can say what it shows
-                    level = images[(i, slice(None), *[slice(1)] * len(native))]
-                    air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
                     canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(native))
         return done
 
@@ -175,27 +186,41 @@ class Pipeline:
         grid = SamplingGrid(plane, self.frame.spacing)
         seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
-        plain = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(seen).any()
-        own = plain and (own or not np.may_share_memory(seen, image.pixels))
-        done = self.stack(np.moveaxis(seen, 1, 0) if by_slice else seen[None], mapping, progress, own)
+        plain = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(image.pixels.max())
+        same = np.may_share_memory(seen, image.pixels)
+        stacked = np.moveaxis(seen, 1, 0) if by_slice else seen[None]
+        done = self.stack(stacked, mapping, progress, own if same else plain, image.spill)
         done = [np.moveaxis(each, 0, 1) if by_slice else each[0] for each in done]
+        if same:
+            return [grid.inverse(each, image) for each in done]
+        lines = [(each, None) if plain or kind == "spread" else line_of(each, seen, image.spill)
+                 for each, kind in zip(done, self.maps, strict=True)]  # fmt: skip
+        sides = (len(done[0]), *image.pixels.shape[1:])
+        results = [image.pixels] if own and image.pixels.flags.writeable and sides == image.pixels.shape else []
+        results += [zeros_beside(image.spill, sides) for _ in done[len(results) :]]
+        native, *turned = map(grid.turned, (image.pixels, *results))
+        for part in slabs(native.shape[1:]) if image.dims == 3 else [slice(None)]:
+            enlarge = partial(grid.enlarged, image=image, part=part)
+            made = [enlarge(rest) if slope is None else with_detail(rest, slope, native[:, part], enlarge)
+                    for rest, slope in lines]  # fmt: skip
+            for canvas, values in zip(turned, made, strict=True):
+                canvas[:, part] = values
+        return results
 
-        def enlarge(pixels: np.ndarray) -> np.ndarray:
-            return grid.inverse(pixels, image)
-
-        return [
-            enlarge(each) if plain or kind == "spread" else with_detail(*line_of(each, seen), image.pixels, enlarge)
-            for each, kind in zip(done, self.maps, strict=True)
-        ]
-
-    def mask(self, results: list[np.ndarray], pixels: np.ndarray, mapping: Any) -> None:
-        """Give results, in place, the target's value of what is exactly the same in all corners of the input."""
+    def outside(self, pixels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]] | None:
+        """The value of all corners, a channel each, and the voxels that have it, as bits for each plane; else None."""
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
-        if np.isfinite(corners).all() and not np.ptp(corners, axis=1).any():  # else nothing was masked out
-            outside = (pixels == corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 1))).all(axis=0)
-            for result, kind in zip(results, self.maps, strict=True):
-                level = self._target_level(corners[:, 0], len(result), mapping)
-                result[:, outside] = level[:, None] if kind == "image" else 0.0
+        if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # nothing was masked out
+            return None
+        level = corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 2))
+        return corners[:, 0], [np.packbits((plane == level).all(axis=0)) for plane in pixels.swapaxes(0, 1)]
+
+    def mask(self, results: list[np.ndarray], outside: tuple | None, mapping: Any) -> None:
+        """Give results, in place, the target's value of what was exactly the same in all corners of the input."""
+        for result, kind in zip(results, self.maps, strict=True) if outside else ():
+            level = self._target_level(outside[0], len(result), mapping) if kind == "image" else np.zeros(len(result))
+            for plane, bits in zip(result.swapaxes(0, 1), outside[1], strict=True):
+                plane[:, np.unpackbits(bits, count=plane[0].size).view(bool).reshape(plane.shape[1:])] = level[:, None]
 
     def _write_native(self, native, seen, outputs, mapping, resize: Resize, canvases: Sequence[np.ndarray]) -> None:
         """Write the maps (D, *size) of one image to (D, *native), in native intensities, a few planes at a time."""
@@ -234,7 +259,7 @@ class Pipeline:
         return np.concatenate(images[places]) if reach else images[index]
 
 
-def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The remainder and the slope, (D, *size), by which `with_detail` makes a result as sharp as its input.
 
     What the network changed is split into a line of the input, slope x input, with the slope by least squares in every
@@ -243,20 +268,27 @@ def line_of(output: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarra
     so that an output equal to its input stays so.
 
     `output` is what it made, (D, *size), `seen` the input, (C, *size): a channel each where C = D, else their mean.
+    Volumes go a few planes at a time; `spill` is the folder where what is made of large ones is kept.
     """
     from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
 
     seen = seen if len(seen) == len(output) else seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
-    x, y = seen.astype(np.float64), output.astype(np.float64)
+    flat = FLAT * (float(seen.max()) - float(seen.min())) ** 2
+    rest, slopes = zeros_beside(spill, output.shape), zeros_beside(spill, output.shape)
 
     def mean(values: np.ndarray) -> np.ndarray:
         return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
 
-    mean_x = mean(x)
-    variance = mean(mean(x * x) - mean_x * mean_x)
-    covariance = mean(mean(x * y) - mean_x * mean(y))
-    slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > FLAT * np.ptp(x) ** 2)
-    return (y - slope * x).astype(np.float32), slope.astype(np.float32)
+    for part in slabs(output.shape[1:]):
+        begin = max(0, part.start - 2 * (WINDOW // 2))  # two means reach so far
+        x, y = (each[:, begin : part.stop + 2 * (WINDOW // 2)].astype(np.float64) for each in (seen, output))
+        mean_x = mean(x)
+        variance = mean(mean(x * x) - mean_x * mean_x)
+        covariance = mean(mean(x * y) - mean_x * mean(y))
+        slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > flat)
+        inner = slice(part.start - begin, part.stop - begin)
+        rest[:, part], slopes[:, part] = (y - slope * x)[:, inner], slope[:, inner]
+    return rest, slopes
 
 
 def with_detail(rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable) -> np.ndarray:

@@ -222,7 +222,8 @@ class Translation:
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
             self.told["warning", line].append(job.name)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
-        return self.model.images(replace(image, own=True), self.to, self.look, share)
+        spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
+        return self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
 
     @cached_property
     def _tails(self) -> list[str]:

@@ -64,7 +64,8 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
         scans = [(slice(None),)] if several != "batch" else [(slice(n, n + 1),) for n in range(len(pixels))]
         for scan in scans:  # as volumes are kept, planes second
             views = [each[scan].swapaxes(0, 1) for each in done]
-            pipeline.mask(views, pixels[scan].swapaxes(0, 1), own_mapping(pipeline, pixels, several))
+            outside = pipeline.outside(pixels[scan].swapaxes(0, 1))
+            pipeline.mask(views, outside, own_mapping(pipeline, pixels, several))
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
     made = [unbatched(each[:, model.part(letter, to)], several).astype(dtype, copy=False) for each in done]
     return made[0] if len(made) == 1 and look.variants is None else np.stack(made)
