@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from gantk.data.batches import ImageSet
 from gantk.data.cache import Cache
 from gantk.data.intensity import PerChannel, mapping_from
 from gantk.data.preparation import Preparation, Record, code_of, contrast_names, domain_letters, stacked
@@ -26,6 +23,7 @@ from gantk.formats.contrasts import SOME, values_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gantk.data.batches import ImageSet
     from gantk.recipe.tables import DataTable
 
 FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
@@ -107,6 +105,8 @@ class Data:
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain, whole; paired ones in the same order."""
+        from gantk.data.batches import ImageSet  # PyTorch: not for those who only list or check images
+
         table, sets = self.table, {}
         options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
         for letter in self.letters:
@@ -118,7 +118,9 @@ class Data:
 
     def image(self, record: Record) -> Tensor:
         """A record as the networks see it, (C, *size), neighbours and all."""
-        return torch.from_numpy(self.preparation.image(record, self.intensity[record.domain]))
+        from torch import from_numpy
+
+        return from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
         """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order; no `b` in parts."""

@@ -223,7 +223,7 @@ class Manifest(VolumeSource):
             if len(series) != 1:
                 raise UserError(f"is a folder of {counted(series, 'image')}, and not of one DICOM series", where=text)
             return series[0], shown
-        if not is_volume(path) and not io.is_image(path):
+        if not io.is_image(path) and not is_volume(path):
             raise UserError("is no image that can be read", where=text)
         return path, shown
 

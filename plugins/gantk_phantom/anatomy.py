@@ -9,11 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-CENTRE = (0.0, -18.0, 8.0)  # mm in MNI space (x right, y anterior, z superior), the middle of the brain
-CEREBRUM = (-20.0, 50.0)  # mm, MNI z between which slices and lesions lie
+from gantk_phantom.phantom import CENTRE, CEREBRUM, SHELLS, TISSUES
+
 ORIGIN = (-72.0, -107.0, -72.0)  # MNI mm (x, y, z) of the first voxel of anatomy.npz
-TISSUES = ("csf", "gray", "white", "lesion")
-SHELLS = ("bone", "scalp")  # around the brain, from the inside out
 MARGIN = 40  # mm around the brain within which its distance is known
 GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly, in no period that a split could follow
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from functools import partial
 from math import prod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from gantk.data.preparation import Record, domain_letters
 from gantk.errors import UserError
 from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
-from gantk_phantom.anatomy import CENTRE, CEREBRUM, SHELLS, TISSUES, Subject
 
+if TYPE_CHECKING:  # PyTorch: not for those who only ask whether this source fits a folder
+    from torch import Tensor
+
+    from gantk_phantom.anatomy import Subject
+
+CENTRE = (0.0, -18.0, 8.0)  # mm in MNI space (x right, y anterior, z superior), the middle of the brain
+CEREBRUM = (-20.0, 50.0)  # mm, MNI z between which slices and lesions lie
+TISSUES = ("csf", "gray", "white", "lesion")
+SHELLS = ("bone", "scalp")  # around the brain, from the inside out
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
@@ -141,7 +148,7 @@ class Phantom:
         else:
             self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
         self._heads: dict[int, Subject] = {}
-        self._tissue: dict[int, torch.Tensor] = {}  # what a head's slices and contrasts share
+        self._tissue: dict[int, Tensor] = {}  # what a head's slices and contrasts share
 
     def channels(self) -> dict[str, int]:
         """One channel for each contrast of a domain."""
@@ -192,8 +199,10 @@ class Phantom:
             shown = [self._mask(number, level).sum() if self.lesions else 0 for level in range(len(self.levels))]
         return [("tumour" if count >= SHOWN else "healthy") if self.lesions else None for count in shown]
 
-    def _points(self) -> torch.Tensor:
+    def _points(self) -> Tensor:
         """MNI mm of every voxel, (D, H, W, 3) as x, y, z; rows run from anterior, columns from the patient's right."""
+        import torch
+
         height, width = self.size[-2:]
         x = CENTRE[0] + FIELD_OF_VIEW / 2 - self.voxel[2] * (torch.arange(width) + 0.5)
         y = CENTRE[1] + FIELD_OF_VIEW / 2 - self.voxel[1] * (torch.arange(height) + 0.5)
@@ -201,11 +210,13 @@ class Phantom:
         return torch.stack([x, y, z], dim=-1)
 
     def _subject(self, number: int) -> Subject:
+        from gantk_phantom.anatomy import Subject
+
         if number not in self._heads:
             self._heads[number] = Subject(self.seed, number, **self.head)
         return self._heads[number]
 
-    def _tissue_of(self, number: int) -> torch.Tensor:
+    def _tissue_of(self, number: int) -> Tensor:
         tissue = self._tissue.get(number)
         if tissue is None:
             tissue = self._subject(number).tissue(self._points(), self.voxel)

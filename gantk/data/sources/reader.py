@@ -178,4 +178,6 @@ class Reader:
 
 def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
-    return isinstance(source, io.Scan) or io.is_volume(source) or bool(io.series_format(source))
+    if isinstance(source, io.Scan) or io.is_volume(source):
+        return True
+    return not io.is_image(source) and bool(io.series_format(source))

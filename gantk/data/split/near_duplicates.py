@@ -33,7 +33,7 @@ COPY = 0.92  # correlation above which images of different known patients are co
 COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to know how alike its slices are
 BLOCK = 512  # images compared with all others at once
-MOST, SOME = 20_000, 4_000  # images up to which the pixels of all are compared, and how many are of a larger set
+MOST, SOME = 20_000, 2_000  # images up to which the pixels of all are compared, and how many are of a larger set
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from what is least held out to what is most
 Sets = dict[str, list[Record]]
@@ -114,15 +114,14 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
 def _gray(pixels: np.ndarray) -> np.ndarray | None:
     """The mean of the channels, each from 0 to 1 between its 1st and 99.5th percentile, averaged down to 128 pixels or
     more on each side; None without contrast."""
-    import torch
-    from torch.nn.functional import avg_pool2d, avg_pool3d
-
-    channels, pool = [], avg_pool2d if pixels.ndim == 3 else avg_pool3d
-    factors = [max(1, side // ENOUGH) for side in pixels.shape[1:]]
+    channels, factors = [], [max(1, side // ENOUGH) for side in pixels.shape[1:]]
     for channel in pixels:
         small = np.float32(channel)
         if max(factors) > 1:
-            small = pool(torch.from_numpy(small)[None], factors)[0].numpy()
+            from torch import from_numpy, nn
+
+            pool = nn.functional.avg_pool2d if pixels.ndim == 3 else nn.functional.avg_pool3d
+            small = pool(from_numpy(small)[None], factors)[0].numpy()
         low, high = percentiles(small, [1, 99.5])
         if not high > low:  # small things on a large background
             low, high = small.min(), small.max()
