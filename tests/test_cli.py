@@ -84,7 +84,12 @@ def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choic
     assert gantk("list", "losses").out == gantk("list", "loss").out  # a plural that no trailing s explains
     shown = {part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")}
     assert re.search(r'^norm +"instance" \| "batch"', shown["generator unet"], re.M)
-    assert gantk("show", "generators").out == gantk("list", "generator").out
+    assert re.search(r"^width +int >= 1, <= \d+ +64 +\S", shown["generator unet"], re.M)
+    assert "(N, in_channels, *size)" in shown["generator unet"]
+    one_kind = gantk("list", "generator").out
+    assert gantk("show", "generators").out == gantk("list", "generators").out == one_kind
+    names = [line.split()[:2] for line in one_kind.splitlines()[1:]]
+    assert names == [["generator", name] for name in sorted(registry().names("generator"))]
     for line in ("generator +generator ", "augment +list of augment ", r"cycle_b +float >= 0 \| none "):
         assert re.search(f"^{line}", shown["method dualgan"], re.M), line
 

@@ -183,8 +183,6 @@ def test_every_key_of_01_is_still_accepted_and_means_the_same():
     then = {key: value for key, value in flat(then) if not key.startswith(parts)}
     assert not differing(then, written_out(str(file)))
     assert not differing(then | {"train.epochs": 1.0}, written_out(str(file), "small"))
-    refused = gantk("run", file, "--set", "train.recompte=true", "--device", "cpu")
-    assert refused.code == 2 and "'recompute'" in refused.err
 
 
 def test_a_run_with_every_key_of_01_trains(tmp_path):
