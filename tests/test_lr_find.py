@@ -10,14 +10,6 @@ import pytest
 
 from gantk_lr_find.sweep import Sweep
 
-
-def sweep_of(losses: dict[str, list[float]], diverged: float | None = None) -> Sweep:
-    rates = [10 ** (-7 + 7 * k / 99) for k in range(len(next(iter(losses.values()))))]
-    sweep = Sweep("phase", 2e-4, {"name": "adam"}, rates, losses, diverged)
-    sweep.conclude()
-    return sweep
-
-
 FALLING = [1 / (1 + math.exp((k - 60) / 4)) for k in range(100)]  # steepest at the sixtieth of a hundred rates
 
 
@@ -32,7 +24,9 @@ FALLING = [1 / (1 + math.exp((k - 60) / 4)) for k in range(100)]  # steepest at 
     ],
 )
 def test_a_rate_comes_from_losses_outside_the_game_or_from_where_they_diverge(losses, diverged, suggested, words):
-    sweep = sweep_of(losses, diverged)
+    rates = [10 ** (-7 + 7 * k / 99) for k in range(100)]
+    sweep = Sweep("phase", 2e-4, {"name": "adam"}, rates, losses, diverged)
+    sweep.conclude()
     assert re.search(words, sweep.why)
     assert sweep.suggested == (suggested and pytest.approx(suggested, rel=0.3))
 

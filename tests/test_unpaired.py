@@ -182,10 +182,6 @@ def cut(channels: tuple[int, int] = (1, 1), **options):
     return bind_or_raise("method", table | options)(Geometry(2, (16, 16), dict(zip("ab", channels, strict=True))))
 
 
-def cut_images() -> Batch:
-    return Batch({name: random_images(2, 1, (16, 16), seed=seed) for seed, name in enumerate("ab")})
-
-
 def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_them():
     torch.manual_seed(0)
     nce = PatchNCE([3, 2], width=6, patches=64).double()
@@ -240,7 +236,7 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
 def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
     assert cut().directions() == ["b"]
     with pytest.raises(UserError, match=r"a to b only.*cyclegan"):
-        cut().translate(cut_images()["a"], "a")
+        cut().translate(random_images(2, 1, (16, 16)), "a")
     with pytest.raises(UserError, match=r"1 and 3 channels.*cyclegan"):
         cut(channels=(1, 3))
     with pytest.raises(UserError, match=r"layers = \[0, 9\].*0 \(the image\) to 5"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import files
 import pytest
-from files import NOISE, TINY, ended, gantk, log_of, process, saved, wait_until
+from files import NOISE, TINY, ended, log_of, process, saved, wait_until
 from safetensors.numpy import load_file
 
 STEPS = 40
@@ -90,19 +90,6 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     done = ended(process("resume", run, "--device", "cpu", cwd=tmp_path))
     assert done.code == 0, done.err
     assert_same_end(run, killed[1])
-
-
-def test_a_run_killed_before_its_first_save_says_what_to_do(tmp_path):
-    recipe = recipe_of("cyclegan", tmp_path)
-    never = ["--set", "train.save_every=1000000", "--set", "train.steps=1000000"]
-    victim = process("run", recipe, "--out", "run", "--device", "cpu", *never, cwd=tmp_path)
-    wait_until(lambda: len(log_of(tmp_path / "run")) > 2, victim)
-    os.killpg(victim.pid, signal.SIGKILL)
-    ended(victim)
-    assert saved(tmp_path / "run") == []
-    refused = gantk("resume", tmp_path / "run", "--device", "cpu")
-    assert refused.code == 2 and "no checkpoint" in refused.err and "gantk run" in refused.err
-    assert log_of(tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
