@@ -13,7 +13,7 @@ import numpy as np
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, counted
 from gantk.formats import files as io
-from gantk.formats.image import Image
+from gantk.formats.image import Image, SeriesFormat
 
 Source = Path | io.Scan  # what a source names as one image: a file, or the files of a DICOM series
 
@@ -178,6 +178,7 @@ class Reader:
 
 def is_volume(source: Source) -> bool:
     """Whether a source may hold three axes."""
-    if isinstance(source, io.Scan) or io.is_volume(source):
+    if isinstance(source, io.Scan):
         return True
-    return not io.is_image(source) and bool(io.series_format(source))
+    form = io.formats().get(io.suffix_of(source))
+    return form.volumes or isinstance(form, SeriesFormat) if form else bool(io.series_format(source))
