@@ -16,7 +16,7 @@ from gantk.recipe.load import all_recipes, checked_recipe, load_recipe
 from gantk.recipe.tables import TABLES
 
 BASE = {"method": {"name": "dualgan"}, "train": {"steps": 1}}
-BY_NATURE = "low high black mean std range attention volumes planes format air bone"  # numbers without a range
+BY_NATURE = "low high black mean std range attention volumes planes format air bone within"  # numbers without a range
 
 
 def numbers_without_range(hint: object) -> bool:

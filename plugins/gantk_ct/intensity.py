@@ -45,9 +45,7 @@ class Windows(Mapping, name="ct"):
     air: float = -1000.0  # HU that goes to the start of the range
     bone: float = 2000.0  # HU that goes to its end: dense bone
     share: Fraction = 0.7  # of the range that the window has
-    no_hu: Literal["refuse", "percentile", "minmax"] = (
-        "refuse"  # images without Hounsfield units: an error, or by one line
-    )
+    no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"  # images without HU: an error, or mapped by this line
 
     def __post_init__(self):
         super().__post_init__()
