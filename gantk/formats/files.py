@@ -68,7 +68,7 @@ def readable() -> str:
 def suffix_of(path: str | Path) -> str:
     """The suffix that chooses the format, in lower case: `.nii.gz` is one suffix."""
     # No Path is made of a text: a million are looked at in a table.
-    stem, _, last = os.path.basename(path).lower().rpartition(".")
+    stem, _, last = os.fspath(path).rpartition(os.sep)[2].lower().rpartition(".")
     two = f".{stem.rpartition('.')[2]}.{last}"
     return two if "." in stem and two in formats() else f".{last}" if stem and last else ""
 

@@ -112,10 +112,12 @@ def _entry_points():
     """(entry point, distribution) once each: a distribution may be on the path twice, as in an editable install."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        for point in distribution.entry_points:
-            if point.group == "gantk":
-                name = re.sub(r"[-_.]+", "-", distribution.name).lower()
-                found.setdefault((name, point.name), (point, distribution))
+        if points := distribution.entry_points.select(group="gantk"):
+            # Asked for once: each time all of its metadata are parsed.
+            known = SimpleNamespace(name=distribution.name, version=distribution.version)
+            name = re.sub(r"[-_.]+", "-", known.name).lower()
+            for point in points:
+                found.setdefault((name, point.name), (point, known))
     if not any(name == "gantk" for name, _ in found):  # a checkout that nobody installed: `python -m gantk` there
         root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]

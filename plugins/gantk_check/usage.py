@@ -108,7 +108,8 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
 
 def absolute(path: Path) -> str:
     """A path from the root on, as text: of every row of a table, where `Path.absolute` takes five times as long."""
-    return os.path.join(os.getcwd(), path)
+    text = os.fspath(path)
+    return text if text.startswith(os.sep) else os.path.join(os.getcwd(), text)
 
 
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:
