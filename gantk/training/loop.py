@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -111,7 +112,8 @@ class Training:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
-                    if view.gone and not (stopped or isinstance(view.gone, BrokenPipeError)):  # such as a full disk
+                    reader = view.gone and view.gone.errno in (errno.EPIPE, errno.EIO)  # of a pipe, a terminal
+                    if view.gone and not (stopped or reader):  # such as a full disk
                         raise view.gone
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
                     raise Interrupted(f"{said}gantk resume {self.run.path}")

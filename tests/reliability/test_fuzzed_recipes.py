@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import random
+import re
 import select
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
     for number in range(RECIPES):
         name, tables, text = texts[number % len(texts)]
         if text and rng.random() < 0.3:
-            content = spoiled(text, rng)
+            content = spoiled(re.sub(r"subjects = \d+", "subjects = 12", text), rng)
         else:
             content = tomli_w.dumps(mutated(tables, rng)).encode("utf-8", "replace")
         path = tmp_path / f"{number}.toml"

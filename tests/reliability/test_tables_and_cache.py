@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,8 @@ def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_p
         for one in started[1:]:
             assert one.communicate()[0] == b"right\n" and one.returncode == 0
         started[0].communicate()
-        Cache(folder, limit)._make_room(1)  # as the first store of the next process does
+        with suppress(OSError):  # it is full: what was used within the hour stays
+            Cache(folder, limit)._make_room(1)  # as the first store of the next process does
         left = [path for path in (folder / "images").iterdir() if path.name.startswith(".")]
         size = sum(path.stat().st_size for path in (folder / "images").iterdir())
         assert not left and size <= limit + 3 * 8400, f"filling {number}"  # what others write at that moment
