@@ -204,8 +204,8 @@ def levels_of(size: tuple[int, ...]) -> int:
 def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
     if shares is None:
         return [0.5] + [1.0] * (levels - 1)
-    if len(shares) != levels or min(shares) <= 0:
+    if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
         sizes = ", ".join(str(SMALLEST * 2**level) for level in range(levels))
         what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
-        raise UserError(what, where="method.shares", allowed=f"{levels} positive numbers, in proportion to each other")
+        raise UserError(what, where="method.shares", allowed=f"{levels} positive numbers below 1e9, in proportion")
     return list(shares)
