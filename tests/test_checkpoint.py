@@ -70,17 +70,17 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     weights = {
         "half": torch.randn(3, 4).bfloat16(),
         "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        "count": torch.tensor(7),
+        "count": torch.tensor(2**32 - 1, dtype=torch.uint32),
         "empty": torch.zeros(0, 1, 8, 8),
         "tiny": torch.tensor([float("nan"), -0.0, 1e-45]),
     }
-    moments = torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last)
+    moments = torch.randn(4, 2, 3, 3, dtype=torch.complex64).to(memory_format=torch.channels_last)
     state = {"step": 3, "optimizers": {"g": {"state": {0: {"exp_avg": moments}}, "lr": 0.1, "betas": (0.5, 0.9)}}}
     folder = checkpoint.save(tmp_path, 3, weights, state, {})
     loaded = checkpoint.load_weights(folder)
     for name, tensor in weights.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
-        assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(tensor.flatten().view(torch.uint8))
+        assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(tensor.flatten().view(torch.uint8)), name
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
     assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == [0.5, 0.9]
     assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()  # fused optimizers rely on it

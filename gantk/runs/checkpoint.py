@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import _TYPES, load_file
 from torch import Tensor
 
 from gantk.errors import UserError, counted, told
@@ -23,9 +23,7 @@ from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
-DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
-DTYPES |= {torch.uint8: "U8", torch.bool: "BOOL"}
+DTYPES = {dtype: name for name, dtype in _TYPES.items()}  # all that the installed safetensors reads back
 T = TypeVar("T")
 
 
@@ -39,8 +37,8 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
     held: dict[str, Tensor] = {}
 
     def hold(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Tensor):
-            what = f"what an optimizer remembers holds a {type(value).__name__}, which no checkpoint keeps"
+        if getattr(value, "dtype", None) not in DTYPES:
+            what = f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
         order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
         held[name := f"tensor-{len(held)}"] = value.detach().permute(order)
