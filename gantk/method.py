@@ -111,6 +111,18 @@ class Method(nn.Module):
         """
         raise self._unable("sample", "a noise-to-image method, such as dcgan")
 
+    def labels_of(self, n: int, labels: Tensor | None) -> Tensor:
+        """Labels (n,) of `n` samples: those asked for, or the classes in turn; UserError where one is not a class."""
+        classes = len(self.geometry.classes) if self.conditional else 0
+        if labels is None:
+            labels = torch.arange(n) % max(1, classes)
+        elif not classes:
+            what, remedy = "this method was not trained on labels", "train with method.conditional = true"
+            raise UserError(what, where="labels", remedy=remedy)
+        elif not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError("a label is not among the classes", where="labels", allowed=f"0 to {classes - 1}")
+        return labels.to(self.progress.device)
+
     @property
     def samples(self) -> bool:
         """Whether the method makes images from noise."""

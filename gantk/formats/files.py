@@ -246,21 +246,16 @@ def expect_room(path: Path, values: int) -> None:
     if not re.fullmatch(r"\d*\.?\d+", limit):
         raise UserError(f"GANTK_MAX_GIB is '{limit}'", allowed="a number of GiB", remedy="unset it")
     if values * 4 > float(limit) * 2**30:
-        raise UserError(
-            f"'{path}' declares {values} values, {values * 4 / 2**30:.1f} GiB as float32",
-            allowed=f"{limit} GiB",
-            remedy="set the environment variable GANTK_MAX_GIB to more, if its header is right",
-        )
+        what = f"'{path}' declares {values} values, {values * 4 / 2**30:.1f} GiB as float32"
+        remedy = "set the environment variable GANTK_MAX_GIB to more, if its header is right"
+        raise UserError(what, allowed=f"{limit} GiB", remedy=remedy)
 
 
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     """Which of `count` volumes is meant; UserError where none was asked for, or one that is not there."""
     if count > 1 and volume is None:
-        raise UserError(
-            f"'{path}' holds {what}",
-            allowed="one 2-D or 3-D image",
-            remedy=f"choose a volume with --volume N (0 to {count - 1}), or save it as a file of its own",
-        )
+        remedy = f"choose a volume with --volume N (0 to {count - 1}), or save it as a file of its own"
+        raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
     return volume or 0

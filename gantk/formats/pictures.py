@@ -85,11 +85,8 @@ class Picture(Format):
         """
         kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
-            raise UserError(
-                f"an image of shape {image.pixels.shape} does not fit into a {kind} file",
-                allowed="(1, H, W) or (3, H, W)",
-                remedy="write volumes as NIfTI (.nii.gz)",
-            )
+            what = f"an image of shape {image.pixels.shape} does not fit into a {kind} file"
+            raise UserError(what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)")
         array = _stored(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         if array.ndim == 3 and array.dtype != np.uint8:

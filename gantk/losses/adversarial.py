@@ -107,12 +107,9 @@ class WGANGP(Adversarial):
         if not self.weight:
             return None
         if not getattr(discriminator, "batch_independent", True):
-            raise UserError(
-                "wgan_gp penalises the gradient of each image by itself, and batch norm mixes images",
-                where="method.discriminator.norm",
-                allowed="instance, group, none",
-                remedy='Set the discriminator\'s norm = "instance"',
-            )
+            what = "wgan_gp penalises the gradient of each image by itself, and batch norm mixes images"
+            where, remedy = "method.discriminator.norm", 'Set the discriminator\'s norm = "instance"'
+            raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
         return self.weight * gradient_penalty(discriminator, real, fake)
 
 

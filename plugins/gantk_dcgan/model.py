@@ -143,11 +143,7 @@ class DCGAN(Method):
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
         noise = self._noise(n, seed)
-        if labels is None:
-            labels = torch.arange(n) % max(1, self.classes)
-        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
-            raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
-        parts = zip(noise.split(CHUNK), labels.to(noise.device).split(CHUNK), strict=True)
+        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
         return torch.cat([self._generate(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:

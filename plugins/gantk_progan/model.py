@@ -130,17 +130,9 @@ class ProGAN(Method):
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` images of `data.size` whatever the size reached, cut off at black and white; classes in turn."""
-        device = self.level.device
-        if labels is not None and not self.classes:
-            remedy = "train with method.conditional = true"
-            raise UserError("this method was not trained on labels", where="labels", remedy=remedy)
-        if labels is None:
-            labels = torch.arange(n) % max(1, self.classes)
-        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
-            raise UserError("a label is not among the classes", where="labels", allowed=f"0 to {self.classes - 1}")
-        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(device)
+        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(self.level.device)
         make = self.sampler()
-        parts = zip(noise.split(AT_ONCE), labels.to(device).split(AT_ONCE), strict=True)
+        parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
         return torch.cat([make(z, label) for z, label in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:

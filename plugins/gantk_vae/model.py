@@ -133,10 +133,7 @@ class VAE(Method):
         generator = torch.Generator().manual_seed(seed)
         rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
         noise = torch.stack(rows).to(self.progress.device)
-        labels = torch.arange(n) % max(1, self.classes) if labels is None else labels
-        if self.classes and not (int(labels.min()) >= 0 and int(labels.max()) < self.classes):
-            raise UserError("a label is not among the classes", allowed=f"0 to {self.classes - 1}")
-        parts = zip(noise.split(CHUNK), labels.to(noise.device).split(CHUNK), strict=True)
+        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
         make = self.sampler()
         return torch.cat([make(*part) for part in parts])
 
