@@ -219,15 +219,19 @@ class LesionContrast(PairMetric):
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
             raise UserError("lesion_contrast needs lesion masks", where="evaluate.metrics")
-        grown = F.max_pool2d if self.dims == 2 else F.max_pool3d
         inside = mask[:, :1].float()
-        ring = (grown(inside, 2 * RING + 1, 1, RING) - inside) > 0
+        ring = (widened(inside, RING) - inside) > 0
         made, real = (
             torch.stack([region_mean(c, inside > 0) - region_mean(c, ring) for c in image.split(1, 1)], 1)  # (N, C)
             for image in (output, reference)
         )
         factor = (made * real).sum(1) / real.square().sum(1)
         return torch.where(real.abs().amax(1) < FAINT * self.data_range, torch.nan, factor)
+
+
+def widened(mask: Tensor, by: int) -> Tensor:
+    """A mask (N, C, *size) that reaches `by` pixels further to all sides."""
+    return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

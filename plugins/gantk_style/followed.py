@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, metric_row
-from gantk.metrics.pairs import MAE, SSIM
+from gantk.metrics.pairs import MAE, SSIM, widened
 
-EDGE = 5  # pixels a side of the square by which a tumour is widened: its edge belongs to it
+EDGE = 2  # pixels by which a tumour is widened: its edge belongs to it
 AIR = 0.1  # of the intensity range: below lies air, in which no tumour can be shown
 
 
@@ -34,7 +33,7 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
             made.append(scorer.method.translate_like(image.to(device), "b", example.to(device)).float().cpu())
     made, tumour, patients = torch.cat(made), masks.nan_to_num(0.0), [record.subject for record in plain[:count]]
     inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
-    outside = 1 - (F.max_pool2d if scorer.dims == 2 else F.max_pool3d)(tumour, EDGE, 1, EDGE // 2)
+    outside = 1 - widened(tumour, EDGE)
     rows, images = result["metrics"]["a_to_b"], f"with-examples={count}"
     for metric, truth, region, where in ((MAE, y, inside, "inside-its-tumour"), (SSIM, x, outside, "outside-of-it")):
         score = metric(scorer.span, scorer.dims)

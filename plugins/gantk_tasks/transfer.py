@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import Interval, estimate
-from gantk.metrics.pairs import SSIM
+from gantk.metrics.pairs import SSIM, widened
 from gantk.metrics.references import BYTES, MOST, fitting, spread
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_tasks.classification import Judge, strangers
 
 Z = 1.959964  # of a 95 % interval
-AROUND = 5  # pixels a side of the square by which a lesion is widened: its edge belongs to it
+EDGE = 2  # pixels by which a lesion is widened: its edge belongs to it
 
 
 @dataclass(eq=False, kw_only=True)
@@ -82,10 +81,9 @@ class Transfer(Judge):
         """SSIM with the inputs, outside the inputs' lesions."""
         metric, outside = SSIM(self.data_range, self.dims), None
         if fake.masks is not None:
-            pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
-            outside = 1 - pool(fake.masks.nan_to_num(0.0).float(), AROUND, 1, AROUND // 2).to(fake.images.device)
+            outside = 1 - widened(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
         found = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
-        region = "whole-image" if outside is None else f"outside-lesions-widened-by-{AROUND // 2}"
+        region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE}"
         return Score(found.value, found.ci95, found.n, f"{metric._method()}/with-the-input/{region}")
 
 
