@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantk.data.dataset import without_full_collections
 from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sampled
 from gantk.errors import UserError, counted
@@ -23,6 +24,7 @@ SEVERITIES = ("error", "warning", "note")
 
 
 @io.listed_once()
+@without_full_collections()
 def check(
     path: str | Path,
     *,
