@@ -120,7 +120,8 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
         scan = scan if len(scan.spacing) == 3 else read(own.path.parent)  # one file of a DICOM series
     except UserError:  # a folder of several series
         return [], ()
-    depth, *plane = table.spacing or scan.spacing
+    asked = table.spacing or ()  # of rows and columns alone, or of the stack too
+    depth, *plane = (*scan.spacing[: 3 - len(asked)], *asked)
     native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
     shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
     factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "stretch": shrunk}[table.fit]
@@ -135,7 +136,8 @@ def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tupl
     colours = len(tested.data.contrasts[letter]) == 1
     several = [(each.mean(0) if colours else each[0]).numpy().astype(np.float32) for each in native]
     pixels = np.nan_to_num(several[0] if len(places) == 1 else np.stack(several))[None]
-    depth, row, column = voxel or tested.data.table.spacing or (1.0, 1.0, 1.0)
+    known = voxel or tested.data.table.spacing or ()
+    depth, row, column = (*[1.0] * (3 - len(known)), *known)
     Nifti().write(path, Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None))
     return unit[0]
 
