@@ -110,15 +110,13 @@ def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_erro
 
 @pytest.mark.parametrize(("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))])
 def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_seen(spacing, zooms, tmp_path):
-    random = np.random.default_rng(0)
-    for name in [f"scans/p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        scan = nibabel.Nifti1Image(random.normal(size=(32, 16, 24)).astype("float32"), np.diag([1.0, 2, 6, 1]))
-        nibabel.save(scan, tmp_path / name)
+    random, scans = np.random.default_rng(0), tmp_path / "scans"
+    for path in [scans / f"p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(random.normal(size=(32, 16, 24)), np.diag([1.0, 2, 6, 1])), path)
     settings = [f"data.spacing={spacing}"] * bool(spacing) + ["data.size=[16, 16]", 'data.fit="crop"', "train.steps=1"]
-    gantk.run(TINY, data=tmp_path / "scans", set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    kept = next((tmp_path / "run/samples/test").glob("*-scan-*-truth.nii.gz"))
-    assert nibabel.load(kept).header.get_zooms() == zooms
+    run = gantk.run(TINY, data=scans, set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None)
+    assert nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms() == zooms
 
 
 def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run):

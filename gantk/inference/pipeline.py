@@ -256,7 +256,7 @@ class Pipeline:
         """The image at `index` with its neighbours as channels, the outermost ones repeated."""
         reach = self.frame.neighbours
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
-        return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # across lines of memory
+        return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # it may lie strided
 
 
 def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> tuple[np.ndarray, np.ndarray]:

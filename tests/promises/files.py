@@ -22,6 +22,7 @@ from unittest import mock
 import dicom_files
 import nibabel as nib
 import numpy as np
+import tiny
 import tomli_w
 from PIL import Image
 from tiny import Outcome
@@ -30,17 +31,8 @@ HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
 TINY: dict[str, Any] = {
     "format": 1,
-    "method": {
-        "name": "dualgan",
-        "generator": {"name": "unet", "width": 4, "depth": 3},
-        "discriminator": {"name": "patchgan", "width": 4, "receptive_field": 16},
-    },
-    "data": {
-        "source": {"name": "phantom", "subjects": 6, "slices": 2},
-        "domains": ["T1", "T2"],
-        "size": [32, 32],
-        "split": {"test": 0.2, "validation": 0.2},
-    },
+    "method": {key: tiny.TINY["method"][key] for key in ("name", "generator", "discriminator")},
+    "data": tiny.TINY["data"],
     "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1, "sample_every": 4, "save_every": 2},
     "evaluate": {"metrics": ["psnr"], "samples": 1},
 }
