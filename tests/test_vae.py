@@ -36,22 +36,24 @@ def test_the_loss_is_the_papers_bound_per_pixel():
     torch.testing.assert_close(losses["divergence"], expected)
 
 
-def test_codes_of_samples_have_the_mean_and_covariance_of_the_codes_in_training():
-    image, noise = random_images(64, 1, (16, 16)), torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
+def test_codes_of_samples_and_of_those_judged_have_the_mean_and_covariance_of_the_codes_in_training():
+    image, noise = random_images(64, 1, (16, 16)), torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))
     for prior in ("fitted", "normal"):
-        method = built(prior=prior)
+        method, codes = built(prior=prior, gan=0.1), []
         method.encoder.code.bias.data += torch.tensor([3.0] * 6 + [-2.0] * 6)
         method.encoder.code.weight.data[:6] *= 5
+        method.decode = lambda code, label, grain=None, codes=codes: codes.append(code) or image[: len(code)]
         with torch.no_grad():
             for _ in range(600):
                 method.autoencoder_losses(Batch(image=image))
+            judged = torch.cat([each[32:] for each in codes[601::2]])  # first reconstructed, then judged
             mean, log_variance = method.encode(image)
-            method.decode = lambda code, label: code
-            drawn = method.sampler()(noise)
+            method.sampler()(noise)
         expected = mean.mean(0), mean.T.cov(correction=0) + log_variance.exp().mean(0).diag()
-        for found, wanted in zip((drawn.mean(0), drawn.T.cov()), expected, strict=True):
-            close = torch.allclose(found, wanted, rtol=0.1, atol=0.05)
-            assert close == (prior == "fitted"), (prior, found, wanted)
+        for drawn in (judged, codes[-1]):
+            for found, wanted in zip((drawn.mean(0), drawn.T.cov()), expected, strict=True):
+                close = torch.allclose(found, wanted, rtol=0.1, atol=0.05)
+                assert close == (prior == "fitted"), (prior, found, wanted)
 
 
 def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
@@ -59,7 +61,7 @@ def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
     losses = method.autoencoder_losses(Batch(image=random_images(4, 1, (16, 16))))
     losses["adversarial"].backward()
     assert all(p.grad is None for p in method.encoder.parameters())
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())  # grain's too
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Literal
 
 import torch
@@ -29,9 +30,10 @@ class VAE(Method):
     Samples are decoded from codes of the Gaussian that has the mean and covariance of the codes in training (after
     Ghosh et al. 2020), unless `prior` is "normal": codes of few images leave gaps in N(0, 1), which decode to no image.
 
-    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator judges reconstructions and images from noise,
-    its feature maps say how far a reconstruction is off in place of pixels, and images get texture. `conditional` tells
-    all networks the class of an image.
+    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator judges reconstructions and samples, half a
+    batch of each, and images get texture. What no code can hold, such as a scanner's noise, comes of a map of normal
+    noise that is added before the decoder's last layer (Karras et al. 2019, section 3.2). What `reconstruct` makes, and
+    what is compared with the image, has none of it. `conditional` tells all networks the class of an image.
     """
 
     reads = ("image",)
@@ -46,7 +48,8 @@ class VAE(Method):
         beta: Weight = 1.0,  # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
         sigma: Positive | None = None,  # deviation of pixels from the decoder's, in network intensities; None: fitted
         prior: Literal["fitted", "normal"] = "fitted",  # of the codes of samples: their own Gaussian, or N(0, 1)
-        gan: Weight = 0.0,  # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.1 usual
+        gan: Weight = 0.0,  # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.03 usual
+        compare: Literal["pixels", "features"] = "pixels",  # of reconstructions; features: of the discriminator
         adversarial: AdversarialLoss = "bce",  # the game with the discriminator, where there is one
         conditional: bool = False,  # images of a class that is asked for; needs data.labels
     ):
@@ -55,16 +58,17 @@ class VAE(Method):
             what = f"a conditional VAE needs images of two classes or more, and the data bring {len(geometry.classes)}"
             remedy = "set data.labels = true and take data of several classes, or set method.conditional = false"
             raise UserError(what, where="method.conditional", remedy=remedy)
-        if gan and sigma is not None:
-            what = "sigma is a deviation of pixels, and with gan above 0 feature maps are compared"
-            raise UserError(what, where="method.sigma", remedy="leave it out, or set method.gan = 0.0")
+        if compare == "features" and (sigma is not None or not gan):
+            what = "features are a discriminator's, and sigma is a deviation of pixels"
+            remedy = 'set method.gan above 0 and leave method.sigma out, or set method.compare = "pixels"'
+            raise UserError(what, where="method.compare", remedy=remedy)
         self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
-        self.latent, self.beta, self.sigma, self.gan = latent, beta, sigma, gan
-        self.fitted = prior == "fitted"
+        self.beta, self.sigma, self.gan, self.compare, self.fitted = beta, sigma, gan, compare, prior == "fitted"
+        self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)  # numbers of an image
         self.register_buffer("moments", torch.eye(latent + 1))  # means of products of (1, code), over recent steps
         channels, size = geometry.channels["image"], geometry.size
         self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
-        self.decoder = Decoder(latent + self.classes, channels, size, width, up, geometry.range)
+        self.decoder = Decoder(latent + self.classes, channels, size, width, up, geometry.range, noisy=gan > 0)
         if gan:
             self.discriminator, self.adversarial = Encoder(channels + self.classes, 1, size, width), adversarial()
 
@@ -80,15 +84,17 @@ class VAE(Method):
         """
         image, label = self._seen(batch)
         mean, log_variance = self.encode(image, label)
+        count = len(image)
+        parts = self.code, *((count if self.fitted else self.code, self.latent - self.code) if self.gan else ())
         # One draw: two in one compiled function may change places.
-        noise = torch.randn(2 if self.gan else 1, *mean.shape, device=mean.device, dtype=mean.dtype)
-        code = mean + (0.5 * log_variance).exp() * noise[0]
+        noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
+        code = mean + (0.5 * log_variance).exp() * noise
         if self.fitted:
             seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
             self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)  # a matmul might be in bf16
         made = self.decode(code, label)
         compared = [image, made]
-        if self.gan:
+        if self.compare == "features":
             compared = [self._judge(each, label)[1] for each in compared]
         error = (compared[0].float() - compared[1].float()).square().mean()
         if self.sigma is None:
@@ -98,31 +104,31 @@ class VAE(Method):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         losses["divergence"] = self.beta * divergence / compared[0][0].numel()
         if self.gan:
-            again, drawn = (self.decode(each, label) for each in (code.detach(), noise[1]))
-            batch["remade"], batch["fake"] = again.detach(), drawn.detach()
-            opinions = [self.adversarial.generator(self._judge(each, label)[0]) for each in (again, drawn)]
-            losses["adversarial"] = self.gan * torch.stack(opinions).mean()
+            drawn, grain = others
+            if self.fitted:  # sums of codes, normally weighted: of the mean and covariance of the codes of samples
+                away = code.detach() - self.moments[0, 1:]
+                drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
+            fake = self.decode(torch.cat([code[: count // 2].detach(), drawn[count // 2 :]]), label, grain)
+            batch["fake"] = fake.detach()
+            losses["adversarial"] = self.gan * self.adversarial.generator(self._judge(fake, label)[0])
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real images against reconstructions and images from noise (Larsen et al. 2016, equation 8)."""
+        """Real images against reconstructions and samples (Larsen et al. 2016, equation 8)."""
         image, label = self._seen(batch)
         judge = lambda each: self._judge(each, label)[0]  # noqa: E731
-        made = torch.cat([judge(batch["remade"]), judge(batch["fake"])])
-        losses = {"d_image": self.adversarial.discriminator(judge(image), made)}
-        penalty = self.adversarial.penalty(judge, image, batch["fake"])
-        return losses if penalty is None else losses | {"penalty": penalty}
+        return self.telling_apart("image", judge, self.adversarial, image, batch["fake"])
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (N, C, *size) as means and logarithms of variances of their codes, (N, latent) each, float32."""
         mean, log_variance = self.encoder(self._labelled(image, label))[0].float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
-    def decode(self, code: Tensor, label: Tensor | None = None) -> Tensor:
-        """Codes (N, latent) as images (N, C, *size) in network intensities."""
+    def decode(self, code: Tensor, label: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
+        """Codes (N, latent) as images (N, C, *size) in network intensities; `grain` are normal numbers, (N, pixels)."""
         if self.classes:
             code = torch.cat([code, one_hot(label, self.classes).to(code.dtype)], 1)
-        return self.decoder(code)
+        return self.decoder(code, grain if grain is None else grain.unflatten(1, (1, *self.geometry.size)))
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (N, C, *size) encoded and decoded, by the mean of their codes."""
@@ -144,7 +150,8 @@ class VAE(Method):
         mean, factor = factor[:, 0], factor[:, 1:]  # the first column is the mean, the rest the covariance's root
 
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
-            return self.decode(mean + (factor * noise[:, None]).sum(-1), label)
+            code, grain = noise.tensor_split([len(mean)], 1)
+            return self.decode(mean + (factor * code[:, None]).sum(-1), label, grain if self.gan else None)
 
         return images
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil, log2, prod
 
+import torch
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
@@ -57,13 +58,21 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Codes (N, inputs) to images (N, out_channels, *size) within `ends`, network intensities of black and white.
 
-    A linear layer, then the size is doubled, with group norm and ReLU; tanh at the end.
+    A linear layer, then the size is doubled, with group norm and ReLU; tanh at the end. A `noisy` one adds a map of
+    noise (N, 1, *size), times a learned weight for each filter, before the last ReLU, where it is given one.
     """
 
     batch_independent = True
 
     def __init__(
-        self, inputs: int, out_channels: int, size: tuple[int, ...], width: int, up: UpKind, ends: tuple[float, float]
+        self,
+        inputs: int,
+        out_channels: int,
+        size: tuple[int, ...],
+        width: int,
+        up: UpKind,
+        ends: tuple[float, float],
+        noisy: bool = False,
     ):
         super().__init__()
         dims, count = len(size), halvings(size)
@@ -74,12 +83,16 @@ class Decoder(nn.Module):
         for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):
             layers = b.norm("group", wide, dims), nn.ReLU(), b.upsample(up, dims, wide, narrow)
             self.doubles.append(nn.Sequential(*layers))
+        if noisy:
+            self.strength = nn.Parameter(torch.full((filters[-1], *[1] * dims), 0.1))
         self.out = nn.Sequential(nn.ReLU(), b.conv(dims, filters[-1], out_channels, 3), b.output_activation("tanh"))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         x = b.in_layout_of(self, self.project(z).unflatten(1, self.start))
         for double in self.doubles:
             x = double(x)
+        if noise is not None:
+            x = x + (self.strength * noise).to(x.dtype)
         low, high = self.ends
         image = self.out(x)
         return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low
