@@ -41,7 +41,7 @@ class StyleTransferGAN(Method):
         style: Weight = 10.0,  # weight of the L1 of an example to itself, taken away and put back
         example: Weight = 0.0,  # weight of the L1 of G(F(y), y) to y: G learns to look at its example; not in the paper
         change: bool = True,  # networks draw a change that is added to the image; False: they draw all of it anew
-        defense: Weight = 0.05,  # deviation of noise on what is used again: nothing can be hidden in it
+        defense: Weight = 0.05,  # deviation of noise on what is used again, and asked back: nothing can be hidden in it
         examples: Kept = 16,  # training images of `b` that are kept for translations
     ):
         super().__init__(geometry)
@@ -68,17 +68,17 @@ class StyleTransferGAN(Method):
         """Adversarial losses of G(x, y) and F(y), identity of x and style of y (Chang et al. 2018, section 3.1)."""
         plain, example = batch["a"], batch["b"]
         self._keep(example)
-        fake_b = self._add(plain, example)
-        fake_a, cycled_a = self.batched_forward(self.g_ba, example, self._defended(fake_b), call=self._remove)
+        fake_b, noise_a, noise_b = self._add(plain, example), self._noise(plain), self._noise(example)
+        fake_a, cycled_a = self.batched_forward(self.g_ba, example, fake_b + noise_a, call=self._remove)
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
         losses = {
             "adversarial_a": self.adversarial.generator(self.d_a(fake_a)),
             "adversarial_b": self.adversarial.generator(self.d_b(fake_b)),
         }
         if self.identity:
-            losses["identity"] = self.identity * self.l1(cycled_a, plain)
+            losses["identity"] = self.identity * self.l1(cycled_a, plain + noise_a)
         if self.style:
-            losses["style"] = self.style * self.l1(self._add(self._defended(fake_a), fake_b), example)
+            losses["style"] = self.style * self.l1(self._add(fake_a + noise_b, fake_b), example + noise_b)
         if self.example:
             losses["example"] = self.example * self.l1(self._add(fake_a, example), example)
         return losses
@@ -90,7 +90,8 @@ class StyleTransferGAN(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images with the tumour of the most alike example that is kept ("b"), or without theirs ("a")."""
-        return self._remove(image) if to == "a" else self._add(image, self._most_alike(image))
+        made = self._remove(image) if to == "a" else self._add(image, self._most_alike(image))
+        return made.clamp(*self.geometry.range)
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` translations of each image, (n, N, C, *size), after examples drawn from those kept, again and again the
@@ -106,7 +107,8 @@ class StyleTransferGAN(Method):
         if example.ndim != image.ndim or example.shape[1] != channels or len(example) not in (1, len(image)):
             what = f"an example of shape {tuple(example.shape)} does not fit images of {tuple(image.shape)}"
             raise UserError(what, where="example", allowed=f"1 or {len(image)} images of {channels} channels")
-        return self._add(image, _resized(example, image).expand(len(image), *[-1] * (image.ndim - 1)))
+        example = _resized(example, image).expand(len(image), *[-1] * (image.ndim - 1))
+        return self._add(image, example).clamp(*self.geometry.range)
 
     def _add(self, plain: Tensor, example: Tensor) -> Tensor:
         """G(x, y)."""
@@ -120,14 +122,17 @@ class StyleTransferGAN(Method):
         """What a network drew, counted from the middle of the range and added to the image; or as it is.
 
         New networks draw nearly nothing: first fakes are real images, which the discriminators cannot tell by their
-        noise but by the tumour alone.
+        noise but by the tumour alone. The sum may leave the range: cut off there it would have no gradient, and air
+        that went black while training stayed black.
         """
-        low, high = self.geometry.range
-        return (image + 2 * drawn - (low + high)).clamp(low, high) if self.change else drawn
+        return image + 2 * drawn - sum(self.geometry.range) if self.change else drawn
 
-    def _defended(self, fake: Tensor) -> Tensor:
-        """A fake with noise, in which what a network hides for its partner drowns (Bashkirova et al. 2019, 4.2)."""
-        return fake + self.defense * torch.randn_like(fake) if self.defense else fake
+    def _noise(self, image: Tensor) -> Tensor:
+        """Noise for a fake, in which what a network hides for its partner drowns (Bashkirova et al. 2019, 4.2).
+
+        Their networks have to take it away again, and take an image's own noise along. Here it is asked back.
+        """
+        return self.defense * torch.randn_like(image)
 
     @torch.no_grad()
     def _keep(self, images: Tensor) -> None:
