@@ -103,9 +103,11 @@ class Pipeline:
             share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
             made.append(self._along(image, plane, mapping, share, image.own and plane == chosen[-1]))
         results = made[-1]
-        for each in zip(*made, strict=True) if made[1:] else ():
-            for part in slabs(each[-1].shape[1:]):
-                each[-1][:, part] = np.median([pixels[:, part] for pixels in each], axis=0)
+        for axial, coronal, sagittal in zip(*made, strict=True) if made[1:] else ():  # to their median, in the last one
+            for part in slabs(sagittal.shape[1:]):
+                one, other = axial[:, part], coronal[:, part]
+                middle = np.minimum(np.maximum(one, other), sagittal[:, part])
+                np.maximum(np.minimum(one, other), middle, out=sagittal[:, part])
         self.mask(results, outside, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 

@@ -94,7 +94,7 @@ def stop(gantk, place: Path, fault: str, count: int, command: tuple, before: Cal
 
 
 @pytest.mark.parametrize(
-    ("fault", "start", "count"), [("kill", "run", 100), ("kill", "resume", 40), ("full", "run", 20)]
+    ("fault", "start", "count"), [("kill", "run", 230), ("kill", "resume", 60), ("full", "run", 20)]
 )
 def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
     run, expected, half = place / "k", outcome(place / "r"), place / "half"
@@ -120,9 +120,9 @@ def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
 
 
 COMMANDS = {
-    "translate": (60, ("translate", "r", "in", "out", "--uncertainty", "flips"), "out"),
+    "translate": (80, ("translate", "r", "in", "out", "--uncertainty", "flips"), "out"),
     "translate a series": (30, ("translate", "r", "series", "out"), "out"),
-    "eval": (40, ("eval", "r", "--json", "out"), "out"),
+    "eval": (60, ("eval", "r", "--json", "out"), "out"),
     "report": (10, ("report", "r"), "r/report.html"),
     "export monai": (20, ("export", "r", "--format", "monai", "--out", "out"), "out"),
     "export onnx": (10, ("export", "r", "--out", "out.onnx"), "out.onnx"),
