@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import _TYPES, load_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gantk.errors import UserError, counted, told
@@ -23,7 +23,10 @@ from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
-DTYPES = {dtype: name for name, dtype in _TYPES.items()}  # all that the installed safetensors reads back
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
+DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
+DTYPES |= {torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.complex64: "C64"}
+DTYPES |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 T = TypeVar("T")
 
 
