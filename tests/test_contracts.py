@@ -101,7 +101,7 @@ class Feature(LossContract):
         return maps[0], maps[1]
 
 
-LOSSES: dict[str, type] = {"gram": Feature}
+LOSSES = {"gram": Feature, "correlation_ratio": type("All", (LossContract,), {"options": {"tissue": [0.0, 1.0]}})}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ through small windows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Positive, Weight, Window
+from gantk.plugin.spec import Loss, Positive, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
 AIR = 0.05  # of the data range above black: windows without anything brighter hold no tissue
@@ -30,6 +30,7 @@ class StructureTerms:
     noise_floor: Positive = 0.01  # input deviation, share of the range, that counts half as structure
     contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
+    source_losses: list[Loss] = field(default_factory=list)  # further losses of output and input, each with a weight
 
     def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
         """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
@@ -41,7 +42,9 @@ class StructureTerms:
             found = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
         if self.air:
             found["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
-        return {f"{name}{suffix}": loss for name, loss in found.items() if getattr(self, name)}
+        found = {name: loss for name, loss in found.items() if getattr(self, name)}
+        found |= {part.name: part()(output, source) for part in self.source_losses}
+        return {f"{name}{suffix}": loss for name, loss in found.items()}
 
 
 class WindowLoss:

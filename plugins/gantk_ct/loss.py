@@ -1,0 +1,69 @@
+"""A loss that lets one tissue become any other, but the same everywhere: CT's order of tissues is not that of MR."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.plugin.spec import Positive, Share, Side, Weight, Window
+
+BINS = 16  # of the source's intensities; the function is linear between their middles
+
+
+class CorrelationRatio:
+    """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is no function of the source.
+
+    Over the pixels whose window in the source is tissue alone: where bone and air are equally dark, nothing is asked
+    for. 0 is best. Unlike local NCC's line the function is free: white matter is the brightest in T1, and between fluid
+    and gray matter in CT. With `fluid` a correlation with the square of how far the source lies below its mean,
+    which fluid dominates, costs what it lacks of 0.5: else networks that make dark bone bright make fluid bright too.
+    While the skull is unsettled, in the half-size steps of `low_res_warmup`, it would turn the skull over instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 0.5,  # of the loss
+        tissue: tuple[Share, Share] = (0.1, 0.85),  # shares of the range between which the source is soft tissue
+        fluid: Literal["any", "dark", "bright"] = "dark",  # what the source's darkest tissue is in the output
+        fluid_from: Side = 64,  # pixels of the shortest side from which on that counts: not in half-size steps
+        window: Window = 5,  # side in pixels; even ones count as one more
+        floor: Positive = 0.003,  # deviations below this share of data_range count as none
+        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
+        black: float = -1.0,  # intensity of air
+    ):
+        if not tissue[0] < tissue[1]:
+            what = f"no intensity lies between {tissue[0]:g} and {tissue[1]:g} of the range"
+            raise UserError(what, where="correlation_ratio", allowed="tissue = [low, high], low < high")
+        self.weight, self.tissue, self.window, self.fluid, self.fluid_from = weight, tissue, window, fluid, fluid_from
+        self.least, self.data_range, self.black = (floor * data_range) ** 2, data_range, black
+
+    def __call__(self, output: Tensor, source: Tensor) -> Tensor:
+        source, output = source.detach().float(), output.float()
+        if source.shape[1] != output.shape[1]:
+            source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
+        low, high = self.tissue
+        place = ((source - self.black) / self.data_range - low) / (high - low)
+        pool, half = (F.max_pool2d if source.ndim == 4 else F.max_pool3d), self.window // 2
+        inside = (pool(((place < 0) | (place > 1)).float(), 2 * half + 1, 1, half) == 0).float().flatten(1)
+        place, values, count = place.flatten(1), output.flatten(1), inside.sum(1, keepdim=True).clamp_min(1)
+
+        def mean(x: Tensor) -> Tensor:  # over the tissue, (N, 1)
+            return (inside * x).sum(1, keepdim=True) / count
+
+        levels = torch.arange(BINS, device=source.device)
+        near = (1 - (place[..., None] * (BINS - 1) - levels).abs()).clamp_min(0) * inside[..., None]
+        means = torch.einsum("npk,np->nk", near, values) / near.sum(1).clamp_min(1e-6)
+        function, apart = torch.einsum("npk,nk->np", near, means), values - mean(values)
+        whole = mean(apart.square()) + self.least
+        loss = (mean((values - function).square()) + self.least) / whole
+        if self.fluid != "any" and min(source.shape[2:]) >= self.fluid_from:
+            below = (mean(place) - place).clamp_min(0).square()
+            below = below - mean(below)
+            correlation = mean(below * apart) / (mean(below.square()) * whole + 1e-12).sqrt()
+            loss = loss + (0.5 + (correlation if self.fluid == "dark" else -correlation)).clamp_min(0)
+        return self.weight * loss.mean()
