@@ -128,11 +128,15 @@ def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_rang
     Air is what is black in every channel (skull-stripped surroundings), and whole windows that are nearly so (noise).
     Images are (N, C, *size), of one size.
     """
-    pool = F.max_pool2d if source.ndim == 4 else F.max_pool3d
     brightest = source.detach().float().amax(1, keepdim=True) - black
-    tissue = pool((brightest >= AIR * data_range).float(), window, 1, window // 2)
+    tissue = widened((brightest >= AIR * data_range).float(), window // 2)
     air = ((tissue == 0) | (brightest < BLACK * data_range)).float()
     return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
+
+
+def widened(mask: Tensor, by: int) -> Tensor:
+    """A mask (N, C, *size) that reaches `by` pixels further to all sides."""
+    return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 
 
 def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.losses.structure import widened
 
 CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS, SIGMA = 5, 1.5  # pixels of SSIM's Gaussian windows
@@ -227,11 +228,6 @@ class LesionContrast(PairMetric):
         )
         factor = (made * real).sum(1) / real.square().sum(1)
         return torch.where(real.abs().amax(1) < FAINT * self.data_range, torch.nan, factor)
-
-
-def widened(mask: Tensor, by: int) -> Tensor:
-    """A mask (N, C, *size) that reaches `by` pixels further to all sides."""
-    return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

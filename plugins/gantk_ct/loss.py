@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.losses.structure import widened
 from gantk.plugin.spec import Positive, Share, Side, Weight, Window
 
 BINS = 16  # of the source's intensities; the function is linear between their middles
@@ -48,8 +48,7 @@ class CorrelationRatio:
             source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
-        pool, half = (F.max_pool2d if source.ndim == 4 else F.max_pool3d), self.window // 2
-        inside = (pool(((place < 0) | (place > 1)).float(), 2 * half + 1, 1, half) == 0).float().flatten(1)
+        inside = (widened(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
         place, values, count = place.flatten(1), output.flatten(1), inside.sum(1, keepdim=True).clamp_min(1)
 
         def mean(x: Tensor) -> Tensor:  # over the tissue, (N, 1)

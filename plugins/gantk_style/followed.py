@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from gantk.losses.structure import widened
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, metric_row
-from gantk.metrics.pairs import MAE, SSIM, widened
+from gantk.metrics.pairs import MAE, SSIM
 
 EDGE = 2  # pixels by which a tumour is widened: its edge belongs to it
 AIR = 0.1  # of the intensity range: below lies air, in which no tumour can be shown

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
+from gantk.losses.structure import widened
 from gantk.metrics.intervals import Interval, estimate
-from gantk.metrics.pairs import SSIM, widened
+from gantk.metrics.pairs import SSIM
 from gantk.metrics.references import BYTES, MOST, fitting, spread
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
