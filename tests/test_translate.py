@@ -145,15 +145,26 @@ def test_a_network_that_changes_nothing_gives_a_volume_back_along_any_plane(plan
     np.testing.assert_allclose(done, pixels, atol=1e-3)
 
 
-def test_what_is_masked_out_stays_masked_out():
-    pixels = np.random.default_rng(0).uniform(20, 90, (1, 6, 40, 40)).astype(np.float32)
-    pixels[:, :, :8] = pixels[:, :, :, :8] = pixels[:, :, -4:] = pixels[:, :, :, -4:] = 5.0
-    free, masked = (
-        pipeline(lambda batch: batch + 0.2, masked=masked).images(Image(pixels))[0].pixels for masked in (False, True)
-    )
-    outside = pixels == 5.0
+@pytest.mark.parametrize("shape", [(6, 40, 40), (1, 40, 40), (40, 40)])
+def test_what_is_masked_out_stays_masked_out_and_holes_in_a_head_are_translated(shape):
+    pixels = np.random.default_rng(0).uniform(20, 90, (1, *shape)).astype(np.float32)
+    outside = np.ones(shape, bool)
+    outside[..., 8:-4, 8:-4] = False
+    closed, opened = np.zeros((2, *shape), bool)
+    closed[..., 12:15, 12:15], opened[..., 20:24, 20:24] = True, True
+    if shape[0] == 6:  # closed at both ends, one but for a voxel; a third hole goes up and down on its way out
+        closed[[0, -1]] = opened[[0, -1]] = False
+        opened[1:5, 30, 30] = opened[4, 30:34, 30] = opened[1:5, 33, 30] = opened[1, 33, 30:] = True
+        opened[0, 21, 21] = True
+    else:
+        opened[..., 24:, 21] = True
+    pixels[:, outside | closed | opened] = 5.0
+    brighter = (pipeline(lambda batch: batch + 0.2, masked=masked) for masked in (False, True))
+    free, masked = (each.images(Image(pixels))[0].pixels[0] for each in brighter)
+    outside |= opened
+    assert closed.any() and free[outside].mean() > 10
     np.testing.assert_allclose(masked[outside], 5.0, atol=1e-4)
-    assert free[outside].mean() > 10 and np.array_equal(masked[~outside], free[~outside])
+    np.testing.assert_array_equal(masked[~outside], free[~outside])
 
 
 WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes

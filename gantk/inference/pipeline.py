@@ -210,19 +210,20 @@ class Pipeline:
         return results
 
     def outside(self, pixels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]] | None:
-        """The value of all corners, a channel each, and the voxels that have it, as bits for each plane; else None."""
+        """The value of all corners, a channel each, and where it begins at the border, as bits a plane; or None."""
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
         if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # nothing was masked out
             return None
-        level = corners[:, 0].reshape(-1, *[1] * (pixels.ndim - 2))
-        return corners[:, 0], [np.packbits((plane == level).all(axis=0)) for plane in pixels.swapaxes(0, 1)]
+        planes, level = _planes(pixels), corners[:, 0].reshape(-1, 1, 1)
+        alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
+        return corners[:, 0], from_border(alike, (len(planes), *planes.shape[2:]))
 
     def mask(self, results: list[np.ndarray], outside: tuple | None, mapping: Any) -> None:
-        """Give results, in place, the target's value of what was exactly the same in all corners of the input."""
+        """Give results, in place, the target's value of what `outside` found to be masked out of the input."""
         for result, kind in zip(results, self.maps, strict=True) if outside else ():
             level = self._target_level(outside[0], len(result), mapping) if kind == "image" else np.zeros(len(result))
-            for plane, bits in zip(result.swapaxes(0, 1), outside[1], strict=True):
-                plane[:, np.unpackbits(bits, count=plane[0].size).view(bool).reshape(plane.shape[1:])] = level[:, None]
+            for plane, bits in zip(_planes(result), outside[1], strict=True):
+                plane[:, _unpacked(bits, plane.shape[1:])] = level[:, None]
 
     def _write_native(self, native, seen, outputs, mapping, resize: Resize, canvases: Sequence[np.ndarray]) -> None:
         """Write the maps (D, *size) of one image to (D, *native), in native intensities, a few planes at a time."""
@@ -259,6 +260,41 @@ class Pipeline:
         reach = self.frame.neighbours
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
         return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # it may lie strided
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """A view of an image (C, *spatial) as planes (planes, C, H, W): a picture is one."""
+    return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, 0)
+
+
+def _unpacked(bits: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    return np.unpackbits(bits, count=sides[0] * sides[1]).view(bool).reshape(sides)
+
+
+def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:
+    """What of `alike`, planes of (H, W) as bits, is connected to the border, through faces of voxels; as bits too.
+
+    Holes inside a head stay out; one that a single voxel opens to the outside, or that the border cuts, is outside.
+    Planes are filled one after the other, up and down until nothing changes, so that bits alone are held of a volume.
+    """
+    from scipy.ndimage import label  # images without masks need none of it
+
+    edge = np.zeros(sides[1:], bool)
+    for axis in (0, 1):
+        np.moveaxis(edge, axis, 0)[[0, -1]] |= sides[axis + 1] > 1
+    begin, found, changed = np.packbits(edge), [np.zeros_like(bits) for bits in alike], True
+    while changed:
+        changed = False
+        for k in [*range(sides[0]), *reversed(range(sides[0]))]:
+            near = begin if 0 < k < sides[0] - 1 or sides[0] == 1 else alike[k]
+            for other in found[max(0, k - 1) : k + 2 : 2] if k else found[1:2]:
+                near = near | other
+            if (new := alike[k] & near & ~found[k]).any():
+                regions, count = label(_unpacked(alike[k], sides[1:]))
+                reached = np.zeros(count + 1, bool)
+                reached[regions[_unpacked(new, sides[1:])]] = changed = True
+                found[k] |= np.packbits(reached[regions])
+    return found
 
 
 def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> tuple[np.ndarray, np.ndarray]:

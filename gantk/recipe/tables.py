@@ -166,7 +166,7 @@ class TranslateTable(Table):
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25  # of neighbouring windows, where they are blended
     memory: Positive = 1.0  # GiB that a pass may need: images that need more go through in tiles
     statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
-    masked: bool = False  # what is masked out of an image (one value in all its corners) is masked out of the result
+    masked: bool = False  # the corners' value of an image, from its border to its head, is masked out of the result too
     detail: Literal["guided", "none"] = "guided"  # results on a larger grid: as sharp as the input is there, or smooth
 
 
