@@ -97,7 +97,7 @@ def run(
         say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
 
     def accepted() -> UserError | None:
-        leaks = parts.data.leaks()
+        leaks = parts.data.leaks() or parts.start.leaks
         if leaks and not allow_leakage:
             raise leaks
         return leaks
@@ -112,13 +112,13 @@ def run(
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
         leaks = runtime.sync_errors(accepted)
-        for line in parts.data.description():
+        for line in (*parts.data.description(), *parts.start.lines):
             say(line)
         new = (out, loaded.name, holding, again) if runtime.main else None
         folder = runtime.gather(runtime.sync_errors(lambda: new and Run.create(*new)))[0]
         if runtime.main and saved is None:
             folder.write_recipe(tables)
-            folder.write_json("environment.json", environment() | describe(runtime))
+            folder.write_json("environment.json", environment() | describe(runtime) | parts.start.record)
             allowed = {"leakage_allowed": str(leaks) if leaks else None}
             folder.write_json("split.json", parts.data.split_json() | allowed)
         if traced is not None:

@@ -341,6 +341,8 @@ def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_k
 def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
     with pytest.raises(UserError, match="holds a PosixPath, which no checkpoint keeps.*: tensors, num"):
         checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {})
+    with pytest.raises(UserError, match=r"the weight 'model.w' is complex128 \[2\], of a type that no"):
+        checkpoint.save(tmp_path, 1, {"model.w": torch.zeros(2, dtype=torch.complex128)}, {}, {})
 
 
 @settings(max_examples=25, deadline=None)

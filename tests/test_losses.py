@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
+from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
+from gantk.plugin.spec import bind
 
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
 
@@ -115,3 +117,10 @@ def test_air_is_what_is_black_to_the_pixel_and_what_is_nearly_so_all_around():
     assert air_left_empty(inside, source).item() == pytest.approx(0.0, abs=1e-6)
     noisy = torch.where(source > -1, source, -1 + 0.04 * torch.rand_like(source))
     assert air_left_empty(noisy + 0.5, noisy).item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_two_losses_of_one_name_are_refused_before_one_is_lost():
+    geometry, own = Geometry(2, (16, 16), {"a": 1, "b": 1}), {"name": "correlation_ratio", "tissue": [0.0, 1.0]}
+    for twice in ({"source_losses": [own, own]}, {"local_ncc": 1.0, "source_losses": ["local_ncc"]}):
+        with pytest.raises(UserError, match="two losses .* are called '(correlation_ratio|local_ncc)'"):
+            bind("method", {"name": "cyclegan"} | twice)(geometry)

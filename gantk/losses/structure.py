@@ -32,6 +32,13 @@ class StructureTerms:
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
     source_losses: list[Loss] = field(default_factory=list)  # further losses of output and input, each with a weight
 
+    def __post_init__(self):
+        names = [part.name for part in self.source_losses]
+        names += [name for name in ("local_ncc", "flat_region", "air") if getattr(self, name)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            what = f"two losses of output and input are called '{twice[0]}', and one alone would count"
+            raise UserError(what, where="method.source_losses", remedy="give each once")
+
     def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
         """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
         low, high = range

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -429,7 +430,9 @@ def checked_recipe(
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
     loaded = loaded if data is None else loaded.with_names_of_data()
-    split = mapping(mapping(loaded.tables.get("data")).get("split"))
+    split, train = mapping(mapping(loaded.tables.get("data")).get("split")), mapping(loaded.tables.get("train"))
     if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
         split["file"] = str(Path(split["file"]).absolute())
+    if isinstance(train.get("start"), str) and os.path.exists(train["start"]):  # else it is a model's name
+        train["start"] = str(Path(train["start"]).absolute())
     return loaded, loaded.check()

@@ -68,6 +68,8 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))  # starts are aligned
     header, end = {}, 0
     for name, tensor in ordered:
+        if tensor.dtype not in DTYPES:
+            raise UserError(f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps")
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from: `lines` for its user, `record` for environment.json, and whom it has seen."""
+
+    lines: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    leaks: UserError | None = None  # that the start was trained on images that are held out here
+
+
 @dataclass
 class Parts:
     """What a recipe turns into before the first step: nothing has been written yet."""
@@ -34,13 +43,14 @@ class Parts:
     batches: Batches
     engine: Engine
     scorer: Scorer
+    start: Start = field(default_factory=Start)  # of a new run, on the first rank, whose weights all get
 
 
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
     """Data (of a run that exists by `known`, its split.json), method, batches, engine; mistakes are found here."""
     train = model.train
 
-    def prepared() -> tuple[Data, Method, Batches, Scorer]:
+    def prepared() -> tuple[Data, Method, Batches, Scorer, Start]:
         data = Data(model.data, model.method.target, known)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
@@ -49,9 +59,14 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         if method.weighs_lesions and not model.data.mask:
             what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
             raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
-        return data, method, batches, Scorer(model, data, method, runtime)
+        start = Start()
+        if train.start and known is None and runtime.main:
+            from gantk.training.start import start_from
 
-    data, method, batches, scorer = runtime.sync_errors(prepared)
+            start = start_from(train.start, method, data)
+        return data, method, batches, Scorer(model, data, method, runtime), start
+
+    data, method, batches, scorer, start = runtime.sync_errors(prepared)
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
@@ -59,7 +74,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
-    return Parts(model, runtime, data, method, batches, engine, scorer)
+    return Parts(model, runtime, data, method, batches, engine, scorer, start)
 
 
 def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] | None = None) -> Path:

@@ -47,7 +47,7 @@ def check_leakage(
         ]
     if found:
         remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
-        what = f"training and held-out images are not apart: {_listed(found, '; ')}"
+        what = f"training and held-out images are not apart: {listed(found, '; ')}"
         raise UserError(what, where="data.split", remedy=remedy)
     domains: dict[str, set[str]] = defaultdict(set)
     for record in splits["train"]:
@@ -55,7 +55,7 @@ def check_leakage(
     both = sorted(repr(patient) for patient, seen in domains.items() if patient and len(seen) > 1)
     if both and not same_patient and len(domains) > 1:  # one patient alone cannot give one domain only
         what = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
-        what += f" training images of both domains, as no unpaired study has them: {_listed(both, ', ')}"
+        what += f" training images of both domains, as no unpaired study has them: {listed(both, ', ')}"
         remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "
         remedy += "or data.same_patient = true to train on them all the same"
         raise UserError(what, where="data.same_patient", remedy=remedy)
@@ -73,5 +73,6 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
     ]
 
 
-def _listed(found: Sequence[str], between: str) -> str:
+def listed(found: Sequence[str], between: str = ", ") -> str:
+    """The first few of these names, and how many more there are."""
     return between.join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

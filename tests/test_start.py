@@ -1,0 +1,108 @@
+"""train.start: a training begins with another one's weights, as far as they fit, and says what did not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import TINY, draw_pictures
+
+from gantk import resume, run
+from gantk.errors import UserError
+from gantk.runs import checkpoint, trained
+
+QUIET = {"device": "cpu", "say": lambda line: None}
+LAST = "checkpoints/step-000004"
+PAIRS = {"name": "regression", "generator": TINY["method"]["generator"]}
+
+
+def weights(run, step: int) -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(run.path / f"checkpoints/step-{step:06d}")
+
+
+def begun(recipe: dict, start, out, **settings):
+    """A run that has only started: its checkpoint of step 0, and the lines that it printed."""
+    said: list[str] = []
+    options = {"train.start": str(start), "train.steps": 0} | settings
+    return run(recipe, set=options, out=out, device="cpu", say=said.append), said
+
+
+@pytest.mark.parametrize("part", ["", LAST, f"{LAST}/weights.safetensors"])
+def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe, tmp_path, part):
+    new, said = begun(tiny_recipe, tiny_run / part, tmp_path / "new")
+    expected, found = trained.inference_state(tiny_run / LAST), weights(new, 0)
+    taken = [name for name in expected if not name.startswith("pool")]
+    assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in taken)
+    assert all(torch.equal(found[name], expected[name[4:]]) for name in found if name.startswith("ema."))
+    assert not found["model.pool_a.images"].any() and expected["pool_a.images"].any()
+    assert f"{len(taken)} of {len(taken)} tensors, 100% of the weights" in "".join(said)
+    assert json.loads((new.path / "environment.json").read_text())["start"]["taken"]
+
+
+def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp_path):
+    tiny_recipe["data"] |= {"domains": ["T2", "T1"], "intensity": {"name": "percentile", "high": 99.0}}
+    deeper = {"method.generator.head": 2, "method.name": "cyclegan"}
+    new, said = begun(tiny_recipe, tiny_run, tmp_path / "new", **deeper)
+    plain, _ = begun(tiny_recipe, "", tmp_path / "plain", **deeper)
+    expected, found, drawn = trained.inference_state(tiny_run / LAST), weights(new, 0), weights(plain, 0)
+    record = json.loads((new.path / "environment.json").read_text())["start"]
+    assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in record["taken"])
+    assert all(torch.equal(found[f"model.{name}"], drawn[f"model.{name}"]) for name in record["not_there"])
+    assert {name.split(".")[1] for name in record["not_there"]} == {"decoder", "head"}
+    said = "\n".join(said)
+    assert "not there, so drawn from the seed: g_ab.decoder.2.0.conv, g_ab.head.0" in said
+    assert "there, and nowhere here: g_ab.decoder.2.conv, g_ba.decoder.2.conv (4 tensors)" in said
+    assert "domains are T1 and T2, in this order; here T2 and T1" in said and "high = 99.5 (here 99.0)" in said
+
+
+def test_methods_share_generators_and_half_precision_weights_will_do(tiny_run, tiny_recipe, tmp_path):
+    state = trained.inference_state(tiny_run / LAST)
+    half = {f"ema.{name}": tensor.half() for name, tensor in state.items() if name.startswith("g_")}
+    save_file(half, tmp_path / "half.safetensors")
+    new, _ = begun(tiny_recipe | {"method": PAIRS}, tmp_path / "half.safetensors", tmp_path / "new")
+    found = {name[6:]: tensor for name, tensor in weights(new, 0).items() if name.startswith("model.")}
+    assert found and all(torch.equal(tensor, state[name].half().float()) for name, tensor in found.items())
+
+
+def test_the_same_start_and_seed_give_the_same_weights_and_a_resume_does_not_read_it_again(
+    tiny_run, tiny_recipe, tmp_path
+):
+    shutil.copytree(tiny_run, tmp_path / "start")
+    tiny_recipe["train"] |= {"start": str(tmp_path / "start"), "save_every": 2}
+    one, two = (run(tiny_recipe, out=tmp_path / name, **QUIET) for name in ("one", "two"))
+    shutil.rmtree(tmp_path / "start")
+    shutil.rmtree(two.path / LAST)
+    resume(two, **QUIET)
+    assert all(torch.equal(tensor, weights(two, 4)[name]) for name, tensor in weights(one, 4).items())
+    with pytest.raises(UserError, match=r"there is no folder '.*start'.*\(train.start\)"):
+        run(tiny_recipe, out=tmp_path / "three", **QUIET)
+    assert not (tmp_path / "three").exists()
+
+
+def test_networks_of_another_width_and_numbers_that_are_none_are_refused(tiny_run, tiny_recipe, tmp_path):
+    words = (
+        r"do not fit .* of this recipe \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\] table"
+    )
+    with pytest.raises(UserError, match=words):
+        begun(tiny_recipe | {"method": PAIRS}, tiny_run, tmp_path / "new", **{"method.generator.width": 6})
+    save_file({"g_ab.encoder.1.0.weight": torch.full((8, 4, 4, 4), torch.nan)}, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="'g_ab.encoder.1.0.weight' of .* is not finite"):
+        begun(tiny_recipe, tmp_path / "nan.safetensors", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp_path):
+    for seed, domain in enumerate(("T1", "T2")):
+        draw_pictures(tmp_path / domain, 6, seed=seed)
+    split = {"test": 0.4, "validation": 0.0, "by": "image", "seed": 0}
+    tiny_recipe["data"] |= {"source": {"name": "folders", "path": str(tmp_path)}, "split": split}
+    first = run(tiny_recipe | {"method": PAIRS}, set={"train.steps": 0}, out=tmp_path / "first", **QUIET)
+    other = {"method.both": True, "data.split.seed": 1}
+    begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "same", **{"method.both": True})
+    with pytest.raises(
+        UserError, match=r"was trained on \d+ files? that .* held out here.*--allow-leakage.*train.start"
+    ):
+        begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "other", **other)
