@@ -16,6 +16,7 @@ PARTS = {
         "hinge": "gantk.losses.adversarial:Hinge",
         "wgan_gp": "gantk.losses.adversarial:WGANGP",
         "l1": "gantk.losses.reconstruction:L1",
+        "ssim": "gantk.losses.reconstruction:SSIM",
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",

@@ -3,11 +3,12 @@
 from gantk.plugin.hookspecs import hookimpl
 
 KINDS = ("HFlip", "VFlip", "Rot90", "Affine", "Rotate", "Translate")
-KINDS += ("Crop", "Cutout", "Brightness", "Contrast", "Noise")
+KINDS += ("Crop", "Cutout", "Brightness", "Contrast", "Noise", "Curve", "BiasField", "Blur")
+NAMES = {"BiasField": "bias_field"}
 
 
 @hookimpl
 def gantk_register(add) -> None:
     """Offer the augmentations, each under its name in lower case."""
     for kind in KINDS:
-        add.augment(kind.lower(), f"gantk_augment.changes:{kind}")
+        add.augment(NAMES.get(kind, kind.lower()), f"gantk_augment.changes:{kind}")

@@ -1,10 +1,10 @@
-"""Random flips, turns, warps, crops, brightness, contrast, noise, cutout. What moves in repeats the border, not 0."""
+"""Random flips, turns, crops, contrasts, uneven coils, blur, noise, cutout. What moves in repeats the border, not 0."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +129,58 @@ class Noise(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         return image + torch.randn_like(image) * self.draw(image, 0, self.std).to(image.dtype)
+
+
+@option_fields
+class Curve(Augment):
+    """Map intensities by a random rising curve: another scanner's or sequence's contrast, tissues in the same order.
+
+    Black, the image's smallest value, stays; `by` is the deviation of the logarithm of each of 8 slopes, after the
+    random contrasts of SynthSeg (Billot et al. 2023), which draws every tissue's value.
+    """
+
+    by: Weight = 0.5  # deviation of the logarithm of the curve's slopes
+    steps: ClassVar[int] = 8
+
+    def apply(self, image: Tensor) -> Tensor:
+        axes = tuple(range(1, image.ndim))
+        black, step = image.amin(dim=axes, keepdim=True), 2 / self.steps  # the networks' range is about 2 wide
+        slopes = torch.randn(len(image), self.steps, device=image.device).mul(self.by).exp().to(image.dtype)
+        changed = black
+        for number, slope in enumerate(slopes.T):
+            part = (image - black - number * step).clamp_min(0)
+            part = part if number == self.steps - 1 else part.clamp_max(step)
+            changed = changed + part * slope.view(-1, *[1] * (image.ndim - 1))
+        return changed
+
+
+@option_fields
+class BiasField(Augment):
+    """Multiply by a smooth random field, as an uneven coil does; black, the image's smallest value, stays."""
+
+    by: Weight = 0.3  # deviation of the field's logarithm where it is drawn, at 4 places along each side
+
+    def apply(self, image: Tensor) -> Tensor:
+        drawn = torch.randn(len(image), 1, *[4] * self.dims, device=image.device) * self.by
+        smooth = "bicubic" if self.dims == 2 else "trilinear"
+        field = F.interpolate(drawn, image.shape[2:], mode=smooth, align_corners=True).exp().to(image.dtype)
+        black = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
+        return black + (image - black) * field
+
+
+@option_fields
+class Blur(Augment):
+    """Soften by up to `by` of what a 5-pixel binomial filter takes away; below 0 it sharpens."""
+
+    by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)  # least and most
+
+    def apply(self, image: Tensor) -> Tensor:
+        soft = image
+        for axis in [*range(2, image.ndim)] * 2:
+            first, last = soft.narrow(axis, 0, 1), soft.narrow(axis, soft.shape[axis] - 1, 1)
+            wide, side = torch.cat([first, soft, last], axis), soft.shape[axis]
+            soft = (wide.narrow(axis, 0, side) + wide.narrow(axis, 2, side)) / 4 + soft / 2
+        return torch.lerp(image, soft, self.draw(image, *self.by).to(image.dtype))
 
 
 @option_fields

@@ -45,6 +45,10 @@ SEQUENCES = {
     "FLAIR": (9000.0, 100.0, 2371.0),
     "T1CE": (500.0, 15.0, None),
 }
+RANDOM = {  # of sequences = "random": from, to; a T1 is a spin echo or, as often, follows an inversion (MPRAGE)
+    "T1": [((350.0, 8.0), (750.0, 20.0)), ((1700.0, 2.0, 750.0), (2500.0, 6.0, 1100.0))],
+    "T2": [((3000.0, 80.0), (6500.0, 120.0))],
+}
 ENHANCED = {"T1CE": {"lesion": 0.25}}  # a contrast agent shortens T1 to this share where it leaks out of the vessels
 HOUNSFIELD = {"csf": 8.0, "gray": 37.0, "white": 28.0, "lesion": 20.0, "bone": 1000.0, "scalp": -20.0}
 AIR = -1000.0  # HU
@@ -57,12 +61,12 @@ Slices = Annotated[int, Field(ge=1, le=512)]
 Deviation = Annotated[float, Field(ge=0, le=50)]
 
 
-def signal(contrast: str, t1: np.ndarray | float, t2: np.ndarray | float, density: np.ndarray | float) -> np.ndarray:
+def signal(sequence: str | tuple, t1, t2, density: np.ndarray | float) -> np.ndarray:
     """The MR signal of a tissue: PD (1 - exp(-TR/T1)) exp(-TE/T2), or its inversion-recovery form for FLAIR.
 
-    Times in ms; the result is relative to a proton density of 1.
+    Times in ms, `sequence` a contrast or its TR, TE and inversion time; relative to a proton density of 1.
     """
-    tr, te, ti = SEQUENCES[contrast]
+    tr, te, ti = SEQUENCES[sequence] if isinstance(sequence, str) else sequence
     recovered = 1 - np.exp(-tr / t1) if ti is None else np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
     return density * recovered * np.exp(-te / t2)
 
@@ -110,6 +114,7 @@ class Phantom:
         counts: tuple[Count, Count] | None = None,  # keep so many images with a tumour and without; None: all
         contrast: str = "",  # of both domains where they are named after classes, ["healthy", "tumour"]
         skull: bool = False,  # bone and scalp around the brain; False: brain alone
+        sequences: Literal["standard", "random"] = "standard",  # random: each head its own TR, TE, TI for T1 and T2
         seed: Seed = 0,  # another seed, other heads
     ):
         voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
@@ -138,7 +143,7 @@ class Phantom:
         self.contrasts = [tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains]
         self.subjects, self.noise, self.seed, self.lesions, self.only = subjects, noise, seed, lesions, only
         self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
-        self.tissues = TISSUES + SHELLS if skull else TISSUES
+        self.tissues, self.sequences = TISSUES + SHELLS if skull else TISSUES, sequences
         self.head = dict(jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull)
         self.head["radius"] = tuple(radius)
         sides = tuple(FIELD_OF_VIEW / side for side in size)
@@ -247,11 +252,20 @@ class Phantom:
             return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(clean.shape, dtype=np.float32)
         t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
         shortened = np.array([ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues])
-        strengths = signal(contrast, t1 * factors[0] * shortened, t2 * factors[1], density).astype(np.float32)
-        clean = np.tensordot(strengths, shares, axes=1) * gain
+        strengths = signal(self._sequence(contrast, seed), t1 * factors[0] * shortened, t2 * factors[1], density)
+        clean = np.tensordot(strengths.astype(np.float32), shares, axes=1) * gain
         deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
         real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
         return UNITS * np.hypot(clean + real, imaginary)
+
+    def _sequence(self, contrast: str, seed: list[int]) -> tuple:
+        """TR, TE and inversion time in ms: the same for all slices of a head."""
+        if self.sequences == "standard" or contrast not in RANDOM:
+            return SEQUENCES[contrast]
+        rng = np.random.default_rng([*seed[:3], MOST_IMAGES])
+        kinds = RANDOM[contrast]
+        times = rng.uniform(*kinds[rng.integers(len(kinds))])
+        return (*times, None)[:3]
 
     def _mask(self, number: int, level: int | None) -> np.ndarray:
         lesion = self._tissue_of(number)[TISSUES.index("lesion")]

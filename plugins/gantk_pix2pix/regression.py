@@ -9,7 +9,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.losses.reconstruction import lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import Generator, Loss, Weight
+from gantk.plugin.spec import Augment, Generator, Loss, Weight
 
 OTHER = {"a": "b", "b": "a"}
 
@@ -32,8 +32,10 @@ class Regression(Method):
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with a generator of its own
         lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
+        vary: list[Augment] = [],  # random changes of what a generator is shown, not of what it is to make
     ):
         super().__init__(geometry)
+        self.vary = [change(geometry.dims) for change in vary]
         if lesion <= 0:
             what = f"lesion = {lesion:g} is no weight of pixels"
             raise UserError(what, where="method.lesion", allowed="above 0; 1 = like all other pixels")
@@ -67,7 +69,13 @@ class Regression(Method):
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's images as every domain that is trained: {"b": fake_b, ...}."""
-        return {to: self.translate(batch[OTHER[to]], to) for to in self.directions()}
+        return {to: self.translate(self.varied(batch[OTHER[to]]), to) for to in self.directions()}
+
+    def varied(self, image: Tensor) -> Tensor:
+        """Training images after the changes of `vary`: what other scanners might have made of the same heads."""
+        for change in self.vary:
+            image = change(image)
+        return image
 
     def difference(self, batch: Batch, to: str, fake: Tensor) -> Tensor:
         """L1 of a fake and its truth (Isola et al. 2017, equation 3), lesions weighed as the recipe says."""
