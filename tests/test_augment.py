@@ -74,6 +74,24 @@ def test_each_kind_does_what_it_says():
 
 
 @both
+def test_changes_of_contrast_keep_black_and_the_order_of_tissues(dims):
+    image = images(dims)
+    flat = image.flatten(1)
+    curved = changes.Curve(dims, p=1.0)(image).flatten(1)
+    order = flat.argsort(dim=1)
+    assert (curved.gather(1, order).diff(dim=1) >= -1e-6).all(), "what was darker stays darker"
+    field = changes.BiasField(dims, p=1.0)(image).flatten(1)
+    for changed in (curved, field):
+        torch.testing.assert_close(changed.gather(1, order[:, :1]), flat.gather(1, order[:, :1]))
+    black = flat.amin(dim=1, keepdim=True)
+    ratio = ((field - black) / (flat - black).clamp_min(1e-6))[flat - black > 0.05]
+    assert ratio.min() > 0 and 0.01 < ratio.log().std() < 1
+    soft, sharp = (changes.Blur(dims, p=1.0, by=by)(image) for by in ((1.0, 1.0), (-1.0, -1.0)))
+    rough = [one.diff(dim=-1).abs().mean() for one in (soft, image, sharp)]
+    assert rough[0] < rough[1] < rough[2]
+
+
+@both
 def test_a_warp_samples_where_it_says(dims):
     image = torch.rand(1, 1, *[6] * dims)
     quarter = torch.eye(dims)[None].clone()

@@ -1,6 +1,7 @@
 """BIDS datasets, tables of images and DICOM exports become records; which source fits a path is found out."""
 
 import shutil
+from functools import partial
 
 import dicom_files as made
 import numpy as np
@@ -9,6 +10,7 @@ from tiny import draw_pictures
 from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
+from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
@@ -18,6 +20,8 @@ from gantk_dicom.names import pseudonym
 from gantk_dicom.source import Dicom, contrast_of
 from gantk_manifest.source import Manifest
 from gantk_memory.tables import source_of
+from gantk_mixed.source import Mixed
+from gantk_phantom.phantom import Phantom
 
 
 @pytest.fixture
@@ -282,3 +286,32 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", "the recipe's own source wins where it fits"
     assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
     assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "contrasts"
+
+
+# --- several sources as one
+
+
+def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
+    def mixed(*parts):
+        sources = [partial(Nifti, path=str(tree)), partial(Phantom, subjects=2, slices=3), *parts]
+        return Mixed(("T1", "T2"), 2, (16, 16), sources=sources).records()
+
+    alone = Nifti(("T1", "T2"), 2, (16, 16), path=str(tree)).records()
+    heads = Phantom(("T1", "T2"), 2, (16, 16), subjects=2, slices=3).records()
+    both = mixed(partial(Nifti, path=str(tree)))
+    assert len({one.id for one in both}) == len(both) == 2 * len(alone) + len(heads)
+    assert len({one.subject for one in both}) == 2 * len({one.subject for one in alone}) + 2
+    for one, other in zip(both, [*alone, *heads, *alone], strict=True):
+        assert (one.pair is None) == (other.pair is None)
+        assert np.array_equal(one.read(), other.read())
+    with pytest.raises(UserError, match="joins sources"):
+        Mixed(("T1", "T2"), 2, (16, 16), sources=[Phantom])
+
+
+def test_what_no_column_holds_out_of_mixed_sources_is_trained_on(tree, tmp_path):
+    files = sorted(tree.rglob("*T1*.nii.gz")), sorted(tree.rglob("*T2*.nii.gz"))
+    rows = [f"{a},{b},p{n},{'test' if n else 'train'}" for n, (a, b) in enumerate(zip(*files, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["T1,T2,patient,split", *rows]))
+    parts = [partial(Manifest, path=str(tmp_path / "t.csv"), onto="a"), partial(Phantom, subjects=2, slices=3)]
+    splits = {one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()}
+    assert splits["0/p0"] == splits["1/subject-000"] == "train" and splits["0/p1"] == "test"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
+from gantk.losses.reconstruction import SSIM
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
@@ -124,3 +125,25 @@ def test_two_losses_of_one_name_are_refused_before_one_is_lost():
     for twice in ({"source_losses": [own, own]}, {"local_ncc": 1.0, "source_losses": ["local_ncc"]}):
         with pytest.raises(UserError, match="two losses .* are called '(correlation_ratio|local_ncc)'"):
             bind("method", {"name": "cyclegan"} | twice)(geometry)
+
+
+# ---- structural similarity of a pair
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_ssim_loss_is_that_of_the_metric_and_goes_over_to_l1(dims):
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    shape = {2: (2, 1, 40, 36), 3: (2, 1, 24, 22, 23)}[dims]
+    image, other = noise(shape), noise(shape, 1)
+    assert SSIM()(image, image).item() == pytest.approx(0, abs=1e-5)
+    assert SSIM(share=0.0)(image, other).item() == pytest.approx((image - other).abs().mean().item())
+    inside = (..., *[slice(12, -12)] * dims) if dims == 2 else ...
+    if dims == 2:  # the borders differ by how each pads
+        near = image + 0.1 * other
+        own = ssim(near, image, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=2.0, return_full_image=True)
+        whole = SSIM(share=1.0)(near[inside], image[inside])
+        assert whole.item() == pytest.approx(1 - own[1][inside].mean().item(), abs=0.01)
+    pixel = other.clone().requires_grad_()
+    SSIM()(pixel, image).backward()
+    assert torch.isfinite(pixel.grad).all() and pixel.grad.abs().sum() > 0

@@ -75,6 +75,19 @@ def test_pairs_are_registered_and_contrast_differs():
     assert flair == sorted(flair, reverse=True) and flair[-1] < 0.001
 
 
+def test_random_sequences_differ_between_heads_and_keep_the_order_of_tissues():
+    heads = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=3, noise=0, bias=0, jitter=0, sequences="random")
+    ratios = []
+    for number in range(8):
+        tissue = heads._tissue_of(number).numpy()[:3]
+        image = np.stack([heads._read(number, level, ("T1",))[0] for level in range(3)])
+        gray, white = (image[share > 0.95] for share in tissue[1:])
+        ratios.append(gray.mean() / white.mean())
+        assert gray.std() < 0.02 * gray.mean() and white.std() < 0.02 * white.mean(), "one sequence for all slices"
+        assert image[tissue[0] > 0.8].mean() < gray.mean() < white.mean()
+    assert np.ptp(ratios) > 0.1
+
+
 def test_contrasts_of_a_domain_are_channels_the_same_alone_and_beside_others():
     source = phantom(domains=("T1+PD+FLAIR", "T2"))
     assert source.channels() == {"a": 3, "b": 1} and contrast_of("t1w") == "T1"
