@@ -247,10 +247,15 @@ def evaluate(
         return _evaluate(parts, folder, say)
 
 
-def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
-    """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`."""
+def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
+    """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`.
+
+    Several, `load([run1, run2])` or what else `translate` takes for them, are one whose translation is their mean.
+    """
     from gantk.plugin.loader import registry
 
+    if several := plugins().hook.gantk_load(model=model, device=device):
+        return several
     suffix = Path(model).suffix.lower().removeprefix(".")
     if suffix in registry().names("exporter"):  # one that reads its files back is named by their suffix
         return registry().get("exporter", suffix).load()().load(Path(model))
@@ -260,7 +265,7 @@ def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
 
 
 def translate(
-    run: AnyPath,
+    run: AnyPath | Iterable[AnyPath],
     input: str | Path,
     output: str | Path,
     *,
@@ -270,6 +275,7 @@ def translate(
     style: str | Path | None = None,
     planes: str | None = None,
     uncertainty: str | None = None,
+    tta: bool = False,
     volume: int | None = None,
     clip: bool = True,
     format: str | None = None,
@@ -281,7 +287,8 @@ def translate(
     """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
 
     Args:
-        run: a run folder, one checkpoint of it, or a model that `export` wrote (.onnx).
+        run: a run folder, one checkpoint of it, or a model that `export` wrote (.onnx). The mean of several: a list,
+            "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of `gantk run --folds`.
         input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
@@ -290,7 +297,8 @@ def translate(
         planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
             three; None: as it was trained.
         uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for what the method has.
+            "dropout", "checkpoints", "cycle", or "auto" for what the method has; of several runs "members".
+        tta: whether each image is translated mirrored too, and the mean taken: twice the time.
         volume: which volume of a file that holds several, counted from 0.
         clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
@@ -318,7 +326,7 @@ def translate(
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
         raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
-    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
+    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta)
     translation = Translation(load(run, device=device), to, look, volume, say, progress, clip, suffix, keep_header)
     return translation.path(Path(input), Path(output))
 
