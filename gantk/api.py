@@ -133,6 +133,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
     from gantk.runs.folder import Run
+    from gantk.runs.models import refuse_packed
     from gantk.training.assemble import assemble
     from gantk.training.memory import memory_advice
 
@@ -140,7 +141,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
         folder = Run.open(run)
         model = folder.recipe().check()
         plugins().hook.gantk_check(model=model)
-        folder.latest()
+        refuse_packed(folder)
         return folder, model, folder.split()
 
     def begun() -> Path:
@@ -223,14 +224,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the checkpoint that a run is used by on its test split, baselines beside it; what metrics.json holds.
 
+    A packed model is scored where its images are and split as they were; its folder stays as it is.
+
     `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
     """
+    import shutil
+    from tempfile import TemporaryDirectory
+
     from gantk.files import held
     from gantk.machine.runtime import start
     from gantk.runs.folder import Run
+    from gantk.runs.models import find_model, packed, require_split
     from gantk.training.assemble import assemble, restore
 
-    folder = Run.open(run)
+    folder = Run.open(find_model(run, say))
     recipe = folder.recipe()
     if metrics:
         recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
@@ -239,33 +246,38 @@ def evaluate(
     model = recipe.check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as holding:
+        if (noted := packed(folder)) is not None:
+            copy = Path(holding.enter_context(TemporaryDirectory())) / folder.path.name
+            folder = Run(shutil.copytree(folder.path, copy))
         runtime.sync_errors(lambda: runtime.main and holding.enter_context(held(folder.path)))
-        chosen, parts = folder.chosen(), assemble(model, runtime, folder.split())
+        chosen, parts = folder.chosen(), assemble(model, runtime, None if noted is not None else folder.split())
+        require_split(noted, parts.data)
         for line in parts.data.notes:
             say(line)
         restore(parts, chosen)
         return _evaluate(parts, folder, say)
 
 
-def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
-    """A trained model, of a run, one checkpoint or a .onnx file: `load(run).translate(pixels, to="T2")`.
+def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
+    """A trained model: `load(run).translate(pixels, to="T2")`.
 
-    Several, `load([run1, run2])` or what else `translate` takes for them, are one whose translation is their mean.
+    `model` is a run, one checkpoint of it, a .onnx file, the name of a model that `gantk models` lists, or an address,
+    hf://USER/NAME@REVISION; as is `run` wherever a model is used.
     """
     from gantk.plugin.loader import registry
+    from gantk.runs.models import find_model
 
-    if several := plugins().hook.gantk_load(model=model, device=device):
-        return several
-    suffix = Path(model).suffix.lower().removeprefix(".")
+    path = find_model(model)
+    suffix = path.suffix.lower().removeprefix(".")
     if suffix in registry().names("exporter"):  # one that reads its files back is named by their suffix
-        return registry().get("exporter", suffix).load()().load(Path(model))
+        return registry().get("exporter", suffix).load()().load(path)
     from gantk.inference.translator import Translator
 
-    return Translator.load(Path(model), device)
+    return Translator.load(path, device)
 
 
 def translate(
-    run: AnyPath | Iterable[AnyPath],
+    run: AnyPath,
     input: str | Path,
     output: str | Path,
     *,
@@ -275,7 +287,6 @@ def translate(
     style: str | Path | None = None,
     planes: str | None = None,
     uncertainty: str | None = None,
-    tta: bool = False,
     volume: int | None = None,
     clip: bool = True,
     format: str | None = None,
@@ -287,8 +298,7 @@ def translate(
     """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
 
     Args:
-        run: a run folder, one checkpoint of it, or a model that `export` wrote (.onnx). The mean of several: a list,
-            "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of `gantk run --folds`.
+        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's name; see `load`.
         input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
@@ -297,8 +307,7 @@ def translate(
         planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
             three; None: as it was trained.
         uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for what the method has; of several runs "members".
-        tta: whether each image is translated mirrored too, and the mean taken: twice the time.
+            "dropout", "checkpoints", "cycle", or "auto" for what the method has.
         volume: which volume of a file that holds several, counted from 0.
         clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
@@ -311,6 +320,7 @@ def translate(
     from gantk.formats.image import SeriesFormat
     from gantk.inference.pipeline import PLANES, Look
     from gantk.inference.translation import Translation
+    from gantk.runs.models import find_model
 
     if variants is not None and style is not None:
         raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
@@ -326,8 +336,9 @@ def translate(
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
         raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
-    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta)
-    translation = Translation(load(run, device=device), to, look, volume, say, progress, clip, suffix, keep_header)
+    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
+    model = load(find_model(run, say), device=device)
+    translation = Translation(model, to, look, volume, say, progress, clip, suffix, keep_header)
     return translation.path(Path(input), Path(output))
 
 
@@ -349,7 +360,9 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's post-steps follow.
     """
-    written = load(run, device=device).sample_to(Path(out), n, seed, label, post)
+    from gantk.runs.models import find_model
+
+    written = load(find_model(run, say), device=device).sample_to(Path(out), n, seed, label, post)
     say(f"written  {counted(written, 'image')} to {out}")
     return written
 
@@ -369,8 +382,9 @@ def export(
     `tolerance`, a share of the range. Returns the path written.
     """
     from gantk.exports.exporting import export as write
+    from gantk.runs.models import find_model
 
-    return write(Path(run), format, Path(out), to, tolerance, say)
+    return write(find_model(run, say), format, Path(out), to, tolerance, say)
 
 
 def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
     def gone(*args):
         raise UserError("there is no folder '/secret/patients'")
 
-    monkeypatch.setattr("gantk.exports.exporting.Data", gone)
+    monkeypatch.setattr("gantk.exports.exporting.data_of", gone)
     direction = Direction(Translator.load(run, "cpu"), None)
     assert "not real ones" in direction.on and "/secret" not in direction.on and "/secret/patients" in direction.why
     (images,) = direction.inputs

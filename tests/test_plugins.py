@@ -23,6 +23,7 @@ from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, registry
 from gantk.plugin.registry import KINDS, Entry
 from gantk.recipe.load import all_recipes, load_recipe
+from gantk.runs.models import find_model
 
 HOOK = "import click, gantk\nseen = []\n@gantk.hookimpl\ndef "
 GENERATOR = HOOK + "gantk_register(add): add.generator('{name}', 'package.module:thing')"
@@ -124,6 +125,12 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
 
 
+def test_hook_model_finds_what_an_address_names(add_plugin, tmp_path):
+    source = f"gantk_model(address, say):\n    say(address)\n    return __import__('pathlib').Path({str(tmp_path)!r})"
+    add_plugin("my-package", "my_plugin", HOOK + source)
+    assert find_model("my://model", (heard := []).append) == tmp_path and heard == ["my://model"]
+
+
 def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_plugin):
     group, ours = click.Group("gantk"), click.Command("run")
     group.add_command(ours)
@@ -217,11 +224,6 @@ def test_hook_translate_takes_what_others_hold_and_leaves_the_rest(add_plugin, t
     assert model.translate({"image"}, to="T2") == "T2 of a set"
     with pytest.raises(gantk.UserError, match="'nothing' does not exist"):
         model.translate("nothing")
-
-
-def test_hook_load_opens_a_model_of_another_kind(add_plugin, tiny_run):
-    add_plugin("my-package", "opens", HOOK + "gantk_load(model, device):\n    return device if model == 7 else None")
-    assert gantk.load(7, device="mine") == "mine" and gantk.load(tiny_run, device="cpu").contrasts("b") == ["T2"]
 
 
 def test_hook_split_says_who_is_in_which_set(add_plugin, tiny_recipe):

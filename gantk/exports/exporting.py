@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantk.data.dataset import Data
 from gantk.data.resample import Resize
 from gantk.errors import GantkError, UserError, counted
 from gantk.inference.pipeline import OTHER
@@ -19,6 +18,7 @@ from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta
 from gantk.runs.folder import RunFolder
+from gantk.runs.models import data_of
 
 IMAGES = {2: 4, 3: 2}  # real images that are compared, by dimensions
 SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}  # that they are of: the first with any
@@ -107,8 +107,7 @@ class Direction:
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
-            known = RunFolder(self.translator.checkpoint.parent.parent).split()
-            data = Data(model.data, type(method), known)
+            data = data_of(RunFolder(self.translator.checkpoint.parent.parent), model.data, type(method))
             data.intensity.update(self.translator.intensity)
             shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
             split, records = next(each for each in shown if each[1])

@@ -30,6 +30,7 @@ from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
+from gantk.runs.models import data_of, limits_of
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
 
@@ -43,6 +44,7 @@ class Translator(TrainedModel):
     runtime: Runtime
     checkpoint: Path
     values: dict[str, dict] = field(default_factory=dict)  # by domain, of the training images; empty in old runs
+    packed: dict | None = None  # what `gantk pack` noted of it
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -69,7 +71,7 @@ class Translator(TrainedModel):
             except UserError:
                 if inside or saved.is_dir():  # else its training has dropped it since, for a newer one
                     raise
-        return cls(model, method, intensity, runtime, saved, meta.get("values", {}))
+        return cls(model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed"))
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
@@ -92,7 +94,11 @@ class Translator(TrainedModel):
             found = sha256_of(self.checkpoint / "weights.safetensors")
         except FileNotFoundError:  # its training has dropped it since: no other translation is by these weights
             found = secrets.token_hex()
-        return {"name": self.model.method.name, "sha256": found}
+        name, noted = self.model.method.name, self.packed
+        if noted is None:
+            return {"name": name, "sha256": found}
+        limits = limits_of(self.checkpoint.parent.parent)
+        return {"name": f"{noted.get('name')} ({name})", "sha256": found, "limits": limits}
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
@@ -130,9 +136,7 @@ class Translator(TrainedModel):
             done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()
 
-        pipeline = Pipeline(
-            self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
-        )
+        pipeline = Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
         self._last = letter, look, pipeline
         return pipeline
 
@@ -172,9 +176,7 @@ class Translator(TrainedModel):
 
     @cached_property
     def _data(self) -> object:
-        from gantk.data.dataset import Data
-
-        data = Data(self.model.data, type(self.method), RunFolder(self.checkpoint.parent.parent).split())
+        data = data_of(RunFolder(self.checkpoint.parent.parent), self.model.data, type(self.method))
         data.intensity.update(self.intensity)
         return data
 

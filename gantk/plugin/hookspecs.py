@@ -23,7 +23,7 @@ def gantk_register(add: Add) -> None:
     `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `uncertainty`,
     `tracker`), each taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
     `add.recipes("my_package.recipes")` offers a package that holds TOML recipes, `add.suites("my_package.suites")` one
-    that holds suites of `gantk bench`.
+    that holds suites of `gantk bench`, `add.models("my_package.models")` one that holds folders made by `gantk pack`.
     A source with a class method `accepts(path)` is one that `--data PATH` may find.
     """
 
@@ -120,18 +120,18 @@ def gantk_phases(method, phases, train, notes):
 
 
 @hookspec(firstresult=True)
-def gantk_load(model, device):
-    """Open a model of a kind of yours, as a gantk.inference.pipeline.TrainedModel; None: not this plugin's affair.
-
-    `model` is what `gantk.load` was given: a path, or several; `device` as there.
-    """
-
-
-@hookspec(firstresult=True)
 def gantk_translate(model, images, to, look, progress, grad):
     """Translate images of a library of yours, and return the same kind; None: not this plugin's affair.
 
     `model`, `images`, `to`, `look`, `progress`, `grad`: what `model.translate` is, and was given.
+    """
+
+
+@hookspec(firstresult=True)
+def gantk_model(address, say):
+    """The folder of a trained model that is named by an address, fetched where need be; None: not this plugin's affair.
+
+    `address` is a text such as "hf://user/name@revision"; `say` takes lines of text: which version it is.
     """
 
 

@@ -64,7 +64,9 @@ class Registry:
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
-    packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {"recipes": [], "suites": []})
+    packages: dict[str, list[tuple[str, str]]] = field(  # (package, distribution) of what is offered by the folder
+        default_factory=lambda: {"recipes": [], "suites": [], "models": []}
+    )
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
     cache: dict[str, Any] = field(default_factory=dict)  # what others derive from the entries, until one is added
 
@@ -107,7 +109,7 @@ class Registry:
 
 
 class Add:
-    """What a plugin's `gantk_register(add)` is given: one function per kind, `recipes` and `suites`."""
+    """What a plugin's `gantk_register(add)` is given: one function per kind, `recipes`, `suites` and `models`."""
 
     def __init__(self, owner: str):
         self._owner = owner
@@ -126,6 +128,10 @@ class Add:
     def suites(self, package: str) -> None:
         """Offer the TOML files of a package as suites of `gantk bench`."""
         self._packages.append(("suites", package))
+
+    def models(self, package: str) -> None:
+        """Offer the folders of a package that `gantk pack` made as models, each under its own name."""
+        self._packages.append(("models", package))
 
     def commit(self, registry: Registry) -> None:
         """Enter all that was offered: called once the plugin has loaded without an error."""

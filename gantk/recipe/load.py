@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,10 +261,12 @@ def all_recipes() -> dict[str, tuple[Path, str]]:
     return files_of(registry().packages["recipes"]) | own
 
 
-def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]:
-    """name -> (file, distribution) of the TOML files in plugins' packages, given as (package, distribution).
+def files_of(
+    packages: Iterable[tuple[str, str]], wanted: Callable[[Path], bool] = lambda path: path.suffix == ".toml"
+) -> dict[str, tuple[Path, str]]:
+    """name -> (path, distribution) of the TOML files, or what else is wanted, in packages: (package, distribution).
 
-    Of one name, the first package's file counts. A package that cannot be read is noted among the broken plugins.
+    Of one name, the first package's counts. A package that cannot be read is noted among the broken plugins.
     """
     found: dict[str, tuple[Path, str]] = {}
     for package, owner in packages:
@@ -274,8 +276,8 @@ def files_of(packages: Iterable[tuple[str, str]]) -> dict[str, tuple[Path, str]]
             why = f"its files cannot be read: {type(error).__name__}: {told(error)}"
             registry().broken[f"{package} of {owner}"] = why
             continue
-        for path in sorted(file for file in files if file.suffix == ".toml"):
-            found.setdefault(path.stem, (path, owner))
+        for path in sorted(filter(wanted, files)):
+            found.setdefault(path.name.removesuffix(".toml"), (path, owner))
     return found
 
 

@@ -125,7 +125,7 @@ class TrainTable(Table):
 
     steps: Number | None = None  # give steps or epochs
     epochs: Annotated[float, Field(gt=0, le=10**9)] | None = None  # an epoch shows the larger domain once
-    start: str = ""  # weights to begin with, as far as they fit: a run, a checkpoint, a file; "" = drawn from the seed
+    start: str = ""  # weights to begin with, as far as they fit: a run, model or file; "" = drawn from the seed
     batch: Count = 1  # images of each domain per step and rank
     microbatch: Count | None = None  # images per forward; None: the batch. Smaller saves memory, costs time
     optimizer: OptimizerPart = "adam"  # the update rule, with its learning rate: `gantk show optimizer adam`

@@ -30,10 +30,11 @@ DTYPES |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 T = TypeVar("T")
 
 
-def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta: dict) -> Path:
+def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict) -> Path:
     """Write `folder/step-N` and return it.
 
-    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json, its tensors to state.safetensors.
+    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json, its tensors to state.safetensors;
+    None writes none.
     A state holds tensors, numbers, strings, None, lists and dicts; UserError where it holds anything else. Tuples come
     back as lists, and texts that are whole numbers, as keys, as numbers.
     """
@@ -51,8 +52,9 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict, meta:
         shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         described = json.dumps(state, default=hold).encode()  # which fills `held`
-        written = {"weights.safetensors": _safetensors(weights), "state.json": [described]}
-        written["state.safetensors"] = _safetensors(held)
+        written = {"weights.safetensors": _safetensors(weights)}
+        if state is not None:
+            written |= {"state.json": [described], "state.safetensors": _safetensors(held)}
         digests = {name: hashlib.sha256() for name in written}
         for name, parts in written.items():
             write_file(made / name, map(partial(_hashed, digests[name]), parts))

@@ -40,7 +40,7 @@ def load_method(
     weights are damaged or another network's.
     """
     method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
-    checkpoint.load_into(method, inference_state(saved), str(saved))
+    checkpoint.load_into(method, completed(inference_state(saved), method, meta), str(saved))
     return method.eval().requires_grad_(False)
 
 
@@ -51,9 +51,19 @@ def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def inference_state(saved: Path) -> dict[str, Tensor]:
-    """What a checkpoint's images are made with: averaged weights where there are any, live ones elsewhere."""
+    """What a checkpoint's images are made with: averaged weights where there are any, live ones elsewhere.
+
+    Those that are kept in 16 bits become float32.
+    """
     live, average = split_weights(checkpoint.load_weights(saved))
-    return live | average
+    both = live | average
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in both.items()}
+
+
+def completed(weights: dict[str, Tensor], method: Method, meta: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's weights, with the method's own in place of what a packed one leaves out, as discriminators."""
+    left_out = tuple((meta.get("packed") or {}).get("left_out", ()))
+    return {name: own for name, own in method.state_dict().items() if name.startswith(left_out)} | weights
 
 
 def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:

@@ -108,15 +108,23 @@ def own_buffers(method: Method) -> dict[str, Tensor]:
 
 
 def restore(parts: Parts, folder: Path) -> None:
-    """Put a checkpoint's weights and engine state back, to the bit; UserError where they are not this training's."""
+    """Put a checkpoint's weights and engine state back, to the bit; UserError where they are not this training's.
+
+    Of a packed model the weights alone, by which it can be scored.
+    """
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
-    live, average = trained.split_weights(checkpoint.load_weights(folder))
-    state, rank = checkpoint.load_state(folder), parts.runtime.rank
-    own = state.get("ranks", [])
-    if rank > 0 and len(own) == parts.runtime.world - 1:
-        live |= own[rank - 1]
-    checkpoint.load_into(parts.method, live, str(folder))
-    parts.engine.load_state_dict(state, average, str(folder))
+    if meta.get("packed") is not None:
+        weights = trained.completed(trained.inference_state(folder), parts.method, meta)
+        checkpoint.load_into(parts.method, weights, str(folder))
+        parts.engine.ema, parts.engine.step = None, meta["step"]
+    else:
+        live, average = trained.split_weights(checkpoint.load_weights(folder))
+        state, rank = checkpoint.load_state(folder), parts.runtime.rank
+        own = state.get("ranks", [])
+        if rank > 0 and len(own) == parts.runtime.world - 1:
+            live |= own[rank - 1]
+        checkpoint.load_into(parts.method, live, str(folder))
+        parts.engine.load_state_dict(state, average, str(folder))
     parts.data.restore_intensity(meta["intensity"])
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

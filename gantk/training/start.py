@@ -16,6 +16,7 @@ from gantk.method import Method
 from gantk.nets.pretrained import read_state
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
+from gantk.runs.models import find_model
 from gantk.runs.schemas import read
 from gantk.training.assemble import Start
 
@@ -25,11 +26,9 @@ LEAST = 0.01  # of the weights: where fewer fit, as a few offsets always may, th
 
 def found(name: str) -> Path:
     """The checkpoint's folder or the file of weights that `train.start` names; UserError where there is none."""
-    path = Path(name)
-    if path.is_file() or (path / "meta.json").is_file():
-        return path
     try:
-        return RunFolder.open(path).chosen()
+        path = find_model(name)
+        return path if path.is_file() or (path / "meta.json").is_file() else RunFolder.open(path).chosen()
     except UserError as error:
         raise error.at(WHERE) from None
 

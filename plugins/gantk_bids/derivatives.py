@@ -104,6 +104,7 @@ class Derivatives:
     def _generator(self) -> dict[str, Any]:
         model, way = self.model, f"{self.frame.source} to {self.frame.target}"
         told = f"{model['name']}, {way}, weights sha256 {model['sha256']}"
+        told += f". {model['limits']}" if model.get("limits") else ""
         return {"Name": "gantk", "Version": __version__, "Description": told}
 
     def _uri(self, file: Path) -> str:

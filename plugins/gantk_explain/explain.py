@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ def explain(
     image is larger than the networks see at once.
     """
     attribute = _captum(method)
-    model, letter = _model(run, to, device)
+    model, letter = _model(run, to, device, say)
     view = View(model, letter, read(Path(image)), slice, mask, region)
     x, blurred = (torch.from_numpy(each)[None].to(model.runtime.device) for each in (view.seen, blur(view.seen)))
     inside = view.inside.to(x.device)
@@ -163,11 +164,12 @@ def _captum(method: str) -> Callable[..., Tensor]:
     return attribute
 
 
-def _model(run: Any, to: str | None, device: str | None) -> tuple[Any, str]:
+def _model(run: Any, to: str | None, device: str | None, say: Callable[[str], None]) -> tuple[Any, str]:
     """The loaded run and the letter of the domain that it is to make; UserError where it cannot be explained."""
     from gantk import load
+    from gantk.runs.models import find_model
 
-    model = load(run, device=device) if isinstance(run, (str, Path)) else run
+    model = load(find_model(run, say), device=device) if isinstance(run, (str, PathLike)) else run
     if not hasattr(model, "method"):
         raise UserError("an exported model has no gradients", where="RUN", remedy="name the run folder")
     if not model.method.directions():

@@ -48,6 +48,7 @@ def show(ctx, kind, name, profile) -> None:
     gantk show generator unet         a part; without a name, those of its kind
     gantk show data                   all keys of a table of recipes: data, split, train, fast, evaluate, translate
     gantk show recipe dualgan_t1t2    a recipe with every default, as TOML
+    gantk show model t1t2             a model's card: what it was trained on, how good it is, its limits
     """
     import inspect
 
@@ -58,12 +59,18 @@ def show(ctx, kind, name, profile) -> None:
     if kind == "recipe" and name:
         _show_recipe(name, profile)
         return
+    if kind == "model" and name:
+        from gantk.runs.models import find_model, require_card
+
+        out.print(escape(require_card(find_model(name))), soft_wrap=True)
+        return
     kind = kind.removeprefix("train.").removeprefix("data.")
     if kind in TABLES and not name:
         where, target = TABLES[kind]
         head = f"[bold]{escape(f'[{where}]' if where else 'a recipe')}[/]" + f"  --set {where}.KEY=VALUE" * bool(where)
     elif not name:
-        ctx.invoke(list_, kind=kind)
+        models = ctx.find_root().command.commands.get("models") if kind == "model" else None
+        ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
         return
     else:
         entry = load().registry.get(_kind(kind), name)

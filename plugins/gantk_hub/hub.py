@@ -1,0 +1,122 @@
+"""Packed models to and from the Hugging Face hub by its own library: nothing that is fetched is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gantk import __version__
+from gantk.errors import GantkError, UserError, told
+from gantk.files import write_file
+from gantk.recipe.load import mapping
+from gantk.runs.folder import Run
+from gantk.runs.models import CARD, card, find_model, packed, weights_hash
+
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
+COMMIT = r"[0-9a-f]{40}"
+SAVED = "checkpoints/step-*/"
+FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]  # all that is fetched
+HEAD = """\
+---
+library_name: gantk
+pipeline_tag: {task}
+tags: [gantk, medical-imaging, gan]
+{license}---
+
+"""
+
+
+def fetched(address: str, say: Callable[[str], None]) -> Path:
+    """The folder of the model at hf://USER/NAME[@REVISION], in the library's cache, downloaded where it is not there.
+
+    `say` hears the commit, by which the same weights are had again, and their SHA-256. UserError where it is no
+    address, or what lies there is no model of gantk's.
+    """
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        what = f"'{address}' is no address of a model"
+        raise UserError(what, allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
+    name, revision = match.groups()
+    hub = _library()
+    folder = None
+    if re.fullmatch(COMMIT, revision or ""):  # which never changes: the network is not asked about it
+        try:
+            folder = hub.snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)
+        except hub.errors.LocalEntryNotFoundError:
+            folder = None
+    with _asking(f"'{address}' cannot be fetched"):
+        folder = Path(folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES))
+    if not (folder / "recipe.toml").is_file():
+        raise UserError(f"'{address}' is no model of gantk's: it has no recipe.toml", remedy="`gantk push` makes one")
+    Run(folder).latest()
+    say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
+    return folder
+
+
+def push(
+    run: str | os.PathLike[str],
+    name: str,
+    *,
+    card: str | os.PathLike[str] | None = None,
+    license: str | None = None,
+    private: bool = False,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Upload a run, packed, as the model `name` (USER/NAME) of the hub; its address, hf://USER/NAME@COMMIT."""
+    if not re.fullmatch(REPOSITORY, name):
+        raise UserError(f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME")
+    if license and not re.fullmatch(r"[\w.-]+", license):
+        what = f"'{license}' is no identifier of a licence"
+        raise UserError(what, where="--license", allowed="those of the hub, such as cc-by-4.0, apache-2.0, other")
+    api, path = _library().HfApi(library_name="gantk", library_version=__version__), find_model(run)
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / name.partition("/")[2]
+        if card is None and packed(Run.open(path)) is not None:
+            shutil.copytree(path, made)
+        else:
+            from gantk import pack
+
+            pack(path, made, card=card, say=lambda line: None)
+        write_file(made / "README.md", _readme(made, license).encode())
+        with _asking(f"'{name}' cannot be uploaded"):
+            api.create_repo(name, private=private or None, exist_ok=True)
+            options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
+            commit = api.upload_folder(repo_id=name, folder_path=made, commit_message="A model of gantk", **options)
+        address = f"hf://{name}@{commit.oid}"
+        say(f"pushed   {address}, weights sha256 {weights_hash(made)}")
+    return address
+
+
+def _readme(model: Path, license: str | None) -> str:
+    """The card with the head that the hub reads."""
+    domains = mapping(Run(model).recipe().tables.get("data")).get("domains") or []
+    task = "image-to-image" if len(domains) > 1 else "unconditional-image-generation"
+    return HEAD.format(task=task, license=f"license: {license}\n" if license else "") + card(model)
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        what = "huggingface_hub is needed for models on the hub, and it is not installed"
+        raise UserError(what, remedy='pip install "gantk[hub]"') from None
+    return huggingface_hub
+
+
+@contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """GantkError with what the hub, or the way to it, had to say."""
+    try:
+        yield
+    except Exception as error:  # of the library's own families, of its HTTP library's, of the disk
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        remedy = "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be written to."
+        remedy = remedy if status in (401, 403, 404) else "Check the network, and HF_ENDPOINT where it is set."
+        raise GantkError(f"{what}: {told(error)} {remedy}") from error

@@ -1,0 +1,18 @@
+"""Models that ship with the package, and `gantk pack`, which makes one of a run."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Offer the models in the folder `shipped`: each is used by its folder's name."""
+    add.models("gantk_models.shipped")
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """Attach `gantk models` and `gantk pack`."""
+    from gantk_models.commands import COMMANDS
+
+    for command in COMMANDS:
+        cli.add_command(command)

@@ -1,0 +1,125 @@
+"""A run as a small folder to be given away: weights, recipe, scores and a card, in a run folder's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import torch
+from torch import Tensor
+
+from gantk import __version__
+from gantk.errors import GantkError, UserError
+from gantk.exports.exporting import Direction
+from gantk.files import whole_folder, write_file
+from gantk.inference.translator import Translator
+from gantk.method import Method
+from gantk.runs import checkpoint
+from gantk.runs.folder import Run
+from gantk.runs.models import CARD, find_model, split_hash, weights_hash
+from gantk.runs.schemas import read
+from gantk.runs.trained import inference_state
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk.training.pool import ImagePool
+from gantk_models.card import OURS, filled, text_of
+
+AnyPath = str | os.PathLike[str]
+SCORES = ("metrics", "baselines", "verdict", "domains", "step")  # of metrics.json: nothing of single patients
+LEVELS = 255  # gray levels of the networks' range
+
+
+def pack(
+    run: AnyPath,
+    out: AnyPath,
+    *,
+    card: AnyPath | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
+    discriminators: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write what it takes to use a run to a new folder, in a run folder's layout; its path.
+
+    Args:
+        card: a Markdown file for card.md, in which {facts} and {scores} stand for the tables made of the run.
+        dtype: how the weights are kept; they are used as float32. One that 16 bits cannot hold is kept in 32.
+        discriminators: keep them too, which a training that starts from this model may use.
+
+    GantkError, and no folder, where an answer differs by a gray level of 255 or more from the run's.
+    """
+    out, text = Path(out), text_of(Path(card or OURS))
+    if out.exists():
+        raise UserError(f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first")
+    before = Translator.load(find_model(run, say), "cpu")
+    source, meta = Run(before.checkpoint.parent.parent), checkpoint.load_meta(before.checkpoint)
+    noted = meta.get("packed") or {"split": split_hash(source.split()), "gantk": __version__, "left_out": []}
+    left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
+    weights = {k: each for k, each in inference_state(before.checkpoint).items() if not k.startswith(tuple(left_out))}
+    weights = {f"model.{name}": _rounded(each, dtype) for name, each in weights.items()}
+    about = {key: value for key, value in meta.items() if key != "sha256"}
+    about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
+    with whole_folder(out) as made:
+        (made / "checkpoints").mkdir()
+        checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
+        write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())
+        if scores := {key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES}:
+            write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
+        write_file(made / CARD, filled(text, out.name, made, dtype).encode())
+        apart, on = _apart(before, Translator.load(made, "cpu"))
+        if not apart < 1:
+            what = f"packed in {dtype}, it answers up to {apart:.2g} gray levels of {LEVELS} off, on {on}"
+            raise GantkError(f"{what}. No folder was written. --dtype float32 keeps the weights as they are.")
+    say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")
+    say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
+    return out
+
+
+def _for_training(method: Method, discriminators: bool) -> list[str]:
+    """Where the names of weights begin that training alone uses: pools of images and, unless they are wanted, networks
+    that no phase with a moving average updates."""
+    phases = method.phases()
+    averaged = {module for phase in phases if phase.ema for module in phase.updates}
+    judges = {module for phase in phases for module in phase.updates} - averaged
+    judges = set() if discriminators or not averaged else judges
+    kinds = ImagePool, DiscriminatorAugment
+    return [f"{name}." for name, each in method.named_modules() if each in judges or isinstance(each, kinds)]
+
+
+def _rounded(tensor: Tensor, dtype: str) -> Tensor:
+    """Float32 in 16 bits where these hold every value."""
+    small = tensor.half() if dtype == "float16" and tensor.dtype == torch.float32 else tensor
+    return small if bool(small.isfinite().all()) else tensor
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """The recipe without the folders of the machine that trained it, by its one checkpoint."""
+
+    def local(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: local(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [local(each) for each in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    tables = local(run.recipe().tables)
+    tables["evaluate"] = tables.get("evaluate", {}) | {"checkpoint": "last"}
+    return tables
+
+
+def _apart(one: Translator, other: Translator) -> tuple[float, str]:
+    """The largest difference of two models' answers, in gray levels of 255, and in words what it was measured on."""
+    low, high = one.method.geometry.range
+    on, largest = [], 0.0
+    for letter in one.method.directions() or [None]:
+        direction = letter and Direction(one, one.frame(letter).target)
+        images, answers = direction and torch.from_numpy(direction.inputs[0]), []
+        on.append(direction.on if direction else "4 images from noise")
+        for method in (one.method, other.method):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                answers.append((method.translate(images, letter) if direction else method.sample(4, 0)).float())
+        largest = max(largest, float((answers[0] - answers[1]).abs().max()) / (high - low) * LEVELS)
+    return largest, " and ".join(on)
