@@ -1,0 +1,189 @@
+"""A recipe for scans: the largest images and networks that the time allows, and every choice with its reason."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gantk.errors import UserError
+from gantk.recipe.load import Recipe
+from gantk.terminal import duration
+from gantk_lookup.reference import toml
+from gantk_plan.data import data_of
+from gantk_plan.look import Scans, look
+from gantk_plan.method import ADAM, Line, lines_of, method_of, shorter
+
+WIDE = 120  # columns of the recipe's lines
+SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
+WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}  # of shipped recipes
+MOST = 10  # times as many steps are the most: more gain little
+TABLES = ("method", "data", "train", "evaluate", "translate")
+
+
+class Rung(NamedTuple):
+    """What a training may cost: a size, how images are brought to it, a factor for the filters, and why that size."""
+
+    size: tuple[int, int]
+    fit: str
+    width: int
+    why: str
+
+
+def plan(
+    scans: str | Path,
+    *,
+    hours: float = 2.0,  # how long it may train on this machine
+    a: str = "",  # folder, glob or word of the names of the first kind of image; "": as names and folders say
+    b: str = "",  # the same of the second kind
+    set: Iterable[str] = (),  # `KEY=VALUE` settings that are decided already
+    device: str | None = None,  # None: the best there is
+    progress: Callable[[float, str], None] | None = None,  # told what share is done, and what is being done
+) -> str:
+    """The text of a recipe for these scans, with a comment on every choice; UserError where no training could use them.
+
+    Its first paragraph says what was seen. Size, filters and steps follow from real steps, timed on this machine.
+    """
+    tell, settings = progress or (lambda share, what: None), list(set)
+    seen = look(Path(scans).absolute(), a, b, [each for each in settings if each.startswith("data.")], tell)
+    tell(0.7, "timing real steps")
+    lines = _sized(seen, [*method_of(seen), *data_of(seen)], hours, settings, device)
+    recipe, made = Recipe(_tables(lines)).override(settings), {line.key: line for line in lines}
+    recipe.check()
+    for table in TABLES:
+        for key, value in recipe.tables.get(table, {}).items():
+            name = f"{table}.{key}"
+            if name not in made or made[name].value != value:
+                made[name] = Line(name, value, "as you said")
+    return _text(seen, made.values(), hours)
+
+
+def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None) -> list[Line]:
+    """All lines: of the largest size, then the most filters, whose usual steps take nine tenths of the time."""
+    from gantk_trial.trial import predict
+
+    wanted, rungs, seconds = WANTED[lines[0].value], _rungs(seen), 0.9 * 3600 * hours
+
+    def timed(rung: Rung) -> Any:
+        return predict(Recipe(_tables(_filled(seen, lines, rung, wanted, ""))).override(settings), device=device)
+
+    found = timed(rungs[0])
+    if lines[0].value == "pix2pix" and found.fits and 3600 * found.hours > seconds:
+        lines = shorter(lines)
+        found = timed(rungs[0])
+    if not found.fits:
+        ways = [f"--set {each}" for way in found.ways if way.fits for each in way.settings]
+        what = f"a training of these images does not fit into memory ({found.counted})"
+        raise UserError(what, where="SCANS", remedy=" ".join(ways) or None)
+    each = 3600 * found.hours / _work(rungs[0])
+    place = max((i for i, rung in enumerate(rungs) if each * _work(rung) <= seconds), default=0)
+    best = found
+    while place:
+        best = timed(rungs[place])
+        if best.fits and 3600 * best.hours <= 1.1 * seconds:
+            break
+        place, best = place - 1, found
+    step = 3600 * best.hours / wanted
+    steps = int(min(MOST * wanted, max(50, seconds / step)))
+    why = f"{1000 * step:.0f} ms each on {best.device}, tried: {duration(steps * step)} of {duration(3600 * hours)}"
+    why += f"; {wanted} are usual, so more time would help" * (steps < wanted)
+    why += f"; {MOST} times the usual {wanted}, more gain little" * (steps == MOST * wanted)
+    return _filled(seen, lines, rungs[place], steps, why + (f"; {best.peak_gib:.1f} GiB" if best.peak_gib else ""))
+
+
+def _work(rung: Rung) -> float:
+    """What a step costs, to a factor: by area, and by filters a little more than in proportion."""
+    return rung.size[0] * rung.size[1] * rung.width**1.2
+
+
+def _rungs(seen: Scans) -> list[Rung]:
+    """Sizes and widths, the cheapest first; the last size is the scans' own resolution where they share one."""
+    if len(seen.domains) == 1:
+        why = "a power of two, for DCGAN"
+        return [Rung((side, side), "pad", width, why) for side, width in ((64, 1), (64, 2), (128, 1), (128, 2))]
+    pixels, shapes = list(seen.pixels.values()), {tuple(each["shape"][-2:]) for each in seen.files}
+    whole = [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
+    content = [min(whole[axis], max(each.content[axis] for each in pixels)) for axis in (0, 1)]
+    grids = {tuple(each["spacing"] or ()) for each in seen.files}
+    one = len(shapes) == 1 or (seen.volumes and len(grids) == 1)
+    native = " x ".join(map(str, whole))
+    why = f"{native} in {'the' if one else 'most'} files, resized: more pixels would leave too few steps in that time"
+    sizes = [tuple(_up(side * each / max(whole), 4) for each in whole) for side in SIDES if side < 0.95 * max(whole)]
+    rungs = [Rung(size, "pad", 1, why) for size in sizes]
+    if max(whole) <= 512:
+        why = f"all that is no background of {native}, as it is in the files" if one else f"most are {native}"
+        rungs.append(Rung(tuple(_up(each) for each in (content if one else whole)), "crop" if one else "pad", 1, why))
+    return rungs + [rungs[-1]._replace(width=width) for width in (2, 4)]
+
+
+def _up(side: float, less: int = 0) -> int:
+    """The next multiple of 16, which U-Nets at half the size need too; up to `less` pixels may be lost."""
+    return 16 * max(2, ceil((side - less) / 16))
+
+
+def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
+    """The lines with a size, widths and a length of training."""
+    noise, small, made = len(seen.domains) == 1, min(rung.size) < 64, []
+    for key, value, about in lines:
+        if key == "method.low_res_warmup" and small:
+            continue
+        if key == "method.discriminator" and small and not noise:
+            value, about = value | {"receptive_field": 16}, "small patches for small images"
+        if key in ("method.generator", "method.discriminator")[: 2 if noise else 1]:
+            value = value | {"width": value["width"] * rung.width}
+        made.append(Line(key, value * rung.width if key == "method.width" else value, about))
+    count = sum(record.domain == seen.records[0].domain for record in seen.records)
+    short, air = steps < 1500, min(each.seen for each in seen.pixels.values()) < 0.85
+    fit = {"crop": "nothing is resized", "pad": "the aspect is kept; what is left over is background"}[rung.fit]
+    rate = ADAM | {"lr": 5e-4 if short else 2e-4}
+    train = [
+        (True, "steps", steps, why),
+        (True, "batch", max(1, min(16 if noise else 4, count // 3)), "small, for more steps in the same time"),
+        (not noise, "optimizer", rate, "larger steps, for there are few" if short else "the usual rate"),
+        (True, "schedule", "linear", "the last decibel comes as the steps grow small"),
+        (True, "ema", 0.99 if short else 0.995, f"results are by the mean weights of {100 if short else 200} steps"),
+        (True, "sample_every", max(100, steps // 10), "at most ten sets of sample pictures, which take their time"),
+        (True, "save_every", max(100, steps // 5), "at most five checkpoints"),
+    ]
+    scores = "against the truth" if seen.fit and seen.fit.good else "only where a truth is known"
+    evaluate = [
+        (True, "metrics", ["kid"] if noise else ["psnr", "ssim", "mae"], "of sets" if noise else scores),
+        (not air, "regions", ["whole"], "there is no air around what is shown"),
+    ]
+    masked = not noise and seen.volumes and seen.empty > 0.4
+    made += lines_of("data", [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)])
+    made += [*lines_of("train", train), *lines_of("evaluate", evaluate)]
+    return made + lines_of("translate", [(masked, "masked", True, "empty in the input is empty in the result")])
+
+
+def _tables(lines: Iterable[Line]) -> dict[str, Any]:
+    tables: dict[str, Any] = {"format": 1}
+    for table, key, value in ((*line.key.split(".", 1), line.value) for line in lines):
+        tables.setdefault(table, {}).update({} if value is None else {key: value})
+    return tables
+
+
+def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
+    """The recipe as TOML: what was seen, then each table with a comment on every key."""
+    kind = "registered pairs" if seen.paired else "unpaired" if len(seen.domains) > 1 else "from noise"
+    out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
+    shown = [(key, said) for key, said in seen.found["summary"].items() if key != "split"]
+    shown += [(each["severity"], each["what"]) for each in seen.found["problems"] if each["severity"] != "note"]
+    out += [row for key, said in shown for row in _comment(f"{key:9} {said}")]
+    out += ["", "format = 1", f"summary = {toml('Planned: ' + ' and '.join(seen.domains) + f', {kind}.')}"]
+    for table in TABLES:
+        own = [line for line in lines if line.key.startswith(f"{table}.")]
+        out += ["", f"[{table}]"] if own else []
+        for line in own:
+            key = line.key.partition(".")[2]
+            text = f"{key} = {toml(line.value)}" if line.value is not None else f"# {key}: {line.why}"
+            fits = line.value is None or len(text) + len(line.why) + 3 <= WIDE
+            why = f" # {line.why}" if line.why and line.value is not None else ""
+            out += [text + why] if fits else [*_comment(line.why), text]
+    return "\n".join(out) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDE, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)

@@ -1,0 +1,117 @@
+"""`gantk plan`: what it sees decides the method and the data, every choice says why, and its recipes train."""
+
+import re
+import tomllib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from gantk.data.sources.pairing import complete_pairs
+from gantk.recipe.load import Recipe
+from gantk_phantom.phantom import Phantom
+from gantk_plan.pixels import fit_of
+from gantk_plan.recipe import plan
+from gantk_trial.trial import Trial, predict
+
+RECORDS = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
+NAMES = {"a": "T1", "b": "T2"}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Steps that take 20 ms for every 64 x 64 pixels, without making any."""
+
+    def tried(recipe, device=None):
+        model = recipe.check()
+        step_s = 0.02 * model.data.size[0] * model.data.size[1] / 4096
+        return Trial(True, "cpu", 8.0, 0.5, step_s, model.train.steps * step_s / 3600, 4 / step_s)
+
+    monkeypatch.setattr("gantk_trial.trial.predict", tried)
+
+
+def pictures(folder, name=lambda record: f"{record.subject}/{int(record.position)}.png", domains="ab"):
+    for record in (record for record in RECORDS if record.domain in domains):
+        path = folder / NAMES[record.domain] / name(record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
+    return folder
+
+
+def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
+    for record in Phantom(contrasts, 3, (24, 24, 24), subjects=5, skull="CT" in contrasts).records():
+        name = dict(zip("ab", contrasts, strict=True))[record.domain]
+        path = folder / record.subject / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(change(name, record.read()[0]).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    return folder
+
+
+@pytest.mark.parametrize("make", [pictures, volumes])
+def test_registered_pairs_get_a_paired_recipe_that_says_why_and_makes_real_steps(make, tmp_path):
+    text = plan(make(tmp_path / "data"), hours=0.02, device="cpu")
+    (tmp_path / "planned.toml").write_text(text, "utf-8")
+    tables = tomllib.loads(text)
+    assert tables["method"]["name"] in ("pix2pix", "regression") and tables["data"]["split"]["by"] == "patient"
+    assert predict(tmp_path / "planned.toml", set=["train.steps=2"], device="cpu").fits
+    lines = text[text.index("[method]") :].splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\w+ = ", line):
+            assert "# " in line or lines[number - 1].startswith("# "), f"no reason for {line}"
+
+
+def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick):
+    subjects = sorted({record.subject for record in RECORDS})
+    other = dict(zip(subjects, subjects[3:] + subjects[:3], strict=True))
+
+    def stranger(record):
+        return f"{other[record.subject] if record.domain == 'b' else record.subject}/{int(record.position)}.png"
+
+    tables = tomllib.loads(plan(pictures(tmp_path, stranger)))
+    assert tables["method"]["name"] == "dualgan" and tables["data"]["source"]["pairs"] == "none"
+    assert not tables["data"]["unpair"] and tables["data"]["same_patient"]
+
+
+def test_a_fit_falls_with_a_shift_and_with_another_patient():
+    pairs = list(complete_pairs(RECORDS).values())
+    turned = [{"a": one["a"], "b": other["b"]} for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)]
+    assert fit_of(pairs).good and not fit_of(pairs).rough and fit_of(pairs).shift == 0
+    assert not fit_of(turned).good and fit_of([]) is None
+
+
+def test_time_decides_size_filters_and_steps(tmp_path, quick):
+    short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
+    assert short["train"]["steps"] < long["train"]["steps"] == 12_000
+    assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
+
+
+def test_hounsfield_units_and_settings_decide(tmp_path, quick):
+    folder = volumes(tmp_path, ("CT", "MR"), lambda name, image: image * 2 - 1000 if name == "CT" else image)
+    text = plan(folder, set=["data.source.planes=[0.3,0.6]", "train.seed=4", "data.size=[48,48]"])
+    tables = tomllib.loads(text)
+    assert tables["data"]["intensity"]["a"]["name"] == "ct" and tables["data"]["size"] == [48, 48]
+    assert tables["train"]["seed"] == 4 and "seed = 4 # as you said" in text
+
+
+def test_one_kind_of_image_is_made_from_noise_and_classes_are_told(tmp_path, quick):
+    tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
+    assert tables["method"]["name"] == "dcgan" and "conditional" not in tables["method"]
+    for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
+        path = tmp_path / "two" / ("yes" if place % 2 else "no") / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
+    tables = tomllib.loads(plan(tmp_path / "two"))
+    assert tables["method"]["conditional"] and tables["data"]["labels"]
+    Recipe(tables).check()
+
+
+def test_nothing_to_plan_is_one_error(tmp_path, gantk):
+    (tmp_path / "empty").mkdir()
+    empty = str(tmp_path / "empty")
+    cases = {"holds no images": [empty], "nothing says the first": [empty, "--b", "T2"], "does not exist": ["gone"]}
+    for said, words in cases.items():
+        outcome = gantk("plan", *words, "--out", str(tmp_path / "recipe.toml"))
+        assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.err
+    (tmp_path / "recipe.toml").write_text("", "utf-8")
+    assert "exists already" in gantk("plan", str(tmp_path), "--out", str(tmp_path / "recipe.toml")).err
