@@ -19,6 +19,7 @@ _PUBLIC = {
     "gantk_check.check": ["check"],
     "gantk_compare.folders": ["compare"],
     "gantk_explain.explain": ["explain"],
+    "gantk_folds.cross_validation": ["cross_validate"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
     "gantk_patients.comparing": ["write_report"],

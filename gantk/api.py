@@ -258,16 +258,24 @@ def evaluate(
         return _evaluate(parts, folder, say)
 
 
-def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
+def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
     """A trained model: `load(run).translate(pixels, to="T2")`.
 
     `model` is a run, one checkpoint of it, a .onnx file, the name of a model that `gantk models` lists, or an address,
-    hf://USER/NAME@REVISION; as is `run` wherever a model is used.
+    hf://USER/NAME@REVISION; as is `run` wherever a model is used. Several, `load([run1, run2])` or what else
+    `translate` takes for them, are one whose translation is their mean.
     """
+    return _load(model, device)
+
+
+def _load(model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lambda line: None) -> TrainedModel:
+    """See `load`; `say` hears which model it is, and its limits."""
     from gantk.plugin.loader import registry
     from gantk.runs.models import find_model
 
-    path = find_model(model)
+    if several := plugins().hook.gantk_load(model=model, device=device):
+        return several
+    path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in registry().names("exporter"):  # one that reads its files back is named by their suffix
         return registry().get("exporter", suffix).load()().load(path)
@@ -277,7 +285,7 @@ def load(model: AnyPath, *, device: str | None = None) -> TrainedModel:
 
 
 def translate(
-    run: AnyPath,
+    run: AnyPath | Iterable[AnyPath],
     input: str | Path,
     output: str | Path,
     *,
@@ -287,6 +295,7 @@ def translate(
     style: str | Path | None = None,
     planes: str | None = None,
     uncertainty: str | None = None,
+    tta: bool = False,
     volume: int | None = None,
     clip: bool = True,
     format: str | None = None,
@@ -298,7 +307,8 @@ def translate(
     """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
 
     Args:
-        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's name; see `load`.
+        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's name; see `load`. The
+            mean of several: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of `gantk run --folds`.
         input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
@@ -307,7 +317,8 @@ def translate(
         planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
             three; None: as it was trained.
         uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for what the method has.
+            "dropout", "checkpoints", "cycle", or "auto" for what the method has; of several runs "members".
+        tta: whether each image is translated mirrored too, and the mean taken: twice the time.
         volume: which volume of a file that holds several, counted from 0.
         clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
@@ -320,7 +331,6 @@ def translate(
     from gantk.formats.image import SeriesFormat
     from gantk.inference.pipeline import PLANES, Look
     from gantk.inference.translation import Translation
-    from gantk.runs.models import find_model
 
     if variants is not None and style is not None:
         raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
@@ -336,8 +346,8 @@ def translate(
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
         raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
-    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty)
-    model = load(find_model(run, say), device=device)
+    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta)
+    model = _load(run, device, say)
     translation = Translation(model, to, look, volume, say, progress, clip, suffix, keep_header)
     return translation.path(Path(input), Path(output))
 
@@ -360,9 +370,7 @@ def sample(
         label: the class to make, for methods trained on classes; None: the classes in turn.
         post: whether the recipe's post-steps follow.
     """
-    from gantk.runs.models import find_model
-
-    written = load(find_model(run, say), device=device).sample_to(Path(out), n, seed, label, post)
+    written = _load(run, device, say).sample_to(Path(out), n, seed, label, post)
     say(f"written  {counted(written, 'image')} to {out}")
     return written
 

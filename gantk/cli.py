@@ -134,7 +134,10 @@ def resume(run, device) -> None:
 @click.argument("output")
 @click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
 @click.option("--planes", metavar="PLANES", help="What a 2-D network sees: axial, coronal, sagittal, all (median).")
-@click.option("--uncertainty", metavar="KIND", help="Write a second map too: auto, flips, dropout, checkpoints, cycle.")
+@click.option(
+    "--uncertainty", metavar="KIND", help="Write a second map: auto, flips, dropout, checkpoints, cycle, members."
+)
+@click.option("--tta", is_flag=True, help="Translate each image mirrored too, and take the mean: twice the time.")
 @click.option("--volume", type=int, metavar="K", help="Which volume of a 4-D file, counted from 0.")
 @click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")
 @click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
@@ -146,7 +149,8 @@ def resume(run, device) -> None:
 def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.
 
-    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx).
+    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx). RUN1,RUN2,... or the folder
+    of `gantk run --folds` is the mean of several.
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series, or a folder of all
     these; for a run on several contrasts it is a patient's folder with one file for each, or a folder of such folders.

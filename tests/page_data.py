@@ -76,7 +76,7 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
         "NOISE_RUN": {"name": "dcgan", "width": 8},
         "ANY_RUN": {"name": "anytoany"},
     }.items():
-        if f" {name}" in text:
+        if any(f"{mark}{name}" in text for mark in " ,"):
             data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
             data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"} if name == "ANY_RUN" else data
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))

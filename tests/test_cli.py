@@ -41,7 +41,16 @@ def test_every_command_explains_itself(gantk, words, command):
     [("run", api.run), ("resume", api.resume), ("translate", api.translate), ("eval", api.evaluate)],
 )
 def test_commands_take_what_their_functions_take(command, function):
-    files = {"try", "lr_find", "json_file", "pred", "truth", "match", "patient"}  # files, and another function's
+    files = {
+        "try",
+        "lr_find",
+        "folds",
+        "json_file",
+        "pred",
+        "truth",
+        "match",
+        "patient",
+    }  # files, and another function's
     names = {parameter.name for parameter in cli.commands[command].params} - files
     assert names == set(inspect.signature(function).parameters) - {"say", "progress"}
 

@@ -106,7 +106,7 @@ def test_every_hook_is_documented_and_tested():
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     files = [Path(__file__), ROOT / "tests" / "promises" / "test_outside_plugins.py"]
     written = "".join(file.read_text("utf-8") for file in files)
-    assert len(hooks) == 17
+    assert len(hooks) == 18
     for name, hook in hooks.items():
         assert f"{name}(" in written, f"{name} has no test"
         for parameter in inspect.signature(hook).parameters:
@@ -224,6 +224,11 @@ def test_hook_translate_takes_what_others_hold_and_leaves_the_rest(add_plugin, t
     assert model.translate({"image"}, to="T2") == "T2 of a set"
     with pytest.raises(gantk.UserError, match="'nothing' does not exist"):
         model.translate("nothing")
+
+
+def test_hook_load_opens_a_model_of_another_kind(add_plugin, tiny_run):
+    add_plugin("my-package", "opens", HOOK + "gantk_load(model, device):\n    return device if model == 7 else None")
+    assert gantk.load(7, device="mine") == "mine" and gantk.load(tiny_run, device="cpu").contrasts("b") == ["T2"]
 
 
 def test_hook_split_says_who_is_in_which_set(add_plugin, tiny_recipe):

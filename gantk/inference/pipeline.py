@@ -28,6 +28,7 @@ PLANES = ("axial", "coronal", "sagittal")
 WINDOW = 3  # pixels a side, at the networks' size, of the windows in which `with_detail` fits its lines
 FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
 CROPPED = 5  # volumes that a 3-D model with fit = "crop" takes beside the input, which it sees at full resolution
+MIRRORED = ((-1,),)  # axes of what the network sees that `tta` turns round: columns
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
 
@@ -40,6 +41,7 @@ class Look:
     example: Image | None = None  # or the one in the style of this image of the target domain
     planes: str | None = None  # which slices of a volume a 2-D network sees; "all": the median of the three planes
     uncertainty: str | None = None  # the kind of uncertainty that comes along as a second map
+    tta: bool = False  # whether the network sees every image mirrored too, and the mean is taken
 
 
 PLAIN = Look()
@@ -77,8 +79,10 @@ class Pipeline:
         target: Any,
         run: Callable[[np.ndarray], np.ndarray] | None,  # (N, C, *size) in network intensities -> (N, maps x D, *size)
         maps: Sequence[Literal["image", "spread"]] = ("image",),  # side by side; "spread": a deviation from the image
+        tta: bool = False,  # whether `run` sees every image mirrored too
     ):
-        self.frame, self.source, self.target, self.run, self.maps = frame, source, target, run, tuple(maps)
+        self.frame, self.source, self.target, self.maps = frame, source, target, tuple(maps)
+        self.run = (lambda seen: mirrored_mean(run, seen)) if tta else run
 
     def images(self, image: Image, planes: str | None = None, progress: Progress | None = None) -> list[Image]:
         """One file's image translated, on its own grid: an image for each of `maps`.
@@ -260,6 +264,14 @@ class Pipeline:
         reach = self.frame.neighbours
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
         return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # it may lie strided
+
+
+def mirrored_mean(run: Callable[[np.ndarray], np.ndarray], seen: np.ndarray) -> np.ndarray:
+    """The mean of what a network makes of images and of their mirror images, mirrored back (Wang et al. 2019)."""
+    total = run(seen)
+    for axes in MIRRORED:
+        total = total + np.flip(run(np.ascontiguousarray(np.flip(seen, axes))), axes)
+    return total / (1 + len(MIRRORED))
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:

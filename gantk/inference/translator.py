@@ -136,7 +136,9 @@ class Translator(TrainedModel):
             done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()
 
-        pipeline = Pipeline(self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps)
+        pipeline = Pipeline(
+            self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
+        )
         self._last = letter, look, pipeline
         return pipeline
 

@@ -120,6 +120,14 @@ def gantk_phases(method, phases, train, notes):
 
 
 @hookspec(firstresult=True)
+def gantk_load(model, device):
+    """Open a model of a kind of yours, as a gantk.inference.pipeline.TrainedModel; None: not this plugin's affair.
+
+    `model` is what `gantk.load` was given: a path, or several; `device` as there.
+    """
+
+
+@hookspec(firstresult=True)
 def gantk_translate(model, images, to, look, progress, grad):
     """Translate images of a library of yours, and return the same kind; None: not this plugin's affair.
 

@@ -87,7 +87,7 @@ class OnnxModel(TrainedModel):
         for option in (option for option, value in asked.items() if value is not None):
             what = "an exported model gives one answer to an image"
             raise UserError(what, where=option, remedy="use the run folder that it was exported from")
-        return Pipeline(self._frame, *self._mappings, self.run)
+        return Pipeline(self._frame, *self._mappings, self.run, tta=look.tta)
 
     def sample_to(self, *options: Any) -> list[Any]:
         """No images from noise: UserError."""

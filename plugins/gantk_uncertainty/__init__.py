@@ -6,5 +6,5 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """Offer the kinds of uncertainty."""
-    for name in ("auto", "flips", "dropout", "checkpoints", "cycle"):
+    for name in ("auto", "flips", "dropout", "checkpoints", "cycle", "members"):
         add.uncertainty(name, f"gantk_uncertainty.maps:{name.capitalize()}")

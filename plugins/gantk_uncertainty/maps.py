@@ -116,6 +116,15 @@ class Cycle(Flips):
         return error if error.shape == plain.shape else error.mean(1, keepdim=True).expand_as(plain)
 
 
+class Members(Flips):
+    """How far several models differ, which are translated with as one: no single run has it."""
+
+    needs = "several runs, `gantk translate RUN1,RUN2 IN OUT`"
+
+    def had(self, method: Method, checkpoints: int) -> bool:
+        return False
+
+
 class Auto(Flips):
     """Flips, and for two-way methods cycle added to it: what found the errors best on phantoms."""
 
