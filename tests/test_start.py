@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import TINY, draw_pictures
 
-from gantk import resume, run
+from gantk import pack, resume, run
 from gantk.errors import UserError
 from gantk.runs import checkpoint, trained
 
@@ -102,7 +102,7 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
     first = run(tiny_recipe | {"method": PAIRS}, set={"train.steps": 0}, out=tmp_path / "first", **QUIET)
     other = {"method.both": True, "data.split.seed": 1}
     begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "same", **{"method.both": True})
-    with pytest.raises(
-        UserError, match=r"was trained on \d+ files? that .* held out here.*--allow-leakage.*train.start"
-    ):
-        begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "other", **other)
+    told = r"was trained on \d+ files? that .* held out here.*--allow-leakage.*train.start"
+    for start in (first.path, pack(first.path, tmp_path / "packed", say=print)):
+        with pytest.raises(UserError, match=told):
+            begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)

@@ -15,6 +15,9 @@ import pytest
 from packages import python
 from tiny import ROOT
 
+from gantk.runs.folder import Run
+from gantk.runs.models import all_models, card, limits_of, packed
+
 INFO = f"gantk-{tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']['version']}.dist-info"
 IGNORED = shutil.ignore_patterns(".git", ".venv", "dist", "__pycache__", ".*_cache", ".hypothesis")
 
@@ -26,6 +29,9 @@ def wheel(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("wheel") / "gantk"
     shutil.copytree(ROOT, copy, ignore=IGNORED)
     shutil.rmtree(copy / "runs", ignore_errors=True)  # trainings; gantk/runs is code
+    model = copy / "plugins" / "gantk_models" / "shipped" / "model" / "checkpoints" / "step-000001"
+    model.mkdir(parents=True)
+    (model / "weights.safetensors").touch()
     left = "gantk/__pycache__/left.pyc", "plugins/gantk_cyclegan/left.pyc", "benchmarks/results/left.json"
     for name in (*left, "benchmarks/left.py"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +57,13 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     wanted = {f"gantk/{name}" for name in shipped("gantk", ".py", ".j2", ".css", ".js", ".in")}
-    wanted |= {f"gantk/recipes/{name}" for name in shipped("recipes", ".toml")} | shipped("plugins", ".py", ".toml")
+    wanted |= {f"gantk/recipes/{name}" for name in shipped("recipes", ".toml")} | shipped(
+        "plugins", ".py", ".toml", ".md"
+    )
     wanted |= {"gantk/report/page.html.j2", "gantk_new/templates/pyproject.toml.in"}
     wanted |= {"gantk_phantom/anatomy.npz", "gantk_phantom/anatomy.npz.LICENSE"}
+    wanted |= shipped("plugins", ".safetensors", "card.md", "meta.json", "metrics.json")
+    wanted |= {"gantk_models/shipped/model/checkpoints/step-000001/weights.safetensors"}
     assert wanted <= names
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
@@ -61,6 +71,12 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     points = archive.read(f"{INFO}/entry_points.txt").decode().splitlines()
     assert {"gantk = gantk.__main__:main", "cyclegan = gantk_cyclegan"} <= set(points)
     assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
+
+
+def test_a_model_that_is_shipped_is_small_and_packed_and_has_a_card_of_its_own():
+    for name, folder in ((name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"):
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
+        assert packed(Run.open(folder))["name"] == name and limits_of(folder) and "has not said" not in card(folder)
 
 
 @pytest.mark.slow

@@ -55,7 +55,10 @@ SCHEMAS = {
         "method", "step", "format", "channels", "intensity",
         method=str, step=Step, steps=Step, format=Annotated[int, Field(ge=1)], classes=list[str],
         channels=dict[str, Annotated[int, Field(ge=1, le=2**16)]], values=dict[str, VALUES],
-        packed=table("left_out", left_out=list[str], name=str, split=str, gantk=str),
+        packed=table(
+            "left_out", left_out=list[str], name=str, split=str, gantk=str,
+            seen=table("train", by=str | None, train=list[table(sha256=str)]),
+        ),
         intensity=Annotated[dict[str, table(**MAPPING, lines=list[table(**MAPPING)])], Field(min_length=1)],
     ),
     "state.json": table(

@@ -72,7 +72,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     record = {"from": name, "path": str(place), "sha256": digest, "step": meta.get("step"), "taken": [*taken]}
     record |= {"not_there": drawn, "other_shape": other, "unused": unused}
     said = [f"start    {line}" for line in lines] + [f"note     {line}" for line in _differences(meta, data)]
-    return Start(tuple(said), {"start": record}, _leaks(name, place, data) if meta else None)
+    return Start(tuple(said), {"start": record}, _leaks(name, meta, place, data) if meta else None)
 
 
 def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
@@ -97,9 +97,10 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
     return [*dict.fromkeys(said)]
 
 
-def _leaks(name: str, place: Path, data: Data) -> UserError | None:
+def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
     """That held-out files are among those that the start was trained on; None where no file is."""
-    made = read(place.parent.parent / "split.json").get("splits", {"train": ()})
+    made = (meta.get("packed") or {}).get("seen")
+    made = made or read(place.parent.parent / "split.json").get("splits", {"train": ()})
     before = {image.get("sha256") for image in made["train"]}
     paths = {record.path for each in ("validation", "test") for record in data.splits[each] if record.path}
     seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in before]

@@ -33,14 +33,9 @@ LEVELS = 255  # gray levels of the networks' range
 
 
 def pack(
-    run: AnyPath,
-    out: AnyPath,
-    *,
-    card: AnyPath | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
-    discriminators: bool = False,
-    say: Callable[[str], None] = print,
-) -> Path:
+    run: AnyPath, out: AnyPath, *, card: AnyPath | None = None, dtype: Literal["float16", "float32"] = "float16",
+    discriminators: bool = False, say: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
     """Write what it takes to use a run to a new folder, in a run folder's layout; its path.
 
     Args:
@@ -55,7 +50,7 @@ def pack(
         raise UserError(f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first")
     before = Translator.load(find_model(run, say), "cpu")
     source, meta = Run(before.checkpoint.parent.parent), checkpoint.load_meta(before.checkpoint)
-    noted = meta.get("packed") or {"split": split_hash(source.split()), "gantk": __version__, "left_out": []}
+    noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _seen(source.split())
     left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
     weights = {k: each for k, each in inference_state(before.checkpoint).items() if not k.startswith(tuple(left_out))}
     weights = {f"model.{name}": _rounded(each, dtype) for name, each in weights.items()}
@@ -86,6 +81,13 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
     judges = set() if discriminators or not averaged else judges
     kinds = ImagePool, DiscriminatorAugment
     return [f"{name}." for name, each in method.named_modules() if each in judges or isinstance(each, kinds)]
+
+
+def _seen(split: dict[str, Any]) -> dict[str, Any]:
+    """What a model may know of its images without their names: a hash of the split, and of each training file."""
+    train = sorted({image["sha256"] for image in split["splits"]["train"] if image.get("sha256")})
+    seen = {"by": split["splits"].get("by"), "train": [{"sha256": digest} for digest in train]}
+    return {"split": split_hash(split), "seen": seen}
 
 
 def _rounded(tensor: Tensor, dtype: str) -> Tensor:
