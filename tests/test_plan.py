@@ -71,6 +71,8 @@ def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick
     tables = tomllib.loads(plan(pictures(tmp_path, stranger)))
     assert tables["method"]["name"] == "dualgan" and tables["data"]["source"]["pairs"] == "none"
     assert not tables["data"]["unpair"] and tables["data"]["same_patient"]
+    asked = tomllib.loads(plan(pictures(tmp_path, stranger), set=["method.name=cut"]))  # which knows no `cycle`
+    assert asked["method"]["name"] == "cut" and "cycle" not in asked["method"] and Recipe(asked).check()
 
 
 def test_a_fit_falls_with_a_shift_and_with_another_patient():
@@ -82,7 +84,7 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
 
 def test_time_decides_size_filters_and_steps(tmp_path, quick):
     short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
-    assert short["train"]["steps"] < long["train"]["steps"] == 12_000
+    assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 
 

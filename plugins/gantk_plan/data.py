@@ -11,25 +11,26 @@ from gantk_plan.method import Line, lines_of
 
 def data_of(seen: Scans) -> list[Line]:
     """What images are read, how they are brought to one scale, and who is held out."""
-    pixels, unpaired = list(seen.pixels.values()), len(seen.domains) == 2 and not seen.paired
+    pixels, false = list(seen.pixels.values()), bool(seen.fit and not seen.fit.good)
     others = f"; {', '.join(seen.others)} too: --a and --b choose" if seen.others else ""
     few, mirror = seen.patients < 50, min(each.mirror for each in pixels)
     move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
     why = f"left and right are {'much' if mirror > 0.5 else 'not'} alike (correlation {mirror:.2f})"
     of = counted(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
-    why += f"; small turns, shifts and scales, for there are only {of}" * few + "; pairs move together" * seen.paired
+    why += f"; small turns, shifts and scales make more of {of}" * few + "; pairs move together" * seen.paired
+    said = (f"{name}: {counted([f for f in seen.files if name in f['domains']], 'file')}" for name in seen.domains)
     rows = [
-        (True, "domains", seen.domains, seen.found["summary"].get("domains", "") + others),
+        (True, "domains", seen.domains, ", ".join(said) + others),
         (True, "dims", 2, f"slices: 3-D networks need more than {seen.volumes}" if seen.volumes else "pictures"),
         (True, "augment", move, why),
-        (unpaired and seen.fit, "unpair", False, "a patient's two images do not fit each other: both are trained on,"),
-        (unpaired and seen.fit, "same_patient", True, "which tells no answer"),
+        (false, "unpair", False, "a patient's two images do not fit each other: both are trained on,"),
+        (false, "same_patient", True, "which tells no answer"),
     ]
-    return [_source(seen, unpaired), *lines_of("data", rows), *_grid(seen), _intensity(seen), _split(seen)]
+    return [_source(seen, false), *lines_of("data", rows), *_grid(seen), _intensity(seen), _split(seen)]
 
 
-def _source(seen: Scans, unpaired: bool) -> Line:
-    """The source, and what about it differs from its defaults."""
+def _source(seen: Scans, false: bool) -> Line:
+    """The source, and what about it differs from its defaults; `false`: pairs that names say do not fit."""
     options = {key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())}
     planes, why = [each.planes for each in seen.pixels.values() if each.planes], counted(seen.files, "file")
     options.pop("planes", None)
@@ -42,7 +43,7 @@ def _source(seen: Scans, unpaired: bool) -> Line:
         why += "; patient: names may say patients, and then none may be on both sides of the split"
     if "channels" in options:
         why += "; channels: some images are gray and some in colour"
-    if seen.fit and unpaired and "pairs" in seen.source:
+    if false and "pairs" in seen.source:
         options["pairs"] = "none"
         why += "; pairs: those that names say do not fit, so no score is taken of them"
     return Line("data.source", options, why)

@@ -70,7 +70,12 @@ class Scans:
 def look(path: Path, a: str, b: str, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
     """What scans are and how a training would best read them; UserError where none could."""
     own = [*settings, *_asked(a, b)]
-    scans = _read(path, own, tell)
+    try:
+        scans = _read(path, own, tell)
+    except UserError:  # names alone do not lead to two kinds; a glob may
+        if not b:
+            raise
+        scans = _read(path, own := [*own, "data.source.name=nifti"], tell)
     # Names that may say patients are taken to: none is then on both sides of a split.
     for kind, setting in (("patients", "data.source.patient=names"), ("channels", "data.source.channels=1")):
         if scans.warns(kind):

@@ -34,7 +34,8 @@ def _paired(seen: Scans) -> list[Line]:
     back = f"{seen.domains[1]} -> {seen.domains[0]} too, with networks of its own"
     fit = f"{seen.fit}: they fit, and a paired method learns from them"
     if seen.fit.rough:
-        fit = f"{seen.fit}: they fit roughly, enough for a paired method; if they show two patients, take cyclegan"
+        fit = f"{seen.fit}: they fit roughly, enough for a paired method; if they show two patients: "
+        fit += "--set data.source.pairs=none" if "pairs" in seen.source else "--set method.name=cyclegan"
     rows = [
         (True, "name", "pix2pix", fit),
         (True, "generator", UNET, EDGES),
@@ -91,9 +92,8 @@ def _noise(seen: Scans) -> list[Line]:
     classes = sorted({record.label for record in seen.records} - {None})
     told = f"the folders are classes, and images of each can be asked for: {', '.join(classes)}"
     heart = f"of all that the discriminator sees: {len(seen.records)} images are few enough to be learnt by heart"
-    kinds = "of one kind, so images from noise; for a translation name two: --a GLOB --b GLOB"
     rows = [
-        (True, "name", "dcgan", f"all images are {kinds}"),
+        (True, "name", "dcgan", "names tell no two kinds apart: images from noise; to translate, name two: --a, --b"),
         (len(classes) > 1, "conditional", True, told),
         (True, "width", 16, "filters of its last layer; 64 in the paper, with more time"),
         (True, "up", "resize", "no checkerboard; transpose in the paper"),

@@ -8,7 +8,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gantk.errors import UserError
+from gantk.errors import UserError, counted
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import options_model
 from gantk.recipe.load import Recipe
 from gantk.terminal import duration
 from gantk_lookup.reference import toml
@@ -19,7 +21,8 @@ from gantk_plan.method import ADAM, Line, lines_of, method_of, shorter
 WIDE = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
 WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}  # of shipped recipes
-MOST = 10  # times as many steps are the most: more gain little
+MOST, PASSES = 10, 1000  # times as many steps, and passes over the images, beyond which more gain little
+ANSWERED = ("channels", "split", "patients", "same-patient")  # problems that the recipe has its own answer to
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -49,7 +52,12 @@ def plan(
     tell, settings = progress or (lambda share, what: None), list(set)
     seen = look(Path(scans).absolute(), a, b, [each for each in settings if each.startswith("data.")], tell)
     tell(0.7, "timing real steps")
-    lines = _sized(seen, [*method_of(seen), *data_of(seen)], hours, settings, device)
+    lines = method_of(seen)
+    asked = next((each.partition("=")[2].strip(" '\"") for each in settings if each.startswith("method.name")), "")
+    if asked:
+        known = options_model(registry().get("method", asked).load()).model_fields  # all was chosen for another method
+        lines = [lines[0]._replace(value=asked), *(line for line in lines[1:] if line.key.partition(".")[2] in known)]
+    lines = _sized(seen, [*lines, *data_of(seen)], hours, settings, device)
     recipe, made = Recipe(_tables(lines)).override(settings), {line.key: line for line in lines}
     recipe.check()
     for table in TABLES:
@@ -64,7 +72,7 @@ def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], de
     """All lines: of the largest size, then the most filters, whose usual steps take nine tenths of the time."""
     from gantk_trial.trial import predict
 
-    wanted, rungs, seconds = WANTED[lines[0].value], _rungs(seen), 0.9 * 3600 * hours
+    wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
 
     def timed(rung: Rung) -> Any:
         return predict(Recipe(_tables(_filled(seen, lines, rung, wanted, ""))).override(settings), device=device)
@@ -85,17 +93,18 @@ def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], de
         if best.fits and 3600 * best.hours <= 1.1 * seconds:
             break
         place, best = place - 1, found
-    step = 3600 * best.hours / wanted
-    steps = int(min(MOST * wanted, max(50, seconds / step)))
+    step, count = 3600 * best.hours / wanted, _count(seen)
+    most = int(min(MOST * wanted, max(wanted, PASSES * count / _batch(seen))))
+    steps = int(min(most, max(50, seconds / step)))
     why = f"{1000 * step:.0f} ms each on {best.device}, tried: {duration(steps * step)} of {duration(3600 * hours)}"
     why += f"; {wanted} are usual, so more time would help" * (steps < wanted)
-    why += f"; {MOST} times the usual {wanted}, more gain little" * (steps == MOST * wanted)
+    why += f"; more gain little of {counted(count, 'image')}" * (steps == most)
     return _filled(seen, lines, rungs[place], steps, why + (f"; {best.peak_gib:.1f} GiB" if best.peak_gib else ""))
 
 
 def _work(rung: Rung) -> float:
-    """What a step costs, to a factor: by area, and by filters a little more than in proportion."""
-    return rung.size[0] * rung.size[1] * rung.width**1.2
+    """What a step costs, to a factor, by area and filters; on a core twice the filters were 1.75 times as much."""
+    return rung.size[0] * rung.size[1] * rung.width**0.8
 
 
 def _rungs(seen: Scans) -> list[Rung]:
@@ -103,24 +112,38 @@ def _rungs(seen: Scans) -> list[Rung]:
     if len(seen.domains) == 1:
         why = "a power of two, for DCGAN"
         return [Rung((side, side), "pad", width, why) for side, width in ((64, 1), (64, 2), (128, 1), (128, 2))]
-    pixels, shapes = list(seen.pixels.values()), {tuple(each["shape"][-2:]) for each in seen.files}
+    pixels = list(seen.pixels.values())
+    files = [f for f in seen.files if seen.source.get("onto") != "a" or seen.domains[0] in f["domains"]]
+    shapes = {tuple(each["shape"][-2:]) for each in files}
     whole = [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
     content = [min(whole[axis], max(each.content[axis] for each in pixels)) for axis in (0, 1)]
-    grids = {tuple(each["spacing"] or ()) for each in seen.files}
+    grids = {tuple(each["spacing"] or ()) for each in files}
     one = len(shapes) == 1 or (seen.volumes and len(grids) == 1)
     native = " x ".join(map(str, whole))
     why = f"{native} in {'the' if one else 'most'} files, resized: more pixels would leave too few steps in that time"
     sizes = [tuple(_up(side * each / max(whole), 4) for each in whole) for side in SIDES if side < 0.95 * max(whole)]
-    rungs = [Rung(size, "pad", 1, why) for size in sizes]
+    usual = 2 if seen.paired else 1  # the shipped recipes' widths: 32 for pairs, where more gains more, else 16
+    rungs = [Rung(size, "pad", usual, why) for size in sizes]
     if max(whole) <= 512:
         why = f"all that is no background of {native}, as it is in the files" if one else f"most are {native}"
-        rungs.append(Rung(tuple(_up(each) for each in (content if one else whole)), "crop" if one else "pad", 1, why))
-    return rungs + [rungs[-1]._replace(width=width) for width in (2, 4)]
+        size = tuple(_up(each) for each in (content if one else whole))
+        rungs.append(Rung(size, "crop" if one else "pad", usual, why))
+    wider = [rungs[-1]._replace(width=width) for width in (2, 4)]
+    return [rungs[0]._replace(width=1), *rungs[2 - usual :], *wider[usual - 1 :]]
 
 
 def _up(side: float, less: int = 0) -> int:
     """The next multiple of 16, which U-Nets at half the size need too; up to `less` pixels may be lost."""
     return 16 * max(2, ceil((side - less) / 16))
+
+
+def _count(seen: Scans) -> int:
+    """Images of a domain."""
+    return sum(record.domain == seen.records[0].domain for record in seen.records)
+
+
+def _batch(seen: Scans) -> int:
+    return max(1, min(16 if len(seen.domains) == 1 else 4, _count(seen) // 3))
 
 
 def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
@@ -132,15 +155,15 @@ def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) ->
         if key == "method.discriminator" and small and not noise:
             value, about = value | {"receptive_field": 16}, "small patches for small images"
         if key in ("method.generator", "method.discriminator")[: 2 if noise else 1]:
-            value = value | {"width": value["width"] * rung.width}
+            deep = {"depth": 4} if seen.paired and rung.width > 1 else {}
+            value = value | {"width": value["width"] * rung.width} | deep
         made.append(Line(key, value * rung.width if key == "method.width" else value, about))
-    count = sum(record.domain == seen.records[0].domain for record in seen.records)
     short, air = steps < 1500, min(each.seen for each in seen.pixels.values()) < 0.85
     fit = {"crop": "nothing is resized", "pad": "the aspect is kept; what is left over is background"}[rung.fit]
     rate = ADAM | {"lr": 5e-4 if short else 2e-4}
     train = [
         (True, "steps", steps, why),
-        (True, "batch", max(1, min(16 if noise else 4, count // 3)), "small, for more steps in the same time"),
+        (True, "batch", _batch(seen), "small, for more steps in the same time"),
         (not noise, "optimizer", rate, "larger steps, for there are few" if short else "the usual rate"),
         (True, "schedule", "linear", "the last decibel comes as the steps grow small"),
         (True, "ema", 0.99 if short else 0.995, f"results are by the mean weights of {100 if short else 200} steps"),
@@ -170,7 +193,8 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     kind = "registered pairs" if seen.paired else "unpaired" if len(seen.domains) > 1 else "from noise"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
     shown = [(key, said) for key, said in seen.found["summary"].items() if key != "split"]
-    shown += [(each["severity"], each["what"]) for each in seen.found["problems"] if each["severity"] != "note"]
+    told = (each for each in seen.found["problems"] if each["severity"] != "note" and each["kind"] not in ANSWERED)
+    shown += [(each["severity"], each["what"]) for each in told]
     out += [row for key, said in shown for row in _comment(f"{key:9} {said}")]
     out += ["", "format = 1", f"summary = {toml('Planned: ' + ' and '.join(seen.domains) + f', {kind}.')}"]
     for table in TABLES:
