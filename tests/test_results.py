@@ -16,6 +16,7 @@ from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
 from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
 from gantk_ct.intensity import Window
+from gantk_wrong_contrast.contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
 
@@ -111,7 +112,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
     model(RANGE | {"low": low, "high": high, "whole": whole})
     source = picture(tmp_path / "in" / "a.png")
     said = translate(source.parent, tmp_path / "out")
-    assert f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif" in said[0]
+    assert f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif" in "".join(said)
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
     with pytest.raises(UserError, match="--format tif"):
         translate(source, tmp_path / "b.png")
@@ -129,17 +130,26 @@ def test_what_is_almost_blank_and_dicom_in_colour_are_translated_too(tmp_path, m
 
 def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp_path, model):
     rng = np.random.default_rng(0)
-    dark, bright = ([rng.normal(middle, 12, (1, 40, 40)) for _ in range(20)] for middle in (60, 180))
+    noise = [[rng.normal(middle, middle / 7, (1, 40, 40)) for _ in range(20)] for middle in (60, 180)]
+    dark, bright = ([np.sort(image) for image in images] for images in noise)
     model(values_of(bright), values_of(dark))
     images = {"x_flair": dark, "y_T1w": bright, "z": dark, "w": bright, "v_t1_to_t2": bright, "MR_u": bright}
+    images |= {"T1_noise": noise[0], "bottle": [np.full((1, 40, 40), 180) - 175 * np.tri(40)] * 4}
     for name, values in images.items():
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
     warned = [line for line in translate(tmp_path / "in", tmp_path / "out") if line.startswith("warning")]
-    assert warned == [
-        "warning  has the values of T2, and this model translates T1 (2 of 6 images: MR_u.png, w.png)",
-        "warning  called FLAIR, and this model translates T1 (1 of 6 images: x_flair.png)",
+    assert sorted(warned) == [
+        f"warning  {what}, and this model translates T1 ({count} of 8 images: {names})"
+        for what, count, names in [
+            ("called FLAIR", 1, "x_flair.png"),
+            ("has the values of T2", 2, "MR_u.png, w.png"),
+            ("is noise: neighbouring pixels have nothing in common", 1, "T1_noise.png"),
+            ("is of one even material, as a bottle or a mask", 1, "bottle.png"),
+        ]
     ]
+    assert "Hounsfield" in no_anatomy(bright[0] * 10 - 3000, values_of(bright))  # and the other way round
+    assert "Hounsfield" in no_anatomy(bright[0], values_of(bright) | {"low": -1000.0})
 
 
 def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):

@@ -77,9 +77,9 @@ def cross_validate(
         raise UserError(what, where="--out", remedy="name another folder, or ask for as many folds as before")
     for k, place in enumerate(places):
         if (place / "report.html").exists() and (place / "metrics.json").exists():
-            say(f"fold     {k} of 0 to {folds - 1}: done before, {place}")
+            say(f"fold     {k + 1} of {folds}: done before, {place}")
             continue
-        say(f"fold     {k} of 0 to {folds - 1}")
+        say(f"fold     {k + 1} of {folds}: {place}")
         if steps_saved(place / "checkpoints"):
             resume(place, device=options.get("device"), say=say)
         else:
