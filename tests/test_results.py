@@ -49,7 +49,7 @@ class Stretched(TrainedModel):
 @pytest.fixture
 def model(monkeypatch):
     """`model(...)` is what `api.translate` loads from then on."""
-    return lambda *values: monkeypatch.setattr(api, "load", lambda run, device=None: Stretched(*values))
+    return lambda *values: monkeypatch.setattr(api, "_load", lambda run, device=None, say=None: Stretched(*values))
 
 
 def picture(path: Path, low: int = 0, high: int = 250, dtype=np.uint8, colour: bool = False) -> Path:
@@ -187,7 +187,7 @@ def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(tmp_path, monk
     scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
     model = Stretched(RANGE)
     model.pipeline = lambda letter, look: Pipeline(model.frame("b"), scale, scale, lambda x: x)
-    monkeypatch.setattr(api, "load", lambda run, device=None: model)
+    monkeypatch.setattr(api, "_load", lambda run, device=None, say=None: model)
     for name, value in (("a", 0), ("b", 250), ("c", 251)):  # resized, one value is not quite one any more
         (tmp_path / "in").mkdir(exist_ok=True)
         Picture.fromarray(np.full((40, 50), value, np.uint8)).save(tmp_path / "in" / f"{name}.png")
