@@ -264,3 +264,20 @@ def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data,
     mapping = fitted(Percentile, images, high=99.9)
     seen = [to_network(image, mapping, Resize(image.shape[1:], (96, 96))) for image in images]
     assert all(0.1 < (image > mapping.tissue[0]).mean() < 0.7 for image in seen)
+
+
+def test_measured_by_its_median_nyul_keeps_the_ratio_of_bright_tissue_to_the_brain():
+    options = {"foreground": "tissue", "unit": "median", "percentiles": (10, 20, 30, 40, 50, 60, 70)}
+    brains = [head(gain) for gain in (1.0, 7.0)]
+    mapping = fitted(Nyul, brains, **options)
+    for gain, fat in ((0.3, 1), (20.0, 1), (2.0, 3)):
+        scan = head(gain)
+        scan[..., :2, 8:16] = fat * scan.max()  # few enough to leave the percentiles alone
+        own = mapping.of(scan)
+        tissue = scan[scan > 0.05 * np.percentile(scan[scan > 0], 99)]
+        middle, top = own.forward(np.array([[np.median(tissue), scan.max()]]))[0]
+        assert middle == pytest.approx(0, abs=0.02), "the median of tissue is the middle of the range"
+        assert top == pytest.approx(scan.max() / np.median(tissue) - 1, abs=0.1), "fat is not drawn in"
+        np.testing.assert_allclose(own.inverse(own.forward(scan)), scan, rtol=1e-4, atol=1e-2)
+    with pytest.raises(UserError, match="needs the median"):
+        Nyul(percentiles=(10, 90), unit="median")

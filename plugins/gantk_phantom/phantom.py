@@ -178,7 +178,9 @@ class Phantom:
                 for i, letter in enumerate(self.letters):
                     if not self.shown or self.shown[i] == label:
                         read = partial(self._read, number, level, self.contrasts[i])
-                        found.append(Record(letter, subject, key, read, **known))
+                        whole = partial(self._stack, number, self.contrasts[i]) if level is not None else None
+                        about = known | {"scan": whole, "scan_key": "" if level is None else subject}
+                        found.append(Record(letter, subject, key, read, **about))
         if not found:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
@@ -239,6 +241,10 @@ class Phantom:
         seeds = {contrast: [self.seed, number, 1 + CONTRASTS.index(contrast), place] for contrast in contrasts}
         channels = [self._image(contrast, tissue, factors, seeds[contrast]) for contrast in contrasts]
         return np.stack(channels).astype(np.float32)
+
+    def _stack(self, number: int, contrasts: tuple[str, ...]) -> np.ndarray:
+        """All slices of a head, float32 (contrasts, slices, *size)."""
+        return np.stack([self._read(number, level, contrasts) for level in range(len(self.levels))], axis=1)
 
     def _image(self, contrast: str, tissue: np.ndarray, factors: np.ndarray, seed: list[int]) -> np.ndarray:
         """An image of tissue shares and the gain (tissues + 1, *spatial); `factors` (2, tissues) multiply T1 and T2.

@@ -7,7 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.intensity import Foreground, Linear, Mapping, no_contrast, option_fields, rises, split_values
+from gantk.data.intensity import (
+    AIR,
+    Foreground,
+    Linear,
+    Mapping,
+    no_contrast,
+    option_fields,
+    rises,
+    some_of,
+    split_values,
+)
 from gantk.errors import UserError
 from gantk.plugin.spec import Weight
 
@@ -23,11 +33,17 @@ class Nyul(Mapping, name="nyul"):
     training scan is stretched from its air to its last percentile; the scale is the mean of where its percentiles then
     lie. Air, the median of what is not foreground, goes to the start of the range, since networks that end in tanh
     reach no further; in the papers that is the lowest percentile of the whole scan.
+
+    With unit = "median", the median of the foreground goes to the middle of the range, and what is brighter than the
+    last percentile is scaled as the median is, beyond the range's end: fluid, and the fat of a whole head, keep their
+    ratio to the brain. Networks then need `activation_out = "none"`.
     """
 
     percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
     per: Literal["volume", "image"] = "volume"  # each scan by its own percentiles, or each slice
-    foreground: Foreground = True  # of which values: true: above the mean; "otsu": above its threshold; false: all
+    foreground: Foreground | Literal["tissue"] = True  # true: above the mean; "otsu": its threshold; false: all;
+    # "tissue": above 5 % of the way from air, the 5th percentile of all, to the 99th of what is brighter than air
+    unit: Literal["last", "median"] = "last"  # percentile that the others are measured by
 
     def __post_init__(self):
         super().__post_init__()
@@ -35,36 +51,53 @@ class Nyul(Mapping, name="nyul"):
         if not percentiles or percentiles[0] < 0 or percentiles[-1] > 100 or (np.diff(percentiles) <= 0).any():
             what, allowed = f"{list(percentiles)} are no percentiles to match", "one or more, rising, from 0 to 100"
             raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
+        if self.unit == "median" and 50 not in percentiles:
+            what = f"unit = 'median' needs the median among the percentiles, and they are {list(percentiles)}"
+            raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
+        self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)  # of the unit
         self.landmarks: Sequence[float] | None = None  # of one scan; None: the mean of the training scans
 
     def measure(self, pixels: np.ndarray) -> list[float]:
         """Air and the percentiles of one scan."""
-        values, others = split_values(pixels, self.foreground)
-        air = np.median(others) if others.size else values.min()
+        if self.foreground == "tissue":
+            values = some_of(pixels)
+            air = np.percentile(values, 5)
+            above = values[values > air]
+            values = above[above > air + AIR * (np.percentile(above, 99) - air)] if above.size else values
+        else:
+            values, others = split_values(pixels, self.foreground)
+            air = np.median(others) if others.size else values.min()
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         """Learn which of air and percentiles the scale has, their places in the range, and their mean."""
-        scans = np.array([scan for scan in measured if rises(scan[0], scan[-1])])
+        scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
-            raise no_contrast(len(measured), measured[0][0], measured[0][-1])
-        places = np.mean((scans - scans[:, :1]) / (scans[:, -1:] - scans[:, :1]), axis=0)
+            raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
+        places = np.mean((scans - scans[:, :1]) / (scans[:, [self.place]] - scans[:, :1]), axis=0)
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):
-            if place - places[kept[-1]] >= NARROW and 1 - place >= NARROW:
+            if place - places[kept[-1]] >= NARROW and (places[-1] - place >= NARROW) or number == self.place:
                 kept.append(number)
         kept.append(len(places) - 1)
         start, end = self.range
-        scale = [start, *(start + places[kept[1:-1]] * (end - start)).tolist(), end]
+        if self.unit == "median":
+            end = start + (end - start) / 2 * float(places[-1])
+        share = (end - start) / places[-1]
+        scale = [start, *(start + places[kept[1:-1]] * share).tolist(), end]
         self.fitted = {"kept": kept, "scale": scale, "mean": scans[:, kept].mean(axis=0).tolist()}
 
     def take(self, measured: list[float]) -> None:
-        if rises(measured[0], measured[-1]):
+        if rises(measured[0], measured[self.place]):
             self.landmarks = [measured[number] for number in self.fitted["kept"]]
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
         """Landmarks and their places; landmarks that coincide are one, at their mean place."""
-        native, network = np.array(self.landmarks or self.fitted["mean"]), self.fitted["scale"]
+        native, network = np.array(self.landmarks or self.fitted["mean"]), np.array(self.fitted["scale"])
+        if self.unit == "median":  # one step more, as wide as from air to the median
+            middle, (start, end) = self.fitted["kept"].index(self.place), self.range
+            native = np.append(native, native[-1] + native[middle] - native[0])
+            network = np.append(network, network[-1] + (end - start) / 2)
         apart = np.diff(native) > SAME * (native[-1] - native[0])
         group = np.concatenate([[0], np.cumsum(apart)])
         count = np.bincount(group)
