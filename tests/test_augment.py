@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind
 from gantk_augment import KINDS, changes
 from gantk_testing.recorded import Recording, host_reads
 
@@ -103,3 +105,17 @@ def test_a_warp_samples_where_it_says(dims):
     shifted = changes.warp(image, torch.eye(dims)[None], one)
     torch.testing.assert_close(shifted[..., :-1], image[..., 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(shifted[..., -1], image[..., -1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["regression", "pix2pix"])
+def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(method):
+    small = {"name": "unet", "width": 2, "depth": 1}
+    table = {"name": method, "generator": small, "vary": [{"name": "curve", "p": 1.0}]}
+    model, shown = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1})), []
+    batch = Batch(a=torch.rand(2, 1, 64, 64) * 2 - 1, b=torch.rand(2, 1, 64, 64) * 2 - 1)
+    model.g_ab.register_forward_hook(lambda network, images, made: shown.append(images[0]) or batch["b"].clone())
+    losses = model.phases()[0].loss(batch)
+    assert losses["l1_b"].item() == 0, "it is compared with the true image"
+    assert not torch.allclose(shown[0], batch["a"])
+    model.translate(batch["a"], "b")
+    assert torch.equal(shown[1], batch["a"]), "in use nothing is changed"

@@ -20,7 +20,7 @@ class Pix2Pix(Regression):
 
     The published network is generator = { name = "unet", depth = 8, norm = "batch", up = "transpose", dropout = 0.5 }
     at 256 px; its dropout is the method's only noise, in use as well as in training. `lesion`, `both`, `augment`,
-    `adapt`, `noise` and `conditional` are additions, their defaults the paper.
+    `adapt`, `noise`, `vary` and `conditional` are additions, their defaults the paper.
 
     With `noise` or `conditional` the generator sees further channels behind the image's: normal noise, drawn anew for
     every training image and the same in use, so that a result can be had again; and a plane for each class, 1 for the
@@ -39,6 +39,7 @@ class Pix2Pix(Regression):
         both: bool = False,  # learn b -> a too, with networks of its own
         lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
         noise: Few = 0,  # channels of normal noise that a generator sees beside the image
+        vary: list[Augment] = [],  # random changes of what a generator is shown, not of what it is to make
         conditional: bool = False,  # a generator sees the image's class beside it; needs data.labels = true
         test_dropout: bool = False,  # dropout stays on in use, drawn from torch's global generator, as in the paper
         augment: list[Augment] = [],  # differentiable changes of the pairs that the discriminators see, for small data
@@ -51,7 +52,7 @@ class Pix2Pix(Regression):
             raise UserError(what, where="method.conditional", remedy=remedy)
         self.noise, self.classes = noise, len(geometry.classes) if conditional else 0
         options = {"generator": generator, "reconstruction": reconstruction, "both": both, "lesion": lesion}
-        super().__init__(geometry, noise + self.classes, **options)
+        super().__init__(geometry, noise + self.classes, vary=vary, **options)
         self.register_buffer("seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False)
         if l1 < 0:
             raise UserError(f"l1 = {l1:g} would push away from the truth", where="method.l1", allowed="0 or more")
@@ -92,7 +93,7 @@ class Pix2Pix(Regression):
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's images as every domain that is trained, each with noise of its own and its class."""
-        images = {to: batch[OTHER[to]] for to in self.directions()}
+        images = {to: self.varied(batch[OTHER[to]]) for to in self.directions()}
         return {to: self._generate(image, to, self._drawn(image), batch.get("label")) for to, image in images.items()}
 
     def _generate(self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
