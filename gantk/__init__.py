@@ -22,6 +22,7 @@ _PUBLIC = {
     "gantk_folds.cross_validation": ["cross_validate"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
+    "gantk_plan.recipe": ["plan"],
     "gantk_patients.comparing": ["write_report"],
     "gantk_trial.trial": ["predict"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],

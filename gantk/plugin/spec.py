@@ -333,3 +333,17 @@ def _type_in_words(hint: Any) -> str:
     if hint is type(None):
         return "none"
     return str(hint) if inner else getattr(hint, "__name__", str(hint))
+
+
+def toml(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(key)} = {toml(each)}" for key, each in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gantk.plugin.spec import toml
 from gantk.recipe.load import Recipe, leaves, mapping, resolved
-from gantk_lookup.reference import toml
 
 ABOUT = ("format", "summary", "paper")  # what a recipe says of itself
 UNSAID = object()

@@ -6,14 +6,13 @@ import ast
 import functools
 import importlib.util
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gantk.plugin.registry import Entry
-from gantk.plugin.spec import Part, Table, options_help, plain
+from gantk.plugin.spec import Part, Table, options_help, plain, toml
 from gantk.recipe.load import Recipe, key_lines, leaves
 
 
@@ -73,17 +72,3 @@ def _lines(table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set
             yield from _lines(value, here, notes, said)
         else:
             yield f"# {key} =" if value is None else f"{key} = {toml(plain(value))}", note, own
-
-
-def toml(value: Any) -> str:
-    """A value on one line of TOML."""
-    if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(key)} = {toml(each)}" for key, each in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)

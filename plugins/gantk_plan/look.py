@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gantk import check
 from gantk.data.dataset import records_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs
@@ -14,7 +15,6 @@ from gantk.errors import UserError
 from gantk.formats.contrasts import USUAL, usual_contrast
 from gantk.formats.files import stem_of
 from gantk.recipe.load import Recipe
-from gantk_check.check import check
 from gantk_plan.pixels import Fit, Pixels, fit_of, pixels_of
 
 # Words of two folders that are classes of one kind of image rather than two kinds.

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from gantk.errors import UserError, counted
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import options_model
+from gantk.plugin.spec import options_model, toml
 from gantk.recipe.load import Recipe
 from gantk.terminal import duration
-from gantk_lookup.reference import toml
 from gantk_plan.data import data_of
 from gantk_plan.look import Scans, look
 from gantk_plan.method import ADAM, Line, lines_of, method_of, shorter
@@ -70,7 +69,7 @@ def plan(
 
 def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None) -> list[Line]:
     """All lines: of the largest size, then the most filters, whose usual steps take nine tenths of the time."""
-    from gantk_trial.trial import predict
+    from gantk import predict
 
     wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
 
