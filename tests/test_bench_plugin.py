@@ -61,7 +61,8 @@ def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(nam
     assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip or not job.limit] == []
     for job in jobs if name == "quick" else []:
         model = load_recipe(job.recipe).override(job.settings, job.profile).check()
-        assert job.recipe in suite.recipe and model.data.source.name == "phantom", job.recipe
+        sources = model.data.source.options.get("sources") or [model.data.source]
+        assert job.recipe in suite.recipe and {part.name for part in sources} == {"phantom"}, job.recipe
         assert [part.options.get("weights") for part in model.post] in ([], ["random"]), job.recipe
         assert model.train.steps <= 2000 and model.evaluate.regression == 100, job.recipe
         scored = {part.name for part in model.evaluate.metrics}

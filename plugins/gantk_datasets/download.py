@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -82,6 +83,8 @@ def fetch(
                 for path, facts in known["files"].items()
             ]
             unpacked = _unpacked(known["files"], staging)
+            if "prepare" in known:
+                import_module(known["prepare"]).prepare(unpacked)
             about = {"name": name, "licence": known["licence"], "cite": known["cite"], "files": files}
             write_file(record, (json.dumps(about, indent=1) + "\n").encode())
             os.rename(unpacked, target)

@@ -1,0 +1,121 @@
+"""The training pairs of the shipped model `t1t2`, made of three public repositories: T2 where its T1 lies, and tables.
+
+No voxel is changed, resampled or left out: where T2 lay beside its T1, its header is corrected. Of the 3 T slices,
+published as arrays without a header, orientation, pixel size and distance are nominal.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+# Folders of the downloads and what they are called here.
+LESJAK = "muschellij2/open_ms_data/65704901f60650824565aa5a4818611aa89716f4"
+HKU = "bispmri/Ultra-low-field-MRI-Scanner/01f2bfc9bde2233b74790fec0babf940e8df52ed"
+STROKE = "neurolabusc/VolumeRenderingData/d15be4d1863d1372270e38d8fe95bffaf80cce3a"
+NAMES = {LESJAK: "open_ms_data", HKU: "ulf", STROKE: "rendering"}
+
+STRIPPED = "open_ms_data/cross_sectional/MNI/patient{}/T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
+STUDIES = [("01", 1), ("01", 2), ("03", 2), ("04", 1), ("12", 1), ("12", 2)]  # Lesjak's patients, whole heads
+# Figure of a patient at 3 T: T2 is moved so many mm to the right and the front, then turned by degrees, clockwise seen
+# from above. Measured once: the largest normalised mutual information of T1 and T2, four slices together.
+FIGURES = {
+    "6A": (-1.3619006, 0.8398098, 2.6454813),
+    "6B": (0.8201201, 8.3610770, 0.0486001),
+    "7A": (2.7115532, 6.2058923, -0.1194461),
+    "7B": (0.4261358, 0.4333945, 0.0505304),
+    "S6A": (0.2380941, 0.6013856, -0.0520647),
+    "S6B": (-1.5265234, 0.3280134, -0.1129118),
+}
+HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B"}  # patients that are scored and never trained on
+FIELD, ROWS, THICK = 230.0, 490, 10.0  # mm along the rows of a 3 T slice, how many they are, mm between slices
+
+
+def prepare(folder: Path) -> None:
+    """Make the pairs and the tables of what was downloaded to a folder: one row a pair, paths below the folder.
+
+    whole.csv: whole heads. whole_train.csv, hku.csv: those that are trained on, of both and of one source, by which a
+    mixed source draws them more often. stripped.csv: heads without skull.
+    """
+    for path, name in NAMES.items():
+        (folder / path).rename(folder / name)
+        for parent in (folder / path).parents[:2]:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+    lesjak = [("lesjak-lo" + patient, *study(folder, patient, number)) for patient, number in STUDIES]
+    hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
+    stripped = [("lesjak-cs" + patient, *both(folder / STRIPPED.format(patient))) for patient in ("07", "19", "26")]
+    stripped.append(("cstar-stroke", *both(folder / "rendering/stroke/T1.nii.gz")))
+    for name, pairs in {"whole": lesjak + hku, "stripped": stripped}.items():
+        write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
+    for name, pairs in {"whole_train": lesjak + hku, "hku": hku}.items():
+        write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
+
+
+def both(t1: Path) -> tuple[Path, Path]:
+    """T1 and the T2 beside it, on the same grid as published."""
+    return t1, t1.with_name(t1.name.replace("T1", "T2"))
+
+
+def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) -> None:
+    """A CSV with the columns T1, T2, patient and split."""
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("T1", "T2", "patient", "split"))
+        for patient, *files in pairs:
+            paths = (path.relative_to(folder).as_posix() for path in files)
+            table.writerow((*paths, patient, "test" if patient in HELD_OUT else "train"))
+
+
+def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
+    """T1 and T2 of a study by Lesjak et al., T2 moved by the authors' own transforms of both to FLAIR."""
+    start = f"open_ms_data/longitudinal/raw/patient{patient}/study{number}_"
+    to_flair = [transform(folder / f"{start}{c}_intrastudy_to_FLAIR.txt") for c in ("T1W", "T2W")]
+    published, fitted = nib.load(folder / f"{start}T2W.nii.gz"), folder / f"{start}T2W_fitted.nii.gz"
+    save(fitted, np.asanyarray(published.dataobj), to_flair[0] @ np.linalg.inv(to_flair[1]) @ published.affine)
+    return folder / f"{start}T1W.nii.gz", fitted
+
+
+def transform(path: Path) -> np.ndarray:
+    """4 x 4 matrix of an affine transform as ITK writes it, between points in mm to the right, front and top (RAS)."""
+    lines = dict(line.split(": ", 1) for line in path.read_text("utf-8").splitlines() if ": " in line)
+    numbers, centre = (np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters"))
+    matrix, flip = np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to the left and the back
+    matrix[:3, :3] = numbers[:9].reshape(3, 3)
+    matrix[:3, 3] = numbers[9:] + centre - matrix[:3, :3] @ centre
+    return flip @ matrix @ flip
+
+
+def slices(folder: Path, figure: str) -> tuple[Path, Path]:
+    """T1 and T2 of a patient at 3 T as NIfTI: columns to the patient's left, rows to the back, slices downwards."""
+    import scipy.io
+
+    source = "Supplementary Figure " + figure[1:] if figure[0] == "S" else "Figure " + figure
+    source = folder / "ulf/Data for Figures in the Manuscript" / source / "3T"
+    x, y, degrees = FIGURES[figure]
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    move = np.eye(4)
+    move[:2, :2] = [[cos, sin], [-sin, cos]]
+    move[:2, 3] = move[:2, :2] @ (x, y)
+    paths = folder / f"ulf/{figure}_T1.nii.gz", folder / f"ulf/{figure}_T2_fitted.nii.gz"
+    for path, contrast, matrix in zip(paths, ("T1w", "T2w"), (np.eye(4), move), strict=True):
+        values = np.abs(scipy.io.loadmat(source / f"3T_{contrast}.mat")["image"])  # rows, columns, slices
+        # 6B's T1 is a larger field of view at the pixel size of its T2; the others differ in pixel size alone.
+        pixel = FIELD / (ROWS if figure == "6B" else values.shape[0])
+        voxels = np.clip(np.round(values * 1000 / np.percentile(values, 99.9)), 0, 32767).astype(np.int16)
+        voxels = voxels.transpose(1, 0, 2)
+        spacing = np.array([pixel, pixel, THICK])
+        affine = np.diag([*-spacing, 1.0])
+        affine[:3, 3] = spacing * (np.array(voxels.shape) - 1) / 2  # the middle is the origin
+        save(path, voxels, matrix @ affine.astype(np.float32))
+    return paths
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Write a NIfTI file in mm."""
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
