@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -15,11 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import scipy.io
 
 import gantk
 from gantk.errors import GantkError, UserError
-from gantk_datasets import download
+from gantk_datasets import download, t1t2
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
 
@@ -276,3 +280,38 @@ def test_a_known_set_says_what_it_is_and_how_it_is_checked():
     table = {row[0]: row for row in gantk.public_sets()}
     assert table["horse2zebra"][2] == "116.9 MB" and table["brats"][2] == "on request"
     assert all(len(row) == 5 and all(row) for row in table.values())
+
+
+def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_and_leave_nobody_on_both_sides(tmp_path):
+    published, thick = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([1.0, 1.0, 3.0, 1.0])
+    moved = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"  # of points, to the left, in mm
+    for path in download.known_sets()["t1t2"]["files"]:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".txt"):
+            file.write_text(moved.format(2 if "T2W" in path else 0))
+        elif path.endswith(".mat"):
+            scipy.io.savemat(file, {"image": published.astype(float)})
+        elif path.endswith(".gz"):
+            nib.save(nib.Nifti1Image(published, thick), file)
+    t1t2.prepare(tmp_path)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.glob("*.csv")}
+    assert {name: len(rows) for name, rows in tables.items()} == {
+        "whole": 12,
+        "whole_train": 8,
+        "hku": 4,
+        "stripped": 4,
+    }
+    sides = {(row["patient"], row["split"]) for rows in tables.values() for row in rows}
+    assert len(sides) == len(dict(sides)) == 14 and list(dict(sides).values()).count("test") == 4
+    for row in tables["whole"] + tables["stripped"]:
+        t1, t2 = (nib.load(tmp_path / row[name]) for name in ("T1", "T2"))
+        assert np.array_equal(t1.dataobj, t2.dataobj)
+        if row["patient"].startswith("lesjak-lo"):  # ITK's transform says where in T2 a point lies: 2 mm too far left
+            assert np.array_equal(t2.dataobj, published) and np.allclose(t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0])
+        elif row["patient"].startswith("hku"):  # rows run to the back, columns to the left, slices down; 230 mm in all
+            assert nib.aff2axcodes(t1.affine) == ("L", "P", "I") and t1.shape == (3, 2, 4)
+            middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
+            assert np.allclose(middle, 0, atol=1e-4) and np.isclose(t1.header.get_zooms()[2], 10)
+        else:
+            assert np.array_equal(t1.affine, t2.affine)
