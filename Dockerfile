@@ -12,7 +12,7 @@ WORKDIR /source
 COPY constraints.txt ./
 # The versions that were tested; from TORCH_INDEX where it is given, else as pip is set up.
 RUN pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint constraints.txt torch torchvision
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY gantk gantk
 COPY plugins plugins
 COPY benchmarks benchmarks

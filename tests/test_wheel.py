@@ -71,6 +71,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     points = archive.read(f"{INFO}/entry_points.txt").decode().splitlines()
     assert {"gantk = gantk.__main__:main", "cyclegan = gantk_cyclegan"} <= set(points)
     assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
+    assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")  # whose images the shipped weights are made of
 
 
 def test_a_model_that_is_shipped_is_small_and_packed_and_has_a_card_of_its_own():
