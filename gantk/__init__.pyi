@@ -37,10 +37,8 @@ from gantk_compare.folders import compare as compare
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
 from gantk_explain.explain import explain as explain
+from gantk_folds.cross_validation import cross_validate as cross_validate
+from gantk_models.packing import pack as pack
 from gantk_patients.comparing import write_report as write_report
+from gantk_plan.recipe import plan as plan
 from gantk_trial.trial import predict as predict
-
-__version__: str
-PLUGIN_ROOMS: tuple[str, ...]
-MOVED: dict[str, str]
-__all__: list[str]
