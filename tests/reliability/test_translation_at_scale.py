@@ -115,7 +115,8 @@ def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
     finally:
         free.set()
         training.join()
-    assert translate(source, tmp_path / "run")[-1].startswith("written  2 files") and len(list((tmp_path / "run").iterdir())) == 2
+    assert translate(source, tmp_path / "run")[-1].startswith("written  2 files")
+    assert len(list((tmp_path / "run").iterdir())) == 2
 
 
 @pytest.mark.slow
