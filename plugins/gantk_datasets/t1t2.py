@@ -7,10 +7,13 @@ published as arrays without a header, orientation, pixel size and distance are n
 from __future__ import annotations
 
 import csv
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from gantk.files import write_file
 
 # Folders of the downloads and what they are called here.
 LESJAK = "muschellij2/open_ms_data/65704901f60650824565aa5a4818611aa89716f4"
@@ -62,12 +65,12 @@ def both(t1: Path) -> tuple[Path, Path]:
 
 def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) -> None:
     """A CSV with the columns T1, T2, patient and split."""
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("T1", "T2", "patient", "split"))
-        for patient, *files in pairs:
-            paths = (path.relative_to(folder).as_posix() for path in files)
-            table.writerow((*paths, patient, "test" if patient in HELD_OUT else "train"))
+    table = csv.writer(text := StringIO(), lineterminator="\n")
+    table.writerow(("T1", "T2", "patient", "split"))
+    for patient, *files in pairs:
+        paths = (path.relative_to(folder).as_posix() for path in files)
+        table.writerow((*paths, patient, "test" if patient in HELD_OUT else "train"))
+    write_file(folder / f"{name}.csv", text.getvalue().encode())
 
 
 def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
