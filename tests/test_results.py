@@ -209,3 +209,21 @@ def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path,
     assert not (tmp_path / "out").exists()
     translate(tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in (tmp_path / "in").iterdir())
+
+
+def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    from score_volumes import score
+
+    rng = np.random.default_rng(0)
+    head = np.zeros((40, 36, 12))
+    head[6:34, 6:30] = rng.uniform(100, 1000, (28, 24, 12))
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])
+    order = np.array([[0, 1, 0, 0], [0, 0, -1, 35], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    turned = nib.Nifti1Image(head[:, ::-1].transpose(2, 0, 1), affine @ order)
+    nib.save(nib.Nifti1Image(head, affine), tmp_path / "truth.nii.gz")
+    nib.save(turned, tmp_path / "same.nii.gz")
+    nib.save(nib.Nifti1Image(1100 * (head > 0) - head, affine), tmp_path / "inverted.nii.gz")
+    found = score(*(str(tmp_path / f"{name}.nii.gz") for name in ("same", "truth", "inverted")))
+    assert found["prediction"] == pytest.approx((100, 1), abs=1e-3)
+    assert found["input"][0] < 10 and found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"

@@ -1,0 +1,93 @@
+"""Score translated volumes against true scans of the same person, by code that shares nothing with gantk.
+
+    python benchmarks/score_volumes.py PRED TRUTH [INPUT]
+
+1. PRED and INPUT are put on TRUTH's grid by their headers (linear) where grid or affine differ.
+2. Each volume is divided by its own 99.5th percentile there and clipped to [0, 1].
+3. Axial slices (by TRUTH's affine) count that have more than 15 % tissue (truth > 0.05) of which 95 % lie inside the
+   field of view of PRED and INPUT.
+4. PSNR and SSIM (Gaussian 11 x 11, sigma 1.5, range 1, border left out) are means over these slices.
+5. With INPUT the same for INPUT itself, and for the best rising or falling intensity map fitted on these very slices:
+   it has seen the truth, and bounds in mean squared error whatever changes intensities alone and keeps their order.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter
+from sklearn.isotonic import IsotonicRegression
+
+TISSUE, SHARE, COVERED = 0.05, 0.15, 0.95
+
+
+def load(path: str) -> nib.Nifti1Image:
+    """The first volume of a file, its axes in the order right, anterior, superior."""
+    image = nib.load(path)
+    data = np.asanyarray(image.dataobj).astype(np.float32)
+    data = data.reshape(*data.shape[:3], -1)[..., 0]
+    return nib.as_closest_canonical(nib.Nifti1Image(np.nan_to_num(data), image.affine))
+
+
+def onto(image: nib.Nifti1Image, grid: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
+    """An image on another's grid, and where that grid lies inside its field of view."""
+    data = image.get_fdata(dtype=np.float32)
+    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
+        return data, np.ones(grid.shape, bool)
+    step = np.linalg.inv(image.affine) @ grid.affine
+    inside = np.ones(grid.shape, bool)
+    places = np.ogrid[tuple(slice(side) for side in grid.shape)]
+    for axis, side in enumerate(image.shape):
+        at = sum(step[axis, other] * place for other, place in enumerate(places)) + step[axis, 3]
+        inside &= (at >= -0.5) & (at <= side - 0.5)
+    return affine_transform(data, step[:3, :3], step[:3, 3], grid.shape, order=1), inside
+
+
+def scaled(data: np.ndarray) -> np.ndarray:
+    """A volume divided by its 99.5th percentile, clipped to [0, 1]."""
+    return np.clip(data / (float(np.percentile(data, 99.5)) or 1.0), 0, 1).astype(np.float64)
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean structural similarity of two slices (Wang et al., 2004)."""
+    means = [gaussian_filter(x, 1.5, truncate=3.5) for x in (one, other, one * one, other * other, one * other)]
+    a, b, aa, bb, ab = means
+    low, high = 0.01**2, 0.03**2
+    value = (2 * a * b + low) * (2 * (ab - a * b) + high)
+    value /= (a * a + b * b + low) * (aa - a * a + bb - b * b + high)
+    return float(value[5:-5, 5:-5].mean())
+
+
+def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Mean PSNR in dB, at most 100, and mean SSIM of slices along the last axis."""
+    errors = np.maximum(((made - truth) ** 2).mean((0, 1)), 1e-10)
+    alike = [ssim(made[..., k], truth[..., k]) for k in range(truth.shape[-1])]
+    return float(np.mean(-10 * np.log10(errors))), float(np.mean(alike))
+
+
+def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, float]]:
+    """PSNR and SSIM by what was scored: the prediction, and with `source` the input itself and the best map of it."""
+    grid = load(true)
+    truth = scaled(grid.get_fdata(dtype=np.float32))
+    volumes, inside = {}, np.ones(grid.shape, bool)
+    for name, path in {"prediction": made, "input": source}.items():
+        if path:
+            moved, seen = onto(load(path), grid)
+            volumes[name], inside = scaled(moved), inside & seen
+    tissue = truth > TISSUE
+    used = tissue.mean((0, 1)) > SHARE
+    used &= (tissue & inside).sum((0, 1)) >= COVERED * tissue.sum((0, 1))
+    if not used.any():
+        raise SystemExit(f"no axial slice of {true} has more than 15 % tissue inside the field of view of {made}")
+    truth = truth[..., used]
+    volumes = {name: volume[..., used] for name, volume in volumes.items()}
+    if source:
+        fit = IsotonicRegression(increasing="auto", out_of_bounds="clip")
+        volumes["map"] = fit.fit_transform(volumes["input"].ravel(), truth.ravel()).reshape(truth.shape)
+    return {name: scores(volume, truth) for name, volume in volumes.items()}
+
+
+if __name__ == "__main__":
+    print(" | ".join(f"{name} {psnr:.2f} dB / {alike:.3f}" for name, (psnr, alike) in score(*sys.argv[1:4]).items()))
