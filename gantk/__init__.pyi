@@ -42,3 +42,8 @@ from gantk_models.packing import pack as pack
 from gantk_patients.comparing import write_report as write_report
 from gantk_plan.recipe import plan as plan
 from gantk_trial.trial import predict as predict
+
+__version__: str
+PLUGIN_ROOMS: tuple[str, ...]
+MOVED: dict[str, str]
+__all__: list[str]

@@ -240,3 +240,5 @@ def test_type_checkers_see_every_public_name():
     seen = ast.parse(Path(toolkit.__file__).with_suffix(".pyi").read_text("utf-8"))
     names = [alias.asname for node in seen.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(names) == toolkit.__all__
+    said = {node.target.id for node in seen.body if isinstance(node, ast.AnnAssign)}
+    assert said == {"__version__", "PLUGIN_ROOMS", "MOVED", "__all__"}
