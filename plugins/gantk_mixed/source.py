@@ -30,13 +30,12 @@ class Mixed:
             remedy = 'for example sources = [{ name = "nifti", path = "scans" }, "phantom"]'
             raise UserError(what, where="data.source.sources", allowed="two or more", remedy=remedy)
         self.parts = [make(domains, dims, size) for make in sources]
-        channels = [part.channels() for part in self.parts if callable(getattr(part, "channels", None))]
-        self._channels = channels[0] if channels else {}
         self.asks = ""
 
     def channels(self) -> dict[str, int]:
-        """Of the sources that know theirs beforehand."""
-        return self._channels
+        """Of the first source that knows its own beforehand."""
+        known = (part.channels() for part in self.parts if callable(getattr(part, "channels", None)))
+        return next(known, {})
 
     def sees(self, view: SamplingGrid) -> None:
         """Volumes are sliced along this plane, at this spacing; computed heads are drawn as they are."""

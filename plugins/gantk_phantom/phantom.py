@@ -61,7 +61,9 @@ Slices = Annotated[int, Field(ge=1, le=512)]
 Deviation = Annotated[float, Field(ge=0, le=50)]
 
 
-def signal(sequence: str | tuple, t1, t2, density: np.ndarray | float) -> np.ndarray:
+def signal(
+    sequence: str | tuple, t1: np.ndarray | float, t2: np.ndarray | float, density: np.ndarray | float
+) -> np.ndarray:
     """The MR signal of a tissue: PD (1 - exp(-TR/T1)) exp(-TE/T2), or its inversion-recovery form for FLAIR.
 
     Times in ms, `sequence` a contrast or its TR, TE and inversion time; relative to a proton density of 1.
@@ -171,6 +173,7 @@ class Phantom:
                 key = subject if level is None else f"{subject}/slice-{level:03d}"
                 known = {
                     "pair": None if self.shown else key,
+                    "scan_key": "" if level is None else subject,
                     "position": None if level is None else float(self.levels[level]),
                     "mask": partial(self._mask, number, level) if self.lesions else None,
                     "label": label,
@@ -178,9 +181,8 @@ class Phantom:
                 for i, letter in enumerate(self.letters):
                     if not self.shown or self.shown[i] == label:
                         read = partial(self._read, number, level, self.contrasts[i])
-                        whole = partial(self._stack, number, self.contrasts[i]) if level is not None else None
-                        about = known | {"scan": whole, "scan_key": "" if level is None else subject}
-                        found.append(Record(letter, subject, key, read, **about))
+                        scan = None if level is None else partial(self._stack, number, self.contrasts[i])
+                        found.append(Record(letter, subject, key, read, scan=scan, **known))
         if not found:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")

@@ -55,8 +55,8 @@ def _grid(seen: Scans) -> list[Line]:
         return []
     lying = [each.get("plane") for each in seen.files]
     thick = [plane for plane in lying if plane in ("axial", "coronal", "sagittal")]
-    most = max(thick, key=thick.count) if 2 * len(thick) > len(lying) else "axial"
     by_slices = 2 * len(thick) > len(lying)
+    most = max(thick, key=thick.count) if by_slices else "axial"
     why = "the scans' slices are thick, and lie in this plane" if by_slices else "most voxels are about as long as wide"
     lines = [Line("data.plane", most, why)]
     steps = [each["spacing"] for each in seen.files if len(each["spacing"] or ()) == 3]
