@@ -12,6 +12,7 @@ import signal
 import subprocess
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +29,11 @@ from gantk.machine import ranks as machine
 from gantk.machine.device import choose
 from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
+from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
 from gantk.plugin.loader import registry
+from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.training.engine import Engine
@@ -55,6 +58,15 @@ def test_ranks_that_were_started_differently_stop_before_training_with_one_messa
     assert [code for code, _, _ in ends] == [2, 2]
     assert all(part in ends[speaks][2] for part in said) and ends[1 - speaks][2] == ""
     assert not (tmp_path / "ranks").exists()
+
+
+def test_machines_may_keep_the_same_files_at_different_places(tiny_recipe):
+    def identity(place: str, name: str = "images") -> dict:
+        source = {"name": "mixed", "sources": [{"name": name, "path": f"/{place}/scans"}, {"name": "phantom"}]}
+        model = load_recipe(tiny_recipe).override({"data.source": source}).check()
+        return identity_of(model, SimpleNamespace(splits={}))
+
+    assert identity("here") == identity("there") != identity("here", "nifti")
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

@@ -27,7 +27,7 @@ LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may k
 def identity_of(model: Model, data: Data) -> dict[str, str]:
     """Versions, every key of the recipe in force, and the images of each split with the sizes of their files."""
     found = {"gantk": __version__, "torch": torch.__version__}
-    found |= {key: str(value) for key, value in flat(resolved(model)) if key not in LOCAL}
+    found |= {key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL}
     for split, records in data.splits.items():
         seen = hashlib.sha256()
         for record in records:
@@ -36,6 +36,15 @@ def identity_of(model: Model, data: Data) -> dict[str, str]:
             seen.update(repr((record.domain, record.key, *whose, record.label, sizes)).encode())
         found[f"{split} data"] = f"{len(records)} images ({seen.hexdigest()[:8]})"
     return found
+
+
+def _without_paths(value: Any) -> Any:
+    """A recipe's value without the paths of the sources inside it, as a mixed source lists them."""
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items() if key != "path"}
+    return value
 
 
 def begun(

@@ -132,7 +132,7 @@ class StyleTransferGAN(Method):
 
         Their networks have to take it away again, and take an image's own noise along. Here it is asked back.
         """
-        return self.defense * torch.randn_like(image)
+        return self.defense * torch.randn_like(image) if self.defense else torch.zeros_like(image)
 
     @torch.no_grad()
     def _keep(self, images: Tensor) -> None:
