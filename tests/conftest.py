@@ -1,7 +1,5 @@
 """What the tests share: small data, tiny recipes and runs, the command line, instant plugins."""
 
-from __future__ import annotations
-
 import atexit
 import copy
 import os

@@ -1,7 +1,5 @@
 """Small valid DICOM files of many kinds, made for the tests: what scanners, archives and anonymisers leave."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

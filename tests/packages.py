@@ -1,7 +1,5 @@
 """Installing packages in tests: by pip, into a folder of their own, without a network."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What a page of the documentation works on: images made from the phantom, small runs, trainings cut to two steps."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A page taken apart: what tests of report.html and bench.html look at."""
 
-from __future__ import annotations
-
 import json
 from html.parser import HTMLParser
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that run as several processes, as torchrun and srun start them."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

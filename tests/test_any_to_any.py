@@ -1,7 +1,5 @@
 """One network from any contrasts to any other: what it is shown, what it makes, what is scored, what a user may ask."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Baselines are what they claim: identity, histogram matching, intensity map, linear correction, L1 regression."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

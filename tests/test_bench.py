@@ -1,7 +1,5 @@
 """`gantk bench`: a row for every recipe whatever becomes of it, kept at once, resumed, swept and compared."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """`make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong is a row."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The harness and the comparison with other toolkits: same batches, fair turns, no trace of their code, honest rows."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

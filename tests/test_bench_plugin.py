@@ -1,7 +1,5 @@
 """`gantk bench` inside: suites and plans, comparisons, rows on the disk, bench.html and bench.md."""
 
-from __future__ import annotations
-
 import copy
 import re
 

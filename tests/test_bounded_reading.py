@@ -1,7 +1,5 @@
 """A file that declares or unpacks to more than it is costs no more than it is: seconds, and memory by its size."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import re

@@ -1,7 +1,5 @@
 """Checkpoints: there whole or not at all, exact, and never a program; what `gantk resume` makes of them."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """The command line: a thin skin on the Python API, exit codes, what commands print."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

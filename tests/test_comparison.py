@@ -1,7 +1,5 @@
 """Files against files: names that fit, and one clear message where two folders cannot be compared."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A registered thing is a tested thing: the contracts of gantk.testing, over everything that the registry holds."""
 
-from __future__ import annotations
-
 import pytest
 
 from gantk.plugin.loader import registry

@@ -1,7 +1,5 @@
 """CT in Hounsfield units: most of the range is brain's, the way back is exact, errors are told in HU or refused."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A device that cannot be computed on is one error with a remedy, whatever torch says of it; the GPUs are stand-ins."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """DICOM: order, grid, values, one message for what cannot be one image; derived series say what they are."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the documentation shows is so: commands and recipes are understood, pages run from top to bottom."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

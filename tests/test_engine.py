@@ -1,7 +1,5 @@
 """The engine: phases move their own modules only, at their own pace; fast paths compute what plain ones do."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import partial

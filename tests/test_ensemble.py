@@ -1,7 +1,5 @@
 """Several models as one, mirrored images, and k-fold cross-validation by one command."""
 
-from __future__ import annotations
-
 import json
 
 import nibabel as nib

@@ -1,7 +1,5 @@
 """Bad input beyond what tests/promises holds: one message with the right words, exit code 2, and nothing written."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

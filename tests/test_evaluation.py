@@ -1,7 +1,5 @@
 """What metrics.json holds: every score with its baselines, lesions apart, the same whatever the batch."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from types import SimpleNamespace

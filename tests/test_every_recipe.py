@@ -1,7 +1,5 @@
 """Every bundled recipe takes `--data`: pictures, volumes, a DICOM export, a table; or says what it wants instead."""
 
-from __future__ import annotations
-
 import functools
 
 import dicom_files

@@ -1,7 +1,5 @@
 """`gantk explain` finds what a region was made from, keeps the grid, and tells a learnt map from a random one."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Exported models, ONNX files and MONAI bundles: they answer as PyTorch does, say what they take, name no machine."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

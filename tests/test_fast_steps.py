@@ -1,7 +1,5 @@
 """Steps that are compiled, recorded or computed twice: training goes where it goes without, or says why it does not."""
 
-from __future__ import annotations
-
 import random
 import re
 

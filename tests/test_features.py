@@ -1,7 +1,5 @@
 """Images become vectors whole and unrounded, by networks that are built in, come from timm, or come as files."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Public data sets: fetched whole, checked, resumed and unpacked safely, from a server on the loopback address."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

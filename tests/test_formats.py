@@ -1,7 +1,5 @@
 """Files: each kind is read as what it is, written without loss on its own grid, and refused by name where broken."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import random

@@ -1,7 +1,5 @@
 """The house stays one that can be held in mind: small files, rooms that know only those below them, true metadata."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

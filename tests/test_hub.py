@@ -1,7 +1,5 @@
 """Models to and from a hub: a real server on this machine, asked by the library as the Hugging Face hub is."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

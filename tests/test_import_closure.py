@@ -1,7 +1,5 @@
 """Importing is cheap: what commands import of ours is counted, what they import of others is watched."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

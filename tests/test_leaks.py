@@ -1,7 +1,5 @@
 """Nothing leaks, the quick part: errors without a file's content, names of patients nowhere, headers left behind."""
 
-from __future__ import annotations
-
 import random
 
 import dicom_files as made

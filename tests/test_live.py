@@ -1,7 +1,5 @@
 """The live view: plain lines where there is no terminal, a bar below them where there is, a terminal left as it was."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

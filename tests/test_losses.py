@@ -1,7 +1,5 @@
 """The losses keep their promises: right values, right signs, finite gradients, the same under any autocast."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The range test of learning rates: one rate an optimizer, from losses outside the game, and nothing is written."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

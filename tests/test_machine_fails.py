@@ -1,7 +1,5 @@
 """A full disk, a read-only folder, the end of memory, streams that are not there: one message, and nothing lost."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What Python holds goes through a model and comes back as the same kind, is trained on, and is shown in a notebook."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import io

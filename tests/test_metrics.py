@@ -1,7 +1,5 @@
 """Pair metrics agree with scikit-image, torchmetrics, the package lpips and closed forms, and keep their promises."""
 
-from __future__ import annotations
-
 import urllib.error
 
 import pytest

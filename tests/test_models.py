@@ -1,7 +1,5 @@
 """Models to be given away: packed small without names, used by name wherever a run is, never taken for a run."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

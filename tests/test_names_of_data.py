@@ -1,7 +1,5 @@
 """What folders and files are called decides what a recipe's domains are, and who is held out."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

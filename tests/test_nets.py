@@ -5,8 +5,6 @@ and github.com/pytorch/examples for DCGAN. Each count is derived layer by layer 
 text says where and why ours differs.
 """
 
-from __future__ import annotations
-
 import copy
 from math import prod
 

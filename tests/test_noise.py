@@ -1,7 +1,5 @@
 """Images from noise: ProGAN has the published networks and formulas, and it and DCGAN make what is asked for."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

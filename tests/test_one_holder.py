@@ -1,7 +1,5 @@
 """A run folder has one writer at a time, and what is written is there whole or not at all."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import fcntl

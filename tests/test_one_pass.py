@@ -1,7 +1,5 @@
 """What a step costs: one pass where one is enough, no gradients that nobody wants, nothing that a device waits for."""
 
-from __future__ import annotations
-
 import kornia.geometry  # noqa: F401  (its first import copies tensors from the host)
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The parts that the documentation writes keep every promise, train, and are as short as it says."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

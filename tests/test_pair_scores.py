@@ -1,7 +1,5 @@
 """Rows of metrics.json: regions, levels, units and intervals count what they say; verdicts; scores of uncertainty."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Test patients in the report, worst first; the page while a run lives, and after Ctrl-C; runs compared on one page."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import importlib

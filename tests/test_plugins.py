@@ -1,7 +1,5 @@
 """Plugins: one door for everyone, names that collide loudly, broken ones that stop nobody, and the public names."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """What a recipe or a .onnx file may say is bounded: numbers, texts, nesting, and what a training of it would take."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin

@@ -4,8 +4,6 @@ What a rank draws at random is its own, so a step of N ranks is that of one proc
 draws are the same. Here they are: `SharedDraws` gives each rank its share of what one process draws for all images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

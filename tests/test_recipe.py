@@ -1,7 +1,5 @@
 """Recipes: options as signatures say them, overrides, profiles, post-steps, and the place of a mistake."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from types import SimpleNamespace

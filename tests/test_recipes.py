@@ -1,7 +1,5 @@
 """The bundled recipes build in every profile, and published systems have their published shapes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny import ROOT

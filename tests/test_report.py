@@ -1,7 +1,5 @@
 """The report: one file that opens offline, says what is missing, and executes nothing that the run folder holds."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What results are written as: overshoot, kinds of file, names of BIDS, and what is said of a folder's images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

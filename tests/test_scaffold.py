@@ -1,7 +1,5 @@
 """`gantk new plugin` writes a package that works as written, or nothing at all."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """The best checkpoint is chosen without the truth: no copy, no invention wins, pairs do not matter, a resume agrees."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -22,6 +20,7 @@ from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe
+from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
 from gantk.training import loop as training
 
@@ -41,7 +40,7 @@ class Pairs(Translates):
     paired = True
 
 
-def criterion_of(kind: type, model: gantk.Model, data: Data, ways: dict) -> Criterion:
+def criterion_of(kind: type, model: Model, data: Data, ways: dict) -> Criterion:
     method = kind(Geometry(2, (32, 32), data.channels, (), data.range))
     method.ways = ways
     return Criterion(Scorer(model, data, method, CPU))

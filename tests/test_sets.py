@@ -1,7 +1,5 @@
 """Metrics of sets are those of the implementations that papers use, know alike from different, and say how."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

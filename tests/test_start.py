@@ -1,7 +1,5 @@
 """train.start: a training begins with another one's weights, as far as they fit, and says what did not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Style transfer: network and objective, how an image is brought there, the method, the post-step, the command."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import replace

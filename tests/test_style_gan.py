@@ -1,7 +1,5 @@
 """Style Transfer GAN: the losses of the paper, whose tumour a translation carries over, and the way there and back."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

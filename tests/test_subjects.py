@@ -1,7 +1,5 @@
 """Patients in the names of pictures are found, asked about where that is unsure, and never seen in running numbers."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Metrics of tasks: learned on one side, tested on patients of the other; lesions and their Dice; chance beside."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

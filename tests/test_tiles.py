@@ -1,7 +1,5 @@
 """Windows and tiles: a network over parts of an image gives what it gives for the whole, or fades without a seam."""
 
-from __future__ import annotations
-
 import json
 import math
 from types import SimpleNamespace

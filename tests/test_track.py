@@ -1,7 +1,5 @@
 """Trackers hold what the run folder holds, each number once, in however many sittings the training was done."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What remembers during a training: the image pool, adaptive augmentation, the moving average, optimizers."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Files and folders through a trained run: nothing lost, nothing done twice, whatever the network sees of them."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

@@ -1,7 +1,5 @@
 """Translations between two domains: what pairs, cycles and regressions minimise, and how lesions weigh in it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny import PATCHGAN, UNET

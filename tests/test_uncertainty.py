@@ -1,7 +1,5 @@
 """Uncertainty maps that are what they say."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

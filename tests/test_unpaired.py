@@ -1,7 +1,5 @@
 """Unpaired translations: MUNIT (Huang et al. 2018) and CUT (Park et al. 2020) against the formulas of their papers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """What a training costs: tried before it, and used in all its sittings (time, memory, energy)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """Variational autoencoders: the published loss, who learns from whom, samples, reconstructions and their scores."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights of other people's networks: found, made or refused in one sentence, and never waited for."""
 
-from __future__ import annotations
-
 import pytest
 import timm
 import torch

@@ -1,7 +1,5 @@
 """What is published works: a wheel holds all of gantk and nothing else, and runs from any folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

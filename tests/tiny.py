@@ -1,7 +1,5 @@
 """A recipe that trains in about a second, pictures to train it on, what a command left, where the project lies."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Volumes with seeded voxels for the tests of data, the records that a source makes of them, and a recipe's data."""
 
-from __future__ import annotations
-
 import json
 
 import nibabel as nib
