@@ -93,12 +93,14 @@ def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(packed, add_
         assert refused.code == 2 and told in refused.err
 
 
-def test_the_sidecar_of_a_translation_names_the_model_and_its_limits(packed, tmp_path, gantk):
-    volume(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_about_the_input(packed, tmp_path, gantk):
+    volume(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")  # noise
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
     told = known(sidecar)["GeneratedBy"][0]["Description"]
     assert done.code == 0 and told.startswith("tiny (dualgan), T1 to T2") and "no output is fit for diagnosis" in told
+    (doubt,) = known(sidecar)["Warnings"]
+    assert doubt.startswith("is noise") and doubt in done.out
 
 
 def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):

@@ -221,6 +221,8 @@ class Translation:
             self.told["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
         for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
             self.told["warning", line].append(job.name)
+            if hasattr(self.layout, "warned"):
+                self.layout.warned(job.files, line)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         return self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)

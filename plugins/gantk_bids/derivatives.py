@@ -47,6 +47,7 @@ class Derivatives:
         inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ hold others
         told = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
         self.scans = {scan.path: scan for scan in told or inside}
+        self.warnings: dict[Path, list[str]] = {}  # by the first file of an input
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset, and no derivative"
@@ -70,6 +71,10 @@ class Derivatives:
         folder = suffix if suffix in ("ct", "pet") else "anat"
         return "/".join([*study, folder, "_".join([*(f"{key}-{known[key]}" for key in entities), suffix])])
 
+    def warned(self, files: Sequence[Path], line: str) -> None:
+        """Keep a warning about an input for the sidecars of its results."""
+        self.warnings.setdefault(files[0], []).append(line)
+
     def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Remove a sidecar that says something else than the result will have: none is better than a wrong one."""
         if _read(_sidecar(path)) != self._told(files, contrast):
@@ -91,7 +96,7 @@ class Derivatives:
             "SpatialReference": sources[0],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
             "GeneratedBy": [self._generator()],
-        }
+        } | ({"Warnings": warnings} if (warnings := self.warnings.get(files[0])) else {})
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
