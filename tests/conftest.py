@@ -30,6 +30,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_wait_for_the_disk(request):
+    """Nothing is forced onto the disk, which takes long and counts after a power cut alone; in reliability/ it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "reliability" not in request.path.parts:
+            patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def tiny_recipe() -> dict:
     """The tables of a recipe that trains in about a second: phantom at 32 px, 6 subjects, networks of width 4."""

@@ -253,6 +253,7 @@ def test_conditional_samples_are_made_for_the_classes_in_turn():
 def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
     assert scorer.reals.classes == ("healthy", "tumour")
+    assert scorer._sampled(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
     subjects = {split: {r.subject for r in scorer.reals.labelled(split, "image")} for split in ("train", "test")}
     assert subjects["train"].isdisjoint(subjects["test"])
     assert "+real-of-other-classes=" in scorer.test()["metrics"]["image"]["classification"]["definition"]

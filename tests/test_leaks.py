@@ -51,25 +51,6 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 
-@pytest.mark.slow
-def test_names_that_no_terminal_can_show_are_escaped_and_end_no_command(tmp_path):
-    import os
-    import subprocess
-    import sys
-
-    name = os.fsdecode(b"\xff\x1b[31m\xe2\x80\xae")
-    (tmp_path / name).mkdir()
-    for number in range(2):
-        (tmp_path / name / f"{number}{name}.nii").write_bytes(b"no header")
-    strict = {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for words, code in ((["data", "check", tmp_path], 1), (["data", "check", name, "--json", "-"], 1), ([name], 2)):
-        command = [sys.executable, "-m", "gantk", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ | strict, capture_output=True)
-        said = done.stdout + done.stderr
-        assert done.returncode == code and b"\x1b" not in said and b"Traceback" not in said, said
-        assert b"\\xff" in said or b"\\udcff" in said
-
-
 def test_an_error_quotes_at_most_200_characters_of_a_file_and_every_path_whole():
     said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
     assert len(said) < 300 and said.startswith("'Doe John") and said.endswith("(x.csv, line 3)")

@@ -1,5 +1,6 @@
-"""What folders and files are called decides what a recipe's domains are, and who is held out."""
+"""What folders and files are called decides what a recipe's domains are, whose images they are, and who is held out."""
 
+import random
 import re
 
 import numpy as np
@@ -7,8 +8,15 @@ import pytest
 from PIL import Image
 
 from gantk.data.dataset import Data
+from gantk.data.sources.file_names import patient_of, regex_option
 from gantk.errors import UserError
+from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
+from gantk_check.check import check
+from gantk_subjects.reading import reading_of
+
+# ---- domains
+
 
 SPLITS = {"train": 8, "val": 2, "test": 3}
 NAMED = {  # a path by kind (CT, MR), split, number; T1 and T2 of a recipe are then none of them
@@ -84,3 +92,96 @@ def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     assert given == {"train": 8, "validation": 2, "test": 3} or "{s}" not in layout
     (kept,) = re.findall("--set '(.*?)'", remark)
     assert data_of("dualgan_t1t2", tmp_path, kept)[:3] == (("T1", "T2"), given, [])
+
+
+# ---- patients
+
+
+STACK, ONE = range(3, 20), range(1, 5001)
+SAYS = {
+    "a word for a person": [f"sub-{p:02d}_{i}" for p in range(3) for i in STACK],
+    "a word, one image each": [f"case{p:03d}" for p in range(60)],
+    "the word slice": [f"BraTS20_Training_{p:03d}_slice_{i}" for p in (1, 2, 7) for i in STACK],
+    "patient and date": [f"TCGA_CS_{4940 + p}_{19960909 + p}_{i}" for p in range(6) for i in STACK],
+    "number and number": [f"p{p:02d}_{i:03d}" for p in range(1, 7) for i in STACK],
+    "one number, slices last": [f"{p}{i:03d}" for p in (2, 20, 21, 32) for i in STACK],
+    "every fifth slice": [f"{p}{5 * i:03d}" for p in (4, 5, 6, 7) for i in STACK],
+}
+MAY = {
+    "two of them": [f"{p}_{i:03d}" for p in (1, 2) for i in STACK],
+    "three stacks in one number": [f"{p}{i:03d}" for p in (32, 33, 34) for i in STACK],
+    "years": [f"{year}_{i}" for year in (2019, 2020) for i in range(40)],
+    "visits of patients": [f"{p}_{visit}_{i:03d}" for p in range(8) for visit in (1, 2) for i in STACK],
+}
+SAYS_NONE = {
+    "running": [str(i) for i in ONE],
+    "running, padded": [f"img{i:05d}" for i in ONE],
+    "running from 1000": [str(i) for i in range(1000, 1700)],
+    "running with a hole": [f"Image #{i}" for i in (*range(70, 101), *range(111, 126))],
+    "in brackets": [f"image ({i})" for i in range(50)],
+    "classes": [f"{name}_{i:04d}" for name in ("Tr-gl", "Tr-me") for i in range(50)],
+    "one patient": [f"patient7_{i:03d}" for i in STACK],
+    "some of many": [f"{i:05d}" for i in random.Random(0).sample(range(10_000), 300)],
+    "words": ["left", "right", "top"],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_names_that_carry_patients_tell_them(name):
+    found, images = reading_of(SAYS[name]), 1 if "one image" in name else len(STACK)
+    assert found.sure and len(set(found.patients)) == len(SAYS[name]) // images
+
+
+@pytest.mark.parametrize("name", MAY)
+def test_names_that_may_carry_patients_are_unsure(name):
+    assert reading_of(MAY[name]).sure is False
+    assert len(set(reading_of(MAY["visits of patients"]).patients)) == 8  # both visits of one stay together
+
+
+@pytest.mark.parametrize("name", SAYS_NONE)
+def test_running_numbers_and_classes_are_no_patients(name):
+    assert reading_of(SAYS_NONE[name]) is None
+
+
+def drawn(root, names):
+    for b, kind in enumerate(("CT", "MR")):
+        (root / kind).mkdir()
+        for n, name in enumerate(names):
+            noise = np.random.default_rng([b, n]).integers(0, 255, (16, 16), dtype=np.uint8)
+            Image.fromarray(noise).save(root / kind / f"{name}.png")
+    return root
+
+
+def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_path):
+    (tmp_path / "sure").mkdir()
+    *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
+    assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
+    (tmp_path / "may").mkdir()
+    path = drawn(tmp_path / "may", MAY["three stacks in one number"])
+    with pytest.raises(UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"):
+        data_of("cyclegan_ct_mr", path)
+    assert "of 3 patients" in data_of("cyclegan_ct_mr", path, "data.source.patient=names")[3]
+    for answer in ("data.split.by=block", "data.split.by=image"):
+        assert "unknown" in data_of("cyclegan_ct_mr", path, answer)[3]
+    assert "of 3 patients" in data_of("cyclegan_ct_mr", path, r"data.source.patient=(\d+)\d{3}")[3]
+
+
+def test_data_check_asks_what_a_run_would_ask(tmp_path):
+    path = drawn(tmp_path, MAY["three stacks in one number"])
+    for recipe, severity in ((None, "warning"), ("cyclegan_ct_mr", "error")):
+        (found,) = (each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients")
+        assert found["severity"] == severity and "'32003' of patient '32'" in found["what"]
+        assert "data.source.patient=names" in found["remedy"] and "data.split.by=block" in found["remedy"]
+        for answer in ("data.source.patient=names", "data.split.by=block"):
+            assert "may say patients" not in str(check(path, recipe=recipe, set=[answer])["problems"])
+
+
+def test_real_sets_are_read_as_their_owners_say(shared_data):
+    def stems(*folders):
+        return [stem_of(path) for folder in folders for path in sorted((shared_data / folder).iterdir())]
+
+    pattern = regex_option(r"(\d+)\d{3}$")
+    names = stems("ct_mri/CT", "ct_mri/MRI")
+    assert reading_of(names).sure and reading_of(names).patients == [patient_of(name, pattern) for name in names]
+    for folders in (("tumour_yes_no/yes", "tumour_yes_no/no"), ("facades/train",), ("t1t2_course/Tr2/TrainT2",)):
+        assert reading_of(stems(*folders)) is None

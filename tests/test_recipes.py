@@ -1,9 +1,8 @@
-"""The bundled recipes build in every profile, and published systems have their published shapes."""
+"""The bundled recipes build in every profile, and those of published systems say what their reports state."""
 
 import pytest
 import torch
 from tiny import ROOT
-from torch import nn
 
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks
@@ -12,7 +11,6 @@ from gantk.recipe.tables import Model
 from gantk_lookup.departures import departures
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def variants() -> list:
@@ -24,24 +22,16 @@ def variants() -> list:
     ]
 
 
-def model_of(name: str, profile: str | None = None) -> Model:
-    return load_recipe(ROOT / "recipes" / f"{name}.toml").override([], profile).check()
-
-
-def build(model: Model, device: str = "meta") -> Method:
-    """The recipe's method for its phantom; on the meta device, which knows shapes and holds no numbers."""
+def build(model: Model) -> Method:
+    """The recipe's method for its phantom, on the meta device, which knows shapes and holds no numbers."""
     data = model.data
     source = data.source(data.domains, data.dims, data.size)
     gray = dict.fromkeys(("a", "b"), 1)  # of real scans, which are not looked at here
     known = source.channels() if data.source.name == "phantom" else gray
     channels = {letter: count * (2 * data.neighbours + 1) for letter, count in known.items()}
     classes = ("healthy", "tumour") if data.labels else ()
-    with torch.device(device):
+    with torch.device("meta"):
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))
-
-
-def layers(network: nn.Module) -> list[nn.Module]:
-    return [layer for layer in network.modules() if isinstance(layer, CONVOLUTIONS)]
 
 
 @pytest.mark.parametrize(("path", "profile"), variants())
@@ -64,31 +54,6 @@ def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_writ
         assert method.translate(image, to).shape == (1, geometry.channels[to], *geometry.size)
 
 
-@pytest.mark.parametrize("name", ["cyclegan_t1t2_unet15", "dualgan_t1t2_unet15"])
-@pytest.mark.parametrize("profile", [None, "cpu"])
-def test_unet15_has_8_blocks_down_7_up_and_an_output_and_a_patchgan_of_5(name, profile):
-    model = model_of(name, profile)
-    method, sides = build(model), []
-    for layer in layers(method.g_ab):
-        layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[2]))
-    method.g_ab(torch.empty(1, 1, *model.data.size, device="meta"))
-    assert sides == [128, 64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64, 128, 256] and len(layers(method.d_b)) == 5
-    assert [len(layers(block)) for block in (*method.g_ab.encoder, *method.g_ab.decoder)] == [1] * 16
-    widths = [layer.out_channels for layer in layers(method.g_ab.encoder)]
-    assert widths == [128, 256, 512, 1024, 1024, 1024, 1024, 1024] or profile
-
-
-def test_system_64_goes_down_to_one_pixel_in_7_and_up_in_6_on_images_in_0_1():
-    model = model_of("cyclegan_t1t2_64")
-    method, sides = build(model), []
-    for layer in layers(method.g_ab):
-        layer.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[2]))
-    method.g_ab(torch.empty(1, 1, *model.data.size, device="meta"))
-    assert sides == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 64] and len(layers(method.d_a)) == 5
-    output = build(model_of("cyclegan_t1t2_64", "cpu"), "cpu").translate(torch.rand(1, 1, 64, 64), "b").detach()
-    assert output.min() >= 0 and output.max() <= 1
-
-
 PAPERS = {path.stem: load_recipe(path).tables.get("paper", {}) for path in RECIPES}
 REPORTS = [name for name, paper in PAPERS.items() if isinstance(paper.get("stated"), dict)]
 LENGTHS = {"size", "width", "base", "latent", "mlp_dim", "epochs", "steps", "batch", "images", "post"}
@@ -106,14 +71,6 @@ def test_a_published_system_is_as_its_report_states_and_its_profile_changes_size
     known = tuple(f"{key}." for key in stated | ours | {"data.source", "data.domains"})
     keys = [".".join(path) + "." for table in ("method", "data", "train") for path in leaves({table: tables[table]})]
     assert [key for key in keys if not (key.startswith(known) or any(each.startswith(key) for each in known))] == []
-
-
-def test_scores_stand_beside_the_one_system_and_direction_that_they_were_published_for():
-    directions = {name: paper["published"] for name, paper in PAPERS.items() if "psnr" in str(paper.get("published"))}
-    assert directions == {
-        "cyclegan_t1t2_unet15": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}},
-        "dualgan_t1t2_unet15": {"b_to_a": {"psnr": 10.91, "ssim": 0.18}},
-    }
 
 
 def test_recipes_and_show_tell_where_a_recipe_departs_from_its_report(gantk, tmp_path):

@@ -1,9 +1,12 @@
-"""`gantk new plugin` writes a package that works as written, or nothing at all."""
+"""`gantk new` writes a package that works as written, or nothing at all; and what the documentation makes of one."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from packages import install, python
+from tiny import ROOT
 
 from gantk.errors import UserError
 from gantk_new import scaffold
@@ -11,21 +14,26 @@ from gantk_new import scaffold
 KINDS = ("generator", "discriminator", "loss", "metric", "source", "format")
 
 
-@pytest.mark.parametrize("kind", ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
-def test_the_package_works_as_written(kind, tmp_path):
-    package = scaffold.new_plugin("My-GAN2", tmp_path, kind)
-    install(package, tmp_path / "installed", tmp_path)
-    tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=tmp_path / "installed")
+def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
+    """Installed into `work`, a package passes its contract, is shown, and trains its recipe where it has one."""
+    site = work / "installed"
+    install(package, site, work)
+    tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=site)
     assert tests.returncode == 0 and " passed" in tests.stdout, tests.stdout
-    shown = python("-m", "gantk", "show", kind, "my_gan2", cwd=tmp_path, path=tmp_path / "installed")
-    assert shown.returncode == 0 and f"{kind} my_gan2" in shown.stdout, shown.stderr
+    shown = python("-m", "gantk", "show", kind, name, cwd=work, path=site)
+    assert shown.returncode == 0 and f"{kind} {name}" in shown.stdout, shown.stderr
     if kind in ("source", "format"):  # they show what they are for on files of one's own
         return
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
-    run = ["-m", "gantk", "run", "my_gan2_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32", *settings]
-    trained = python(*run, cwd=tmp_path, path=tmp_path / "installed")
-    assert trained.returncode == 0 and (tmp_path / "run" / "report.html").is_file(), trained.stderr
+    run = ["run", f"{name}_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32", *settings]
+    trained = python("-m", "gantk", *run, cwd=work, path=site)
+    assert trained.returncode == 0 and (work / "run" / "report.html").is_file(), trained.stderr
+
+
+@pytest.mark.parametrize("kind", ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
+def test_the_package_works_as_written(kind, tmp_path):
+    assert_works(scaffold.new_plugin("My-GAN2", tmp_path, kind), kind, "my_gan2", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["plugin", "method", *KINDS])
@@ -67,3 +75,32 @@ def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, m
         with pytest.raises(UserError, match=words):
             scaffold.new_plugin("mygan", folder)
     assert not list(tmp_path.iterdir())
+
+
+# ---- the parts that docs/own-parts.md writes
+
+
+PAGE = (ROOT / "docs" / "own-parts.md").read_text("utf-8")
+FILES = {m[1]: m[2] for m in re.finditer(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE, re.M | re.S)}
+PARTS = {"ConvNeXt": "generator", "NCC": "loss", "GcGAN": "method"}
+
+
+def test_each_part_of_the_page_is_under_sixty_lines_and_takes_the_place_of_a_written_one(tmp_path):
+    for name, kind in PARTS.items():
+        assert f"gantk new {kind} {name}" in PAGE
+        package = scaffold.new_plugin(name, tmp_path, kind)
+        written = {str(path.relative_to(tmp_path)) for path in package.rglob("*")}
+        own = [file for file in FILES if file.startswith(f"{name.lower()}/")]
+        assert own and set(own) <= written
+    assert all(text.count("\n") < 60 for text in FILES.values()), {f: t.count("\n") for f, t in FILES.items()}
+    assert all(len(line) <= 120 for text in FILES.values() for line in text.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), PARTS.items())
+def test_each_part_of_the_page_passes_its_contract_and_trains(name, kind, tmp_path):
+    package = scaffold.new_plugin(name, tmp_path, kind)
+    for file, text in FILES.items():
+        if file.startswith(f"{package.name}/"):
+            (tmp_path / file).write_text(text, "utf-8")
+    assert_works(package, kind, package.name, tmp_path)

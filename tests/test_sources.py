@@ -272,19 +272,3 @@ def test_a_third_partys_source_is_asked_by_its_rank_and_a_broken_one_is_passed_o
     add_plugin("My_Site", "my_site", SOURCE.format(rank=rank))
     assert source_for(tmp_path / "data")["name"] == found
     assert source_for(tmp_path / "data", own="site") == {"name": "site", "root": str(tmp_path / "data")}
-
-
-@pytest.mark.parametrize(
-    "names, shape, two, one",
-    [
-        (("trainA/1.png", "trainB/1.png"), (16, 16), "folders", "images"),
-        (("train/1.png", "test/1.png"), (16, 32), "aligned", "images"),
-        (("1.png", "2.png"), (16, 16), "images", "images"),
-        (("CT/1.png", "MR/1.png", "labels/1.png"), (16, 16), "folders", "images"),
-    ],
-    ids=["train-test", "side-by-side", "one-folder", "named"],
-)  # fmt: skip
-def test_pictures_find_their_source(tmp_path, names, shape, two, one):
-    tree(tmp_path, *names, shape=shape)
-    assert source_for(tmp_path) == {"name": two, "path": str(tmp_path)}
-    assert source_for(tmp_path, domains=1)["name"] == one

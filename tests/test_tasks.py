@@ -8,7 +8,6 @@ import pytest
 import torch
 from test_evaluation import Keeps, scorer_of
 
-import gantk
 from gantk.data.dataset import Data, records_of
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import fingerprint, near_copies
@@ -89,13 +88,6 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
     for folds in (classified[:2], classified[2:3], classified[3:]):  # of synthetic images, of real ones, of both
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
     assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18] and found.n == 12
-
-
-def test_a_training_on_labels_of_one_class_is_scored_beside_the_classes_left_out(tmp_path):
-    settings = ["data.source.only='tumour'", "data.source.subjects=9", "method.conditional=false", "train.batch=4"]
-    settings += ["train.steps=1", "evaluate.images=4", "evaluate.metrics=[{name='classification', steps=2, side=16}]"]
-    run = gantk.run("dcgan_phantom", set=settings, out=tmp_path / "run", device="cpu")
-    assert "+real-of-other-classes" in run.metrics["image"]["classification"]["definition"]
 
 
 @pytest.mark.slow
