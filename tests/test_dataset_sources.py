@@ -83,7 +83,6 @@ def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(datas
     [
         ({"domains": ("T1", "PD")}, "holds no 'PDw' for PD.*Allowed: FLAIR, T1w, T2w.*data.source.b"),
         ({"a": "T1W", "b": "T2w"}, "holds no 'T1W'.*data.source.a"),
-        ({"mask": "tumour"}, "no file in .* is named 'tumour'.*data.source.mask"),
         ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
         ({}, "'maybe' is no split. Allowed: train, validation, test.*line 2"),
     ],

@@ -3,7 +3,6 @@
 import ast
 import copy
 import io
-import pydoc
 import shutil
 import sys
 from pathlib import Path
@@ -211,14 +210,6 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
     assert (tables["train"]["steps"], tables["data"]["size"], tables["train"]["optimizer"]["lr"]) == (0, [16, 16], 1e-3)
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
-
-
-@pytest.mark.parametrize("name", ["Generator", "Discriminator", "Loss", "AdversarialLoss", "Augment"])
-def test_help_says_what_a_part_is_called_with_and_returns(name):
-    page = io.StringIO()
-    pydoc.Helper(output=page).help(getattr(toolkit, name))
-    said = page.getvalue()
-    assert "called with" in said.lower() and "return" in said and f"gantk.{name}" in said
 
 
 def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypatch):

@@ -129,8 +129,6 @@ def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path
         ({"a": "other", "b": "T2"}, "no file in .* matches 'other'; there are .*data.source.a"),
         ({"domains": ("T1+FLAIR", "T2")}, 'is 2 contrasts.*"contrasts"'),
         ({"volumes": (1,)}, "does not choose a volume for each of 2 domains"),
-        ({"mask": "lesion"}, "no file in .* is named 'lesion'"),
-        ({"patient": "(q)"}, "finds no patient in 'patient0/T1"),
     ],
     ids=str,
 )
