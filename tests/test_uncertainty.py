@@ -20,7 +20,7 @@ class Toy(nn.Module):
     def __init__(self, p: float = 0.0, kind: type[nn.Module] = nn.Dropout, both: bool = True):
         super().__init__()
         self.scale, self.both = nn.Parameter(torch.tensor(2.0)), both
-        self.drop = kind(p) if p else nn.Identity()
+        self.drop, self.geometry = kind(p) if p else nn.Identity(), SimpleNamespace(range=(0.0, 1.0))
         self.eval()
 
     def translate(self, image: Tensor, to: str) -> Tensor:

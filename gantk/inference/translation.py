@@ -28,6 +28,7 @@ from gantk.plugin.loader import load
 FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
 STEPS = 64  # that whole numbers must have to hold a domain whose files were not whole numbers
 LONGEST = 255  # bytes of a name that disks hold
+SEEN = 200_000  # pixels of an image by which it is held against its translation
 ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
 
 
@@ -68,6 +69,10 @@ class Translation:
         if self.made != names:
             self.frame = replace(self.frame, target=self.made[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
+        if look.uncertainty and hasattr(model, "spread_scale"):
+            factor, patients = model.spread_scale(self.letter, look.uncertainty)
+            scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}" if factor else ""
+            say(f"note     the uncertainty is {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}")
         self.clip, self.keep_header = clip, keep_header  # whether overshoot is clipped, and texts are copied
         self.suffix = suffix  # the kind of file, "" for the input's
         self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
@@ -225,7 +230,13 @@ class Translation:
                 self.layout.warned(job.files, line)
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
-        return self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
+        every = slice(None, None, max(1, round((image.pixels[0].size / SEEN) ** (1 / image.dims))))
+        given = image.pixels[(slice(None), *[every] * image.dims)].copy()  # the image may be written over
+        made = self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
+        seen = made[0].pixels[(slice(None), *[every] * image.dims)]
+        for line in load().hook.gantk_output(given=given, made=seen, frame=self.frame) if len(job.scans) == 1 else ():
+            self.told["warning", line].append(job.name)
+        return made
 
     @cached_property
     def _tails(self) -> list[str]:

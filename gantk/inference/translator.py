@@ -31,6 +31,7 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
+from gantk.runs.schemas import read as read_json
 from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
 
 
@@ -149,6 +150,7 @@ class Translator(TrainedModel):
             maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
             others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
             maker.check(method, 1 + len(others))
+            maker.scale = self.spread_scale(letter, look.uncertainty)[0] or 1.0
             whole = AnySize(method, self.model, self.runtime)
             return lambda x: torch.cat(maker.maps(whole, letter, x, others), dim=1)
         if look.variants is not None:
@@ -159,6 +161,14 @@ class Translator(TrainedModel):
             example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
             network = lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
         return whole_images(network, method, self.model, self.runtime)
+
+    def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
+        """The factor of an uncertainty of that kind, fitted on so many validation patients; None where none was."""
+        chosen = registry().get("uncertainty", kind).load()().chosen(self.method)
+        judged = (read_json(self.checkpoint.parent.parent / "metrics.json").get("uncertainty") or {}).get
+        found = judged(f"{OTHER[letter]}_to_{letter}") or {}
+        scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
+        return scale.get("factor"), scale.get("patients") or 0
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""

@@ -32,6 +32,7 @@ SAMPLED = 64  # images from noise that are scored while training
 SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
 SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
 ALIKE = 0.15  # outputs that differ from each other by less than this share of what real images do have collapsed
+INVERTED = -0.3  # correlation of outputs with the truth, in tissue, below which their contrast is inverted
 BASELINE_IMAGES = 64  # training images that histograms and intensity maps are taken of
 OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
 
@@ -271,11 +272,16 @@ class Scorer:
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
         """How well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        maps = maker.maps(AnySize(self.method, self.model, self.runtime), to, inputs, others)
-        made, deviation = map(self.data.centre, maps)
-        errors = (made - references.images).abs()
-        judge = bind_or_raise("uncertainty", "auto")().judge  # one for every kind
-        judged = judge(errors, deviation, references.foreground, references.patients)
+        whole, judge = AnySize(self.method, self.model, self.runtime), bind_or_raise("uncertainty", "auto")().judge
+
+        def against(truth: References, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+            made, deviation = map(self.data.centre, maker.maps(whole, to, inputs, others))
+            return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
+
+        pairs = spread(self.data.pairs("validation"), VALIDATION)
+        seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
+        fitted_on = against(self.reals.references(pairs, to, self.data.centre(seen)), seen) if pairs else None
+        judged = judge(*against(references, inputs), self.span, fitted_on)  # one judge for every kind
         return {"kind": maker.chosen(self.method)} | judged
 
     def translate(self, images: Tensor, to: str) -> Tensor:
@@ -350,16 +356,21 @@ def difference(images: Tensor) -> float:
 
 
 def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
-    """What should worry a user while training: outputs that are no numbers, no change, all alike."""
+    """What should worry a user while training: outputs that are no numbers, no change, inverted, all alike."""
     for key, images in outputs.items():
         images = images.float().cpu()
         broken = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         if broken:
             yield "not-finite", f"{key}: {broken} of {len(images)} outputs hold NaN or infinite values"
             continue
-        inputs = batch.inputs.get(key)
+        inputs, truths = batch.inputs.get(key), batch.truths.get(key)
         if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
             yield "no-change", f"{key}: the output is the input, nearly unchanged"
+        elif truths is not None and truths.shape == images.shape:
+            tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
+            alike = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
+            if alike < INVERTED:
+                yield "inverted", f"{key}: what should be bright is dark, and the other way round ({alike:.2f})"
         found, real = difference(images), batch.differences.get(key, 0.0)
         if len(images) > 1 and found < max(0.002, ALIKE * real):
             share = f", differing by {found / real:.0%} of what real images do" if real else ""

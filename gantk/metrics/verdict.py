@@ -15,6 +15,7 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 WITH_PAIRS = ("intensity_map", "regression")  # baselines that were fitted on registered pairs
 CEILING = "real_split"  # real images, as if made: what a perfect generator would get, and no baseline
 CELLS = 3  # scores on a line
+SURE = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
 MOST = 0.9  # of the pixels of heads that can be foreground
 DIRECTIONS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # which of the domains, from and to
 
@@ -96,7 +97,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
-            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in ("auroc", "ause", "spearman"))
+            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in SURE if name in unsure)
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         judged = result["verdict"].get(key, {})
         better = [name for name, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]

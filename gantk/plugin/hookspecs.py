@@ -90,6 +90,15 @@ def gantk_input(image, frame) -> str | None:
     """
 
 
+@hookspec
+def gantk_output(given, made, frame) -> str | None:
+    """A warning about what became of an image, told as those of `gantk_input`; None: nothing speaks against it.
+
+    `given` and `made` are arrays (C, *spatial) of the image and its translation, of large ones every n-th pixel;
+    `frame` as there.
+    """
+
+
 @hookspec(firstresult=True)
 def gantk_results(files, target, frame, model):
     """Name the results of a translation into a folder in another way than their inputs; None: not this plugin's affair.

@@ -157,7 +157,7 @@ class EvaluateTable(Table):
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart
     regression: Number = 0  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
     checkpoint: Literal["last", "best"] = "last"  # best: chosen without looking at the truth, see best.json
-    uncertainty: Literal["none", "auto", "flips", "dropout", "checkpoints", "cycle"] = "none"  # judged by its errors
+    uncertainty: str = "none"  # the kind that is judged by its errors: `gantk list uncertainty`
 
 
 class TranslateTable(Table):

@@ -127,7 +127,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one a group of losses, one a validation metric."""
     labels = [direction.label for direction in run.directions]  # a direction has its colour in every chart
-    found: dict[str, list[Chart | None]] = {"losses": [], "validation": [], "selection": [], "rejection": []}
+    sections = ("losses", "validation", "selection", "rejection", "reliability")
+    found: dict[str, list[Chart | None]] = {name: [] for name in sections}
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
         found["losses"].append(chart(title, series, from_zero=True, allow_log=True))
@@ -143,6 +144,13 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
         drawn = chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
         found["rejection"].append(drawn)
+        curve = judged.get("reliability") or {}
+        shares = {name: [round(100 * share, 2) for share in one] for name, one in curve.items()}
+        nominal = shares.get("nominal") or ()
+        names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
+        series = {said: dict(zip(nominal, shares.get(name) or (), strict=False)) for name, said in names.items()}
+        drawn = chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %")
+        found["reliability"].append(drawn)
     return {section: [each for each in charts if each] for section, charts in found.items()}
 
 

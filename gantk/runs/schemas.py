@@ -36,6 +36,7 @@ SCORE = {"value": float, "ci95": Pair, "n": Step, "images": Step, "unit": str, "
 ROW = table(**SCORE, higher_is_better=bool, corrected=float, per=dict[str, table(**SCORE)], in_units=table(**SCORE))
 JUDGED = {"better": bool, "best_baseline": str, "probability": Annotated[float, Field(ge=0, le=1)]}
 ROWS = dict[str, dict[str, ROW]]  # by direction and metric
+CURVES = dict[str, list[float]]
 CHOSEN_BY = Annotated[dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)]
 SPEED = table(
     step=Step, steps=Step, seconds=Amount, images_per_s=Amount, step_seconds=list[Amount], first_step_s=Amount,
@@ -89,7 +90,8 @@ SCHEMAS = {
     "metrics.json": table(
         metrics=ROWS, baselines=dict[str, ROWS], alarms=dict[str, str], speed=SPEED, domains=list[str], step=Step,
         verdict=dict[str, dict[str, table(**JUDGED, without_pairs=table(**JUDGED)) | None]],
-        uncertainty=dict[str, table(auroc=ROW, ause=ROW, spearman=ROW, rejection=dict[str, list[float]])],
+        uncertainty=dict[str, table(auroc=ROW, ause=ROW, spearman=ROW, rejection=CURVES, coverage=ROW, auroc_10=ROW,
+                                    reliability=CURVES, scale=table(factor=float | None, patients=Step))],
     ),
     "index.json": table("directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool),
     "environment.json": table(gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str),

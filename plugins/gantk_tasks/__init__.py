@@ -5,9 +5,10 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Four metrics that train a judge of their own, and a baseline that learns from pairs."""
+    """Five metrics that train a judge of their own, and a baseline that learns from pairs."""
     add.baseline("regression", "gantk_tasks.regression:Regression")
     add.metric("classification", "gantk_tasks.classification:Classification")
     add.metric("transfer", "gantk_tasks.transfer:Transfer")
     add.metric("two_sample", "gantk_tasks.classification:TwoSample")
     add.metric("segmentation", "gantk_tasks.segmentation:Segmentation")
+    add.metric("inventory", "gantk_tasks.inventory:Inventory")

@@ -1,8 +1,9 @@
-"""Whether an uncertainty map knows where the errors are: AUROC, AUSE and rank correlation with the true errors."""
+"""Whether an uncertainty map knows where the errors are, and how large: AUROC, AUSE, rank correlation, coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,57 +12,104 @@ from torch import Tensor
 from gantk.metrics.intervals import estimate, patient_numbers
 
 KEPT = np.array([round(1 - step / 20, 2) for step in range(20)])  # 100 % of the pixels, 95 %, ... down to 5 %
+NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # shares of errors that a spread promises
+ONE = NOMINAL.index(0.6827)  # within one spread, if errors are normal: the share that the scale is fitted to
+REACH = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])  # in spreads, for each of these shares
+LARGE = 0.1  # of the data range: an error that changes what a picture shows
 WORST = 0.9  # an error above this quantile of a patient's errors is one that a user would want to be warned of
 
 Map = np.ndarray | Tensor
 
 
-def judge_uncertainty(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]) -> dict[str, Any]:
+def judge_uncertainty(
+    errors: Map,
+    uncertainties: Map,
+    foreground: Map,
+    patients: Sequence[str],
+    span: float = 0.0,
+    fitted_on: tuple[Map, Map, Map, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """How well uncertainties predict errors, inside the foreground, each patient on its own: rows of metrics.json.
 
     `errors` (N, C, *size) are absolute; `uncertainties` and `foreground` (above 0 inside) have as many channels or one.
     All pixels of a patient are ranked together; values are means over patients with their 95 % interval.
 
+    `span` is the data range; `fitted_on` is the same of other patients, on whom the spread gets its scale.
+
     - `auroc`: how probable it is that a pixel whose error is above the 90th percentile of its patient's errors is more
       uncertain than one below. 1 perfect, 0.5 guessing.
+    - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
     - `ause`: mean distance of the rejection curve from the oracle's, as shares of the whole error (Ilg et al. 2018,
       5.2). 0 perfect; `random` is what guessing gets.
     - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
     - `rejection`: mean error of the share `kept` when the most uncertain pixels go first, beside the order of the
       errors themselves (`oracle`) and none at all (`random`).
+    - `scale`: by what a spread is multiplied so that 68.27 % of the errors of `fitted_on` lie within it (conformal).
+    - `coverage`: the share of the errors within one scaled spread, 0.6827 wanted; beside it `unscaled`.
+    - `reliability`: such shares, `observed` and `unscaled`, for as many spreads as hold `nominal` of normal errors.
     """
     from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score
 
     errors = np.asarray(errors)
     uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
-    numbers, found, curves, owners = patient_numbers(patients), [], [], []
-    for number in range(len(set(numbers))):
-        e, u = errors[numbers == number], uncertainties[numbers == number]
-        known = (inside[numbers == number] > 0) & np.isfinite(e) & np.isfinite(u)
-        if not known.any():
-            continue
-        e, u = e[known].astype(np.float64), u[known].astype(np.float64)
-        large, varied = e > np.quantile(e, WORST), min(np.ptp(e), np.ptp(u)) > 0
-        auroc = roc_auc_score(large, u) if large.any() and not large.all() else np.nan
+    scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
+    found, curves, covered, owners = [], [], [], []
+    for patient, e, u in _by_patient(errors, uncertainties, inside, patients):
+        varied = min(np.ptp(e), np.ptp(u)) > 0
+        auroc, auroc_10 = (
+            roc_auc_score(large, u) if large.any() and not large.all() else np.nan
+            for large in (e > np.quantile(e, WORST), e > LARGE * (span or np.inf))
+        )
         rejected, oracle, random = curve = _rejection(e, u), _rejection(e, e), np.full(len(KEPT), e.mean())
         spearman = spearmanr(e, u).statistic if varied else np.nan
-        found.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle)))
+        found.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
         curves.append(curve)
-        owners.append(patients[int(np.argmax(numbers == number))])
-    columns = np.array(found, dtype=float).reshape(-1, 4).T
-    auroc, ause, spearman, guessed = (estimate(values, owners) for values in columns)
+        covered.append([(e[:, None] <= REACH * u[:, None] * factor).mean(0) for factor in (scale or 1.0, 1.0)])
+        owners.append(patient)
+    columns = np.array(found, dtype=float).reshape(-1, 5).T
+    auroc, ause, spearman, guessed, auroc_10 = (estimate(values, owners) for values in columns)
+    shares = np.array(covered).reshape(-1, 2, len(NOMINAL))
+    within, raw = (estimate(shares[:, kind, ONE], owners) for kind in (0, 1))
+    observed, unscaled = shares.mean(0).tolist() if len(shares) else ([], [])
+    how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
     def row(values: Any, definition: str, higher: bool) -> dict[str, Any]:
         return values.row() | {"unit": "", "definition": f"{definition}/foreground", "higher_is_better": higher}
 
+    large = {"auroc_10": row(auroc_10, "auroc/error-above-10-percent-of-range", True)} if span else {}
+
     return {
         "auroc": row(auroc, "auroc/error-above-patient-p90", True),
+        **large,
         "ause": row(ause, "ause/share-of-error/rejected-0-to-95-percent", False) | {"random": guessed.value},
         "spearman": row(spearman, "spearman/error-uncertainty", True),
         "rejection": {"kept": KEPT.tolist(), "error": mean[0], "oracle": mean[1], "random": mean[2]},
+        "scale": {"factor": scale, "patients": others},
+        "coverage": row(within, f"errors-within-one-spread/nominal=0.6827/{how}", None) | {"unscaled": raw.value},
+        "reliability": {"nominal": list(NOMINAL), "observed": observed, "unscaled": unscaled},
     }
+
+
+def _by_patient(errors: Map, uncertainties: Map, inside: Map, patients: Sequence[str]):
+    """(patient, errors, uncertainties) of each patient, (P,) each: what is in the foreground and a number."""
+    numbers = patient_numbers(patients)
+    for number in range(len(set(numbers))):
+        e, u = errors[numbers == number], uncertainties[numbers == number]
+        known = (inside[numbers == number] > 0) & np.isfinite(e) & np.isfinite(u)
+        if known.any():
+            yield patients[int(np.argmax(numbers == number))], e[known].astype(np.float64), u[known].astype(np.float64)
+
+
+def _scale(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]) -> tuple[float | None, int]:
+    """The factor by which one spread holds 68.27 % of the errors, the mean over patients; and how many these are."""
+    errors = np.asarray(errors)
+    uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
+    found = []
+    for _, e, u in _by_patient(errors, uncertainties, inside, patients):
+        found.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
+    return (float(np.mean(found)), len(found)) if found else (None, 0)
 
 
 def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ class Flips:
     """
 
     needs = ""  # what a run must have, in words
+    scale = 1.0  # by what the spread is multiplied: what held on a run's validation patients
     judge = staticmethod(judge_uncertainty)
 
     def __init__(
@@ -59,7 +60,7 @@ class Flips:
         """
         self.check(method, 1 + len(others))
         plain = method.translate(image, to).float()
-        return plain, self.spread(method, to, image, plain, others)
+        return plain, self.spread(method, to, image, plain, others) * self.scale
 
     def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
         """The uncertainty of the translation `plain`."""

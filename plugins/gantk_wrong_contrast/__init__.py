@@ -1,4 +1,4 @@
-"""A warning where a model is given an image of another contrast than it was trained on."""
+"""Warnings where an image is of another contrast than a model was trained on, or becomes none of its target."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -9,3 +9,11 @@ def gantk_input(image, frame) -> str | None:
     from gantk_wrong_contrast.contrast import doubt
 
     return doubt(image, frame)
+
+
+@hookimpl
+def gantk_output(given, made, frame) -> str | None:
+    """By the values of both: a translation that changed nothing, or whose contrast is inverted."""
+    from gantk_wrong_contrast.contrast import doubt_of_result
+
+    return doubt_of_result(given, made, frame)

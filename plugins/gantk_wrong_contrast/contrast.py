@@ -13,6 +13,7 @@ from gantk.formats.image import Image
 ALIKE = 0.5  # correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
 EVEN = 0.5  # of the spread of values in a model's own tissue: 741 images of heads have 0.55 of it or more, bottles 0.4
 PLANES = 8  # of a volume, in which neighbours are compared
+SAME, TISSUE = 0.01, 0.1  # of a domain's range: a difference that is none, and what is brighter than air
 FARTHER = 1.5  # times as far from its own domain as from the other is an image that looks like that one's
 
 
@@ -74,6 +75,30 @@ def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str,
     tissue = tissue_quantiles(some[np.isfinite(some)])
     far, near = (distance(tissue, np.array(each["quantiles"])) for each in (own, other))
     return bool(near <= other["near"] and far > own["near"] and far > FARTHER * near)
+
+
+def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
+    """The warning about a translation (C, *spatial) of an image; None where nothing speaks against it.
+
+    Unchanged is what differs from its input by less than 1 % of the target's range in the mean over tissue, each as a
+    share of its own domain's range. Inverted is what would have the values of the target's training images if bright
+    and dark were swapped, and has not as it is.
+    """
+    values = frame.values
+    if len(values) < 2 or not (np.isfinite(given).all() and np.isfinite(made).all()):
+        return None
+    ends = [(values[side]["low"], values[side]["high"] - values[side]["low"]) for side in ("source", "target")]
+    shown = [(each - low) / max(span, 1e-9) for each, (low, span) in zip((given, made), ends, strict=True)]
+    tissue = np.any(shown[0] > TISSUE, axis=0) if len(given) == len(made) else np.zeros(0, bool)
+    if tissue.any() and np.abs(shown[0] - shown[1])[:, tissue].mean() < SAME:
+        return "became nearly what it was: the translation changed nothing"
+    if not np.ptp(made) > 0:
+        return None
+    found, middle = tissue_quantiles(made.reshape(-1)), np.array(values["target"]["quantiles"])
+    swapped, near = found[0] + found[-1] - found[::-1], values["target"]["near"]
+    if distance(found, middle) > FARTHER * max(near, distance(swapped, middle)):
+        return f"became an image whose bright and dark are swapped, as {frame.target} never was in training"
+    return None
 
 
 def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:

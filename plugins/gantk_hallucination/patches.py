@@ -1,0 +1,69 @@
+"""The most suspicious patches of the test images: kept in hallucinations.json, shown in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, RootModel
+
+from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.metrics.evaluate import Tested
+from gantk.report.pictures import preview
+from gantk.runs.schemas import Part, Step, read, table
+from gantk_hallucination.sfrc import against_truth, candidates, planes
+
+LISTED, SHOWN = 20, 4  # patches of a direction that are listed, and of these drawn
+REACH = 16  # pixels on each side of a patch's middle that are drawn
+KINDS = ("input", "output", "truth")
+URI = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
+PATCH = table("patient", "row", "column", "score", patient=str, image=Step, row=Step, column=Step, plane=Step,
+              score=float, pictures=dict[str, URI])  # fmt: skip
+
+
+def keep(run: Path, tested: dict[str, Tested]) -> None:
+    """Writes hallucinations.json: by direction, the patches that differ most from the truth, the worst first."""
+    found = {direction: _listed(one) for direction, one in tested.items()}
+    write_file(run / "hallucinations.json", (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _listed(one: Tested) -> list[dict[str, Any]]:
+    low, high = one.data.range
+    images = [planes(each) for each in (one.inputs, one.made, one.references.images)]
+    depth, rows = len(images[0]) // len(one.made), []
+    found = against_truth(*images[1:], high - low)
+    for patch in candidates(found, LISTED, REACH // 2):
+        at, plane = divmod(patch["image"], depth)
+        record = one.pairs[at][one.to]
+        about = {"patient": record.subject or record.key, "image": at, "plane": plane}
+        patch |= about | {"score": round(patch["score"], 4)}
+        if len(rows) < SHOWN:
+            cut = [each[at * depth + plane].mean(0).numpy() for each in images]
+            seen = [_picture((each - low) / (high - low), patch["row"], patch["column"]) for each in cut]
+            patch["pictures"] = dict(zip(KINDS, seen, strict=True))
+        rows.append(patch)
+    return rows
+
+
+def _picture(image: np.ndarray, row: int, column: int) -> str:
+    """The surroundings of a pixel (H, W, from 0 to 1), enlarged, black beyond the border."""
+    padded = np.pad(image, REACH)[row : row + 2 * REACH + 1, column : column + 2 * REACH + 1]
+    levels = (padded.clip(0, 1) * 255).round().astype(np.uint8)
+    return preview(Image.fromarray(levels.repeat(5, 0).repeat(5, 1)))
+
+
+def section(record) -> dict[str, Any] | None:
+    """What `gantk_report` returns; None where no patches were kept."""
+    try:
+        remedy = f"gantk eval {record.path} writes it again"
+        found = read(record.path / "hallucinations.json", RootModel[dict[Part, list[PATCH]]], remedy)
+    except UserError as error:
+        record.problems.append(error.what)
+        return None
+    directions = [{"label": record.label(key), "patches": rows} for key, rows in found.items() if rows]
+    about = {"folder": Path(__file__).parent, "template": "patches.html.j2", "styles": ["patches.css"]}
+    return about | {"directions": directions, "kinds": KINDS} if directions else None

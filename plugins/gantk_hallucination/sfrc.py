@@ -1,0 +1,137 @@
+"""sFRC, the share of small patches in which an output's fine structure is not the truth's; the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gantk.metrics.pairs import PairMetric, region_mean
+from gantk.plugin.spec import Positive, Share, Window
+from gantk_hallucination.maps import disagreement
+
+STEP = 4  # pixels from patch to patch
+RESTS = 64  # images whose patches are in memory at once
+
+
+class SFRC(PairMetric):
+    """Scanning Fourier ring correlation (Kc et al. 2026): the share of patches that do not agree with the truth.
+
+    In every patch, without its mean and under a Hann window, output and truth are correlated ring by ring of spatial
+    frequency; a patch whose correlation falls below `threshold` before `frequency` is one. Here patches are smaller
+    than in the paper (48 to 96 pixels of 512), and `floor` adds the same noise to both: in flat tissue nothing but
+    noise is left to be correlated, and without it every such patch is one. Volumes are seen plane by plane.
+    """
+
+    name, unit, higher_is_better = "sfrc", "", False
+
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        patch: Window = 12,  # pixels a side
+        threshold: Share = 0.75,  # correlation below which two patches do not agree
+        frequency: Positive = 0.15,  # cycles a pixel from which on they need not: the hallucination threshold
+        floor: Share = 0.08,  # deviation of the noise that is added to both, share of the range; 0: as published
+    ):
+        super().__init__(data_range, dims)
+        self.patch, self.threshold, self.frequency, self.floor = patch, threshold, frequency, floor
+        self.smallest = patch
+
+    def expect_size(self, size: Sequence[int]) -> None:
+        """UserError where a plane is smaller than a patch."""
+        super().expect_size(size[-2:])
+
+    def _method(self) -> str:
+        how = f"patch={self.patch}/threshold={self.threshold:g}/below={self.frequency:g}-cycles-a-pixel"
+        return f"{super()._method()}/{how}/floor={self.floor:g}"
+
+    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+        images = [planes(each) for each in (output, reference, *([] if mask is None else [mask.float()]))]
+        at = self.patch // 2
+        flagged, inside = [], []
+        for made, real, *known in zip(*(each.split(RESTS) for each in images), strict=True):
+            rings = ring_correlation(made, real, self.patch, self.floor * self.data_range)
+            flagged.append((crossing(rings, self.threshold) < self.frequency * self.patch).float())
+            for one in known:
+                middle = one[:, :1, at : at + one.shape[2] - self.patch + 1, at : at + one.shape[3] - self.patch + 1]
+                inside.append(middle[..., ::STEP, ::STEP] > 0)
+        shape = (len(output), 1, -1)
+        mask = torch.cat(inside).reshape(shape) if inside else None
+        return region_mean(torch.cat(flagged).reshape(shape), mask)
+
+
+def planes(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as they are, volumes (N, C, D, H, W) as their planes (N D, C, H, W)."""
+    return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
+
+
+def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Tensor:
+    """(N, rows, columns, rings): Fourier ring correlation of patches (N, C, H, W), every 4 pixels, channels together.
+
+    `floor` is the deviation of a noise that counts as common to both.
+    """
+    hann = torch.hann_window(patch, periodic=False, device=one.device)
+    window = hann[:, None] * hann
+
+    def spectra(images: Tensor) -> Tensor:
+        patches = images.unfold(2, patch, STEP).unfold(3, patch, STEP)
+        return torch.fft.rfft2((patches - patches.mean((-1, -2), keepdim=True)) * window)
+
+    rows, columns = torch.fft.fftfreq(patch) * patch, torch.fft.rfftfreq(patch) * patch
+    radius = (rows[:, None].square() + columns.square()).sqrt().round()
+    twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)  # half of the plane is not computed
+    rings = ((radius == torch.arange(1, patch // 2 + 1)[:, None, None]) * twice).to(one.device)
+    noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
+    a, b = spectra(one), spectra(other)
+    common, *powers = (
+        torch.einsum("ncabij,rij->nabr", each, rings) + noise
+        for each in ((a * b.conj()).real, a.abs().square(), b.abs().square())
+    )
+    return torch.where(powers[0] * powers[1] > 0, common / (powers[0] * powers[1]).sqrt().clamp_min(1e-20), 1.0)
+
+
+def crossing(rings: Tensor, threshold: float) -> Tensor:
+    """Where curves (..., R) over rings 1 to R first fall below a threshold, between rings by a line; R + 1: nowhere."""
+    curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)  # ring 0 is the mean, which both have lost
+    below = curve < threshold
+    first = below.float().argmax(-1, keepdim=True).clamp_min(1)
+    high, low = curve.gather(-1, first - 1), curve.gather(-1, first)
+    at = first - 1 + (high - threshold) / (high - low).clamp_min(1e-6)
+    return torch.where(below.any(-1), at[..., 0], float(rings.shape[-1] + 1))
+
+
+def against_truth(output: Tensor, truth: Tensor, span: float, patch: int = 12, floor: float = 0.08) -> Tensor:
+    """How far outputs (N, C, H, W) differ from the truth at the size of lesions: (N, 1, H, W), 0 equal.
+
+    The disagreement of pixels, and what the patches over a pixel lack of full correlation in their lower rings.
+    """
+    rings = torch.cat(
+        [
+            ring_correlation(*pair, patch, floor * span)
+            for pair in zip(output.split(RESTS), truth.split(RESTS), strict=True)
+        ]
+    )
+    lost = 1 - rings[..., : max(1, patch // 4)].mean(-1)
+    hann = torch.hann_window(patch, periodic=False, device=output.device) + 1e-3
+    weights, size = (hann[:, None] * hann).reshape(1, -1, 1), [STEP * (side - 1) + patch for side in lost.shape[1:]]
+    sums = [
+        F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STEP) for each in (lost, torch.ones_like(lost))
+    ]
+    rest = [0, output.shape[3] - size[1], 0, output.shape[2] - size[0]]
+    return disagreement(output, truth, span) + 2 * F.pad(sums[0] / sums[1], rest, mode="replicate")
+
+
+def candidates(found: Tensor, count: int, apart: int) -> Iterator[dict[str, Any]]:
+    """The `count` highest places of maps (N, 1, H, W), at least `apart` pixels from each other: what they are."""
+    peaks = F.max_pool2d(found, 2 * apart + 1, 1, apart)
+    left = torch.where(found == peaks, found, -1.0).flatten()
+    for value, place in zip(*left.topk(min(count, len(left))), strict=True):
+        image, rest = divmod(int(place), found[0].numel())
+        row, column = divmod(rest, found.shape[3])
+        if value > 0:
+            yield {"image": image, "row": row, "column": column, "score": float(value)}

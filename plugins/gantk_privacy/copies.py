@@ -1,0 +1,74 @@
+"""The made images nearest to training images: kept in memorisation.json, with what was nearest, shown in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.metrics.intervals import metric_row
+from gantk.report.pictures import preview
+from gantk.runs.schemas import read, table
+
+COPIED, NEAR = 0.1, 0.8  # `copied` above the one, and its interval, or that of the ratio below the other: an alarm
+KINDS = ("made", "training", "held out")
+URI = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
+KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, URI])])
+
+
+def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
+    """Adds `membership_discriminator` and the alarm to the result, and writes memorisation.json."""
+    rows, letter = result["metrics"]["image"], metric.data.letters[0]
+    train, test = metric.training(), scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
+    network = getattr(scorer.method, "discriminator", None)
+    if network is not None and not scorer.method.conditional and "membership" in rows:
+        low, high = scorer.data.range
+        told = [_asked(network, (group.images + low).clamp(low, high), scorer) for group in (train, test)]
+        score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
+        rows["membership_discriminator"] = metric_row(metric, score, score.n, score.definition)
+    for end in ("", "_features"):
+        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "nearest_distance_ratio"))
+        sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
+        if sure and copied["value"] > COPIED:
+            what = f"about {copied['value']:.0%} of the made images are copies of training images"
+            result.setdefault("alarms", {})["image"] = f"{what}: look at them before you share the model"
+    cases = [
+        {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
+        | {"pictures": {kind: _picture(x / scorer.span) for kind, x in zip(KINDS, one["images"], strict=True)}}
+        for one in metric.nearest
+    ]
+    write_file(run / "memorisation.json", (json.dumps({"cases": cases}, indent=1) + "\n").encode())
+
+
+@torch.no_grad()
+def _asked(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
+    """The discriminator's score of each image, the mean over its patches."""
+    parts = images.to(scorer.runtime.device).split(scorer.batch)
+    return torch.cat([network(part).float().flatten(1).mean(1) for part in parts]).cpu().numpy()
+
+
+def _picture(image: Tensor) -> str:
+    """An image (C, *size) from 0 to 1 as a data URI: channels averaged, of a volume the middle plane."""
+    plane = image.float().cpu().mean(0)
+    plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
+    levels, times = (plane.clamp(0, 1) * 255).round().byte().numpy(), max(1, 128 // len(plane))
+    return preview(Image.fromarray(levels.repeat(times, 0).repeat(times, 1)))
+
+
+def section(record) -> dict[str, Any] | None:
+    """What `gantk_report` returns; None where nothing was kept."""
+    try:
+        found = read(record.path / "memorisation.json", KEPT, f"gantk eval {record.path} writes it again")
+    except UserError as error:
+        record.problems.append(error.what)
+        return None
+    about = {"folder": Path(__file__).parent, "template": "copies.html.j2", "styles": ["copies.css"]}
+    return about | {"cases": found["cases"], "kinds": KINDS} if found else None

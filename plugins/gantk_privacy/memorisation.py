@@ -1,0 +1,142 @@
+"""Are images from noise nearer to the training images than to others, and does that tell who was trained on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gantk.data.dataset import Data
+from gantk.errors import UserError
+from gantk.metrics.intervals import drawn_interval, left_out_interval
+from gantk.metrics.references import RealImages, fitting
+from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
+
+SIDE = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
+LEAST = 8  # training and held-out images, below which nothing is said
+BYTES = 2**30  # of training images that are looked at
+
+
+@dataclass(eq=False, kw_only=True)
+class Memorisation(InFeatures):
+    """Does a model from noise copy its training images? Held-out images of the same kind say what is usual.
+
+    - `copied`: the share of the made images whose nearest real image is a training image beyond what chance explains,
+      0 honest, 1 a copier: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images. Distances are of
+      pixels at 32 a side, brightness and contrast taken away, the least over mirroring and shifts by a pixel.
+      `copied_features`: the same of features.
+    - `nearest_distance_ratio`: how far made images are from the nearest training image, over how far held-out images
+      are, in the mean: 1 honest, 0 a copier; what is blurred lies below 1 too (Meehan et al. 2020).
+    - `membership`: how well the distance to the nearest made image tells training from held-out images, as AUC
+      (Chen et al. 2020, GAN-Leaks): 0.5 nobody is told apart. `membership_discriminator`: by the discriminator's score.
+
+    Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or features, is above 0.1
+    and its whole interval is, or the whole interval of the ratio lies below 0.8.
+    """
+
+    kind, higher_is_better, baselines = "memorisation", None, False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name, self.definition = "memorisation", f"memorisation/{self.seen}"
+        self.nearest: list[dict[str, Any]] = []  # of the last images, those nearest to training images
+
+    def expect_data(self, data: Data) -> None:
+        """Where the training images are found, all of them; UserError where images are translated."""
+        if len(data.letters) > 1:
+            what = "memorisation is asked of images from noise, and this method translates"
+            raise UserError(what, where="evaluate.metrics", remedy="leave it out")
+        self.data = data
+
+    def training(self) -> ImageGroup:
+        """All training images that fit into a GiB."""
+        reals = RealImages(self.data, torch.device("cpu"))
+        records = reals.records("train", self.data.letters[0])
+        records = records[: fitting(len(records), BYTES, self.data.table.size)]
+        return reals.group(reals.shown(records), records)
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        if train is test:
+            raise UserError("no held-out images say what is usual", remedy="set data.split.test above 0")
+        train = self.training() if hasattr(self, "data") else train
+        enough(self.name, train, test, least=LEAST)
+        how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
+        groups, found = (train, test, fake), {}
+        apart = {"": pixel_distances(*groups), "_features": feature_distances(*groups, self.network)}
+        real, side = [*train.patients, *test.patients], np.arange(len(train) + len(test)) < len(train)
+        for end, (away, between) in apart.items():
+
+            def scores(kept: np.ndarray, made: np.ndarray, away=away, between=between) -> np.ndarray:
+                own = between[np.ix_(kept[~side], kept[side])]
+                return np.array(compared(away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own))
+
+            values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
+            ends = None if ends is None else (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
+            pairs = [None, None] if ends is None else [tuple(map(float, each)) for each in zip(*ends, strict=True)]
+            for name, value, ci95 in zip((f"copied{end}", f"nearest_distance_ratio{end}"), values, pairs, strict=True):
+                found[name] = Score(float(value), ci95, len(fake), how)
+        away, _ = apart[""]
+        near = away.min(0)
+        found["membership"] = self.told_apart(-near[side], -near[~side], train, test, how)
+        ratio = away[:, side].min(1) / np.maximum(away[:, ~side].min(1), 1e-9)
+        for place in np.argsort(ratio)[:4]:
+            closest = [int(away[place, where].argmin()) for where in (side, ~side)]
+            images = (fake.images[place], train.images[closest[0]], test.images[closest[1]])
+            about = {"ratio": float(ratio[place]), "patient": train.patients[closest[0]]}
+            self.nearest.append(about | {"images": images})
+        self.nearest = self.nearest[-4:]
+        return found
+
+    def told_apart(self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str) -> Score:
+        """The AUC by which a number, higher of training images, tells them from held-out ones."""
+        from sklearn.metrics import roc_auc_score
+
+        values, truth = np.concatenate([inside, outside]), np.repeat([1, 0], [len(inside), len(outside)])
+
+        def auc(at: np.ndarray) -> float:
+            return float(roc_auc_score(truth[at], values[at])) if 0 < truth[at].sum() < len(at) else np.nan
+
+        names = [f"{kind} {patient}" for kind, group in (("t", train), ("h", test)) for patient in group.patients]
+        return Score(auc(np.arange(len(values))), drawn_interval(auc, names, draws=200), len(values), how)
+
+
+def compared(training: np.ndarray, held_out: np.ndarray, between: np.ndarray) -> tuple[float, float]:
+    """`copied` and `nearest_distance_ratio` of distances (F, N), (F, M) and (M, N); equal distances count half."""
+    nearest, other = training.min(1), held_out.min(1)
+    chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
+    share = ((nearest < other) + 0.5 * (nearest == other)).mean()
+    return float((share - chance) / (1 - chance)), float(nearest.mean() / max(between.min(1).mean(), 1e-9))
+
+
+def pixel_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
+    """(F, N + M) and (M, N): distances of small images without brightness and contrast, however mirrored or shifted."""
+    own, other, made = (_small(group.images) for group in (train, test, fake))
+
+    def distances(one: Tensor, real: Tensor) -> np.ndarray:
+        moved = [one, *(one.roll(step, axis) for axis in range(2, one.ndim) for step in (-1, 1))]
+        alike = torch.stack([_unit(x) @ _unit(real).T for each in moved for x in (each, each.flip(-1))]).amax(0)
+        return (2 - 2 * alike.double()).clamp_min(0).sqrt().numpy()
+
+    return distances(made, torch.cat([own, other])), distances(other, own)
+
+
+def _small(images: Tensor) -> Tensor:
+    scale = min(1.0, SIDE[images.ndim - 2] / max(images.shape[2:]))
+    return F.interpolate(images.float().cpu(), [max(1, round(side * scale)) for side in images.shape[2:]], mode="area")
+
+
+def _unit(images: Tensor) -> Tensor:
+    rows = images.flatten(1) - images.flatten(1).mean(1, keepdim=True)
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-9)
+
+
+def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, network: Any) -> tuple:
+    """(F, N + M) and (M, N): distances of features, each in units of its deviation over the training images."""
+    own, other, made = (group.vectors(network) for group in (train, test, fake))
+    mean, deviation = own.mean(0), np.maximum(own.std(0), 1e-6)
+    own, other, made = (torch.from_numpy((each - mean) / deviation) for each in (own, other, made))
+    return torch.cdist(made, torch.cat([own, other])).numpy(), torch.cdist(other, own).numpy()

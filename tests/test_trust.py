@@ -1,0 +1,192 @@
+"""What says whether to trust a result: inventions and erasures, copies, spreads that hold what they state."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import PATCHGAN, UNET, small_run
+from torch.nn import functional as F
+
+import gantk as toolkit
+from gantk.errors import UserError
+from gantk.metrics.evaluate import SampleBatch, alarms
+from gantk.metrics.sets import ImageGroup
+from gantk.plugin.loader import registry
+from gantk_hallucination.maps import suspicion
+from gantk_hallucination.sfrc import SFRC, against_truth, candidates, crossing, ring_correlation
+from gantk_privacy.memorisation import Memorisation
+from gantk_tasks.inventory import inventory
+from gantk_uncertainty.judging import judge_uncertainty
+from gantk_wrong_contrast.contrast import doubt_of_result
+
+
+def smooth(count: int, seed: int, side: int = 48) -> torch.Tensor:
+    """Images (N, 1, side, side) of broad blobs, from about 0.2 to 1.8, with noise of 0.02."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 1, 5, 5, generator=draw)
+    images = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True) * 1.6 + 0.2
+    return images + 0.02 * torch.randn(images.shape, generator=draw)
+
+
+def with_disc(images: torch.Tensor, row: int, column: int, height: float = 0.5) -> torch.Tensor:
+    rows, columns = torch.meshgrid(*[torch.arange(side) for side in images.shape[2:]], indexing="ij")
+    return images + height * (((rows - row) ** 2 + (columns - column) ** 2) <= 9)
+
+
+class Inverting:
+    """A two-way method that swaps bright and dark; one-way where told."""
+
+    geometry = SimpleNamespace(range=(0.0, 2.0))
+
+    def __init__(self, both: bool = True):
+        self.both = both
+
+    def directions(self) -> list[str]:
+        return ["b", "a"] if self.both else ["b"]
+
+    def translate(self, image: torch.Tensor, to: str) -> torch.Tensor:
+        return 2 - image
+
+
+def test_ring_correlation_is_its_formula_and_falls_where_it_crosses():
+    one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
+    window = np.outer(np.hanning(12), np.hanning(12))
+    a, b = (np.fft.fft2((each[0, 0].numpy() - each.mean().item()) * window) for each in (one, other))
+    radius = np.round(np.hypot(*np.meshgrid(*[np.fft.fftfreq(12) * 12] * 2)))
+    sums = [[(x * y.conj()).real[radius == r].sum() for r in range(1, 7)] for x, y in ((a, b), (a, a), (b, b))]
+    wanted = np.array(sums[0]) / np.sqrt(np.array(sums[1]) * sums[2])
+    assert ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy() == pytest.approx(wanted, abs=1e-4)
+    curves = torch.tensor([[0.9, 0.5, 0.7], [0.5, 0.9, 0.9], [0.9, 0.9, 0.8]])
+    assert crossing(curves, 0.7).tolist() == pytest.approx([1.5, 0.6, 4.0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
+    truth = smooth(3, 1)
+    again = truth + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
+    planted = with_disc(again, 20, 30)
+    images = [each if dims == 2 else each.transpose(0, 1)[None] for each in (truth, again, planted)]
+    found = [SFRC(2.0, dims)(each, images[0]) for each in images]
+    assert found[0].max() == found[1].max() == 0 < found[2].min() <= 0.2
+    assert len(found[2]) == (3 if dims == 2 else 1)
+    mask = (torch.arange(48) < 12).expand_as(images[0]).float()  # far from the disc
+    assert SFRC(2.0, dims)(images[2], images[0], mask).max() == 0
+    assert SFRC(2.0, dims, floor=0.0)(images[1], images[0]).max() > 0  # as published: noise is not the truth's
+
+
+def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
+    truth = smooth(4, 3)
+    output = truth.clone()
+    output[2:3] = with_disc(truth[2:3], 16, 28)
+    for found in (
+        against_truth(output, truth, 2.0),
+        suspicion(Inverting(), "b", 2 - truth, output),
+        suspicion(Inverting(both=False), "b", 2 - truth, output),
+    ):
+        first, second = candidates(found, 2, 8)
+        assert first["image"] == 2 and abs(first["row"] - 16) <= 4 and abs(first["column"] - 28) <= 4
+        assert first["score"] > 1.5 * second["score"]
+    erased = suspicion(Inverting(), "b", with_disc(2 - truth, 30, 12), truth)
+    assert all(abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4 for one in candidates(erased, 4, 8))
+
+
+def test_lesions_that_vanished_and_were_invented_are_counted_by_component():
+    before, after = (torch.zeros(2, 1, 12, 12) for _ in range(2))
+    before[0, 0, 1:3, 1:3], before[0, 0, 6:9, 6:9], before[1, 0, 0, 0] = 1, 1, 1
+    after[0, 0, 8:10, 8:10], after[1, 0, 5:8, 5:8], after[1, 0, 5, 10] = 1, 1, 1  # the large one is kept in part
+    assert inventory(before > 0, after > 0, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
+    assert inventory(before > 0, after > 0).tolist()[1] == [1, 1, 2, 2]
+
+
+def group(images: torch.Tensor, name: str) -> ImageGroup:
+    return ImageGroup(images, [f"{name} {number}" for number in range(len(images))])
+
+
+def test_a_copier_is_told_from_an_honest_generator():
+    train, held_out = group(smooth(40, 4, 32), "t"), group(smooth(40, 5, 32), "h")
+    noise = 0.05 * torch.randn(30, 1, 32, 32, generator=torch.Generator().manual_seed(6))
+    copier = group(0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1 + noise, "c")  # mirrored, moved, paler
+    metric = Memorisation(2.0, 2)
+    told, honest = metric(train, held_out, copier), metric(train, held_out, group(smooth(30, 7, 32), "f"))
+    assert told["copied"].value == 1 and told["copied"].ci95[0] > 0.5 and told["nearest_distance_ratio"].value < 0.5
+    assert told["membership"].ci95[0] > 0.7 and metric.nearest[0]["patient"].startswith("t ")
+    assert honest["copied"].ci95[0] < 0 < honest["copied"].ci95[1]
+    assert honest["nearest_distance_ratio"].ci95[0] < 1 < honest["nearest_distance_ratio"].ci95[1]
+    assert honest["membership"].ci95[0] < 0.5 < honest["membership"].ci95[1]
+    with pytest.raises(UserError, match="held-out"):
+        metric(train, train, copier)
+
+
+def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
+    draw, names = np.random.default_rng(0), [f"p{number // 2}" for number in range(8)]
+    spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
+    errors, other = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))  # three times what the spread says
+    inside = np.ones_like(errors)
+    alone = judge_uncertainty(errors, spread, inside, names, 2.0)
+    found = judge_uncertainty(errors, spread, inside, names, 2.0, (other, spread, inside, names))
+    assert alone["scale"]["factor"] is None and alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
+    assert found["scale"]["factor"] == pytest.approx(3, rel=0.05) and found["scale"]["patients"] == 4
+    assert found["coverage"]["value"] == pytest.approx(0.6827, abs=0.02)
+    curves = found["reliability"]
+    assert curves["observed"] == pytest.approx(curves["nominal"], abs=0.02)
+    assert 0.5 < found["auroc_10"]["value"] < 0.9 and "auroc_10" not in judge_uncertainty(errors, spread, inside, names)
+
+
+def test_inverted_contrast_is_an_alarm_in_training_and_of_a_translation():
+    truth = smooth(4, 8)
+    held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
+    assert [name for name, _ in alarms({"a_to_b": 2 - truth}, held)] == ["inverted"]
+    assert list(alarms({"a_to_b": truth}, held)) == []
+    from gantk.formats.contrasts import values_of
+
+    target = (truth**3).numpy()  # few pixels are bright
+    values = {"source": values_of(list(truth.numpy())), "target": values_of(list(target))}
+    frame = SimpleNamespace(values=values, target="T2")
+    top = values["target"]["high"] + values["target"]["low"]
+    assert doubt_of_result(truth[0].numpy(), target[0], frame) is None
+    assert "swapped" in doubt_of_result(truth[0].numpy(), top - target[0], frame)
+    same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
+    assert "nothing" in doubt_of_result(truth[0].numpy(), truth[0].numpy() + 0.001, same)
+
+
+def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_translates_with(tmp_path, monkeypatch):
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    run = small_run(tmp_path, method, split={"test": 0.3, "validation": 0.3}, source={"subjects": 8})
+    scores = toolkit.evaluate(run, metrics=["sfrc"], uncertainty="suspicion", device="cpu", say=lambda line: None)
+    assert 0 <= scores["metrics"]["a_to_b"]["sfrc_foreground"]["value"] <= 1
+    kept = json.loads((run / "hallucinations.json").read_text())["a_to_b"]
+    assert kept == sorted(kept, key=lambda one: -one["score"]) and 0 < len(kept[0]["pictures"]) == 3
+    assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
+    factor = scores["uncertainty"]["a_to_b"]["scale"]["factor"]
+    pixels = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
+    model = toolkit.load(run, device="cpu")
+    assert factor > 0 and model.spread_scale("b", "suspicion") == (factor, 2)
+    kind = registry().get("uncertainty", "suspicion").load()()
+    plain, spread = (each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels)))
+    from gantk.inference.pipeline import Look
+
+    through = model._network("b", Look(uncertainty="suspicion"))(torch.from_numpy(pixels)).numpy()
+    monkeypatch.setattr(
+        "gantk_wrong_contrast.contrast.doubt_of_result", lambda *of: f"is {of[1].shape}, {of[2].target}"
+    )
+    nib.save(nib.Nifti1Image(pixels[0, 0][..., None], np.eye(4)), tmp_path / "scan.nii")
+    said, asked = [], {"uncertainty": "suspicion", "device": "cpu"}
+    toolkit.translate(run, tmp_path / "scan.nii", tmp_path / "out.nii", say=said.append, **asked)
+    assert (
+        any(line.startswith("warning  is (1, ") for line in said)
+        and f"scaled by {factor:.3g}, as fitted on 2" in said[0]
+    )
+    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4) and through[:, :1] == pytest.approx(plain)
+
+
+def test_a_model_from_noise_is_asked_for_copies_and_its_report_shows_the_nearest(tmp_path):
+    method = {"name": "dcgan", "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
+    run = small_run(tmp_path, method, domains=["T1"], source={"subjects": 12}, split={"test": 0.4, "validation": 0.0})
+    told = toolkit.evaluate(run, metrics=["memorisation"], device="cpu", say=lambda line: None)["metrics"]["image"]
+    assert {"copied", "copied_features", "membership", "membership_discriminator"} <= told.keys()
+    assert told["membership"]["ci95"] and "Nearest training images" in toolkit.write_report(run).read_text("utf-8")
