@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ class Batch(dict[str, Tensor]):
     """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may leave detached fakes.
 
     Where the recipe asks for them: `label`, (N,) int64, an index into `Geometry.classes`; and `mask_a`, `mask_b` or
-    `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion.
+    `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion. `near_a` and `near_b` are of `Method.companions`.
     """
 
 
@@ -80,6 +80,14 @@ class Method(nn.Module):
         self.geometry = geometry
         self.batched = True
         self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Sequence[Tensor]]:
+        """What goes with each training image, by domain and in their order: (channels, *size) tensors on its own grid.
+
+        Called once before a training, with its images (C, *size) by domain. A batch then carries those of its `a` as
+        `near_a`, moved as augmentation moves `a`.
+        """
+        return {}
 
     def phases(self) -> list[Phase]:
         """The phases, in the order in which a step runs them."""

@@ -43,9 +43,9 @@ class Augment:
 
 def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     """The batch after random changes, drawn from the global generator of its device: what moves pixels moves an image
-    with its mask, and pairs together; what changes brightness changes images alone. Labels stay."""
-    images = [name for name in batch if batch[name].ndim > 1 and not name.startswith("mask_")]
-    moving = [[name for name in (image, f"mask_{image}") if name in batch] for image in images]
+    with its mask and companions, and pairs together; what changes brightness changes images alone. Labels stay."""
+    images = [name for name in batch if batch[name].ndim > 1 and not name.startswith(("mask_", "near_"))]
+    moving = [[name for name in (image, f"mask_{image}", f"near_{image}") if name in batch] for image in images]
     moving = [sum(moving, [])] if paired else moving
     changed = Batch(batch)
     for augment in augments:

@@ -38,6 +38,7 @@ class ImageSet:
         self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
         self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
+        self.companions: Sequence[Tensor] | None = None  # what goes with each image, see Method.companions
         self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # with the mapping that they were made by
         self._lock = Lock()
 
@@ -131,6 +132,8 @@ class Batches:
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])
+                if images.companions is not None:
+                    parts[f"near_{name}"].append(images.companions[index].numpy()[window])
                 if images.masks:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):

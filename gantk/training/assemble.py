@@ -59,6 +59,8 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         if method.weighs_lesions and not model.data.mask:
             what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
             raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
+        for letter, found in method.companions(sets).items():
+            sets[letter].companions = found
         start = Start()
         if train.start and known is None and runtime.main:
             from gantk.training.start import start_from

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.plugin.spec import Augment, Fraction, Part, Share, Weight
+from gantk.plugin.spec import Augment, Fraction, Kind, Part, Share, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
+
+PairFinder = Annotated[Part, Kind("loss", having=("companions",))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class TwoWayOptions(Additions):
 
     defense: Weight = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
     lesion: Weight = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+    pairs: PairFinder | None = None  # finds like images of the other domain, and compares outputs with them
 
 
 PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
@@ -89,8 +93,13 @@ class CycleMethod(Method):
         self.adversarial, self.terms, self.critic = adversarial(), terms, critic
         self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
         self.cycle, self.identity = Cycle(), Identity()
+        self.pairs = terms.pairs() if terms.pairs else None
         self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
         self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
+
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Sequence[Tensor]]:
+        """For each image like ones of the other domain, where the option `pairs` has them found."""
+        return self.pairs.companions(sets) if self.pairs else {}
 
     def phases(self) -> list[Phase]:
         """Generators, then discriminators on the fakes that the first phase left."""
@@ -128,6 +137,8 @@ class CycleMethod(Method):
         if terms.identity:
             losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
+        if self.pairs:
+            losses |= {"pairs_b": self.pairs(fake_b, batch["near_a"]), "pairs_a": self.pairs(fake_a, batch["near_b"])}
         losses |= terms.losses(fake_b, real_a, self.geometry.range, "_b")
         return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
 

@@ -1,0 +1,113 @@
+"""A loss of an output and the like images of the other domain that it finds before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.plugin.spec import Count, Side, Weight
+from gantk_weak_pairs.matching import explained, grid, most_alike, registrations, sampled, seen
+
+GAIN = 0.6  # of what intensities leave unexplained, a registration leaves this share at most, or is not used
+NEARLY = 1.07  # of the most alike image's distance: which of these is an image's own slice, MIND cannot tell
+
+
+class WeakPairs:
+    """L1 of an output to images of the other domain that show like anatomy, found and registered by itself.
+
+    Before training, the most alike of the other domain are found for each image by MIND, which sees edges and no
+    contrast (Heinrich et al. 2012, 2013), and registered where that makes them much more of a function of the images'
+    intensities. No pair is told; but where the other domain holds the same head, an image's own slice is mostly what is
+    found, and it alone is used. Registered slices of other heads agree in which tissue is how bright and less in where
+    edges lie: `local_ncc` and `flat_region` beside this loss keep those of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 20.0,  # of the loss
+        candidates: Count = 3,  # registered images that each is compared with
+        registration: bool = True,  # false: candidates as they are, for heads that all lie alike
+        stiffness: Weight = 0.02,  # of a registration: above, less is bent
+        side: Side = 96,  # pixels of the longer side at which images are compared; registered at half of it
+    ):
+        self.weight, self.candidates = weight, candidates
+        self.registration, self.stiffness, self.side = registration, stiffness, side
+
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
+        """For each image of `a` its candidates of `b`, side by side as channels, and the other way round."""
+        if sets["a"][0].ndim != 3:
+            what, remedy = "like images are found among slices, not volumes", "leave out method.pairs"
+            raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
+        whole = {letter: seen(images, self.side) for letter, images in sets.items()}
+        small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
+        ways = [Way(small[one], small[other], *self._alike(whole[one], whole[other])) for one, other in ("ab", "ba")]
+        kinds = [[()], [()]]
+        if self.registration:
+            kinds = [[(), *registrations(way.own, way.other, way.like, self.stiffness)] for way in ways]
+        pairs = zip(*kinds, strict=True)
+        left = [sum(way.unexplained(kind) for way, kind in zip(ways, each, strict=True)) for each in pairs]
+        best = min(range(len(left)), key=left.__getitem__)
+        best = best if left[best] < GAIN * left[0] else 0
+        return {
+            one: Companions(sets[other], *way.chosen(kind[best], self.candidates))
+            for (one, other), way, kind in zip(("ab", "ba"), ways, kinds, strict=True)
+        }
+
+    def _alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        return most_alike(own, other, min(2 * self.candidates, len(other)))
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """`target` (N, candidates x C, *size), as `companions` has them."""
+        candidates = target.float().unflatten(1, (-1, output.shape[1]))
+        return self.weight * (output.float()[:, None] - candidates).abs().mean()
+
+
+@dataclass
+class Way:
+    """The images of one domain and, by place among the other's, which are like each: (N, 1, h, w), (N, candidates)."""
+
+    own: Tensor
+    other: Tensor
+    like: Tensor
+    far: Tensor  # as `most_alike` has it
+
+    def moved(self, moves: tuple[Tensor, ...]) -> Tensor:
+        """All candidates of the first image, of the second, ...: (N x candidates, 1, h, w)."""
+        found = self.other[self.like.flatten()]
+        return sampled(found, grid(*(move.flatten(0, 1) for move in moves), found.shape[2:])) if moves else found
+
+    def unexplained(self, moves: tuple[Tensor, ...]) -> float:
+        """The share of the nearest candidates' variance that is no function of the images' intensities."""
+        return 1 - float(explained(self.own, self.moved(moves)[:: self.like.shape[1]]))
+
+    def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+        """The candidates, at most `count`, that each image explains best, with their moves; one where none is moved."""
+        sources = self.own.repeat_interleave(self.like.shape[1], 0)
+        shares = explained(sources, self.moved(moves), each=True).view(self.like.shape)
+        if not moves:
+            shares, count = torch.where(self.far <= NEARLY, shares, -torch.inf), 1
+        best = shares.topk(min(count, shares.shape[1])).indices
+        rows = torch.arange(len(best))[:, None]
+        return self.like[rows, best], *(move[rows, best] for move in moves)
+
+
+class Companions(Sequence):
+    """By index the like images of one image, (candidates x C, H, W), moved when they are asked for."""
+
+    def __init__(self, images: Sequence[Tensor], like: Tensor, *moves: Tensor):
+        self.images, self.like, self.moves = images, like, moves  # moves: what `grid` takes, by image and candidate
+
+    def __len__(self) -> int:
+        return len(self.like)
+
+    def __getitem__(self, index: int) -> Tensor:
+        found = torch.stack([self.images[n] for n in self.like[index].tolist()])
+        if self.moves:
+            found = sampled(found, grid(*(move[index] for move in self.moves), found.shape[2:]))
+        return found.flatten(0, 1)

@@ -1,0 +1,92 @@
+"""Pairs that an unpaired method finds itself: alike whatever the contrast, registered, and moved with their images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tiny import PATCHGAN, UNET
+
+from gantk.data.augment import augmented
+from gantk.data.batches import Batches, ImageSet
+from gantk.data.preparation import Preparation, Record
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind_or_raise
+from gantk_ct.intensity import Window
+from gantk_testing.small import random_images
+from gantk_weak_pairs.loss import WeakPairs
+from gantk_weak_pairs.matching import grid, sampled
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, torch.Tensor]:
+    """T1 and T2 of the same six slices each of two heads, black to white as -1 to 1: (12, 1, 64, 64)."""
+    part = bind_or_raise("source", {"name": "phantom", "subjects": 2, "slices": 6})
+    found = {"a": [], "b": []}
+    for record in part(("T1", "T2"), 2, (64, 64)).records():
+        found[record.domain].append(torch.from_numpy(record.read()))
+    stacks = {letter: torch.stack(images) for letter, images in found.items()}
+    return {letter: (images / np.quantile(images, 0.999) * 2 - 1).clamp(-1, 1) for letter, images in stacks.items()}
+
+
+def test_the_most_alike_image_is_the_slices_own_one_in_the_other_contrast(heads):
+    mixed = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    found = WeakPairs(candidates=1, registration=False).companions({"a": heads["a"], "b": heads["b"][mixed]})
+    for one, other, own in (("a", "b", range(12)), ("b", "a", mixed.tolist())):
+        right = [torch.equal(like, heads[other][n]) for like, n in zip(found[one], own, strict=True)]
+        assert sum(right) >= 11, "MIND is blind to contrast, not to anatomy"
+
+
+def test_a_moved_and_bent_image_is_registered(heads):
+    affine = torch.tensor([[[0.05, 0.06, 0.04], [-0.06, -0.04, -0.05]]]).expand(6, 2, 3)
+    moved = sampled(heads["b"][:6], grid(affine, 0.04 * torch.randn(6, 2, 4, 4), (64, 64)))
+    found = WeakPairs(candidates=1).companions({"a": heads["a"][:6], "b": moved})["a"]
+    apart = [(each - heads["b"][:6]).abs().mean() for each in (moved, torch.stack(list(found)))]
+    assert apart[1] < 0.6 * apart[0]
+
+
+def test_what_lies_on_each_other_is_not_moved(heads):
+    found = WeakPairs(candidates=1).companions(heads)["a"]
+    assert sum(torch.equal(like, own) for like, own in zip(found, heads["b"], strict=True)) >= 11
+
+
+def test_all_candidates_count_alike():
+    image = random_images(2, 2, (8, 8), seed=1)
+    assert WeakPairs(weight=3.0)(image, torch.cat([image, image + 1], 1)) == pytest.approx(1.5)
+
+
+def test_a_batch_carries_each_images_own_companions_and_they_move_with_it():
+    records = [Record("a", str(n), str(n), partial(np.full, (1, 6, 6), n, np.float32)) for n in range(9)]
+    slope = torch.arange(36.0).view(1, 6, 6)  # so that a flip is seen
+    images = ImageSet(records, Window(low=0.0, high=1.0, range=(0.0, 1.0)), Preparation(records, (6, 6), "pad"))
+    plain = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
+    images.companions = [image + slope for image in images]
+    batch = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
+    assert set(plain) == {"a"} and torch.equal(batch["near_a"], batch["a"] + slope)
+    flip, bright = (bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness"))
+    moved = augmented(Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False)
+    torch.testing.assert_close(moved["near_a"], slope[None].flip(-1))
+    assert not torch.equal(moved["a"], moved["near_a"]), "what is brighter is the image alone"
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
+def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
+    table = {"name": name, "generator": UNET, "discriminator": PATCHGAN, "pool": 0, "pairs": "weak_pairs"}
+    table |= {"identity": 0.0} if name == "cyclegan" else {}
+    method = bind_or_raise("method", table)(Geometry(2, (16, 16), {"a": 1, "b": 2}))
+    images = {"a": random_images(3, 1, (16, 16), seed=1), "b": random_images(4, 2, (16, 16), seed=2)}
+    found = {letter: torch.stack(list(each)) for letter, each in method.companions(images).items()}
+    assert found["a"].shape == (3, 2, 16, 16) and found["b"].shape == (4, 1, 16, 16)  # noise explains noise nowhere
+    batch = Batch({"a": images["a"], "b": images["b"][:3], "near_a": found["a"], "near_b": found["b"][:3]})
+    losses = method.generator_losses(batch)
+    for to, network in (("b", method.g_ab), ("a", method.g_ba)):
+        gradients = torch.autograd.grad(losses[f"pairs_{to}"], list(network.parameters()), retain_graph=True)
+        assert all(each.isfinite().all() for each in gradients) and any(each.abs().sum() > 0 for each in gradients)
+
+
+def test_volumes_have_no_like_slices():
+    with pytest.raises(UserError, match="slices, not volumes"):
+        WeakPairs().companions({"a": torch.zeros(2, 1, 8, 8, 8), "b": torch.zeros(2, 1, 8, 8, 8)})
