@@ -14,7 +14,6 @@ from gantk.plugin.spec import Count, Side, Weight
 from gantk_weak_pairs.matching import explained, grid, most_alike, registrations, sampled, seen
 
 GAIN = 0.6  # of what intensities leave unexplained, a registration leaves this share at most, or is not used
-NEARLY = 1.07  # of the most alike image's distance: which of these is an image's own slice, MIND cannot tell
 
 
 class WeakPairs:
@@ -22,9 +21,9 @@ class WeakPairs:
 
     Before training, the most alike of the other domain are found for each image by MIND, which sees edges and no
     contrast (Heinrich et al. 2012, 2013), and registered where that makes them much more of a function of the images'
-    intensities. No pair is told; but where the other domain holds the same head, an image's own slice is mostly what is
-    found, and it alone is used. Registered slices of other heads agree in which tissue is how bright and less in where
-    edges lie: `local_ncc` and `flat_region` beside this loss keep those of the input.
+    intensities. No pair is told; but where the other domain holds the same slices, a one-to-one assignment finds an
+    image's own, and it alone is used. Registered slices of other heads agree in which tissue is how bright and less in
+    where edges lie: `local_ncc` and `flat_region` beside this loss keep those of the input.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class WeakPairs:
         *,
         weight: Weight = 20.0,  # of the loss
         candidates: Count = 3,  # registered images that each is compared with
-        registration: bool = True,  # false: candidates as they are, for heads that all lie alike
+        registration: bool = True,  # false: one partner for each image, as it is, for heads that all lie alike
         stiffness: Weight = 0.02,  # of a registration: above, less is bent
         side: Side = 96,  # pixels of the longer side at which images are compared; registered at half of it
     ):
@@ -75,7 +74,7 @@ class Way:
     own: Tensor
     other: Tensor
     like: Tensor
-    far: Tensor  # as `most_alike` has it
+    partner: Tensor  # (N,), as `most_alike` has it
 
     def moved(self, moves: tuple[Tensor, ...]) -> Tensor:
         """All candidates of the first image, of the second, ...: (N x candidates, 1, h, w)."""
@@ -83,15 +82,16 @@ class Way:
         return sampled(found, grid(*(move.flatten(0, 1) for move in moves), found.shape[2:])) if moves else found
 
     def unexplained(self, moves: tuple[Tensor, ...]) -> float:
-        """The share of the nearest candidates' variance that is no function of the images' intensities."""
-        return 1 - float(explained(self.own, self.moved(moves)[:: self.like.shape[1]]))
+        """The share of variance that is no function of the images' intensities: of the nearest moved, or partners."""
+        found = self.moved(moves)[:: self.like.shape[1]] if moves else self.other[self.partner]
+        return 1 - float(explained(self.own, found))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-        """The candidates, at most `count`, that each image explains best, with their moves; one where none is moved."""
+        """The candidates, at most `count`, that each image explains best, and their moves; unmoved, its partner."""
+        if not moves:
+            return (self.partner[:, None],)
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
         shares = explained(sources, self.moved(moves), each=True).view(self.like.shape)
-        if not moves:
-            shares, count = torch.where(self.far <= NEARLY, shares, -torch.inf), 1
         best = shares.topk(min(count, shares.shape[1])).indices
         rows = torch.arange(len(best))[:, None]
         return self.like[rows, best], *(move[rows, best] for move in moves)

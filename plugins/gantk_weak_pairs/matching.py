@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
@@ -14,6 +15,7 @@ BODY, BODY_WEIGHT = 0.06, 3.0  # share of the range above black that is no air; 
 GRID = 8  # control points a side of a deformation
 AFFINE, FREE, RATE = 15, 25, 0.01  # steps of a registration, and their size at first, in half images
 TOGETHER, ROWS = 512, 256  # pairs registered at a time; images compared with all others at a time
+MOST, FAR = 2**25, 1.5  # distances that partners are assigned by; a partner's distance at most, of the nearest's
 
 
 def seen(images: Sequence[Tensor], side: int) -> Tensor:
@@ -59,14 +61,21 @@ def blurred(image: Tensor, deviation: float) -> Tensor:
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """For each image of `one` the places of the `count` most alike by MIND of `other`, nearest first, and how far.
+    """For each of N images of `one` the places of the most alike of `other`, (N, count), and of its partner, (N,).
 
-    Both (N, count); distances are shares of the nearest one's.
+    By MIND. Partners are a one-to-one assignment of least distance (Kuhn 1955): of neighbouring slices each is like the
+    same few, and only together they tell which is whose. Where that is far off, as for heads that the other domain does
+    not show, and where there are more than MOST distances, the partner is the most alike.
     """
     one, other = (blurred(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
-    found = [torch.cdist(rows, other).topk(count, 1, largest=False) for rows in one.split(ROWS)]
-    far, places = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return places, far / far[:, :1].clamp_min(1e-9)
+    apart = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
+    near, places = apart.topk(count, 1, largest=False)
+    partners = places[:, 0].clone()
+    if apart.numel() <= MOST:
+        rows, columns = (torch.from_numpy(each) for each in linear_sum_assignment(apart.numpy()))
+        fits = apart[rows, columns] <= FAR * near[rows, 0]
+        partners[rows[fits]] = columns[fits]
+    return places, partners
 
 
 def grid(affine: Tensor, free: Tensor, size: Sequence[int]) -> Tensor:
