@@ -1,7 +1,5 @@
 """Runs that the promises share, each made once: one trained for a step, and one whose network changes nothing."""
 
-from __future__ import annotations
-
 import copy
 import os
 

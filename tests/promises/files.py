@@ -3,8 +3,6 @@
 Nothing of gantk is imported here but its public names, so that these tests outlive any change inside.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

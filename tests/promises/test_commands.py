@@ -3,8 +3,6 @@
 names.json holds the options of every command and of every part that a recipe can name, as that version offered them.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -4,8 +4,6 @@
 you keep it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """What goes in comes out: kind of file, values, grid, orientation, stored type, and whose scan it is."""
 
-from __future__ import annotations
-
 import signal
 
 import files

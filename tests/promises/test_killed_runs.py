@@ -1,7 +1,5 @@
 """A training that is killed, stopped or half written goes on with `gantk resume`, to the very same weights."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

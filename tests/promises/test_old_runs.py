@@ -6,8 +6,6 @@ recipes.json is every bundled recipe as that version wrote it into a run, "@" be
 share stand under "most". todays_keys.toml names every key of that version.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -1,7 +1,5 @@
 """A third party's package for gantk 0.1 works unchanged: its parts, recipe, command, hooks, and what it imports."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import json

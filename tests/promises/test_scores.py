@@ -4,8 +4,6 @@
 its definition has to say so, and read the difference before you keep it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Nobody leaks: no patient, no image and no near copy on two sides of a split, and what was held out is on record."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

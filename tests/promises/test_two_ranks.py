@@ -1,7 +1,5 @@
 """Two processes with half the batch each, started by torchrun, train the weights that one process trains."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -4,8 +4,6 @@ because their method is a plugin that has to be installed before gantk looks.
     PYTHONPATH=INSTALLED python through.py FOLDER      # reads FOLDER/in, FOLDER/colour; writes FOLDER/out and others
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
