@@ -34,11 +34,13 @@ class ImageSet:
         patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
+        weights: Sequence[float] = (),  # how often each is shown against the others; (): all alike
     ):
         self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
         self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
         self.companions: Sequence[Tensor] | None = None  # what goes with each image, see Method.companions
+        self.weights = np.asarray(weights, dtype=np.float64).tobytes()
         self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # with the mapping that they were made by
         self._lock = Lock()
 
@@ -127,8 +129,9 @@ class Batches:
         parts: dict[str, list] = defaultdict(list)
         for name, images in self.sets.items():
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
+            weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for place in range(first, first + self.batch):
-                index = order(self.seed, stream, place // count, count)[place % count]
+                index = order(self.seed, stream, place // count, count, weights)[place % count]
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])
@@ -153,9 +156,13 @@ class Batches:
 
 
 @lru_cache(maxsize=8)  # this epoch and the next, of two domains, in training and elsewhere
-def order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    """The order in which an epoch shows so many images."""
-    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+def order(seed: int, stream: int, epoch: int, count: int, weights: bytes = b"") -> np.ndarray:
+    """The order in which an epoch shows so many images; by their weights, if any (systematic sampling)."""
+    rng = np.random.default_rng([seed, stream, epoch])
+    shuffled, ends = rng.permutation(count), np.cumsum(np.frombuffer(weights))
+    if not weights:
+        return shuffled
+    return np.searchsorted(ends[:-1] / ends[-1] * count, rng.random() + np.arange(count), side="right")[shuffled]
 
 
 class Prefetcher:

@@ -15,6 +15,7 @@ from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import relative_to
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.sources.rows import weights_of
 from gantk.data.split import consequences, named, recalled, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
@@ -111,11 +112,13 @@ class Data:
 
         table, sets = self.table, {}
         options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
+        options["memory"] = table.memory / len(self.letters)
+        shares = table.weights and weights_of(table.weights, [record.key for record in self.training])
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
-                memory = table.memory / len(self.letters)
-                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, memory, **options)
+                own = [shares[record.key] for record in records] if shares else ()
+                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, weights=own, **options)
         return sets
 
     def image(self, record: Record) -> Tensor:

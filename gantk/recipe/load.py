@@ -432,9 +432,10 @@ def checked_recipe(
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
     loaded = loaded if data is None else loaded.with_names_of_data()
-    split, train = mapping(mapping(loaded.tables.get("data")).get("split")), mapping(loaded.tables.get("train"))
-    if isinstance(split.get("file"), str) and split["file"]:  # the run's recipe is read again from anywhere
-        split["file"] = str(Path(split["file"]).absolute())
+    table, train = mapping(loaded.tables.get("data")), mapping(loaded.tables.get("train"))
+    for place, name in ((mapping(table.get("split")), "file"), (table, "weights")):  # read again from anywhere
+        if isinstance(place.get(name), str) and place[name]:
+            place[name] = str(Path(place[name]).absolute())
     if isinstance(train.get("start"), str) and os.path.exists(train["start"]):  # else it is a model's name
         train["start"] = str(Path(train["start"]).absolute())
     return loaded, loaded.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from io import StringIO
 from pathlib import Path
@@ -35,6 +35,19 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
         raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
+    """How often each of these images is to be shown against others: a CSV's `weight` of its `key`, else 1."""
+    wanted = set(keys)
+    try:
+        known = {row["key"]: float(row["weight"]) for _, row in read_rows(Path(file))[1] if row["key"] in wanted}
+    except (KeyError, ValueError):
+        known = {}
+    if not known or not all(0 < weight <= 1000 for weight in known.values()):
+        allowed = "columns key, some of those that split.json lists under train, and weight, above 0 up to 1,000"
+        raise UserError(f"'{file}' does not weigh the training images", where="data.weights", allowed=allowed)
+    return dict.fromkeys(keys, 1.0) | known
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
