@@ -24,6 +24,8 @@ _PUBLIC = {
     "gantk_models.packing": ["pack"],
     "gantk_plan.recipe": ["plan"],
     "gantk_patients.comparing": ["write_report"],
+    "gantk_study.making": ["new_study"],
+    "gantk_study.scoring": ["score_study"],
     "gantk_trial.trial": ["predict"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],

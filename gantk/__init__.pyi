@@ -41,6 +41,8 @@ from gantk_folds.cross_validation import cross_validate as cross_validate
 from gantk_models.packing import pack as pack
 from gantk_patients.comparing import write_report as write_report
 from gantk_plan.recipe import plan as plan
+from gantk_study.making import new_study as new_study
+from gantk_study.scoring import score_study as score_study
 from gantk_trial.trial import predict as predict
 
 __version__: str

@@ -1,0 +1,108 @@
+"""What readers answered, beside the key; the scores that a run has of its readers; weights for a next training."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gantk.errors import UserError, told
+from gantk.files import sha256_of, write_file
+from gantk.runs.schemas import Amount, Step, read, table
+
+HERE = Path(__file__).parent
+CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}
+BOOST = 2.0  # what the share of readers who told a made image adds to the weight 1 of its input and its truth
+KIND = Literal["2afc", "yesno", "rating"]
+ANSWER = table("question", "answer", "seconds", question=Step, answer=Step, seconds=Amount)
+ANSWERS = table("study", "reader", "answers", study=str, reader=str, answers=list[ANSWER])
+KEY = table("kind", "cases", "readers", kind=KIND, cases=list[dict[str, Any]], readers=dict[str, list[list[Step]]])
+SHARE = table("value", "ci95", value=float | None, ci95=list[float] | None, n=Step, readers=Step, cases=Step)
+READER = table("accuracy", "same_again", "seconds", accuracy=SHARE, same_again=SHARE, seconds=float, auc=SHARE)
+SCORES = table(
+    *("kind", "readers", "pooled", "agreement", "fooled"), kind=KIND, readers=dict[str, READER], fooled=list[Any],
+    pooled=table("accuracy", accuracy=SHARE), agreement=table("fleiss", fleiss=SHARE) | None, target=str, split=str,
+)  # fmt: skip
+Rows = dict[str, np.ndarray]  # a reader's: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
+
+
+def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
+    """The key, each reader's answers, and in words which files do not count. UserError where none does."""
+    file, found, problems = Path(study) / "key.json", {}, []
+    if not (key := read(file, KEY)):
+        raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy="name what `gantk study new` wrote")
+    digest = sha256_of(file)
+    for path in map(Path, answers):
+        try:
+            if not (said := read(path, ANSWERS, "ask the reader to save again")):
+                raise ValueError("it is not there")
+            if said["study"] != digest:
+                raise ValueError("it is of another study, or key.json was changed")
+            if said["reader"] not in key["readers"]:
+                raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
+            known = [*found.get(said["reader"], ()), (rows_of(key, said), path)]
+            best, *rest = found[said["reader"]] = sorted(known, key=lambda one: -len(one[0]["case"]))
+            problems += [f"'{rest[-1][1]}' is of {said['reader']} too: '{best[1]}' counts"] if rest else []
+        except (UserError, ValueError) as error:
+            problems.append(f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{told(error)}")
+    if not found:
+        raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
+    return key, {name: best[0] for name, (best, *_) in sorted(found.items())}, problems
+
+
+def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
+    """Answers beside what was asked; ValueError for those that no page gives. A rating of 3 is half right."""
+    asked, kind = np.array(key["readers"][said["reader"]]), key["kind"]
+    places, answer, seconds = (np.array([one[x] for one in said["answers"]]) for x in ("question", "answer", "seconds"))
+    if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
+        raise ValueError("no answer, two to one question, or one to a question that was not asked")
+    if wrong := {*answer.tolist()} - {*CHOICES[kind]}:
+        raise ValueError(f"{min(wrong)} is no answer")
+    case, which, repeat = asked[places].T
+    real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # how far an image was said to be real
+    right = 1.0 * (answer == which) if kind == "2afc" else np.where(which, 1.0 - real, real)
+    rows = {"case": case, "which": which, "repeat": repeat > 0, "answer": answer, "seconds": seconds, "right": right}
+    rows |= {"place": places / max(len(asked) - 1, 1), "label": right if kind == "2afc" else answer}
+    return rows | {"item": 2 * case + (1 if kind == "2afc" else which)}
+
+
+def items(rows: Iterable[Rows], cases: int, name: str) -> np.ndarray:
+    """(readers, 2 * cases) of first answers by image, nan where there is none; those to pairs stand at the made one."""
+    found = []
+    for one in rows:
+        found.append(np.full(2 * cases, np.nan))
+        found[-1][one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
+    return np.stack(found)
+
+
+def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
+    """The scores of a run's studies by name, RUN/study/NAME/scores.json; what cannot be read is a problem."""
+    found = {}
+    for path in sorted(Path(run).glob("study/*/scores.json")):
+        try:
+            found[path.parent.name] = read(path, SCORES, "score the study again")
+        except UserError as error:
+            problems.append(error.what)
+    return found
+
+
+def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print) -> Path:
+    """A CSV of `key` and `weight` for `data.weights`; UserError for images that no training shows, or from noise."""
+    key, rows, problems = load(study, answers)
+    if key.get("split") != "train" or "made" not in key["cases"][0]:
+        what = "no training shows the images of this study, or what it shows was made of noise"
+        raise UserError(what, where="STUDY", remedy="gantk study new RUN --split train, of a run that translates")
+    right = items(rows.values(), len(key["cases"]), "right")[:, 1::2]
+    shares = np.nansum(right, 0) / np.maximum((~np.isnan(right)).sum(0), 1)
+    names = [(case[side], share) for case, share in zip(key["cases"], shares, strict=True) for side in ("real", "made")]
+    weights = {name: round(1 + BOOST * float(share), 4) for name, share in names}
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([("key", "weight"), *weights.items()])
+    write_file(Path(out), text.getvalue().encode())
+    for line in [*(f"warning  {problem}" for problem in problems), f"written  {out}: {len(weights)} images"]:
+        say(line)
+    return Path(out)

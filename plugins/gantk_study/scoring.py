@@ -1,0 +1,137 @@
+"""Scores of a reader study, with readers and cases as what was drawn at random."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.files import write_file
+from gantk_study.answers import HERE, Rows, items, load
+
+DRAWS = 2000
+
+
+def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callable = print) -> dict[str, Any]:
+    """The scores of a study, written to its scores.json and scores.md; files that do not count are named.
+
+    A reader's accuracy has Wilson's 95 % interval, the mean of all percentiles of drawing readers and cases anew (Owen
+    2007), of one reader cases alone. Ratings have an area under the ROC curve too. UserError where no file is scored.
+    """
+    from gantk.report.build import render
+
+    key, rows, problems = load(study, answers)
+    kind, count = key["kind"], len(key["cases"])
+    found = {name: reader_row(kind, one) for name, one in rows.items()}
+    pooled = {}
+    for name, measure in {"accuracy": accuracy, **({"auc": auc} if kind == "rating" else {})}.items():
+        pooled[name], own = over_both(measure, rows.values(), count)
+        for row, value in zip(found.values(), own, strict=True):
+            row.setdefault(name, value)
+    made = items(rows.values(), count, "right")[:, 1::2]
+    fooled = np.flatnonzero((made == 0).all(0)) if len(rows) > 1 else ()
+    result = {"format": 1, "kind": kind, "target": key.get("target"), "split": key.get("split"), "readers": found}
+    result |= {"pooled": pooled, "learning": trend(list(rows.values())), "agreement": agreement(kind, rows, count)}
+    result |= {"fooled": [{"case": int(each), **key["cases"][each]} for each in fooled], "left_out": problems}
+    text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
+    write_file(Path(study) / "scores.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_file(Path(study) / "scores.md", text.encode())
+    for line in [*(f"warning  {problem}" for problem in problems), *filter(None, text.splitlines())]:
+        say(line)
+    return result
+
+
+def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The mean of a measure over readers, drawing readers and cases anew; and each reader's, drawing cases alone."""
+    weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, DRAWS)
+    values, drawn = (np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights))
+    own = [{"value": float(value), "ci95": interval(each)} for value, each in zip(values[0], drawn.T, strict=True)]
+    readers = np.random.default_rng(1).integers(len(own), size=(DRAWS, len(own)))
+    ends = interval(np.take_along_axis(drawn, readers, 1).mean(1))
+    return {"value": float(values.mean()), "ci95": ends, "readers": len(own), "cases": cases}, own
+
+
+def accuracy(rows: Rows, weights: np.ndarray) -> np.ndarray:
+    """(B,): share of right first answers, for each of B rows of weights of the cases."""
+    first = ~rows["repeat"]
+    own = weights[:, rows["case"][first]]
+    return own @ rows["right"][first] / np.maximum(own.sum(1), 1)
+
+
+def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
+    """(B,): share of (real, made) couples whose real image is rated higher, ties half, by weights of the cases."""
+    real, made = ((rows["which"] == which) & ~rows["repeat"] for which in (0, 1))
+    wins = (np.sign(rows["answer"][real][:, None] - rows["answer"][made]) + 1) / 2
+    one, other = (weights[:, rows["case"][mine]] for mine in (real, made))
+    return ((one @ wins) * other).sum(1) / np.maximum(one.sum(1) * other.sum(1), 1)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """Between what percentiles 95 % of the values lie."""
+    return np.percentile(values, [2.5, 97.5]).tolist()
+
+
+def share(right: np.ndarray) -> dict[str, Any]:
+    """A share of right answers with the 95 % interval of Wilson (1927)."""
+    n, z = len(right), 1.959964
+    if not n:
+        return {"value": None, "ci95": None, "n": 0}
+    p = float(np.mean(right))
+    middle, reach = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n**2) ** 0.5
+    return {"value": p, "ci95": [(middle + end) / (1 + z * z / n) for end in (-reach, reach)], "n": n}
+
+
+def trend(several: list[Rows]) -> dict[str, Any]:
+    """The change of accuracy from first to last question: a line, a mean for each reader, Student's interval."""
+    from scipy.special import stdtrit
+
+    x, y = (np.concatenate([each[name] - each[name].mean() for each in several]) for name in ("place", "right"))
+    free = len(x) - len(several) - 1
+    if free < 1 or not x.any() or not y.any():
+        return {"value": None, "ci95": None}
+    slope = float(x @ y / (x @ x))
+    reach = float(stdtrit(free, 0.975) * (((y - slope * x) ** 2).sum() / free / (x @ x)) ** 0.5)
+    return {"value": slope, "ci95": [slope - reach, slope + reach]}
+
+
+def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
+    """A reader's own scores; of repeats the share that was answered as before."""
+    first, again = ({name: values[mask] for name, values in rows.items()} for mask in (~rows["repeat"], rows["repeat"]))
+    before = dict(zip(first["item"], first["label"], strict=True))
+    pairs = zip(again["item"], again["label"], strict=True)
+    same = np.array([before[item] == label for item, label in pairs if item in before])
+    row = {"accuracy": share(first["right"]), "same_again": share(same), "learning": trend([first])}
+    row["seconds"] = float(np.median(rows["seconds"]))
+    for which, name in enumerate(("real", "made") if kind != "2afc" else ()):
+        row[f"of_{name}"] = share(first["right"][first["which"] == which])
+    return row
+
+
+def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | None:
+    """Fleiss' kappa over what all readers answered, drawing these items anew; Cohen's of every two readers."""
+    from sklearn.metrics import cohen_kappa_score
+
+    labels = items(rows.values(), cases, "label")
+    labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
+    if len(rows) < 2 or labels.shape[1] < 2:
+        return None
+    picks = np.random.default_rng(0).integers(labels.shape[1], size=(DRAWS, labels.shape[1]))
+    drawn = [value for pick in picks if (value := fleiss(labels[:, pick])) is not None]
+    weights, cohen = "quadratic" if kind == "rating" else None, {}
+    for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
+        defined = len(np.unique([a, b])) > 1
+        cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights)) if defined else None
+    fleiss_row = {"value": fleiss(labels), "ci95": interval(np.array(drawn)) if drawn else None, "n": labels.shape[1]}
+    return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
+
+
+def fleiss(labels: np.ndarray) -> float | None:
+    """Fleiss' kappa (1971) of (readers, items) categories; None where all are one."""
+    counts = np.stack([(labels == each).sum(0) for each in np.unique(labels)], 1)
+    n, expected = len(labels), ((counts.sum(0) / counts.sum()) ** 2).sum()
+    observed = ((counts**2).sum(1) - n).mean() / (n * (n - 1))
+    return float((observed - expected) / (1 - expected)) if expected < 1 else None
