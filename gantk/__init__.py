@@ -16,10 +16,12 @@ import warnings
 
 _PUBLIC = {
     "gantk.api": ["run", "resume", "evaluate", "translate", "sample", "load", "export"],
+    "gantk_app.service": ["app"],
     "gantk_check.check": ["check"],
     "gantk_compare.folders": ["compare"],
     "gantk_explain.explain": ["explain"],
     "gantk_folds.cross_validation": ["cross_validate"],
+    "gantk_datasets.archives": ["unpack"],
     "gantk_datasets.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
     "gantk_plan.recipe": ["plan"],

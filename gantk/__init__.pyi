@@ -32,8 +32,10 @@ from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
 from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
+from gantk_app.service import app as app
 from gantk_check.check import check as check
 from gantk_compare.folders import compare as compare
+from gantk_datasets.archives import unpack as unpack
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
 from gantk_explain.explain import explain as explain

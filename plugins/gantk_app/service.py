@@ -1,0 +1,199 @@
+"""Translations for several people: one after the other, each in a folder of its own, errors told in words."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Full
+from typing import Any, NamedTuple
+
+import nibabel
+import numpy as np
+
+from gantk.errors import GantkError, UserError, told
+from gantk.files import temporary_beside, write_file
+from gantk.formats.files import Scan, formats, read, scans, stem_of, suffix_of
+
+WAITING = 16  # translations that run or wait; the next one is asked to come again
+Tell = Callable[[float, str], None]  # (share that is done, what is at work)
+
+
+class Result(NamedTuple):
+    """What a translation left."""
+
+    file: Path  # to be saved
+    notes: list[tuple[str, str]]  # of the scan: (warning, note or clipped; text)
+    views: list[dict[str, Any]]  # what the viewer shows, see `view`
+    waited: int  # translations that were before it
+
+
+class Service:
+    """One trained model, and the folder in which everything that is uploaded and made lies until it is deleted."""
+
+    def __init__(self, run: str, folder: Path, most: int, device: str | None = None):
+        from gantk import load
+
+        self.run, self.folder, self.most, self.device = run, folder, most, device  # most: bytes of an upload
+        self.queue, self.moved = [], threading.Condition()
+        self.model, self.directions = load(run, device=device), {}
+        for letter in "ba":
+            with suppress(UserError):  # a direction that it lacks
+                frame = self.model.frame(self.model.domain(letter))
+                self.directions.setdefault(frame.target, frame.source)  # what is made: what it is made from
+        if not self.directions:
+            raise UserError(f"'{run}' translates no images, it makes them from noise", where="RUN")
+
+    def place(self, name: str) -> Path:
+        """Where an upload of this name goes: into a new folder of a name that nobody can guess."""
+        (folder := self.folder / secrets.token_urlsafe(16) / "in").mkdir(parents=True)
+        plain = re.sub(r"[^\w. #()+-]", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")
+        return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
+
+    @contextmanager
+    def turn(self, tell: Tell) -> Iterator[int]:
+        """One at a time, in the order of arrival; yields how many were before. Full where that are too many."""
+        with self.moved:
+            if (before := len(self.queue)) >= WAITING:
+                raise Full(f"{WAITING} translations are waiting already. Try again in some minutes.")
+            self.queue.append(ticket := object())
+        try:
+            with self.moved:
+                while ahead := self.queue.index(ticket):
+                    tell(0.0, f"Waiting: {ahead} before this one")
+                    self.moved.wait()
+            yield before
+        finally:
+            with self.moved:
+                self.queue.remove(ticket)
+                self.moved.notify_all()
+
+    def translate(
+        self, upload: Path, to: str, *, show: bool = False, uncertainty: bool = False, tell: Tell = lambda *_: None
+    ) -> Result:
+        """Translate a file at a `place` by `gantk.translate`; `show`: for the viewer, too. UserError of a bad file."""
+        from gantk import translate
+
+        heard, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
+        out, content = made / "out", made / "content"
+        asked = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
+        asked |= {"say": heard.append, "progress": lambda share, name: tell(share, f"Translating to {to}")}
+
+        def plain(text: str) -> str:
+            text = text.replace(f"'{content}'", f"'{upload.name}'").replace("  (INPUT)", "").replace("  (--to)", "")
+            return text.replace(f"{content}/", "").replace(f"{out}/", "").replace(f"{upload.parent}/", "")
+
+        try:
+            with self.turn(tell) as waited:
+                shutil.rmtree(made, ignore_errors=True)
+                out.mkdir(parents=True)
+                source = self._unpacked(upload, content) if packed else upload
+                try:
+                    translate(self.run, source, out if packed else out / upload.name, **asked)
+                except GantkError as error:
+                    if isinstance(error, UserError) or not any(out.iterdir()):
+                        raise
+                    heard.append(f"warning  {error}")  # of some of a zip's files
+                tell(1.0, "Preparing the view")
+                found = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
+                found = [(scan, *paths) for scan in found if (paths := results(scan, out)[: 1 + uncertainty])]
+                views = [view(each, made, number) for number, each in enumerate(found[: 8 if show else 0])]
+                for path in (path for each in found for path in each[2:]):  # uncertainties: to be seen, not saved
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
+                shutil.make_archive(file.with_suffix(""), "zip", out) if packed else (out / upload.name).rename(file)
+        except GantkError as error:
+            raise type(error)(plain(str(error))) from error
+        lines = (line.partition(" ") for line in heard if line.startswith(("warning", "note", "clipped")))
+        return Result(file, [(kind, plain(text.strip())) for kind, _, text in lines], views, waited)
+
+    def _unpacked(self, archive: Path, folder: Path) -> Path:
+        """The folder with a zip's files; UserError where it is damaged, holds too much, or would write elsewhere."""
+        from gantk import unpack
+
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                sizes = [each.file_size for each in opened.infolist()]
+            if len(sizes) > 20_000 or sum(sizes) > self.most:
+                raise ValueError(f"it holds more than 20,000 files or {self.most >> 20} MB")
+            folder.mkdir()
+            unpack(archive, folder)
+        except Exception as error:  # zipfile and its decompressors answer a hostile file with every kind of error
+            what = f"'{archive.name}' cannot be unpacked: {told(error)}"
+            raise UserError(what, allowed="a zip of DICOM series or images", remedy="pack it again") from None
+        return folder
+
+
+def results(scan: Scan, out: Path) -> list[Path]:
+    """Where a scan's translation into the folder `out` lies, and its map of uncertainty, as far as they are there."""
+    target = out if scan.name == "." else out / scan.name  # a series that was the whole input becomes `out` itself
+    stem = stem_of(target) if suffix_of(target) in formats() else target.name
+    spread = target.with_name(f"{stem}_uncertainty{target.name[len(stem) :]}")
+    return [path for path in (target, spread) if path.exists() and path.resolve().is_relative_to(out.parent.resolve())]
+
+
+def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str, Any]:
+    """NIfTI files of input, output, their difference in percent of the gray window, uncertainty; and the windows."""
+    images = [read(each) for each in parts]
+    volumes = [image.pixels.mean(axis=0).reshape(-1, *image.pixels.shape[-2:]) for image in images]
+    windows = [[float(value) for value in np.percentile(volume, [0.5, 99.5])] for volume in volumes]
+    first, second = ((volumes[n] - low) / ((high - low) or 1.0) for n, (low, high) in enumerate(windows[:2]))
+    volumes.insert(2, 100 * abs(second - first))
+    windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
+    thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))  # of more voxels than that, which the page says
+    z, y, x = (1.0, *images[0].spacing)[-3:]
+    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])  # upright axes run to the patient's left, back and head
+    files = {kind: f"{number}-{kind}.nii" for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]}
+    for name, volume in zip(files.values(), volumes, strict=True):
+        low, step = float(volume.min()), float(np.ptp(volume)) / 4095 or 1.0
+        levels = ((volume[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16).transpose(2, 1, 0)
+        image = nibabel.Nifti1Image(levels, affine)
+        image.header.set_slope_inter(step, low)
+        write_file(folder / name, image.to_bytes())
+    about = {"name": parts[0].path.name if parts[0].name == "." else parts[0].name, "slices": len(volumes[0])}
+    return about | {"thin": thin, "files": files, "windows": dict(zip(files, windows, strict=True))}
+
+
+def app(
+    run: str = "t1t2", *, port: int = 7860, host: str = "127.0.0.1", max_mb: int = 512, device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Serve a window in the browser that translates scans with `run`, and POST /translate beside it, until Ctrl-C.
+
+    Port 0 takes a free one; any host but this machine's own lets others in. `max_mb`: of an upload, unzipped, too.
+    """
+    try:
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2")}
+        import uvicorn
+
+        from gantk_app.server import LOOPBACK, application
+    except ModuleNotFoundError as error:
+        what = f"{error.name} is needed for the window in the browser, and it is not installed"
+        raise UserError(what, remedy='pip install "gantk[app]"') from None
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        what = f"nothing can listen on {host}, port {port}: {error.strerror}"
+        raise UserError(what, where="--host, --port", remedy="choose another; --port 0 takes a free one") from None
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")  # and what a killed one left is deleted
+    folder.mkdir(mode=0o700)
+    try:
+        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else uploads would stay
+            signal.signal(stop, signal.default_int_handler)
+        served = application(Service(run, folder, max_mb << 20, device), host)
+        say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)")
+        if host not in LOOPBACK:
+            say("warning  whoever reaches this address can use it: there is no password and no encryption")
+        uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(sockets=[listener])
+    finally:
+        listener.close()
+        shutil.rmtree(folder, ignore_errors=True)

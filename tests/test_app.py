@@ -1,0 +1,233 @@
+"""The window of `gantk app` and its REST endpoint make what the command line makes, and say what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dicom_files
+import numpy as np
+import pytest
+import requests
+from browser import BROWSER
+from volumes import volume
+
+from gantk.formats.files import read
+
+MOST = 300_000  # bytes of an upload
+OPERATED = Path(__file__).parent / "app_operated.html"
+
+
+@pytest.fixture(scope="module")
+def service(tiny_run, tmp_path_factory):
+    """A service with the tiny run in an empty folder."""
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    from gantk_app.service import Service
+
+    return Service(str(tiny_run), tmp_path_factory.mktemp("place"), MOST, "cpu")
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    """`client.post(...)` as a browser on this machine; answers come when all that follows them is done, too."""
+    from fastapi.testclient import TestClient
+
+    from gantk_app.server import application
+
+    return TestClient(application(service), base_url="http://127.0.0.1")
+
+
+def zipped(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
+    with zipfile.ZipFile(made := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            (member := zipfile.ZipInfo(name)).external_attr = mode << 16
+            archive.writestr(member, content, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def left(service) -> list[str]:
+    return [str(path) for path in service.folder.rglob("*") if path.name != "uploads"]
+
+
+def test_a_program_gets_the_bytes_that_the_command_line_writes(client, service, gantk, tiny_run, tmp_path, pictures):
+    scans = [pictures(tmp_path, 1)[0], volume(tmp_path / "scan.nii.gz"), volume(tmp_path / "T2.nii")]
+    for scan in scans:
+        answer = client.post("/translate", files={"file": (f"../../{scan.name}", scan.read_bytes())}, data={"to": "T2"})
+        assert gantk("translate", tiny_run, scan, tmp_path / "out" / scan.name, "--to", "T2").code == 0
+        assert answer.status_code == 200 and answer.content == (tmp_path / "out" / scan.name).read_bytes()
+        assert f"{scan.name.partition('.')[0]}_synthetic_T2." in answer.headers["content-disposition"]
+    assert "called T2, and this model translates T1" in " ".join(json.loads(answer.headers["gantk-notes"]))
+    assert left(service) == []
+    schema = client.get("/openapi.json").json()
+    assert "multipart/form-data" in schema["paths"]["/translate"]["post"]["requestBody"]["content"]
+
+
+def test_a_zipped_dicom_series_comes_back_as_a_zipped_derived_one(client, gantk, tiny_run, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    folder = tmp_path / "series"
+    dicom_files.series(folder, dicom_files.head())
+    sent = zipped({f"head/{path.name}": path.read_bytes() for path in folder.iterdir()} | {"read.me": b"notes"})
+    answer = client.post("/translate", files={"file": ("head.zip", sent)}, data={"to": "T2"})
+    zipfile.ZipFile(io.BytesIO(answer.content)).extractall(tmp_path / "back")
+    assert gantk("translate", tiny_run, folder, tmp_path / "cli", "--to", "T2").code == 0
+    back, cli = read(tmp_path / "back" / "head"), read(tmp_path / "cli")
+    assert np.array_equal(back.pixels, cli.pixels) and np.allclose(back.affine, cli.affine)
+    made = pydicom.dcmread(next((tmp_path / "back" / "head").iterdir()))
+    assert made.ImageType[0] == "DERIVED" and made.SyntheticData == "YES"
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+HOSTILE = {
+    "climbing": ("a.zip", zipped({"../evil.png": PNG}), 400, "cannot be unpacked"),
+    "absolute": ("a.zip", zipped({"/tmp/evil.png": PNG}), 400, "cannot be unpacked"),
+    "link": ("a.zip", zipped({"a.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777), 400, "neither a file nor a folder"),
+    "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), 400, "holds more than"),
+    "no zip": ("a.zip", b"PK\x03\x04 and nothing", 400, "cannot be unpacked"),
+    "no images": ("a.zip", zipped({"letter.txt": b"text"}), 400, "no images"),
+    "a letter": ("letter.txt", b"text", 400, "not an image that gantk reads"),
+    "another kind": ("a.nii.gz", PNG, 400, "cannot be read as NIfTI"),
+    "a way up": ("..", PNG, 400, "not an image that gantk reads"),
+    "empty": ("a.nii", b"", 400, "is empty"),
+    "too large": ("a.nii", bytes(MOST + 2**20), 413, "larger than"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_or_wrong_file_is_one_message_and_leaves_nothing(client, service, kind):
+    name, content, status, words = HOSTILE[kind]
+    answer = client.post("/translate", files={"file": (name, content)})
+    said = answer.json()["detail"]
+    assert answer.status_code == status and words in said and str(service.folder) not in said
+    assert left(service) == []
+
+
+def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(client, service, tmp_path, pictures):
+    sent = {"files": {"file": ("a.png", pictures(tmp_path, 1)[0].read_bytes())}}
+    refused = [
+        (client.post("/translate", data={"to": "T2"}), 400, "no file"),
+        (client.post("/translate", data={"to": "T9"}, **sent), 400, "Allowed: T2, T1"),
+        (client.post("/translate", headers={"Origin": "http://other.org"}, **sent), 403, "other sites"),
+        (client.post("/translate", headers={"Host": "other.org"}, **sent), 403, "answers to"),
+        (client.post("/translate", content=iter([b"a"])), 411, "Content-Length"),
+        (client.get("/gradio_api/file=/etc/passwd"), 404, "nothing here"),
+        (client.get("/files/own/..%5Cservice.py"), 404, "deleted"),
+        (client.get("/files/%2e%2e/passwd"), 404, ""),
+    ]
+    for answer, status, words in refused:
+        assert answer.status_code == status and words in answer.json()["detail"]
+    assert left(service) == []
+
+
+def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothing(service, tmp_path):
+    import gradio as gr
+
+    from gantk_app.server import window
+
+    take = next(each.fn for each in window(service, "").fns.values() if each.name == "take")
+    (tmp_path / "private").mkdir()
+    (victim := tmp_path / "private" / "letter.nii").write_bytes(b"secret")
+    (service.folder / "uploads" / "link").mkdir(parents=True)
+    (link := service.folder / "uploads" / "link" / "letter.nii").symlink_to(victim)
+    up = service.folder / "uploads" / "link" / ".." / ".." / ".." / "letter.nii"
+    for named in (victim, link, up, "http://127.0.0.1/letter.nii"):
+        with pytest.raises(gr.Error, match="no upload"):
+            take(str(named), gr.Request(session_hash="other"))
+    assert victim.read_bytes() == b"secret" and link.is_symlink()
+    link.unlink()
+    link.parent.rmdir()
+
+
+def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
+    client, service, gantk, tiny_run, tmp_path, pictures, monkeypatch
+):
+    monkeypatch.setattr("gantk_app.service.WAITING", 11)
+    arrived = threading.Semaphore(0)
+    told_of = type("Queue", (list,), {"append": lambda self, one: (list.append(self, one), arrived.release())})
+    monkeypatch.setattr(service, "queue", told_of())
+    scans = pictures(tmp_path / "scans", 10)
+    send = lambda scan: client.post("/translate", files={"file": (scan.name, scan.read_bytes())})  # noqa: E731
+    told = []
+    with ThreadPoolExecutor(10) as pool:
+        with service.turn(lambda share, what: told.append(what)):
+            answers = [pool.submit(send, scan) for scan in scans]
+            assert all(arrived.acquire(timeout=60) for _ in range(11))
+            full = send(scans[0])
+            assert full.status_code == 503 and "Try again" in full.json()["detail"]
+        answers = [answer.result() for answer in answers]
+    assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(1, 11))
+    assert gantk("translate", tiny_run, tmp_path / "scans", tmp_path / "out").code == 0
+    assert [answer.content for answer in answers] == [(tmp_path / "out" / scan.name).read_bytes() for scan in scans]
+    assert left(service) == [] and told == []
+
+
+def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(gantk, tiny_run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gradio", None)
+        patch.delitem(sys.modules, "gantk_app.server", raising=False)
+        outcome = gantk("app", tiny_run)
+        assert outcome.code == 2 and 'ip install "gantk[app]"' in outcome.err
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        outcome = gantk("app", tiny_run, "--port", taken.getsockname()[1])
+    assert outcome.code == 2 and "--port 0 takes a free one" in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(client, service, gantk, tiny_run, tmp_path):
+    import uvicorn
+    from starlette.responses import FileResponse, Response
+    from starlette.routing import Route
+
+    scan, told, ended = volume(tmp_path / "scan.nii.gz"), [], threading.Event()
+
+    async def hear(request):
+        told.append(json.loads(await request.body()))
+        ended.set()
+        return Response()
+
+    pages = {"/operate": OPERATED, "/scan": scan}
+    routes = [Route(path, lambda request, file=file: FileResponse(file)) for path, file in pages.items()]
+    client.app.router.routes[:0] = [*routes, Route("/told", hear, methods=["POST"])]
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(client.app, log_level="error", timeout_graceful_shutdown=5))
+    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    serving.start()
+    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    command = [BROWSER, "--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    command += [f"--user-data-dir={tmp_path / 'user'}", f"{origin}/operate"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
+        assert ended.wait(300)
+        browser.kill()
+    server.should_exit = True
+    serving.join()
+    (found,) = told
+    assert "error" not in found, found
+    assert found["kinds"] == ["input", "output", "difference", "uncertainty"] and found["before"] != found["after"]
+    assert gantk("translate", tiny_run, scan, tmp_path / "cli.nii.gz", "--to", "T2").code == 0
+    assert b64decode(found["saved"]) == (tmp_path / "cli.nii.gz").read_bytes()
+    assert found["asked"] and all(each.startswith((origin, "data:", "blob:")) for each in found["asked"])
+    assert left(service) == []  # the window was closed
+
+
+@pytest.mark.slow
+def test_the_command_listens_on_this_machine_alone_and_leaves_nothing_when_it_is_ended(client, tiny_run, tmp_path):
+    command = [sys.executable, "-m", "gantk", "app", str(tiny_run), "--port", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
+        address = re.search(r"http://127\.0\.0\.1:\d+", next(line for line in app.stdout if "open" in line))[0]
+        sent = volume(tmp_path / "scan.nii.gz").read_bytes()
+        assert requests.post(f"{address}/translate", files={"file": ("scan.nii.gz", sent)}, timeout=300).ok
+        app.terminate()
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
