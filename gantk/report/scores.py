@@ -23,7 +23,7 @@ from gantk.report.words import (
 MOST_NAMED = 4  # metrics in one sentence; of more, the number is given
 SURE = 0.95  # of the bootstrap's draws must favour the model before a page says that it beats a baseline
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
-SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "nearest", "membership", *NEIGHBOURS)  # heads of names
+SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)  # heads of names
 TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")  # the same of scores by a use of the images
 FIELDS = ("value", "ci95", "unit", "definition", "higher_is_better", "corrected", "per", "in_units")
 Baselines = dict[str, dict[str, Scored]]  # baseline -> metric -> its score

@@ -8,7 +8,7 @@ from typing import Any
 
 from gantk.terminal import duration
 
-ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause")
+ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause", "sfrc")
 BASELINE_NAMES = {
     "histogram": "histogram matching",
     "intensity_map": "intensity-only map",

@@ -25,7 +25,7 @@ KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient
 
 
 def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
-    """Adds `membership_discriminator` and the alarm to the result, and writes memorisation.json."""
+    """Adds `membership_d` and the alarm to the result, and writes memorisation.json."""
     rows, letter = result["metrics"]["image"], metric.data.letters[0]
     train, test = metric.training(), scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
     network = getattr(scorer.method, "discriminator", None)
@@ -33,13 +33,13 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
         low, high = scorer.data.range
         told = [_asked(network, (group.images + low).clamp(low, high), scorer) for group in (train, test)]
         score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
-        rows["membership_discriminator"] = metric_row(metric, score, score.n, score.definition)
+        rows["membership_d"] = metric_row(metric, score, score.n, score.definition)
     for end in ("", "_features"):
-        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "nearest_distance_ratio"))
+        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
         sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
         if sure and copied["value"] > COPIED:
-            what = f"about {copied['value']:.0%} of the made images are copies of training images"
-            result.setdefault("alarms", {})["image"] = f"{what}: look at them before you share the model"
+            what = f"{copied['value']:.0%} of the made images lie nearer to a training image than chance explains"
+            result.setdefault("alarms", {})["image"] = f"{what}: look for copies before you share the model"
     cases = [
         {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
         | {"pictures": {kind: _picture(x / scorer.span) for kind, x in zip(KINDS, one["images"], strict=True)}}

@@ -29,10 +29,10 @@ class Memorisation(InFeatures):
       0 honest, 1 a copier: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images. Distances are of
       pixels at 32 a side, brightness and contrast taken away, the least over mirroring and shifts by a pixel.
       `copied_features`: the same of features.
-    - `nearest_distance_ratio`: how far made images are from the nearest training image, over how far held-out images
+    - `distance_ratio`: how far made images are from the nearest training image, over how far held-out images
       are, in the mean: 1 honest, 0 a copier; what is blurred lies below 1 too (Meehan et al. 2020).
     - `membership`: how well the distance to the nearest made image tells training from held-out images, as AUC
-      (Chen et al. 2020, GAN-Leaks): 0.5 nobody is told apart. `membership_discriminator`: by the discriminator's score.
+      (Chen et al. 2020, GAN-Leaks): 0.5 nobody is told apart. `membership_d`: by the discriminator's score.
 
     Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or features, is above 0.1
     and its whole interval is, or the whole interval of the ratio lies below 0.8.
@@ -77,7 +77,7 @@ class Memorisation(InFeatures):
             values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
             ends = None if ends is None else (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
             pairs = [None, None] if ends is None else [tuple(map(float, each)) for each in zip(*ends, strict=True)]
-            for name, value, ci95 in zip((f"copied{end}", f"nearest_distance_ratio{end}"), values, pairs, strict=True):
+            for name, value, ci95 in zip((f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True):
                 found[name] = Score(float(value), ci95, len(fake), how)
         away, _ = apart[""]
         near = away.min(0)
@@ -105,7 +105,7 @@ class Memorisation(InFeatures):
 
 
 def compared(training: np.ndarray, held_out: np.ndarray, between: np.ndarray) -> tuple[float, float]:
-    """`copied` and `nearest_distance_ratio` of distances (F, N), (F, M) and (M, N); equal distances count half."""
+    """`copied` and `distance_ratio` of distances (F, N), (F, M) and (M, N); equal distances count half."""
     nearest, other = training.min(1), held_out.min(1)
     chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
     share = ((nearest < other) + 0.5 * (nearest == other)).mean()
