@@ -104,3 +104,22 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
     for start in (first.path, pack(first.path, tmp_path / "packed", say=print)):
         with pytest.raises(UserError, match=told):
             begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)
+
+
+def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_start_stays(
+    tiny_run, tiny_recipe, tmp_path
+):
+    tiny_recipe["method"] = {"name": "back_translation", "generator": TINY["method"]["generator"]}
+    tiny_recipe["train"] |= {"start": str(tiny_run), "steps": 40, "save_every": 20, "log_every": 1}
+    whole, cut = (run(tiny_recipe, out=tmp_path / name, **QUIET) for name in ("whole", "cut"))
+    shutil.rmtree(cut.path / "checkpoints/step-000040")
+    resume(cut, **QUIET)  # what it goes on from is not taken for the start
+    begun, found = trained.inference_state(tiny_run / LAST), weights(whole, 40)
+    for way in ("ab", "ba"):
+        kept = {name: one for name, one in found.items() if name.startswith(f"model.start_{way}.")}
+        assert kept and all(torch.equal(one, begun[name.replace("model.start_", "g_")]) for name, one in kept.items())
+        assert any(not torch.equal(found[f"model.g_{way}.{name[15:]}"], one) for name, one in kept.items())
+    assert all(torch.equal(one, weights(cut, 40)[name]) for name, one in found.items())
+    rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
+    far = [sum(row["losses"].values()) for row in rows if "losses" in row]
+    assert sum(far[-5:]) < 0.9 * sum(far[:5])
