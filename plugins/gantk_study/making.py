@@ -109,7 +109,7 @@ def chosen(patients: Sequence[str], pairs: int | None, rng: np.random.Generator,
     pairs = pairs or max(1, min(PAIRS, len(patients)))
     if len(patients) < pairs:
         what = f"{where} has {counted(len(patients), 'image')} that can be judged, and {pairs} are asked for"
-        raise UserError(what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "--split validation")
+        raise UserError(what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others")
     order, before = [*map(int, rng.permutation(len(patients)))], Counter()
     turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
     return [order[n] for n in np.argsort(turns, kind="stable")[:pairs]]
@@ -124,11 +124,15 @@ def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callabl
         say("note     the two folders share too few names: which made image stands beside which real one is drawn")
     places = chosen([""] * min(map(len, names)), pairs, rng, f"the smaller of {real} and {fake}")
     cases = [{"real": names[0][place], "made": names[1][place]} for place in places]
-    found = [[read(known[case[side]]) for case in cases] for known, side in zip(both, ("real", "made"), strict=True)]
-    planes = [[plane(image.pixels) for image in images] for images in found]
+    planes, eight = [], True
+    for known, side in zip(both, ("real", "made"), strict=True):
+        planes.append([])
+        for case in cases:  # one whole volume at a time
+            image = read(known[case[side]])
+            planes[-1].append(plane(image.pixels))
+            eight &= image.dtype == np.uint8
     size = tuple(map(min, zip(*(each.shape for images in planes for each in images), strict=True)))
     sides = [np.stack([Resize(x.shape, size).forward(x[None])[0] for x in images]) for images in planes]
-    eight = all(image.dtype == np.uint8 for images in found for image in images)
     return cases, np.stack([grays(x, *((0, 255) if eight else np.percentile(x, ENDS))) for x in sides], axis=1)
 
 
@@ -139,29 +143,31 @@ def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str 
     from gantk.machine.runtime import start
     from gantk.metrics.references import OTHER, windows
     from gantk.runs.folder import Run
-    from gantk.runs.models import find_model
+    from gantk.runs.models import find_model, packed
     from gantk.runs.trained import Examples
     from gantk.training.assemble import assemble, restore
     from gantk.training.loop import inference_weights
 
     folder = Run.open(find_model(run, say))
+    if packed(folder) is not None:
+        what, remedy = f"'{run}' is a packed model, without images", "translate yours, then name --real and --fake"
+        raise UserError(what, where="RUN", remedy=remedy)
     model = folder.recipe().check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     parts = assemble(model, runtime, folder.split())
     restore(parts, folder.chosen())
     method, data, scorer = parts.method, parts.data, parts.scorer
     directions = method.directions()
-    letters = dict(zip(model.data.domains, data.letters, strict=True))
-    letters = {name: letter for name, letter in letters.items() if letter in (directions or method.reads[:1])}
+    made_ones = directions or method.reads[:1]
+    letters = {name: x for name, x in zip(model.data.domains, data.letters, strict=True) if x in made_ones}
     name = to or [*letters][-1]
     if name not in letters:
         raise UserError(f"this run makes no '{name}'", where="--to", allowed=letters)
     letter = letters[name]
     known = data.pairs(split) if directions else ()
     reals = [pair[letter] for pair in known] or scorer.reals.records(split, letter)
-    sources = reals
-    if directions:
-        sources = [pair[OTHER[letter]] for pair in known] or scorer.reals.records(split, OTHER[letter])
+    other = OTHER[letter] if directions else letter
+    sources = [pair[other] for pair in known] or scorer.reals.records(split, other)
     count = min(len(reals), len(sources))
     places = chosen([record.subject or record.key for record in reals[:count]], pairs, rng, f"the {split} set")
     reals, sources = ([records[place] for place in places] for records in (reals, sources))

@@ -34,7 +34,8 @@ def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callab
             row.setdefault(name, value)
     made = items(rows.values(), count, "right")[:, 1::2]
     fooled = np.flatnonzero((made == 0).all(0)) if len(rows) > 1 else ()
-    result = {"format": 1, "kind": kind, "target": key.get("target"), "split": key.get("split"), "readers": found}
+    about = {name: key.get(name) for name in ("kind", "run", "step", "target", "split")}
+    result = {"format": 1} | about | {"readers": found}
     result |= {"pooled": pooled, "learning": trend(list(rows.values())), "agreement": agreement(kind, rows, count)}
     result |= {"fooled": [{"case": int(each), **key["cases"][each]} for each in fooled], "left_out": problems}
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
