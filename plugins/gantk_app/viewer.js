@@ -82,7 +82,7 @@
     planes();
     for (const kind of kinds) read(kind, views.input.volumes[0].dims.slice(1, 4).map((n) => n >> 1));
     const thin = image.thin > 1 ? ` Every ${image.thin}th voxel along each side is shown; the saved file holds them all.` : "";
-    at("aside").textContent = `Click or drag to move the cursor of all; the wheel goes through the slices. The patient's right is at the left.${thin}`;
+    at("aside").textContent = `Click or drag to move the cursor of all${image.slices < 2 ? "." : "; the wheel goes through the slices. The patient's right is at the left."}${thin}`;
     document.getElementById("viewer").dataset.ready = number;
   };
 
