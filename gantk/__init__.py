@@ -17,6 +17,7 @@ import warnings
 _PUBLIC = {
     "gantk.api": ["run", "resume", "evaluate", "translate", "sample", "load", "export"],
     "gantk_app.service": ["app"],
+    "gantk_card.card": ["write_card", "score_table", "markdown_table"],
     "gantk_check.check": ["check"],
     "gantk_compare.folders": ["compare"],
     "gantk_explain.explain": ["explain"],
@@ -28,6 +29,7 @@ _PUBLIC = {
     "gantk_patients.comparing": ["write_report"],
     "gantk_study.making": ["new_study"],
     "gantk_study.scoring": ["score_study"],
+    "gantk_statistics.comparing": ["compare_systems", "correct_tests"],
     "gantk_trial.trial": ["predict"],
     "gantk.errors": ["GantkError", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],

@@ -33,6 +33,9 @@ from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
 from gantk_app.service import app as app
+from gantk_card.card import markdown_table as markdown_table
+from gantk_card.card import score_table as score_table
+from gantk_card.card import write_card as write_card
 from gantk_check.check import check as check
 from gantk_compare.folders import compare as compare
 from gantk_datasets.archives import unpack as unpack
@@ -43,6 +46,8 @@ from gantk_folds.cross_validation import cross_validate as cross_validate
 from gantk_models.packing import pack as pack
 from gantk_patients.comparing import write_report as write_report
 from gantk_plan.recipe import plan as plan
+from gantk_statistics.comparing import compare_systems as compare_systems
+from gantk_statistics.comparing import correct_tests as correct_tests
 from gantk_study.making import new_study as new_study
 from gantk_study.scoring import score_study as score_study
 from gantk_trial.trial import predict as predict

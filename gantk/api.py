@@ -219,6 +219,7 @@ def evaluate(
     *,
     metrics: Iterable[str] | None = None,
     uncertainty: str | None = None,
+    by: Iterable[str] | None = None,
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def evaluate(
 
     A packed model is scored where its images are and split as they were; its folder stays as it is.
 
-    `uncertainty` names a kind of uncertainty, see `translate`, that is to be judged by how well it predicts the errors.
+    `uncertainty` names a kind of uncertainty, see `translate`, to be judged by its errors; `by` columns as evaluate.by.
     """
     import shutil
     from tempfile import TemporaryDirectory
@@ -239,11 +240,11 @@ def evaluate(
 
     folder = Run.open(find_model(run, say))
     recipe = folder.recipe()
-    if metrics:
-        recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
-    if uncertainty:
-        recipe.tables.setdefault("evaluate", {})["uncertainty"] = uncertainty
+    asked = {"metrics": metrics and list(metrics), "uncertainty": uncertainty, "by": by and list(by)}
+    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {key: each for key, each in asked.items() if each}
     model = recipe.check()
+    if model.evaluate.by:
+        plugins().hook.gantk_check(model=model)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as holding:
         if (noted := packed(folder)) is not None:

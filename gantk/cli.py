@@ -198,12 +198,13 @@ def sample(run, no_post, **options) -> None:
 @click.argument("run")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
 @click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
+@click.option("--by", metavar="LIST", help="Score patients apart by columns of the data, such as scanner,sex,age.")
 @json_option("Write the result as JSON too")
 @_device
-def evaluate(run, metrics, uncertainty, json_file, device) -> None:
+def evaluate(run, metrics, by, json_file, **options) -> None:
     """Score RUN on its test split."""
-    speak = line_printer(json_file)
-    write_json(json_file, api.evaluate(run, metrics=listed(metrics), uncertainty=uncertainty, device=device, say=speak))
+    options |= {"metrics": listed(metrics), "by": listed(by), "say": line_printer(json_file)}
+    write_json(json_file, api.evaluate(run, **options))
 
 
 # ---- images

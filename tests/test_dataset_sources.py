@@ -76,6 +76,8 @@ def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(datas
     masked = [record for record in records if record.mask]
     assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
     assert masked[0].mask().sum() == 27
+    source = Bids(("T1", "T2"), 3, (16, 16, 16), path=str(dataset))
+    assert "age" in source.columns() and [row.get("age") for row in source.about(records[:2])] == ["30", None]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,9 @@ def test_a_row_for_each_image(tree):
         ("a", "patient1/T1.nii.gz", "bert", "test", None, False),
         ("b", "patient1/T2.nii.gz", "bert", "test", None, False),
     ]
+    source = Manifest(("T1", "T2"), 2, (16, 16), path=str(tree / "study.csv"))
+    assert [(row["patient"], row["label"]) for row in source.about(records[1:3])] == [("anna", "ill"), ("bert", "")]
+    assert source.columns() == ["path", "domain", "patient", "split", "label", "mask"]
     assert len(complete_pairs(records)) == 2 and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
     absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
@@ -219,6 +224,9 @@ def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
     assert first.position == 2.0 and np.array_equal(first.read()[0], made.head(8, seed=1)[2])
     assert np.array_equal(first.scan()[0], made.head(8, seed=1)) and len(first.files) == 8
     assert len(complete_pairs(records)) == 2 * 4
+    source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
+    (said,) = source.about(records[:1])
+    assert said.keys() == {*source.columns()} >= {"scanner", "sex", "age"} and said["protocol"] == "t1_se_tra"
     whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
     assert {r.domain for r in whole} == {"image"} and len(whole) == 4 and whole[0].read().shape == (1, 8, 24, 20)
     coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))

@@ -1,6 +1,7 @@
 """Images become vectors whole and unrounded, by networks that are built in, come as files, or from timm by weights."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from safetensors.torch import save_file
 from test_sets import blobs
 from torch import nn
 
+import gantk_features
 from gantk.errors import UserError
+from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import timm_model, weights_file
@@ -64,7 +67,10 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
             norm.momentum = 1.0  # norms keep the numbers of random weights from fading
         network.train()(torch.randn(4, 3, 107, 107))
     state = network.state_dict()
+    noise = SimpleNamespace(samples=True, directions=tuple)
+    assert default_metrics(noise) == ["kid"]
     torch.save(state, weights / FILE)
+    assert default_metrics(noise) == ["kid", *({"name": name, "features": "inception"} for name in ("kid", "fid"))]
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
     theirs = inception.InceptionV3([3]).eval()
     monkeypatch.setattr(inception, "load_state_dict_from_url", download)
@@ -135,6 +141,10 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
     with torch.no_grad():
         expected = tiny.forward_head(tiny.forward_features((images / 2 - mean) / std), pre_logits=True).numpy()
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
+    rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
+    gantk_features.gantk_tested(result := {"metrics": {"image": rows}})
+    gantk_features.gantk_tested(beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}})
+    assert "RadImageNet judge alone" in result["lines"][0] and "lines" not in beside
     assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
 
 

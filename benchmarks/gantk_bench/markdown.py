@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from gantk.report.words import digits, metric_name, number
 from gantk.terminal import duration
 from gantk_bench.columns import best, of_baselines, published
+from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, Row, mapping, systems
 
 NOTHING = "–"
@@ -23,7 +24,8 @@ def table(rows: Iterable[Row]) -> str:
         cells = zip(*map(_cells, system.lines), strict=True)
         body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in cells])
     lines = [line for system in found for line in system.lines]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in body), "", *_legend(lines), ""])
+    said = [*_legend(lines), *(f"- {_plain(sentence)}" for sentence in sentences(found))]
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in body), "", *said, ""])
 
 
 def _cells(line: Line) -> list[str]:

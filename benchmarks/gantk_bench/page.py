@@ -18,6 +18,7 @@ from gantk.terminal import duration
 from gantk_bench.columns import Column, columns, figure_name, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, listed
 from gantk_bench.gallery import gallery
+from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
 
 Numbered = Callable[[Chart | None], list[tuple[int, Chart]]]  # a chart with its place in what the script reads
@@ -66,6 +67,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         "changes": _changes(changes),
         "columns": shown,
         "groups": [_group(line, shown) for line in lines],
+        "statistics": statistics(found),
         "plots": plots,
         "strips": strips,
         "left_out": left_out,

@@ -14,13 +14,14 @@ from typing import Any
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run, RunFolder
 
 FORMAT = 1
 # an absolute path of two names or more: between quotes with its blanks, or up to the next blank
 ROOT = r"(?:[A-Za-z]:)?[\\/]"
 PLACE = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
 MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
+SEEN = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # of [data]: how images are shown
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
 Row = dict[str, Any]
 
@@ -87,7 +88,26 @@ def figures(run: Path) -> Row:
         "machine": {key: environment.get(key) for key in MACHINE},
         "versions": environment.get("packages", {}) | {key: environment.get(key) for key in ("gantk", "python")},
         "data_hash": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
+        **_patients(run, split),
     }
+
+
+def _patients(run: Path, split: Row) -> Row:
+    """The scores of each test patient, by direction and metric under a hash of the name; and a hash of what they were
+    scored on: the test images, and how the recipe shows them. {} where the run keeps none."""
+    if not (run / "patients.json").is_file():
+        return {}
+    kept, data = json.loads((run / "patients.json").read_text("utf-8")), Run(run).recipe().tables["data"]
+    source = {key: value for key, value in data["source"].items() if key != "path"}
+    about = [source, [data.get(key) for key in SEEN], split["splits"]["test"]]
+    found: Row = {}
+    for direction, one in kept.items():
+        for patient in one["patients"]:
+            name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
+            for metric, value in patient["scores"].items():
+                found.setdefault(direction, {}).setdefault(metric, {})[name] = value
+    images = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+    return {"patients": found, "test_images": images}
 
 
 def without_places(text: str) -> str:

@@ -25,7 +25,9 @@ from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
 from gantk_bench.plan import Job, Wish, jobs_for, recipe_names
 from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_places, write_rows
+from gantk_bench.statistics import sentences
 from gantk_bench.suite import Suite, load_suite
+from gantk_bench.systems import systems as grouped
 
 LOOK_EVERY = 0.2  # seconds between looks at the children
 
@@ -292,6 +294,8 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     out.print(result_table(outcome.rows))
     for row in outcome.bad:
         _say(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
+    for line in sentences(grouped(outcome.rows)):
+        out.print(line, markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.listed(outcome.changes):
         out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
     for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):

@@ -59,6 +59,12 @@ class Features:
         if dims == 3:
             self.what += "-of-middle-slices"
 
+    @staticmethod
+    def at_hand(features: str) -> bool:
+        """Whether registered features can be had without a download, as far as they tell."""
+        known = features in registry().names("features")
+        return known and getattr(registry().get("features", features).load(), "at_hand", bool)()
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)

@@ -83,12 +83,25 @@ def probability_better(
 
     None for fewer than two patients.
     """
-    gains = np.asarray(model, dtype=float) - np.asarray(baseline, dtype=float)
-    sums, counts = _by_patient(gains if higher_is_better else -gains, patients)
-    if len(sums) < 2:
+    gains = patient_gains(model, baseline, patients, higher_is_better=higher_is_better)
+    if len(gains) < 2:
         return None
-    drawn = (sums / counts)[_draws(len(sums), DRAWS)].mean(axis=1)
+    drawn = gains[_draws(len(gains), DRAWS)].mean(axis=1)
     return float((drawn > 0).mean() + (drawn == 0).mean() / 2)
+
+
+def patient_gains(
+    one: Sequence[float], other: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
+) -> np.ndarray:
+    """By how much `one` is better than `other`, the mean over each patient's images, of patients scored in both."""
+    gains = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
+    return patient_means(gains if higher_is_better else -gains, patients)
+
+
+def patient_means(values: Sequence[float], patients: Sequence[str]) -> np.ndarray:
+    """The mean of each patient's values that are not nan, of patients who have any."""
+    sums, counts = _by_patient(values, patients)
+    return sums / counts
 
 
 def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:

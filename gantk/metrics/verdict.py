@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.metrics.intervals import estimate, probability_better
+from gantk.metrics.intervals import estimate, patient_gains, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
 
 WITH_PAIRS = ("intensity_map", "regression")  # baselines that were fitted on registered pairs
@@ -31,9 +31,11 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
         broken, rivals = model.trouble(name), {}
         for rival, scores in baselines.items():
             if key in scores.values and not scores.trouble(name):
-                theirs = scores.values[key]
-                chance = 0.0 if broken else probability_better(values, theirs, patients, higher_is_better=higher)
-                rivals[rival] = estimate(theirs, patients, draws=1).value, chance
+                both, sure = (values, scores.values[key], patients), {"probability": 0.0}
+                if not broken:  # by how much it is better in each patient is for tests
+                    sure["probability"] = probability_better(*both, higher_is_better=higher)
+                    sure["gains"] = patient_gains(*both, higher_is_better=higher).tolist()
+                rivals[rival] = estimate(*both[1:], draws=1).value, sure
         worst = -np.inf if higher else np.inf
         verdict[name] = _against_both(worst if broken else estimate(values, patients, draws=1).value, rivals, higher)
     return {name: found for name, found in verdict.items() if found}
@@ -50,15 +52,15 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
                 gain = (row["value"] - theirs["value"]) * (1 if higher else -1)
                 error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, theirs))))
                 chance = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
-            rivals[rival] = theirs["value"], chance
+            rivals[rival] = theirs["value"], {"probability": chance}
         verdict[name] = None if higher is None else _against_both(row["value"], rivals, higher)
     return {name: found for name, found in verdict.items() if found}
 
 
 def _against_both(
-    value: float | None, rivals: Mapping[str, tuple[float | None, float | None]], higher: bool
+    value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict over all baselines, (value, chance to beat it) each, and within it over those without pairs."""
+    """The verdict over all baselines, (value, how surely it is beaten), and within it over those without pairs."""
     found = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
         known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}
@@ -67,7 +69,7 @@ def _against_both(
             found.append(None)
             continue
         better = bool(value > known[best] if higher else value < known[best])
-        found.append({"better": better, "best_baseline": best, "probability": rivals[best][1]})
+        found.append({"better": better, "best_baseline": best} | rivals[best][1])
     return found[0] and found[0] | {"without_pairs": found[1]}
 
 
@@ -106,6 +108,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         for metric, verdict in judged.items():
             if not verdict["better"] and metric in shown:
                 yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
+    yield from result.get("lines", ())
 
 
 def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:

@@ -51,7 +51,8 @@ def gantk_tested(run, tested, result, scorer) -> None:
     """Keep what the test images came to, on the first rank, before metrics.json is written.
 
     `run` is the run folder (pathlib.Path), `tested` by direction, such as "a_to_b", a gantk.metrics.evaluate.Tested,
-    `result` what metrics.json will hold, to which scores may be added, `scorer` the gantk.metrics.evaluate.Scorer.
+    `result` what metrics.json will hold, to which scores may be added, and under `lines` what a person is told,
+    `scorer` the gantk.metrics.evaluate.Scorer.
     """
 
 

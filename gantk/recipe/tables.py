@@ -152,13 +152,14 @@ class TrainTable(Table):
 class EvaluateTable(Table):
     """How the result is scored, on the test split."""
 
-    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; for images from noise kid of random features
+    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; from noise kid, and as published if at hand
     samples: Count = 4  # how many held-out images are drawn while training
     images: Annotated[int, Field(ge=2, le=10**6)] = 256  # how many images are made from noise to be scored
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart
     regression: Number = 0  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
     checkpoint: Literal["last", "best"] = "last"  # best: chosen without looking at the truth, see best.json
     uncertainty: str = "none"  # the kind that is judged by its errors: `gantk list uncertainty`
+    by: list[str] = []  # columns of the data by whose values patients are scored apart: scanner, sex, age
 
 
 class TranslateTable(Table):

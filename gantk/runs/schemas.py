@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gantk.errors import UserError, counted, told
+from gantk.plugin.spec import Share
 
 LARGEST, LONGEST = 2**26, 2**20  # bytes of a file, of a line of the log
 Step = Annotated[int, Field(ge=0, le=10**15)]
@@ -34,9 +35,12 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 
 SCORE = {"value": float, "ci95": Pair, "n": Step, "images": Step, "unit": str, "definition": str}
 ROW = table(**SCORE, higher_is_better=bool, corrected=float, per=dict[str, table(**SCORE)], in_units=table(**SCORE))
-JUDGED = {"better": bool, "best_baseline": str, "probability": Annotated[float, Field(ge=0, le=1)]}
+TEST = table("n", "gain", "p", n=Step, gain=float, ci95=Pair, p=Share, exact=bool, wilcoxon=Share, effect=float,
+             needed=Step, holm=Share, fdr=Share, of=Step)  # fmt: skip
+JUDGED = {"better": bool, "best_baseline": str, "probability": Share, "test": TEST}
 ROWS = dict[str, dict[str, ROW]]  # by direction and metric
 CURVES = dict[str, list[float]]
+GROUPS = table("groups", "too_few", groups=dict[str, ROW], too_few=list[str], worst=str, gap=float, p=Share, holm=Share)
 CHOSEN_BY = Annotated[dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)]
 SPEED = table(
     step=Step, steps=Step, seconds=Amount, images_per_s=Amount, step_seconds=list[Amount], first_step_s=Amount,
@@ -89,6 +93,7 @@ SCHEMAS = {
     "usage.json": SPEED,
     "metrics.json": table(
         metrics=ROWS, baselines=dict[str, ROWS], alarms=dict[str, str], speed=SPEED, domains=list[str], step=Step,
+        subgroups=dict[str, dict[str, dict[str, GROUPS]]],
         verdict=dict[str, dict[str, table(**JUDGED, without_pairs=table(**JUDGED)) | None]],
         uncertainty=dict[str, table(auroc=ROW, ause=ROW, spearman=ROW, rejection=CURVES, coverage=ROW, auroc_10=ROW,
                                     reliability=CURVES, scale=table(factor=float | None, patients=Step))],

@@ -87,6 +87,17 @@ class Bids(VolumeSource):
             expect_one_grid(paths[0], scan.path)
         return paths[0] if paths else None
 
+    def columns(self) -> list[str]:
+        """The columns of participants.tsv, which `about` tells of a subject."""
+        path = self.root / "participants.tsv"
+        return read_rows(path)[0] if path.is_file() else []
+
+    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
+        """The row of each record's subject in participants.tsv, by column, without n/a; {} where it has none."""
+        rows = (row for _, row in read_rows(self.root / "participants.tsv")[1])
+        known = {subject_of(row): {k: v for k, v in row.items() if v.lower() != "n/a"} for row in rows}
+        return [known.get(record.subject, {}) for record in records]
+
     def _participants(self) -> dict[str, dict[str, str]]:
         """`split` and `label` of every subject of participants.tsv that has them."""
         path, label = self.root / "participants.tsv", self.label.lower()
@@ -98,9 +109,13 @@ class Bids(VolumeSource):
         for line, row in rows:
             said = row.get(label, "") if label else ""
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            subject = f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
-            people[subject] = {"split": split, "label": said if said not in ("", "n/a") else None}
+            people[subject_of(row)] = {"split": split, "label": said if said not in ("", "n/a") else None}
         return people
+
+
+def subject_of(row: dict[str, str]) -> str:
+    """The folder of a row of participants.tsv, whether or not its name begins with `sub-` there."""
+    return f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
 
 
 def split_named(value: str, where: str) -> str | None:

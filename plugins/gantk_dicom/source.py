@@ -32,6 +32,8 @@ AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  #
 OWN = "(gantk)"  # how descriptions of series end that gantk wrote
 SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
            "ImageType", "SOPClassUID")  # fmt: skip
+ABOUT = {"scanner": "ManufacturerModelName", "manufacturer": "Manufacturer", "field": "MagneticFieldStrength",
+         "sex": "PatientSex", "age": "PatientAge", "protocol": "ProtocolName"}  # fmt: skip
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
 EXCLUDED = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
 
@@ -128,6 +130,16 @@ class Dicom(VolumeSource):
         items = [self._item(letter, series) for letter, own in chosen.items() for series in own]
         only_if_several(items)
         return self.records_of(items)
+
+    def columns(self) -> list[str]:
+        """What `about` tells of a scan, from its header."""
+        return [*ABOUT]
+
+    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
+        """Scanner, sex, age and the like of each record's scan, as its header has them; "" where it does not."""
+        names, headers = room("names"), {r.path: room("slices").header(r.path) for r in records}
+        said = {path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()} for path, found in headers.items()}
+        return [said[record.path] for record in records]
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.names[letter]

@@ -25,8 +25,7 @@ class Inception(nn.Module):
         from pytorch_fid import inception
 
         super().__init__()
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-        path = weights_file(FILE) or (cached if cached.is_file() else None)
+        path = self.at_hand()
         download = inception.load_state_dict_from_url
         if path is not None:  # the constructor knows no other way to be given weights
             inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, "cpu", weights_only=True)
@@ -40,6 +39,12 @@ class Inception(nn.Module):
         finally:
             inception.load_state_dict_from_url = download
         self.network = network.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def at_hand() -> Path | None:
+        """Its weights, where they lie on this machine."""
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        return weights_file(FILE) or (cached if cached.is_file() else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.contiguous(memory_format=torch.channels_last))[0]

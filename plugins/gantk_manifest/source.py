@@ -90,6 +90,19 @@ class Manifest(VolumeSource):
             _pair_slices(every)
         return self.records_of(every)
 
+    def columns(self) -> list[str]:
+        """The table's columns, which `about` tells of an image."""
+        return open_rows(self.root, self.table)[0]
+
+    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
+        """The row of each record's image, by column; {} where it has none."""
+        names, found, self.splits = [], {(r.domain, r.scan_key or r.key): {} for r in records}, False
+        rows = self._rows(names)
+        columns = self._columns(names)
+        for line, row in rows:
+            found |= {key: row for i in self._items(line, row, columns) if (key := (i.letter, i.key)) in found}
+        return [found[r.domain, r.scan_key or r.key] for r in records]
+
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
         """The rows that somebody wants, with their lines; `names` becomes the columns."""
         columns, rows = open_rows(self.root, self.table)

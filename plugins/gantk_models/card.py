@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from gantk import markdown_table, score_table
 from gantk.errors import UserError, told
 from gantk.recipe.load import mapping, read_toml
 from gantk.runs.folder import Run
@@ -12,7 +12,6 @@ from gantk.runs.models import packed, weights_hash
 from gantk.runs.schemas import read
 
 OURS = Path(__file__).with_suffix(".md")  # the card of whoever writes none
-HEADS = ("direction", "score", "value [95 % interval]", "n", "best baseline")
 
 
 def text_of(card: Path) -> str:
@@ -41,33 +40,11 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
         "split": f"sha256 `{noted.get('split')}` of which images were trained on and which held out",
         "made by": f"gantk {noted.get('gantk')}",
     }
-    made = {"name": name, "summary": str(tables.get("summary", "")), "scores": _scores(read(model / "metrics.json"))}
-    for key, value in (made | {"facts": _table(("", ""), facts.items())}).items():
+    made = {
+        "name": name,
+        "summary": str(tables.get("summary", "")),
+        "scores": score_table(read(model / "metrics.json")),
+    }
+    for key, value in (made | {"facts": markdown_table(("", ""), facts.items())}).items():
         text = text.replace(f"{{{key}}}", value)
     return text
-
-
-def _scores(found: dict[str, Any]) -> str:
-    """A Markdown table of metrics.json: each score with its interval, and the best baseline's."""
-    rows, names = [], dict(zip("ab", found.get("domains") or "ab", strict=False))
-    for direction, metrics in (found.get("metrics") or {}).items():
-        way = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
-        for name, row in metrics.items():
-            others = {each: known.get(direction, {}).get(name) for each, known in found.get("baselines", {}).items()}
-            values = {each: other["value"] for each, other in others.items() if (other or {}).get("value") is not None}
-            best = (max if row.get("higher_is_better", True) else min)(values, key=values.get, default=None)
-            beside = f"{_number(others[best])} ({best})" if best else "-"
-            rows.append((way, name, _number(row), row.get("n") or "-", beside))
-    return _table(HEADS, rows) if rows else "It was not scored: the run has no metrics.json."
-
-
-def _number(row: dict[str, Any]) -> str:
-    ends = row.get("ci95") or [None]
-    interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
-    return "-" if row.get("value") is None else f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
-
-
-def _table(heads: tuple[str, ...], rows: Any) -> str:
-    """Rows as a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

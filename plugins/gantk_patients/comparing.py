@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gantk import compare_systems
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.report.build import render
@@ -41,12 +42,13 @@ def comparison(records: list[RunRecord]) -> str:
     known = [record.path.resolve().name for record in records]
     named = {n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)}
     sets = [_test_set(record) for record in records]
-    places, charts = count(), _curves(named)
+    places, charts, same = count(), _curves(named), len(set(sets)) == 1 and bool(sets[0])
     story = {
         "title": f"{len(named)} runs compared",
         "runs": [_facts(name, record) for name, record in named.items()],
-        "same_test": len(set(sets)) == 1 and bool(sets[0]),
+        "same_test": same,
         "tables": _tables(named),
+        "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
         "charts": [(next(places), each) for each in charts],
         "cases": list(_cases(named)),
         "differences": _differences(named),
@@ -93,6 +95,21 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
                 if own and values not in [values_of for _, values_of, _ in others]:
                     others.append((name, values, own))
     return found
+
+
+def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
+    """What `gantk.compare_systems` says of the runs, on test patients who are known by name."""
+    scores, senses = {}, {}
+    for name, record in named.items():
+        of = scores[name] = {}
+        for key, one in kept(record.path).items():
+            for metric, row in ((record.metrics.get("metrics") or {}).get(key) or {}).items():
+                values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
+                if row.get("n") == sum(value is not None for value in values.values()):  # else images of nobody known
+                    of[record.label(key), metric] = values
+                    senses[record.label(key), metric] = row.get("higher_is_better")
+    found = compare_systems(scores, senses)
+    return {k: [row | dict(zip(("label", "score"), row["score"], strict=True)) for row in v] for k, v in found.items()}
 
 
 def _curves(named: dict[str, RunRecord]) -> list[Chart]:

@@ -1,0 +1,61 @@
+"""Statistics over all rows of a bench: verdicts tested and corrected together, systems ranked on the same patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+from gantk import compare_systems, correct_tests
+from gantk.report.words import baseline_name, metric_name, number
+from gantk_bench.systems import System, dig, mapping, value_of
+
+Rows = list[dict[str, Any]]
+
+
+def statistics(found: Sequence[System]) -> dict[str, Rows]:
+    """In the main metrics: `baselines`, the test of each system against its best baseline, of seeds the least sure, all
+    corrected together; `ranks` of systems on the same test images, means over seeds; `tests` of the first of these
+    against the others, corrected over all pairs.
+    """
+    baselines, scores, senses = [], {}, {}
+    for line in (line for system in found for line in system.lines):
+        rows, name = line.system.scored, line.system.name
+        for metric in line.main:
+            judged = [mapping(dig(row, "verdict", line.direction, metric)) for row in rows]
+            judged = [each for each in judged if value_of(dig(each, "test", "p")) is not None]
+            if judged:
+                least = max(judged, key=lambda each: each["test"]["p"])
+                who = {"one": name, "other": baseline_name(str(least["best_baseline"]))}
+                baselines.append({"label": line.label, "score": metric} | who | least["test"])
+            seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in rows]
+            score = (*dict.fromkeys(row.get("test_images") for row in rows), line.label, metric)
+            if all(seeds):  # seeds with other test images share them with no other system
+                shared = [patient for patient in seeds[0] if all(value_of(of.get(patient)) is not None for of in seeds)]
+                scores.setdefault(name, {})[score] = {patient: fmean(of[patient] for of in seeds) for patient in shared}
+                senses[score] = line.entry(metric).get("higher_is_better")
+    correct_tests(baselines)
+    made = compare_systems(scores, senses)
+    first = {row["score"]: row["system"] for row in reversed(made["ranks"])}
+    made["tests"] = [test for test in made["tests"] if first.get(test["score"]) in (test["one"], test["other"])]
+    for row in (*made["tests"], *made["ranks"]):
+        row["label"], row["score"] = row["score"][-2:]
+    return {"baselines": baselines} | made
+
+
+def sentences(found: Sequence[System]) -> Iterator[str]:
+    """What the tests and ranks come to, in words; nothing where no patients are known."""
+    made, groups = statistics(found), {}
+    if tests := made["baselines"]:
+        better, worse = (sum(t["holm"] < 0.05 and t["gain"] * sign > 0 for t in tests) for sign in (1, -1))
+        rest = [t for t in tests if t["holm"] >= 0.05]
+        named = [f"{t['one']} {metric_name(t['score'])} {t['label']} ({number(t['holm'], 2)})" for t in rest]
+        yield (
+            f"Sign-flip permutation tests over patients against the best baseline, Holm over {len(tests)} comparisons: "
+            f"{better} better, {worse} worse, {len(rest)} undecided at 5 %{': ' * bool(rest)}{', '.join(named)}."
+        )
+    for row in made["ranks"]:
+        groups.setdefault((row["score"], row["label"]), []).append(row)
+    for (score, label), rows in groups.items():
+        of = [f"{r['system']} (first in {r['first']:.0%}, rank {r['rank'][0]:g}-{r['rank'][1]:g})" for r in rows]
+        yield f"Ranks in {metric_name(score)}, {label}, over draws of {rows[0]['n']} patients: {', '.join(of)}."
