@@ -134,9 +134,7 @@ def resume(run, device) -> None:
 @click.argument("output")
 @click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
 @click.option("--planes", metavar="PLANES", help="What a 2-D network sees: axial, coronal, sagittal, all (median).")
-@click.option(
-    "--uncertainty", metavar="KIND", help="Write a second map: auto, flips, dropout, checkpoints, cycle, members."
-)
+@click.option("--uncertainty", metavar="KIND", help="A second map: auto, flips, dropout, ..., members, suspicion.")
 @click.option("--tta", is_flag=True, help="Translate each image mirrored too, and take the mean: twice the time.")
 @click.option("--volume", type=int, metavar="K", help="Which volume of a 4-D file, counted from 0.")
 @click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")

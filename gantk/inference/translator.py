@@ -165,8 +165,8 @@ class Translator(TrainedModel):
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         """The factor of an uncertainty of that kind, fitted on so many validation patients; None where none was."""
         chosen = registry().get("uncertainty", kind).load()().chosen(self.method)
-        judged = (read_json(self.checkpoint.parent.parent / "metrics.json").get("uncertainty") or {}).get
-        found = judged(f"{OTHER[letter]}_to_{letter}") or {}
+        judged = read_json(self.checkpoint.parent.parent / "metrics.json").get("uncertainty") or {}
+        found = judged.get(f"{OTHER[letter]}_to_{letter}") or {}
         scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
         return scale.get("factor"), scale.get("patients") or 0
 

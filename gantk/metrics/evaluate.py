@@ -288,8 +288,7 @@ class Scorer:
         pairs = spread(self.data.pairs("validation"), VALIDATION)
         seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
         fitted_on = against(self.reals.references(pairs, to, self.data.centre(seen)), seen) if pairs else None
-        judged = judge(*against(references, inputs), self.span, fitted_on)  # one judge for every kind
-        return {"kind": maker.chosen(self.method)} | judged
+        return {"kind": maker.chosen(self.method)} | judge(*against(references, inputs), self.span, fitted_on)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Images (N, C, *size) as the networks see them, of any size, in domain `to`, on the host."""

@@ -142,15 +142,13 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
         series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
-        drawn = chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
-        found["rejection"].append(drawn)
-        curve = judged.get("reliability") or {}
-        shares = {name: [round(100 * share, 2) for share in one] for name, one in curve.items()}
+        found["rejection"].append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
+        curves = (judged.get("reliability") or {}).items()
+        shares = {name: [round(100 * share, 2) for share in one] for name, one in curves}
         nominal = shares.get("nominal") or ()
         names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
         series = {said: dict(zip(nominal, shares.get(name) or (), strict=False)) for name, said in names.items()}
-        drawn = chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %")
-        found["reliability"].append(drawn)
+        found["reliability"].append(chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %"))
     return {section: [each for each in charts if each] for section, charts in found.items()}
 
 
