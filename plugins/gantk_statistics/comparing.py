@@ -75,12 +75,12 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
                 row["test"], judged[direction, metric] = test, row
                 tests.append(test)
     correct_tests(tests)
+    n = max((test["n"] for test in tests), default=0)
     for (direction, metric), row in judged.items():
-        if not metric.endswith(FOREGROUND):
+        if n >= FEWEST and not metric.endswith(FOREGROUND):
             title = title_of(direction, result.get("domains", []))
             yield f"test     {title}: {metric} {said(row['test'])}, against {row['best_baseline']}"
     if tests:
-        n = max(test["n"] for test in tests)
         few = f"; fewer than {FEWEST} patients can show nothing at 5 %" * (n < FEWEST)
         yield f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons{few}"
 
