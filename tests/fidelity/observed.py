@@ -130,6 +130,7 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
             "critic steps": any(phase.every > 1 for phase in engine.phases), "parts": model.data.patch is not None,
             "stages": len(method.stages(STEPS)) > 1 and not method.samples,
             "moving average": train.ema > 0 and any(phase.ema for phase in engine.phases),
+            "another training's weights": bool(train.start), "images shown more often": bool(model.data.weights),
         },
     }  # fmt: skip
 
