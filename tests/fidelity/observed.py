@@ -43,8 +43,7 @@ def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
     table, target, split = model.data, model.method.target, model.data.split.model_dump()
     key = json.dumps([table.source.table(), table.dims, table.size])
-    half = tuple(side // 2 for side in table.size)  # as many records of the same heads, in a third of the time
-    RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, half).records()
+    RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, table.size).records()
     parts, other = (split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1))
     training = training_of(table, target, parts["train"])
     one, both = ({r.subject for r in training if r.domain == letter} for letter in "ab")
