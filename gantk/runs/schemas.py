@@ -15,6 +15,7 @@ from gantk.plugin.spec import Share
 
 LARGEST, LONGEST = 2**26, 2**20  # bytes of a file, of a line of the log
 Step = Annotated[int, Field(ge=0, le=10**15)]
+Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]  # of report.pictures
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]

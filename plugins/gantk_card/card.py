@@ -33,9 +33,9 @@ def write_card(
             raise UserError(f"there is no folder '{path.parent}'", where="--out, --json", remedy="make it first")
     path = find_model(run, say)
     record = RunRecord(path)
-    facts = facts_of(record)
-    items = [_answered(guideline, item, facts) for guideline, each in _items().items() for item in each]
-    counts = {name: sum(item["guideline"] == name and not item["open"] for item in items) for name in _items()}
+    facts, asked = facts_of(record), tomllib.loads(ITEMS.read_text("utf-8"))
+    items = [_answered(guideline, item, facts) for guideline, each in asked.items() for item in each]
+    counts = {name: sum(item["guideline"] == name and not item["open"] for item in items) for name in asked}
     found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
     found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
     if json:
@@ -44,8 +44,7 @@ def write_card(
     if out:
         write_file(Path(out), text.encode())
     say(f"card     {out}" if out else text)
-    of = {name: sum(item["guideline"] == name for item in items) for name in counts}
-    say("items    " + ", ".join(f"{name}: {counts[name]} of {of[name]} answered in full" for name in counts))
+    say("items    " + ", ".join(f"{name}: {counts[name]} of {len(asked[name])} answered in full" for name in asked))
     return found
 
 
@@ -73,10 +72,6 @@ def _number(row: dict[str, Any]) -> str:
     ends = row.get("ci95") or [None]
     interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
     return "-" if row.get("value") is None else f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
-
-
-def _items() -> dict[str, list[dict[str, Any]]]:
-    return tomllib.loads(ITEMS.read_text("utf-8"))
 
 
 def _answered(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:

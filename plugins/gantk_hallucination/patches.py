@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, RootModel
+from pydantic import RootModel
 
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import preview
-from gantk.runs.schemas import Part, Step, read, table
+from gantk.runs.schemas import Part, Preview, Step, read, table
 from gantk_hallucination.sfrc import against_truth, candidates, planes
 
 LISTED, SHOWN = 20, 4  # patches of a direction that are listed, and of these drawn
 REACH = 16  # pixels on each side of a patch's middle that are drawn
 KINDS = ("input", "output", "truth")
-URI = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
 PATCH = table("patient", "row", "column", "score", patient=str, image=Step, row=Step, column=Step, plane=Step,
-              score=float, pictures=dict[str, URI])  # fmt: skip
+              score=float, pictures=dict[str, Preview])  # fmt: skip
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
-from gantk.runs.schemas import read, table
+from gantk.runs.schemas import Preview, read, table
 
 COPIED, NEAR = 0.1, 0.8  # `copied` above the one, and its interval, or that of the ratio below the other: an alarm
 KINDS = ("made", "training", "held out")
-URI = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
-KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, URI])])
+KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])])
 
 
 def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:

@@ -51,11 +51,9 @@ def judge_uncertainty(
     from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score
 
-    errors = np.asarray(errors)
-    uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
     scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
     found, curves, covered, owners = [], [], [], []
-    for patient, e, u in _by_patient(errors, uncertainties, inside, patients):
+    for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
         auroc, auroc_10 = (
             roc_auc_score(large, u) if large.any() and not large.all() else np.nan
@@ -92,8 +90,10 @@ def judge_uncertainty(
     }
 
 
-def _by_patient(errors: Map, uncertainties: Map, inside: Map, patients: Sequence[str]):
+def _by_patient(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]):
     """(patient, errors, uncertainties) of each patient, (P,) each: what is in the foreground and a number."""
+    errors = np.asarray(errors)
+    uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
     numbers = patient_numbers(patients)
     for number in range(len(set(numbers))):
         e, u = errors[numbers == number], uncertainties[numbers == number]
@@ -104,10 +104,8 @@ def _by_patient(errors: Map, uncertainties: Map, inside: Map, patients: Sequence
 
 def _scale(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]) -> tuple[float | None, int]:
     """The factor by which one spread holds 68.27 % of the errors, the mean over patients; and how many these are."""
-    errors = np.asarray(errors)
-    uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
     found = []
-    for _, e, u in _by_patient(errors, uncertainties, inside, patients):
+    for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
         found.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
     return (float(np.mean(found)), len(found)) if found else (None, 0)
 
