@@ -17,6 +17,7 @@ from test_engine import Toy
 
 from gantk import resume, run
 from gantk.errors import UserError
+from gantk.files import HOST
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.runs import checkpoint
@@ -355,6 +356,13 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     parts = assemble(model, start("cpu", "fp32"))
     restore(parts, saved)
     assert parts.batches.sets["a"].intensity.state()["fitted"] == [1.0, 2.0]
+
+
+def test_a_run_killed_as_it_dropped_a_save_after_its_last_one_leaves_nothing_of_it(copied_run):
+    (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()  # a number used again
+    (copied_run / "metrics.json").unlink()
+    resume(copied_run, device="cpu", say=lambda line: None)
+    assert (copied_run / "metrics.json").exists() and not left.exists()
 
 
 def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(copied_run, tiny_recipe):

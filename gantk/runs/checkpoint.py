@@ -48,8 +48,6 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
         held[name := f"tensor-{len(held)}"] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
 
-    for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
-        shutil.rmtree(stale)
     with whole_folder(final := path_of(folder, step)) as made:
         described = json.dumps(state, default=hold).encode()  # which fills `held`
         written = {"weights.safetensors": _safetensors(weights)}
@@ -90,6 +88,8 @@ def prune(
     folder: Path, keep: int, also: Collection[int] = (), regular: Callable[[int], bool] = lambda step: True
 ) -> None:
     """Drop all checkpoints but the newest `keep` regular ones, the newest `keep` after these, and the steps `also`."""
+    for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
+        shutil.rmtree(stale)
     steps = steps_saved(folder)
     kept = [step for step in steps if regular(step)]
     later = [step for step in steps if not kept or step > kept[-1]]
