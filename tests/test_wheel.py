@@ -7,10 +7,13 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packages import python
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tiny import ROOT
 
 from gantk.runs.folder import Run
@@ -110,3 +113,21 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     settings = [word for setting in tiny for word in ("--set", setting)]
     out = said("-m", "gantk", "run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
     assert "bundled with gantk" in out.splitlines()[0] and (tmp_path / "run" / "report.html").is_file()
+
+
+def test_every_package_that_the_tests_install_has_its_version_written_down():
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
+    waiting, needed = [Requirement("gantk[dev]")], {}
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if name in needed and wanted.extras <= needed[name]:
+            continue
+        needed[name] = needed.get(name, set()) | wanted.extras
+        if name == "torch":  # which pins NVIDIA's packages itself
+            continue
+        for text in distribution(name).requires or []:
+            each = Requirement(text)
+            if not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}):
+                waiting.append(each)
+    assert needed.keys() - pinned <= {"gantk"}, needed.keys() - pinned
