@@ -41,6 +41,7 @@ METHODS: dict[str, list[dict]] = {
         {"adversarial": "wgan_gp", "l1": 0.0},
         {"noise": 1, "conditional": True, "generator": {"name": "attention_unet", "down": "stride", **UNET}},
     ],
+    "reggan": [{}, {"both": True, "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
     "style": [
         STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},

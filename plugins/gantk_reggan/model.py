@@ -1,0 +1,107 @@
+"""RegGAN: image-to-image translation learned from misaligned pairs (Kong et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Positive, Weight, Width
+from gantk_reggan.registration import Registration, roughness
+from gantk_reggan.registration import correction as correction_loss
+
+OTHER = {"a": "b", "b": "a"}
+Passes = Annotated[int, Field(ge=1, le=16)]
+
+
+class RegGAN(Method):
+    """Paired translation that does without exact registration: pairs are labels with noise (Kong et al. 2021).
+
+    A generator G translates x to y^ = G(x), a registration network R finds the field T = R(y^, y) that lays y^ on the
+    target y, and G is compared with y through T alone. What T explains, how the target lies, G need not learn; a
+    discriminator keeps y^ an image of the target domain. All train together, and G alone translates. `both`,
+    `displacement`, `passes` and a T that is drawn at coarse points are additions.
+    """
+
+    paired = True
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "unet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "bce",
+        gan: Weight = 1.0,  # weight of the adversarial loss; at 0 no discriminator is trained
+        correction: Weight = 20.0,  # weight of the correction loss, L1 of y and y^ after T
+        smoothness: Weight = 10.0,  # weight of the smoothness loss, the squared gradient of T
+        displacement: Positive = 16.0,  # pixels that T moves along an axis at most, at the size that networks see
+        registration_width: Width = 32,  # filters of R's first convolution
+        registration_depth: Depth = 3,  # how often R halves the size: T has a point each 2**this pixels
+        passes: Passes = 2,  # looks of R at what it has moved so far; 1 in the paper
+        both: bool = False,  # learn b -> a too, with networks of its own
+    ):
+        super().__init__(geometry)
+        if not correction:
+            what, remedy = "without the correction loss nothing ties an output to its pair", "set it to 20, the paper's"
+            raise UserError(what, where="method.correction", allowed="above 0", remedy=remedy)
+        self.gan, self.correction, self.smoothness = gan, correction, smoothness
+        self.both, self.adversarial = both, adversarial()
+        channels, dims = geometry.channels, geometry.dims
+        registration = {"width": registration_width, "depth": registration_depth, "passes": passes}
+        registration["limit"] = displacement
+        for to in self.directions():
+            source, target, way = channels[OTHER[to]], channels[to], f"{OTHER[to]}{to}"
+            setattr(self, f"g_{way}", generator(source, target, dims))
+            setattr(self, f"r_{way}", Registration(target, dims, **registration))
+            if gan:
+                setattr(self, f"d_{to}", discriminator(target, dims))
+
+    def directions(self) -> list[str]:
+        """`b`, and `a` where both ways are trained."""
+        return ["b", "a"] if self.both else ["b"]
+
+    def networks(self, kind: str) -> tuple[nn.Module, ...]:
+        """Generators ("g") or registration networks ("r"), in the order of `directions`."""
+        return tuple(getattr(self, f"{kind}_{OTHER[to]}{to}") for to in self.directions())
+
+    def phases(self) -> list[Phase]:
+        """G and R, min over both of L_total; then the discriminators on the translations that this left."""
+        first = Phase("generators", self.networks("g") + self.networks("r"), self.generator_losses, ema=True)
+        judges = tuple(getattr(self, f"d_{to}") for to in self.directions()) if self.gan else ()
+        return [first, *([Phase("discriminators", judges, self.discriminator_losses)] if judges else [])]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_total = gan L_Adv + correction L_Corr + smoothness L_Smooth, of each direction."""
+        losses = {}
+        for to in self.directions():
+            fake, real = self.translate(batch[OTHER[to]], to), batch[to]
+            batch[f"fake_{to}"] = fake.detach()
+            if self.gan:  # L_Adv: D sees y^ as G made it, not as T moved it
+                losses[f"adversarial_{to}"] = self.gan * self.adversarial.generator(getattr(self, f"d_{to}")(fake))
+            field = self.field(fake, real, to)
+            losses[f"correction_{to}"] = self.correction * correction_loss(fake, real, field)
+            losses[f"smoothness_{to}"] = self.smoothness * roughness(field)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_Adv of D: images of the target domain against translations, with no input beside them."""
+        losses = {}
+        for to in self.directions():
+            judge = getattr(self, f"d_{to}")
+            losses |= self.telling_apart(to, judge, self.adversarial, batch[to], batch[f"fake_{to}"])
+        return losses
+
+    def field(self, fake: Tensor, real: Tensor, to: str) -> Tensor:
+        """T = R(y^, y): by how many pixels along each axis y^ has to be sampled elsewhere, (N, dims, *size) float32."""
+        return getattr(self, f"r_{OTHER[to]}{to}")(fake, real)
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Images of `a` as `b`, or of `b` as `a` where both ways were trained."""
+        if to == "a" and not self.both:
+            what = "this method was trained to translate a to b only"
+            raise UserError(what, where="method.both", remedy="train with method.both = true")
+        return self.g_ab(image) if to == "b" else self.g_ba(image)

@@ -1,0 +1,105 @@
+"""RegGAN (Kong et al. 2021): what it minimises, how it finds a moved pair; the source that moves pairs; NMI."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import PATCHGAN, UNET
+
+import gantk
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, check_networks
+from gantk.plugin.spec import bind_or_raise
+from gantk_reggan.registration import correction, moved, roughness
+from gantk_testing.small import random_images
+
+METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
+PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}
+HEALTH = ("healthy", "tumour")
+
+
+def build(dims: int = 2, side: int = 16, **options):
+    torch.manual_seed(0)
+    return bind_or_raise("method", METHOD | options)(Geometry(dims, (side,) * dims, {"a": 1, "b": 2}))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_losses(dims):
+    method, size = build(dims, both=True), (16,) * dims
+    batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
+    fake = method.translate(batch["a"], "b")
+    assert not method.field(fake, batch["b"], "b").any()
+    found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
+    assert found["correction_b"] == pytest.approx(20 * float((fake - batch["b"]).detach().abs().mean()), rel=1e-5)
+    assert found["adversarial_b"] == pytest.approx(float(F.softplus(-method.d_b(fake)).mean().detach()))
+    assert found["smoothness_b"] == found["smoothness_a"] == 0 and len(found) == 6
+    assert {*method.discriminator_losses(batch)} == {"d_a", "d_b"} and len(build(gan=0.0).phases()) == 1
+
+
+def test_the_equations_on_tiny_tensors():
+    image, field = torch.arange(12.0).view(1, 1, 3, 4), torch.zeros(1, 2, 3, 4)
+    torch.testing.assert_close(moved(image, field), image)
+    field[:, 1] = 1.0  # one pixel further along the last axis, the edge repeated
+    torch.testing.assert_close(moved(image, field), beside := image[..., [1, 2, 3, 3]])
+    assert correction(image, beside, field) < 1e-5 and roughness(field) == 0
+    field[:, 0] = torch.tensor([0.0, 0.5, 1.0])[:, None]  # 0.5 a row, in one of two channels
+    assert roughness(field).item() == pytest.approx(0.5**2 / 2)
+    volume, field = torch.rand(1, 1, 3, 4, 5), torch.zeros(1, 3, 3, 4, 5)
+    field[:, 0] = 1.0
+    torch.testing.assert_close(moved(volume, field)[:, :, :2], volume[:, :, 1:])
+
+
+def test_registration_alone_finds_how_a_square_was_moved():
+    method, losses = build(side=32, displacement=6.0), []
+    fake, real = torch.full((2, 2, 2, 32, 32), -1.0)
+    fake[..., 10:20, 10:20], real[..., 12:22, 9:19] = 1.0, 1.0
+    optimizer = torch.optim.Adam(method.r_ab.parameters(), lr=2e-3)
+    for _ in range(60):
+        field = method.field(fake, real, "b")
+        losses.append(correction(fake, real, field) + 0.1 * roughness(field))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0] and field.abs().max() <= 6
+    assert field[0, 0, 12:22, 9:19].mean() < -1 and field[0, 1, 12:22, 9:19].mean() > 0.4
+
+
+def test_only_the_targets_of_training_pairs_are_moved_and_always_alike(tiny_recipe, tmp_path):
+    part = {"name": "misaligned", "source": PHANTOM, "pixels": 3.0}
+    plain, first, again = (
+        bind_or_raise("source", p)(("T1", "T2"), 2, (32, 32)).records() for p in (PHANTOM, part, part)
+    )
+    before = {one.id: one.read() for one in plain}
+    changed = {(one.split, one.domain) for one in first if not np.array_equal(one.read(), before[one.id])}
+    assert changed == {("train", "b")} and {one.split for one in first} == {"train", "validation", "test"}
+    assert all(np.array_equal(one.read(), other.read()) for one, other in zip(first, again, strict=True))
+    tiny_recipe["data"]["source"], tiny_recipe["evaluate"]["metrics"] = part, ["nmi"]
+    run = gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)
+    assert {"nmi", "nmi_input"} <= {*json.loads((run.path / "metrics.json").read_text())["metrics"]["a_to_b"]}
+
+
+def test_nmi_is_blind_to_contrast_and_not_to_place():
+    nmi, image = bind_or_raise("metric", "nmi")(2.0, 2), F.avg_pool2d(random_images(3, 1, (40, 40)), 9, 1)
+    assert torch.allclose(nmi(-3 * image, image), torch.full((3,), 2.0), atol=0.05)
+    assert (nmi(image.roll(3, -1), image) < 1.6).all() and nmi(image, torch.zeros_like(image))[0] == 1
+    assert nmi(image, image, torch.zeros_like(image)).isnan().all()
+
+
+def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
+    for words, options in {
+        "valid number, not .far.*displacement": {"displacement": "far"},
+        "17 pixels moves images of 16 x 16 away.*up to 16": {"displacement": 17.0},
+        "nothing ties an output to its pair.*the paper's": {"correction": 0.0},
+    }.items():
+        with pytest.raises(UserError, match=words):
+            check_networks(build(**options))
+    single = PHANTOM | {"lesions": 1, "contrast": "T1"}
+    with pytest.raises(UserError, match="moves the second image of registered pairs, and this source has none"):
+        bind_or_raise("source", {"name": "misaligned", "source": single})(HEALTH, 2, (32, 32)).records()
+    with pytest.raises(UserError, match="cannot move images of"):
+        moved(torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 9))
+    tiny_recipe["data"] |= {"source": single, "domains": HEALTH}
+    with pytest.raises(UserError, match="pair"):
+        gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)
