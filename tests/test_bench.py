@@ -103,6 +103,7 @@ def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_ro
     assert str(Path.cwd()) not in json.dumps(row) and str(Path.home()) + "/" not in json.dumps(row)
     assert Path("copy.jsonl").read_bytes() == Path("out/rows.jsonl").read_bytes()
     assert Path("out/runs/tiny/report.html").is_file() and Path("out/bench.md").is_file()
+    assert Path("out/bench.html").is_file()
     assert re.search(r"dualgan, 0\.0\d+ M weights", Path("out/logs/tiny.txt").read_text("utf-8"))
     assert "psnr" in done.out and "out/rows.jsonl" in done.out
 

@@ -85,6 +85,8 @@ def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_a
     before = (out / "fold-1" / "report.html").stat().st_mtime_ns
     toolkit.cross_validate(recipe, 3, out=out, device="cpu", say=said.append)
     found = json.loads((out / "folds.json").read_text())["scores"]["a_to_b"]["psnr"]
+    splits = [json.loads((out / f"fold-{k}/split.json").read_text())["splits"] for k in range(3)]
+    assert [(each["folds"], each["fold"]) for each in splits] == [(3, 0), (3, 1), (3, 2)]
     rows = [json.loads((out / f"fold-{k}/patients.json").read_text())["a_to_b"]["patients"] for k in range(3)]
     patients = {row["patient"]: row["scores"]["psnr"] for each in rows for row in each}
     assert len(patients) == found["n"] == 6 and found["value"] == pytest.approx(np.mean([*patients.values()]))

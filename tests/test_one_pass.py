@@ -4,7 +4,6 @@ import kornia.geometry  # noqa: F401  (its first import copies tensors from the 
 import pytest
 import torch
 from test_contracts import METHODS, MUNIT
-from torch import nn
 
 from gantk.method import Batch, Geometry, Method
 from gantk_testing.recorded import host_reads
@@ -61,38 +60,6 @@ def backward(losses: dict) -> None:
 
 
 # ---- one pass for several inputs -------------------------------------------------------------------
-
-
-class Counting(nn.Conv2d):
-    """Keeps the sizes of the batches that it sees."""
-
-    def __init__(self, independent: bool):
-        super().__init__(1, 1, 3)
-        self.seen: list[int] = []
-        if independent:  # a plugin's network may not say whether it mixes them
-            self.batch_independent = True
-
-    def forward(self, x):
-        self.seen.append(len(x))
-        return super().forward(x)
-
-
-@pytest.mark.parametrize(
-    ("independent", "batched", "shapes", "seen"),
-    [
-        (True, True, [(2, 8), (3, 8)], [5]),
-        (True, True, [(2, 8), (2, 9)], [2, 2]),  # no batch can hold them both
-        (True, False, [(2, 8), (3, 8)], [2, 3]),
-        (False, True, [(2, 8), (3, 8)], [2, 3]),
-    ],
-)
-def test_passes_are_joined_where_that_is_wanted_and_allowed(independent, batched, shapes, seen):
-    method, network = Method(Geometry(2, (8, 8), {"image": 1})), Counting(independent)
-    method.batched = batched
-    inputs = [random_images(count, 1, (side, side), seed=side + count) for count, side in shapes]
-    found = method.batched_forward(network, *inputs)
-    assert network.seen == seen
-    torch.testing.assert_close(list(found), [network(image) for image in inputs])
 
 
 CALLED = "g d g_ab g_ba d_a d_b d_ab auto_a.decode auto_b.decode d_a.judges.0 d_b.judges.0"

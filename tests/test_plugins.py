@@ -17,7 +17,6 @@ from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, registry
 from gantk.plugin.registry import KINDS, Entry
 from gantk.recipe.load import all_recipes, load_recipe
-from gantk.runs.models import find_model
 
 HOOK = "import click, gantk\n@gantk.hookimpl\ndef "
 GENERATOR = HOOK + "gantk_register(add): add.generator('{name}', 'package.module:thing')"
@@ -117,22 +116,6 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
     (folder / "my_recipes" / "__init__.py").touch()
     assert all_recipes()["one"][1] == "my-package"
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
-
-
-def test_hook_model_finds_what_an_address_names(add_plugin, tmp_path):
-    source = f"gantk_model(address, say):\n    say(address)\n    return __import__('pathlib').Path({str(tmp_path)!r})"
-    add_plugin("my-package", "my_plugin", HOOK + source)
-    assert find_model("my://model", (heard := []).append) == tmp_path and heard == ["my://model"]
-
-
-def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
-    from gantk.machine.runtime import start
-    from gantk.training.assemble import assemble
-
-    change = "gantk_phases(phases, train, notes):\n    notes.append(f'batch {train.batch}')\n    return phases[:1]"
-    add_plugin("my-package", "my_phases", HOOK + change)
-    engine = assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32")).engine
-    assert [phase.name for phase in engine.phases] == ["generators"] and engine.notes == ["batch 2"]
 
 
 def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_plugin):

@@ -54,7 +54,8 @@ def test_ranks_that_were_started_differently_stop_before_training_with_one_messa
 ):
     ends = finish(start(tiny_recipe, tmp_path, own={1: ["--set", other]}))
     assert [code for code, _, _ in ends] == [2, 2]
-    assert all(part in ends[speaks][2] for part in said) and ends[1 - speaks][2] == ""
+    others = [line for line in ends[1 - speaks][2].splitlines() if "[c10d]" not in line]  # of a host without a name
+    assert all(part in ends[speaks][2] for part in said) and others == []
     assert not (tmp_path / "ranks").exists()
 
 
@@ -193,37 +194,16 @@ def other(monkeypatch) -> Other:
     return other
 
 
-def network(layout=torch.channels_last) -> nn.Sequential:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(4, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
-    return nn.Sequential(*layers).to(memory_format=layout)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-def test_gradients_are_the_mean_in_the_layout_of_their_weights(other, layout):
-    net, alone = network(layout), network(layout)
-    reducing = Reduction(net.parameters(), 2)
-    for step in range(3):
-        for each in (net, alone):
-            each.zero_grad()
-            for seed in (step, step + 9):  # a network may run several times
-                each(random_images(2, 4, (12, 12), seed=seed)).square().mean().backward()
-        reducing.reduce()
-        for mine, own in zip(net.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, 2 * own.grad)  # (1 + 3) / 2
-            assert mine.grad.stride() == mine.stride() and mine.grad.data_ptr() % machine.ALIGNED == 0
-    assert other.messages == 3
-
-
 def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(other):
-    net, idle, lent = network(), nn.Linear(3, 3), nn.Linear(2, 2).double()
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)).to(memory_format=torch.channels_last)
+    idle, lent = nn.Linear(3, 3), nn.Linear(2, 2).double()
     reducing = Reduction([*net.parameters(), *idle.parameters(), *lent.parameters()], 2)
     other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
     net(random_images(2, 4, (12, 12))).square().mean().backward()
     reducing.reduce()
     assert all(p.grad is None for p in idle.parameters())
     assert all(torch.equal(p.grad, torch.full_like(p, 2.5)) for p in lent.parameters())
-    assert all(p.grad is not None for p in net.parameters())
+    assert all(p.grad.stride() == p.stride() for p in net.parameters())
     assert other.messages == 2, "one for each type of number"
 
 

@@ -22,7 +22,6 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
 from gantk_style.encoder import DEVIATION, MEAN, VGG19
-from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import How, Objective
 from gantk_style.stylize import stylize
 from gantk_style.transfer import luminance, smooth_edges, transfer
@@ -142,32 +141,6 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
 
 
 # ---- how an image is brought there
-
-
-def test_lbfgs_finds_the_bottom_of_each_badly_scaled_bowl_as_if_it_were_alone():
-    def bowl(image, centre):
-        weights = torch.logspace(0, 3, image[0].numel()).view(image.shape[1:])
-        return (weights * (image - centre).square()).flatten(1).sum(1)
-
-    def minimised(start, centre):
-        image = torch.nn.Parameter(start.clone())
-        rule = ImageLBFGS([image])
-
-        def closure():
-            image.grad = None
-            loss = bowl(image, centre).sum()
-            loss.backward()
-            return loss
-
-        for _ in range(60):
-            rule.step(closure)
-        return image.detach()
-
-    start, centre = blobs(3, size=(8, 8)), blobs(3, size=(8, 8), seed=1)
-    found = minimised(start, centre)
-    assert float((bowl(found, centre) / bowl(start, centre)).max()) < 1e-4
-    alone = torch.cat([minimised(a, b) for a, b in zip(start.split(1), centre.split(1), strict=True)])
-    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("init", "least"), [("content", 10.0), ("noise", 10.0), ("style", 1.001)])

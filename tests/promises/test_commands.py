@@ -184,13 +184,6 @@ def test_an_onnx_file_translates_without_torch(tmp_path):
     assert np.abs(pixels(tmp_path / "out.tif") - pixels(OLD / "at_8.tif")).max() < 1e-4 * 437.5
 
 
-def test_one_picture_takes_the_style_of_another(scans, tmp_path):
-    content, style = scans / "T1" / "p-00.png", scans / "T2" / "p-01.png"
-    said("stylize", content, style, tmp_path / "out.png", "--weights", "random", "--steps", 2, "--device", "cpu")
-    assert pixels(tmp_path / "out.png").shape == (32, 32)
-    assert np.abs(pixels(tmp_path / "out.png") - pixels(content)).max() > 1
-
-
 def test_data_are_looked_at_before_training(scans, tmp_path):
     assert "24 png" in said("data", "check", scans, "--json", tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text("utf-8"))
@@ -226,12 +219,3 @@ def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
     assert toolkit.check(scans)
     with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
         toolkit.run("nothing")
-
-
-@pytest.mark.slow
-def test_a_benchmark_leaves_one_page_and_a_row_for_every_training(tmp_path):
-    small = "train.steps=2 data.source.subjects=6 data.source.slices=2 data.size=[8,8] method.shares=[1,1]"
-    words = ["bench", "progan_phantom", "--out", tmp_path / "bench", "--device", "cpu", "--seeds", 2]
-    said(*words, *[word for setting in small.split() for word in ("--set", setting)])
-    rows = [json.loads(line) for line in (tmp_path / "bench" / "rows.jsonl").read_text("utf-8").splitlines()]
-    assert len(rows) == 2 and (tmp_path / "bench" / "bench.html").is_file()

@@ -142,11 +142,3 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     for k in range(4):
         one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole"))
         assert np.array_equal(one, other)
-
-
-def test_one_broken_file_does_not_stop_the_others_and_is_named(trained, tmp_path):
-    files.pictures(tmp_path / "in", 2)
-    (tmp_path / "in" / "bad.png").write_bytes(b"no image at all")
-    outcome = files.gantk("translate", trained, tmp_path / "in", tmp_path / "out", "--device", "cpu")
-    assert outcome.code == 1 and "1 of 3 files could not be translated" in outcome.err and "bad.png" in outcome.err
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"slice-00.png", "slice-01.png"}
