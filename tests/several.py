@@ -21,22 +21,21 @@ def recipe_file(recipe: dict, folder: Path) -> Path:
     return path
 
 
+def begun(command: list[str], **more: str) -> subprocess.Popen:
+    """A process on one thread, with more in its environment."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def start(
     recipe: dict, folder: Path, *options: str, world: int = 2, own: dict[int, list[str]] | None = None
 ) -> list[subprocess.Popen]:
     """`gantk run` once for each rank, into folder/ranks; `own` are further options of single ranks."""
     command = [sys.executable, "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(folder / "ranks")]
+    command += ["--device", "cpu", *options]
     launch = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        subprocess.Popen(
-            [*command, "--device", "cpu", *options, *(own or {}).get(rank, [])],
-            env=os.environ | launch | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world))
+    return [begun([*command, *(own or {}).get(rank, [])], **launch, **each) for rank, each in enumerate(ranks)]
 
 
 def finish(processes: list[subprocess.Popen], timeout: float = 900) -> list[tuple[int, str, str]]:
@@ -53,13 +52,7 @@ def torchrun(recipe: dict, folder: Path, out: Path, *options: str) -> subprocess
     """`torchrun OPTIONS --nproc-per-node 2 -m gantk run RECIPE --out OUT`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port()), *options]
     run = ["--nproc-per-node", "2", "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(out)]
-    return subprocess.Popen(
-        [*command, *run, "--device", "cpu"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return begun([*command, *run, "--device", "cpu"])
 
 
 def children(process: subprocess.Popen) -> list[int]:

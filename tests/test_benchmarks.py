@@ -193,9 +193,8 @@ def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(monkey
     monkeypatch.setitem(translate_speed.CASES, "unet at 96 x 96", (small, [32, 32], "pad"))
     voxels = np.random.default_rng(0).random((30, 32, 2)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "scan.nii.gz")
-    alone = SimpleNamespace(
-        run=lambda *words, **options: SimpleNamespace(stdout="0.5")
-    )  # its memory is not of interest
+    # its memory is not of interest
+    alone = SimpleNamespace(run=lambda *words, **options: SimpleNamespace(stdout="0.5"))
     monkeypatch.setattr(translate_speed, "subprocess", alone)
     words = ["--case", "unet at 96 x 96", "--rounds", "2", "--json", str(tmp_path / "x.json")]
     translate_speed.main([str(tmp_path / "scan.nii.gz"), *words])

@@ -58,6 +58,13 @@ def entries(cache):
     return sorted(cache.entries.glob("*.npy"))
 
 
+def put(cache, key, kibibytes=64, used=None):
+    """An entry of that size, used at that time."""
+    cache.rows(key * 32, lambda: np.full((1, kibibytes * 256), 0.5, np.float32))
+    if used is not None:
+        os.utime(cache.entries / f"{key * 32}.npy", (used, used))
+
+
 # ---- when an entry holds
 
 
@@ -149,9 +156,6 @@ def test_entries_of_other_images_and_those_that_others_may_have_written_are_made
 
 @pytest.mark.parametrize("years", [-20, 20])
 def test_a_clock_that_is_set_neither_keeps_entries_for_ever_nor_lets_others_fill_the_disk(tmp_path, monkeypatch, years):
-    def put(cache, key):
-        cache.rows(key * 32, lambda: np.full((1, 64 * 256), 0.5, np.float32))
-
     caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
     for number, key in enumerate("abcdefgh"):
         put(caches[number % 4], key)
@@ -183,11 +187,6 @@ def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeyp
 
 
 def test_the_least_recently_used_leave_first_and_what_is_in_use_stays(tmp_path):
-    def put(cache, key, kibibytes=64, used=None):
-        cache.rows(key * 32, lambda: np.full((1, kibibytes * 256), 0.5, np.float32))
-        if used is not None:
-            os.utime(cache.entries / f"{key * 32}.npy", (used, used))
-
     def names(cache):
         return "".join(entry.name[0] for entry in entries(cache))
 

@@ -162,19 +162,6 @@ def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
             check(tmp_path / name)
 
 
-def test_a_table_is_checked_by_what_it_names(volumes):
-    files = sorted(volumes.rglob("*.nii.gz"))
-    rows = [f"{path.relative_to(volumes.parent)},{path.name[:2]},{path.parent.name}\n" for path in files]
-    table = volumes.parent / "scans.csv"
-    table.write_text("path,domain,patient\n" + "".join(rows), "utf-8")
-    result = check(table)
-    assert result["source"]["name"] == "manifest" and result["patients"] == 6 and result["problems"] == []
-    assert result["domains"]["T2"]["files"] == 6
-    table.write_text("path,domain,patient\nnowhere.nii,T1,p1\n", "utf-8")
-    with pytest.raises(UserError, match=r"nowhere\.nii"):
-        check(table)
-
-
 def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
     def checked(**data):
         tiny_recipe["data"] |= {"source": "folders"} | data

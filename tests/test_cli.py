@@ -39,16 +39,8 @@ def test_every_command_explains_itself(gantk, words, command):
     [("run", api.run), ("resume", api.resume), ("translate", api.translate), ("eval", api.evaluate)],
 )
 def test_commands_take_what_their_functions_take(command, function):
-    files = {
-        "try",
-        "lr_find",
-        "folds",
-        "json_file",
-        "pred",
-        "truth",
-        "match",
-        "patient",
-    }  # files, and another function's
+    # files, and what is another function's
+    files = {"try", "lr_find", "folds", "json_file", "pred", "truth", "match", "patient"}
     names = {parameter.name for parameter in cli.commands[command].params} - files
     assert names == set(inspect.signature(function).parameters) - {"say", "progress"}
 

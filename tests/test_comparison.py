@@ -108,8 +108,7 @@ def test_matching_does_not_flatter_what_is_no_image_of_the_truth(tmp_path):
     rng = np.random.default_rng(0)
     for side in ("pred", "truth"):
         volume(tmp_path / side / "a.nii.gz", rng.normal(100, 20, (12, 13, 14)))
-    plain, fitted = (
-        compare_folders(tmp_path / "pred", tmp_path / "truth", ["rmse"], match=each) for each in (False, True)
-    )
+    sides = tmp_path / "pred", tmp_path / "truth"
+    plain, fitted = (compare_folders(*sides, ["rmse"], match=each) for each in (False, True))
     values = [each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, fitted)]
     assert values[1] == pytest.approx(values[0], rel=0.1) and not plain["scale"]["another"]

@@ -385,9 +385,8 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
     (scan,) = io.scans(tmp_path)
     facts = io.read(scan).facts
     assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093" and facts["description"] == "T1 se"
-    made.series(
-        tmp_path, made.head(3), SeriesInstanceUID="1.2.9", prefix="B", **MARKS | {"SeriesDescription": "ilse T2"}
-    )
+    other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
+    made.series(tmp_path, made.head(3), prefix="B", **other)
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 

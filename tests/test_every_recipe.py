@@ -78,11 +78,8 @@ def refusal_of(recipe, kind):
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)
         return "images have no label.*set data.labels = false", more
     if table.get("mask"):
-        lesion = ["method.lesion=1.0"] * (recipe == "pix2pix_lesion")
-        return "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false", [
-            "data.mask=false",
-            *lesion,
-        ]
+        more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
+        return "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false", more
     return "", []
 
 

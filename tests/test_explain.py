@@ -71,9 +71,8 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
     ):
         with pytest.raises(UserError, match=words):
             gantk.explain(tiny_run, picture, **options, **quiet)
-    noise = SimpleNamespace(
-        method=SimpleNamespace(directions=tuple), model=SimpleNamespace(method=SimpleNamespace(name="dcgan"))
-    )
+    table = SimpleNamespace(method=SimpleNamespace(name="dcgan"))
+    noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), model=table)
     with pytest.raises(UserError, match="'dcgan' makes images from noise"):
         gantk.explain(noise, picture, **quiet)
     monkeypatch.setitem(sys.modules, "captum.attr", None)

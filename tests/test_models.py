@@ -91,11 +91,8 @@ def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(packed, add_
     shutil.copytree(packed, "tiny_t1t2")
     assert gantk(*two).out.startswith("note     './tiny_t1t2' is taken, and not the model 'tiny_t1t2' that my-package")
     assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
-    for name, told in (
-        ("tiny_t1t3", "Did you mean 'tiny_t1t2'?"),
-        ("a/b", "no folder 'a/b'. Name"),
-        ("ab://c", "no ad"),
-    ):
+    wrong = {"tiny_t1t3": "Did you mean 'tiny_t1t2'?", "a/b": "no folder 'a/b'. Name", "ab://c": "no ad"}
+    for name, told in wrong.items():
         refused = gantk("translate", name, "in/slice-00.png", "3.png")
         assert refused.code == 2 and told in refused.err
 
@@ -196,13 +193,9 @@ def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(hub, 
     (picture,) = pictures(tmp_path / "in", 1)
     code, said = hub("push", tiny_run, "me/tiny", "--license", "cc-by-4.0")
     assert code == 0 and f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said, said
-    files, names = (
-        Hub.files,
-        ["README.md", "card.md", "meta.json", "metrics.json", "recipe.toml", "weights.safetensors"],
-    )
-    assert sorted(path.rpartition("/")[2] for path in files) == names and files["README.md"].startswith(
-        b"---\nlibrary_name: gantk\n"
-    )
+    files, names = Hub.files, "README.md card.md meta.json metrics.json recipe.toml weights.safetensors"
+    assert sorted(path.rpartition("/")[2] for path in files) == names.split()
+    assert files["README.md"].startswith(b"---\nlibrary_name: gantk\n")
     assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"] and files["README.md"].endswith(files["card.md"])
     files["setup.py"] = b"raise SystemExit('executed')"  # what somebody else put there is not even fetched
     code, said = hub("translate", "hf://me/tiny", picture, "one.png", "--device", "cpu")

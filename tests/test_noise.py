@@ -229,9 +229,8 @@ def test_stages_are_those_of_the_paper_unless_shares_say_otherwise(options, step
 
 def built(**options):
     torch.manual_seed(0)
-    return bind_or_raise("method", {"name": "vae", "width": 4, "latent": 6} | options)(
-        Geometry(2, (16, 16), {"image": 1})
-    )
+    part = bind_or_raise("method", {"name": "vae", "width": 4, "latent": 6} | options)
+    return part(Geometry(2, (16, 16), {"image": 1}))
 
 
 def test_the_loss_is_the_papers_bound_per_pixel():

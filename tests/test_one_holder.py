@@ -104,9 +104,8 @@ def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkey
         with files.held(tmp_path):
             assert f'"pid": {os.getpid()}' in (tmp_path / files.LOCK).read_text()
     else:
-        with pytest.raises(
-            UserError, match=rf"remove '.*{files.LOCK}'" if holder == "elsewhere" else f"process {pid} "
-        ):
+        words = rf"remove '.*{files.LOCK}'" if holder == "elsewhere" else f"process {pid} "
+        with pytest.raises(UserError, match=words):
             files.held(tmp_path).__enter__()
 
 

@@ -118,6 +118,16 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
 
 
+def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
+    from gantk.machine.runtime import start
+    from gantk.training.assemble import assemble
+
+    change = "gantk_phases(phases, train, notes):\n    notes.append(f'batch {train.batch}')\n    return phases[:1]"
+    add_plugin("my-package", "my_phases", HOOK + change)
+    engine = assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32")).engine
+    assert [phase.name for phase in engine.phases] == ["generators"] and engine.notes == ["batch 2"]
+
+
 def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_plugin):
     group, ours = click.Group("gantk"), click.Command("run")
     group.add_command(ours)

@@ -157,9 +157,8 @@ def test_paired_methods_get_complete_pairs_and_what_a_csv_does_not_list_was_left
     (tmp_path / "T2" / "slice-07.png").unlink()
     with pytest.raises(UserError, match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac"):
         load(method=PAIRED, **table)
-    assert sum(len(load(method=UNPAIRED, **table).pairs(name)) for name in SETS) == 11, (
-        "the others are pairs to score with"
-    )
+    data = load(method=UNPAIRED, **table)
+    assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
 
 
 def test_side_by_side_pictures_are_registered_halves(tmp_path):

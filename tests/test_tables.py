@@ -98,6 +98,7 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
     table = study(60)
     found = check(table)
     assert found["images"] == 60 and len(found["files"]) == 10 and found["problems"][-1]["kind"] == "sample"
+    assert (found["source"]["name"], found["patients"], found["domains"]["T2"]["images"]) == ("manifest", 10, 30)
     assert len(check(table, every=True)["files"]) == 60
     copy = (table.parent / "00000.png").read_bytes()  # of p0, for the patients on the other side of the split
     for number in range(2, 20, 2):

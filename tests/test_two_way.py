@@ -213,9 +213,8 @@ def test_every_contrast_is_scored_from_each_other_one_and_from_all_others(run):
     found = json.loads((run / "metrics.json").read_text())
     pairs = {f"{source}_to_{target}" for source in (*NAMES, "others") for target in NAMES if source != target}
     assert pairs | {"a_to_b"} == found["metrics"].keys() and len(pairs) == 16
-    assert all(
-        found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"} for key in ("metrics", "verdict")
-    )
+    for key in ("metrics", "verdict"):
+        assert found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"}
     assert len({found["metrics"][f"{source}_to_PD"]["psnr"]["value"] for source in ("T1", "T2", "others")}) == 3
 
 

@@ -153,9 +153,8 @@ def numbers(seed: int, shape: Sequence[int], low: float = 0, high: float = 255, 
     image = 0.1 * rng.random(shape) + 0.1 * grid[-1]
     for _ in range(6):
         centre, width = rng.uniform(-0.7, 0.7, len(shape)), rng.uniform(0.1, 0.4)
-        image += rng.random() * np.exp(
-            -sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True)) / width**2 / 2
-        )
+        away = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
+        image += rng.random() * np.exp(-away / width**2 / 2)
     image = low + (high - low) * (image - image.min()) / np.ptp(image)
     return (image.round() if np.issubdtype(kind, np.integer) else image).astype(kind)
 
@@ -215,9 +214,8 @@ def series(folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequenc
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder: the bytes of each file, None for a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in found.items()}
 
 
 def every_kind(folder: Path) -> Path:

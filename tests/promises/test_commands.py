@@ -30,12 +30,6 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image).astype(np.float64)
 
 
-def same_folders(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files."""
-    found = [{path.name: path.read_bytes() for path in folder.glob("*.png")} for folder in (one, other)]
-    return bool(found[0]) and found[0] == found[1]
-
-
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
     """A folder with one of pictures for each domain, pairs by name; the second domain is the first one inverted."""
@@ -114,9 +108,8 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
     assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {path.name for path in run.iterdir()}
     assert saved(run) == ["step-000008", "step-000016"]
     for step in saved(run):
-        assert {"weights.safetensors", "state.safetensors", "state.json", "meta.json"} == {
-            p.name for p in (run / "checkpoints" / step).iterdir()
-        }
+        held = {path.name for path in (run / "checkpoints" / step).iterdir()}
+        assert held == {"weights.safetensors", "state.safetensors", "state.json", "meta.json"}
     assert list((run / "profile").iterdir()) and list((run / "samples").rglob("*.png"))
     steps = [line for line in log_of(run) if "losses" in line]
     assert [line["step"] for line in steps] == list(range(1, 17))
@@ -143,34 +136,6 @@ def test_metrics_have_values_intervals_counts_and_definitions_beside_baselines_a
 
 
 # ---- what commands do ----------------------------------------------------------------------------
-
-
-def test_scores_are_written_for_a_run_and_for_folders(run, scans, tmp_path):
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    said("eval", copy, "--json", tmp_path / "run.json", "--device", "cpu")
-    then, now = (json.loads(path.read_text("utf-8")) for path in (run / "metrics.json", tmp_path / "run.json"))
-    assert all(now[part] == then[part] for part in ("metrics", "baselines"))
-    folders = ["--pred", scans / "T1", "--truth", scans / "T2", "--metrics", "psnr,ssim,mae", "--device", "cpu"]
-    assert "mae" in said("eval", *folders, "--json", tmp_path / "two.json")
-    compared = json.loads((tmp_path / "two.json").read_text("utf-8"))
-    gap = np.mean([np.abs(pixels(path) - pixels(scans / "T2" / path.name)).mean() for path in (scans / "T1").iterdir()])
-    assert compared["metrics"]["pred_to_truth"]["mae"]["value"] == pytest.approx(gap, rel=1e-6)
-
-
-def test_samples_are_the_same_for_the_same_seed(tmp_path):
-    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        said("sample", OLD / "noise", "-n", 2, "--out", tmp_path / name, "--seed", seed, "--device", "cpu")
-    assert len(list((tmp_path / "one").glob("*.png"))) == 2
-    assert same_folders(tmp_path / "one", tmp_path / "again") and not same_folders(tmp_path / "one", tmp_path / "other")
-
-
-def test_an_image_comes_with_a_second_map_and_a_folder_with_an_image_for_each(run, scans, tmp_path):
-    assert "12 files" in said("translate", run, scans / "T1", tmp_path / "made", "--to", "T2", "--device", "cpu")
-    assert {path.name for path in (tmp_path / "made").glob("*.png")} == {path.name for path in (scans / "T1").iterdir()}
-    one = next((scans / "T2").iterdir())
-    said("translate", run, one, tmp_path / "back.png", "--to", "T1", "--uncertainty", "auto", "--device", "cpu")
-    maps = [path for path in tmp_path.glob("back*") if path.name != "back.png"]
-    assert pixels(tmp_path / "back.png").shape == (32, 32) and len(maps) == 1
 
 
 def test_an_onnx_file_translates_without_torch(tmp_path):

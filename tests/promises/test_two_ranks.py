@@ -11,14 +11,11 @@ from tiny import draw_pictures
 def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     for seed, side in enumerate(("trainA", "trainB"), 1):
         draw_pictures(tmp_path / "data" / side, 12, seed=seed)
+    whole = {"test": 0.0, "validation": 0.0}
     path = recipe(
         tmp_path / "tiny.toml",
         method={"name": "cyclegan", "pool": 0},  # each rank draws its own random numbers: none inside a step
-        data={
-            "source": {"name": "folders", "path": str(tmp_path / "data")},
-            "domains": ["A", "B"],
-            "split": {"test": 0.0, "validation": 0.0},
-        },
+        data={"source": {"name": "folders", "path": str(tmp_path / "data")}, "domains": ["A", "B"], "split": whole},
         # Adam would not see a wrong scale; a rate of 0.1 blows rounding up to 3e-4 on some processors.
         train={"steps": 4, "batch": 2, "optimizer": {"name": "sgd", "lr": 0.03}},
     )
