@@ -62,6 +62,9 @@ class Stage:
     size: tuple[int, ...]
 
 
+Companions = Callable[[int, Mapping[str, Sequence[Tensor]]], Tensor]  # to be pickled, so without the images
+
+
 class Method(nn.Module):
     """Base of every method. Keyword-only parameters of `__init__` are the keys of a recipe's `[method]` table.
 
@@ -81,11 +84,11 @@ class Method(nn.Module):
         self.batched = True
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Sequence[Tensor]]:
-        """What goes with each training image, by domain and in their order: (channels, *size) tensors on its own grid.
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
+        """By domain, what gives of an image's place and `sets` that which goes with it, (channels, *size) on its grid.
 
-        Called once before a training, with its images (C, *size) by domain. A batch then carries those of its `a` as
-        `near_a`, moved as augmentation moves `a`.
+        Asked before a training, on the first rank, with its images (C, *size) by domain; the others are sent what it
+        returned. A batch then carries those of its `a` as `near_a`, moved as augmentation moves `a`.
         """
         return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
@@ -39,7 +39,7 @@ class ImageSet:
         self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
         self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
-        self.companions: Sequence[Tensor] | None = None  # what goes with each image, see Method.companions
+        self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None  # see Method.companions
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
         self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # with the mapping that they were made by
         self._lock = Lock()
@@ -136,7 +136,7 @@ class Batches:
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:
-                    parts[f"near_{name}"].append(images.companions[index].numpy()[window])
+                    parts[f"near_{name}"].append(images.companions(index, self.sets).numpy()[window])
                 if images.masks:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):

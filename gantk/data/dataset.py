@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.data.cache import Cache
 from gantk.data.intensity import PerChannel, mapping_from
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gantk.data.batches import ImageSet
     from gantk.recipe.tables import DataTable
 
+T = TypeVar("T")
 FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
 FITTED_BYTES = 2**31  # ... and how much of them is in memory at a time
 
@@ -41,7 +42,7 @@ class Data:
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         self.files, self.notes = set[str](), []  # what listings show below the source's path
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        records = self.listed(lambda: records_of(table, method, "" if known else "ask"))
+        self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
         if known:
             here, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
             self.splits, self.training, records = recalled(known["splits"], here, hashes)
@@ -180,7 +181,7 @@ class Data:
         made = split_json(sets, left_out, self.preparation.sha256)
         return {"how": self.how, "splits": made, "files": sorted(self.files)}
 
-    def listed(self, make: Callable[[], list[Record]]) -> list[Record]:
+    def listed(self, make: Callable[[], T]) -> T:
         """What a source makes of the files that were there when the run was split; of all where nothing is known."""
         root = Path(self.table.source.options.get("path") or ".")
         root = root.parent if root.is_file() else root
@@ -217,9 +218,14 @@ def without_full_collections() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-@without_full_collections()
 def records_of(table: DataTable, method: type, ask: str | list[UserError] = "") -> list[Record]:
     """All records of the source, in the recipe's plane and spacing; `ask` as in `FileSource.asks`."""
+    return source_and_records(table, method, ask)[1]
+
+
+@without_full_collections()
+def source_and_records(table: DataTable, method: type, ask: str | list[UserError]) -> tuple[Any, list[Record]]:
+    """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
         what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
@@ -233,7 +239,7 @@ def records_of(table: DataTable, method: type, ask: str | list[UserError] = "") 
             raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")
         if not grid.is_plain:
             source.sees(grid)
-        return source.records()
+        return source, source.records()
     except UserError as error:
         error.where = error.where or "data.source"
         raise

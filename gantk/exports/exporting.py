@@ -17,7 +17,6 @@ from gantk.inference.pipeline import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta
-from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of
 
 IMAGES = {2: 4, 3: 2}  # real images that are compared, by dimensions
@@ -107,7 +106,7 @@ class Direction:
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
-            data = data_of(RunFolder(self.translator.checkpoint.parent.parent), model.data, type(method))
+            data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
             shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
             split, records = next(each for each in shown if each[1])

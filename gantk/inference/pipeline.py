@@ -364,6 +364,10 @@ class TrainedModel:
         place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
         return slice(place, None if place is None else place + 1)
 
+    def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
+        """The factor of an uncertainty of that kind, fitted on so many validation patients; None where none was."""
+        return None, 0
+
     def translate(
         self,
         images: Any,

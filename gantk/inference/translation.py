@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,7 +69,7 @@ class Translation:
         if self.made != names:
             self.frame = replace(self.frame, target=self.made[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
-        if look.uncertainty and hasattr(model, "spread_scale"):
+        if look.uncertainty:
             factor, patients = model.spread_scale(self.letter, look.uncertainty)
             scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}" if factor else ""
             say(f"note     the uncertainty is {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}")
@@ -218,25 +218,30 @@ class Translation:
 
     def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         self.progress(begun, job.name)
-        for line in image.remarks if len(job.scans) == 1 else ():
+        single = len(job.scans) == 1  # of several contrasts plugins are not asked
+        for line in image.remarks if single else ():
             self.told["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
-        if len(job.scans) == 1 and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
+        if single and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
             image = self._recoloured(image, job)
         if np.ptp(image.pixels) == 0:
             self.told["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
-        for line in load().hook.gantk_input(image=image, frame=self.frame) if len(job.scans) == 1 else ():
-            self.told["warning", line].append(job.name)
-            if hasattr(self.layout, "warned"):
-                self.layout.warned(job.files, line)
+        self._warn(job, load().hook.gantk_input(image=image, frame=self.frame) if single else ())
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         every = slice(None, None, max(1, round((image.pixels[0].size / SEEN) ** (1 / image.dims))))
-        given = image.pixels[(slice(None), *[every] * image.dims)].copy()  # the image may be written over
+        some = (slice(None), *[every] * image.dims)
+        given = image.pixels[some].copy() if single else None  # the image may be written over
         made = self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
-        seen = made[0].pixels[(slice(None), *[every] * image.dims)]
-        for line in load().hook.gantk_output(given=given, made=seen, frame=self.frame) if len(job.scans) == 1 else ():
-            self.told["warning", line].append(job.name)
+        if single:
+            self._warn(job, load().hook.gantk_output(given=given, made=made[0].pixels[some], frame=self.frame))
         return made
+
+    def _warn(self, job: Job, lines: Iterable[str]) -> None:
+        """Tell warnings of plugins about an image at the end, and to what names the results, as BIDS sidecars."""
+        for line in lines:
+            self.told["warning", line].append(job.name)
+            if hasattr(self.layout, "warned"):
+                self.layout.warned(job.files, line)
 
     @cached_property
     def _tails(self) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from gantk.data.intensity import mapping_from, to_network
 from gantk.data.resample import Resize, SamplingGrid
+from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
 from gantk.files import sha256_of, write_file
 from gantk.formats.files import write
@@ -51,6 +50,11 @@ class Translator(TrainedModel):
     def __repr__(self) -> str:
         data, end = self.model.data, f"on {self.runtime.device}, '{self.checkpoint}'"
         return f"Translator({self.model.method.name}, {' and '.join(data.domains)}, {tuple(data.size)}, {end})"
+
+    @property
+    def run(self) -> RunFolder:
+        """The run that the checkpoint is of."""
+        return RunFolder(self.checkpoint.parent.parent)
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
@@ -98,8 +102,7 @@ class Translator(TrainedModel):
         name, noted = self.model.method.name, self.packed
         if noted is None:
             return {"name": name, "sha256": found}
-        limits = limits_of(self.checkpoint.parent.parent)
-        return {"name": f"{noted.get('name')} ({name})", "sha256": found, "limits": limits}
+        return {"name": f"{noted.get('name')} ({name})", "sha256": found, "limits": limits_of(self.run.path)}
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
@@ -162,11 +165,13 @@ class Translator(TrainedModel):
             network = lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
         return whole_images(network, method, self.model, self.runtime)
 
+    @cached_property
+    def _judged(self) -> dict[str, dict]:
+        return read_json(self.run.path / "metrics.json").get("uncertainty") or {}
+
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        """The factor of an uncertainty of that kind, fitted on so many validation patients; None where none was."""
         chosen = registry().get("uncertainty", kind).load()().chosen(self.method)
-        judged = read_json(self.checkpoint.parent.parent / "metrics.json").get("uncertainty") or {}
-        found = judged.get(f"{OTHER[letter]}_to_{letter}") or {}
+        found = self._judged.get(f"{OTHER[letter]}_to_{letter}") or {}
         scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
         return scale.get("factor"), scale.get("patients") or 0
 
@@ -188,7 +193,7 @@ class Translator(TrainedModel):
 
     @cached_property
     def _data(self) -> object:
-        data = data_of(RunFolder(self.checkpoint.parent.parent), self.model.data, type(self.method))
+        data = data_of(self.run, self.model.data, type(self.method))
         data.intensity.update(self.intensity)
         return data
 
@@ -243,6 +248,5 @@ class Translator(TrainedModel):
         classes = self.method.geometry.classes
         if classes and self.method.conditional:
             rows = [(path.name, label or classes[i % len(classes)]) for i, path in enumerate(paths)]
-            csv.writer(table := StringIO(), lineterminator="\n").writerows([("file", "label"), *rows])
-            write_file(out / "labels.csv", table.getvalue().encode())
+            write_file(out / "labels.csv", csv_text(("file", "label"), rows).encode())
         return paths

@@ -18,7 +18,7 @@ from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
-from gantk.metrics.features import Features
+from gantk.metrics.features import published
 from gantk.metrics.pair_scores import PairScorer, References, Scores
 from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
@@ -35,7 +35,6 @@ SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that ar
 ALIKE = 0.15  # outputs that differ from each other by less than this share of what real images do have collapsed
 INVERTED = -0.3  # correlation of outputs with the truth, in tissue, below which their contrast is inverted
 BASELINE_IMAGES = 64  # training images that histograms and intensity maps are taken of
-PUBLISHED = tuple({"name": name, "features": "inception"} for name in ("kid", "fid"))
 OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
 
 
@@ -76,9 +75,9 @@ class Tested:
 
 
 def default_metrics(method: Method) -> list[Any]:
-    """What a recipe that names no metrics is scored by; from noise KID and FID as published too, weights at hand."""
-    published = PUBLISHED if method.samples and Features.at_hand("inception") else ()
-    return [*OF_TRANSLATIONS * bool(method.directions()), *OF_SAMPLES * bool(method.samples), *published]
+    """What a recipe that names no metrics is scored by; from noise as published too, weights at hand."""
+    of_samples = [*OF_SAMPLES, *published()] if method.samples else []
+    return [*OF_TRANSLATIONS * bool(method.directions()), *of_samples]
 
 
 class Scorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,6 @@ class Features:
         if dims == 3:
             self.what += "-of-middle-slices"
 
-    @staticmethod
-    def at_hand(features: str) -> bool:
-        """Whether registered features can be had without a download, as far as they tell."""
-        known = features in registry().names("features")
-        return known and getattr(registry().get("features", features).load(), "at_hand", bool)()
-
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
@@ -83,6 +78,16 @@ class Features:
             what = "an image holds values that are no numbers (NaN or infinite), so its set cannot be compared"
             raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
         return torch.cat(found).cpu().double().numpy()
+
+
+def published() -> list[dict[str, str]]:
+    """Metrics in the features that they were published with, as registered features say, whose weights are at hand."""
+    found = []
+    for entry in registry().of_kind("features"):
+        with suppress(UserError):  # a plugin's that does not load
+            metrics = getattr(make := entry.load(), "published", ())
+            found += [{"name": name, "features": entry.name} for name in metrics if make.at_hand()]
+    return found
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:

@@ -108,7 +108,7 @@ def gantk_results(files, target, frame, model):
     and sha256 of the weights. Returns an object with `name(files, tail, contrast)`, the path below the folder, without
     suffix, of what becomes of these files (tail: "-2" of variants, "_uncertainty", else ""), or None to leave them out;
     and `written(path, files, contrast)`, called for each result; `writing`, if it has one, with the same before each,
-    and `warned(files, line)` with each warning of `gantk_input` about an input.
+    and `warned(files, line)` with each warning of plugins about an input.
     """
 
 

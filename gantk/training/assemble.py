@@ -59,8 +59,6 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         if method.weighs_lesions and not model.data.mask:
             what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
             raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
-        for letter, found in method.companions(sets).items():
-            sets[letter].companions = found
         start = Start()
         if train.start and known is None and runtime.main:
             from gantk.training.start import start_from
@@ -72,6 +70,9 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
+    companions = runtime.sync_errors(lambda: method.companions(batches.sets) if runtime.main else {})
+    for letter, found in runtime.gather(companions)[0].items():
+        batches.sets[letter].companions = found
     engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):

@@ -13,7 +13,7 @@ from gantk.errors import UserError
 from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import Cycle, Identity, lesion_weight
 from gantk.losses.structure import StructureTerms
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Companions, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Part, Share, Weight
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
@@ -97,7 +97,7 @@ class CycleMethod(Method):
         self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
         self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Sequence[Tensor]]:
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
         """For each image like ones of the other domain, where the option `pairs` has them found."""
         return self.pairs.companions(sets) if self.pairs else {}
 

@@ -108,7 +108,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
     uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"  # uploads: by window
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # it was never scored, or is an exported file
-        scores = read(service.model.checkpoint.parent.parent / "metrics.json")
+        scores = read(service.model.run.path / "metrics.json")
 
     def forget(request: gr.Request) -> None:
         if upload := uploads.pop(request.session_hash, None):

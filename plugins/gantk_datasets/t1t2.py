@@ -6,13 +6,12 @@ published as arrays without a header, orientation, pixel size and distance are n
 
 from __future__ import annotations
 
-import csv
-from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from gantk.data.sources.rows import csv_text
 from gantk.files import write_file
 
 # Folders of the downloads and what they are called here.
@@ -65,12 +64,11 @@ def both(t1: Path) -> tuple[Path, Path]:
 
 def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) -> None:
     """A CSV with the columns T1, T2, patient and split."""
-    table = csv.writer(text := StringIO(), lineterminator="\n")
-    table.writerow(("T1", "T2", "patient", "split"))
+    rows = []
     for patient, *files in pairs:
         paths = (path.relative_to(folder).as_posix() for path in files)
-        table.writerow((*paths, patient, "test" if patient in HELD_OUT else "train"))
-    write_file(folder / f"{name}.csv", text.getvalue().encode())
+        rows.append((*paths, patient, "test" if patient in HELD_OUT else "train"))
+    write_file(folder / f"{name}.csv", csv_text(("T1", "T2", "patient", "split"), rows).encode())
 
 
 def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:

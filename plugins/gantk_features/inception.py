@@ -20,6 +20,7 @@ class Inception(nn.Module):
     """
 
     channels, what, suffix = 3, "inception-2048", ""
+    published = ("kid", "fid")  # the metrics that were published with it: a recipe's by default, weights at hand
 
     def __init__(self, name: str = "inception") -> None:
         from pytorch_fid import inception

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, did_you_mean
 from gantk.files import write_file
 from gantk.formats.files import expect_room, write
@@ -116,11 +115,8 @@ class _Kept:
 
     def finish(self) -> tuple[dict[str, Any], str]:
         """The table written; the source that reads it, and what was taken, in words."""
-        text = StringIO(newline="")
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_file(self.folder / "table.csv", text.getvalue().encode())
+        rows = [[row.get(name) for name in COLUMNS] for row in self.rows]
+        write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode())
         counts = [f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains]
         patients = len({row.get("patient") for row in self.rows} - {None, ""})
         whose = f" of {patients} patients" * bool(patients) or ", patients unknown"

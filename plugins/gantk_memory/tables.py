@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError
 
 
@@ -25,12 +24,10 @@ def source_of(table: Any) -> dict[str, str]:
     rows = list(table) if isinstance(table, Iterable) else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise UserError("this table has no rows", where="data", allowed="a list of dicts, or a data frame of some rows")
-    text = StringIO(newline="")
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({str(name): _cell(value) for name, value in row.items()} for row in rows)
-    return {"name": "manifest", "path": str(Path.cwd()), "table": text.getvalue()}
+    cells = [{str(name): _cell(value) for name, value in row.items()} for row in rows]
+    text = csv_text(names, [[row.get(name) for name in names] for row in cells])
+    return {"name": "manifest", "path": str(Path.cwd()), "table": text}
 
 
 def _cell(value: Any) -> str:

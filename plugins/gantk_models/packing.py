@@ -49,7 +49,7 @@ def pack(
     if out.exists():
         raise UserError(f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first")
     before = Translator.load(find_model(run, say), "cpu")
-    source, meta = Run(before.checkpoint.parent.parent), checkpoint.load_meta(before.checkpoint)
+    source, meta = before.run, checkpoint.load_meta(before.checkpoint)
     noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _seen(source.split())
     left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
     weights = {k: each for k, each in inference_state(before.checkpoint).items() if not k.startswith(tuple(left_out))}

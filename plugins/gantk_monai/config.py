@@ -171,7 +171,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 def scores(direction: Direction) -> dict[str, dict[str, Any]]:
     """The run's own test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without any."""
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
-    found = read(direction.translator.checkpoint.parent.parent / "metrics.json")
+    found = read(direction.translator.run.path / "metrics.json")
     tables = {"metrics": found.get("metrics") or {}} | (found.get("baselines") or {})
     return {
         name: {metric: row for metric, row in (table.get(key) or {}).items()

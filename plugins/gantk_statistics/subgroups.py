@@ -25,8 +25,8 @@ FEW = 8  # different numbers of a column that stay apart; more become thirds
 UNKNOWN = "not known"
 
 
-def check_columns(model: Model) -> Any:
-    """The data source of a recipe; UserError where `evaluate.by` names a column that its data lack."""
+def check_columns(model: Model) -> None:
+    """UserError where `evaluate.by` names a column that a recipe's data lack."""
     source = model.data.source(model.data.domains, model.data.dims, model.data.size)
     columns = source.columns() if hasattr(source, "columns") else []
     for name in model.evaluate.by:
@@ -35,7 +35,6 @@ def check_columns(model: Model) -> Any:
             none = f"none: the source '{model.data.source.name}' has no table; manifest, bids and dicom have"
             remedy = did_you_mean(name.lower(), columns) or "name one that is there, or leave it out"
             raise UserError(what, where="evaluate.by", allowed=", ".join(columns) or none, remedy=remedy)
-    return source
 
 
 def add_subgroups(tested: Mapping[str, Tested], result: dict[str, Any], scorer: Scorer) -> Iterator[str]:
@@ -45,9 +44,8 @@ def add_subgroups(tested: Mapping[str, Tested], result: dict[str, Any], scorer: 
     the best, and how probable so wide a gap is by chance: patients dealt out to the groups anew, corrected over all.
     """
     by, found, tests, lines = [name.lower() for name in scorer.model.evaluate.by], {}, [], []
-    source = check_columns(scorer.model) if by else None
     for direction, one in tested.items() if by else ():
-        known = [source.about([pair[letter] for pair in one.pairs]) for letter in (one.to, OTHER[one.to])]
+        known = [scorer.data.source.about([pair[letter] for pair in one.pairs]) for letter in (one.to, OTHER[one.to])]
         about = [{k: v for row in both for k, v in row.items() if v} for both in zip(*known, strict=True)]
         of = found[direction] = {name: {} for name in by}
         for name in by:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, told
 from gantk.files import sha256_of, write_file
 from gantk.runs.schemas import Amount, Step, read, table
@@ -100,9 +99,7 @@ def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | P
     shares = np.nansum(right, 0) / np.maximum((~np.isnan(right)).sum(0), 1)
     names = [(case[side], share) for case, share in zip(key["cases"], shares, strict=True) for side in ("real", "made")]
     weights = {name: round(1 + BOOST * float(share), 4) for name, share in names}
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([("key", "weight"), *weights.items()])
-    write_file(Path(out), text.getvalue().encode())
+    write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
     for line in [*(f"warning  {problem}" for problem in problems), f"written  {out}: {len(weights)} images"]:
         say(line)
     return Path(out)

@@ -38,7 +38,7 @@ class WeakPairs:
         self.weight, self.candidates = weight, candidates
         self.registration, self.stiffness, self.side = registration, stiffness, side
 
-    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
         """For each image of `a` its candidates of `b`, side by side as channels, and the other way round."""
         if sets["a"][0].ndim != 3:
             what, remedy = "like images are found among slices, not volumes", "leave out method.pairs"
@@ -54,7 +54,7 @@ class WeakPairs:
         best = min(range(len(left)), key=left.__getitem__)
         best = best if left[best] < GAIN * left[0] else 0
         return {
-            one: Companions(sets[other], *way.chosen(kind[best], self.candidates))
+            one: Companions(other, *way.chosen(kind[best], self.candidates))
             for (one, other), way, kind in zip(("ab", "ba"), ways, kinds, strict=True)
         }
 
@@ -97,17 +97,14 @@ class Way:
         return self.like[rows, best], *(move[rows, best] for move in moves)
 
 
-class Companions(Sequence):
-    """By index the like images of one image, (candidates x C, H, W), moved when they are asked for."""
+class Companions:
+    """The images of `other` that are like each image, (candidates x C, H, W), moved when they are asked for."""
 
-    def __init__(self, images: Sequence[Tensor], like: Tensor, *moves: Tensor):
-        self.images, self.like, self.moves = images, like, moves  # moves: what `grid` takes, by image and candidate
+    def __init__(self, other: str, like: Tensor, *moves: Tensor):
+        self.other, self.like, self.moves = other, like, moves  # moves: what `grid` takes, by image and candidate
 
-    def __len__(self) -> int:
-        return len(self.like)
-
-    def __getitem__(self, index: int) -> Tensor:
-        found = torch.stack([self.images[n] for n in self.like[index].tolist()])
+    def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
+        found = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
         if self.moves:
             found = sampled(found, grid(*(move[index] for move in self.moves), found.shape[2:]))
         return found.flatten(0, 1)

@@ -1,12 +1,13 @@
-"""The rows of a CSV or TSV, with their lines."""
+"""The rows of a CSV or TSV, with their lines; and the text of a CSV."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from gantk.errors import UserError, told
 
@@ -35,6 +36,12 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
         raise UserError(f"'{path}' has two columns '{twice[0]}'", remedy="rename or remove one")
     keyed = ((line, dict(zip(columns, map(str.strip, row), strict=False))) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV that `read_rows` reads: its columns, and its rows, where None is an empty cell."""
+    csv.writer(text := StringIO(), lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
 
 
 def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
