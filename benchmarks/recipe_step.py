@@ -18,8 +18,8 @@ from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import Model
 from gantk.runs.trained import build_method
 from gantk.training.accelerate import accelerate
-from gantk.training.accelerate.cuda_graph import WARM_UP, Graph
 from gantk.training.engine import Engine
+from gantk_cuda_graph.capture import WARM_UP
 
 STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
 NO_GRAPHS = "not captured: graphs need a CUDA device"
@@ -40,7 +40,7 @@ class RecipeStep:
         recipe: str | dict[str, Any] | Recipe,
         settings: Sequence[str] = (),
         device: str | None = None,
-        graph: Callable[[], Graph] | None = None,
+        graph: Callable[[], Any] | None = None,
         ranks: Runtime | None = None,
     ) -> RecipeStep:
         """The recipe's method and engine as a training makes them.
@@ -82,10 +82,9 @@ class RecipeStep:
         """What the step does otherwise than it was asked to, and why."""
         engine = self.engine
         found = list(engine.notes)
-        asked = engine.table.fast.cuda_graph and not engine.table.recompute
-        if asked and not engine.capture.graphs and not found:
-            cuda = self.device.type == "cuda"
-            found.append(f"not captured: {engine.capture.obstacle}" if cuda else NO_GRAPHS)
+        asked, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
+        if asked and not found and not (capture and capture.graphs):
+            found.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
         return found
 
     @property

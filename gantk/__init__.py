@@ -119,6 +119,8 @@ MOVED = {
     "gantk.runfolder": "gantk.runs.folder",
     "gantk.runtime": "gantk.machine.runtime",
     "gantk.spec": "gantk.plugin.spec",
+    "gantk.training.accelerate.cuda_graph": "gantk_cuda_graph.capture",
+    "gantk.training.accelerate.recompute": "gantk_recompute.blocks",
     "gantk.training.trial": "gantk_trial.trial",
     "gantk.weights": "gantk.nets.pretrained",
 }

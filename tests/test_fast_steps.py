@@ -17,12 +17,12 @@ from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
-from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
 from gantk_compile.phases import compile_phases
 from gantk_optimizers.rules import lbfgs, rmsprop
+from gantk_recompute.blocks import recompute
 from gantk_testing.recorded import Recording, host_reads
 from gantk_testing.small import random_images, train_table
 

@@ -131,6 +131,15 @@ def gantk_phases(method, phases, train, notes):
 
 
 @hookspec(firstresult=True)
+def gantk_steps(engine, graph):
+    """Take a training's steps in another way than operator by operator; None: not this plugin's affair.
+
+    `engine` is a gantk.training.engine.Engine; `graph` as it was given. Returns an object that is called with a kind of
+    step and its batch, does what `engine.take(batch)` does and returns the same; `forget()` tells it of other shapes.
+    """
+
+
+@hookspec(firstresult=True)
 def gantk_load(model, device):
     """Open a model of a kind of yours, as a gantk.inference.pipeline.TrainedModel; None: not this plugin's affair.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from torch import Tensor
 from gantk.errors import GantkError, UserError, told
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
+from gantk.plugin.loader import load
 from gantk.recipe.tables import TrainTable
 from gantk.runs.checkpoint import check_same
-from gantk.training.accelerate.cuda_graph import Capture, Graph
 from gantk.training.ema import EMA
 from gantk.training.optim import move_state, state_to_load
 
@@ -21,12 +22,12 @@ from gantk.training.optim import move_state, state_to_load
 class Engine:
     """Trains one method for `steps` steps as a recipe's [train] table says; `step` is the number of finished ones.
 
-    `graph` makes what records a step, in the place of CUDA's graphs. UserError where the table names a phase that the
+    `graph`, in the place of CUDA's graphs, makes what records a step. UserError where the table names a phase that the
     method does not have, or a network cannot take the size of a stage.
     """
 
     def __init__(
-        self, method: Method, table: TrainTable, steps: int, runtime: Runtime, graph: Callable[[], Graph] | None = None
+        self, method: Method, table: TrainTable, steps: int, runtime: Runtime, graph: Callable[[], Any] | None = None
     ):
         self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
         self.schedule = table.schedule()
@@ -45,7 +46,7 @@ class Engine:
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
         self.notes: list[str] = []  # what the step does otherwise than it could, and why
-        self.capture = Capture(self, graph)
+        self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # takes steps in another way than `take`
         self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
@@ -53,7 +54,7 @@ class Engine:
         last = 0
         for stage in self.method.stages(self.steps):
             last, begun = last + stage.steps, False
-            if last > self.step:
+            if last > self.step and self.capture:
                 self.capture.forget()
             while self.step < last:
                 self.runtime.seed(self.table.seed, self.step)
@@ -75,7 +76,7 @@ class Engine:
             self.method.train()
         self.set_time(0)
         active = tuple(phase.name for phase in self.phases if self.step % phase.every == 0)
-        losses = self.capture(active, batch)
+        losses = self.capture(active, batch) if self.capture else self.take(batch)
         if self.ema is not None:
             self.ema.updates += 1
         if not losses:
@@ -191,7 +192,8 @@ class Engine:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(ready[name])
         self._move_states()
-        self.capture.forget()
+        if self.capture:
+            self.capture.forget()
         if self.ema:
             self.ema.load_state_dict(average, updates)
 

@@ -8,9 +8,6 @@ def gantk_phases(method, phases, train, notes):
     """The phases, compiled where the recipe asks for it."""
     if not train.fast.compile:
         return None
-    if train.recompute:
-        notes.append("train.fast.compile: no phase is compiled: torch cannot trace what train.recompute computes again")
-        return phases
     from gantk_compile.phases import compile_phases  # torch's compiler takes a second to import
 
     return compile_phases(method, phases, notes)

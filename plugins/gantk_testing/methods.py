@@ -114,7 +114,7 @@ class MethodContract(Contract):
         d = min(self.dims)  # operations are recorded whatever the dimensions
         if not self.captures:
             pytest.skip("asks the device for values")
-        monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
+        monkeypatch.setattr("gantk_cuda_graph.capture.WARM_UP", 1)
         steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step comes at least three times
         plain = self.engine(self.build(d), steps=steps, schedule=Linear)
         replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)

@@ -24,11 +24,8 @@ def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: Tra
     keep_memory(fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
         torch.backends.cudnn.benchmark = fast.benchmark
-    if train.recompute:
-        from gantk.training.accelerate.recompute import recompute
-
-        recompute(method)
     changed = load().hook.gantk_phases(method=method, phases=phases, train=train, notes=notes)
-    if fast.compile and changed is None:
-        notes.append("train.fast.compile: no phase is compiled: the plugin `compile` is not there")
+    for key, wanted in (("recompute", train.recompute), ("fast.compile", fast.compile)):
+        if wanted and changed is None:
+            notes.append(f"train.{key} has no effect: the plugin `{key.rpartition('.')[2]}` is not there")
     return phases if changed is None else changed

@@ -60,14 +60,12 @@ class Capture:
 
     def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
         self.engine, self.device = engine, engine.runtime.device
-        asked = engine.table.fast.cuda_graph and not engine.table.recompute
-        wanted = asked and (graph is not None or self.device.type == "cuda")
         why = ["several ranks: what they tell each other is not recorded"] if engine.runtime.world > 1 else []
         for name, rule in engine.optimizers.items():
             if not all(group.get("fused") or group.get("capturable") for group in rule.param_groups):
                 why.append(f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the host")
-        self.obstacle = next(iter(why), None) if wanted else "not asked for"  # why no step is recorded
-        engine.notes += [f"steps are not recorded: {each}" for each in why[:1] if wanted]
+        self.obstacle = next(iter(why), None)  # why no step is recorded
+        engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.obstacle else None
         self._graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
