@@ -21,6 +21,7 @@ _PUBLIC = {
     "gantk_check.check": ["check"],
     "gantk_compare.folders": ["compare"],
     "gantk_explain.explain": ["explain"],
+    "gantk_features.timm_networks": ["timm_model"],
     "gantk_folds.cross_validation": ["cross_validate"],
     "gantk_datasets.archives": ["unpack"],
     "gantk_datasets.download": ["fetch", "public_sets"],
@@ -122,7 +123,7 @@ MOVED = {
     "gantk.training.accelerate.cuda_graph": "gantk_cuda_graph.capture",
     "gantk.training.accelerate.recompute": "gantk_recompute.blocks",
     "gantk.training.trial": "gantk_trial.trial",
-    "gantk.weights": "gantk.nets.pretrained",
+    "gantk.weights": "gantk_features.timm_networks",
 }
 
 

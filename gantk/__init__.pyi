@@ -42,6 +42,7 @@ from gantk_datasets.archives import unpack as unpack
 from gantk_datasets.download import fetch as fetch
 from gantk_datasets.download import public_sets as public_sets
 from gantk_explain.explain import explain as explain
+from gantk_features.timm_networks import timm_model as timm_model
 from gantk_folds.cross_validation import cross_validate as cross_validate
 from gantk_models.packing import pack as pack
 from gantk_patients.comparing import write_report as write_report

@@ -1,4 +1,4 @@
-"""Metrics of an output against its reference image: PSNR, SSIM, MS-SSIM, MAE, RMSE, NRMSE, lesion contrast.
+"""Metrics of an output against its reference image: PSNR, SSIM, MAE, RMSE, NRMSE, lesion contrast.
 
 Each gives one number an image, over the whole of it or over a region. The data range is the recipe's, the same for
 every image and every run: a score that divides by an image's own maximum can be raised by an outlier.
@@ -11,14 +11,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.losses.structure import widened
 
 CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS, SIGMA = 5, 1.5  # pixels of SSIM's Gaussian windows
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, fine to coarse (Wang et al., 2003)
 RING = 5  # pixels around a lesion that it is compared with
 FAINT = 0.02  # of the data range: a lesion that differs by less in the reference has no contrast to be kept
 
@@ -174,36 +172,6 @@ class SSIM(MapMetric):
 
     def _on_map(self, mask: Tensor | None) -> Tensor | None:
         return None if mask is None else mask[(..., *[slice(RADIUS, -RADIUS)] * self.dims)]
-
-
-class MSSSIM(PairMetric):
-    """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to five scales.
-
-    Each scale halves the one before; those at which an image has fewer than 11 pixels a side are left out, and the
-    weights of the others scaled to sum to 1. All five need 176 pixels a side. A negative mean counts as 0. It cannot be
-    limited to a region: a window of the coarsest scale is 176 pixels wide.
-    """
-
-    name, unit, higher_is_better = "ms_ssim", "", True
-    in_mask = None
-    smallest = 2 * RADIUS + 1
-
-    def _method(self) -> str:
-        return f"{super()._method()}/gaussian-11-1.5/up-to-{len(SCALES)}-scales"
-
-    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        sides = [min(output.shape[2:]) // 2**scale for scale in range(len(SCALES))]
-        weights = SCALES[: max(1, sum(side >= self.smallest for side in sides))]
-        shrink = F.avg_pool2d if self.dims == 2 else F.avg_pool3d
-        score = torch.ones(len(output), device=output.device)
-        for scale, weight in enumerate(weights):
-            luminance, structure = similarity_terms(output, reference, self.data_range)
-            found = structure[0] / structure[1]
-            if scale == len(weights) - 1:
-                found = found * luminance[0] / luminance[1]
-            score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(weights))
-            output, reference = shrink(output, 2), shrink(reference, 2)
-        return score
 
 
 class LesionContrast(PairMetric):

@@ -39,7 +39,6 @@ PARTS = {
     "metric": {
         "psnr": "gantk.metrics.pairs:PSNR",
         "ssim": "gantk.metrics.pairs:SSIM",
-        "ms_ssim": "gantk.metrics.pairs:MSSSIM",
         "mae": "gantk.metrics.pairs:MAE",
         "rmse": "gantk.metrics.pairs:RMSE",
         "nrmse": "gantk.metrics.pairs:NRMSE",

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError, told
 from gantk.files import sha256_of
-from gantk.nets.pretrained import read_state, timm_model, weights_file
+from gantk.nets.pretrained import read_state, weights_file
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Side
+from gantk_features.timm_networks import timm_model
 
 WHERE = "evaluate.metrics"
 SIDE = 224  # pixels, where neither the file nor the recipe says another size

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gantk.metrics.intervals import left_out_interval, patient_numbers
-from gantk.metrics.pairs import MSSSIM
 from gantk.metrics.sets import ImageGroup, Score, enough
+from gantk_sets.ms_ssim import MSSSIM
 
 PAIRS = 512  # pairs of images that are looked at
 

@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.features import PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
-from gantk.nets.pretrained import timm_model
 from gantk.plugin.spec import Count, Seed
 from gantk_tasks.small_networks import trained
 

@@ -1,0 +1,41 @@
+"""MS-SSIM, a metric of pairs, by which the diversity of a set is measured too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gantk.metrics.pairs import RADIUS, PairMetric, region_mean, similarity_terms
+
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, fine to coarse (Wang et al., 2003)
+
+
+class MSSSIM(PairMetric):
+    """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to five scales.
+
+    Each scale halves the one before; those at which an image has fewer than 11 pixels a side are left out, and the
+    weights of the others scaled to sum to 1. All five need 176 pixels a side. A negative mean counts as 0. It cannot be
+    limited to a region: a window of the coarsest scale is 176 pixels wide.
+    """
+
+    name, unit, higher_is_better = "ms_ssim", "", True
+    in_mask = None
+    smallest = 2 * RADIUS + 1
+
+    def _method(self) -> str:
+        return f"{super()._method()}/gaussian-11-1.5/up-to-{len(SCALES)}-scales"
+
+    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+        sides = [min(output.shape[2:]) // 2**scale for scale in range(len(SCALES))]
+        weights = SCALES[: max(1, sum(side >= self.smallest for side in sides))]
+        shrink = F.avg_pool2d if self.dims == 2 else F.avg_pool3d
+        score = torch.ones(len(output), device=output.device)
+        for scale, weight in enumerate(weights):
+            luminance, structure = similarity_terms(output, reference, self.data_range)
+            found = structure[0] / structure[1]
+            if scale == len(weights) - 1:
+                found = found * luminance[0] / luminance[1]
+            score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(weights))
+            output, reference = shrink(output, 2), shrink(reference, 2)
+        return score
