@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Positive, Share
+from gantk.plugin.spec import Share
 
 
 class L1:
@@ -25,20 +25,6 @@ class L2:
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return weighted(difference(output, target).square(), weight)
-
-
-class Charbonnier:
-    """A smooth L1, mean sqrt(d^2 + epsilon^2) - epsilon: 0 for equal images (Charbonnier et al., 1994)."""
-
-    def __init__(
-        self,
-        *,
-        epsilon: Positive = 0.001,  # differences well below this count squared, in intensity units
-    ):
-        self.epsilon = epsilon
-
-    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return weighted((difference(output, target).square() + self.epsilon**2).sqrt() - self.epsilon, weight)
 
 
 class SSIM(L1):

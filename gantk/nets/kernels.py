@@ -7,6 +7,7 @@ pixels and 13 ms on 2 x 2; as matrix products with the weights where they lie, 9
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product as combinations
@@ -170,17 +171,22 @@ def has_tiles() -> bool:
 
 
 class Product(Function):
-    """A convolution from the large map to the small one, answered in `dtype`."""
+    """A convolution from the large map to the small one or, `transposed`, the other way, answered in `dtype`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool) -> Tensor:
+        dtype = precision(x)
         inner = inner_precision(dtype, weight, len(x) * prod(windows.small))
         with torch.autocast("cpu", enabled=False):
             matrix = windows.matrix(weight, inner)
-            y = blank(len(x), len(weight), windows.small, inner)
-            gather(windows.unfold(x.to(inner)), matrix, None if bias is None else bias.to(inner), out=rows(y, inner))
-            y = y.to(dtype)
-        ctx.windows = windows
+            if transposed:
+                y = windows.fold(spread(rows(x, inner), matrix), len(x), dtype, bias)
+            else:
+                y = blank(len(x), len(weight), windows.small, inner)
+                offset = None if bias is None else bias.to(inner)
+                gather(windows.unfold(x.to(inner)), matrix, offset, out=rows(y, inner))
+                y = y.to(dtype)
+        ctx.windows, ctx.transposed = windows, transposed
         ctx.save_for_backward(x, weight, bias, matrix)
         return y
 
@@ -189,58 +195,31 @@ class Product(Function):
         x, weight, bias, matrix = ctx.saved_tensors
         windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return *_differentiable(F.conv2d if x.ndim == 4 else F.conv3d, ctx, gradient), None, None
+            return *_differentiable(ctx, gradient), None, None
+        found: list[Tensor | None] = [None] * 5
+        small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
-            small = rows(gradient, matrix.dtype)
-            unfolded = windows.unfold(x.to(matrix.dtype)) if of_weight else None
-            return (
-                windows.fold(spread(small, matrix), len(x), x.dtype) if of_x else None,
-                weight_gradient(windows, small, unfolded, weight) if of_weight else None,
-                offset_gradient(gradient, bias) if of_bias else None,
-                None,
-                None,
-            )
+            unfolded = windows.unfold(large.to(matrix.dtype)) if ctx.transposed or of_weight else None
+            small = rows(small, matrix.dtype) if of_weight or not ctx.transposed else None
+            if of_x and ctx.transposed:
+                made = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1)
+                found[0] = made.to(x.dtype)
+            elif of_x:
+                found[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
+            if of_weight:
+                found[1] = weight_gradient(windows, small, unfolded, weight)
+            if of_bias:
+                found[2] = offset_gradient(gradient, bias)
+        return tuple(found)
 
 
-class TransposedProduct(Function):
-    """A transposed convolution, from the small map to the large one, answered in `dtype`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, dtype: torch.dtype) -> Tensor:
-        inner = inner_precision(dtype, weight, len(x) * prod(windows.small))
-        with torch.autocast("cpu", enabled=False):
-            matrix = windows.matrix(weight, inner)
-            y = windows.fold(spread(rows(x, inner), matrix), len(x), dtype, bias)
-        ctx.windows = windows
-        ctx.save_for_backward(x, weight, bias, matrix)
-        return y
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        x, weight, bias, matrix = ctx.saved_tensors
-        windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            transposed = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
-            return *_differentiable(transposed, ctx, gradient), None, None
-        with torch.autocast("cpu", enabled=False):
-            unfolded = windows.unfold(gradient.to(matrix.dtype))
-            small = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1) if of_x else None
-            return (
-                small.to(x.dtype) if of_x else None,
-                weight_gradient(windows, rows(x, matrix.dtype), unfolded, weight) if of_weight else None,
-                offset_gradient(gradient, bias) if of_bias else None,
-                None,
-                None,
-            )
-
-
-def _differentiable(convolve, ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again, of a gradient penalty for instance: torch's own, in float32."""
     inputs = ctx.saved_tensors[:3]
     wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
     with torch.autocast("cpu", enabled=False):
         x, weight, bias = (None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs)
-        y = convolve(x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding)
+        y = torchs(x, ctx.transposed)(x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding)
         found = iter(torch.autograd.grad(y, wanted, gradient.to(y.dtype), create_graph=True))
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
 
@@ -275,13 +254,13 @@ def convolution(
     small = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True))
     if usable(x) and x.stride(1) == 1:
         if heavy(weight, len(x) * prod(small)):
-            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), precision(x))
+            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), False)
         around = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
         if weight.shape[0] == 1 and prod(kernel) in TAPS and set(stride) == {1} and min(around) >= 0:
             # A kernel turned round is the transposed convolution's.
             turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
-            return TransposedProduct.apply(x, turned, bias, Windows(small, large, kernel, stride, around), precision(x))
-    return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, stride, padding)
+            return Product.apply(x, turned, bias, Windows(small, large, kernel, stride, around), True)
+    return torchs(x)(x, weight, bias, stride, padding)
 
 
 def transposed_convolution(
@@ -294,12 +273,17 @@ def transposed_convolution(
     if usable(x) and x.stride(1) == 1:
         narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
         if narrow or heavy(weight, len(x) * prod(small), HEAVY // 2):  # oneDNN is slower at these
-            windows = Windows(large, small, kernel, stride, padding)
-            return TransposedProduct.apply(x, weight, bias, windows, precision(x))
-    transposed = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
+            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), True)
+    transposed = torchs(x, transposed=True)
     if bias is None or not usable(x):
         return transposed(x, weight, bias, stride, padding)
     return Offset.apply(transposed(x, weight, bias.detach(), stride, padding), bias)
+
+
+def torchs(x: Tensor, transposed: bool = False) -> Callable[..., Tensor]:
+    """torch's own convolution of such a map."""
+    both = (F.conv_transpose2d, F.conv_transpose3d) if transposed else (F.conv2d, F.conv3d)
+    return both[x.ndim - 4]
 
 
 def framed(x: Tensor, around: list[int], mode: str) -> Tensor:

@@ -30,6 +30,7 @@ KINDS = {
     "schedule": "the learning rate over the training",
 }
 
+PACKAGES = ("recipes", "suites", "models")  # offered by the folder: (package, distribution), see `gantk_register`
 RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}  # names of 0.1
 
 
@@ -64,9 +65,7 @@ class Registry:
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
-    packages: dict[str, list[tuple[str, str]]] = field(  # (package, distribution) of what is offered by the folder
-        default_factory=lambda: {"recipes": [], "suites": [], "models": []}
-    )
+    packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {kind: [] for kind in PACKAGES})
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
     cache: dict[str, Any] = field(default_factory=dict)  # what others derive from the entries, until one is added
 
@@ -116,22 +115,12 @@ class Add:
         self._entries: list[Entry] = []
         self._packages: list[tuple[str, str]] = []
 
-    def __getattr__(self, kind: str) -> Callable[[str, Callable | str], None]:
+    def __getattr__(self, kind: str) -> Callable[..., None]:
+        if kind in PACKAGES:
+            return lambda package: self._packages.append((kind, package))
         if kind not in KINDS:
             raise AttributeError(f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}")
         return lambda name, target: self._entries.append(Entry(kind, name, target, self._owner))
-
-    def recipes(self, package: str) -> None:
-        """Offer the TOML files of a package as recipes."""
-        self._packages.append(("recipes", package))
-
-    def suites(self, package: str) -> None:
-        """Offer the TOML files of a package as suites of `gantk bench`."""
-        self._packages.append(("suites", package))
-
-    def models(self, package: str) -> None:
-        """Offer the folders of a package that `gantk pack` made as models, each under its own name."""
-        self._packages.append(("models", package))
 
     def commit(self, registry: Registry) -> None:
         """Enter all that was offered: called once the plugin has loaded without an error."""

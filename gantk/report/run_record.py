@@ -134,7 +134,7 @@ class RunRecord:
         self.path = path
         self.problems: list[str] = []
         self.recipe, self.environment, self.split, self.metrics, self.best, index = map(self._read, FILES)
-        self.recipe_text = _text(path / "recipe.toml") if self.recipe else ""
+        self.recipe_text = (path / "recipe.toml").read_text("utf-8") if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
         self.log = Log()
@@ -172,7 +172,3 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
     samples = Samples(folder, directions, (), bool(index.get("has_truth")), problems)
     kept = tuple(step for step in sorted(set(index["steps"])) if any(samples.picture(step, d, 0) for d in directions))
     return replace(samples, steps=kept) if kept else None
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else ""

@@ -19,6 +19,7 @@ from gantk.report.words import (
     region_of,
     with_unit,
 )
+from gantk.runs.folder import flat
 
 MOST_NAMED = 4  # metrics in one sentence; of more, the number is given
 SURE = 0.95  # of the bootstrap's draws must favour the model before a page says that it beats a baseline
@@ -209,10 +210,10 @@ def chosen(run: RunRecord) -> dict[str, Any]:
     step = run.best.get("step")
     if step is None:
         return {}
-    rows = [_flat(row) for row in run.best.get("table") or ()]
+    rows = [dict(flat(row)) for row in run.best.get("table") or ()]
     named = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(named, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
-    heads = [name.rpartition("/") for name in columns]  # a_to_b/kid_random
+    heads = [name.rpartition(".") for name in columns]  # a_to_b.kid_random
     return {
         "step": step,
         "rule": run.best.get("rule") or "",
@@ -220,13 +221,6 @@ def chosen(run: RunRecord) -> dict[str, Any]:
         "columns": [f"{run.label(of)} {metric_name(name)}" if of else metric_name(name) for of, _, name in heads],
         "rows": [(row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows],
     }
-
-
-def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        found |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _cell(value: Any) -> str:
