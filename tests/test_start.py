@@ -11,6 +11,7 @@ from tiny import TINY, draw_pictures
 from gantk import pack, resume, run
 from gantk.errors import UserError
 from gantk.runs import checkpoint, trained
+from gantk_back_translation.model import matched
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 LAST = "checkpoints/step-000004"
@@ -121,3 +122,13 @@ def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_star
     rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
     far = [sum(row["losses"].values()) for row in rows if "losses" in row]
     assert sum(far[-5:]) < 0.9 * sum(far[:5])
+
+
+def test_gray_levels_move_to_those_of_the_real_image_and_their_order_and_the_air_stay():
+    made, real = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32).square() * 3
+    made[:, :, :9], real[:, :, :15], real[1] = -1.0, -1.0, -1.0
+    moved = matched(made, real, air=0.0)
+    tissue, levels = moved[0][made[0] > 0], real[0][real[0] > 0]
+    assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(levels.quantile(torch.linspace(0, 1, 9)), atol=0.05)
+    assert (moved[0].flatten()[made[0].flatten().argsort()].diff() >= 0).all() and (moved[0, :, :9] == -1).all()
+    assert moved[1].equal(made[1])  # nothing but air beside it
