@@ -239,14 +239,6 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.delenv("GANTK_WEIGHTS", raising=False)
 
 
-@pytest.fixture
-def folder(monkeypatch, tmp_path):
-    """An empty folder that GANTK_WEIGHTS names."""
-    (tmp_path / "weights").mkdir()
-    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path / "weights"))
-    return tmp_path / "weights"
-
-
 @pytest.fixture(scope="module")
 def trained():
     """Tensors that stand for published weights."""
@@ -268,11 +260,11 @@ def test_random_weights_come_from_the_seed_and_leave_the_generator_alone():
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
-def test_a_file_of_the_folder_is_what_gets_loaded(folder, trained, suffix):
+def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     save = save_file if suffix == ".safetensors" else torch.save
     wrapped = {"state_dict": trained, "epoch": 3}  # as training scripts do
-    save(wrapped if suffix == ".pth" else trained, folder / f"{NAME}{suffix}")
-    assert weights_file(NAME) == weights_file(NAME + suffix) == folder / f"{NAME}{suffix}"
+    save(wrapped if suffix == ".pth" else trained, weights / f"{NAME}{suffix}")
+    assert weights_file(NAME) == weights_file(NAME + suffix) == weights / f"{NAME}{suffix}"
     assert weights_file("vgg") is None
     for options in ({}, {"num_classes": 0}):  # with its classifier and without
         model = timm_model(NAME, **options)
@@ -336,11 +328,11 @@ class Bomb:
     ids=["no header", "empty", "junk", "a program", "no tensors", "another network"],
 )
 def test_a_file_without_these_weights_is_refused_by_name_and_no_pickle_is_run(
-    folder, monkeypatch, suffix, content, words
+    weights, monkeypatch, suffix, content, words
 ):
-    monkeypatch.chdir(folder)
-    path = folder / f"{NAME}{suffix}"
+    monkeypatch.chdir(weights)
+    path = weights / f"{NAME}{suffix}"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=f"'{path}'.*{words}"):
         timm_model(NAME)
-    assert list(folder.iterdir()) == [path]
+    assert list(weights.iterdir()) == [path]

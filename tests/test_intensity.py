@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gantk.data import intensity
-from gantk.data.intensity import MinMax, Percentile, PerChannel, ZScore, to_network
+from gantk.data.intensity import MinMax, Percentile, PerChannel, ZScore, otsu, to_network
 from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk.formats.files import read
@@ -145,6 +145,14 @@ def test_per_volume_each_scan_has_its_line_and_results_are_on_a_typical_scale(ki
     assert own.of(low) is own, "a scan's mapping is its own for good"
     np.testing.assert_array_equal(np.stack([own.forward(high[:, k]) for k in range(6)], 1), own.forward(high))
     assert (again := fitted(kind, HEADS)).of(high) is again, "of a set all have one"
+
+
+def test_otsu_parts_air_and_stripped_zeros_from_tissue():
+    rng = np.random.default_rng(0)
+    air, tissue = np.abs(rng.normal(0, 10, 7000)), rng.uniform(300, 500, 3000)
+    for background, inside in ((air, tissue), (np.zeros(9900), tissue[:100]), (air[:1500], tissue)):
+        threshold = otsu(np.concatenate([background, inside, [50_000.0]]))  # one vessel does not move it
+        assert background.max() < threshold < inside.min()
 
 
 @pytest.mark.parametrize("foreground", [False, True, "otsu"])
