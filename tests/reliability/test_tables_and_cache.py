@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tables import calls
+from test_check import calls
 
 from gantk.data.cache import Cache
 from gantk.data.dataset import records_of
