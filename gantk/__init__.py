@@ -86,6 +86,7 @@ MOVED = {
     "gantk.data.phantom": "gantk_phantom.phantom",
     "gantk.data.records": "gantk.data.preparation",
     "gantk.data.sources.dicom": "gantk_dicom.source",
+    "gantk.data.sources.nifti": "gantk_nifti.source",
     "gantk.data.sources.manifest": "gantk_manifest.source",
     "gantk.data.split_file": "gantk_manifest.split_file",
     "gantk.formats.dicom": "gantk_dicom.format",

@@ -10,7 +10,6 @@ from tiny import draw_pictures
 from volumes import load, of, records_of, tree_of, volume
 
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
@@ -21,6 +20,7 @@ from gantk_dicom.source import Dicom, contrast_of
 from gantk_manifest.source import Manifest
 from gantk_memory.tables import source_of
 from gantk_mixed.source import Mixed
+from gantk_nifti.source import Nifti
 from gantk_phantom.phantom import Phantom
 
 

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
-from gantk.losses.reconstruction import SSIM
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
 from gantk.plugin.spec import bind
+from gantk_ssim.loss import SSIM
 
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
 

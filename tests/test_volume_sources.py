@@ -14,13 +14,13 @@ from gantk.data.augment import hide_contrasts
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import contrast_files
 from gantk.data.sources.folders import Folders, Images
-from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch
 from gantk_contrasts.source import Contrasts
+from gantk_nifti.source import Nifti
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Literal
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import Share
 
 
 class L1:
@@ -25,28 +24,6 @@ class L2:
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return weighted(difference(output, target).square(), weight)
-
-
-class SSIM(L1):
-    """`share` x (1 - SSIM) + (1 - `share`) x L1, as in equation 8 of Zhao et al. (2017, IEEE TCI), with one scale.
-
-    SSIM is of windows with a Gaussian of 1.5 pixels, its range 2, as wide as the networks' own, [-1, 1].
-    """
-
-    def __init__(
-        self,
-        *,
-        share: Share = 0.5,  # of the structural part
-    ):
-        self.share = share
-
-    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        from kornia.losses import SSIM3DLoss, SSIMLoss  # takes a second
-
-        compare = SSIMLoss if output.ndim == 4 else SSIM3DLoss
-        unlike = 2 * compare(11, max_val=2.0, reduction="none")(output.float(), target.float())
-        plain = super().__call__(output, target, weight)
-        return self.share * weighted(unlike, weight) + (1 - self.share) * plain
 
 
 class Norm:

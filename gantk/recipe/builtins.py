@@ -16,7 +16,6 @@ PARTS = {
         "hinge": "gantk.losses.adversarial:Hinge",
         "wgan_gp": "gantk.losses.adversarial:WGANGP",
         "l1": "gantk.losses.reconstruction:L1",
-        "ssim": "gantk.losses.reconstruction:SSIM",
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
@@ -25,7 +24,6 @@ PARTS = {
     "source": {
         "folders": "gantk.data.sources.folders:Folders",
         "images": "gantk.data.sources.folders:Images",
-        "nifti": "gantk.data.sources.nifti:Nifti",
     },
     "format": {
         "picture": "gantk.formats.pictures:Picture",

@@ -99,7 +99,7 @@ class Capture:
         python = PythonState(engine.method, engine.optimizers.values())
         with torch.random.fork_rng([self.device] if self._stream else []):
             try:
-                before = TensorState.of_step(engine)
+                before = _tensors_of(engine)
                 inputs = Batch({name: tensor.clone() for name, tensor in batch.items()})
                 wanted = self._after(lambda: engine.take(Batch(inputs)), before)
                 python.expect_same()
@@ -126,7 +126,7 @@ class Capture:
         self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
         torch.manual_seed(0)
         losses = torch.stack([torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)])
-        after = TensorState.of_step(self.engine)
+        after = _tensors_of(self.engine)
         before.restore()
         return losses, after
 
@@ -137,6 +137,19 @@ class Capture:
         with torch.cuda.stream(self._stream):
             yield
         torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def _tensors_of(engine: Engine) -> TensorState:
+    """All tensors that an engine's step changes."""
+    states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
+    return TensorState(
+        {
+            "weights": list(engine.method.parameters()),
+            "buffers": list(engine.method.buffers()),
+            "averages": list(engine.ema.average.values()) if engine.ema else [],
+            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+        }
+    )
 
 
 def _difference(wanted: After, found: After, before: TensorState) -> str | None:

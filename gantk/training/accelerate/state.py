@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from gantk.training.engine import Engine
 
 PLAIN = (int, float, complex, str, bytes, type(None))
 
@@ -24,19 +21,6 @@ class TensorState:
         self.kinds = {
             kind: [(tensor.detach(), tensor.detach().clone()) for tensor in tensors] for kind, tensors in kinds.items()
         }
-
-    @classmethod
-    def of_step(cls, engine: Engine) -> TensorState:
-        """All tensors that an engine's step changes."""
-        states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
-        return cls(
-            {
-                "weights": list(engine.method.parameters()),
-                "buffers": list(engine.method.buffers()),
-                "averages": list(engine.ema.average.values()) if engine.ema else [],
-                "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
-            }
-        )
 
     def restore(self) -> None:
         """The same tensors with their former values."""

@@ -1,0 +1,9 @@
+"""The data source over trees of NIfTI, NRRD and MetaImage volumes, as a gantk plugin."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """One source."""
+    add.source("nifti", "gantk_nifti.source:Nifti")

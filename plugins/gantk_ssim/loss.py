@@ -1,0 +1,30 @@
+"""1 - SSIM, mixed with L1."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gantk.losses.reconstruction import L1, weighted
+from gantk.plugin.spec import Share
+
+
+class SSIM(L1):
+    """`share` x (1 - SSIM) + (1 - `share`) x L1, as in equation 8 of Zhao et al. (2017, IEEE TCI), with one scale.
+
+    SSIM is of windows with a Gaussian of 1.5 pixels, its range 2, as wide as the networks' own, [-1, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        share: Share = 0.5,  # of the structural part
+    ):
+        self.share = share
+
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        from kornia.losses import SSIM3DLoss, SSIMLoss  # takes a second
+
+        compare = SSIMLoss if output.ndim == 4 else SSIM3DLoss
+        unlike = 2 * compare(11, max_val=2.0, reduction="none")(output.float(), target.float())
+        plain = super().__call__(output, target, weight)
+        return self.share * weighted(unlike, weight) + (1 - self.share) * plain
