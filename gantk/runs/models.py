@@ -91,13 +91,6 @@ def card(path: Path) -> str:
         raise UserError(f"'{path / CARD}' cannot be read: {told(error)}", remedy="copy the model again") from None
 
 
-def require_card(path: Path) -> str:
-    """The text of a model's card; UserError where it has none."""
-    if text := card(path):
-        return text
-    raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
-
-
 def limits_of(path: Path) -> str:
     """The first paragraph of a card's section on limits, in one line; "" where there is none."""
     found = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)

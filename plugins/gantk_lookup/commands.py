@@ -60,9 +60,11 @@ def show(ctx, kind, name, profile) -> None:
         _show_recipe(name, profile)
         return
     if kind == "model" and name:
-        from gantk.runs.models import find_model, require_card
+        from gantk.runs.models import CARD, card, find_model
 
-        out.print(escape(require_card(find_model(name))), soft_wrap=True)
+        if not (text := card(path := find_model(name))):
+            raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
+        out.print(escape(text), soft_wrap=True)
         return
     kind = kind.removeprefix("train.").removeprefix("data.")
     if kind in TABLES and not name:
