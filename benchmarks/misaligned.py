@@ -22,7 +22,8 @@ import gantk
 from gantk.machine.runtime import start
 from gantk.metrics.intervals import estimate
 
-OWN = ("gan", "correction", "smoothness", "displacement")  # keys of the recipe's method that Pix2Pix has not
+# Keys of the recipe's method that Pix2Pix has not.
+OWN = {"gan", "correction", "smoothness", "displacement", "passes", "registration_width", "registration_depth"}
 
 
 def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], list[float]]:
