@@ -23,7 +23,8 @@ from gantk.machine.runtime import start
 from gantk.metrics.intervals import estimate
 
 # Keys of the recipe's method that Pix2Pix has not.
-OWN = {"gan", "correction", "smoothness", "displacement", "passes", "registration_width", "registration_depth"}
+OWN = {"gan", "correction", "smoothness", "local_ncc", "displacement", "passes"}
+OWN |= {"registration_width", "registration_depth"}
 
 
 def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], list[float]]:

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk.losses.structure import LocalNCC
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Positive, Weight, Width
 from gantk_reggan.registration import Registration, roughness
@@ -23,7 +24,7 @@ class RegGAN(Method):
     A generator G translates x to y^ = G(x), a registration network R finds the field T = R(y^, y) that lays y^ on the
     target y, and G is compared with y through T alone. What T explains, how the target lies, G need not learn; a
     discriminator keeps y^ an image of the target domain. All train together, and G alone translates. `both`,
-    `displacement`, `passes` and a T that is drawn at coarse points are additions.
+    `local_ncc`, `displacement`, `passes` and a T that is drawn at coarse points are additions.
     """
 
     paired = True
@@ -38,6 +39,7 @@ class RegGAN(Method):
         gan: Weight = 1.0,  # weight of the adversarial loss; at 0 no discriminator is trained
         correction: Weight = 20.0,  # weight of the correction loss, L1 of y and y^ after T
         smoothness: Weight = 10.0,  # weight of the smoothness loss, the squared gradient of T
+        local_ncc: Weight = 0.0,  # weight of the loss local_ncc: an output lies on its input; 0 in the paper
         displacement: Positive = 16.0,  # pixels that T moves along an axis at most, at the size that networks see
         registration_width: Width = 32,  # filters of R's first convolution
         registration_depth: Depth = 3,  # how often R halves the size: T has a point each 2**this pixels
@@ -50,6 +52,7 @@ class RegGAN(Method):
             raise UserError(what, where="method.correction", allowed="above 0", remedy=remedy)
         self.gan, self.correction, self.smoothness = gan, correction, smoothness
         self.both, self.adversarial = both, adversarial()
+        self.local_ncc, self.unlike = local_ncc, LocalNCC()
         channels, dims = geometry.channels, geometry.dims
         registration = {"width": registration_width, "depth": registration_depth, "passes": passes}
         registration["limit"] = displacement
@@ -82,6 +85,8 @@ class RegGAN(Method):
             batch[f"fake_{to}"] = fake.detach()
             if self.gan:  # L_Adv: D sees y^ as G made it, not as T moved it
                 losses[f"adversarial_{to}"] = self.gan * self.adversarial.generator(getattr(self, f"d_{to}")(fake))
+            if self.local_ncc:
+                losses[f"local_ncc_{to}"] = self.local_ncc * self.unlike(fake, batch[OTHER[to]])
             field = self.field(fake, real, to)
             losses[f"correction_{to}"] = self.correction * correction_loss(fake, real, field)
             losses[f"smoothness_{to}"] = self.smoothness * roughness(field)
