@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 
 import harness
@@ -21,10 +22,7 @@ import numpy as np
 import gantk
 from gantk.machine.runtime import start
 from gantk.metrics.intervals import estimate
-
-# Keys of the recipe's method that Pix2Pix has not.
-OWN = {"gan", "correction", "smoothness", "local_ncc", "displacement", "passes"}
-OWN |= {"registration_width", "registration_depth"}
+from gantk.plugin.loader import registry
 
 
 def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], list[float]]:
@@ -34,7 +32,8 @@ def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -
         recipe = gantk.load_recipe("reggan_t1t2").override(["train.sample_every=400", *options.set], "cpu")
         source = {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
         tables = recipe.tables | {"evaluate": {"metrics": ["psnr", "ssim", "nmi"]}}
-        tables["method"] = {key: x for key, x in tables["method"].items() if method == "reggan" or key not in OWN}
+        known = signature(registry().get("method", method).load()).parameters  # Pix2Pix has fewer options
+        tables["method"] = {key: x for key, x in tables["method"].items() if method == "reggan" or key in known}
         tables["method"]["name"] = method
         tables["data"] = tables["data"] | {"source": {"name": "misaligned", "source": source, "pixels": pixels}}
         gantk.run(tables, out=out, device="cpu", seed=seed)
