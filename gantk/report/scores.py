@@ -44,18 +44,14 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
             head, _, features = name.partition("_")
             groups.setdefault(f"neighbours in {features}" if head in NEIGHBOURS else name, []).append(name)
         for names in groups.values():
-            sections.setdefault(_section(names[0]), []).append(_card(names, {"model": scores} | rivals))
+            head, region = names[0].partition("_")[0], region_of(names[0]).capitalize()
+            section = region or ("Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image")
+            sections.setdefault(section, []).append(_card(names, {"model": scores} | rivals))
         judged = (run.metrics.get("uncertainty") or {}).get(direction) or {}
         known = {name: row for name, row in judged.items() if isinstance(row, dict) and "value" in row}
         if known:
             sections["Uncertainty against error"] = [_card([name], {"model": known}) for name in known]
     return found
-
-
-def _section(metric: str) -> str:
-    head = metric.partition("_")[0]
-    plain = "Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image"
-    return region_of(metric).capitalize() or plain
 
 
 def _baselines(run: RunRecord, direction: str) -> Baselines:

@@ -94,17 +94,13 @@ def prune(
     kept = [step for step in steps if regular(step)]
     later = [step for step in steps if not kept or step > kept[-1]]
     for old in {*steps} - {*kept[-keep:], *later[-keep:], *also}:
-        _drop(path_of(folder, old))
+        checkpoint = path_of(folder, old)  # its name goes first: a half removed one is never taken for a whole one
+        shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
 
 
 def path_of(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies, or would."""
     return folder / f"step-{step:06d}"
-
-
-def _drop(checkpoint: Path) -> None:
-    """Remove a checkpoint: first its name, so that a half removed one is never taken for a whole one."""
-    shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
 
 
 def steps_saved(folder: Path) -> list[int]:
