@@ -17,12 +17,12 @@ WEIGHED = AUGMENTED | {"local_ncc": 2.0, "flat_region": 4.0}
 # What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
 METHODS: dict[str, list[dict]] = {
     "anytoany": [{}, AUGMENTED | {"generator": {"name": "unet", **UNET}, "adversarial": "bce", "l1": 10.0}],
-    "cyclegan": [{}, WEIGHED | {"identity": 0.0, "generator": {"name": "unet", **UNET}}],
+    "cyclegan": [{}, WEIGHED | {"identity": 0.0, "source_losses": ["outline"], "generator": {"name": "unet", **UNET}}],
     "cut": [
         {"patches": 16, "width": 8},
         WEIGHED
         | {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "low_res_warmup": 0.5}
-        | {"generator": {"name": "unet", **UNET}},
+        | {"generator": {"name": "unet", **UNET}, "source_losses": ["outline"]},
     ],
     "dcgan": [
         {},

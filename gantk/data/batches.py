@@ -90,6 +90,7 @@ class Batches:
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
+        self.chosen: Callable[[int], Mapping[str, int]] | None = None  # the images at a place, of data.order; None: any
         self._ahead: dict[int, Future[Batch]] = {}  # by step
         self._pool: ThreadPoolExecutor | None = None
 
@@ -131,7 +132,8 @@ class Batches:
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
             weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for place in range(first, first + self.batch):
-                index = order(self.seed, stream, place // count, count, weights)[place % count]
+                usual = order(self.seed, stream, place // count, count, weights)[place % count]
+                index = self.chosen(place)[name] if self.chosen else usual
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])

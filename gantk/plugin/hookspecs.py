@@ -19,9 +19,9 @@ hookimpl = pluggy.HookimplMarker("gantk")
 def gantk_register(add: Add) -> None:
     """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
-    `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `metric`, `augment`,
-    `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `uncertainty`,
-    `tracker`), each taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
+    `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `order`, `metric`,
+    `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `tracker`,
+    `uncertainty`), each taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
     `add.recipes("my_package.recipes")` offers a package that holds TOML recipes, `add.suites("my_package.suites")` one
     that holds suites of `gantk bench`, `add.models("my_package.models")` one that holds folders made by `gantk pack`.
     A source with a class method `accepts(path)` is one that `--data PATH` may find.

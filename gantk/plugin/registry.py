@@ -19,6 +19,7 @@ KINDS = {
     "format": "the bytes of a kind of image file to an image and back",
     "intensity": "native intensities to network values and back",
     "augment": "a random change of images, on the device",
+    "order": "which images of two unpaired domains a batch shows together",
     "metric": "a score of an output against the truth, or of a set of images against real ones",
     "features": "a network from images to vectors, in which sets of images are compared",
     "baseline": "a simple way from source to target that a model must beat",

@@ -20,6 +20,7 @@ from gantk.plugin.spec import (
     MetricPart,
     Number,
     OptimizerPart,
+    OrderPart,
     Positive,
     PostPart,
     SchedulePart,
@@ -70,6 +71,7 @@ class DataTable(Table):
     memory: Positive = 8.0  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
     workers: Few = 2  # threads that read ahead of the training
+    order: OrderPart | None = None  # unpaired images that are drawn together: `gantk list order`; None: any
     weights: str = ""  # CSV of columns key and weight: how often training images are shown; "" = all alike
     split: SplitTable = SplitTable()  # what is held out: `gantk show split`
 

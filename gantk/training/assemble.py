@@ -70,9 +70,11 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
-    companions = runtime.sync_errors(lambda: method.companions(batches.sets) if runtime.main else {})
-    for letter, found in runtime.gather(companions)[0].items():
-        batches.sets[letter].companions = found
+    order = model.data.order() if model.data.order else lambda batches: None
+    found = runtime.sync_errors(lambda: (method.companions(batches.sets), order(batches)) if runtime.main else None)
+    companions, batches.chosen = runtime.gather(found)[0]
+    for letter, each in companions.items():
+        batches.sets[letter].companions = each
     engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):

@@ -1,0 +1,111 @@
+"""Which images of two unpaired domains are shown together: those that show the head at like height."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gantk.data.batches import Batches, order
+from gantk.data.preparation import Record
+from gantk.errors import UserError
+from gantk.plugin.spec import Count, Fraction
+from gantk_unpaired.outline import body
+
+STREAM = 0x6D617463  # of random numbers that draw among like images, apart from those that shuffle
+SIDE = 24  # pixels a side at which outlines are compared
+ROWS = 1024  # images that are compared with all others at a time
+
+
+class Matched:
+    """Unpaired images of like height are drawn together, so that discriminators see like anatomy in real and fake.
+
+    The larger domain is shuffled as ever; beside each of its images stands one of the `among` nearest of the other
+    domain, drawn anew every time by seed and place: nothing to save, and the same for any number of ranks and workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        by: Literal["auto", "position", "outline"] = "auto",  # place in the stack; body's outline; auto: place if known
+        among: Count = 4,  # nearest images of the other domain that one is drawn from
+        threshold: Fraction = 0.05,  # of outlines: share of the range above black from which on a pixel is no air
+    ):
+        self.by, self.among, self.threshold = by, among, threshold
+
+    def __call__(self, batches: Batches) -> Pairing:
+        """The order for these batches; UserError where they are paired already, or images have no place."""
+        sets = batches.sets
+        if batches.paired or set(sets) != {"a", "b"}:
+            what = "like images are drawn together of two domains without pairs, and this method needs "
+            what += "pairs" if batches.paired else "one domain"
+            raise UserError(what, where="data.order", remedy="leave out data.order, or use an unpaired method")
+        heights = {letter: heights_of(images.records) for letter, images in sets.items()}
+        if self.by == "outline" or (self.by == "auto" and None in heights.values()):
+            heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
+        elif None in heights.values():
+            what, allowed = "an image has no place in a stack of two slices or more", "auto, outline"
+            raise UserError(what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"')
+        leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
+        near = nearest(heights[leads], heights[follows], min(self.among, len(sets[follows])))
+        shares = np.frombuffer(sets[follows].weights) if sets[follows].weights else np.ones(len(sets[follows]))
+        stream = sorted(sets).index(leads)
+        return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
+
+
+class Pairing:
+    """Which image of each domain stands at a place of the order; a function of the seed and the place."""
+
+    def __init__(self, seed: int, stream: int, weights: bytes, letters: tuple[str, str], near: np.ndarray, shares):
+        self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
+        self.near, self.shares = near, shares  # (N, among) images of the other domain; how often each is to be shown
+
+    def __call__(self, place: int) -> dict[str, int]:
+        """The index of an image by domain."""
+        epoch, row = divmod(place, len(self.near))
+        first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
+        ends = np.cumsum(self.shares[self.near[first]])
+        drawn = np.random.default_rng([self.seed, STREAM, place]).random() * ends[-1]
+        other = self.near[first, min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
+        return dict(zip(self.letters, (first, int(other)), strict=True))
+
+
+def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
+    """The place of each slice among those of its scan, 0 the lowest and 1 the highest: (N, 1); None where one has none.
+
+    A scan is told by `scan_key`, or by patient and folder.
+    """
+    stacks: dict[tuple, list[int]] = defaultdict(list)
+    for number, record in enumerate(records):
+        stacks[record.subject, record.scan_key or record.key.rpartition("/")[0]].append(number)
+    if any(len(stack) < 2 for stack in stacks.values()) or any(record.position is None for record in records):
+        return None
+    heights = torch.zeros(len(records), 1)
+    for stack in stacks.values():
+        places = torch.tensor([records[number].position for number in stack])
+        span = places.max() - places.min()
+        if not span:
+            return None
+        heights[stack, 0] = (places - places.min()) / span
+    return heights
+
+
+def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
+    """The body of each image, (N, pixels), brought to SIDE pixels a side: alike where heads are cut at like height."""
+    intensity = getattr(images, "intensity", None)
+    low, high = intensity.range if intensity else (-1.0, 1.0)
+    found = []
+    for image in images:
+        mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
+        found.append(F.interpolate(mask, (SIDE,) * (image.ndim - 1), mode="area").flatten())
+    return torch.stack(found)
+
+
+def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> np.ndarray:
+    """For each row of `own` the `count` rows of `others` that differ least, (N, count), the nearest first."""
+    found = [torch.cdist(rows, others, p=1).argsort(dim=1, stable=True)[:, :count] for rows in own.split(ROWS)]
+    return torch.cat(found).numpy()
