@@ -37,14 +37,15 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
     return made
 
 
-@pytest.mark.parametrize(("options", "most"), [({"among": 1}, 0.1), ({"by": "outline"}, 0.2), ({}, 0.2)], ids=str)
+@pytest.mark.parametrize(("options", "most"), [({"among": 0.0}, 0.1), ({"by": "outline"}, 0.2), ({}, 0.2)], ids=str)
 @pytest.mark.parametrize("counts", [(A, B), (B, A)], ids=["a leads", "b leads"])
 def test_slices_shown_together_are_of_like_height(counts, options, most):
     made = batches(counts, placed=options != {"by": "outline"}, **options)
     shown = [tuple(made.sets[x].records[made.chosen(n)[x]].key for x in "ab") for n in range(10 * sum(A))]
     assert max(abs(float(a.split("/")[1]) - float(b.split("/")[1])) for a, b in shown) <= most  # at random up to 1
     assert len({pair[counts[1] == A] for pair in shown[: sum(A)]}) == sum(A), "an epoch shows the larger domain once"
-    assert options == {"among": 1} or len({*shown}) > 2 * sum(A), "each stands beside others from epoch to epoch"
+    assert options == {"among": 0.0} or len({*shown}) > 1.5 * sum(A), "each stands beside others from epoch to epoch"
+    assert all(len(each) == 3 for each in batches(((4,) * 5, (4,) * 3), among=0.0).chosen.near), "all that are as near"
 
 
 def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers():
@@ -63,9 +64,8 @@ def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_
     for sign in (1, -1):
         assert (costs := [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]) == sorted({*costs})
         output = head(9 + 2 * sign, CT, size).requires_grad_()
-        loss(output, source).backward()
-        assert output.grad.isfinite().all() and (sign * output.grad).min() == 0 < (sign * output.grad).max()
-        assert not output.grad[head(5, MR, size) > -1].any(), "what lies in both bodies is left alone"
+        gradient = sign * torch.autograd.grad(loss(output, source), output)[0]
+        assert gradient.min() == 0 < gradient.max() < torch.inf and not gradient[head(5, MR, size) > -1].any()
 
 
 def test_what_cannot_be_matched_or_compared_is_refused():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from gantk.data.batches import Batches, order
 from gantk.data.preparation import Record
 from gantk.errors import UserError
-from gantk.plugin.spec import Count, Fraction
+from gantk.plugin.spec import Fraction, Share
 from gantk_unpaired.outline import body
 
 STREAM = 0x6D617463  # of random numbers that draw among like images, apart from those that shuffle
@@ -24,15 +24,15 @@ ROWS = 1024  # images that are compared with all others at a time
 class Matched:
     """Unpaired images of like height are drawn together, so that discriminators see like anatomy in real and fake.
 
-    The larger domain is shuffled as ever; beside each of its images stands one of the `among` nearest of the other
-    domain, drawn anew every time by seed and place: nothing to save, and the same for any number of ranks and workers.
+    The larger domain is shuffled as ever; beside each of its images stands one of the nearest of the other domain,
+    drawn anew every time by seed and place: nothing to save, and the same for any number of ranks and workers.
     """
 
     def __init__(
         self,
         *,
         by: Literal["auto", "position", "outline"] = "auto",  # place in the stack; body's outline; auto: place if known
-        among: Count = 4,  # nearest images of the other domain that one is drawn from
+        among: Share = 0.1,  # share of the other domain's images, the nearest, that one is drawn from; 0: the nearest
         threshold: Fraction = 0.05,  # of outlines: share of the range above black from which on a pixel is no air
     ):
         self.by, self.among, self.threshold = by, among, threshold
@@ -51,7 +51,7 @@ class Matched:
             what, allowed = "an image has no place in a stack of two slices or more", "auto, outline"
             raise UserError(what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"')
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
-        near = nearest(heights[leads], heights[follows], min(self.among, len(sets[follows])))
+        near = nearest(heights[leads], heights[follows], max(1, round(self.among * len(sets[follows]))))
         shares = np.frombuffer(sets[follows].weights) if sets[follows].weights else np.ones(len(sets[follows]))
         stream = sorted(sets).index(leads)
         return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
@@ -60,9 +60,11 @@ class Matched:
 class Pairing:
     """Which image of each domain stands at a place of the order; a function of the seed and the place."""
 
-    def __init__(self, seed: int, stream: int, weights: bytes, letters: tuple[str, str], near: np.ndarray, shares):
+    def __init__(
+        self, seed: int, stream: int, weights: bytes, letters: tuple[str, str], near: list, shares: np.ndarray
+    ):
         self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
-        self.near, self.shares = near, shares  # (N, among) images of the other domain; how often each is to be shown
+        self.near, self.shares = near, shares  # of each image like ones of the other domain; how often each is shown
 
     def __call__(self, place: int) -> dict[str, int]:
         """The index of an image by domain."""
@@ -70,7 +72,7 @@ class Pairing:
         first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
         ends = np.cumsum(self.shares[self.near[first]])
         drawn = np.random.default_rng([self.seed, STREAM, place]).random() * ends[-1]
-        other = self.near[first, min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
+        other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
         return dict(zip(self.letters, (first, int(other)), strict=True))
 
 
@@ -105,7 +107,11 @@ def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
     return torch.stack(found)
 
 
-def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> np.ndarray:
-    """For each row of `own` the `count` rows of `others` that differ least, (N, count), the nearest first."""
-    found = [torch.cdist(rows, others, p=1).argsort(dim=1, stable=True)[:, :count] for rows in own.split(ROWS)]
-    return torch.cat(found).numpy()
+def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndarray]:
+    """For each row of `own` which rows of `others` differ least from it: `count`, and all that differ no more."""
+    found = []
+    for rows in own.split(ROWS):
+        apart = torch.cdist(rows, others, p=1)
+        most = apart.kthvalue(count, keepdim=True).values + 1e-6
+        found += [each.nonzero().flatten().numpy() for each in apart <= most]
+    return found
