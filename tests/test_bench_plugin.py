@@ -64,7 +64,8 @@ def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(nam
         assert [part.options.get("weights") for part in model.post] in ([], ["random"]), job.recipe
         assert model.train.steps <= 2000 and model.evaluate.regression == 100, job.recipe
         scored = {part.name for part in model.evaluate.metrics}
-        assert scored in ({"psnr", "ssim", "mae", "nrmse"}, {"kid", "prdc", "diversity"}, {"kid", "transfer"}), job
+        known = {"psnr", "ssim", "mae", "nrmse"}, {"kid", "prdc", "diversity"}, {"kid", "transfer"}, set()
+        assert scored in known, job
 
 
 def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(suite):

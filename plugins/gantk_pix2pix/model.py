@@ -36,6 +36,7 @@ class Pix2Pix(Regression):
         adversarial: AdversarialLoss = "bce",
         l1: Weight = 100.0,  # weight of the L1 loss (lambda), or of `reconstruction`; a GAN alone at 0
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
+        target_losses: list[Loss] = [],  # further losses of a translation and its truth, each with a weight
         both: bool = False,  # learn b -> a too, with networks of its own
         lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
         noise: Few = 0,  # channels of normal noise that a generator sees beside the image
@@ -52,7 +53,7 @@ class Pix2Pix(Regression):
             raise UserError(what, where="method.conditional", remedy=remedy)
         self.noise, self.classes = noise, len(geometry.classes) if conditional else 0
         options = {"generator": generator, "reconstruction": reconstruction, "both": both, "lesion": lesion}
-        super().__init__(geometry, noise + self.classes, vary=vary, **options)
+        super().__init__(geometry, noise + self.classes, vary=vary, target_losses=target_losses, **options)
         self.register_buffer("seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False)
         if l1 < 0:
             raise UserError(f"l1 = {l1:g} would push away from the truth", where="method.l1", allowed="0 or more")
@@ -72,8 +73,9 @@ class Pix2Pix(Regression):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial and L1 losses of each direction (equation 4, non-saturating as in section 3.3)."""
-        losses = {}
-        for to, fake in self.translated(batch).items():
+        fakes = self.translated(batch)
+        losses = self.further_losses(batch, fakes)
+        for to, fake in fakes.items():
             batch[f"fake_{to}"] = fake.detach()
             judge, augment = self.judge_of(to)
             logits = judge(augment(self.pair(batch, to, fake)))

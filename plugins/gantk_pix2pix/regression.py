@@ -31,6 +31,7 @@ class Regression(Method):
         generator: Generator = "unet",
         reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with a generator of its own
+        target_losses: list[Loss] = [],  # further losses of a translation and its truth, each with a weight
         lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
         vary: list[Augment] = [],  # random changes of what a generator is shown, not of what it is to make
     ):
@@ -45,6 +46,10 @@ class Regression(Method):
             self.g_ba = generator(b + beside, a, dims)
         self.both, self.lesion = both, lesion
         self.compare, self.compared = reconstruction(), reconstruction.name
+        self.further = {part.name: part() for part in target_losses}
+        if len(self.further) < len(target_losses) or self.compared in self.further:
+            what = "two losses of a translation and its truth have one name, and one alone would count"
+            raise UserError(what, where="method.target_losses", remedy="give each once")
         self.weighs_lesions = lesion != 1
         if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
             what = f"the loss '{self.compared}' takes no `weight` of pixels, so that lesions cannot count more in it"
@@ -65,7 +70,13 @@ class Regression(Method):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L1, or what else the recipe names, of each direction."""
         fakes = self.translated(batch)
-        return {f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
+        losses = {f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
+        return losses | self.further_losses(batch, fakes)
+
+    def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those of `target_losses`, of each direction."""
+        named = [(name, to) for name in self.further for to in fakes]
+        return {f"{name}_{to}": self.further[name](fakes[to], batch[to]) for name, to in named}
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's images as every domain that is trained: {"b": fake_b, ...}."""

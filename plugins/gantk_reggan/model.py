@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.losses.structure import LocalNCC
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Positive, Weight, Width
-from gantk_reggan.registration import Registration, roughness
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Loss, Positive, Weight, Width
+from gantk_reggan.registration import Registration, moved, roughness
 from gantk_reggan.registration import correction as correction_loss
 
 OTHER = {"a": "b", "b": "a"}
@@ -39,6 +39,7 @@ class RegGAN(Method):
         gan: Weight = 1.0,  # weight of the adversarial loss; at 0 no discriminator is trained
         correction: Weight = 20.0,  # weight of the correction loss, L1 of y and y^ after T
         smoothness: Weight = 10.0,  # weight of the smoothness loss, the squared gradient of T
+        target_losses: list[Loss] = [],  # further losses of y^ after T and y, each with a weight
         local_ncc: Weight = 0.0,  # weight of the loss local_ncc: an output lies on its input; 0 in the paper
         displacement: Positive = 16.0,  # pixels that T moves along an axis at most, at the size that networks see
         registration_width: Width = 32,  # filters of R's first convolution
@@ -53,6 +54,10 @@ class RegGAN(Method):
         self.gan, self.correction, self.smoothness = gan, correction, smoothness
         self.both, self.adversarial = both, adversarial()
         self.local_ncc, self.unlike = local_ncc, LocalNCC()
+        self.further = {part.name: part() for part in target_losses}
+        if len(self.further) < len(target_losses):
+            what, remedy = "two of the target_losses have one name, and one alone would count", "give each once"
+            raise UserError(what, where="method.target_losses", remedy=remedy)
         channels, dims = geometry.channels, geometry.dims
         registration = {"width": registration_width, "depth": registration_depth, "passes": passes}
         registration["limit"] = displacement
@@ -90,6 +95,8 @@ class RegGAN(Method):
             field = self.field(fake, real, to)
             losses[f"correction_{to}"] = self.correction * correction_loss(fake, real, field)
             losses[f"smoothness_{to}"] = self.smoothness * roughness(field)
+            for name, unlike in self.further.items():
+                losses[f"{name}_{to}"] = unlike(moved(fake, field), real)
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,0 +1,87 @@
+"""Two losses of images: by the features that a frozen network sees in them, and over the body more than elsewhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import difference, weighted
+from gantk.plugin.spec import Positive, Share, Side, Weight
+from gantk_feature_loss.networks import opened
+
+
+class FeatureLoss:
+    """Difference of a frozen network's features of two images, as a share of the second's (Johnson et al. 2016, eq. 2).
+
+    `loss(output, target)`, or (output, input) to keep content. The network is a run of the method `segmenter`, or
+    features as metrics have them, as far as gradients come back; it is neither trained nor saved. The recipe of a run
+    keeps the SHA-256 of its weights: a resume with others is an error. A 2-D network sees volumes slice by slice.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str = "random",  # a run of the method segmenter, by its folder; or features: a network of timm, random
+        weights: str | None = None,  # of features: a file of weights; None: the features' own
+        side: Side | None = None,  # of features: pixels that images are brought to; None: the network's own
+        layers: tuple[str, ...] = (),  # parts of the network whose outputs are compared, and "output"; (): its levels
+        layer_weights: tuple[Weight, ...] = (),  # one a layer; (): all alike, summing to 1
+        norm: Literal["l1", "l2"] = "l1",  # of the differences: absolute or squared
+        weight: Weight = 1.0,  # of the loss
+        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
+        black: float = -1.0,  # intensity of air
+        sha256: str = "",  # of the weights; a training that begins fills it in
+    ):
+        if layer_weights and len(layer_weights) != len(layers):
+            raise UserError(f"{len(layer_weights)} layer_weights for {len(layers)} layers", allowed="one for each")
+        self.source, self.norm, self.weight = (network, weights, side, tuple(layers)), norm, weight
+        self.layer_weights, self.data_range, self.black = layer_weights, data_range, black
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        network, scale = opened(*self.source), (self.black, self.data_range)
+        with torch.autocast(output.device.type, enabled=False):
+            made, real = network(output, *scale), network(target.detach(), *scale)
+        weights = self.layer_weights or (1 / len(made),) * len(made)
+        size, found = torch.abs if self.norm == "l1" else torch.square, torch.zeros((), device=output.device)
+        for weight, one, other in zip(weights, made, real, strict=True):
+            apart, whole = (size(features).mean(1) for features in (one - other, other))
+            found = found + weight * (apart / whole.clamp_min(1e-3)).mean()
+        return self.weight * found
+
+
+class BodyL1:
+    """Mean absolute difference, to which pixels outside the body that the target shows count less, or nothing.
+
+    The body is the largest connected part that is brighter than air, its holes filled. Every image counts alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        background: Share = 0.1,  # weight of a pixel outside the body, 1 inside; at 0 anything may be drawn there
+        threshold: Share = 0.1,  # of the intensity range above black: what is brighter is no air
+        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
+        black: float = -1.0,  # intensity of air
+    ):
+        self.background, self.level = background, black + threshold * data_range
+
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        counts = self.background + (1 - self.background) * body_of(target, self.level)
+        return weighted(difference(output, target).abs(), counts if weight is None else counts * weight)
+
+
+def body_of(images: Tensor, level: float) -> Tensor:
+    """(N, C, *size) to (N, 1, *size): 1 inside the largest part brighter than `level`, its holes filled; else 0."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    bodies = []
+    for bright in (images.detach().amax(1) > level).cpu().numpy():
+        parts, count = label(bright)
+        if count > 1:
+            bright = parts == 1 + np.bincount(parts.flatten())[1:].argmax()
+        bodies.append(binary_fill_holes(bright))
+    return torch.from_numpy(np.stack(bodies)[:, None]).to(images.device, torch.float32)

@@ -1,0 +1,113 @@
+"""Frozen networks and what their layers see: a segmenter's run, or features as metrics have them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError, did_you_mean
+from gantk.machine.runtime import Runtime
+from gantk.metrics.features import Features
+from gantk.plugin.spec import Part
+from gantk.runs.checkpoint import load_meta_of
+from gantk.runs.folder import Run
+from gantk.runs.trained import load_method
+
+OUTPUT = "output"  # the layer that a network ends with
+
+
+class Maps(nn.Module):
+    """What layers of a frozen network see in images of so many channels and of `size`; `pictures` run from 0 to 1."""
+
+    def __init__(self, network: nn.Module, name: str, layers: tuple[str, ...], channels: int, size, pictures: bool):
+        super().__init__()
+        self.network, self.name, self.channels = network.eval().requires_grad_(False), name, channels
+        self.dims, self.pictures, self.seen = len(size), pictures, {}
+        inner = getattr(network, "network", network)  # features of metrics scale and resize around it
+        names = [layer for layer, _ in inner.named_modules() if layer]
+        levels = [one["module"] for one in getattr(inner, "feature_info", ())]  # timm's; else those of a U-Net
+        levels += [f"encoder.{level}" for level in range(len(getattr(inner, "encoder", ())))]
+        self.layers = layers or levels or [OUTPUT]
+        for layer in self.layers:
+            if layer not in (OUTPUT, *names):
+                allowed = [OUTPUT, *(name for name in names if "." not in name), "parts of these, as encoder.0"]
+                what, remedy = f"the network '{name}' has no layer '{layer}'", did_you_mean(layer, names)
+                raise UserError(what, where="layers", allowed=allowed, remedy=remedy)
+            if layer != OUTPUT:
+                keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
+                inner.get_submodule(layer).register_forward_hook(keep)
+        with torch.enable_grad():
+            found = self(torch.zeros(1, channels, *size, requires_grad=True), 0.0, 1.0)
+        if not all(each.requires_grad for each in found):
+            what = f"no gradient comes back through the network '{name}'"
+            raise UserError(what, remedy="take a network of timm or a segmenter's run; ONNX files are for metrics")
+
+    def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
+        """(N, C, *size) in network intensities to features (N, d), one a layer; of volumes those of all slices."""
+        self.network.to(images.device)
+        images, count = images.float(), len(images)
+        if images.ndim - 2 == self.dims + 1:
+            images = images.transpose(1, 2).flatten(0, 1)
+        if self.pictures:
+            images = (images - black) / data_range
+        if self.pictures and images.shape[1] != self.channels:  # each channel as a gray picture of its own
+            images = images.flatten(0, 1)[:, None].expand(-1, self.channels, *images.shape[2:])
+        if images.shape[1] != self.channels or images.ndim - 2 != self.dims:
+            what = f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
+            what += f", and these are {images.ndim - 2}-D, of {images.shape[1]}"
+            raise UserError(what, where="network", remedy="take one that was trained on images such as these")
+        if hasattr(self.network, "check_size"):
+            self.network.check_size(tuple(images.shape[2:]))
+        self.seen[OUTPUT] = self.network(images)
+        found = [self.seen[layer].reshape(count, -1) for layer in self.layers]
+        self.seen.clear()
+        return found
+
+    def sha256(self) -> str:
+        """SHA-256 of all weights, in their order."""
+        tensors = (tensor.cpu().contiguous() for tensor in self.network.state_dict().values())
+        return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+@lru_cache(maxsize=8)
+def opened(network: str, weights: str | None, side: int | None, layers: tuple[str, ...]) -> Maps:
+    """The network that a recipe names, see `FeatureLoss`; read once, and again when a training begins."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        if not is_run(network):
+            found = Features(network, 1.0, 2, weights=weights, side=side).network
+            return Maps(found, network, layers, found.channels, (64, 64), True)
+        run = Run.open(network)
+        model, saved = run.recipe().check(), run.chosen()
+        if model.method.name != "segmenter":
+            what = f"'{network}' is a run of the method '{model.method.name}', and features are taken of a segmenter"
+            raise UserError(what, where="network", remedy="make one with: gantk run segmenter --data FOLDER")
+        meta, here = load_meta_of("segmenter", saved), Runtime(torch.device("cpu"), "fp32", channels_last=True)
+        method = load_method(model, saved, meta, (-1.0, 1.0), here)
+    return Maps(method.network, network, layers, meta["channels"]["image"], method.geometry.size, False)
+
+
+def is_run(network: str) -> bool:
+    """Whether this is a folder's path, there or not."""
+    return os.path.isdir(network) or (os.sep in network and not os.path.isfile(network))
+
+
+def pin(value: Any, where: str) -> None:
+    """Open each network of a `feature` loss among a method's options; note its path and SHA-256 there, or compare."""
+    if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
+        opened.cache_clear()  # files may have changed
+        table, name = value.options, value.options["network"]
+        table["network"] = os.path.abspath(name) if is_run(name) else name
+        found = opened(*(table[key] for key in ("network", "weights", "side", "layers"))).sha256()
+        if table["sha256"] not in ("", found):
+            what = f"'{name}' has other weights than this training began with: their SHA-256 is {found[:12]}, not "
+            what += f"{table['sha256'][:12]}"
+            raise UserError(what, where=f"{where}.sha256", remedy='put it back, or begin a new run with sha256 = ""')
+        table["sha256"] = found
+    inner = value.options if isinstance(value, Part) else value
+    for key, each in inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ():
+        pin(each, where if isinstance(inner, list) else f"{where}.{key}")

@@ -1,0 +1,73 @@
+"""A segmenter that learns from masks: of use by itself, and as the network of the loss `feature`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.metrics.evaluate import Scorer
+from gantk.metrics.intervals import estimate, patient_numbers
+from gantk.nets.unet import UNet
+from gantk.plugin.spec import Depth, Weight, Width
+
+
+class Segmenter(Method):
+    """A U-Net that learns where lesions are from images of one domain and their masks, by Dice and cross-entropy.
+
+    The Dice loss (Milletari et al. 2016, section 3) is of a whole batch, since an image may show no lesion. With batch
+    norm, because instance norm forgets how bright an image is. It makes no images.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        width: Width = 16,  # filters of the first level
+        depth: Depth = 3,  # halvings of the size; sides must be multiples of 2**depth
+        cross_entropy: Weight = 1.0,  # weight of the cross-entropy beside the Dice loss
+    ):
+        super().__init__(geometry)
+        shape = {"width": width, "depth": depth, "norm": "batch", "stem": 1, "head": 2, "activation_out": "none"}
+        self.network, self.cross_entropy = UNet(geometry.channels["image"], 1, geometry.dims, **shape), cross_entropy
+        for weights in (each for each in self.network.parameters() if each.ndim > 2):
+            nn.init.kaiming_normal_(weights)
+
+    def phases(self) -> list[Phase]:
+        """One: the network."""
+        return [Phase("segmenter", (self.network,), self.losses)]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Dice and cross-entropy; an image without a mask shows no lesion."""
+        found = self.network(batch["image"]).float()
+        mask, likely = batch.get("mask_image", torch.zeros_like(found)).float(), found.sigmoid()
+        shared, sizes = (likely * mask).sum(), likely.square().sum() + mask.square().sum()
+        entropy = F.binary_cross_entropy_with_logits(found, mask)
+        return {"dice": 1 - (2 * shared + 1) / (sizes + 1), "cross_entropy": self.cross_entropy * entropy}
+
+
+@torch.no_grad()
+def dice_by_image(method: Segmenter, images: Tensor, masks: Tensor, patients: list[str]) -> np.ndarray:
+    """(N,): for each image the Dice of all its patient's images together, nan for a patient without a lesion."""
+    numbers, device, drawn = patient_numbers(patients), method.progress.device, masks.flatten(1) > 0.5
+    found = torch.cat([method.network(part.to(device)).cpu() > 0 for part in images.split(16)]).flatten(1)
+    counts = [x.sum(1).double().numpy() for x in (found & drawn, found, drawn)]
+    both, marked, real = (np.bincount(numbers, count)[numbers] for count in counts)
+    return 2 * both / np.where(real > 0, marked + real, np.nan)
+
+
+def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
+    """Add the Dice of the test patients' lesions to metrics.json."""
+    records = [record for record in scorer.reals.records("test", "image") if scorer.reals.masked(record)]
+    masks, patients = scorer.reals.masks_of(records) if records else None, [record.subject for record in records]
+    if masks is not None:
+        values = dice_by_image(scorer.method, scorer.reals.seen(records), masks, patients)
+        about = {"definition": "dice/pooled-over-a-patient/without-lesion-left-out", "higher_is_better": True}
+        row = estimate(values, patients).row() | about | {"images": len(records), "unit": "", "corrected": None}
+        result["metrics"]["lesions"] = {"dice": row}

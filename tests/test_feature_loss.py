@@ -1,0 +1,95 @@
+"""Losses by features of a frozen network and over the body alone; the segmenter whose features they take."""
+
+import json
+import shutil
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from tiny import PATCHGAN, UNET, small_run
+
+import gantk
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind_or_raise
+from gantk_feature_loss.losses import body_of
+from gantk_testing.small import random_images
+
+SEGMENTER, LESIONS = {"name": "segmenter", "width": 4}, {"lesions": 2, "radius": [10.0, 20.0]}
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("seen"), SEGMENTER, 2, source=LESIONS, domains=["T2"], mask=True)
+
+
+def feature(network, **options):
+    return {"name": "feature", "network": str(network)} | options
+
+
+def test_the_body_is_the_largest_part_with_its_holes_and_the_background_counts_as_told():
+    image = torch.full((2, 1, 16, 16), -1.0)
+    image[:, :, 3:12, 3:12], image[:, :, 6:8, 6:8], image[1, :, 14, 14] = 0.0, -1.0, 1.0
+    body = body_of(image, -0.8)
+    assert body[0].sum() == body[1].sum() == 81 and body[1, 0, 14, 14] == 0
+    loss = bind_or_raise("loss", {"name": "body_l1", "background": 0.2})()
+    assert float(loss(image + body, image)) == pytest.approx(81 / (81 + 0.2 * 175))
+    assert float(loss(image + 1 - body, image)) == pytest.approx(0.2 * 175 / (81 + 0.2 * 175))
+
+
+def test_equal_features_cost_nothing_and_only_the_output_hears_of_others(segmenter):
+    one, other = (random_images(2, 1, (32, 32), seed=seed) for seed in (1, 2))
+    for network in (segmenter, "random"):
+        loss, output = bind_or_raise("loss", feature(network))(), other.clone().requires_grad_()
+        assert loss(one, one) == 0 < (found := loss(output, one.requires_grad_()))
+        found.backward()
+        assert output.grad.abs().sum() > 0 and one.grad is None
+        volumes = (torch.stack([x.detach()] * 2, 2) for x in (output, one))  # of two slices
+        assert float(loss(*volumes)) == pytest.approx(float(found.detach()), rel=1e-4)
+    parts = [bind_or_raise("loss", feature(segmenter, layers=[f"encoder.{n}"]))()(other, one) for n in range(3)]
+    whole = bind_or_raise("loss", feature(segmenter, weight=2.0))()(other, one)
+    assert float(whole) == pytest.approx(2 * sum(map(float, parts)) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["regression", "pix2pix", "reggan", "cyclegan"])
+def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_and_none_keeps_the_network(name):
+    key = "source_losses" if name == "cyclegan" else "target_losses"
+    table = {"name": name, "generator": UNET} | ({} if name == "regression" else {"discriminator": PATCHGAN})
+    gray, batch = Geometry(2, (32, 32), {"a": 1, "b": 1}), {x: random_images(2, 1, (32, 32), ord(x)) for x in "ab"}
+    built = [bind_or_raise("method", table | {key: losses})(gray) for losses in ([], [feature("random")])]
+    plain, more = ({*method.phases()[0].loss(Batch(batch))} for method in built)
+    assert more - plain == ({"feature_a", "feature_b"} if name == "cyclegan" else {"feature_b"})
+    assert built[0].state_dict().keys() == built[1].state_dict().keys()
+
+
+def test_a_run_keeps_to_the_weights_that_it_began_with_and_translates_without_them(segmenter, tmp_path):
+    network = shutil.copytree(segmenter, tmp_path / "segmenter")
+    dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]
+    assert dice["n"] >= 1 and 0 <= dice["value"] <= 1
+    run = small_run(tmp_path, {"name": "regression", "generator": UNET, "target_losses": [feature(network)]}, 2)
+    assert len(tomllib.loads((run / "recipe.toml").read_text())["method"]["target_losses"][0]["sha256"]) == 64
+    shutil.rmtree(network)
+    other = small_run(tmp_path / "other", SEGMENTER, 3, source=LESIONS, domains=["T2"], mask=True)
+    other.rename(network)
+    with pytest.raises(UserError, match="other weights than this training began with.*target_losses.sha256"):
+        gantk.resume(run, device="cpu", say=str)
+    shutil.rmtree(network)
+    assert gantk.load(run, device="cpu").translate(np.zeros((32, 32), np.float32), to="T2").shape == (32, 32)
+
+
+def test_what_cannot_be_is_one_message(segmenter, tmp_path):
+    for words, options, channels in (
+        ("no layer 'encoder.9'.*Allowed: output, ", {"layers": ["encoder.9"]}, 1),
+        ("1 layer_weights for 0 layers", {"layer_weights": [1.0]}, 1),
+        ("sees 2-D images of 1 channels, and these are 2-D, of 3", {}, 3),
+        ("there is no folder 'nowhere/run'", {"network": "nowhere/run"}, 1),
+    ):
+        with pytest.raises(UserError, match=words):
+            bind_or_raise("loss", feature(segmenter) | options)()(*2 * [random_images(1, channels, (32, 32), 1)])
+    regression = {"name": "regression", "generator": UNET, "target_losses": [feature(tmp_path / "run")]}
+    small_run(tmp_path, regression | {"target_losses": []})
+    twice = regression | {"target_losses": ["l1"]}
+    for words, method in {"have one name": twice, "of a segmenter": regression, "asks for none": SEGMENTER}.items():
+        with pytest.raises(UserError, match=words):
+            small_run(tmp_path / "more", method, domains=["T2"] if method is SEGMENTER else ["T1", "T2"])
