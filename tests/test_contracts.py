@@ -41,6 +41,10 @@ METHODS: dict[str, list[dict]] = {
         {"adversarial": "wgan_gp", "l1": 0.0},
         {"noise": 1, "conditional": True, "generator": {"name": "attention_unet", "down": "stride", **UNET}},
     ],
+    "r3gan": [
+        {"width": 4, "latent": 8},
+        AUGMENTED | {"width": 4, "latent": 8, "blocks": 1, "half": True, "gamma_end": 0.2, "conditional": True},
+    ],
     "reggan": [{}, {"both": True, "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
     "style": [

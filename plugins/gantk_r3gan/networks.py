@@ -1,0 +1,144 @@
+"""R3GAN's networks (Huang et al. 2024, section 4): residual blocks without norms, doubled and halved bilinearly."""
+
+from __future__ import annotations
+
+from math import ceil, gcd, log2, prod, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.nets import blocks as b
+
+SMALLEST, LARGEST = 4, 16  # shortest side of the smallest map, which noise becomes and the verdict is taken of
+HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
+
+
+def doublings(size: tuple[int, ...]) -> int:
+    """How often the smallest map is doubled to become an image of `size`: 3 times at 32 px, 4 at 64, 5 at 128.
+
+    The most that leave a smallest map of whole sides, the shortest 4 pixels or more. A UserError with the nearest sizes
+    where the shortest would be longer than 16.
+    """
+    shortest = max(min(size), 2 * SMALLEST)
+    least = max(1, ceil(log2(shortest / LARGEST)))
+    b.require_size(size, 2**least, 2 * SMALLEST, "R3GAN", "train on parts of the images (data.patch)")
+    most = int(log2(shortest / SMALLEST))
+    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
+
+
+def leaky(x: Tensor) -> Tensor:
+    """LeakyReLU of slope 0.2."""
+    return F.leaky_relu(x, 0.2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(N, C, *size) interpolated linearly to sides twice as long."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear" if x.ndim == 4 else "trilinear")
+
+
+def halved(x: Tensor) -> Tensor:
+    """(N, C, *size) interpolated linearly to sides half as long: means of 2 x 2 (x 2) pixels."""
+    # autocast on the CPU answers in float32 in 3-D
+    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)
+
+
+class Residual(nn.Module):
+    """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters, 1x1 back; no norm.
+
+    Fixup (Zhang et al. 2019): W3 starts at zero, so that the block begins as the identity; W1 and W2 are He's numbers
+    times blocks**(-1/4), for a network of so many blocks.
+    """
+
+    def __init__(self, dims: int, width: int, expand: int, group: int, blocks: int):
+        super().__init__()
+        inner = width * expand
+        self.widen = b.conv(dims, width, inner, 1)
+        self.mix = b.conv(dims, inner, inner, 3, groups=inner // gcd(inner, group))
+        self.narrow = b.conv(dims, inner, width, 1, bias=False)
+        for layer in (self.widen, self.mix):
+            drawn(layer, HE * blocks**-0.25)
+        nn.init.zeros_(self.narrow.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(leaky(self.mix(leaky(self.widen(x)))))
+
+
+def drawn(layer: nn.Module, gain: float = 1.0) -> nn.Module:
+    """The layer with weights of deviation gain / sqrt(inputs of an output) and offsets of 0."""
+    nn.init.normal_(layer.weight, 0.0, gain / sqrt(layer.weight[0].numel()))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Body(b.Network):
+    """What both networks are made of: `blocks` residual blocks at each size, 1x1 convolutions where filters change.
+
+    Filters double from `width` at the largest size with each halving, up to 8 x width; that is the image's size, or
+    half of it with `half`. `levels` are the blocks at each size, the smallest first; `changes` lie between them.
+    """
+
+    def __init__(self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, half: bool):
+        super().__init__()
+        self.dims, self.half, count = len(size), half, doublings(size)
+        self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - half))]
+        self.start = (self.filters[0], *(side // 2**count for side in size))
+        total = blocks * len(self.filters)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(Residual(self.dims, filters, expand, group, total) for _ in range(blocks)))
+            for filters in self.filters
+        )
+
+    def changes(self, inputs: list[int], outputs: list[int]) -> nn.ModuleList:
+        """1x1 convolutions from so many filters to so many."""
+        pairs = zip(inputs, outputs, strict=True)
+        return nn.ModuleList(drawn(b.conv(self.dims, one, other, 1, bias=False)) for one, other in pairs)
+
+
+class Generator(Body):
+    """Generator of R3GAN: (N, inputs) to images (N, channels, *size); nothing bounds them.
+
+    A learned map of 4 pixels a side, each of its channels times a number that a linear layer makes of the noise, passes
+    residual blocks and is doubled, up to the image's size.
+    """
+
+    def __init__(self, inputs: int, channels: int, size: tuple[int, ...], **options: int):
+        super().__init__(size, **options)
+        self.basis = nn.Parameter(torch.randn(self.start[0], prod(self.start[1:])))
+        self.scale = drawn(nn.Linear(inputs, self.start[0], bias=False))
+        self.narrow = self.changes(self.filters[:-1], self.filters[1:])
+        self.to_image = drawn(b.conv(self.dims, self.filters[-1], channels, 3 if self.half else 1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
+        x = self.levels[0](b.in_layout_of(self, x))
+        for change, level in zip(self.narrow, self.levels[1:], strict=True):
+            x = level(doubled(change(x)))
+        return self.to_image(doubled(x) if self.half else x).float()
+
+
+class Discriminator(Body):
+    """Discriminator of R3GAN: images (N, channels, *size) to float32 logits (N, 1), the generator's mirror.
+
+    At 4 pixels a side a depthwise convolution takes one number of each channel, and a linear layer the logit of these.
+    With classes there is a logit for each, and the label's counts.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, ...], classes: int = 0, **options: int):
+        super().__init__(size, **options)
+        kernel = {"kernel": 4, "stride": 2, "padding": 1} if self.half else {"kernel": 1}
+        self.from_image = drawn(b.conv(self.dims, channels, self.filters[-1], **kernel))
+        self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1])
+        places = prod(self.start[1:])
+        self.whole = nn.Parameter(torch.randn(self.start[0], places) / sqrt(places))
+        self.score = drawn(nn.Linear(self.start[0], max(1, classes), bias=False))
+        self.classes = classes
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        x = self.levels[-1](self.from_image(b.in_layout_of(self, image)))
+        for change, level in zip(self.widen, self.levels[-2::-1], strict=True):
+            x = level(change(halved(x)))
+        with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
+            scores = self.score((x.float().flatten(2) * self.whole).sum(2))
+        return scores.gather(1, label[:, None]) if self.classes else scores

@@ -1,0 +1,80 @@
+"""R3GAN (Huang et al. 2024): its game and penalties by hand, how its networks begin, what is an error."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry
+from gantk.plugin.spec import bind_or_raise
+from gantk_r3gan.model import pairing, squared_gradients
+from gantk_r3gan.networks import Residual
+from gantk_testing.small import random_images
+
+SMALL = {"name": "r3gan", "width": 4, "latent": 8}
+
+
+def build(side: int = 16, dims: int = 2, classes: tuple[str, ...] = (), **options):
+    torch.manual_seed(0)
+    return bind_or_raise("method", SMALL | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes))
+
+
+def losses_of(method, batch: Batch) -> dict[str, float]:
+    found = {f"g_{name}": loss for name, loss in method.generator_losses(batch).items()}
+    return {name: float(loss.detach()) for name, loss in (found | method.discriminator_losses(batch)).items()}
+
+
+def test_the_game_compares_partners_as_equation_2_does():
+    real, fake = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.0], [1.0]])
+    by_hand = (torch.tensor(1 + torch.e**-1).log() + torch.tensor(1 + torch.e**3).log()) / 2  # D(fake) - D(real): -1, 3
+    torch.testing.assert_close(pairing(real, fake), by_hand)
+    torch.testing.assert_close(pairing(real + 7, fake + 7), by_hand)  # no border lies at 0
+    torch.testing.assert_close(pairing(fake, real) - pairing(real, fake), (real - fake).mean())
+
+
+def test_r1_and_r2_are_the_squared_gradients_of_their_own_images():
+    linear = nn.Linear(12, 1)
+    images = [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)]
+    r1, r2 = squared_gradients([linear(images[0].flatten(1)), 2 * linear(images[1].flatten(1))], images)
+    torch.testing.assert_close(r1, linear.weight.square().sum())
+    torch.testing.assert_close(r2, 4 * r1)
+    (gradient,) = torch.autograd.grad(r1, linear.weight)
+    torch.testing.assert_close(gradient, 2 * linear.weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"half": True}, {"dims": 3, "blocks": 1}], ids=str)
+def test_its_losses_are_the_papers_and_its_blocks_begin_as_the_identity(options):
+    method = build(gamma=3.0, gamma_end=1.0, **options)
+    x = torch.randn(2, 4, *[8] * method.geometry.dims)
+    blocks = [layer for layer in method.modules() if isinstance(layer, Residual)]
+    assert torch.equal(next(block for block in blocks if block.widen.in_channels == 4)(x), x)
+    batch = Batch(image=2 * random_images(2, 1, method.geometry.size))  # beyond black and white: is cut off
+    found = losses_of(method, batch)
+    real, fake = (image.requires_grad_() for image in (batch["image"].clamp(-1, 1), batch["fake"]))
+    gap = method.d(fake) - method.d(real)
+    for name, apart in (("adversarial", gap), ("g_adversarial", -gap)):
+        assert found[name] == pytest.approx(float(F.softplus(apart.detach()).mean()), rel=1e-4)
+    for name, image in (("r1", real), ("r2", fake)):  # a linear network still: gradients of a sum are those of each
+        (gradient,) = torch.autograd.grad(gap.sum(), image, retain_graph=True)
+        assert found[name] == pytest.approx(3 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
+    method.progress.fill_(1.0)
+    assert losses_of(method, batch)["r1"] == pytest.approx(found["r1"] / 3, rel=1e-4)
+    assert set(losses_of(build(gamma=0.0, **options), batch)) == {"g_adversarial", "adversarial"}
+
+
+def test_a_discriminator_that_knows_every_pair_is_shown_changed_images():
+    method = build(augment=["translate"], adapt=0.6)
+    method.augment.observe(torch.full((64, 1), 5.0) - torch.full((64, 1), 4.0))
+    assert method.augment.p > 0 and build(augment=["translate"]).augment.target == 0
+
+
+def test_what_cannot_be_is_one_message():
+    with pytest.raises(UserError, match="R3GAN cannot take images of 20 x 33.*Set data.size"):
+        bind_or_raise("method", SMALL)(Geometry(2, (20, 33), {"image": 1}))
+    with pytest.raises(UserError, match="one class only, 'tumour'.*method.conditional = false"):
+        build(classes=("tumour",), conditional=True)
+    with pytest.raises(UserError, match="greater than or equal to 0.*gamma"):
+        build(gamma=-1.0)
+    with pytest.raises(UserError, match="adapt needs changes"):
+        build(adapt=0.6)
