@@ -6,7 +6,8 @@
 2. Each volume is divided by its own 99.5th percentile there and clipped to [0, 1].
 3. Axial slices (by TRUTH's affine) count that have more than 15 % tissue (truth > 0.05) of which 95 % lie inside the
    field of view of PRED and INPUT.
-4. PSNR and SSIM (Gaussian 11 x 11, sigma 1.5, range 1, border left out) are means over these slices.
+4. PSNR and SSIM (Gaussian 11 x 11, sigma 1.5, range 1, border left out) are means over these slices. The jump from
+   slice to slice, the mean absolute second difference of tissue along the axis, is in units of the truth's.
 5. With INPUT the same for INPUT itself, and for the best rising or falling intensity map fitted on these very slices:
    it has seen the truth, and bounds in mean squared error whatever changes intensities alone and keeps their order.
 """
@@ -60,15 +61,17 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     return float(value[5:-5, 5:-5].mean())
 
 
-def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Mean PSNR in dB, at most 100, and mean SSIM of slices along the last axis."""
+def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Mean PSNR in dB, at most 100, and mean SSIM of slices along the last axis; jump from slice to slice."""
+    tissue = truth[..., 1:-1] > TISSUE
+    one, other = (np.abs(np.diff(volume, 2))[tissue].mean() if tissue.any() else np.nan for volume in (made, truth))
     errors = np.maximum(((made - truth) ** 2).mean((0, 1)), 1e-10)
     alike = [ssim(made[..., k], truth[..., k]) for k in range(truth.shape[-1])]
-    return float(np.mean(-10 * np.log10(errors))), float(np.mean(alike))
+    return float(np.mean(-10 * np.log10(errors))), float(np.mean(alike)), float(one / other)
 
 
-def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, float]]:
-    """PSNR and SSIM by what was scored: the prediction, and with `source` the input itself and the best map of it."""
+def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, float, float]]:
+    """PSNR, SSIM and jump of what is scored: the prediction, and with `source` the input itself and its best map."""
     grid = load(true)
     truth = scaled(grid.get_fdata(dtype=np.float32))
     volumes, inside = {}, np.ones(grid.shape, bool)
@@ -90,4 +93,5 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
 
 
 if __name__ == "__main__":
-    print(" | ".join(f"{name} {psnr:.2f} dB / {alike:.3f}" for name, (psnr, alike) in score(*sys.argv[1:4]).items()))
+    found = score(*sys.argv[1:4]).items()
+    print(" | ".join(f"{name} {psnr:.2f} dB / {alike:.3f} / {jump:.2f}" for name, (psnr, alike, jump) in found))

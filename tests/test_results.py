@@ -225,5 +225,5 @@ def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, mo
     nib.save(turned, tmp_path / "same.nii.gz")
     nib.save(nib.Nifti1Image(1100 * (head > 0) - head, affine), tmp_path / "inverted.nii.gz")
     found = score(*(str(tmp_path / f"{name}.nii.gz") for name in ("same", "truth", "inverted")))
-    assert found["prediction"] == pytest.approx((100, 1), abs=1e-3)
+    assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)
     assert found["input"][0] < 10 and found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"

@@ -27,6 +27,7 @@ OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
 WINDOW = 3  # pixels a side, at the networks' size, of the windows in which `with_detail` fits its lines
 FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
+WHOLE = 512  # slices that a post-step sees at once where it has to see whole volumes
 CROPPED = 5  # volumes that a 3-D model with fit = "crop" takes beside the input, which it sees at full resolution
 MIRRORED = ((-1,),)  # axes of what the network sees that `tta` turns round: columns
 Progress = Callable[[int, int], None]  # (slices done, slices in all)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from gantk.errors import UserError
 from gantk.files import sha256_of, write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
-from gantk.inference.pipeline import OTHER, PLAIN, Frame, Look, Pipeline, TrainedModel
+from gantk.inference.pipeline import OTHER, PLAIN, WHOLE, Frame, Look, Pipeline, TrainedModel
 from gantk.inference.tiles import AnySize, whole_images
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
@@ -136,12 +136,15 @@ class Translator(TrainedModel):
         through = self._network(letter, look)
 
         def run(batch: np.ndarray) -> np.ndarray:
-            parts = zip(through(seen := torch.from_numpy(batch)).chunk(len(maps), dim=1), maps, strict=True)
+            seen = torch.from_numpy(batch)
+            made = torch.cat([through(part) for part in seen.split(self.model.translate.batch)])
+            parts = zip(made.chunk(len(maps), dim=1), maps, strict=True)
             done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()
 
+        frame = replace(self.frame(letter), batch=WHOLE) if self._posts.whole else self.frame(letter)
         pipeline = Pipeline(
-            self.frame(letter), self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
+            frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
         )
         self._last = letter, look, pipeline
         return pipeline

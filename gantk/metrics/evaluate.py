@@ -177,7 +177,7 @@ class Scorer:
         output = self._translate_shared(inputs := self.reals.seen(sources), to) if sources else None
         if output is None:
             return
-        made, shown = self._with_posts(key, output, to, inputs), self.data.centre(inputs)
+        made, shown = self._with_posts(key, output, to, inputs, sources), self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
         about = self.reals.group(shown, sources) if self.set_metrics else None
@@ -201,11 +201,11 @@ class Scorer:
             noise = {"noise": self.reals.noise(self.letter, count)}
             self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
 
-    def _with_posts(self, key: str, output: Tensor, letter: str, made_from: Tensor | list[str]) -> dict[str, Tensor]:
+    def _with_posts(self, key: str, output: Tensor, letter: str, made_from, records=()) -> dict[str, Tensor]:
         """The network's images as they are scored, by name, and what the recipe's post-steps make of them."""
         made = {key: self.data.centre(output)}
         if self.posts.steps:
-            examples = Examples(lambda: self.data, letter, device := self.runtime.device, made_from)
+            examples = Examples(lambda: self.data, letter, device := self.runtime.device, made_from, records)
             made[f"{key}_post"] = self.data.centre(self.posts(output.to(device), examples).cpu())
         return made
 

@@ -77,6 +77,7 @@ class Posts:
 
     def __init__(self, model: Model, range: tuple[float, float]):
         self.steps = [part(model.data.dims, range) for part in model.post]
+        self.whole = any(getattr(step, "whole", False) for step in self.steps)  # all slices of a volume at once
 
     def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
         for step in self.steps:
@@ -89,11 +90,12 @@ class Examples:
     """Real images for a post-step: `examples(n)` are n training images of the domain made, evenly spread.
 
     `examples.real(n)` is one for each of the n images made: what they were translated from, or of samples training
-    images, each of its sample's class. `made_from` are those inputs or these classes; `data` gives the run's Data.
+    images, each of its sample's class. `made_from` are those inputs or these classes; `data` gives the run's Data;
+    `records` are those of the inputs; none: they are slices of one volume, in order.
     """
 
-    def __init__(self, data: Callable[[], Any], letter: str, device: Any, made_from: Tensor | list[str]):
-        self.data, self.letter, self.device, self.made_from = data, letter, device, made_from
+    def __init__(self, data: Callable[[], Any], letter: str, device: Any, made_from: Tensor | list[str], records=()):
+        self.data, self.letter, self.device, self.made_from, self.records = data, letter, device, made_from, records
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
         data = self.data()

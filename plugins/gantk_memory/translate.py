@@ -11,7 +11,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
-from gantk.inference.pipeline import Look, Pipeline, TrainedModel
+from gantk.inference.pipeline import WHOLE, Look, Pipeline, TrainedModel
 from gantk_memory import objects
 
 KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
@@ -59,7 +59,9 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: said by the check
         pixels = np.ascontiguousarray(array.reshape(batch), dtype=np.float32)
     check_values(pixels, pipeline.frame)
-    done = pipeline.stack(pixels, own_mapping(pipeline, pixels, several), progress)
+    alone = several == "batch" and pipeline.frame.batch == WHOLE  # a post-step would take them for one volume
+    parts, mapping = np.split(pixels, len(pixels)) if alone else [pixels], own_mapping(pipeline, pixels, several)
+    done = [*map(np.concatenate, zip(*(pipeline.stack(part, mapping, progress) for part in parts), strict=True))]
     if pipeline.frame.masked:
         scans = [(slice(None),)] if several != "batch" else [(slice(n, n + 1),) for n in range(len(pixels))]
         for scan in scans:  # as volumes are kept, planes second

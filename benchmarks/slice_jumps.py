@@ -1,0 +1,79 @@
+"""How much the slices of translated volumes differ from each other, as made and after the post-step `slices`.
+
+    python benchmarks/slice_jumps.py RECIPE [--profile NAME] [--set KEY=VALUE] [--data PATH] [--seeds 0 1] [--json FILE]
+
+Each seed trains the recipe where DIR has no run of it. `jump` is the mean absolute second difference from slice to
+slice, of tissue, in units of the truth's; PSNR is of volumes. Both are means over test volumes and seeds, with 95 %
+intervals of drawing volumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+
+import gantk
+from gantk.machine.runtime import start
+from gantk.metrics.intervals import estimate
+from gantk.runs.folder import RunFolder
+from gantk.runs.models import data_of
+from gantk.runs.trained import Examples
+from gantk_slices.post import AgreeingSlices, jump, spot
+
+
+def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """By direction and what was done, the (jump, PSNR) of each test volume."""
+    model, found = gantk.load(run, device="cpu"), {}
+    data = data_of(RunFolder(run), model.model.data, type(model.method))
+    data.intensity.update(model.intensity)
+    for to, of in (letters for letters in ("ba", "ab") if letters[0] in model.method.directions()):
+        for _, group in groupby(sorted(data.pairs("test"), key=lambda p: spot(p[to])), key=lambda p: spot(p[to])[0]):
+            pairs = list(group)
+            given, truth = (torch.stack([data.image(pair[letter]) for pair in pairs]) for letter in (of, to))
+            with torch.no_grad():
+                made = torch.cat([model.method.translate(part, to).float() for part in given.split(16)])
+            examples, post = Examples(lambda: data, to, "cpu", given), AgreeingSlices(2, data.range)
+            span, level = data.range[1] - data.range[0], post.level
+            real = jump(truth.transpose(0, 1), level)
+            for name, image in {"made": made, "slices": post(made, examples)}.items():
+                psnr = -10 * np.log10(float((image - truth).square().mean()) / span**2)
+                found.setdefault((f"{of}_to_{to}", name), []).append((jump(image.transpose(0, 1), level) / real, psnr))
+    return found
+
+
+def main() -> None:
+    """Print a Markdown table, and write all scores."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("--profile")
+    parser.add_argument("--data", help="scans in place of the recipe's source")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/slice-jumps"))
+    options: argparse.Namespace = parser.parse_args()
+    found, rows = {}, []
+    for seed in options.seeds:
+        run = options.out / f"{options.recipe}-{seed}"
+        if not (run / "metrics.json").exists():
+            asked = {"profile": options.profile, "set": options.set, "data": options.data}
+            gantk.run(options.recipe, out=run, device="cpu", seed=seed, **asked)
+        for key, values in scored(run).items():
+            found.setdefault(key, []).append(values)
+    for (direction, name), values in found.items():
+        cells = []
+        for column in np.mean(values, axis=0).T:
+            mean = estimate(column, [*map(str, range(len(column)))])
+            cells.append(f"{mean.value:.2f}" + (f" [{mean.ci95[0]:.2f}, {mean.ci95[1]:.2f}]" if mean.ci95 else ""))
+        rows.append([direction, name, *cells])
+    print(harness.table(["direction", "volume", "jump / the truth's", "PSNR"], rows))
+    scores = {" ".join(key): values for key, values in found.items()}
+    harness.write(options.json, harness.record(start("cpu"), recipe=options.recipe, rows=rows, scores=scores))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The post-step that makes slices agree: errors of single slices go, edges of the input stay, volumes stay apart."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import PATCHGAN, UNET
+
+import gantk
+from gantk.errors import UserError
+from gantk.runs.trained import Examples
+from gantk_slices.post import AgreeingSlices, guided, jump
+
+LEVEL = -0.9
+
+
+def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """An input and the truth, dark where it is bright, (D, 1, 32, 32): rods that lean, in air."""
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    steps = torch.arange(slices)[:, None, None] / 2 + seed
+    rods = torch.sin((rows + steps) / 3).sign() * torch.sin((columns - steps) / 4).sign()
+    air = (rows - 16) ** 2 + (columns - 16) ** 2 > 144
+    given = torch.where(air, -1.0, 0.4 * rods)[:, None]
+    return given, torch.where(air, -1.0, -0.3 * rods)[:, None]
+
+
+def made_of(truth: torch.Tensor) -> torch.Tensor:
+    """Each slice too bright or too dark by itself."""
+    return truth + 0.15 * torch.randn(len(truth), 1, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+def examples_of(given: torch.Tensor, records=()) -> Examples:
+    """As a run gives them."""
+    return Examples(lambda: None, "b", "cpu", given, records)
+
+
+def jumps(volume: torch.Tensor) -> float:
+    return jump(volume.transpose(0, 1), LEVEL)
+
+
+def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay():
+    given, truth = head(0)
+    made = made_of(truth)
+    done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
+    assert (done - truth).square().mean() < 0.5 * (made - truth).square().mean()
+    assert abs(jumps(done) / jumps(truth) - 1) < abs(jumps(made) / jumps(truth) - 1)
+    line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1, 1e-8)
+    torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)  # a line of the input
+
+
+def test_auto_lets_slices_differ_as_those_of_the_input_do_and_leaves_what_is_smoother():
+    given, truth = head(0)
+    made, calm = made_of(truth), 0.9 * given - 0.1
+    assert jumps(made) > 1.1 * jumps(calm)
+    post = AgreeingSlices(2, (-1.0, 1.0))
+    done = post(made, examples_of(calm))
+    assert jumps(done) == pytest.approx(jumps(calm), rel=0.01)
+    assert (done - truth).square().mean() < (made - truth).square().mean()
+    assert torch.equal(post(truth, examples_of(given)), truth)
+
+
+def test_volumes_are_not_mixed_and_pictures_stay():
+    volumes = [(head(n), f"p{n}") for n in range(2)]
+    alone = [AgreeingSlices(2, (-1, 1), strength=1.0)(made_of(b), examples_of(a)) for (a, b), _ in volumes]
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    known = [(name, float(k)) for _, name in volumes for k in range(12)]
+    records = [SimpleNamespace(subject=known[n][0], scan_key="", key="x/y", position=known[n][1]) for n in order]
+    given = torch.cat([a for (a, _), _ in volumes])[order]
+    mixed = torch.cat([made_of(b) for (_, b), _ in volumes])[order]
+    done = AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=records))
+    torch.testing.assert_close(done, torch.cat(alone)[order])
+    pictures = [SimpleNamespace(subject="", scan_key="", key=f"{n}.png", position=None) for n in range(24)]
+    assert torch.equal(AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=pictures)), mixed)
+    (one, truth), _ = volumes[0]
+    whole = [volume[:, 0][None, None] for volume in (made_of(truth), one, alone[0])]
+    torch.testing.assert_close(AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2])
+    with pytest.raises(UserError, match="images from noise have no input"):
+        AgreeingSlices(2, (-1, 1))(mixed, examples_of([]))
+
+
+def test_a_run_scores_it_and_a_volume_is_seen_whole_whatever_the_batch(tiny_recipe, tmp_path):
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    recipe = tiny_recipe | {"method": method, "post": [{"name": "slices", "strength": 1.0}]}
+    run = gantk.run(recipe, out=tmp_path / "run", device="cpu", say=str)
+    assert "a_to_b_post" in (run.path / "metrics.json").read_text("utf-8")
+    volume, found = 1000 * (1 + head(0)[0][:, 0]).numpy(), []
+    for batch in (3, 16):
+        model = gantk.load(run.path, device="cpu")
+        model.model.translate.batch = batch
+        found.append(torch.from_numpy(model.translate(volume)))
+    torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)
+    alone = [model.translate(image) for image in volume[:2]]  # a batch of pictures is no volume
+    assert np.allclose(model.translate(volume[:2, None])[:, 0], alone, atol=1e-2)
