@@ -11,6 +11,7 @@ import gantk
 from gantk.data.intensity import Percentile, mapping_from
 from gantk.errors import UserError
 from gantk.losses.structure import LocalNCC
+from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk_ct.intensity import Windows
 from gantk_ct.loss import CorrelationRatio
@@ -75,6 +76,8 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert error.item() == pytest.approx(20) and count.item() == 3 and metric.in_mask is None  # a region of its own
     with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
         HounsfieldMAE(2.0, 2, within=(100, -20))
+    decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)  # over 4024 HU, whatever the networks' range
+    assert decibels(truth + 40.24, truth).item() == pytest.approx(40) and "range-4024-HU" in decibels.definition
 
 
 def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError
-from gantk.metrics.pairs import MAE
+from gantk.metrics.pairs import CEILING, MAE
 from gantk.metrics.references import units_of
+
+RANGE = 4024.0  # HU, from -1024 to 3000
 
 
 class HounsfieldMAE(MAE):
@@ -37,7 +40,7 @@ class HounsfieldMAE(MAE):
             what = f"no value lies within {within[0]:g} and {within[1]:g} HU"
             raise UserError(what, where="evaluate.metrics", allowed="within = [low, high], low < high")
         self.no_hu, self.within = no_hu, within
-        self.name = "mae_hu_within" if within else "mae_hu"
+        self.name += "_within" if within else ""
 
     def expect_data(self, data: Data) -> None:
         """UserError where no domain of these data is in Hounsfield units."""
@@ -63,3 +66,22 @@ class HounsfieldMAE(MAE):
     def _method(self) -> str:
         where = "/reference-within-{:g}-to-{:g}".format(*self.within) if self.within else ""
         return f"{self.name}/hounsfield-intensities{where}"
+
+
+class HounsfieldPSNR(HounsfieldMAE):
+    """Peak signal-to-noise ratio of made CT in Hounsfield units over a fixed range of 4024 HU, as SynthRAD 2023 has it.
+
+    Options and conditions are those of `mae_hu`; unlike `psnr` it is the same whatever maps HU to the networks' range.
+    """
+
+    name, unit, higher_is_better = "psnr_hu", "dB", True
+
+    def _map(self, output: Tensor, reference: Tensor) -> Tensor:
+        return (output - reference).square()
+
+    def of_mean(self, mean: Tensor) -> Tensor:
+        """Decibels of a mean square error in HU."""
+        return (10 * torch.log10(RANGE**2 / mean)).clamp_max(CEILING)
+
+    def _method(self) -> str:
+        return f"{super()._method()}/range-{RANGE:g}-HU/at-most-{CEILING:g}-dB"
