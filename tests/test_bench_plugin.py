@@ -15,7 +15,9 @@ from gantk_bench.markdown import table
 from gantk_bench.page import write_page
 from gantk_bench.plan import Wish, jobs_for, recipe_names
 from gantk_bench.rows import read_rows, write_rows
+from gantk_bench.statistics import statistics
 from gantk_bench.suite import all_suites, load_suite
+from gantk_bench.systems import systems
 
 pytestmark = pytest.mark.bench
 RESULTS = ROOT / "benchmarks" / "results"
@@ -151,6 +153,19 @@ def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
         "speed": {"step_seconds": [0.10, 0.11, 0.12, 0.13], "peak_memory_gib": 1.25, "energy_j": 12400.0},
         "published": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}, "b_to_a": {"psnr": 10.91, "ssim": 0.18}},
     } | more  # fmt: skip
+
+
+def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
+    taught, failed, part = row("one"), row("two", psnr=6.5), row("three", psnr=13.9)
+    for score_of in failed["metrics"].values():
+        score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
+    judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
+    assert judged["two"].words == "training failed: worse than identity" and judged["two"].failed
+    assert judged["two"].rank < min(judged["one"].rank, judged["three"].rank) and not judged["three"].failed
+    for one in (taught, failed, part):
+        one |= {"test_images": "same", "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}}}
+    ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
+    assert ranked == {"one", "three"} and "training failed" in table([failed])
 
 
 FAILED = {"format": 1, "label": "dualgan_t1t2", "status": "failed", "error": "a bug"}

@@ -16,10 +16,10 @@ Rows = list[dict[str, Any]]
 def statistics(found: Sequence[System]) -> dict[str, Rows]:
     """In the main metrics: `baselines`, the test of each system against its best baseline, of seeds the least sure, all
     corrected together; `ranks` of systems on the same test images, means over seeds; `tests` of the first of these
-    against the others, corrected over all pairs.
+    against the others, corrected over all pairs. What a failed training made is left out.
     """
     baselines, scores, senses = [], {}, {}
-    for line in (line for system in found for line in system.lines):
+    for line in (line for system in found for line in system.lines if not line.judgement.failed):
         rows, name = line.system.scored, line.system.name
         for metric in line.main:
             judged = [mapping(dig(row, "verdict", line.direction, metric)) for row in rows]

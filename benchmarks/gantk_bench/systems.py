@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import Any
 
 from gantk.report.scores import tone_of
-from gantk.report.words import FITTED_ON_PAIRS, decimals, direction_name, metric_name, region_of
+from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, direction_name, metric_name, region_of
 
 Row = dict[str, Any]
 FIRST = ("psnr", "ssim")  # what a translation is known by
+UNTAUGHT = ("identity", "noise")  # what a training that taught anything beats: the input itself, pixels drawn by chance
 NO_RIVAL = ("real_split",)  # real images as if they were made: a ceiling, not a baseline
 SEED = re.compile(r"\s*\bseed=\S+")
 
@@ -47,10 +48,13 @@ class Judgement:
     tone: str
     probability: float | None
     short_in: tuple[str, ...] = ()
+    failed: bool = False  # whether the training taught nothing
 
     @property
     def rank(self) -> float | None:
-        """For sorting: surely better first, surely not better last; None where nothing was judged."""
+        """For sorting: surely better first, surely not better and then failed last; None where nothing was judged."""
+        if self.failed:
+            return -0.5
         if not self.tone:
             return None
         return {"good": 2.0, "near": 1.0, "bad": 0.0}[self.tone] + (self.probability or 0.0) / 2
@@ -176,10 +180,10 @@ class Line:
             judged = dig(row, "verdict", self.direction, metric, "best_baseline")
             if judged:
                 return str(judged)
-        higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
+        sign = self._sign(metric)
         rivals = {name: self.rival(name, metric) for name in self.baselines if name not in NO_RIVAL}
         known = {name: figure.mean for name, figure in rivals.items() if figure}
-        return None if higher is None or not known else (max if higher else min)(known, key=known.get)
+        return max(known, key=lambda name: sign * known[name]) if sign and known else None
 
     @property
     def published(self) -> dict[str, float]:
@@ -201,16 +205,25 @@ class Line:
 
     @cached_property
     def judgement(self) -> Judgement:
+        for name in UNTAUGHT:  # worse in all that a line is known by, as a mean over seeds
+            pairs = [(self.figure(metric), self.rival(name, metric), self._sign(metric)) for metric in self.main]
+            if pairs and all(own and other and own.mean * sign < other.mean * sign for own, other, sign in pairs):
+                return Judgement(f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True)
         return self._judged(lambda entry: entry)
 
     @cached_property
     def without_pairs(self) -> Judgement | None:
         """Against the baselines that needed no pairs, where the best one of all was fitted on pairs and not beaten."""
         best = [self.best(metric) for metric in self.main]
-        if self.judgement.tone == "good" or not any(name in FITTED_ON_PAIRS for name in best):
+        if self.judgement.tone == "good" or self.judgement.failed or not any(name in FITTED_ON_PAIRS for name in best):
             return None
         judged = self._judged(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None
+
+    def _sign(self, metric: str) -> int:
+        """1 where higher is better, -1 where lower is, 0 where neither."""
+        higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
+        return 0 if higher is None else 1 if higher else -1
 
     def _over(self, of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Figure | None:
         values = tuple(v for v in map(of, self.system.scored if rows is None else rows) if v is not None)
