@@ -1,13 +1,12 @@
-"""RegGAN (Kong et al. 2021) as a gantk plugin: translation from pairs that do not lie on each other, and its proof."""
+"""RegGAN (Kong et al. 2021) as a gantk plugin: translation from pairs that do not lie on each other."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The method; a source that moves training pairs out of place; normalised mutual information."""
+    """The method, and normalised mutual information."""
     add.method("reggan", "gantk_reggan.model:RegGAN")
-    add.source("misaligned", "gantk_reggan.misaligned:Misaligned")
     add.metric("nmi", "gantk_reggan.nmi:NMI")
 
 
