@@ -295,7 +295,7 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     for row in outcome.bad:
         _say(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
     for line in sentences(grouped(outcome.rows)):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line.replace("\u00a0", " "), markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.listed(outcome.changes):
         out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
     for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):
