@@ -11,6 +11,7 @@ JUDGE = {"name": "munit", "width": 4, "layers": 2}
 MUNIT = {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}
 GROWN = {"width": 8, "latent": 8}
 STYLE = {"weights": "random", "style_layers": ["conv1_1"], "translate_steps": 3}
+SPADE = {"width": 4, "ups": 2, "hidden": 4, "style": 2}
 AUGMENTED = {"augment": ["translate"], "adapt": 0.6}
 WEIGHED = AUGMENTED | {"local_ncc": 2.0, "flat_region": 4.0}
 
@@ -47,6 +48,7 @@ METHODS: dict[str, list[dict]] = {
     ],
     "reggan": [{}, {"both": True, "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
+    "spade": [SPADE, SPADE | {"norm": "batch", "divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0}],
     "style": [
         STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},
         STYLE | {"content_layers": ["conv1_2"], "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},

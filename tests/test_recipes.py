@@ -168,6 +168,8 @@ def refusal_of(recipe, kind):
         return f"{said}|cannot tell which images" if len({*table["domains"]}) == 1 else said, None
     if recipe == "style_gan_tumour" and kind == "nifti":  # its domains are classes, which no header or file name says
         return "holds one domain.*For two domains use 'folders'", None
+    if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
+        return "a label map holds .*0 to 4, whole|holds one domain", None
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)

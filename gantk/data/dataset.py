@@ -284,7 +284,8 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
     parts = [table.intensity, *(each for each in table.intensity.options.values() if hasattr(each, "target"))]
     intensity = [table.intensity.table(), code_of([part.target for part in parts])]
-    return Preparation(records, table.size, table.fit, cache, about, intensity)
+    nearest = [x for x, each in table.intensity.options.items() if hasattr(getattr(each, "target", None), "nearest")]
+    return Preparation(records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest)
 
 
 def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:

@@ -308,7 +308,7 @@ def mapping_from(state: dict[str, Any]) -> Any:
 
 def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:
     """Native pixels (C, *native) as a network sees them: brought to `resize.size`, then `to_intensities`."""
-    return to_intensities(resize.forward(pixels), intensity)
+    return to_intensities(resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity)
 
 
 def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:

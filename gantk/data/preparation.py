@@ -78,8 +78,10 @@ class Preparation:
         cache: Cache | None = None,
         about: Any = "",  # JSON: the source's options, plane and spacing, versions of the code that reads
         intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
+        nearest: Sequence[str] = (),  # domains of label maps, which come to size without mixing
     ):
         self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
+        self.nearest = nearest
         self.stacks: dict[Hashable, list[Record]] = {}  # the slices of a record's image, see `stacked`
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
@@ -128,7 +130,7 @@ class Preparation:
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """The SHA-256 of files, which are read again only where one of them is another than the last time."""
         stamps = self._stamps(files := sorted(files))
-        make = lambda: [*hashes(files).values()]  # noqa: E731
+        make = lambda: [*map(sha256_of, files)]  # noqa: E731
         return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
 
     def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
@@ -164,16 +166,11 @@ class Preparation:
 
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
-        return Resize(pixels.shape[1:], self.size, self.fit).forward(pixels)
+        return Resize(pixels.shape[1:], self.size, self.fit).forward(pixels, nearest=record.domain in self.nearest)
 
     def _mask(self, record: Record) -> np.ndarray:
         mask = record.mask().astype(np.float32)
         return Resize(mask.shape[1:], self.size, self.fit).forward(mask, fill=0.0)
-
-
-def hashes(files: Iterable[Path]) -> dict[Path, str]:
-    """The SHA-256 of files."""
-    return {path: sha256_of(path) for path in files}
 
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:

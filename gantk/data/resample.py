@@ -110,9 +110,9 @@ class Resize:
         self.window = _centred(self.content, self.size)  # what the image fills of `size`
         self.shown = _centred(smaller if mode == "crop" else self.native, self.native)  # what is seen of the image
 
-    def forward(self, image: np.ndarray, fill: float | None = None) -> np.ndarray:
-        """(C, *native) -> (C, *size); the padding takes `fill`, by default each channel's own minimum (air)."""
-        part = resize(image[(slice(None), *self.shown)], self.content)
+    def forward(self, image: np.ndarray, fill: float | None = None, nearest: bool = False) -> np.ndarray:
+        """(C, *native) -> (C, *size), of labels `nearest`; padding takes `fill`, by default each channel's minimum."""
+        part = (picked if nearest else resize)(image[(slice(None), *self.shown)], self.content)
         return _padded(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
@@ -148,6 +148,12 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
         if image.shape[axis] != to or part != slice(None):
             image = _resampled_axis(image, axis, to, image.shape[axis] / to, part)
     return np.ascontiguousarray(image)
+
+
+def picked(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(C, *spatial) -> (C, *size), the nearest pixels."""
+    places = ((2 * np.arange(to) + 1) * side // (2 * to) for side, to in zip(image.shape[1:], size, strict=True))
+    return image[(slice(None), *np.ix_(*places))]
 
 
 def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)) -> np.ndarray:

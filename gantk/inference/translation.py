@@ -255,7 +255,9 @@ class Translation:
         if self.layout:
             name = self.layout.name(job.files, tail, contrast or self.frame.target)
             return self.folder / f"{name}{suffix_of(job.target)}"
-        return _with_tail(job.target, tail + (f"_{contrast}" if contrast else ""))
+        stem = _stem(job.target)
+        tail += f"_{contrast}" if contrast else ""
+        return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")  # "scan-1.nii.gz"
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         made = []
@@ -379,12 +381,6 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
     if files.is_volume(source) != files.is_volume(target) and not suffix:
         raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
     return target
-
-
-def _with_tail(path: Path, tail: str) -> Path:
-    """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = _stem(path)
-    return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

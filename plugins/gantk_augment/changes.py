@@ -53,6 +53,7 @@ class Affine(Augment):
     degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest turn, about every axis
     shift: Share = 0.05  # largest shift, as a share of each side
     scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
+    nearest: bool = False  # each pixel is the nearest one's: label maps, and noise, stay what they are
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
@@ -66,7 +67,8 @@ class Affine(Augment):
         else:
             turn = axis_angle_to_rotation_matrix(math.pi / 90 * self.degrees * turns)
         linear = turn / (1 + 2 * self.scale * size[:, :, None])
-        return warp(image, linear, (linear * in_pixels(2 * self.shift * shift, image)[:, None]).sum(2))
+        moved = (linear * in_pixels(2 * self.shift * shift, image)[:, None]).sum(2)
+        return warp(image, linear, moved, "nearest" if self.nearest else "bilinear")
 
 
 @option_fields
@@ -205,10 +207,11 @@ def in_pixels(shares: Tensor, image: Tensor) -> Tensor:
     return torch.stack([x * side for x, side in zip(shares.T, image.shape[:1:-1], strict=True)], 1)
 
 
-def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
+def warp(image: Tensor, linear: Tensor, shift: Tensor, mode: str = "bilinear") -> Tensor:
     """Images (N, C, *spatial), each sampled at `linear` (N, dims, dims) times a pixel's place, plus `shift` (N, dims).
 
-    In pixels from the middle, x first. Linear interpolation, borders repeated; places are float32 under any autocast.
+    In pixels from the middle, x first. Linear interpolation unless `mode` is "nearest", borders repeated; places are
+    float32 under any autocast.
     """
     from kornia.geometry.transform import homography_warp, homography_warp3d
 
@@ -218,5 +221,5 @@ def warp(image: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
     places = F.pad(torch.cat([linear, offset[:, :, None]], dim=2), (0, 0, 0, 1))
     places[:, -1, -1].fill_(1)
     sample = homography_warp if image.ndim == 4 else homography_warp3d
-    kept = {"padding_mode": "border", "normalized_coordinates": False}
+    kept = {"mode": mode, "padding_mode": "border", "normalized_coordinates": False}
     return sample(image.float(), places, tuple(image.shape[2:]), **kept).to(image.dtype)

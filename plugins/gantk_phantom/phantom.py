@@ -53,9 +53,9 @@ ENHANCED = {"T1CE": {"lesion": 0.25}}  # a contrast agent shortens T1 to this sh
 HOUNSFIELD = {"csf": 8.0, "gray": 37.0, "white": 28.0, "lesion": 20.0, "bone": 1000.0, "scalp": -20.0}
 AIR = -1000.0  # HU
 CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
-CONTRASTS = (*SEQUENCES, "CT")  # their order numbers the noise: a new one goes to the end
+CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # their order numbers the noise: a new one goes to the end
 CLASSES = ["healthy", "tumour"]
-ALIASES = {"MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
+ALIASES = {"MAP": "LABELS", "MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
 Heads = Annotated[int, Field(ge=1, le=10_000)]
 Slices = Annotated[int, Field(ge=1, le=512)]
 Deviation = Annotated[float, Field(ge=0, le=50)]
@@ -87,9 +87,10 @@ class Phantom:
     """Registered brain images of seeded subjects, computed when read: no download, ground truth for every pair.
 
     Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1; "T1+FLAIR" is two
-    contrasts, one channel each. 2-D records are axial slices (C, H, W), anterior up, the patient's right on the left;
-    3-D records are volumes (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise
-    alone; CT is in Hounsfield units, air -1000. Subject k of a seed is the same whatever the number of subjects.
+    contrasts, one channel each. LABELS, or map, is the map: 0 air, 1 CSF, 2 gray, 3 white, 4 lesion, 5 bone, 6 scalp.
+    2-D records are axial slices (C, H, W), anterior up, the patient's right on the left; 3-D records are volumes
+    (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise alone; CT is in Hounsfield
+    units, air -1000. Subject k of a seed is the same whatever the number of subjects.
     With lesions, records carry their mask and a label: a slice that shows a lesion is a "tumour", as is a volume of a
     subject that has any; all else is "healthy". With `contrast`, the two domains are these classes, not registered.
     An unknown contrast is a `UserError`.
@@ -254,6 +255,11 @@ class Phantom:
         CT is in Hounsfield units: what no tissue fills is air. MR is positive, Rician by noise in both channels.
         """
         shares, gain, rng = tissue[:-1], tissue[-1], np.random.default_rng(seed)
+        if contrast == "LABELS":
+            likely = np.stack([1 - shares.sum(0), *shares])
+            lesion = 1 + TISSUES.index("lesion")
+            likely[lesion] = likely[lesion] > 0.5  # as the mask
+            return likely.argmax(0)
         if contrast == "CT":
             above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
             clean = AIR + np.tensordot(above_air, shares, axes=1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.preparation import Record, hashes
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import (
     SETS,
     Sets,
@@ -368,7 +368,7 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record] = (), sha256: Callable[[Iterable], dict] = hashes
+    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record], sha256: Callable[[Iterable], dict]
 ) -> dict[str, Any]:
     """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
     split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.

@@ -1,0 +1,108 @@
+"""Label maps: their classes as a network sees them, and new maps in which lesions are placed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from gantk.data.intensity import Linear, is_tensor, option_fields
+from gantk.errors import UserError
+from gantk.plugin.spec import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXACT = ("hflip", "vflip", "rot90")  # augmentations that leave every pixel one of the classes
+TOUCHING = 0.1  # of the border of lesions: a class that has so much of it is one that lesions grow in
+
+
+@option_fields
+class LabelMap(Linear, name="label_map"):
+    """The classes of a label map, 0 to `classes` - 1, spread evenly over the networks' range; brought to size unmixed.
+
+    Any other value is a UserError: an unknown class, or what resampling left between two.
+    """
+
+    classes: Annotated[int, Field(ge=2, le=256)] = 5  # the background among them; as in method.classes
+    per: ClassVar[str] = "file"  # each file is looked at, and mapped alike
+    nearest: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.fitted = [0.0, self.classes - 1.0, 0.5 / (self.classes - 1)]  # class 1 is no background
+
+    def fit(self, images: Sequence[np.ndarray]) -> None:
+        for image in images:
+            self.of(image)
+
+    def of(self, pixels: np.ndarray) -> LabelMap:
+        """This mapping; UserError where the pixels are no label map of these classes."""
+        known = (pixels >= 0) & (pixels < self.classes) & (pixels == np.rint(pixels))
+        if not known.all():
+            what = "a label map holds " + ", ".join(f"{value:g}" for value in np.unique(pixels[~known])[:4])
+            remedy = "count the classes in method.classes and data.intensity.a.classes; a value between two comes of "
+            remedy += "resampling: bring maps to another grid by the nearest voxel"
+            raise UserError(what, where="data.intensity.a", allowed=f"0 to {self.classes - 1}, whole", remedy=remedy)
+        return self
+
+    def forward(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        if not is_tensor(image):
+            self.of(image)
+        return self.range[0] + image * ((self.range[1] - self.range[0]) / (self.classes - 1))
+
+
+def expect_exact(augment: Sequence[Part]) -> None:
+    """UserError where an augmentation would change the values of label maps, or mix them."""
+    for part in augment:
+        if part.name not in EXACT and not part.options.get("nearest"):
+            what = f"the augmentation '{part.name}' would change the values of label maps, which are classes"
+            raise UserError(what, where="data.augment", allowed=[*EXACT, "affine with nearest = true"])
+
+
+def placed_anew(maps: Sequence[np.ndarray], lesion: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """`count` new label maps of those given, whole numbers (*size): anatomies moved, lesions of others placed anew.
+
+    Each begins with a map drawn at random. Its lesion gives way to the nearest other class; it is mirrored along the
+    last axis or not, turned in the plane of the last two by up to 10 degrees, scaled by up to 10 %. The lesions of
+    another map drawn, each turned by any angle, mirrored or not and scaled by up to 40 %, go to places drawn from the
+    classes that lesions grow in, and cover these alone. As many have a lesion, in the mean, as of the maps given.
+    """
+    from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
+
+    sick, new = [each for each in maps if (each == lesion).any()], []
+    if not sick:
+        what = f"none of {len(maps)} label maps has the class {lesion}, from which new ones would have their lesions"
+        raise UserError(what, allowed=sorted({f"{x}" for each in maps for x in np.unique(each)}))
+    around = np.concatenate([one[binary_dilation(one == lesion) & (one != lesion)] for one in sick])
+    host = [each for each in range(1, around.max() + 1) if (around == each).mean() > TOUCHING]
+    for _ in range(count):
+        old = maps[rng.integers(len(maps))]
+        nearest = distance_transform_edt(old == lesion, return_distances=False, return_indices=True)
+        one = moved(old[tuple(nearest)], rng, 10.0, 0.1)
+        parts, tissue = label(sick[rng.integers(len(sick))] == lesion)[0], np.isin(one, host)
+        for number, box in enumerate(find_objects(parts) if rng.random() < len(sick) / len(maps) else (), 1):
+            shape = np.pad(parts[box] == number, max(parts[box].shape))  # room to turn and to grow
+            shape, places = np.argwhere(moved(shape, rng, 180.0, 0.4)), np.argwhere(tissue)
+            if len(shape) and len(places):
+                at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
+                at = at[((at >= 0) & (at < one.shape)).all(1)]
+                one[tuple(at[tissue[tuple(at.T)]].T)] = lesion
+        new.append(one)
+    return new
+
+
+def moved(image: np.ndarray, rng: np.random.Generator, degrees: float, scale: float) -> np.ndarray:
+    """A map (*size) mirrored along its last axis or not, turned and scaled about its middle, at most so far.
+
+    It is turned in the plane of the last two axes. Every pixel is the nearest one's.
+    """
+    from scipy.ndimage import affine_transform
+
+    turn, line = np.deg2rad(rng.uniform(-degrees, degrees)), np.eye(image.ndim)
+    line[-2:, -2:] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    line = line / rng.uniform(1 - scale, 1 + scale) * np.array([*[1] * (image.ndim - 1), rng.choice([-1, 1])])
+    middle = (np.array(image.shape) - 1) / 2
+    return affine_transform(image, line, middle - line @ middle, order=0, mode="nearest")

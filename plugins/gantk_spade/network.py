@@ -1,0 +1,123 @@
+"""SPADE's networks: normalisation that a label map modulates, a generator of it, an encoder of styles, judges."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets import blocks as b
+from gantk.plugin.spec import Part
+
+MOST = 16  # times the width that a layer has at most
+
+
+class SPADE(nn.Module):
+    """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al. 2019, equation 1).
+
+    Mean and deviation of each channel are a batch's or each image's (`norm`), with nothing learned; gamma and beta are
+    convolutions of the planes m, (N, planes, *size), brought to the size of h.
+    """
+
+    def __init__(self, dims: int, channels: int, planes: int, hidden: int, norm: str):
+        super().__init__()
+        batch = norm == "batch"
+        self.norm = b.BATCH_NORM[dims](channels, affine=False) if batch else b.InstanceNorm(channels)
+        self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
+        self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.ones_(self.modulation.bias[:channels])  # gamma begins about 1, beta about 0
+
+    def forward(self, h: Tensor, m: Tensor) -> Tensor:
+        m = m if m.shape[2:] == h.shape[2:] else F.interpolate(m, h.shape[2:])  # the nearest places
+        gamma, beta = self.modulation(F.relu(self.seen(m))).chunk(2, dim=1)
+        return gamma * self.norm(h) + beta
+
+
+class Block(nn.Module):
+    """A residual block with SPADE ahead of each convolution, and on the way around where channels change (figure 4)."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, *about):
+        super().__init__()
+        middle = min(inputs, outputs)
+        shapes = [(inputs, middle), (middle, outputs)] + [(inputs, outputs)] * (inputs != outputs)
+        self.norms = nn.ModuleList(SPADE(dims, channels, *about) for channels, _ in shapes)
+        kernels = zip(shapes, (3, 3, 1), strict=False)
+        self.convs = nn.ModuleList(b.conv(dims, *shape, kernel, spectral=True) for shape, kernel in kernels)
+
+    def forward(self, x: Tensor, m: Tensor) -> Tensor:
+        y = self.convs[0](F.leaky_relu(self.norms[0](x, m), 0.2))
+        y = self.convs[1](F.leaky_relu(self.norms[1](y, m), 0.2))
+        return y + (x if len(self.norms) == 2 else self.convs[2](self.norms[2](x, m)))
+
+
+class Generator(b.Network):
+    """Planes m (N, planes, *size) to images (N, outputs, *size) in -1 to 1, from m at its smallest upwards (figure 4).
+
+    `ups` doublings, each behind a block; the filters fall from `width` * 2**ups, at most 16 x width, to `width`.
+    """
+
+    def __init__(self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str):
+        super().__init__()
+        self.ups, filters = ups, [width * min(2**level, MOST) for level in reversed(range(ups + 1))]
+        self.first, self.last = b.conv(dims, planes, filters[0], 3), b.conv(dims, width, outputs, 3)
+        pairs = zip([filters[0], *filters], filters, strict=False)
+        self.blocks = nn.ModuleList(Block(dims, *each, planes, hidden, norm) for each in pairs)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where an image does not halve `ups` times."""
+        b.require_size(size, 2**self.ups, 2 ** (self.ups + 1), f"{self.ups} doublings", "lower method.ups")
+
+    def forward(self, m: Tensor) -> Tensor:
+        m = b.in_layout_of(self, m)
+        x = self.first(F.interpolate(m, [side // 2**self.ups for side in m.shape[2:]]))
+        for level, block in enumerate(self.blocks):
+            x = block(F.interpolate(x, scale_factor=2.0) if level else x, m)
+        return self.last(F.leaky_relu(x, 0.2)).tanh()
+
+
+class Encoder(b.Network):
+    """Images (N, C, *size) to mean and log variance of their style, (N, 2, numbers); no norm, which would hide it."""
+
+    def __init__(self, dims: int, channels: int, width: int, numbers: int):
+        super().__init__()
+        widths = zip((channels, width, 2 * width), (width, 2 * width, 4 * width), strict=True)
+        layers = [(b.conv(dims, *each, 3, stride=2), nn.LeakyReLU(0.2)) for each in widths]
+        self.layers, self.codes = nn.Sequential(*sum(layers, ())), nn.Linear(4 * width, 2 * numbers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codes(self.layers(b.in_layout_of(self, x)).flatten(2).mean(2)).unflatten(1, (2, -1))
+
+
+class Scales(b.Network):
+    """A discriminator of its own for the image and for each of its halves, and what they see inside (Wang et al. 2018).
+
+    Called with images, it gives for each scale the maps behind the discriminator's activations, its logits last.
+    """
+
+    def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
+        super().__init__()
+        self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
+        if not isinstance(getattr(self.judges[0], "layers", None), nn.Sequential):
+            what = f"spade compares what discriminators see inside, and '{discriminator.name}' has no row of `layers`"
+            raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises a UserError where the smallest scale is too small for its discriminator."""
+        for level, judge in enumerate(self.judges):
+            judge.check_size(tuple(side // 2**level for side in size))
+
+    def sizes(self, image: Tensor) -> list[Tensor]:
+        """The image and its halves, one for each scale."""
+        images = [image]
+        for _ in self.judges[1:]:
+            images.append(F.interpolate(images[-1], scale_factor=0.5, mode="area"))
+        return images
+
+    def forward(self, image: Tensor) -> list[list[Tensor]]:
+        found = []
+        for judge, small in zip(self.judges, self.sizes(image), strict=True):
+            x = b.in_layout_of(judge, small)
+            maps = [(x := layer(x), layer) for layer in judge.layers]
+            found.append([*(each for each, layer in maps if isinstance(layer, nn.LeakyReLU)), x])
+        return found
