@@ -129,7 +129,8 @@ def of_training(model: Model, method: Method) -> dict[str, Any]:
             "critic steps": any(phase.every > 1 for phase in engine.phases), "parts": model.data.patch is not None,
             "stages": len(method.stages(STEPS)) > 1 and not method.samples,
             "moving average": train.ema > 0 and any(phase.ema for phase in engine.phases),
-            "another training's weights": bool(train.start), "images shown more often": bool(model.data.weights),
+            "another training's weights": bool(train.start),
+            "images shown more often": bool(model.data.weights), "like images shown together": bool(model.data.order),
         },
     }  # fmt: skip
 
