@@ -1,0 +1,69 @@
+"""What the losses `feature` and `body_l1` gain: lesions that an independent segmenter finds, and error inside the body.
+
+    python benchmarks/feature_loss.py [--seeds 0 1 2] [--part test] [--out DIR] [--json FILE]
+
+T1 -> T2 of synthetic heads by one U-Net, equal steps. The loss looks through a segmenter of the training patients; one
+of other heads and another seed judges. Intervals (95 %) are of drawing patients, each the mean of the seeds.
+"""
+
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+
+import gantk
+from gantk.data.dataset import Data
+from gantk.machine.runtime import start
+from gantk.metrics.intervals import estimate
+from gantk.metrics.references import RealImages
+from gantk_feature_loss.losses import body_of
+from gantk_feature_loss.segmenter import dice_by_image
+
+HEADS = {"name": "phantom", "lesions": 2, "radius": [8, 20]}
+SHARED = {"data.source": HEADS, "data.size": [64, 64], "data.split": {"test": 0.3, "validation": 0.15}}
+SHARED |= {"data.augment": ["hflip"], "train.save_every": 2000, "train.sample_every": 2000}
+METHOD = {"name": "regression", "generator": {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}}
+LAYERS, BODY = ["encoder.0", "encoder.1", "encoder.2", "output"], {"reconstruction": "body_l1"}
+
+
+def trained(recipe, out, changes, seed=0):
+    if not (out / "metrics.json").exists():
+        gantk.run(recipe, set=SHARED | changes, out=out, device="cpu", seed=seed)
+    return gantk.Run.open(out)
+
+
+def scored(run, judge, part):
+    """(patients, 2): Dice of the lesions that the judge finds, mean absolute error in the body."""
+    model, method = run.recipe().check(), run.load("cpu").method
+    reals = RealImages(Data(model.data, model.method.target, run.split()), "cpu")
+    pairs = reals.data.pairs(part)
+    sources, real = (reals.seen([pair[letter] for pair in pairs]) for letter in "ab")
+    made = torch.cat([method.translate(images, "b") for images in sources.split(16)])
+    patients, body = np.array([pair["b"].subject for pair in pairs]), body_of(real, -0.8)
+    error = (((made - real).abs() * body).flatten(1).sum(1) / body.flatten(1).sum(1)).numpy()
+    dice = dice_by_image(judge, made, reals.masks_of([pair["b"] for pair in pairs]), patients)
+    return np.array([[each[patients == who].mean() for each in (dice, error)] for who in np.unique(patients)])
+
+
+if __name__ == "__main__":
+    parser = harness.parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", default="test", choices=["validation", "test"])
+    parser.add_argument("--out", type=Path, default=Path("runs/feature_loss"))
+    options = parser.parse_args()
+    others = {"train.steps": 600, "data.source": HEADS | {"seed": 1}}
+    judge, rows, scores = trained("segmenter", options.out / "judge", others, 1).load("cpu").method, [], {}
+    own = trained("segmenter", options.out / "own", {"train.steps": 600})
+    feature = {"name": "feature", "network": str(own.path), "weight": 0.3, "layers": LAYERS}
+    feature = {"target_losses": [feature]}
+    for name, more in {"L1": {}, "body": BODY, "feature": feature, "body + feature": BODY | feature}.items():
+        changes = {"data.domains": ["T1", "T2"], "train.steps": 400, "method": METHOD | more}
+        runs = [trained("pix2pix_lesion", options.out / f"{name}-{seed}", changes, seed) for seed in options.seeds]
+        scores[name] = np.stack([scored(run, judge, options.part) for run in runs])
+        means, first = (scores[each].mean(0).T for each in (name, "L1"))
+        found = [estimate(each, [*map(str, range(len(each)))]) for each in (*means, *(means - first))]
+        rows.append([name, *(f"{x.value:.3f} [{x.ci95[0]:.3f}, {x.ci95[1]:.3f}]" for x in found)])
+    print(harness.table(["losses", "Dice", "MAE in the body", "Dice gained", "MAE gained"], rows))
+    scores = {name: each.tolist() for name, each in scores.items()}
+    harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
