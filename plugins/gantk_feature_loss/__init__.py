@@ -18,8 +18,9 @@ def gantk_check(model) -> None:
     if model.method.name == "segmenter" and not model.data.mask:
         remedy = "set data.mask = true, and say which files are masks: data.source.mask"
         raise UserError("a segmenter learns from masks, and the recipe asks for none", where="data.mask", remedy=remedy)
-    from gantk_feature_loss.networks import pin
+    from gantk_feature_loss.networks import opened, pin
 
+    opened.cache_clear()  # files may have changed
     pin(model.method.options, "method")
 
 

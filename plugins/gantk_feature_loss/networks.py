@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean, told
 from gantk.machine.runtime import Runtime
 from gantk.metrics.features import Features
 from gantk.plugin.spec import Part
@@ -41,11 +41,14 @@ class Maps(nn.Module):
             if layer != OUTPUT:
                 keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
                 inner.get_submodule(layer).register_forward_hook(keep)
-        with torch.enable_grad():
-            found = self(torch.zeros(1, channels, *size, requires_grad=True), 0.0, 1.0)
-        if not all(each.requires_grad for each in found):
-            what = f"no gradient comes back through the network '{name}'"
-            raise UserError(what, remedy="take a network of timm or a segmenter's run; ONNX files are for metrics")
+        try:
+            with torch.enable_grad():
+                image = torch.zeros(1, channels, *size, requires_grad=True)
+                torch.cat(self(image, 0.0, 1.0), 1).sum().backward()
+        except RuntimeError as error:  # what runs elsewhere than in torch
+            what = f"no gradient comes back through the network '{name}' ({told(error, 80)})"
+            remedy = "take a network of timm or a segmenter's run; ONNX files are for metrics"
+            raise UserError(what, remedy=remedy) from None
 
     def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
         """(N, C, *size) in network intensities to features (N, d), one a layer; of volumes those of all slices."""
@@ -99,7 +102,6 @@ def is_run(network: str) -> bool:
 def pin(value: Any, where: str) -> None:
     """Open each network of a `feature` loss among a method's options; note its path and SHA-256 there, or compare."""
     if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
-        opened.cache_clear()  # files may have changed
         table, name = value.options, value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name
         found = opened(*(table[key] for key in ("network", "weights", "side", "layers"))).sha256()
