@@ -1,6 +1,6 @@
 """What the losses `feature` and `body_l1` gain: lesions that an independent segmenter finds, and error inside the body.
 
-    python benchmarks/feature_loss.py [--seeds 0 1 2] [--part test] [--out DIR] [--json FILE]
+    python benchmarks/feature_loss.py [--seeds 0 1 2] [--out DIR] [--json FILE]
 
 T1 -> T2 of synthetic heads by one U-Net, equal steps. The loss looks through a segmenter of the training patients; one
 of other heads and another seed judges. Intervals (95 %) are of drawing patients, each the mean of the seeds.
@@ -28,16 +28,15 @@ LAYERS, BODY = ["encoder.0", "encoder.1", "encoder.2", "output"], {"reconstructi
 
 
 def trained(recipe, out, changes, seed=0):
-    if not (out / "metrics.json").exists():
-        gantk.run(recipe, set=SHARED | changes, out=out, device="cpu", seed=seed)
-    return gantk.Run.open(out)
+    done = (out / "metrics.json").exists()
+    return gantk.Run.open(out) if done else gantk.run(recipe, set=SHARED | changes, out=out, device="cpu", seed=seed)
 
 
-def scored(run, judge, part):
+def scored(run, judge):
     """(patients, 2): Dice of the lesions that the judge finds, mean absolute error in the body."""
     model, method = run.recipe().check(), run.load("cpu").method
     reals = RealImages(Data(model.data, model.method.target, run.split()), "cpu")
-    pairs = reals.data.pairs(part)
+    pairs = reals.data.pairs("test")
     sources, real = (reals.seen([pair[letter] for pair in pairs]) for letter in "ab")
     made = torch.cat([method.translate(images, "b") for images in sources.split(16)])
     patients, body = np.array([pair["b"].subject for pair in pairs]), body_of(real, -0.8)
@@ -49,21 +48,19 @@ def scored(run, judge, part):
 if __name__ == "__main__":
     parser = harness.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--out", type=Path, default=Path("runs/feature_loss"))
-    options = parser.parse_args()
+    options, rows, scores = parser.parse_args(), [], {}
     others = {"train.steps": 600, "data.source": HEADS | {"seed": 1}}
-    judge, rows, scores = trained("segmenter", options.out / "judge", others, 1).load("cpu").method, [], {}
+    judge = trained("segmenter", options.out / "judge", others, 1).load("cpu").method
     own = trained("segmenter", options.out / "own", {"train.steps": 600})
-    feature = {"name": "feature", "network": str(own.path), "weight": 0.3, "layers": LAYERS}
-    feature = {"target_losses": [feature]}
+    feature = {"target_losses": [{"name": "feature", "network": str(own.path), "weight": 0.3, "layers": LAYERS}]}
     for name, more in {"L1": {}, "body": BODY, "feature": feature, "body + feature": BODY | feature}.items():
         changes = {"data.domains": ["T1", "T2"], "train.steps": 400, "method": METHOD | more}
         runs = [trained("pix2pix_lesion", options.out / f"{name}-{seed}", changes, seed) for seed in options.seeds]
-        scores[name] = np.stack([scored(run, judge, options.part) for run in runs])
+        scores[name] = np.stack([scored(run, judge) for run in runs])
         means, first = (scores[each].mean(0).T for each in (name, "L1"))
         found = [estimate(each, [*map(str, range(len(each)))]) for each in (*means, *(means - first))]
         rows.append([name, *(f"{x.value:.3f} [{x.ci95[0]:.3f}, {x.ci95[1]:.3f}]" for x in found)])
     print(harness.table(["losses", "Dice", "MAE in the body", "Dice gained", "MAE gained"], rows))
-    scores = {name: each.tolist() for name, each in scores.items()}
-    harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
+    found = harness.record(start("cpu"), rows=rows, scores={name: each.tolist() for name, each in scores.items()})
+    harness.write(options.json, found)
