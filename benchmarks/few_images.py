@@ -1,7 +1,8 @@
 """KID of what R3GAN, DCGAN and ProGAN make from noise after equal CPU time, by how many images they are trained on.
 
 Phantom heads at 32 px, 500 slices of others to test; recipes as they are but for the data. Steps follow from the CPU
-time of 60 right before. Intervals (95 %): of seeds by Student's t, of one seed of drawing heads. What is there stays.
+time of 60 right before. Intervals (95 %): of seeds by Student's t, of one seed of drawing heads. Runs that are there,
+in runs/few-images, are not trained again.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import harness
 import numpy as np
-from scipy.stats import t
+from scipy.stats import sem, t
 
 import gantk
 from gantk.machine.runtime import start
@@ -20,7 +21,7 @@ DATA = ["data.domains=['T1']", "data.size=[32,32]", "data.labels=false", "data.i
 DATA += ["data.source={name='phantom',subjects=250,slices=10}", "evaluate.metrics=['kid']", "evaluate.images=500"]
 METHODS = {"r3gan": ("r3gan_tumour", "cpu"), "dcgan": ("dcgan_phantom", None), "progan": ("progan_phantom", None)}
 FITTED = {"r3gan": ["conditional=false"], "dcgan": ["conditional=false", "discriminator.depth=3"], "progan": []}
-spent, step_of = [0.0], Engine.train_step
+OUT, spent, step_of = Path("runs/few-images"), [0.0], Engine.train_step
 
 
 def timed(engine: Engine, batch: dict) -> dict:
@@ -32,11 +33,11 @@ def timed(engine: Engine, batch: dict) -> dict:
 
 def scored(method: str, images: int, seed: int, options) -> list:
     """KID in random features, its interval, steps, CPU seconds; of a run that is trained where it is not there."""
-    out, csv, steps = options.out / f"{method}-{images}-{seed}", options.out / f"{images}.csv", 60
+    out, csv, steps = OUT / f"{method}-{images}-{seed}", OUT / f"{images}.csv", 60
+    OUT.mkdir(parents=True, exist_ok=True)
     if not (out / "few.json").exists():
         rows = [f"subject-{k:03d},{'train' if k < images / 10 else 'none' if k < 200 else 'test'}" for k in range(250)]
-        options.out.mkdir(parents=True, exist_ok=True)
-        csv.write_text("\n".join(["patient,split", *rows]))
+        harness.write_file(csv, "\n".join(["patient,split", *rows]).encode())
         own = [f"method.{setting}" for setting in FITTED[method]] + [f"data.split.file='{csv}'", *options.set]
         recipe = gantk.load_recipe(METHODS[method][0]).override(DATA + own, METHODS[method][1])
         for folder in (out / "pilot", out):
@@ -53,15 +54,12 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--seconds", type=float, default=90.0)
-    parser.add_argument("--out", type=Path, default=Path("runs/few-images"))
     options = parser.parse_args()
     for images, method in [(images, method) for images in options.images for method in METHODS]:
         found = scores[f"{method} {images}"] = [scored(method, images, seed, options) for seed in range(options.seeds)]
         kid, steps, seconds = (np.array([one[place] for one in found]) for place in (0, 2, 3))
-        half = t.ppf(0.975, len(kid) - 1) * kid.std(ddof=1) / len(kid) ** 0.5 if len(kid) > 1 else 0.0
-        low, high = (kid.mean() - half, kid.mean() + half) if half else found[0][1]
-        rows.append(
-            [images, method, f"{kid.mean():.3f} [{low:.3f}, {high:.3f}]", int(steps.mean()), int(seconds.mean())]
-        )
+        low, high = t.interval(0.95, len(kid) - 1, kid.mean(), sem(kid)) if len(kid) > 1 else found[0][1]
+        value = f"{kid.mean():.3f} [{low:.3f}, {high:.3f}]"
+        rows.append([images, method, value, round(steps.mean()), round(seconds.mean())])
     print(harness.table(["images", "method", "KID", "steps", "CPU seconds"], rows))
     harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
