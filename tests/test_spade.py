@@ -78,5 +78,5 @@ def test_label_maps_of_files_stay_classes_and_what_is_no_label_map_is_one_messag
         with pytest.raises(UserError, match=words):
             run(words[:9], **data)
     volume(tmp_path / "in/p0/seg.nii", values=levels[:30])
-    with pytest.raises(UserError, match="pair"):
+    with pytest.raises(UserError, match="seg.nii.*on different grids"):
         run("unlike")

@@ -1,0 +1,60 @@
+"""What images made of label maps teach a segmenter, alone and beside real ones, tested on 20 other synthetic heads.
+
+    python benchmarks/label_maps.py [--patients 5] [--set KEY=VALUE] [--out DIR] [--json FILE]
+
+`spade_tumour --profile cpu` learns from 8 slices a head and makes images of 200 maps. Intervals are over heads.
+"""
+
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+
+import gantk
+from gantk.inference.pipeline import Look
+from gantk.machine.runtime import start
+from gantk.metrics.intervals import drawn_interval
+from gantk.plugin.spec import bind_or_raise
+from gantk_label_maps.maps import moved, placed_anew
+from gantk_tasks.segmentation import Segmenter
+
+SOURCE, SIZE, LESION, HEADS, NEW = {"name": "phantom", "lesions": 1, "radius": [8.0, 20.0]}, (64, 64), 4, 20, 200
+
+
+def dice(count: int, seed: int, options) -> dict[str, list[float]]:
+    """The Dice in each tested head, by what a segmenter of 200 steps learned from."""
+    out, found, sets = options.out / f"spade-{count}-{seed}", {}, []
+    for source in (SOURCE | {"subjects": HEADS, "seed": 1000}, SOURCE | {"subjects": count, "seed": seed}):
+        records = bind_or_raise("source", source)(("map", "FLAIR"), 2, SIZE).records()
+        sets.append([np.stack([one.read()[0] for one in records if one.domain == x]).astype("f4") for x in "ab"])
+    if not (out / "metrics.json").exists():
+        tables = gantk.load_recipe("spade_tumour").override(options.set, "cpu").tables
+        tables |= {"data": tables["data"] | {"source": source, "split": {"test": 0, "validation": 0}}}
+        gantk.run(tables | {"evaluate": {"metrics": ["mae"]}}, out=out, device="cpu", seed=seed)
+    (truth, tested), pair, make = *sets, gantk.load(out, device="cpu")
+    drawn, top = truth.reshape(HEADS, -1) == LESION, float(np.percentile(pair[1], 99.9))
+    turned = [[moved(each[n % len(each)], np.random.default_rng(n), 10.0, 0.1) for n in range(NEW)] for each in pair]
+    new = placed_anew(pair[0].astype(int), LESION, NEW, np.random.default_rng(seed))
+    made = [make.translate(x[None].astype("f4"), look=Look(variants=1, seed=n))[0, 0] for n, x in enumerate(new)]
+    for name, more in {"real": ([], []), "+ moved": turned, "made": (new, made), "+ made": (new, made)}.items():
+        learn = more if name == "made" else [[*each, *other] for each, other in zip(pair, more, strict=True)]
+        labels, images = (torch.from_numpy(np.stack(each)[:, None]).float() for each in learn)
+        segmenter = Segmenter(2, 200, max(SIZE), seed, top).fit(images, labels == LESION)
+        shown = segmenter(torch.from_numpy(tested[:, None])).numpy().reshape(HEADS, -1)
+        found[name] = (2 * (shown & drawn).sum(1) / (shown.sum(1) + drawn.sum(1))).tolist()
+    return found
+
+
+parser, rows = harness.parser(__doc__), []
+parser.add_argument("--patients", type=int, default=5)
+parser.add_argument("--out", type=Path, default=Path("runs/label-maps"))
+options = parser.parse_args()
+scores = [dice(options.patients, seed, options) for seed in range(3)]
+for name in scores[0]:
+    own, real, one = *(np.mean([each[key] for each in scores], axis=0) for key in (name, "real")), np.ones(HEADS)
+    ways = [lambda i, x=x, y=y: x[i].mean() / y[i].mean() for x, y in ((own, one), (own, real), (own - real, one))]
+    cells = [(way(np.arange(HEADS)), *drawn_interval(way, [*map(str, range(HEADS))])) for way in ways]
+    rows.append([name, *("{:.3f} [{:.3f}, {:.3f}]".format(*each) for each in cells)])
+print(harness.table(["learned from", "Dice", "of real", "gain"], rows))
+harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
