@@ -7,6 +7,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,9 @@ def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str 
             origin = [record.label for record in reals] if method.conditional else []
             labels = torch.tensor([method.geometry.classes.index(label) for label in origin], device=runtime.device)
             made = method.sample(len(reals), int(rng.integers(2**31)), labels if origin else None)
-    made = scorer.posts(data.centre(made).to(runtime.device), Examples(lambda: data, letter, runtime.device, origin))
+    alone = [replace(one, position=None) for one in sources] if directions else ()  # picked slices are no whole volume
+    examples = Examples(lambda: data, letter, runtime.device, origin, alone)
+    made = scorer.posts(data.centre(made).to(runtime.device), examples)
     real = windows(scorer.reals.shown(reals), tuple(made.shape[2:]))
     shown = slice(None) if len(data.contrasts[letter]) == 1 else slice(1)  # colours, or the first contrast
     sides = [np.stack([plane(image[shown].float().cpu().numpy()) for image in images]) for images in (real, made)]
