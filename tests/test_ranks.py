@@ -231,6 +231,8 @@ CASES: dict[str, list[dict]] = {
     "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
     "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],
     "progan": [{"options": {"width": 8, "latent": 8}}],  # a stage for each size: most weights take no part at first
+    "segmenter": [],  # its Dice is of all images of a batch together, on each rank of its own
+    "spade": [{"lr": 1e-3}],  # sums of another order grow in spectral norms
     "style": [
         {"options": {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]}},
     ],

@@ -176,7 +176,8 @@ def refusal_of(recipe, kind):
         return "images have no label.*set data.labels = false", more
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
-        return "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false", more
+        said = "no image .* has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
+        return said, None if recipe == "segmenter" else more
     return "", []
 
 

@@ -19,8 +19,8 @@ from gantk.plugin.spec import Depth, Weight, Width
 class Segmenter(Method):
     """A U-Net that learns where lesions are from images of one domain and their masks, by Dice and cross-entropy.
 
-    The Dice loss (Milletari et al. 2016, section 3) is of a whole batch, since an image may show no lesion. With batch
-    norm, because instance norm forgets how bright an image is. It makes no images.
+    The Dice loss (Milletari et al. 2016, section 3) is of a whole batch, each rank's own, since an image may
+    show no lesion. With batch norm, because instance norm forgets how bright an image is. It makes no images.
     """
 
     reads = ("image",)
