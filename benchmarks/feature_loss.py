@@ -15,7 +15,6 @@ import torch
 import gantk
 from gantk.data.dataset import Data
 from gantk.machine.runtime import start
-from gantk.metrics.intervals import estimate
 from gantk.metrics.references import RealImages
 from gantk_feature_loss.losses import body_of
 from gantk_feature_loss.segmenter import dice_by_image
@@ -59,8 +58,7 @@ if __name__ == "__main__":
         runs = [trained("pix2pix_lesion", options.out / f"{name}-{seed}", changes, seed) for seed in options.seeds]
         scores[name] = np.stack([scored(run, judge) for run in runs])
         means, first = (scores[each].mean(0).T for each in (name, "L1"))
-        found = [estimate(each, [*map(str, range(len(each)))]) for each in (*means, *(means - first))]
-        rows.append([name, *(f"{x.value:.3f} [{x.ci95[0]:.3f}, {x.ci95[1]:.3f}]" for x in found)])
+        rows.append([name, *(harness.with_interval(each, 3) for each in (*means, *(means - first)))])
     print(harness.table(["losses", "Dice", "MAE in the body", "Dice gained", "MAE gained"], rows))
     found = harness.record(start("cpu"), rows=rows, scores={name: each.tolist() for name, each in scores.items()})
     harness.write(options.json, found)

@@ -21,7 +21,6 @@ import numpy as np
 
 import gantk
 from gantk.machine.runtime import start
-from gantk.metrics.intervals import estimate
 from gantk.plugin.loader import registry
 
 
@@ -43,12 +42,6 @@ def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -
     return psnr, [rows[name]["value"] for name in ("ssim", "nmi_input")]
 
 
-def written(values: np.ndarray) -> str:
-    """The mean over patients and its interval."""
-    found = estimate(values, [*map(str, range(len(values)))])
-    return f"{found.value:.2f}" + (f" [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]" if found.ci95 else "")
-
-
 def main() -> None:
     """Print a Markdown table, and write all scores."""
     parser = harness.parser(__doc__)
@@ -63,8 +56,8 @@ def main() -> None:
             found = [scored(method, pixels, seed, options) for seed in options.seeds]
             psnr = np.mean([[one[0][patient] for patient in sorted(one[0])] for one in found], axis=0)
             ssim, nmi = np.mean([one[1] for one in found], axis=0)
-            lost = "" if aligned.setdefault(method, psnr) is psnr else written(aligned[method] - psnr)
-            rows.append([method, f"{pixels:g}", written(psnr), lost, f"{ssim:.3f}", f"{nmi:.3f}"])
+            lost = "" if aligned.setdefault(method, psnr) is psnr else harness.with_interval(aligned[method] - psnr)
+            rows.append([method, f"{pixels:g}", harness.with_interval(psnr), lost, f"{ssim:.3f}", f"{nmi:.3f}"])
             scores[f"{method} {pixels:g}"] = found
     print(harness.table(["method", "pixels", "PSNR", "lost", "SSIM", "NMI of output and input"], rows))
     harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))

@@ -20,7 +20,6 @@ import torch
 
 import gantk
 from gantk.machine.runtime import start
-from gantk.metrics.intervals import estimate
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of
 from gantk.runs.trained import Examples
@@ -65,11 +64,7 @@ def main() -> None:
         for key, values in scored(run).items():
             found.setdefault(key, []).append(values)
     for (direction, name), values in found.items():
-        cells = []
-        for column in np.mean(values, axis=0).T:
-            mean = estimate(column, [*map(str, range(len(column)))])
-            cells.append(f"{mean.value:.2f}" + (f" [{mean.ci95[0]:.2f}, {mean.ci95[1]:.2f}]" if mean.ci95 else ""))
-        rows.append([direction, name, *cells])
+        rows.append([direction, name, *map(harness.with_interval, np.mean(values, axis=0).T)])
     print(harness.table(["direction", "volume", "jump / the truth's", "PSNR"], rows))
     scores = {" ".join(key): values for key, values in found.items()}
     harness.write(options.json, harness.record(start("cpu"), recipe=options.recipe, rows=rows, scores=scores))
