@@ -137,7 +137,8 @@ class Translator(TrainedModel):
 
         def run(batch: np.ndarray) -> np.ndarray:
             seen = torch.from_numpy(batch)
-            made = torch.cat([through(part) for part in seen.split(self.model.translate.batch)])
+            made = [through(part) for part in seen.split(self.model.translate.batch)]
+            made = torch.cat(made) if made[1:] else made[0]  # a volume is not copied
             parts = zip(made.chunk(len(maps), dim=1), maps, strict=True)
             done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
             return torch.cat(done, dim=1).numpy()

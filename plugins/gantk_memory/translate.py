@@ -60,8 +60,12 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
         pixels = np.ascontiguousarray(array.reshape(batch), dtype=np.float32)
     check_values(pixels, pipeline.frame)
     alone = several == "batch" and pipeline.frame.batch == WHOLE  # a post-step would take them for one volume
-    parts, mapping = np.split(pixels, len(pixels)) if alone else [pixels], own_mapping(pipeline, pixels, several)
-    done = [*map(np.concatenate, zip(*(pipeline.stack(part, mapping, progress) for part in parts), strict=True))]
+    mapping = own_mapping(pipeline, pixels, several)
+    if alone:
+        each = [pipeline.stack(image, mapping, progress) for image in np.split(pixels, len(pixels))]
+        done = [*map(np.concatenate, zip(*each, strict=True))]
+    else:
+        done = pipeline.stack(pixels, mapping, progress)
     if pipeline.frame.masked:
         scans = [(slice(None),)] if several != "batch" else [(slice(n, n + 1),) for n in range(len(pixels))]
         for scan in scans:  # as volumes are kept, planes second
