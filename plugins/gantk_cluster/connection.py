@@ -1,0 +1,59 @@
+"""The connection to a Ray cluster: one that runs already, or one started on this machine for the time of a command."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gantk.errors import UserError
+
+PATIENCE = 5.0  # seconds in which a cluster has to answer
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at `address` until the end of the block.
+
+    "HOST:PORT" and "auto", the one that this machine belongs to; "local" and None start one on this machine. Ray sends
+    no statistics of use anywhere. UserError where Ray is not installed, or nothing answers.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    try:
+        import ray
+    except ImportError:
+        raise UserError("Ray is not installed", where="--address", remedy="pip install 'gantk[cluster]'") from None
+    if ray.is_initialized():  # by who calls us
+        yield ray
+        return
+    remedy = "start one with `ray start --head`, or leave --address out to use this machine alone"
+    if address not in (None, "local", "auto"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        except (OSError, ValueError) as error:
+            what = f"no Ray cluster answers at '{address}': {getattr(error, 'strerror', None) or 'it is no HOST:PORT'}"
+            raise UserError(what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy) from None
+    try:
+        ray.init(
+            address="local" if address is None else address,
+            include_dashboard=False if address in (None, "local") else None,
+            configure_logging=False,
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
+        raise UserError(what, where="--address", remedy=remedy) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
