@@ -1,0 +1,97 @@
+"""The text of a job script for SLURM, filled in once all that a user asked for has been checked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from math import ceil
+from pathlib import Path
+
+import click
+from jinja2 import Environment
+
+from gantk.errors import UserError
+from gantk.recipe.load import checked_recipe
+from gantk.runs.folder import Run
+from gantk.runs.models import refuse_packed
+
+SWEEP = "sweep.json"  # what the folder of a sweep holds
+TEMPLATE = Path(__file__).with_name("job.sh.j2")
+
+
+def job_script(
+    what: str,
+    *,
+    nodes: int = 1,
+    gpus: int = 1,
+    ranks: int | None = None,
+    cpus: int | None = None,
+    hours: float | None = None,
+    partition: str | None = None,
+    data: str | None = None,
+    set: Iterable[str] = (),
+    profile: str | None = None,
+    out: str | None = None,
+    sweep: list[str] | None = None,
+) -> str:
+    """The script that trains a recipe, or goes on with a run or a sweep; UserError where what is asked for is wrong.
+
+    `gpus` and `ranks` are of each node, `cpus` of each rank; `sweep` holds options of `gantk sweep`.
+    """
+    words = [word for each in set for word in ("--set", each)]
+    words += [word for key, value in (("data", data), ("profile", profile)) if value for word in (f"--{key}", value)]
+    begun, sweeps = (Path(what) / SWEEP).is_file(), sweep is not None
+    if begun or (Path(what) / "recipe.toml").is_file():
+        if words or out or sweeps:
+            remedy = "leave --data, --set, --profile, --out and --sweep out"
+            raise UserError(f"'{what}' goes on as it began", where=what, remedy=remedy)
+        if not begun:
+            run = Run.open(what)
+            run.recipe().check()
+            refuse_packed(run)
+            run.latest()
+        name, out, sweeps, words = Path(what).absolute().name, what, begun, []
+    else:
+        name, words = checked_recipe(what, data, list(set), profile)[0].name, [what, *words, *(sweep or [])]
+        if out and any((Path(out) / each).exists() for each in ("recipe.toml", SWEEP)):
+            remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
+            raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
+    if sweeps and ranks:
+        raise UserError("Ray takes one process on each node", where="--ranks", remedy="leave it out")
+    if ranks and ranks > gpus > 0:
+        remedy = "each rank has a GPU of its own; --gpus 0 takes none"
+        raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
+    if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
+        raise UserError(f"'{partition}' is no name of a partition", where="--partition", remedy="`sinfo` lists them")
+    name, minutes = re.sub(r"[^\w.]+", "-", name), ceil(60 * (hours or 0))
+    asked = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
+    asked |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
+    filling = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    template = Environment(finalize=lambda value: shlex.quote(str(value)), **filling)  # whatever is filled in
+    text = template.from_string(TEMPLATE.read_text("utf-8")).render(
+        name=name, nodes=nodes, ranks=1 if sweeps else ranks or gpus or 1, asked=asked.items(), cpus=cpus, out=out,
+        new=f"runs/{name}{'-sweep' * sweeps}", words=words, sweeps=sweeps, here=Path.cwd(),
+        bin=Path(sys.executable).parent,
+    )  # fmt: skip
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("a name is not UTF-8, as a script has to be", where=what, remedy="rename it") from None
+    return text
+
+
+def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:
+    """The options of a sweep as words, understood by its command; UserError where they are wrong."""
+    if command is None:
+        raise UserError("there is no command `gantk sweep`", where="--sweep", remedy="pip install 'gantk[cluster]'")
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise UserError(f"'{text}' has a quote that does not close", where="--sweep") from None
+    given = command.make_context("gantk sweep", [recipe, *words]).params
+    for name in ("out", "resume", "address", "data", "set", "profile"):
+        if given.get(name):
+            raise UserError(f"--{name} stands inside", where="--sweep", remedy="say it outside, or not at all")
+    return words

@@ -1,0 +1,128 @@
+"""`gantk slurm`: its jobs save when SLURM says so and go on to the bit; what failed or was cancelled stays ended."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from several import finish, free_port, recipe_file, start
+
+from gantk.cli import cli
+from gantk.plugin.loader import attach_commands
+from gantk.runs.checkpoint import load_weights
+from gantk.runs.folder import Run
+
+# In the place of SLURM: srun starts tasks with its variables and, as the real one, kills them at SIGTERM.
+STAND_IN = f"""#!{sys.executable}
+import os, signal, subprocess, sys
+(folder, name), words, count = os.path.split(sys.argv[0]), sys.argv[1:], int(os.environ["SLURM_NTASKS"])
+if name == "srun":
+    words = ["bash", "-c", os.environ["INSTEAD"]] if "INSTEAD" in os.environ else words
+    os.environ |= {{"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": str(count), "BATCH": str(os.getppid())}}
+    own = ({{"SLURM_PROCID": str(k), "SLURM_LOCALID": str(k)}} for k in range(count))
+    tasks = [subprocess.Popen(words, env=os.environ | each) for each in own]
+    print(*(task.pid for task in tasks), file=open(folder + "/tasks", "w"))
+    signal.signal(signal.SIGTERM, lambda number, frame: [task.kill() for task in tasks])
+    sys.exit(max(128 - code if code < 0 else code for code in [task.wait() for task in tasks]))
+ends = {{"scancel --signal=TERM 7": "-TERM", "scontrol requeue 7": "-KILL"}}
+if end := ends.get(" ".join([name, *words])):
+    subprocess.run(["kill", end, *open(folder + "/tasks").read().split()], stderr=subprocess.DEVNULL)
+    open(folder + "/queued" + end, "w")
+if words == ["show", "job", "7"]:
+    print("JobId=7\\n   JobState=" + os.environ["STATE"] + " Reason=None")
+"""
+# A plugin by which SLURM's signal comes in the middle: in step 3 of 4, as the second lasts until it is heard of.
+MIDDLE = """
+import os, signal, socket
+from gantk import hookimpl
+@hookimpl
+def gantk_step(step):
+    if step == 2 and "BATCH" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+        heard, told = socket.socketpair()
+        told.setblocking(False)
+        signal.set_wakeup_fd(told.fileno())
+        os.kill(int(os.environ["BATCH"]), signal.SIGUSR1)
+        heard.recv(1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def sweep_command(monkeypatch):
+    """`gantk sweep`, where the plugin is not there."""
+    attach_commands(cli)
+    options = [click.Argument(["recipe"]), click.Option(["--space"]), click.Option(["--trials"])]
+    monkeypatch.setitem(cli.commands, "sweep", cli.commands.get("sweep") or click.Command("sweep", params=options))
+
+
+def sbatch(script: str, folder: Path, tasks: int = 1, state: str = "RUNNING", **more: str) -> tuple[int, int, str]:
+    """A job's exit code, how often it was queued again, what its last start printed."""
+    for name in ("srun", "scancel", "scontrol"):
+        (folder / name).write_text(STAND_IN, "utf-8")
+        (folder / name).chmod(0o755)
+    own = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": str(tasks), "STATE": state, "MASTER_PORT": str(free_port())} | more
+    own["PATH"], queued = f"{folder}:{os.environ['PATH']}", folder / "queued-KILL"
+    for again in range(9):
+        done = subprocess.run(["bash", "-c", script], env=os.environ | own, capture_output=True, text=True, check=False)
+        own["SLURM_RESTART_COUNT"] = str(again + 1)
+        if not queued.exists():
+            break
+        queued.unlink()
+    return done.returncode, again, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(gantk, tiny_run, tiny_recipe, tmp_path, add_plugin, ranks):
+    recipe, out = recipe_file(tiny_recipe, tmp_path), tmp_path / "a 'b' \"$c\" `d`"
+    script = gantk("slurm", recipe, "--gpus", 0, "--ranks", ranks, "--out", out).out
+    code, again, said = sbatch(script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE)))
+    assert (code, again) == (0, 1) and "after step 3 of 4" in said, said
+    assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
+    undisturbed = tiny_run if ranks == 1 else tmp_path / "ranks"
+    found, expected = (load_weights(Run(each).latest()) for each in (out, undisturbed))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+ENDS = [("exit 0", 0), ("exit 1", 0), ("exit 2", 0), ("exit 137", 0), ("exit 130", 1), ("kill -TERM $$", 1)]
+ENDS += [("trap : TERM; kill -USR1 $BATCH; wait; exit 2", 0), ("trap '' TERM; kill -USR1 $BATCH; kill -STOP $$", 1)]
+
+
+@pytest.mark.parametrize(("task", "again", "state"), [(*end, "RUNNING") for end in ENDS] + [("exit 130", 0, "OVER")])
+def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, state):
+    script, first = gantk("slurm", "dualgan_t1t2").out, f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
+    code, times, said = sbatch(
+        script.replace("sleep 2", "sleep 0.1").replace("left=50", "left=1"), tmp_path, state=state, INSTEAD=first
+    )
+    assert times == again and (code == 0 if again else f"exit {code}" in task), said
+
+
+def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny_run, tmp_path):
+    asked = ["--nodes", 3, "--gpus", 2, "--cpus", 6, "--set", "train.steps=9", "--sweep", "--space 'a=1, 2' --trials 4"]
+    script = gantk("slurm", "dualgan_t1t2", *asked).out
+    new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\nsrun """
+    ray = """ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 -- gantk sweep "${sweep[@]}" """
+    assert f"{new}--cpus-per-task=6 {ray}--address auto &\n" in script and "--ntasks-per-node=1\n" in script
+    (tmp_path / "sweep.json").write_text("{}", "utf-8")
+    assert 'sweep=(--resume "$out")\nsrun ray' in gantk("slurm", tmp_path).out
+    assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out) and '\nsrun gantk resume "$out" &' in again
+    assert not any(subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again))
+
+
+WRONG = {
+    "t1t3": "'dualgan_t1t2'",
+    "t1t2 --set train.stpes=9": "'steps'",
+    "t1t2 --data no": "no",
+    "RUN --out a": "--out",
+}
+WRONG |= {"t1t2 --gpus 2 --ranks 4": "--ranks", "t1t2 --partition 'a\n#'": "--partition", "t1t2 --out RUN": "slurm"}
+WRONG |= {'t1t2 --sweep "\'"': "quote", "t1t2 --sweep --trails=4": "--trials", "t1t2 --sweep '' --ranks 2": "--ranks"}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_is_wrong_is_told_before_a_script_is_written(gantk, tiny_run, words):
+    words, said = shlex.split(words.replace("RUN", str(tiny_run)).replace("t1t", "dualgan_t1t")), WRONG[words]
+    end = gantk("slurm", *words)
+    assert (end.code, end.out) == (2, "") and said in end.err, end
