@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
-from gantk.nets import kernels
+from gantk.nets import kernels, winograd
 from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, SelfAttention, channels_last, conv
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.kernels import use_kernels
@@ -282,3 +282,24 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
         slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
         found.append(torch.autograd.grad(slope.square().sum(), (x, module.weight, module.bias)))
     assert max(apart(*found)) < 1e-9
+
+
+@pytest.mark.parametrize(("size", "kernel", "padding"), [((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)])
+def test_transformed_convolutions_are_torchs(size, kernel, padding, monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST", 0)
+    monkeypatch.setattr(winograd, "NARROWEST", 5)
+    torch.manual_seed(0)
+    module = layer(2, (False, 5, 6, 0, kernel, 1, padding))
+    x = channels_last(torch.randn(2, 5, *size)).requires_grad_()
+    found, narrow = passed(module, x), passed(module, x, bf16=True)
+    slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
+    found += torch.autograd.grad(slope.square().sum(), module.weight)
+    with torch.no_grad():
+        computed = module(x)
+    monkeypatch.setattr(winograd, "LEAST", 1 << 60)
+    assert torch.equal(computed, module(x)) and not torch.equal(found[0], computed)  # in training alone
+    assert all(map(torch.equal, narrow, passed(module, x, bf16=True)))  # and in float32
+    assert found[2].stride() == module.weight.stride()
+    module, x = module.double(), x.detach().double().requires_grad_()
+    exact, slope = passed(module, x), torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
+    assert max(apart(found, [*exact, *torch.autograd.grad(slope.square().sum(), module.weight)])) < 2e-5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
-from gantk.nets import kernels
+from gantk.nets import kernels, winograd
 from gantk.nets.kernels import CHANNELS_LAST
 from gantk.nets.statistics import moments, normalised
 
@@ -75,7 +75,7 @@ class QuickConv(kernels.HasKernels):
         if self.padding_mode != "zeros":
             x = kernels.framed(x, self._reversed_padding_repeated_twice, self.padding_mode)
             padding = (0,) * len(padding)
-        return kernels.convolution(x, weight, bias, self.stride, padding)
+        return winograd.convolution(x, weight, bias, self.stride, padding)
 
 
 class QuickTransposed(kernels.HasKernels):

@@ -195,7 +195,7 @@ class Product(Function):
         x, weight, bias, matrix = ctx.saved_tensors
         windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return *_differentiable(ctx, gradient), None, None
+            return *differentiable(ctx, gradient), None, None
         found: list[Tensor | None] = [None] * 5
         small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
@@ -213,7 +213,7 @@ class Product(Function):
         return tuple(found)
 
 
-def _differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again, of a gradient penalty for instance: torch's own, in float32."""
     inputs = ctx.saved_tensors[:3]
     wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
