@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells that it was called
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
@@ -43,6 +46,7 @@ def connected(address: str | None) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             what = f"no Ray cluster answers at '{address}': {getattr(error, 'strerror', None) or 'it is no HOST:PORT'}"
             raise UserError(what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy) from None
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address="local" if address is None else address,
@@ -57,3 +61,5 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there

@@ -1,0 +1,274 @@
+"""`gantk sweep`: many trainings of a recipe with other settings, over Ray Tune, and a report that compares them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import tomllib
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from gantk.errors import GantkError, Interrupted, UserError, counted
+from gantk.files import held, write_file
+from gantk.plugin.loader import registry
+from gantk.recipe.load import Settings, checked_recipe
+from gantk.report.build import render
+from gantk.runs.folder import new_folder
+from gantk.runs.schemas import read, table
+from gantk_cluster.connection import connected
+from gantk_cluster.space import Axis, axes_of, require_changeable
+from gantk_cluster.trial import TRIAL, scores_of, train
+
+SCHEDULERS = ("asha", "pbt", "none")
+RUNGS = 9  # reports of a trial, unless its recipe saves more often
+ASKED = "sweep.json"
+KINDS = {"name": str, "recipe": dict[str, Any], "space": list[str], "scheduler": Literal[SCHEDULERS]}
+KINDS |= dict.fromkeys(("steps", "every", "trials", "cpus"), int)
+KEPT = table(*KINDS, **KINDS, score=str, hours=float, device=str, gpus=float)
+
+
+def sweep(
+    recipe: Any = None,
+    space: Iterable[str] = (),
+    *,
+    trials: int = 20,
+    hours: float | None = None,
+    scheduler: str = "asha",
+    score: str | None = None,
+    address: str | None = None,
+    resume: str | Path | None = None,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    set: Settings = (),
+    profile: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    cpus: int = 1,
+    gpus: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train a recipe many times with settings drawn from a space, and find the best of them.
+
+    Args:
+        space: texts, see `gantk_cluster.space.axes_of`; every end and choice is checked before anything is trained.
+        trials: how many settings are drawn; with "pbt" the size of the population.
+        hours: after which no trial goes on.
+        scheduler: "asha" ends the worse two thirds of the trials at a ninth and at a third of the steps (Li et al.,
+            2018); "pbt" lets the worst quarter go on from a save of the best, with settings near to theirs (Jaderberg
+            et al., 2017); "none" trains all to the end.
+        score: None for that of best.json, by which a run chooses its save: of translations without pairs it sees no
+            truth. The name of a metric: its mean over the validation pairs.
+        address: of the Ray cluster, see `gantk_cluster.connection.connected`.
+        resume: the folder of a sweep that was broken off, which goes on as it was asked for.
+        out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this name.
+        cpus, gpus: of one trial, threads and cards; None: one card where the cluster has any.
+
+    All others are those of `gantk.run`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
+    """
+    if resume is None:
+        asked = _asked(recipe, list(space), scheduler, score, data, set, profile, seed)
+        asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
+        named = Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = Path(out) if out else new_folder(named)
+        if folder.is_dir() and any(folder.iterdir()):
+            remedy = f"name a new folder, or go on with: gantk sweep --resume {folder}"
+            raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
+    else:
+        if recipe is not None or space:
+            raise UserError("a sweep goes on with what it was asked for", where="--resume", remedy="leave the rest out")
+        folder = Path(resume)
+        if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
+            raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+    with connected(address) as ray:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with held(folder):
+                write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
+                ended = _fit(ray, asked | {"folder": str(folder.absolute())}, say)
+                rows = write_report(folder)
+        except OSError as error:
+            raise UserError(f"'{folder}' cannot be written: {error.strerror}", where="--out") from None
+    if not ended:
+        what = f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
+        raise Interrupted(f"{what}. Go on with: gantk sweep --resume {folder}")
+    for row in rows:
+        if row["error"]:
+            say(f"failed   {row['trial']}: {row['error']}")
+    if not rows or rows[0]["score"] is None:
+        raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
+    say(f"best     {rows[0]['trial']}: {rows[0]['score']:.4g} at step {rows[0]['step']}, {_words(rows[0]['values'])}")
+    say(f"recipe   {folder / 'best.toml'}")
+    say(f"report   {folder / 'sweep.html'}")
+    return folder
+
+
+def _asked(
+    recipe: Any, space: list[str], scheduler: str, score: str | None, data: Any, over: Settings, profile: str | None,
+    seed: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What all trials share, checked with every end of every axis; UserError where one of these is not allowed."""
+    if recipe is None:
+        raise UserError("no recipe is named", where="RECIPE", remedy="gantk sweep RECIPE --space KEY=LOW..HIGH")
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS)
+    axes, seeds = axes_of(space), {} if seed is None else {"train.seed": seed}
+    if scheduler == "pbt":
+        require_changeable(axes)
+    loaded, model = checked_recipe(recipe, data, over, profile, seeds)
+    for axis in axes:
+        for value in axis.ends:
+            checked_recipe(loaded.tables, None, {axis.key: value}, None)
+    if (steps := model.train.steps) is None:
+        raise UserError("a sweep counts in steps", where="train.epochs", remedy="--set train.steps=N")
+    if score is not None:
+        registry().get("metric", score)
+        if score not in (known := [metric.name for metric in model.evaluate.metrics]):
+            raise UserError(f"the recipe does not compute '{score}'", where="--score", allowed=known)
+    every = min(model.train.save_every, max(steps // RUNGS, 1))
+    compared = {"train.save_every": every} | ({} if score is None else {"train.sample_every": every})
+    found = {"name": loaded.name, "recipe": loaded.override(compared).tables, "space": space, "scheduler": scheduler}
+    return found | {"score": score, "steps": steps, "every": every}
+
+
+def _fit(ray: Any, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Train all trials; whether they came to their ends."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+    from ray.tune.search import BasicVariantGenerator
+
+    class Lines(tune.Callback):
+        """A line for each save of a trial."""
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
+            shown = "no score" if value is None else f"score {value:.4g}"
+            say(f"trial    {number}: step {result['step']} of {asked['steps']}, {shown}, {_words(trial.config)}")
+
+        def on_trial_recover(self, iteration, trials, trial, **info):
+            say(f"lost     {trial.trial_id.rpartition('_')[2]}: its worker; it goes on from its last save")
+
+    def within(config: dict[str, Any]) -> dict[str, Any]:
+        return {axis.key: axis.within(config[axis.key]) for axis in axes}
+
+    axes = axes_of(asked["space"])
+    space = {axis.key: axis.domain(tune) for axis in axes}
+    steps, every = asked["steps"], asked["every"]
+    scheduler = {
+        "asha": lambda: ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3),
+        "pbt": lambda: PopulationBasedTraining(
+            "step", perturbation_interval=every, hyperparam_mutations=space, custom_explore_fn=within
+        ),
+        "none": FIFOScheduler,
+    }[asked["scheduler"]]()
+    cards = asked["gpus"] if asked["gpus"] is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+    room, needed = ray.cluster_resources(), {"CPU": asked["cpus"], "GPU": cards}
+    if lacking := [f"{count:g} {kind}" for kind, count in needed.items() if room.get(kind, 0) < count]:
+        has = ", ".join(f"{room.get(kind, 0):g} {kind}" for kind in needed)
+        raise UserError(
+            f"no machine has {', '.join(lacking)} for a trial", where="--cpus, --gpus", allowed=f"up to {has}"
+        )
+    trainable = tune.with_resources(tune.with_parameters(train, asked=asked), needed)
+    place = Path(asked["folder"]) / "ray"
+    say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
+    by = f"{asked['score']} of the validation pairs: it sees the truth" if asked["score"] else "that of best.json"
+    say(f"score    {by}")
+    say(f"folder   {asked['folder']}")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # a lost worker is told by a line of ours
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped.append(number)
+        os.kill(os.getpid(), signal.SIGUSR1)  # by which Tune stops, once it has saved what it knows
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if tune.Tuner.can_restore(str(place)):
+            tuner = tune.Tuner.restore(str(place), trainable, param_space=space, resume_errored=True)
+        else:
+            keep = 4 if asked["scheduler"] == "pbt" else 1
+            tuner = tune.Tuner(
+                trainable,
+                param_space=space,
+                tune_config=tune.TuneConfig(
+                    metric="loss",
+                    mode="min",
+                    num_samples=asked["trials"],
+                    scheduler=scheduler,
+                    reuse_actors=True,
+                    search_alg=BasicVariantGenerator(random_state=asked["recipe"].get("train", {}).get("seed", 0)),
+                    time_budget_s=asked["hours"] and 3600 * asked["hours"],
+                ),
+                run_config=tune.RunConfig(
+                    name=place.name,
+                    storage_path=str(place.parent),
+                    failure_config=tune.FailureConfig(max_failures=3),
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=keep),
+                    callbacks=[Lines()],
+                    verbose=0,
+                ),
+            )
+        tuner.fit()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return not stopped
+
+
+def write_report(folder: Path) -> list[dict[str, Any]]:
+    """Write best.toml, sweep.jsonl and sweep.html of the runs in a sweep's folder; the trials, best first."""
+    asked = read(folder / ASKED, KEPT)
+    rows, higher = [], False
+    for run in sorted((folder / "trials").glob("trial-*")):
+        noted, scores = json.loads((run / TRIAL).read_text("utf-8")), {}
+        if (run / "best.json").is_file():
+            higher, scores = scores_of(run, asked["score"])
+        scores = {step: value for step, value in sorted(scores.items()) if value is not None}
+        best = (max if higher else min)(scores, key=scores.get, default=None)
+        state = "failed" if noted["error"] else "finished" if (run / "metrics.json").is_file() else "stopped"
+        found = {"step": best, "score": scores.get(best), "steps": max(scores, default=0), "state": state}
+        about = {
+            "trial": run.name,
+            "values": noted["values"][-1][1],
+            "history": noted["values"],
+            "error": noted["error"],
+        }
+        rows.append(about | found)
+    rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
+    write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    if rows and rows[0]["score"] is not None:
+        tables = tomllib.loads((folder / "trials" / rows[0]["trial"] / "recipe.toml").read_text("utf-8"))
+        write_file(folder / "best.toml", tomli_w.dumps(tables).encode())
+    story = {"title": f"Sweep of {asked['name']}", "asked": asked, "rows": rows, "higher": higher}
+    page = render("sweep.html.j2", story | _drawing(axes_of(asked["space"]), rows), folders=[Path(__file__).parent])
+    write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
+    return rows
+
+
+def _drawing(axes: list[Axis], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Parallel coordinates: an upright line for each setting and for the score, a curve through them for each trial."""
+    scored = [row for row in rows if row["score"] is not None]
+    values = [row["score"] for row in scored]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    uprights = [{"name": a.key, "top": _short(a.ends[-1]), "bottom": _short(a.ends[0])} for a in axes]
+    uprights.append({"name": "score", "top": _short(high), "bottom": _short(low)})
+    lines = []
+    for place, row in enumerate(reversed(scored)):  # the best one is drawn last, on top
+        at = [axis.place(row["values"][axis.key]) for axis in axes] + [(row["score"] - low) / ((high - low) or 1.0)]
+        lines.append({"trial": row["trial"], "at": at, "rank": place / max(len(scored) - 1, 1)})
+    return {"uprights": uprights, "lines": lines}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={_short(value)}" for key, value in values.items())

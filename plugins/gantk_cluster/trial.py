@@ -1,0 +1,121 @@
+"""One trial of a sweep: a training in a Ray worker that reports every save, and goes on from one to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gantk import resume
+from gantk import run as run_recipe
+from gantk.errors import GantkError, UserError
+from gantk.files import held, whole_folder, write_file
+from gantk.plugin.loader import registry
+from gantk.recipe.load import checked_recipe, resolved
+from gantk.runs.checkpoint import path_of, steps_saved
+from gantk.runs.folder import Run
+
+REPORTING: dict[Path, Callable[[], None]] = {}  # by run folder: what reports a save that is new
+WORST = 1e30  # the loss of a trial that has no score
+TRIAL = "trial.json"  # in a trial's run folder: its number, its values from which step on, and why it failed
+LEFT_OUT = shutil.ignore_patterns("report.html", "metrics.json", "samples", "profile", ".*")
+
+
+def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Train one trial, as Ray Tune calls it: `config` is what was drawn for it, `asked` what all trials share.
+
+    A trial whose worker was lost goes on from its own newest save; one that a population gave the checkpoint of
+    another, from a copy of that save with its own values. A trial that fails says why in its report.
+    """
+    from ray import tune
+
+    number = tune.get_context().get_trial_id().rpartition("_")[2]
+    run = Path(asked["folder"]) / "trials" / f"trial-{number}"
+    _wait_for(run)
+    report = REPORTING[run] = Reporter(run, number, asked)
+    try:
+        model = checked_recipe(asked["recipe"], None, config, None)[1]
+        if (given := tune.get_checkpoint()) is not None:
+            with given.as_directory() as folder:
+                report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
+                if _noted(Path(folder))["trial"] != number or not steps_saved(run / "checkpoints"):
+                    with whole_folder(run) as made:
+                        shutil.copytree(folder, made, dirs_exist_ok=True)
+        report.note(config)
+        if steps_saved(run / "checkpoints"):
+            Run(run).write_recipe(resolved(model))
+            resume(run, device=asked["device"], say=lambda line: None)
+        else:
+            run_recipe(asked["recipe"], set=config, out=run, device=asked["device"], say=lambda line: None)
+        report(done=True)
+    except GantkError as error:
+        report.note(config, str(error))
+        tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
+    finally:
+        del REPORTING[run]
+
+
+class Reporter:
+    """Reports the newest save of a trial to Ray Tune with its score, once; called at every log point and at the end."""
+
+    def __init__(self, run: Path, number: str, asked: dict[str, Any]):
+        self.run, self.number, self.asked = run, number, asked
+        self.reported = 0
+
+    def note(self, config: dict[str, Any], error: str | None = None) -> None:
+        """Write down whose run it is, by which values from which step on, and why it failed."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        known = _noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
+        if not known or known[-1][1] != config:
+            known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
+        write_file(self.run / TRIAL, json.dumps({"trial": self.number, "values": known, "error": error}).encode())
+
+    def __call__(self, done: bool = False) -> None:
+        from ray import tune
+
+        saved = steps_saved(self.run / "checkpoints")
+        if not done and (not saved or saved[-1] <= self.reported):
+            return
+        self.reported = step = saved[-1]
+        best = json.loads((self.run / "best.json").read_text("utf-8"))["step"]
+        higher, scores = scores_of(self.run, self.asked["score"])
+        score = scores.get(step)
+        found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
+        with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # linked, not copied
+            folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=LEFT_OUT)
+            for other in {*saved} - {step, best}:
+                shutil.rmtree(path_of(folder / "checkpoints", other))
+            tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+
+
+def scores_of(run: Path, metric: str | None) -> tuple[bool, dict[int, float]]:
+    """Whether more is better, and the score of each save: that of best.json, or `metric` of the validation pairs."""
+    if metric is None:
+        chosen = json.loads((run / "best.json").read_text("utf-8"))
+        return chosen["higher_is_better"], {row["step"]: row.get("score") for row in chosen["table"]}
+    found: dict[int, float] = {}
+    for line in Run(run).read_log():
+        ways = [scores[metric] for scores in line.get("validation", {}).values() if scores.get(metric) is not None]
+        if ways:
+            found[line["step"]] = sum(ways) / len(ways)
+    return bool(registry().get("metric", metric).load().higher_is_better), found
+
+
+def _noted(run: Path) -> dict[str, Any]:
+    return json.loads((run / TRIAL).read_text("utf-8"))
+
+
+def _wait_for(run: Path, seconds: float = 60.0) -> None:
+    """Until an earlier worker of this trial, told to stop, has let go of its run folder."""
+    until = time.monotonic() + seconds
+    while run.is_dir() and time.monotonic() < until:
+        try:
+            with held(run):
+                return
+        except UserError:
+            time.sleep(0.1)

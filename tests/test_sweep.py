@@ -1,0 +1,196 @@
+"""`gantk sweep`: drawn settings are allowed ones, nothing is lost to a kill, and a trial is the run it says it is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from tiny import TINY
+
+import gantk
+from gantk.errors import UserError
+from gantk_cluster.space import axes_of
+from gantk_cluster.sweep import sweep, write_report
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason='Ray is not installed: pip install "gantk[cluster]"')
+STEPS = 24
+RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
+SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
+
+
+@given(low=st.floats(1e-6, 1e3), wide=st.floats(1.001, 1e3), log=st.booleans(), share=st.floats(-1, 2))
+def test_what_a_population_moves_stays_between_the_ends(low, wide, log, share):
+    axis = axes_of([f"a.b={low!r}..{low * wide!r}{':log' if log else ''}"])[0]
+    value = axis.within(low + share * (low * wide - low))
+    assert axis.low <= value <= axis.high and 0 <= axis.place(value) <= 1
+
+
+def test_a_space_is_read_as_it_is_written():
+    whole, real, words = axes_of(["a=2..8", "b=1e-4..4e-4:log", "c=ls,bce"])
+    assert (whole.ends, real.ends, words.choices) == ((2, 8), (1e-4, 4e-4), ("ls", "bce"))
+    assert axes_of(["a=[1, 2],[3, 4]"])[0].choices == ([1, 2], [3, 4])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({}, "nothing is varied. Allowed: KEY=0.5..5"),
+        ({"space": ["method.cycle"]}, "'method.cycle' is no space"),
+        ({"space": ["method.cycle=5..1"]}, "'method.cycle=5..1' is no space"),
+        ({"space": ["method.cycle=0.0..5.0:log"]}, "begins at 0, which has no logarithm. Begin above 0"),
+        ({"space": ["method.cycle=1.0..2.0", "method.cycle=1,2"]}, "'method.cycle' stands twice"),
+        ({"space": ["method.cyle=1.0..2.0"]}, "cyle"),
+        ({"space": ["method.cycle=-1.0..2.0"]}, "method.cycle"),
+        ({"space": ["method.generator.width=4,8"], "scheduler": "pbt"}, "cannot change within a training"),
+        ({"space": SPACE, "score": "nothing"}, "nothing"),
+        ({"space": SPACE, "score": "ssim"}, "does not compute 'ssim'. Allowed: psnr, mae"),
+        ({"space": SPACE, "resume": "somewhere"}, "goes on with what it was asked for"),
+    ],
+)
+def test_what_cannot_be_swept_is_told_before_anything_is_trained(tmp_path, options, words):
+    with pytest.raises(UserError) as error:
+        sweep(RECIPE, out=tmp_path / "out", **options)
+    assert words in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_without_ray_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"Ray is not installed. Pip install 'gantk\[cluster\]'."):
+        sweep(RECIPE, SPACE, out=tmp_path / "out")
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer_is_named(tmp_path):
+    with pytest.raises(UserError, match="no Ray cluster answers at '127.0.0.1:9'"):
+        sweep(RECIPE, SPACE, out=tmp_path / "out", address="127.0.0.1:9")
+
+
+def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(tmp_path):
+    asked = {"name": "tiny", "recipe": TINY, "space": SPACE, "scheduler": "asha", "steps": 4, "every": 2}
+    (tmp_path / "sweep.json").write_text(json.dumps(asked | {"trials": 3, "cpus": 1, "score": None}))
+    for number, scores in enumerate([[3.0, 2.5], [9.0, 1.5], [None]]):
+        run = tmp_path / "trials" / f"trial-{number:05}"
+        run.mkdir(parents=True)
+        values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
+        (run / "trial.json").write_text(json.dumps({"trial": f"{number}", "values": [[0, values]], "error": None}))
+        table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
+        (run / "best.json").write_text(json.dumps({"higher_is_better": False, "table": table}))
+        (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
+    rows = write_report(tmp_path)
+    assert [(row["trial"][-1], row["score"], row["step"]) for row in rows] == [
+        ("1", 1.5, 4),
+        ("0", 2.5, 4),
+        ("2", None, None),
+    ]
+    assert "cycle = 3.0" in (tmp_path / "best.toml").read_text()
+    page = (tmp_path / "sweep.html").read_text()
+    assert page.count("<path") == 2 and page.count('class="best" d=') == 1 and "http" not in page.split("</style>")[1]
+
+
+def started(*words: object, log: Path) -> subprocess.Popen:
+    with log.open("ab") as file:
+        command = [sys.executable, "-m", "gantk", "sweep", *map(str, words)]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def until(log: Path, words: str, process: subprocess.Popen) -> None:
+    while words not in log.read_text("utf-8", "replace"):
+        assert process.poll() is None, log.read_text("utf-8", "replace")
+        time.sleep(0.1)
+
+
+def weights(run: Path):
+    return load_file(run / "checkpoints" / f"step-{STEPS:06}" / "weights.safetensors")
+
+
+def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
+    """Every trial's weights are bit by bit those of a training of the same settings that nobody disturbed."""
+    recipe = json.loads((folder / "sweep.json").read_text())["recipe"]
+    for run in sorted((folder / "trials").glob("trial-*")):
+        noted = json.loads((run / "trial.json").read_text())
+        if len(noted["values"]) == 1 and (run / "metrics.json").is_file():
+            alone = gantk.run(
+                recipe, set=noted["values"][0][1], out=apart / run.name, device="cpu", say=lambda line: None
+            )
+            mine, theirs = weights(run), weights(alone.path)
+            assert mine.keys() == theirs.keys() and all((mine[key] == theirs[key]).all() for key in mine)
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    import tomli_w
+
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(RECIPE))
+    return tmp_path / "tiny.toml"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_path, recipe, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out, log = tmp_path / "out", tmp_path / "log"
+    spaces = [word for space in SPACE for word in ("--space", space)]
+    asked = [recipe, *spaces, "--trials", 2, "--scheduler", "none", "--device", "cpu", "--out", out]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)  # a second raylet: a second machine
+        driver = started(*asked, "--address", cluster.address, log=log)
+        until(log, "step 6 of", driver)
+        worker = json.loads((out / "trials" / "trial-00000" / ".lock").read_text())["pid"]
+        os.kill(worker, signal.SIGKILL)
+        until(log, "lost     00000", driver)
+        until(log, "trial    00000: step 10 of", driver)
+        driver.kill()
+        driver.wait()
+    finally:
+        cluster.shutdown()
+    again = started("--resume", out, log=log)  # on a Ray of its own
+    assert again.wait() == 0, log.read_text()
+    assert log.read_text().count("trial    00000: step 4 of") == 1  # what had been reported is not trained again
+    assert_as_if_left_alone(out, tmp_path / "alone")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out, spaces = tmp_path / "out", ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-6..1e-2:log"]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    try:  # 4 trials, 3 workers: they wait for one another
+        where = {"address": cluster.address, "out": out, "device": "cpu", "say": lambda line: None}
+        sweep(RECIPE, spaces, trials=4, scheduler="pbt", **where)
+    finally:
+        cluster.shutdown()
+    rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
+    assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
+    for step, values in (each for row in rows for each in row["history"]):
+        assert 0 <= step < STEPS and 1 <= values["method.cycle"] <= 20 and 1e-6 <= values["train.optimizer.lr"] <= 1e-2
+    assert_as_if_left_alone(out, tmp_path / "alone")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, recipe):
+    out, log = tmp_path / "out", tmp_path / "log"
+    space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e-7,2e-3"]
+    driver = started(recipe, *space, "--trials", 4, "--cpus", 2, "--out", out, "--device", "cpu", log=log)
+    until(log, "step 6 of", driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait() == 130 and f"gantk sweep --resume {out}" in log.read_text().replace("\n", "")
+    assert started("--resume", out, log=log).wait() == 0, log.read_text()
+    rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and {"finished", "stopped"} == {row["state"] for row in rows}
+    assert rows[0]["state"] == "finished"
