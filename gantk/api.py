@@ -304,6 +304,7 @@ def translate(
     device: str | None = None,
     say: Say = print,
     progress: Progress | None = None,
+    workers: Callable[..., None] | None = None,
 ) -> list[Path]:
     """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
 
@@ -325,6 +326,7 @@ def translate(
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
         keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient, are copied.
         progress: called with the share that is done and the name of what is at work.
+        workers: what shares files out over other processes, as --address does; see gantk_cluster.translate.
 
     Returns the paths written. A folder that was translated in part goes on where it was stopped.
     """
@@ -349,7 +351,7 @@ def translate(
         raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
     look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta)
     model = _load(run, device, say)
-    translation = Translation(model, to, look, volume, say, progress, clip, suffix, keep_header)
+    translation = Translation(model, to, look, volume, say, progress, clip, suffix, keep_header, workers)
     return translation.path(Path(input), Path(output))
 
 

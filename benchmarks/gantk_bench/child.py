@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from gantk_bench.plan import Job
 from gantk_bench.rows import without_places
@@ -147,6 +148,21 @@ class Child:
                 os.killpg(self.process.pid, number)
             elif self.process.poll() is None:
                 self.process.terminate()
+
+
+def attended(folder: str, *given: Any) -> tuple[str, End]:
+    """When a child started that works in `folder`, and how it ended: of a Ray worker, whose cancelling stops it."""
+    os.chdir(folder)
+    child = Child(*given)
+    try:
+        while not (end := child.poll()):
+            try:
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                child.stop("stopped")
+        return child.started, end
+    finally:
+        child.kill()
 
 
 def now() -> str:

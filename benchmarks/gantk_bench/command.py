@@ -27,9 +27,7 @@ KEY_VALUE = "KEY=VALUE"
 @click.option("--limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one recipe.")
 @click.option("--data", metavar="PATH", help="Train all of them on this folder or file instead.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
-def command(
-    names, everything, suite, against, json_file, out, resume, seeds, grid, settings, jobs, limit, data, device
-) -> None:
+def command(names, everything, json_file, settings, **options) -> None:
     """Train and score recipes the same way and put them into one table.
 
     Each RECIPE (a name or a path) runs in a process of its own with a time limit; one that fails is a row that says
@@ -50,19 +48,10 @@ def command(
     outcome = bench(
         names,
         all=everything,
-        suite=suite,
-        against=against,
         json=None if json_file == "-" else json_file,
-        out=out,
-        resume=resume,
-        seeds=seeds,
-        grid=grid,
         set=settings,
-        jobs=jobs,
-        limit=limit,
-        data=data,
-        device=device,
         console=Console(stderr=True) if json_file == "-" else None,
+        **options,
     )
     if json_file == "-":
         click.echo((outcome.folder / "rows.jsonl").read_text("utf-8"), nl=False)

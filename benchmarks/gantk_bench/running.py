@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from gantk_bench.suite import Suite, load_suite
 from gantk_bench.systems import systems as grouped
 
 LOOK_EVERY = 0.2  # seconds between looks at the children
+# (folder, threads, device, jobs) -> while it is open: what is called as Child is, how many at once, threads of each
+Workers = Callable[[Path, int, str | None, int | None], AbstractContextManager[tuple[Callable[..., Child], int, int]]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def bench(
     limit: float | None = None,
     data: str | Path | None = None,
     device: str | None = None,
+    workers: Workers | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train and score recipes the same way, each in a process of its own, one row each.
@@ -90,6 +93,7 @@ def bench(
         limit: seconds for one recipe; None: the suite's.
         data: a file or folder that all recipes train on instead.
         device: "cpu", "cuda", ...; None: the best there is.
+        workers: what starts children elsewhere than on this machine, as --address does.
         console: where to show how it goes; None: standard output.
 
     Raises UserError before anything runs where the input is wrong, Interrupted on Ctrl-C, after the children have been
@@ -104,11 +108,11 @@ def bench(
     path, copy = Path(out) if out else Path("runs") / f"bench-{chosen.name}", Path(json) if json else None
     if copy and not copy.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{copy.parent}'", where="--json", remedy="make it first")
-    if device is not None:
+    if device is not None and workers is None:
         start(device, "fp32")  # raises where there is no such device
     console = console or standard_output()
     done = Bench(planned, chosen, path, jobs, device, console)
-    done.run(resume)
+    done.run(resume, workers)
     rivals = done.before if before is None else before
     if rivals is not None and (named or before is None):  # recipes that were not named now are not missing
         rivals = [row for row in rivals if row.get("recipe") in {job.recipe for job in planned}]
@@ -134,13 +138,17 @@ class Bench:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
+        self.child, self.asked = Child, jobs
         self.commit, self.file = commit(), path / "rows.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}  # by label
         self.before: list[dict[str, Any]] | None = None
 
-    def run(self, resume: bool) -> None:
+    def run(self, resume: bool, workers: Workers | None = None) -> None:
         """Measure all that is to be measured; with `resume` all but what the folder has already."""
         with ExitStack() as holding:
+            if workers:
+                there = workers(self.path, self.threads, self.device, self.asked)
+                self.child, self.jobs, self.threads = holding.enter_context(there)
             self._open(holding, aside=not resume)
             self._run(resume)
 
@@ -222,7 +230,7 @@ class Bench:
                 if run.is_dir():
                     with held(run):  # the child of a bench that was killed may still be saving
                         shutil.rmtree(run, ignore_errors=True)  # what an earlier attempt left
-                child = Child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
+                child = self.child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
             except (UserError, OSError) as error:  # neither memory nor disk left for one more process
                 why = getattr(error, "strerror", error)
                 self._keep(job, End("failed", f"it could not be started: {why}"), now(), board)

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -60,6 +61,7 @@ class Translation:
         clip: bool = True,
         suffix: str = "",
         keep_header: bool = False,
+        workers: Callable[..., None] | None = None,
     ):
         self.model, self.to, self.look, self.volume = model, to, look, volume
         self.say, self.progress = say, progress or (lambda share, name: None)
@@ -73,6 +75,7 @@ class Translation:
             factor, patients = model.spread_scale(self.letter, look.uncertainty)
             scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}" if factor else ""
             say(f"note     the uncertainty is {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}")
+        self.workers = workers  # see `_shared_out`
         self.clip, self.keep_header = clip, keep_header  # whether overshoot is clipped, and texts are copied
         self.suffix = suffix  # the kind of file, "" for the input's
         self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
@@ -149,7 +152,8 @@ class Translation:
         if long := [name for name in names if len(os.fsencode(name)) > LONGEST]:
             what = f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as '{long[0]}'"
             raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
-        outcomes |= self._overlapped(new, {job: number / len(jobs) for number, job in enumerate(jobs)}, ledger)
+        shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
+        outcomes |= self._shared_out(new, len(jobs), ledger) if self.workers else self._overlapped(new, shares, ledger)
         broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
         if broken and not folder:
             raise outcomes[broken[0]]
@@ -176,6 +180,33 @@ class Translation:
             rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in alike.values()]
             raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
         return written
+
+    def one(self, job: Job) -> tuple[Any, dict, list]:
+        """The paths that a job became or the FAILURE that it met, what is told of it, and what was clipped."""
+        self.told, self.clipped = defaultdict(list), []
+        (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
+        return outcome, dict(self.told), self.clipped
+
+    def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
+        """What `_overlapped` returns, by workers, who get a copy of this without its model and do `one` job of it each.
+
+        They call `done` with a job and what `one` returned.
+        """
+        bare, found = copy(self), {}
+        bare.model, bare.workers, bare.say, bare.progress = None, None, print, lambda share, name: None
+
+        def done(job: Job, outcome: Any, told: dict, clipped: list) -> None:
+            found[job] = outcome, told, clipped  # texts and numbers
+            if ledger and not isinstance(outcome, Exception):
+                ledger.add(job, outcome)
+            self.progress(1 - (len(jobs) - len(found)) / count, job.name)
+
+        self.workers(self, bare, jobs, done)
+        for _, told, clipped in map(found.get, jobs):
+            self.clipped += clipped
+            for line, names in told.items():
+                self.told[line] += names
+        return {job: found[job][0] for job in jobs}
 
     def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
         """The paths that each job became, or the FAILURE that it met.

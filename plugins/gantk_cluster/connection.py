@@ -13,10 +13,12 @@ from typing import Any
 from gantk.errors import UserError
 
 PATIENCE = 5.0  # seconds in which a cluster has to answer
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # of HTTP/2, which Ray speaks
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
+    "RAY_worker_niceness": "0",  # work waits for others no more than without Ray
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells that it was called
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -39,12 +41,17 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     remedy = "start one with `ray start --head`, or leave --address out to use this machine alone"
-    if address not in (None, "local", "auto"):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+    asked = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if asked not in (None, "local", "auto"):  # Ray itself would try for minutes
+        host, _, port = asked.removeprefix("ray://").rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+            with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as line:
+                line.sendall(HELLO)
+                if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
+                    raise OSError
         except (OSError, ValueError) as error:
-            what = f"no Ray cluster answers at '{address}': {getattr(error, 'strerror', None) or 'it is no HOST:PORT'}"
+            why = "it is no HOST:PORT" if isinstance(error, ValueError) else error.strerror or "it is no Ray, or hangs"
+            what = f"no Ray cluster answers at '{asked}': {why}"
             raise UserError(what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy) from None
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -57,6 +64,7 @@ def connected(address: str | None) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
         raise UserError(what, where="--address", remedy=remedy) from None
+    ray._private.worker._worker_logs_enabled = False  # Ray tells of workers that died on standard output
     try:
         yield ray
     finally:

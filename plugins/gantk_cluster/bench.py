@@ -1,0 +1,57 @@
+"""Rows of `gantk bench` on a Ray cluster: each the same process with the same limit as on one machine, on some node."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from gantk_bench.child import Child, End, attended, now
+from gantk_bench.plan import Job
+from gantk_cluster.connection import connected
+from gantk_cluster.nodes import Room
+
+LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
+
+
+@contextmanager
+def on_cluster(
+    address: str, folder: Path, threads: int, device: str | None, jobs: int | None
+) -> Iterator[tuple[Callable[..., Child], int, int]]:
+    """What starts a row's child, how many rows there is room for at once (at most `jobs`), and the threads of each."""
+    with connected(address) as ray:
+        room = Room(ray, threads, device)
+        room.check(folder)
+        yield partial(RemoteChild, room), min(room.count, jobs or room.count), room.threads
+
+
+class RemoteChild(Child):
+    """The child of one row on some node, as a bench sees it; its log is read where both see it."""
+
+    def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
+        self.ray, self.job, self.run, self.log = room.ray, job, run, log
+        self._read, self._step, self._steps = 0, 0, job.steps
+        self.started, self._began = now(), time.perf_counter()
+        task = room.ray.remote(attended).options(max_retries=0, **room.asked)
+        self.end = task.remote(os.getcwd(), job, run, log, room.threads, room.device)
+
+    def poll(self) -> End | None:
+        """How it ended; None while it runs, or waits for room."""
+        if not self.ray.wait([self.end], timeout=0)[0]:
+            return None
+        try:
+            self.started, end = self.ray.get(self.end)
+            return end
+        except self.ray.exceptions.RayTaskError as error:
+            return End("failed", f"it could not be started: {getattr(error.cause, 'strerror', error.cause)}")
+        except self.ray.exceptions.RayError:
+            return End("killed", f"{LOST}, at step {self.step()}", self.seconds)
+
+    def stop(self, why: str) -> None:
+        """Ask it to stop."""
+        self.ray.cancel(self.end)
+
+    def kill(self) -> None:
+        """End its worker, without which the child ends too."""
+        self.ray.cancel(self.end, force=True)

@@ -1,0 +1,108 @@
+"""Files of `gantk translate` on a Ray cluster: workers that load the model once are given one file after the other."""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from gantk import load
+from gantk.errors import GantkError
+from gantk.inference.translation import FAILURES, Job, Translation
+from gantk_cluster.connection import connected
+from gantk_cluster.nodes import Room
+
+LIVES = 3  # workers that may die of one file, or one after the other while they load the model
+ENDING = 30.0  # seconds that are waited for the files at work where an error or Ctrl-C ends all
+
+
+class Worker:
+    """A process on some node that has loaded the model, and writes what it makes of files."""
+
+    def load(self, folder: str, work: Translation, run: Any, room: tuple, identity: dict) -> None:
+        """Load the model of `work`; GantkError where its weights are others than those that the command began with."""
+        import torch
+
+        os.chdir(folder)
+        torch.set_num_threads(room[0])
+        self.work, work.model = work, load(run, device=room[1])
+        if work.model.identity() != identity:
+            raise GantkError(f"on the node {os.uname().nodename} '{run}' has other weights than on this machine")
+
+    def one(self, job: Job) -> tuple[Any, dict, list]:
+        """What became of a file, as `Translation.one` tells it."""
+        return self.work.one(job)
+
+
+def on_cluster(
+    address: str, run: Any, device: str | None, work: Translation, bare: Translation, jobs: list[Job], done: Callable
+) -> None:
+    """Share the jobs out and call `done` with each; a job whose worker dies is another one's next, twice at most.
+
+    Workers have as many threads as this process, for the same bytes; with a GPU one core.
+    """
+    import torch
+
+    if not jobs:
+        return
+    with connected(address) as ray:
+        room = Room(ray, torch.get_num_threads(), device)
+        room.check(jobs[0].target.parent, *jobs[0].files[:1])
+        work.say(f"cluster  {room}")
+        given = os.getcwd(), ray.put(bare), run, (room.threads, room.device), work.model.identity()
+        sharing = Sharing(room, given, jobs, done)
+        try:
+            while sharing.waiting or sharing.working():
+                sharing.turn()
+        except BaseException:
+            sharing.waiting.clear()
+            until = time.monotonic() + ENDING
+            while sharing.working() and time.monotonic() < until:
+                sharing.turn()
+            raise
+
+
+class Sharing:
+    """Which worker is at which file; a file is one worker's at a time."""
+
+    def __init__(self, room: Room, given: tuple, jobs: list[Job], done: Callable):
+        self.room, self.given, self.done, self.waiting, self.deaths = room, given, done, deque(jobs), Counter()
+        self.busy: dict[Any, tuple[Any, Job | None]] = {}  # what is waited for: the worker, its file (None: it loads)
+
+    def working(self) -> int:
+        """How many files are at work."""
+        return sum(job is not None for _, job in self.busy.values())
+
+    def turn(self) -> None:
+        """Start workers where there is room, and take what is done within a second; who is free gets the next file."""
+        ray = self.room.ray
+        loading = len(self.busy) - self.working()
+        for _ in range(min(self.room.count - len(self.busy), len(self.waiting) - loading)):
+            worker = ray.remote(Worker).options(**self.room.asked).remote()
+            self.busy[worker.load.remote(*self.given)] = worker, None
+        for each in ray.wait([*self.busy], timeout=1.0)[0]:
+            worker, job = self.busy.pop(each)
+            try:
+                found = ray.get(each)
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, FAILURES) else error) from None
+            except ray.exceptions.RayError:
+                self._lost(job)
+                continue
+            self.deaths[job] = 0
+            if job:
+                self.done(job, *found)
+            if self.waiting:
+                job = self.waiting.popleft()
+                self.busy[worker.one.remote(job)] = worker, job
+
+    def _lost(self, job: Job | None) -> None:
+        self.deaths[job] += 1
+        what = f"{LIVES} workers ended while they {'had it' if job else 'loaded the model'}: killed, perhaps for memory"
+        if self.deaths[job] < LIVES:
+            self.waiting.extendleft([job] if job else [])
+            self.room = Room(self.room.ray, self.room.threads, self.room.device)
+        elif job:
+            self.done(job, GantkError(what), {}, [])
+        else:
+            raise GantkError(what)

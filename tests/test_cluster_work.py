@@ -1,0 +1,166 @@
+"""`--address`: what `gantk bench` and `gantk translate` do on a Ray cluster is what they do on one machine."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tomli_w
+from PIL import Image
+from tiny import draw_pictures
+
+from gantk_cluster import connection
+
+# A plugin on every node: notes which worker looks at which file, kills it at some and waits at another, and kills the
+# worker that a training of a certain summary is a child of.
+SPY = """import os, pathlib, signal, time, gantk
+@gantk.hookimpl
+def gantk_input(image, frame):
+    import ray
+    seen, name = pathlib.Path(os.environ["SEEN"]), image.path.stem
+    before = any(seen.glob(f"{name}.*"))
+    (seen / f"{name}.{os.getpid()}").write_text(ray.get_runtime_context().get_node_id())
+    if name == "always" or (name == "once" and not before):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while name == "waits" and not (seen / "go").exists():
+        time.sleep(0.05)
+@gantk.hookimpl
+def gantk_check(model):
+    if model.summary == "dies":
+        os.kill(os.getppid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of a cluster of two nodes with one core each, and the folder of SPY's notes."""
+    made, folder = pytest.importorskip("ray.cluster_utils").Cluster(), tmp_path_factory.mktemp("nodes")
+    (info := folder / "spy-1.0.dist-info").mkdir()
+    (folder / "spy.py").write_text(SPY)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gantk]\nspy = spy\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (connection.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
+            patch.setenv(name, value)
+        for _ in range(2):
+            made.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False)
+        yield made.address, folder / "seen"
+        made.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster, tmp_path, monkeypatch) -> tuple[str, Path]:
+    """`cluster`, of which nothing is noted yet."""
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(cluster[1], ignore_errors=True)
+    cluster[1].mkdir()
+    return cluster
+
+
+def looks(seen: Path) -> Counter:
+    """How often a worker looked at each file."""
+    return Counter(path.stem for path in seen.glob("*.*"))
+
+
+@pytest.mark.slow
+def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, nodes):
+    paths = draw_pictures(Path("in"), 6)
+    paths[0].rename("in/once.png")
+    Image.new("L", (32, 32)).save("in/blank.png")
+    Image.open(paths[1]).convert("RGB").save("in/colour.png")
+    Path("in/broken.png").write_bytes(b"no picture")
+    alone = gantk("translate", tiny_run, "in", "out")
+    Path("out").rename("alone")
+    shared = gantk("translate", tiny_run, "in", "out", "--address", nodes[0])
+    first, _, rest = shared.out.partition("\n")
+    assert first == "cluster  2 workers on 2 nodes, each with 1 thread"
+    assert (shared.code, rest, shared.err) == (1, alone.out, alone.err) and "note" in rest
+    files = [{path.name: path.read_bytes() for path in Path(out).iterdir()} for out in ("alone", "out")]
+    assert files[0] == files[1] and looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {"once": 2}
+    assert len({path.read_text() for path in nodes[1].glob("*.*")}) == 2
+    paths[2].rename("in/always.png")
+    done = gantk("translate", tiny_run, "in/always.png", "always.png", "--address", nodes[0])
+    assert done.code == 1 and "3 workers ended while they had it: killed" in done.err
+    assert looks(nodes[1])["always"] == 3
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run, nodes):
+    draw_pictures(Path("in"), 4)[0].rename("in/waits.png")
+    words = ["translate", str(tiny_run), "in", "out", "--address", nodes[0]]
+    driver, ledger = subprocess.Popen([sys.executable, "-m", "gantk", *words]), Path(".out.translation.json")
+    while driver.poll() is None and not (ledger.exists() and ledger.read_text().count("results") == 3):
+        time.sleep(0.05)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    (nodes[1] / "go").touch()
+    done = gantk(*words)
+    assert done.code == 0 and "3 of 4 inputs done before" in done.out
+    assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
+
+
+def rows(folder: str) -> dict[str, dict]:
+    return {row["label"]: row for row in map(json.loads, Path(folder, "rows.jsonl").read_text().splitlines())}
+
+
+def benching(tables: dict, **train) -> list[str]:
+    """The words of a bench on the CPU, of the recipes one, two and dies."""
+    Path("small.toml").write_text('jobs = 2\nthreads = 1\n[metrics]\ntranslate = ["psnr", "ssim"]\n')
+    for name in ("one", "two", "dies"):
+        Path(f"{name}.toml").write_text(tomli_w.dumps(tables | {"summary": name, "train": tables["train"] | train}))
+    return ["bench", "--suite", "small.toml", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(gantk, tiny_recipe, nodes):
+    words = benching(tiny_recipe)
+    assert gantk(*words, "one.toml", "two.toml", "--out", "alone").code == 0
+    done = gantk(*words, "one.toml", "dies.toml", "two.toml", "--out", "out", "--address", nodes[0])
+    alone, shared = rows("alone"), rows("out")
+    killed = shared.pop("dies")
+    assert done.code == 1 and "3 rows, 2 at once, 1 thread each" in done.out
+    assert (killed["status"], killed["error"].split(":")[0]) == ("killed", "its worker ended")
+    clocks = dict.fromkeys(("started", "wall_s", "speed", "curve", "jobs"))
+    assert {name: row | clocks for name, row in shared.items()} == {name: row | clocks for name, row in alone.items()}
+
+
+@pytest.mark.slow
+def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
+    words = benching(tiny_recipe, steps=10**6, save_every=10**6, sample_every=10**6)
+    command = [sys.executable, "-m", "gantk", *words, "one.toml", "--address", nodes[0], "--out"]
+    assert subprocess.run([*command, "short", "--limit", "2"], stdout=subprocess.DEVNULL).returncode == 1
+    assert rows("short")["one"]["error"].startswith("longer than 2 s, at step")
+    driver = subprocess.Popen([*command, "out"], stderr=subprocess.PIPE, text=True)
+    while driver.poll() is None and not Path("out/runs/one/log.jsonl").exists():
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    told = driver.communicate()[1]
+    assert driver.returncode == 130 and "stopped after 0 of 1 rows" in told and "--resume" in told
+    assert Path("out/runs/one/.lock").read_text() == "", "the training still holds its folder"
+
+
+@pytest.mark.parametrize("command", ["translate", "bench"])
+def test_without_ray_the_error_says_what_to_install(gantk, tiny_run, tiny_file, tmp_path, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = {"translate": [tiny_run, *draw_pictures(tmp_path / "in", 1)], "bench": [tiny_file, "--out"]}[command]
+    done = gantk(command, *words, tmp_path / "out", "--address", "local")
+    assert (done.code, done.out) == (2, "") and not (tmp_path / "out").exists()
+    assert done.err == "error  Ray is not installed. Pip install 'gantk[cluster]'.  (--address)\n"
+
+
+def test_an_address_at_which_nothing_answers_is_an_error_at_once(gantk, tiny_file, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(connection, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        hangs = f"127.0.0.1:{silent.getsockname()[1]}"
+        told = [gantk("bench", tiny_file, "--address", address) for address in (hangs, "127.0.0.1")]
+    told.append(gantk("bench", tiny_file, "--address", hangs))
+    whys = (hangs, "it is no Ray, or hangs"), ("127.0.0.1", "it is no HOST:PORT"), (hangs, "Connection refused")
+    for done, (place, why) in zip(told, whys, strict=True):
+        assert done.code == 2 and done.err.startswith(f"error  no Ray cluster answers at '{place}': {why}. Allowed")
