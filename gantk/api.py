@@ -176,6 +176,8 @@ def _train(
         runtime.sync_errors(lambda: restore(parts, saved))
     if again and runtime.main:
         seconds = folder.rewind_log(engine.step if saved else -1)
+    if line := parts.threads.choose(engine.step):
+        engine.notes.append(line)
     weights, machine = sum(parameter.numel() for parameter in parts.method.parameters()), describe(runtime)
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
     say(
@@ -187,6 +189,7 @@ def _train(
     if again:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
     with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
+        ending.callback(parts.threads.reset)
         if runtime.main:
             ending.callback(plugins().hook.gantk_end, run=folder.path)
         training = Training(parts, folder, seconds, profile)

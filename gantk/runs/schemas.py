@@ -69,7 +69,7 @@ SCHEMAS = {
     ),
     "state.json": table(
         step=Step,
-        ema_updates=Step,
+        ema_updates=Step, threads=Annotated[int, Field(ge=1, le=4096)],
         ranks=list[dict[str, Any]],
         optimizers=dict[str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])],
     ),

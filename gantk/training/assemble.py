@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.errors import UserError
+from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
 from gantk.machine.restart import identity_of
 from gantk.machine.runtime import Runtime
@@ -43,12 +44,13 @@ class Parts:
     batches: Batches
     engine: Engine
     scorer: Scorer
+    threads: Threads
     start: Start = field(default_factory=Start)  # of a new run, on the first rank, whose weights all get
 
 
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
     """Data (of a run that exists by `known`, its split.json), method, batches, engine; mistakes are found here."""
-    train = model.train
+    train, threads = model.train, Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def prepared() -> tuple[Data, Method, Batches, Scorer, Start]:
         data = Data(model.data, model.method.target, known)
@@ -79,7 +81,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
-    return Parts(model, runtime, data, method, batches, engine, scorer, start)
+    return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
 def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] | None = None) -> Path:
@@ -100,7 +102,7 @@ def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] |
         "intensity": parts.data.intensity_state(),
         "values": parts.data.values,
     }
-    state = engine.state_dict()
+    state = engine.state_dict() | {"threads": get_num_threads()}
     if own and own[0]:
         state["ranks"] = own[1:]  # the first rank's are among the weights
     return checkpoint.save(run.checkpoints, engine.step, weights, state, meta)
@@ -125,7 +127,7 @@ def restore(parts: Parts, folder: Path) -> None:
     else:
         live, average = trained.split_weights(checkpoint.load_weights(folder))
         state, rank = checkpoint.load_state(folder), parts.runtime.rank
-        own = state.get("ranks", [])
+        own, parts.threads.saved = state.get("ranks", []), state.get("threads") or get_num_threads()
         if rank > 0 and len(own) == parts.runtime.world - 1:
             live |= own[rank - 1]
         checkpoint.load_into(parts.method, live, str(folder))

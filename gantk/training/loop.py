@@ -210,8 +210,11 @@ class Training:
         own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, view.busy = self.engine.step, "judging and saving the weights"
-            if self._regular(step):  # no interruption has a say in which save is used
+            if self._regular(step):  # no interruption has a say in which save is used, and how many threads go on
                 self._judge(view)
+                if line := self.parts.threads.choose(step):
+                    self.run.add_to_log({"step": step, "note": line})
+                    view.print(line, style="yellow")
             save_checkpoint(self.run, self.parts, own)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
