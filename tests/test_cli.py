@@ -40,9 +40,9 @@ def test_every_command_explains_itself(gantk, words, command):
 )
 def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
-    files = {"try", "lr_find", "folds", "json_file", "pred", "truth", "match", "patient"}
+    files = {"try", "lr_find", "folds", "json_file", "pred", "truth", "match", "patient", "address"}
     names = {parameter.name for parameter in cli.commands[command].params} - files
-    assert names == set(inspect.signature(function).parameters) - {"say", "progress"}
+    assert names == set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
 
 
 @pytest.mark.parametrize(
