@@ -22,6 +22,7 @@ from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk_cluster.connection import connected
+from gantk_cluster.nodes import Room
 from gantk_cluster.space import Axis, axes_of, require_changeable
 from gantk_cluster.trial import TRIAL, scores_of, train
 
@@ -86,14 +87,13 @@ def sweep(
         if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
             raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
     with connected(address) as ray:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with held(folder):
-                write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
-                ended = _fit(ray, asked | {"folder": str(folder.absolute())}, say)
-                rows = write_report(folder)
-        except OSError as error:
-            raise UserError(f"'{folder}' cannot be written: {error.strerror}", where="--out") from None
+        room = Room(ray, asked["cpus"], asked["device"])
+        room.check(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder):
+            write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
+            ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
+            rows = write_report(folder)
     if not ended:
         what = f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
         raise Interrupted(f"{what}. Go on with: gantk sweep --resume {folder}")
@@ -131,12 +131,13 @@ def _asked(
         if score not in (known := [metric.name for metric in model.evaluate.metrics]):
             raise UserError(f"the recipe does not compute '{score}'", where="--score", allowed=known)
     every = min(model.train.save_every, max(steps // RUNGS, 1))
-    compared = {"train.save_every": every} | ({} if score is None else {"train.sample_every": every})
+    compared = {"train.save_every": every, "train.log_every": min(model.train.log_every, max(every // 5, 1))}
+    compared |= {} if score is None else {"train.sample_every": every}
     found = {"name": loaded.name, "recipe": loaded.override(compared).tables, "space": space, "scheduler": scheduler}
     return found | {"score": score, "steps": steps, "every": every}
 
 
-def _fit(ray: Any, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
+def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Train all trials; whether they came to their ends."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
@@ -166,15 +167,13 @@ def _fit(ray: Any, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         ),
         "none": FIFOScheduler,
     }[asked["scheduler"]]()
-    cards = asked["gpus"] if asked["gpus"] is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
-    room, needed = ray.cluster_resources(), {"CPU": asked["cpus"], "GPU": cards}
-    if lacking := [f"{count:g} {kind}" for kind, count in needed.items() if room.get(kind, 0) < count]:
-        has = ", ".join(f"{room.get(kind, 0):g} {kind}" for kind in needed)
-        raise UserError(
-            f"no machine has {', '.join(lacking)} for a trial", where="--cpus, --gpus", allowed=f"up to {has}"
-        )
+    needed = {"CPU": room.threads, "GPU": room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]}
+    most = max(node["Resources"].get("GPU", 0) for node in room.ray.nodes())
+    if needed["GPU"] > most:
+        raise UserError(f"no node has {needed['GPU']:g} GPUs for a trial", where="--gpus", allowed=f"up to {most:g}")
     trainable = tune.with_resources(tune.with_parameters(train, asked=asked), needed)
     place = Path(asked["folder"]) / "ray"
+    say(f"cluster  {room}")
     say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
     by = f"{asked['score']} of the validation pairs: it sees the truth" if asked["score"] else "that of best.json"
     say(f"score    {by}")

@@ -34,6 +34,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     """
     from ray import tune
 
+    os.chdir(asked["here"])
     number = tune.get_context().get_trial_id().rpartition("_")[2]
     run = Path(asked["folder"]) / "trials" / f"trial-{number}"
     _wait_for(run)
