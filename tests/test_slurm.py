@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 import torch
 from several import finish, free_port, recipe_file, start
 
-from gantk.cli import cli
-from gantk.plugin.loader import attach_commands
 from gantk.runs.checkpoint import load_weights
 from gantk.runs.folder import Run
 
@@ -48,14 +45,6 @@ def gantk_step(step):
         os.kill(int(os.environ["BATCH"]), signal.SIGUSR1)
         heard.recv(1)
 """
-
-
-@pytest.fixture(autouse=True)
-def sweep_command(monkeypatch):
-    """`gantk sweep`, where the plugin is not there."""
-    attach_commands(cli)
-    options = [click.Argument(["recipe"]), click.Option(["--space"]), click.Option(["--trials"])]
-    monkeypatch.setitem(cli.commands, "sweep", cli.commands.get("sweep") or click.Command("sweep", params=options))
 
 
 def sbatch(script: str, folder: Path, tasks: int = 1, state: str = "RUNNING", **more: str) -> tuple[int, int, str]:
