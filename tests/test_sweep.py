@@ -82,9 +82,9 @@ def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(t
         values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
         (run / "trial.json").write_text(json.dumps({"trial": f"{number}", "values": [[0, values]], "error": None}))
         table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
-        (run / "best.json").write_text(json.dumps({"higher_is_better": False, "table": table}))
+        (run / "best.json").write_text(json.dumps({"rule": "lowest", "higher_is_better": False, "table": table}))
         (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
-    rows = write_report(tmp_path)
+    rows, _ = write_report(tmp_path)
     assert [(row["trial"][-1], row["score"], row["step"]) for row in rows] == [
         ("1", 1.5, 4),
         ("0", 2.5, 4),

@@ -6,13 +6,10 @@ import json
 import logging
 import os
 import signal
-import tomllib
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-
-import tomli_w
 
 from gantk.errors import GantkError, Interrupted, UserError, counted
 from gantk.files import held, write_file
@@ -93,7 +90,7 @@ def sweep(
         with held(folder):
             write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
-            rows = write_report(folder)
+            rows, rule = write_report(folder)
     if not ended:
         what = f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
         raise Interrupted(f"{what}. Go on with: gantk sweep --resume {folder}")
@@ -102,6 +99,7 @@ def sweep(
             say(f"failed   {row['trial']}: {row['error']}")
     if not rows or rows[0]["score"] is None:
         raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
+    say(f"score    {rule}")
     say(f"best     {rows[0]['trial']}: {rows[0]['score']:.4g} at step {rows[0]['step']}, {_words(rows[0]['values'])}")
     say(f"recipe   {folder / 'best.toml'}")
     say(f"report   {folder / 'sweep.html'}")
@@ -175,8 +173,6 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     place = Path(asked["folder"]) / "ray"
     say(f"cluster  {room}")
     say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
-    by = f"{asked['score']} of the validation pairs: it sees the truth" if asked["score"] else "that of best.json"
-    say(f"score    {by}")
     say(f"folder   {asked['folder']}")
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # a lost worker is told by a line of ours
     stopped: list[int] = []
@@ -221,34 +217,28 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     return not stopped
 
 
-def write_report(folder: Path) -> list[dict[str, Any]]:
-    """Write best.toml, sweep.jsonl and sweep.html of the runs in a sweep's folder; the trials, best first."""
+def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Write best.toml, sweep.jsonl and sweep.html of a sweep's runs; the trials, best first, and what is scored."""
     asked = read(folder / ASKED, KEPT)
-    rows, higher = [], False
+    rows, rule, higher = [], "", False
     for run in sorted((folder / "trials").glob("trial-*")):
         noted, scores = json.loads((run / TRIAL).read_text("utf-8")), {}
         if (run / "best.json").is_file():
-            higher, scores = scores_of(run, asked["score"])
+            rule, higher, scores = scores_of(run, asked["score"])
         scores = {step: value for step, value in sorted(scores.items()) if value is not None}
         best = (max if higher else min)(scores, key=scores.get, default=None)
         state = "failed" if noted["error"] else "finished" if (run / "metrics.json").is_file() else "stopped"
         found = {"step": best, "score": scores.get(best), "steps": max(scores, default=0), "state": state}
-        about = {
-            "trial": run.name,
-            "values": noted["values"][-1][1],
-            "history": noted["values"],
-            "error": noted["error"],
-        }
-        rows.append(about | found)
+        known = noted["values"]  # from which step on
+        rows.append({"trial": run.name, "values": known[-1][1], "history": known, "error": noted["error"]} | found)
     rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:
-        tables = tomllib.loads((folder / "trials" / rows[0]["trial"] / "recipe.toml").read_text("utf-8"))
-        write_file(folder / "best.toml", tomli_w.dumps(tables).encode())
-    story = {"title": f"Sweep of {asked['name']}", "asked": asked, "rows": rows, "higher": higher}
+        write_file(folder / "best.toml", (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes())
+    story = {"title": f"Sweep of {asked['name']}", "asked": asked, "rows": rows, "higher": higher, "rule": rule}
     page = render("sweep.html.j2", story | _drawing(axes_of(asked["space"]), rows), folders=[Path(__file__).parent])
     write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
-    return rows
+    return rows, rule
 
 
 def _drawing(axes: list[Axis], rows: list[dict[str, Any]]) -> dict[str, Any]:

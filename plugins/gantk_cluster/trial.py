@@ -84,7 +84,7 @@ class Reporter:
             return
         self.reported = step = saved[-1]
         best = json.loads((self.run / "best.json").read_text("utf-8"))["step"]
-        higher, scores = scores_of(self.run, self.asked["score"])
+        _, higher, scores = scores_of(self.run, self.asked["score"])
         score = scores.get(step)
         found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # linked, not copied
@@ -94,17 +94,18 @@ class Reporter:
             tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(str(folder)))
 
 
-def scores_of(run: Path, metric: str | None) -> tuple[bool, dict[int, float]]:
-    """Whether more is better, and the score of each save: that of best.json, or `metric` of the validation pairs."""
+def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
+    """What is scored, whether more is better, and the score of each save: of best.json, or `metric` of the pairs."""
     if metric is None:
         chosen = json.loads((run / "best.json").read_text("utf-8"))
-        return chosen["higher_is_better"], {row["step"]: row.get("score") for row in chosen["table"]}
+        return chosen["rule"], chosen["higher_is_better"], {row["step"]: row.get("score") for row in chosen["table"]}
     found: dict[int, float] = {}
     for line in Run(run).read_log():
         ways = [scores[metric] for scores in line.get("validation", {}).values() if scores.get(metric) is not None]
         if ways:
             found[line["step"]] = sum(ways) / len(ways)
-    return bool(registry().get("metric", metric).load().higher_is_better), found
+    higher = bool(registry().get("metric", metric).load().higher_is_better)
+    return f"{metric} of validation pairs, which is the truth", higher, found
 
 
 def _noted(run: Path) -> dict[str, Any]:
