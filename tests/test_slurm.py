@@ -100,6 +100,12 @@ def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny
     assert not any(subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again))
 
 
+def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
+    script = gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out
+    assert sbatch(script, tmp_path, INSTEAD="exit 0")[0] == 1
+    assert sbatch(script, tmp_path, INSTEAD=f"touch {tmp_path}/sweep.html")[0] == 0
+
+
 WRONG = {
     "t1t3": "'dualgan_t1t2'",
     "t1t2 --set train.stpes=9": "'steps'",
