@@ -1,6 +1,7 @@
 """`--address`: what `gantk bench` and `gantk translate` do on a Ray cluster is what they do on one machine."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -15,7 +16,9 @@ import tomli_w
 from PIL import Image
 from tiny import draw_pictures
 
+from gantk import __version__ as version
 from gantk_cluster import connection
+from gantk_cluster import nodes as room
 
 # A plugin on every node: notes which worker looks at which file, kills it at some and waits at another, and kills the
 # worker that a training of a certain summary is a child of.
@@ -143,6 +146,17 @@ def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
     told = driver.communicate()[1]
     assert driver.returncode == 130 and "stopped after 0 of 1 rows" in told and "--resume" in told
     assert Path("out/runs/one/.lock").read_text() == "", "the training still holds its folder"
+
+
+def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "LATE", 0.0)
+    probe = tmp_path / "probe"
+    probe.write_text("0.0.9")
+    node = f"the node {os.uname().nodename}"
+    assert room.look([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
+    assert room.look([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
+    probe.write_text(version)
+    assert room.look([str(tmp_path), str(probe)]) == ""
 
 
 @pytest.mark.parametrize("command", ["translate", "bench"])

@@ -65,9 +65,10 @@ def connected(address: str | None) -> Iterator[Any]:
         what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
         raise UserError(what, where="--address", remedy=remedy) from None
     ray._private.worker._worker_logs_enabled = False  # Ray tells of workers that died on standard output
+    handle = signal.signal if threading.current_thread() is threading.main_thread() else lambda number, by: None
+    handle(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own prints what no user can read
     try:
         yield ray
     finally:
         ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there
+        handle(signal.SIGTERM, before)

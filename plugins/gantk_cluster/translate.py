@@ -25,6 +25,7 @@ class Worker:
 
         os.chdir(folder)
         torch.set_num_threads(room[0])
+        os.environ["OMP_NUM_THREADS"] = str(room[0])  # for exported models
         self.work, work.model = work, load(run, device=room[1])
         if work.model.identity() != identity:
             raise GantkError(f"on the node {os.uname().nodename} '{run}' has other weights than on this machine")
