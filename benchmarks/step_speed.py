@@ -66,11 +66,13 @@ def markdown(rows: list[dict]) -> str:
     return table(["recipe", "fast, s/step", *labels], lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__, seconds=60.0)
+def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown) -> int:
+    """Measure every recipe that is named, write the rows and print them; floor.py has its own way of measuring."""
+    options = parser(doc, seconds=60.0)
     options.add_argument("what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2")
-    options.add_argument("--each", action="store_true", help="also switch one part at a time")
-    options.add_argument("--only", action="append", default=[], metavar="PATTERN", help="of --each, such as '*bf16'")
+    if doc == __doc__:
+        options.add_argument("--each", action="store_true", help="also switch one part at a time")
+        options.add_argument("--only", action="append", default=[], metavar="PATTERN", help="of those, such as '*bf16'")
     options = options.parse_args(arguments)
     old = json.loads(options.json.read_text("utf-8"))["rows"] if options.json and options.json.exists() else []
     rows: list[dict] = []

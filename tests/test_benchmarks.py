@@ -14,6 +14,7 @@ from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import floor  # noqa: E402
 import harness  # noqa: E402
 from gpu import measure, rows, suite, table, tasks  # noqa: E402
 from gpu.suite import Clock  # noqa: E402
@@ -24,6 +25,7 @@ from peers.sides import HandedTurn, Setup, Side, checked  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
 from gantk.method import Geometry  # noqa: E402
+from gantk.nets.blocks import conv  # noqa: E402
 from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
 
 pytestmark = pytest.mark.bench
@@ -286,3 +288,21 @@ def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
     assert told[("of the convolution ceiling", 16)] == (False, "40%")
     assert told[("spread of single steps", 16)] == (None, "not measured (29 steps are too few)")
     assert told[("host waits in a step", 16)] == (False, "4")
+
+
+def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
+    words = ["dualgan_t1t2", "--set", "data.size=[32,32]", "--set", "method.discriminator.receptive_field=34"]
+    words += ["--seconds", "0.1", "--device", "cpu", "--json", str(tmp_path / "x.json")]
+    assert floor.step_speed.main(words, floor.__doc__, floor.measure, floor.markdown) == 0
+    (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
+    assert row["share"]["median"] > 0 and len(row["seconds"]["floor"]) >= 4
+    assert all(one["calls"] == int(one["calls"]) for one in row["operations"])  # nothing before the recorded steps
+    layer, image = (
+        conv(2, 64, 64, 4, stride=2, padding=1).to(memory_format=torch.channels_last),
+        torch.ones(1, 64, 4, 4),
+    )
+    with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
+        layer(image.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    found = {called.name: called for called in recorder.found.values()}
+    assert "mm" not in found and found["convolution_backward"].arguments[-1] == [False, True, True]
+    assert found["pow"].moved == 2 * 4 * 64 * 2 * 2  # four positions of 64 channels, read and written

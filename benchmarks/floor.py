@@ -1,0 +1,140 @@
+"""How near a training step comes to its floor: its operations, each alone and at its best, added up.
+
+A step is recorded operator by operator. A convolution takes as long as the quickest way to it that is known: torch's,
+channels-last or contiguous or with weights packed beforehand, or gantk's own; the gradients of input and of weights
+each for themselves. A matrix product is as called. All else takes as long as a copy of the bytes that it reads and
+writes; views, and memory that is only asked for, nothing. Step and floor take turns: the share is floor / step, round
+by round. Untested on CUDA.
+
+    python benchmarks/floor.py [WHAT]... [--device cuda] [--set KEY=VALUE] [--seconds 60] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import step_speed
+import torch
+from harness import ROUNDS, Turn, in_turns, ratio, table, written
+from operations import Called, Recorder
+from recipe_step import RecipeStep
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from gantk.nets import kernels, winograd
+from gantk.recipe.load import Recipe
+
+ALONE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")  # timed alone; all else by its bytes
+BYTES = [1 << power for power in range(12, 27, 2)]  # read and written by the copies that are timed
+RECORDED, TAKEN, KEPT, SHOWN = 3, 3, 20, 12  # steps; calls, of which the quickest counts; operations told, and shown
+KEYS = ("name", "arguments", "calls", "recorded_ms", "floor_ms", "ways")  # of an operation's row
+
+
+class Alone:
+    """A recorded operation by itself; `best` is the quickest way to each of its parts."""
+
+    def __init__(self, called: Called, device: torch.device):
+        self.called, self.best = called, {}
+        for part, ways in ways_to(called.name, called.arguments, device).items():
+            taken = {}
+            for name, way in ways.items():
+                with suppress(RuntimeError):  # not offered for these
+                    taken[name] = quickest(Turn(way, device))
+            name = min(taken, key=taken.__getitem__)
+            self.best[part + name] = Turn(ways[name], device)
+
+    def floor(self, per_byte: Callable[[int], float]) -> float:
+        """Seconds of a step's calls at their best."""
+        called = self.called
+        alone = sum(map(quickest, self.best.values())) if self.best else called.moved * per_byte(called.moved)
+        return alone * called.calls / RECORDED
+
+
+def quickest(turn: Turn) -> float:
+    turn.take()
+    return min(turn.take() for _ in range(TAKEN))
+
+
+def ways_to(name: str, arguments: list, device: torch.device) -> dict[str, dict[str, Callable]]:
+    """For each part (a convolution's gradients are two) the ways to it by name; {} for what is counted by its bytes."""
+    if name not in ALONE:
+        return {}
+    noise = lambda k: torch.empty_strided(k.shape, k.stride(), dtype=k.dtype, device=device).normal_()  # noqa: E731
+    given, operator = tree_map_only(Tensor, noise, arguments), getattr(torch.ops.aten, name)
+    if not name.startswith("convolution"):
+        return {"": {"as called": partial(operator, *given)}}
+    backward = name == "convolution_backward"
+    x, weight, bias, *how = [*given[1:3], None, *given[4:10]] if backward else given
+    stride, padding, dilation, transposed, extra, groups = how
+    last = partial(Tensor.contiguous, memory_format=kernels.CHANNELS_LAST[len(stride)])
+    torchs, own = torch.ops.aten.convolution, kernels.transposed_convolution if transposed else winograd.convolution
+    kinds = {"contiguous": (Tensor.contiguous, torchs, how), "channels-last": (last, torchs, how)}
+    kinds |= {"own": (last, own, how[:2])} if {*dilation, groups, *extra} == {0, 1} else {}
+    ways: dict[str, dict[str, Callable]] = (
+        {"input's gradient, ": {}, "weights' gradient, ": {}} if backward else {"": {}}
+    )
+    for form, (laid, convolve, options) in kinds.items():
+        for number, part in enumerate(ways):
+            inputs = [laid(each).detach() for each in (x, weight)]
+            ways[part][form] = partial(convolve, *inputs, bias, *options)
+            if backward:  # of one input alone: a function of gantk's own computes the gradients of all that want one
+                inputs[number].requires_grad_()
+                made = ways[part][form](), inputs[number], laid(given[0])
+                ways[part][form] = partial(torch.autograd.grad, *made, retain_graph=True)
+    if device.type == "cpu" and len(stride) == 2 and not transposed and not backward:
+        a, place = last(x), (padding, stride, dilation, groups)
+        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(last(weight).to_mkldnn(), *place, a.shape)
+        ways[""]["packed"] = partial(torch.ops.mkldnn._convolution_pointwise, a, packed, bias, *place, "none", [], "")
+    return {part: each for number, (part, each) in enumerate(ways.items()) if not backward or given[10][number]}
+
+
+def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
+    """A row: samples of step and floor, their ratio, and every operation, with what it takes within a step."""
+    step = RecipeStep.build(recipe, options.set, options.device)
+    turn = step.turn()
+    turn.settle()
+    with (recorder := Recorder(step.device)).patches, recorder:
+        for _ in range(RECORDED):
+            step()
+    found = [Alone(called, step.device) for called in recorder.found.values()]
+    pairs = [torch.zeros(2, size // 2, dtype=torch.uint8, device=step.device) for size in BYTES]
+
+    def floors() -> list[float]:
+        per_byte = [quickest(Turn(partial(a.copy_, b), step.device)) / 2 / len(a) for a, b in pairs]
+        return [one.floor(lambda size: float(np.interp(size, BYTES, per_byte))) for one in found]
+
+    rounds = int(np.clip(options.seconds / ((1 + TAKEN) * sum(floors()) + turn.take()), *ROUNDS))
+    samples = in_turns({"step": turn.take, "floor": floors}, rounds)
+    seconds, alone = samples | {"floor": [sum(each) for each in samples["floor"]]}, np.median(samples["floor"], 0)
+    rows = []
+    for one, least in zip(found, alone, strict=True):
+        called = one.called
+        said = re.sub(
+            r"tensor\(\.+, device='meta', size=(\([^)]*\))(?:, dtype=torch)?([^)]*)\)", r"\1\2", str(called.arguments)
+        )
+        values = called.name, said[:160], called.calls, 1e3 * called.seconds, 1e3 * RECORDED * least
+        rows.append(dict(zip(KEYS, [*values[:2], *(each / RECORDED for each in values[2:]), [*one.best]], strict=True)))
+    rows.sort(key=lambda row: row["floor_ms"] - row["recorded_ms"])
+    share = ratio(seconds["floor"], seconds["step"])
+    return {"name": name, "set": options.set, "share": share, "seconds": seconds, "operations": rows[:KEPT]}
+
+
+def markdown(rows: list[dict]) -> str:
+    """Step, floor and share, and of the last row the operations that take most beyond their floor."""
+    lines = [(row, *map(median, row["seconds"].values())) for row in rows]
+    cells = [
+        [" ".join([row["name"], *row["set"]]), f"{a:.4f}", f"{b:.4f}", written(row["share"])] for row, a, b in lines
+    ]
+    told = [[f"{one[k]:.2f}" if "_ms" in k else one[k] for k in KEYS] for one in rows[-1]["operations"][:SHOWN]]
+    return f"{table(['recipe', 'step, s', 'floor, s', 'share'], cells)}\n\n{table(KEYS, told)}"
+
+
+if __name__ == "__main__":
+    sys.exit(step_speed.main(None, __doc__, measure, markdown))
