@@ -70,8 +70,7 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(gantk, tiny_run, ti
     code, again, said = sbatch(script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE)))
     assert (code, again) == (0, 1) and "after step 3 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
-    undisturbed = tiny_run if ranks == 1 else tmp_path / "ranks"
-    found, expected = (load_weights(Run(each).latest()) for each in (out, undisturbed))
+    found, expected = (load_weights(Run(each).latest()) for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1]))
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -81,10 +80,9 @@ ENDS += [("trap : TERM; kill -USR1 $BATCH; wait; exit 2", 0), ("trap '' TERM; ki
 
 @pytest.mark.parametrize(("task", "again", "state"), [(*end, "RUNNING") for end in ENDS] + [("exit 130", 0, "OVER")])
 def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, state):
-    script, first = gantk("slurm", "dualgan_t1t2").out, f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
-    code, times, said = sbatch(
-        script.replace("sleep 2", "sleep 0.1").replace("left=50", "left=1"), tmp_path, state=state, INSTEAD=first
-    )
+    script = gantk("slurm", "dualgan_t1t2").out.replace("sleep 2", "sleep 0.1").replace("left=50", "left=1")
+    first = f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
+    code, times, said = sbatch(script, tmp_path, state=state, INSTEAD=first)
     assert times == again and (code == 0 if again else f"exit {code}" in task), said
 
 
@@ -102,16 +100,11 @@ def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny
 
 def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
     script = gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out
-    assert sbatch(script, tmp_path, INSTEAD="exit 0")[0] == 1
-    assert sbatch(script, tmp_path, INSTEAD=f"touch {tmp_path}/sweep.html")[0] == 0
+    for task, code in (("exit 0", 1), (f"touch {tmp_path}/sweep.html", 0)):
+        assert sbatch(script, tmp_path, INSTEAD=task)[0] == code
 
 
-WRONG = {
-    "t1t3": "'dualgan_t1t2'",
-    "t1t2 --set train.stpes=9": "'steps'",
-    "t1t2 --data no": "no",
-    "RUN --out a": "--out",
-}
+WRONG = {"t1t3": "t1t2'", "t1t2 --set train.stpes=9": "'steps'", "t1t2 --data no": "no", "RUN --out a": "--out"}
 WRONG |= {"t1t2 --gpus 2 --ranks 4": "--ranks", "t1t2 --partition 'a\n#'": "--partition", "t1t2 --out RUN": "slurm"}
 WRONG |= {'t1t2 --sweep "\'"': "quote", "t1t2 --sweep --trails=4": "--trials", "t1t2 --sweep '' --ranks 2": "--ranks"}
 
