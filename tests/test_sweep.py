@@ -185,12 +185,12 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
 @pytest.mark.slow
 def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, recipe):
     out, log = tmp_path / "out", tmp_path / "log"
-    space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e-7,2e-3"]
-    driver = started(recipe, *space, "--trials", 4, "--cpus", 2, "--out", out, "--device", "cpu", log=log)
+    space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e30,2e-3"]
+    driver = started(recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log)
     until(log, "step 6 of", driver)
     driver.send_signal(signal.SIGINT)
     assert driver.wait() == 130 and f"gantk sweep --resume {out}" in log.read_text().replace("\n", "")
     assert started("--resume", out, log=log).wait() == 0, log.read_text()
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 and {"finished", "stopped"} == {row["state"] for row in rows}
+    assert len(rows) == 5 and {"finished", "stopped", "failed"} == {row["state"] for row in rows}
     assert rows[0]["state"] == "finished"

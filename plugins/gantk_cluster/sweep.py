@@ -146,8 +146,8 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
-            shown = "no score" if value is None else f"score {value:.4g}"
-            say(f"trial    {number}: step {result['step']} of {asked['steps']}, {shown}, {_words(trial.config)}")
+            shown = "no score" if value is None else f"step {result['step']} of {asked['steps']}, score {value:.4g}"
+            say(f"trial    {number}: {shown}, {_words(trial.config)}")
 
         def on_trial_recover(self, iteration, trials, trial, **info):
             say(f"lost     {trial.trial_id.rpartition('_')[2]}: its worker; it goes on from its last save")

@@ -13,7 +13,7 @@ from typing import Any
 
 from gantk import resume
 from gantk import run as run_recipe
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, told
 from gantk.files import held, whole_folder, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
@@ -54,8 +54,10 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         else:
             run_recipe(asked["recipe"], set=config, out=run, device=asked["device"], say=lambda line: None)
         report(done=True)
-    except GantkError as error:
-        report.note(config, str(error))
+    except Exception as error:
+        report.note(config, str(error) if isinstance(error, GantkError) else told(error))
+        if not isinstance(error, GantkError):
+            raise  # it is tried again, three times
         tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
     finally:
         del REPORTING[run]
