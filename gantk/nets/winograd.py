@@ -20,7 +20,7 @@ from gantk.nets import kernels
 
 POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])  # of the polynomials, and infinity: the least error of those tried
 WINDOW = 6  # pixels a side
-NARROWEST, LEAST = 64, 1 << 24  # channels on both sides, and their product with the positions, from which it is quicker
+NARROWEST, LEAST = 64, 1 << 24  # channels on both sides, and their product with an image's positions, to be quicker
 
 
 def convolution(
@@ -31,7 +31,7 @@ def convolution(
     if kernel in ([3, 3], [4, 4]) and set(stride) == {1} and min(outputs, inputs) >= NARROWEST and kernels.usable(x):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
         exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
-        large = outputs * inputs * len(x) * small[0] * small[1] >= LEAST
+        large = outputs * inputs * small[0] * small[1] >= LEAST  # of one image: ranks and microbatches choose alike
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
             y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
             return y if bias is None else kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
