@@ -144,9 +144,7 @@ class Translator(TrainedModel):
             return torch.cat(done, dim=1).numpy()
 
         frame = replace(self.frame(letter), batch=WHOLE) if self._posts.whole else self.frame(letter)
-        pipeline = Pipeline(
-            frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
-        )
+        pipeline = Pipeline(frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta)
         self._last = letter, look, pipeline
         return pipeline
 
