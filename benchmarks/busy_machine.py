@@ -1,10 +1,10 @@
 """A training step's rate beside a process that keeps a core busy: with one thread, with all, with those gantk chooses.
 
-    python benchmarks/busy_machine.py [--rounds 5] [--seconds 3] [--busy] [--set KEY=VALUE]... [--json FILE]
+    python benchmarks/busy_machine.py [--rounds 5] [--seconds 3] [--set KEY=VALUE]... [--json FILE]
 
-In turns, alone and beside a process that spins; with --busy beside the one that keeps a core busy already. "chosen": at
-the start and again at a save in the middle of a sample. Rates are multiples of one thread's in the first place, of the
-same round. `others` are the cores that other processes kept busy: with --busy, a sample is taken again if not one was.
+In turns, alone and beside a process that spins. "chosen": at the start and again at a save in the middle of a sample.
+Rates are multiples of those of one thread alone, of the same round. `others` are the cores that other processes kept
+busy: the first places are worth nothing where any were.
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ from gantk.machine.cores import Threads, look, threads_beside
 
 def main() -> None:
     """Print a Markdown table of the default recipe's step, and write all samples."""
-    options = parser(__doc__, rounds=5, seconds=3.0)
-    options.add_argument("--busy", action="store_true")
-    options = options.parse_args()
+    options = parser(__doc__, rounds=5, seconds=3.0).parse_args()
     step, every, rows = RecipeStep.build("dualgan_t1t2", options.set, "cpu"), torch.get_num_threads(), []
     step.turn().settle()
 
     def sample(threads: int, place: str) -> tuple[float, int, float]:
         """Seconds per step, the threads at its end, and the cores that others kept busy."""
         with ExitStack() as ending:
-            if place == "beside" and not options.busy:
+            if place == "beside":
                 spin = ending.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
                 ending.callback(spin.kill)
                 time.sleep(0.5)  # until it spins
@@ -45,15 +43,13 @@ def main() -> None:
                 end = time.perf_counter() + options.seconds / 2
                 while time.perf_counter() < end:
                     taken.append(step.turn().take())
-        found = mean(taken), torch.get_num_threads(), round(threads_beside(before, look(), 1)[0], 2)
-        return sample(threads, place) if options.busy and not 0.85 < found[2] < 1.3 else found
+        return mean(taken), torch.get_num_threads(), round(threads_beside(before, look(), 1)[0], 2)
 
-    places = ("alone", "beside")[options.busy :]
-    ways = {(n, place): partial(sample, n, place) for n in (1, every, 0) for place in places}
+    ways = {(n, place): partial(sample, n, place) for n in (1, every, 0) for place in ("alone", "beside")}
     found = in_turns(ways, options.rounds, warm=1)
     for (threads, place), samples in found.items():
         seconds, taken, others = map(list, zip(*samples, strict=True))
-        own = written(ratio([each[0] for each in found[1, places[0]]], seconds)), f"{median(others):.2f}"
+        own = written(ratio([each[0] for each in found[1, "alone"]], seconds)), f"{median(others):.2f}"
         rows.append([threads or "chosen", place, f"{step.model.train.batch / median(seconds):.1f}", *own, taken])
     print(table(["threads", "", "images/s", "of one thread's", "others", "at the end"], rows))
     write(options.json, record(step.engine.runtime, samples=[[*way, *found[way]] for way in found]))

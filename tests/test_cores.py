@@ -58,6 +58,8 @@ def test_a_busy_core_costs_a_thread_but_no_burst_at_the_start_nor_a_users_number
     for each, expected in (of_a_rank, 2), (cores.Threads(fixed=False), 2), (threads, found):
         busy[:] = loads
         assert bool(each.choose(step)) == (expected != 2) and torch.get_num_threads() == expected
+    threads.saved = 5  # of a machine with more cores
+    assert "as the save was made with" in threads.choose(step) and torch.get_num_threads() == 5
 
 
 def test_a_resume_takes_the_threads_of_its_save_to_the_bit(busy, monkeypatch, tiny_recipe, tmp_path):
