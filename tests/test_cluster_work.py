@@ -153,10 +153,10 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
     probe = tmp_path / "probe"
     probe.write_text("0.0.9")
     node = f"the node {os.uname().nodename}"
-    assert room.look([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
-    assert room.look([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
+    assert room.unusable([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
+    assert room.unusable([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
     probe.write_text(version)
-    assert room.look([str(tmp_path), str(probe)]) == ""
+    assert room.unusable([str(tmp_path), str(probe)]) == ""
 
 
 @pytest.mark.parametrize("command", ["translate", "bench"])

@@ -1,4 +1,4 @@
-"""Trainings on many machines, over Ray: sweeps of a recipe's settings, and benches and translations shared out."""
+"""Work on many machines through Ray: hyperparameter sweeps, and `gantk bench` and `gantk translate` over a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk sweep`, and give `gantk bench` and `gantk translate` the option --address."""
+    """Add the command `gantk sweep`, and the option --address to `gantk bench` and `gantk translate`."""
     from gantk_cluster.command import sweep
     from gantk_cluster.options import attach
 
@@ -17,7 +17,7 @@ def gantk_commands(cli) -> None:
 
 @hookimpl
 def gantk_step(run, stage, step, logs, batch) -> None:
-    """Report what is new of a trial to the sweep that trains it."""
+    """Report a trial's new checkpoint to its sweep."""
     from gantk_cluster.trial import REPORTING
 
     if report := REPORTING.get(run):

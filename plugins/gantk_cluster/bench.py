@@ -1,4 +1,4 @@
-"""Rows of `gantk bench` on a Ray cluster: each the same process with the same limit as on one machine, on some node."""
+"""Rows of `gantk bench` on a Ray cluster: each runs in the same child process, with the same limits, on some node."""
 
 import os
 import time
@@ -19,7 +19,7 @@ LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
 def on_cluster(
     address: str, folder: Path, threads: int, device: str | None, jobs: int | None
 ) -> Iterator[tuple[Callable[..., Child], int, int]]:
-    """What starts a row's child, how many rows there is room for at once (at most `jobs`), and the threads of each."""
+    """Yields a function that starts a row's child, how many run at once (at most `jobs`), and the threads of each."""
     with connected(address) as ray:
         room = Room(ray, threads, device)
         room.check(folder)
@@ -27,7 +27,7 @@ def on_cluster(
 
 
 class RemoteChild(Child):
-    """The child of one row on some node, as a bench sees it; its log is read where both see it."""
+    """The child process of one row on some node; its log is read from the shared file system."""
 
     def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
         self.ray, self.job, self.run, self.log = room.ray, job, run, log
@@ -37,7 +37,7 @@ class RemoteChild(Child):
         self.end = task.remote(os.getcwd(), job, run, log, room.threads, room.device)
 
     def poll(self) -> End | None:
-        """How it ended; None while it runs, or waits for room."""
+        """How the child ended; None while it runs or waits for a free node."""
         if not self.ray.wait([self.end], timeout=0)[0]:
             return None
         try:
@@ -49,9 +49,9 @@ class RemoteChild(Child):
             return End("killed", f"{LOST}, at step {self.step()}", self.seconds)
 
     def stop(self, why: str) -> None:
-        """Ask it to stop."""
+        """Ask the child to stop."""
         self.ray.cancel(self.end)
 
     def kill(self) -> None:
-        """End its worker, without which the child ends too."""
+        """Kill the Ray worker; its child ends with it."""
         self.ray.cancel(self.end, force=True)

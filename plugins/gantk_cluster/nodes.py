@@ -1,4 +1,4 @@
-"""Room for workers on the nodes of a Ray cluster, all of which see the same files."""
+"""How many workers a Ray cluster can run, and a check that all its nodes see the same files and version."""
 
 import os
 import time
@@ -9,13 +9,14 @@ from gantk import __version__
 from gantk.errors import UserError, counted
 from gantk.files import temporary_beside, write_file
 
-LATE = 5.0  # seconds after which a new file is seen on every node; ten times as long may a node take to start a worker
+LATE = 5.0  # seconds until a new file is visible on every node; a node has ten times as long to start a worker
 
 
 class Room:
-    """How many workers a cluster's nodes have room for; UserError where that is none.
+    """The workers that fit on a cluster's nodes: `count` of them, with `threads` cores each.
 
-    Each has `threads` cores, at most a node's, and a GPU where `device` is one, or is None and there are GPUs.
+    A worker gets at most one node's cores, and a GPU if `device` is "cuda", or is None and the cluster has GPUs. Raises
+    UserError where no worker fits.
     """
 
     def __init__(self, ray: Any, threads: int, device: str | None):
@@ -37,7 +38,7 @@ class Room:
         return f"{on}, each with {counted(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
 
     def check(self, folder: Path, *inputs: Path) -> None:
-        """UserError where a node has another gantk, or sees no new file in `folder`, the working folder or `inputs`."""
+        """Raises UserError where a node has another gantk, or does not see `folder`, `inputs` or the working folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
         folder = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
@@ -46,7 +47,7 @@ class Room:
             write_file(probe, __version__.encode())
             needed = [os.getcwd(), *map(os.path.abspath, inputs), str(probe)]
             on = [{"num_cpus": 0, "max_retries": 0, "scheduling_strategy": On(node, soft=False)} for node in self.nodes]
-            asked = [self.ray.remote(look).options(**each).remote(needed) for each in on]
+            asked = [self.ray.remote(unusable).options(**each).remote(needed) for each in on]
             wrong = next(filter(None, self.ray.get(asked, timeout=10 * LATE)), "")
         except self.ray.exceptions.RayError as error:
             wrong = f"a node starts no worker: {str(error).strip().splitlines()[-1][:200]}"
@@ -59,8 +60,8 @@ class Room:
             raise UserError(wrong, where="--address", remedy=remedy)
 
 
-def look(needed: list[str]) -> str:
-    """What speaks against this node, which is to see all these paths, the last a file that holds gantk's version."""
+def unusable(needed: list[str]) -> str:
+    """Runs on a node: returns why it is unusable, or ""; the last path is a file with the driver's version."""
     name, until = f"the node {os.uname().nodename}", time.monotonic() + LATE
     while missing := [path for path in needed if not os.access(path, os.R_OK)]:
         if time.monotonic() > until:

@@ -8,7 +8,7 @@ WORDS = "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one 
 
 
 def attach(cli: click.Group) -> None:
-    """Give the commands of `cli` the option."""
+    """Add the option to both commands of `cli`."""
     for name, parts in (("bench", "rows"), ("translate", "files")):
         command = cli.commands.get(name)
         if command and not any(param.name == "address" for param in command.params):
@@ -26,5 +26,5 @@ def _call(alone, command, address=None, **options):
         from gantk_cluster.translate import on_cluster
 
         options["workers"] = functools.partial(on_cluster, address, options["run"], options["device"])
-        options["device"] = "cpu"  # on which this machine looks at the model; the workers take the device
+        options["device"] = "cpu"  # for this process, which only reads the model; workers use the device
     return alone(**options)

@@ -1,4 +1,4 @@
-"""The space of a sweep: ranges and choices of a recipe's settings, checked before anything is trained."""
+"""The search space of a sweep: parses and checks ranges and choices of a recipe's settings."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from gantk.errors import UserError
 from gantk.recipe.load import parse_setting
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
-# What a training may be gone on with under another value of: networks, data and the course of steps stay as they are.
+# Settings that may change within a training; networks, data and the number of steps may not.
 CHANGEABLE = ("train.optimizer.", "train.optimizers.", "method.")
 FIXED = ("method.name", "method.generator", "method.discriminator")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting and what it may be: one of `choices`, or a number from `low` to `high`, both included."""
+    """One setting of the search space: one of `choices`, or a number from `low` to `high`, both included."""
 
     key: str
     choices: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
-    log: bool = False  # drawn evenly over orders of magnitude
+    log: bool = False  # drawn uniformly on a logarithmic scale
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Values that must be allowed if all are."""
+        """The extreme values, all of which the recipe must accept."""
         return self.choices or (self.low, self.high)
 
     def domain(self, tune: Any) -> Any:
-        """As Ray Tune draws it."""
+        """The Ray Tune sampler of this axis."""
         if self.choices:
             return tune.choice(list(self.choices))
         whole = isinstance(self.low, int)
@@ -40,11 +40,11 @@ class Axis:
         return draw[whole, self.log](self.low, self.high + whole)
 
     def within(self, value: Any) -> Any:
-        """A value that a population moved, between the ends again."""
+        """A value that a population has changed, clamped to the range."""
         return value if self.choices else type(self.low)(min(max(value, self.low), self.high))
 
     def place(self, value: Any) -> float:
-        """Where a value lies between the ends, 0 to 1."""
+        """The position of a value between the ends, 0 to 1."""
         if self.choices:
             return self.choices.index(value) / max(len(self.choices) - 1, 1)
         low, high, at = (math.log(each) if self.log else each for each in (self.low, self.high, value))
@@ -52,7 +52,7 @@ class Axis:
 
 
 def axes_of(space: Iterable[str]) -> list[Axis]:
-    """The axes of `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` and `KEY=V1,V2`; UserError where a text is none of these."""
+    """Parses `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` and `KEY=V1,V2` into axes; raises UserError for any other text."""
     axes = [_axis(text) for text in space]
     if not axes:
         raise UserError("nothing is varied", where="--space", allowed=EXAMPLES)
@@ -67,11 +67,11 @@ def _axis(text: str) -> Axis:
     error = UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)
     if not equals or not values:
         raise error
-    key = parse_setting(f"{key}=0")[0]  # UserError where it is no key
+    key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
     numbers, _, kind = values.partition(":")
     low, dots, high = numbers.partition("..")
     if not dots:
-        found = parse_setting(f"{key}=[{values}]")[1]  # a text where it is no list of TOML's
+        found = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
         choices = found if isinstance(found, list) else [each.strip() for each in values.split(",")]
         if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
             raise error
@@ -91,7 +91,7 @@ def _axis(text: str) -> Axis:
 
 
 def require_changeable(axes: Iterable[Axis]) -> None:
-    """UserError where a population would change what no training can go on with."""
+    """Raises UserError for an axis that cannot change within a training, as a population would change it."""
     for axis in axes:
         if not axis.key.startswith(CHANGEABLE) or axis.key.startswith(FIXED):
             what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"

@@ -1,4 +1,4 @@
-"""`gantk sweep`: many trainings of a recipe with other settings, over Ray Tune, and a report that compares them."""
+"""`gantk sweep`: a hyperparameter search over a recipe's settings with Ray Tune, and a report that compares trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gantk_cluster.space import Axis, axes_of, require_changeable
 from gantk_cluster.trial import TRIAL, scores_of, train
 
 SCHEDULERS = ("asha", "pbt", "none")
-RUNGS = 9  # reports of a trial, unless its recipe saves more often
+RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 ASKED = "sweep.json"
 KINDS = {"name": str, "recipe": dict[str, Any], "space": list[str], "scheduler": Literal[SCHEDULERS]}
 KINDS |= dict.fromkeys(("steps", "every", "trials", "cpus"), int)
@@ -51,21 +51,21 @@ def sweep(
     gpus: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train a recipe many times with settings drawn from a space, and find the best of them.
+    """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     Args:
-        space: texts, see `gantk_cluster.space.axes_of`; every end and choice is checked before anything is trained.
-        trials: how many settings are drawn; with "pbt" the size of the population.
-        hours: after which no trial goes on.
+        space: see `gantk_cluster.space.axes_of`; every end and choice is checked before anything is trained.
+        trials: number of trainings; with "pbt" the size of the population.
+        hours: time limit of the whole sweep.
         scheduler: "asha" ends the worse two thirds of the trials at a ninth and at a third of the steps (Li et al.,
-            2018); "pbt" lets the worst quarter go on from a save of the best, with settings near to theirs (Jaderberg
-            et al., 2017); "none" trains all to the end.
-        score: None for that of best.json, by which a run chooses its save: of translations without pairs it sees no
-            truth. The name of a metric: its mean over the validation pairs.
+            2018); "pbt" replaces the worst quarter by copies of the best with perturbed settings (Jaderberg et al.,
+            2017); "none" trains all to the end.
+        score: None takes the score in best.json by which a run chooses its checkpoint; without pairs it uses no truth.
+            The name of a metric takes its mean over the validation pairs.
         address: of the Ray cluster, see `gantk_cluster.connection.connected`.
-        resume: the folder of a sweep that was broken off, which goes on as it was asked for.
-        out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this name.
-        cpus, gpus: of one trial, threads and cards; None: one card where the cluster has any.
+        resume: the folder of an interrupted sweep, continued with its own options.
+        out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this path.
+        cpus, gpus: threads and GPUs of one trial; None: one GPU if the cluster has any.
 
     All others are those of `gantk.run`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
     """
@@ -110,7 +110,7 @@ def _asked(
     recipe: Any, space: list[str], scheduler: str, score: str | None, data: Any, over: Settings, profile: str | None,
     seed: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What all trials share, checked with every end of every axis; UserError where one of these is not allowed."""
+    """Returns what all trials share; raises UserError where the recipe does not accept an end of an axis."""
     if recipe is None:
         raise UserError("no recipe is named", where="RECIPE", remedy="gantk sweep RECIPE --space KEY=LOW..HIGH")
     if scheduler not in SCHEDULERS:
@@ -136,13 +136,13 @@ def _asked(
 
 
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
-    """Train all trials; whether they came to their ends."""
+    """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
     from ray.tune.search import BasicVariantGenerator
 
     class Lines(tune.Callback):
-        """A line for each save of a trial."""
+        """Prints a line for each checkpoint of a trial."""
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
@@ -174,14 +174,14 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     say(f"cluster  {room}")
     say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
     say(f"folder   {asked['folder']}")
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # a lost worker is told by a line of ours
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopped.append(number)
-        os.kill(os.getpid(), signal.SIGUSR1)  # by which Tune stops, once it has saved what it knows
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune saves its state and stops
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -218,7 +218,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
 
 
 def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Write best.toml, sweep.jsonl and sweep.html of a sweep's runs; the trials, best first, and what is scored."""
+    """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is scored."""
     asked = read(folder / ASKED, KEPT)
     rows, rule, higher = [], "", False
     for run in sorted((folder / "trials").glob("trial-*")):
@@ -229,7 +229,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
         best = (max if higher else min)(scores, key=scores.get, default=None)
         state = "failed" if noted["error"] else "finished" if (run / "metrics.json").is_file() else "stopped"
         found = {"step": best, "score": scores.get(best), "steps": max(scores, default=0), "state": state}
-        known = noted["values"]  # from which step on
+        known = noted["values"]  # with the step from which they hold
         rows.append({"trial": run.name, "values": known[-1][1], "history": known, "error": noted["error"]} | found)
     rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -242,14 +242,14 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _drawing(axes: list[Axis], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Parallel coordinates: an upright line for each setting and for the score, a curve through them for each trial."""
+    """Parallel coordinates: a vertical axis for each setting and for the score, a curve for each trial."""
     scored = [row for row in rows if row["score"] is not None]
     values = [row["score"] for row in scored]
     low, high = min(values, default=0.0), max(values, default=1.0)
     uprights = [{"name": a.key, "top": _short(a.ends[-1]), "bottom": _short(a.ends[0])} for a in axes]
     uprights.append({"name": "score", "top": _short(high), "bottom": _short(low)})
     lines = []
-    for place, row in enumerate(reversed(scored)):  # the best one is drawn last, on top
+    for place, row in enumerate(reversed(scored)):  # the best is drawn last, on top
         at = [axis.place(row["values"][axis.key]) for axis in axes] + [(row["score"] - low) / ((high - low) or 1.0)]
         lines.append({"trial": row["trial"], "at": at, "rank": place / max(len(scored) - 1, 1)})
     return {"uprights": uprights, "lines": lines}

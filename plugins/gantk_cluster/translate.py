@@ -1,4 +1,4 @@
-"""Files of `gantk translate` on a Ray cluster: workers that load the model once are given one file after the other."""
+"""`gantk translate` on a Ray cluster: workers load the model once and translate one file after the other."""
 
 import os
 import time
@@ -12,15 +12,15 @@ from gantk.inference.translation import FAILURES, Job, Translation
 from gantk_cluster.connection import connected
 from gantk_cluster.nodes import Room
 
-LIVES = 3  # workers that may die of one file, or one after the other while they load the model
-ENDING = 30.0  # seconds that are waited for the files at work where an error or Ctrl-C ends all
+LIVES = 3  # workers that may die on one file, or in a row while loading the model
+ENDING = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
 
 
 class Worker:
-    """A process on some node that has loaded the model, and writes what it makes of files."""
+    """A process on some node that holds the model, translates files and writes the results."""
 
     def load(self, folder: str, work: Translation, run: Any, room: tuple, identity: dict) -> None:
-        """Load the model of `work`; GantkError where its weights are others than those that the command began with."""
+        """Load the model; raises GantkError where its weights differ from those on the driver."""
         import torch
 
         os.chdir(folder)
@@ -31,16 +31,16 @@ class Worker:
             raise GantkError(f"on the node {os.uname().nodename} '{run}' has other weights than on this machine")
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
-        """What became of a file, as `Translation.one` tells it."""
+        """Translate one file; returns what `Translation.one` returns."""
         return self.work.one(job)
 
 
 def on_cluster(
     address: str, run: Any, device: str | None, work: Translation, bare: Translation, jobs: list[Job], done: Callable
 ) -> None:
-    """Share the jobs out and call `done` with each; a job whose worker dies is another one's next, twice at most.
+    """Translate all jobs on the cluster and call `done` after each; a job whose worker died is retried twice.
 
-    Workers have as many threads as this process, for the same bytes; with a GPU one core.
+    Workers use as many threads as this process, so that results are equal to the byte; with a GPU one core.
     """
     import torch
 
@@ -64,18 +64,18 @@ def on_cluster(
 
 
 class Sharing:
-    """Which worker is at which file; a file is one worker's at a time."""
+    """Assigns files to workers, each file to one worker at a time."""
 
     def __init__(self, room: Room, given: tuple, jobs: list[Job], done: Callable):
         self.room, self.given, self.done, self.waiting, self.deaths = room, given, done, deque(jobs), Counter()
-        self.busy: dict[Any, tuple[Any, Job | None]] = {}  # what is waited for: the worker, its file (None: it loads)
+        self.busy: dict[Any, tuple[Any, Job | None]] = {}  # pending result -> worker, file (None: loads the model)
 
     def working(self) -> int:
-        """How many files are at work."""
+        """The number of files in progress."""
         return sum(job is not None for _, job in self.busy.values())
 
     def turn(self) -> None:
-        """Start workers where there is room, and take what is done within a second; who is free gets the next file."""
+        """Start workers that fit, wait up to a second for results, and give each free worker the next file."""
         ray = self.room.ray
         loading = len(self.busy) - self.working()
         for _ in range(min(self.room.count - len(self.busy), len(self.waiting) - loading)):

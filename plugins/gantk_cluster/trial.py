@@ -1,4 +1,4 @@
-"""One trial of a sweep: a training in a Ray worker that reports every save, and goes on from one to the bit."""
+"""One trial of a sweep: a training in a Ray worker that reports each checkpoint and resumes exactly from one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
 
-REPORTING: dict[Path, Callable[[], None]] = {}  # by run folder: what reports a save that is new
-WORST = 1e30  # the loss of a trial that has no score
-TRIAL = "trial.json"  # in a trial's run folder: its number, its values from which step on, and why it failed
+REPORTING: dict[Path, Callable[[], None]] = {}  # run folder -> its reporter, called by the hook gantk_step
+WORST = 1e30  # the loss of a trial without a score
+TRIAL = "trial.json"  # in a trial's run folder: its number, its settings with their first step, and why it failed
 LEFT_OUT = shutil.ignore_patterns("report.html", "metrics.json", "samples", "profile", ".*")
 
 
 def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Train one trial, as Ray Tune calls it: `config` is what was drawn for it, `asked` what all trials share.
+    """Train one trial; called by Ray Tune with `config`, the settings drawn for it, and `asked`, those of the sweep.
 
-    A trial whose worker was lost goes on from its own newest save; one that a population gave the checkpoint of
-    another, from a copy of that save with its own values. A trial that fails says why in its report.
+    A trial whose worker died resumes from its own newest checkpoint; a trial of a population that takes over another's
+    checkpoint, from a copy of it with new settings. A failed trial reports the reason.
     """
     from ray import tune
 
@@ -57,21 +57,21 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else told(error))
         if not isinstance(error, GantkError):
-            raise  # it is tried again, three times
+            raise  # Ray retries it three times
         tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
     finally:
         del REPORTING[run]
 
 
 class Reporter:
-    """Reports the newest save of a trial to Ray Tune with its score, once; called at every log point and at the end."""
+    """Reports a trial's newest checkpoint with its score to Ray Tune, once; called at each log point and at the end."""
 
     def __init__(self, run: Path, number: str, asked: dict[str, Any]):
         self.run, self.number, self.asked = run, number, asked
         self.reported = 0
 
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
-        """Write down whose run it is, by which values from which step on, and why it failed."""
+        """Write trial.json: the trial's number, its settings with the step from which they hold, and why it failed."""
         self.run.mkdir(parents=True, exist_ok=True)
         known = _noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
         if not known or known[-1][1] != config:
@@ -89,7 +89,7 @@ class Reporter:
         _, higher, scores = scores_of(self.run, self.asked["score"])
         score = scores.get(step)
         found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
-        with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # linked, not copied
+        with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
             folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=LEFT_OUT)
             for other in {*saved} - {step, best}:
                 shutil.rmtree(path_of(folder / "checkpoints", other))
@@ -97,7 +97,7 @@ class Reporter:
 
 
 def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
-    """What is scored, whether more is better, and the score of each save: of best.json, or `metric` of the pairs."""
+    """Returns what is scored, whether higher is better, and step -> score, from best.json or of `metric`."""
     if metric is None:
         chosen = json.loads((run / "best.json").read_text("utf-8"))
         return chosen["rule"], chosen["higher_is_better"], {row["step"]: row.get("score") for row in chosen["table"]}
@@ -115,7 +115,7 @@ def _noted(run: Path) -> dict[str, Any]:
 
 
 def _wait_for(run: Path, seconds: float = 60.0) -> None:
-    """Until an earlier worker of this trial, told to stop, has let go of its run folder."""
+    """Waits until an earlier worker of this trial has released the lock on its run folder."""
     until = time.monotonic() + seconds
     while run.is_dir() and time.monotonic() < until:
         try:
