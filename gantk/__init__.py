@@ -3,8 +3,8 @@
 `gantk.run("dualgan_t1t2")` does what `gantk run dualgan_t1t2` does; every command has its function here.
 Names are loaded at first use, so that `import gantk` costs milliseconds.
 
-What a plugin builds on are the names here and the rooms in `PLUGIN_ROOMS`: they change with a version and a word in
-CHANGELOG.md only. Every other module is the toolkit's own and may change any day.
+Plugins may use the names here and the packages in `PLUGIN_ROOMS`: these change only with a new version and an entry in
+CHANGELOG.md. Every other module is internal and may change at any time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def __getattr__(name: str):
 
         try:
             return version("gantk")
-        except PackageNotFoundError:  # run from a checkout that nobody installed
+        except PackageNotFoundError:  # run from a checkout that is not installed
             return "0.1.0+source"
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 
@@ -67,7 +67,7 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-# Module paths that plugins written for 0.1 import, and where each stands now.
+# Module paths of version 0.1, which plugins written for it import -> the module's path now.
 MOVED = {
     "gantk.adaptive": "gantk.training.adaptive",
     "gantk.checkpoint": "gantk.runs.checkpoint",
@@ -129,7 +129,7 @@ MOVED = {
 
 
 class _MovedModules:
-    """An import finder that answers the old paths of `MOVED` with the modules at their new ones."""
+    """An import finder: an old path of `MOVED` imports the module at its new path, with a DeprecationWarning."""
 
     @staticmethod
     def find_spec(name: str, path=None, target=None):

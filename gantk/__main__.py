@@ -1,4 +1,4 @@
-"""The `gantk` command, and `python -m gantk`: Ctrl-C ends it with 130 from the first line on."""
+"""Entry point of the `gantk` command and of `python -m gantk`; Ctrl-C at any moment ends it with exit code 130."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import sys
 
 
 def leave() -> None:
-    """End at once, which loses nothing: what is half written has a hidden name. The terminal's cursor comes back."""
+    """Show the cursor again and exit with 130 at once; nothing is lost, since unfinished files have hidden names."""
     os.write(2, b"\x1b[?25h\n" * os.isatty(2))
     os._exit(130)
 
 
 def interrupt(number, frame) -> None:
-    """KeyboardInterrupt in a command at work; before it, and in imports and pydantic, which forget that, the end."""
+    """Raise KeyboardInterrupt in a running command; before one, and in imports and pydantic, which lose it, exit."""
     working = False
     while frame:
         code = frame.f_code
@@ -24,9 +24,9 @@ def interrupt(number, frame) -> None:
 
 def main() -> None:
     """See `gantk.cli`."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as `gantk ... &` in a script is
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in a script's `gantk ... &`
         signal.signal(signal.SIGINT, interrupt)
-    other = sys.unraisablehook  # of what is raised where nobody can catch it
+    other = sys.unraisablehook  # reports exceptions that no code can catch
     sys.unraisablehook = lambda told: leave() if told.exc_type is KeyboardInterrupt else other(told)
     from gantk.cli import main
 

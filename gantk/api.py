@@ -1,4 +1,4 @@
-"""What the command line does, as functions of the same names."""
+"""The commands of the command line as functions of the same names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import GantkError, UserError, counted, machine_failure
 from gantk.plugin.loader import load as plugins
 
-if TYPE_CHECKING:  # torch is imported by the functions that need it: an exported model is translated without
+if TYPE_CHECKING:  # functions import torch where they need it: an exported model translates without it
     from gantk.inference.pipeline import TrainedModel
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch is imported by the functions that need it: an exporte
 
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 Say = Callable[[str], None]
-Progress = Callable[[float, str], None]  # (share that is done, what is at work)
+Progress = Callable[[float, str], None]  # (share done from 0 to 1, name of the current file)
 
 
 def run(
@@ -44,30 +44,30 @@ def run(
 
     Args:
         recipe: a path, the name of a bundled or a plugin's recipe, or its tables.
-        data: what replaces the recipe's images, one of
+        data: images to use instead of the recipe's, one of
 
-            * a file or folder: the data source that fits it is taken;
-            * a table, as pandas has it or a list of dicts: the columns of a CSV, such as path, domain, patient, split;
-            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`; pictures may be
-              (N, C, H, W) in colour, volumes (N, D, H, W), and split, label, mask, pair are said like patient.
+            * a file or folder: the data source that accepts it is chosen;
+            * a table, a pandas DataFrame or a list of dicts, with a CSV's columns: path, domain, patient, split, ...;
+            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`; colour pictures are
+              (N, C, H, W), volumes (N, D, H, W); split, label, mask and pair are given as patient is.
               Domains of equal length are pairs row by row, unless `"pair": False`;
-            * a PyTorch data set, or whatever has a length and items, of dicts with the same keys for one image each,
+            * a PyTorch data set, or any object with a length and items, of dicts with the same keys for one image each,
               `{"T1": tensor, "T2": tensor, "patient": "p1"}`; each item is read once.
 
-            Images are kept in the run folder, so that the run can be resumed without them.
-        set: settings over the recipe and its profile: `{"train.steps": 200, "data.size": (64, 64)}`, or texts with
+            All but files and folders are copied to the run folder, so that the run can be resumed without them.
+        set: keys to override, after the profile: `{"train.steps": 200, "data.size": (64, 64)}`, or strings with
             TOML values as on the command line, `["train.steps=200"]`.
         profile: the `[profile.NAME]` table to apply.
         out: the run folder; None: runs/NAME-TIME.
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
         precision, seed: shorthands for train.precision and train.seed.
-        allow_leakage: train although the same patient or image stands on both sides of the split; recorded in the run.
-        profile_steps: trace so many steps with torch.profiler, once the training has settled: a table and a trace in
-            profile/ of the run folder. A resume traces nothing.
-        track: trackers that follow the training, as "tensorboard"; options of theirs stand in the recipe's [[track]].
-        say: where lines of text go.
+        allow_leakage: train although the same patient or image is on both sides of the split; recorded in the run.
+        profile_steps: how many steps to trace with torch.profiler, after some steps of warm-up; a table and a trace
+            are written to profile/ of the run folder. `resume` traces nothing.
+        track: names of trackers to log to, such as "tensorboard"; their options are in the recipe's [[track]] tables.
+        say: called with each line of output.
 
-    Returns the run folder. Raises UserError before anything is written where the input is wrong.
+    Returns the run folder. Wrong input raises UserError before anything is written.
     """
     from gantk.machine.restart import advice, begun
     from gantk.machine.runtime import describe, start, sync_errors
@@ -89,7 +89,7 @@ def run(
     loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, shorthands))
     sync_errors(lambda: plugins().hook.gantk_check(model=model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else lambda line: None  # one rank speaks for all
+    say = say if runtime.main else lambda line: None  # only the main rank prints
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
     for remark in loaded.remarks:
         say(f"note     {remark}")
@@ -128,7 +128,7 @@ def run(
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
-    """Go on exactly where a run stopped; a finished run is evaluated and reported again."""
+    """Continue a run exactly where it stopped and return it; a finished run is only evaluated and reported again."""
     from gantk.files import held
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
@@ -150,7 +150,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
 
     folder, model, known = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else lambda line: None  # one rank speaks for all
+    say = say if runtime.main else lambda line: None  # only the main rank prints
     watched = runtime.watched(lambda: advice(folder.path, runtime.world))
     with ExitStack() as holding, watched, memory_advice(model, runtime):
         saved = runtime.gather(runtime.sync_errors(lambda: begun() if runtime.main else None))[0]
@@ -160,14 +160,14 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
 def _train(
     parts: Parts, folder: Run, say: Say, again: bool, saved: Path | None, profile: StepProfile | None = None
 ) -> Run:
-    """Train to the end, score and report; `again`: on from a save, or from the start where nothing had been saved."""
+    """Train to the last step, score and report; `again`: resume from the checkpoint `saved`, or from step 0."""
     from gantk.machine.restart import advice
     from gantk.machine.runtime import describe
     from gantk.training.assemble import restore
     from gantk.training.loop import Training
 
     def report() -> Path:
-        from gantk.report import write_report  # not before the first step
+        from gantk.report import write_report  # not imported before the first step
 
         return write_report(folder.path)
 
@@ -195,7 +195,7 @@ def _train(
         training = Training(parts, folder, seconds, profile)
 
         def tell(line: str) -> None:
-            with suppress(OSError, SystemExit):  # a training is scored whether or not anybody reads on
+            with suppress(OSError, SystemExit):  # a closed terminal or pipe must not stop the scoring
                 say(line)
 
         try:
@@ -206,7 +206,7 @@ def _train(
             _evaluate(parts, folder, tell)
         except BaseException as error:
             if runtime.main:
-                with suppress(Exception):  # the page stops reloading itself; its own failure hides no other
+                with suppress(Exception):  # makes the page stop reloading; its failure must not hide `error`
                     report()
             if isinstance(error, OSError) and (failure := machine_failure(error)):
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
@@ -226,11 +226,11 @@ def evaluate(
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score the checkpoint that a run is used by on its test split, baselines beside it; what metrics.json holds.
+    """Score a run's chosen checkpoint and the baselines on the test split; returns the contents of metrics.json.
 
-    A packed model is scored where its images are and split as they were; its folder stays as it is.
+    A packed model is scored only on the images and the split it was trained with; its folder is not changed.
 
-    `uncertainty` names a kind of uncertainty, see `translate`, to be judged by its errors; `by` columns as evaluate.by.
+    `uncertainty` is a kind as in `translate`, compared with the actual errors; `by` are columns, as in evaluate.by.
     """
     import shutil
     from tempfile import TemporaryDirectory
@@ -265,15 +265,15 @@ def evaluate(
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
     """A trained model: `load(run).translate(pixels, to="T2")`.
 
-    `model` is a run, one checkpoint of it, a .onnx file, the name of a model that `gantk models` lists, or an address,
-    hf://USER/NAME@REVISION; as is `run` wherever a model is used. Several, `load([run1, run2])` or what else
-    `translate` takes for them, are one whose translation is their mean.
+    `model` is a run, one of its checkpoints, a .onnx file, the name of a model that `gantk models` lists, or an
+    address, hf://USER/NAME@REVISION; other functions take the same as `run`. Several models, `load([run1, run2])` or
+    in any form that `translate` takes, are loaded as one that returns the mean of their translations.
     """
     return _load(model, device)
 
 
 def _load(model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lambda line: None) -> TrainedModel:
-    """See `load`; `say` hears which model it is, and its limits."""
+    """Like `load`; `say` is called with lines that name the model and its limits."""
     from gantk.plugin.loader import registry
     from gantk.runs.models import find_model
 
@@ -281,7 +281,7 @@ def _load(model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lam
         return several
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix in registry().names("exporter"):  # one that reads its files back is named by their suffix
+    if suffix in registry().names("exporter"):  # an exporter that reads its files is named by their suffix
         return registry().get("exporter", suffix).load()().load(path)
     from gantk.inference.translator import Translator
 
@@ -317,21 +317,21 @@ def translate(
         input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
-        variants: of a multimodal method: so many different translations of each, numbered, from styles drawn by `seed`.
-        style: of a multimodal method: an image of the target domain whose style the translation takes.
+        variants: for multimodal methods: how many translations of each input to write, in styles drawn with `seed`.
+        style: for multimodal methods: an image of the target domain whose style the translation takes.
         planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
-            three; None: as it was trained.
-        uncertainty: write a second map beside each translation, how far it may be off in the target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for what the method has; of several runs "members".
-        tta: whether each image is translated mirrored too, and the mean taken: twice the time.
+            three; None: the plane it was trained on.
+        uncertainty: write a map beside each translation, how far each value may be off in the target's units: "flips",
+            "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for several runs "members".
+        tta: whether each image is also translated mirrored and the mean is returned: twice the time.
         volume: which volume of a file that holds several, counted from 0.
-        clip: whether values beyond the whole numbers of a PNG, JPEG or TIFF are clipped, and told; False: an error.
+        clip: whether values outside the integer range of a PNG, JPEG or TIFF are clipped, with a note; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
         keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient, are copied.
-        progress: called with the share that is done and the name of what is at work.
-        workers: what shares files out over other processes, as --address does; see gantk_cluster.translate.
+        progress: called with the share done, from 0 to 1, and the name of the current file.
+        workers: a function that distributes the files to other processes, for --address; see gantk_cluster.translate.
 
-    Returns the paths written. A folder that was translated in part goes on where it was stopped.
+    Returns the paths written. A folder that was translated in part is continued where it was stopped.
     """
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
@@ -369,12 +369,12 @@ def sample(
     device: str | None = None,
     say: Say = print,
 ) -> list[Path]:
-    """Write `n` images from noise to the folder `out`, the same for the same seed; the paths written.
+    """Write `n` images made from noise to the folder `out` and return their paths; the same seed gives the same images.
 
     Args:
         run: a run folder of a noise-to-image method, or one checkpoint of it.
         label: the class to make, for methods trained on classes; None: the classes in turn.
-        post: whether the recipe's post-steps follow.
+        post: whether the recipe's [[post]] steps are applied.
     """
     written = _load(run, device, say).sample_to(Path(out), n, seed, label, post)
     say(f"written  {counted(written, 'image')} to {out}")
@@ -390,10 +390,10 @@ def export(
     tolerance: float | None = None,
     say: Say = print,
 ) -> Path:
-    """Write one direction of a trained model as a file that needs neither gantk nor torch: ONNX, or a MONAI bundle.
+    """Write one direction of a trained model as ONNX, which needs neither gantk nor torch, or as a MONAI bundle.
 
-    Its answers to held-out images are compared with PyTorch's; GantkError, and no file, where they differ by more than
-    `tolerance`, a share of the range. Returns the path written.
+    Its outputs for held-out images are compared with PyTorch's: where they differ by more than `tolerance`, a share of
+    the range, GantkError is raised and no file is written. Returns the path written.
     """
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
@@ -411,7 +411,7 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     main = parts.runtime.main
     wanted = main and parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
-        # the chosen weights, and one rank's statistics of norms
+        # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())
         result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
     if not main:
@@ -423,7 +423,7 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
         load_plugins().hook.gantk_tested(**about, scorer=parts.scorer)
         folder.write_json("metrics.json", result)
-    except OSError as error:  # what took minutes to compute is shown nevertheless
+    except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         lost = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]
     for line in [*summary_lines(result), *lost]:
         say(line)

@@ -20,14 +20,14 @@ EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
 
 class Commands(click.Group):
-    """The group of commands: plugins add theirs, and gantk's own errors end without a traceback."""
+    """The group of all commands, to which plugins add theirs; gantk's own errors end without a traceback."""
 
     def main(self, *args, **kwargs):
         try:
             try:
                 return super().main(*args, **kwargs)
             finally:
-                sys.stdout.flush()  # here, where it can be told that a disk is full
+                sys.stdout.flush()  # here, so that a full disk is reported
         except GantkError as error:
             self._leave(error)
         except KeyboardInterrupt:
@@ -42,15 +42,15 @@ class Commands(click.Group):
             said = machine_failure(error)
             if not behind and said is None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again
-            if behind:  # what it has to tell could not be written: the terminal is closed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drops unwritten output, which Python would flush at exit
+            if behind:  # its message could not be printed: the terminal is closed
                 self._leave(behind)
             complain(f"[bold red]error[/]  {escape(said)}")
             sys.exit(1)
 
     @staticmethod
     def _leave(error: GantkError) -> NoReturn:
-        """Tell a failure and end with its code; of a training that was stopped, whatever is sent again."""
+        """Print a failure and exit with its code; for a stopped training, further SIGTERM and SIGHUP are ignored."""
         label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
         for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
             signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
@@ -61,14 +61,14 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
-        except click.ClickException as error:  # which quotes an argument
+        except click.ClickException as error:  # its message quotes an argument
             error.message = printable(error.message)
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Whole sentences, where click would cut them at the window's edge."""
+        """Write each command with its whole first sentence, which click would cut at the window's edge."""
         with formatter.section("Commands"):
             found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
             formatter.write_dl([(name, command.get_short_help_str(limit=400)) for name, command in found])
@@ -214,17 +214,17 @@ def data() -> None:
 
 
 def open_streams() -> None:
-    """Give a process that was started without standard streams empty ones: an image would take their numbers."""
+    """Open the null device for closed standard streams: else the next file opened would get their descriptors."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this number
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open until the process ends
         if mode == "w" and hasattr(stream := getattr(sys, name), "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a character that its encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")  # escapes characters that its encoding lacks
 
 
 def main() -> None:
-    """The `gantk` command: ours, and whatever the plugins attach; in UTF-8 mode, whatever the locale says of names."""
+    """Run the `gantk` command with the plugins' commands; restarts Python in UTF-8 mode where file names are ASCII."""
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     open_streams()

@@ -16,7 +16,7 @@ REMEDIES |= {errno.EFBIG: LARGE}
 
 
 class GantkError(Exception):
-    """A failure that is told in words: the command line prints it without a traceback and exits with 1."""
+    """A failure with a message for the user: the command line prints it without a traceback and exits with 1."""
 
     exit_code = 1
 
@@ -44,7 +44,7 @@ class UserError(GantkError):
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
         text = f"{text}  ({self.where})" if self.where else text
-        # Of what is quoted from a file no more than 200 characters are shown; a path is shown whole.
+        # A quotation from a file is cut to 200 characters; a path is shown whole.
         return re.sub(r"(?<!\w)'([^'/]{90})[^'/]{20,}([^'/]{90})'(?!\w)", r"'\1 ... \2'", printable(text))
 
     def _render_traceback_(self) -> list[str]:
@@ -56,7 +56,7 @@ class UserError(GantkError):
         return self
 
     def at(self, where: str) -> UserError:
-        """The same error, with its place: kept where it already had one."""
+        """Return this error with `where` before the place that it already names."""
         self.where = f"{where}: {self.where}" if self.where else where
         return self
 
@@ -68,7 +68,7 @@ class Interrupted(GantkError):
 
 
 class Elsewhere(GantkError):
-    """Another process of this training stopped, and says why: this one ends with the same exit code, in silence."""
+    """Another process of this training stopped and prints why: this one exits with the same code and prints nothing."""
 
     def __init__(self, rank: int, exit_code: int):
         self.exit_code = exit_code
@@ -76,31 +76,31 @@ class Elsewhere(GantkError):
 
 
 def printable(text: str) -> str:
-    """A text for a terminal or a page: what is no character to be seen, and could steer a terminal, is escaped.
+    """A text with unprintable characters, which could control a terminal, as escape sequences; line breaks stay.
 
-    So are halves of characters (names of files need not be UTF-8) and marks that turn the direction of writing.
+    Lone surrogates (file names need not be UTF-8) and marks that change the writing direction are escaped too.
     """
     hidden = (c for c in set(text) if not c.isprintable() and c != "\n")
     return text.translate({ord(c): c.encode("unicode_escape", "backslashreplace").decode() for c in hidden})
 
 
 def told(error: BaseException, most: int = 160) -> str:
-    """What a library's error says, in one line of at most `most` characters, or else its kind.
+    """The message of a library's error in one line of at most `most` characters; without one, the error's class.
 
-    Libraries quote what they read: a message must not carry a patient's file away.
+    Libraries quote what they read: a message must not reveal a patient's file.
     """
     line = printable(" ".join(str(error).split()))
     return (line if len(line) <= most else line[: most - 4] + " ...") or type(error).__name__
 
 
 def memory_ended(error: BaseException) -> bool:
-    """Whether the process's memory ended, as Python, torch and the system's loader say it."""
+    """Whether an error of Python, torch or the dynamic loader means that memory ran out."""
     signs = "can't allocate memory", "failed to map segment", "Cannot allocate memory"
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def machine_failure(error: BaseException) -> str | None:
-    """What to say where a disk is full, a folder read-only or memory at its end; None of all other errors."""
+    """The message for a full disk, a read-only folder, an unencodable name or no memory; None for other errors."""
     if memory_ended(error):
         return "memory ended. Close other programs, take a smaller image or batch, or a machine with more of it."
     if isinstance(error, UnicodeEncodeError):

@@ -1,7 +1,7 @@
-"""Writing files and folders so that they are there whole or not at all; imports nothing heavy.
+"""Writes files and folders atomically: a reader sees them whole or not at all; imports nothing heavy.
 
-What is not complete yet has a hidden name of its own, `.NAME.HOST-PID-RANDOM.tmp`, which nobody can guess and no link
-is followed at. Those whose process is gone are removed when another writes to the folder for the first time.
+Until complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be guessed; a link of that name is
+not followed. Such files of ended processes are removed when another process first writes to the folder.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from gantk.errors import UserError, printable
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
-LOST = 86400.0  # seconds after which what a process of another machine left is taken for lost
-SPILLED = 2**27  # bytes of an array from which on it is kept on the disk, where there is a folder for it
-LOCK = ".lock"  # in a folder that one process at a time writes into: who that is
+LOST = 86400.0  # seconds after which another machine's unfinished file counts as abandoned
+SPILLED = 2**27  # arrays of at least so many bytes are kept on the disk, where a folder is given
+LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
 _swept: set[Path] = set()
-_holding: set[tuple[Path, int]] = set()  # folders, and the threads of this process that hold them
+_holding: set[tuple[Path, int]] = set()  # folders that this process has locked, with the locking thread
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
-    """A hidden name in the same folder that nothing else has, for what is not complete yet, or (".was") no more."""
+    """A unique hidden path in the same folder, for an unfinished file, or (kind ".was") for one being replaced."""
     if (folder := path.parent.absolute()) not in _swept:
         _swept.add(folder)
         sweep(folder)
@@ -48,9 +48,9 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
-    """Write under a temporary name, sync to the disk, rename: a reader sees the old file or the new one. The path.
+    """Write a file under a temporary name, sync it and rename it, so that it is always whole; returns the path.
 
-    `content` may come in parts. A link is replaced, not followed; a device or a pipe is written to as it is.
+    `content` may come in parts. A link is replaced, not followed; a device or a pipe is written to directly.
     """
     content = [content] if isinstance(content, bytes) else content
     if path.absolute().is_relative_to("/dev") or path.exists() and not (path.is_file() or path.is_dir()):
@@ -68,22 +68,22 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # not the temporary one, and of a write at all
+            error.filename, error.filename2 = str(path), None  # errors of writes name no file
         raise
     return path
 
 
 def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
-    """Zeros of float32; large ones in a file of the folder that has no name, so that it is gone with the process.
+    """A float32 array of zeros; a large one lies in an unnamed file in the folder, which vanishes with the process.
 
-    OSError where the disk has no room for it; in memory where it cannot keep that free.
+    OSError where the disk has no room; in memory where the file system cannot reserve the space.
     """
     import numpy as np
 
     if folder is not None and (size := 4 * math.prod(shape)) >= SPILLED and hasattr(os, "posix_fallocate"):
         with tempfile.TemporaryFile(dir=folder) as file:
             try:
-                os.posix_fallocate(file.fileno(), 0, size)  # else a disk that fills up would end the process
+                os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would kill the process later
                 return np.memmap(file, np.float32, "w+", shape=shape)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
@@ -93,7 +93,7 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """A new hidden folder which takes the place of `final` at the end, all at once; removed where an error ends it."""
+    """Yield a new hidden folder, which replaces `final` in one step at the end; after an error it is removed."""
     made = temporary_beside(final)
     made.mkdir(parents=True)
     try:
@@ -110,14 +110,14 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits, read in pieces; a small one at once, for which these take longer."""
+    """The SHA-256 of a file in hexadecimal digits; small files are read at once, which is faster than in pieces."""
     with open(path, "rb", buffering=0) as file:
         digest = hashlib.sha256(start := file.read(2**16))
         return (digest if len(start) < 2**16 else hashlib.file_digest(file, lambda: digest)).hexdigest()
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or a folder (a rename is on the disk only once its folder is)."""
+    """fsync a file or a folder (a rename is on the disk only after an fsync of the folder)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -126,7 +126,7 @@ def sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that are gone left half done in a folder; what they had put aside takes its place again."""
+    """Remove the unfinished files of ended processes from a folder; files they had moved aside are moved back."""
     with suppress(OSError):
         for path in folder.iterdir():
             match = TEMPORARY.fullmatch(path.name)
@@ -154,11 +154,11 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """One process at a time, and one thread of it, writes into a folder: UserError says who does already.
+    """Lock a folder, so that one thread of one process writes into it; UserError names a process that has the lock.
 
-    The system frees the folder when that process ends, however it ends. Where a disk knows no locks, who is written
-    down in it counts: as long as it runs or, on another machine, until LOCK is removed. What cannot be written to, for
-    it is another's or full, needs nobody to hold it.
+    The system releases the lock when that process ends, however it ends. Without locks in the file system, the process
+    named in the file LOCK has it: as long as it runs or, on another machine, until LOCK is removed. A folder that
+    cannot be written to (another user's, or on a full disk) is not locked.
     """
     lock, mine = None, (folder.resolve(), threading.get_ident())
     try:
@@ -183,7 +183,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: int, folder: Path) -> None:
-    """Lock an open file of a folder and write down by whom; UserError where another process has."""
+    """Lock the open lock file of a folder and write this process into it; UserError where another one has the lock."""
     command, since = " ".join(["gantk", *sys.argv[1:]]), time.strftime("%Y-%m-%d %H:%M:%S")
     me, free = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command[:160]}, True
     try:
@@ -192,14 +192,14 @@ def _take(lock: int, folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         free = False
-    except (ImportError, OSError):  # the system, or a network disk, knows no locks
+    except (ImportError, OSError):  # the system, or a network disk, has no locks
         free = not _holder(lock)
     if free:
-        with suppress(OSError):  # on a full disk nobody is told who it was
+        with suppress(OSError):  # on a full disk the lock file stays empty
             os.ftruncate(lock, 0)
             os.pwrite(lock, json.dumps(me).encode(), 0)
         return
-    for _ in range(20):  # it may not have written it down yet
+    for _ in range(20):  # the other process may not have written its name yet
         if known := _holder(lock):
             break
         time.sleep(0.05)
@@ -211,7 +211,7 @@ def _take(lock: int, folder: Path) -> None:
 
 
 def _holder(lock: int) -> dict[str, Any]:
-    """Who is written down in an open file, where that process may still run."""
+    """The process named in an open lock file, if it may still run; else {}."""
     with suppress(ValueError, TypeError, KeyError):
         found = json.loads(os.pread(lock, 2000, 0))
         if found["host"] != platform.node() or _runs(int(found["pid"])):
@@ -220,7 +220,7 @@ def _holder(lock: int) -> dict[str, Any]:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders in one step where the system can; else the old one goes aside first."""
+    """Swap two folders, in one step where the system can; else the old one is moved aside first."""
     with suppress(OSError, AttributeError):
         library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(one), os.fsencode(other))
         if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""What a trainable model is to the engine: phases of named losses, stages of image size, and a way to use it."""
+"""`Method`, the engine's interface to a trainable model: phases of named losses, stages of image size, inference."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gantk.errors import UserError
 
 
 class Batch(dict[str, Tensor]):
-    """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may leave detached fakes.
+    """Images of one step by name: `a` and `b`, or `image`; (N, C, *size). An earlier phase may add detached fakes.
 
-    Where the recipe asks for them: `label`, (N,) int64, an index into `Geometry.classes`; and `mask_a`, `mask_b` or
-    `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion. `near_a` and `near_b` are of `Method.companions`.
+    With data.labels: `label`, (N,) int64, an index into `Geometry.classes`. With data.mask: `mask_a`, `mask_b` or
+    `mask_image`, (N, 1, *size) from 0 to 1, 1 inside a lesion. `near_a` and `near_b` come from `Method.companions`.
     """
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a method must know of its data to build networks."""
+    """What a method needs to know about its data to build networks."""
 
     dims: int  # 2 or 3
     size: tuple[int, ...]  # of the images the networks see
     channels: dict[str, int]  # per domain: {"a": 1, "b": 1} or {"image": 1}
-    classes: tuple[str, ...] = ()  # names of the labels that a batch carries; () where the recipe asks for none
+    classes: tuple[str, ...] = ()  # names of the labels that a batch carries; () without labels
     range: tuple[float, float] = (-1.0, 1.0)  # network intensities of black and white
     contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names per domain: {"a": ("T1", "FLAIR"), ...}
 
@@ -62,20 +62,20 @@ class Stage:
     size: tuple[int, ...]
 
 
-Companions = Callable[[int, Mapping[str, Sequence[Tensor]]], Tensor]  # to be pickled, so without the images
+Companions = Callable[[int, Mapping[str, Sequence[Tensor]]], Tensor]  # is pickled, so it must not hold the images
 
 
 class Method(nn.Module):
     """Base of every method. Keyword-only parameters of `__init__` are the keys of a recipe's `[method]` table.
 
-    All that is remembered between steps lives in `state_dict`. `progress` is a scalar tensor, 0 at the first step and 1
+    All state that outlives a step is in `state_dict`. `progress` is a scalar tensor, 0 at the first step and 1
     at the last, set by the engine; `batched` says whether `batched_forward` may join passes.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
     paired: ClassVar[bool] = False  # whether a[i] and b[i] must show the same anatomy
-    hides: ClassVar[bool] = False  # whether it leaves out contrasts itself, and does without targets that are missing
-    conditional: bool = False  # whether samples are of a class that can be asked for
+    hides: ClassVar[bool] = False  # whether it masks contrasts itself, and can train without missing targets
+    conditional: bool = False  # whether `sample` makes images of given labels
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
 
     def __init__(self, geometry: Geometry):
@@ -85,10 +85,10 @@ class Method(nn.Module):
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
-        """By domain, what gives of an image's place and `sets` that which goes with it, (channels, *size) on its grid.
+        """By domain a function of (index, sets) that returns a companion of that image, (channels, *size) on its grid.
 
-        Asked before a training, on the first rank, with its images (C, *size) by domain; the others are sent what it
-        returned. A batch then carries those of its `a` as `near_a`, moved as augmentation moves `a`.
+        Called before a training on the first rank, with the training images (C, *size) by domain; the other ranks are
+        sent the result. A batch then holds the companions of `a` as `near_a`, and augmentation moves both alike.
         """
         return {}
 
@@ -123,7 +123,7 @@ class Method(nn.Module):
         raise self._unable("sample", "a noise-to-image method, such as dcgan")
 
     def labels_of(self, n: int, labels: Tensor | None) -> Tensor:
-        """Labels (n,) of `n` samples: those asked for, or the classes in turn; UserError where one is not a class."""
+        """Labels (n,) of `n` samples: those given, or the classes in turn; UserError where one is not a class."""
         classes = len(self.geometry.classes) if self.conditional else 0
         if labels is None:
             labels = torch.arange(n) % max(1, classes)
@@ -146,13 +146,12 @@ class Method(nn.Module):
     def batched_forward(
         self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None
     ) -> list:
-        """What the network makes of each input: in one pass where its norm keeps the samples of a batch apart.
+        """The network's output for each input, in one pass where its norm treats each sample of a batch alone.
 
-        An input is a tensor (N, ...), or a tuple of such that are handed over side by side. `call` is what to call in
-        the network's place, such as one of its methods, or a change of what it sees with the network behind it; what
-        it returns is a tensor (N, ...) or a list of them. A network says that it keeps the samples of a batch apart by
-        an attribute `batch_independent`: see the function of that name in `gantk.nets.blocks`. Without the attribute,
-        and where inputs differ in shape, every input has a pass of its own.
+        An input is a tensor (N, ...), or a tuple of tensors as several arguments. `call` is called instead of the
+        network: one of its methods, or an augmentation followed by the network; it returns a tensor (N, ...) or a list
+        of them. A network whose samples do not affect each other has an attribute `batch_independent`: see the function
+        of that name in `gantk.nets.blocks`. Without it, and where inputs differ in shape, each input has its own pass.
         """
         call = network if call is None else call
         each = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
@@ -166,10 +165,10 @@ class Method(nn.Module):
     def telling_apart(
         self, name: str, network: nn.Module, game: Any, real: Tensor, fake: Tensor, augment: Any = None
     ) -> dict[str, Tensor]:
-        """What a discriminator minimises: {"d_NAME": loss}, and "penalty_NAME" where the game has a gradient penalty.
+        """A discriminator's losses: {"d_NAME": loss}, and "penalty_NAME" where the game has a gradient penalty.
 
-        `game` is an adversarial loss, built; `fake` is detached. With `augment`, a DiscriminatorAugment, both are seen
-        through its changes, and it is shown the logits of the real images.
+        `game` is a built adversarial loss; `fake` is detached. `augment`, a DiscriminatorAugment, changes both before
+        the network, and observes the logits of the real images.
         """
         logits = self.batched_forward(network, real, fake, call=chained(augment, network) if augment else None)
         if augment:
@@ -183,12 +182,12 @@ class Method(nn.Module):
 
 
 def chained(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
-    """Both as one, such as a discriminator behind the change of what it sees: a `call` of `Method.batched_forward`."""
+    """Both functions as one, such as an augmentation and a discriminator; a `call` for `Method.batched_forward`."""
     return lambda image: then(first(image))
 
 
 def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
-    """Ask every network that can say so whether it takes `size` (None: the recipe's); UserError before any training."""
+    """UserError where a network's `check_size` refuses `size` (None: the recipe's); called before a training."""
     whole = size in (None, method.geometry.size)
     size = size or method.geometry.size
     for name, network in method.named_children():
@@ -203,8 +202,7 @@ def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
 
 
 def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tensor]:
-    """What a phase's `loss` returned; UserError unless it is scalar tensors by name, of which one at least can be
-    taken back to what the phase updates."""
+    """The losses that a phase returned; UserError unless they are scalar tensors by name, one of them with gradient."""
     where = f"the phase '{phase.name}' of the method {type(method).__name__}"
     if not isinstance(losses, dict) or not losses:
         what = "the phase did not return its losses by name"
@@ -223,12 +221,12 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
 
 
 def _shapes(tensors: tuple[Tensor, ...]) -> list[torch.Size]:
-    """The shape of one sample of each."""
+    """The shape of one sample of each tensor."""
     return [tensor.shape[1:] for tensor in tensors]
 
 
 def _split(output: Tensor | Sequence, counts: list[int]) -> list:
-    """A tensor, or a list of tensors, of all samples as one for each part of them."""
+    """Split an output (a tensor, or nested lists of tensors) of all samples into one output for each count."""
     if isinstance(output, Tensor):
         return list(output.split(counts))
     return [list(part) for part in zip(*(_split(each, counts) for each in output), strict=True)]

@@ -1,4 +1,4 @@
-"""What the commands print with: a console, lines of text, a bar for what takes long."""
+"""Terminal output of the commands: console, lines of text, tables, progress bar, JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gantk.errors import UserError, printable
 
 
 class Escaping(Console):
-    """A console on which no text can steer the terminal."""
+    """A console that escapes control characters in what it prints."""
 
     def print(self, *objects: Any, **options) -> None:
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 def console() -> Console:
-    """Standard output."""
+    """A console on standard output."""
     out = Escaping(highlight=False)
     if not out.is_terminal:  # a pipe gets whole lines
         out = Escaping(highlight=False, width=200)
@@ -35,7 +35,7 @@ def console() -> Console:
 
 
 def say(line: str, stderr: bool = False) -> None:
-    """A line of the API's: its first word is a label, red where it is a warning. A terminal breaks it between words."""
+    """Print a line of the API: its first word is a label, red for a warning. A terminal wraps it between words."""
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label == "warning" else "dim"
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
@@ -47,13 +47,13 @@ def say(line: str, stderr: bool = False) -> None:
 
 
 def complain(text: str) -> None:
-    """A line of markup on standard error."""
-    with suppress(OSError, SystemExit):  # nobody reads it: a closed terminal, a pipe (by which rich would end)
+    """Print a line of markup on standard error."""
+    with suppress(OSError, SystemExit):  # a closed terminal or pipe, for which rich would exit
         Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text))
 
 
 def table(headers: tuple[str, ...], rows) -> Table:
-    """Rows of markup under their headers (none: no header line); long cells are folded, not cut."""
+    """A table of rows of markup under headers (none: no header line); long cells are folded, not cut."""
     made = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
         made.add_column(header, overflow="fold")
@@ -73,7 +73,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar():
-    """A bar on the terminal, which goes when the work is done; nothing in a pipe. Yields (share, what) -> None."""
+    """Show a progress bar on the terminal until the end; nothing in a pipe. Yields a function (share, what) -> None."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = Console(stderr=True)
@@ -85,7 +85,7 @@ def progress_bar():
 
 
 def json_option(words: str):
-    """The option --json FILE of a command; its folder has to be there from the start; `-` is standard output."""
+    """The option --json FILE of a command; the file's folder must exist; `-` is standard output."""
 
     def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
         if file and not Path(file).absolute().parent.is_dir():
@@ -97,7 +97,7 @@ def json_option(words: str):
 
 
 def line_printer(json_file: str | None) -> Callable[[str], None]:
-    """`say`, on standard error where standard output is for the JSON."""
+    """`say`, on standard error where the JSON goes to standard output."""
     return functools.partial(say, stderr=json_file == "-")
 
 
@@ -105,7 +105,7 @@ def write_json(file: str | None, found: Any) -> None:
     """Write `found` as JSON to a file, to standard output for "-", nowhere for None."""
     from gantk.files import write_file
 
-    text = json.dumps(found, indent=1) + "\n" if file else ""  # a second of computing for 10,000 images
+    text = json.dumps(found, indent=1) + "\n" if file else ""  # takes a second for 10,000 images
     if file == "-":
         sys.stdout.write(text)
     elif file:
@@ -113,14 +113,14 @@ def write_json(file: str | None, found: Any) -> None:
 
 
 def listed(names: str | None) -> list[str] | None:
-    """The names of a comma-separated list; None where there is none."""
+    """The names of a comma-separated list; None if it is empty."""
     return [name.strip() for name in (names or "").split(",") if name.strip()] or None
 
 
 def add_question(command: click.Command, flag: str, words: str, ask: Callable[..., None]) -> None:
-    """Give a command a flag with which `ask(json_file=..., **options)` is called in its place, as --try of `gantk run`.
+    """Add a flag to a command which calls `ask(json_file=..., **options)` in its place, such as --try of `gantk run`.
 
-    All questions of a command share its option --json. One that is there already is left as it is.
+    All such flags of a command share its option --json. A flag that exists already is not replaced.
     """
     questions = command.__dict__.setdefault("questions", {})
     if not questions:

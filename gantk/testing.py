@@ -1,4 +1,4 @@
-"""Contracts for parts of gantk, ours and yours: `from gantk.testing import MethodContract`; see `gantk_testing`."""
+"""Contract tests for bundled parts and for plugins: `from gantk.testing import MethodContract`; see `gantk_testing`."""
 
 from gantk_testing import DiscriminatorContract as DiscriminatorContract
 from gantk_testing import FormatContract as FormatContract
